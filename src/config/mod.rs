@@ -1,0 +1,5 @@
+//! `lb.toml`: from text to a [`Config`] in which everything is valid.
+
+mod model;
+
+pub use model::*;

@@ -1,0 +1,456 @@
+//! What a balancer is told to do, after validation: every value here is usable as it stands.
+//! Written by [`super::load`] alone; read by everybody. Durations are never zero unless a field says so.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The whole of `lb.toml`, validated.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Data-plane threads; `None` = one per CPU that this process may use.
+    pub workers: Option<usize>,
+    /// Sessions that the whole process takes at once; `None` = what the fd limit holds.
+    pub max_connections: Option<usize>,
+    /// The admin listener.
+    pub admin: Admin,
+    /// What is logged and how.
+    pub log: Log,
+    /// How a stop goes.
+    pub shutdown: Shutdown,
+    /// In the order of their names.
+    pub listeners: Vec<Listener>,
+    /// In the order of their names. Every `Listener::pool` is the name of one of them.
+    pub pools: Vec<Pool>,
+}
+
+impl Config {
+    /// The pool of that name.
+    pub fn pool(&self, name: &str) -> Option<&Pool> {
+        self.pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// `None` = written as `bind = "off"`.
+    pub bind: Option<SocketAddr>,
+    /// How many backends get histograms of their own in `/metrics`; pools always have theirs.
+    pub backend_histograms: usize,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// How a line looks.
+    pub format: LogFormat,
+    /// A `tracing-subscriber` filter directive set: `info`, or `info,evenkeel::probe=debug`.
+    pub level: String,
+    /// One line per session end.
+    pub sessions: bool,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[shutdown]`: readiness off, wait `delay`, stop accepting, let sessions finish until `timeout`.
+#[derive(Clone, Copy, Debug)]
+pub struct Shutdown {
+    /// May be zero.
+    pub delay: Duration,
+    /// May be zero; counted from the moment accepting stopped.
+    pub timeout: Duration,
+}
+
+/// `[listeners.NAME]`
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The key in `[listeners]`.
+    pub name: String,
+    /// At least one; no address twice in the file (port 0 excepted).
+    pub bind: Vec<SocketAddr>,
+    /// The name of the pool that its sessions go to.
+    pub pool: String,
+    /// Sessions at once; `None` = only the process's limit.
+    pub max_connections: Option<usize>,
+    /// Options of the client sockets.
+    pub tcp: TcpOptions,
+    /// Waiting connections that the kernel keeps per address (`listen(2)`; capped by `net.core.somaxconn`).
+    pub backlog: u32,
+}
+
+/// `[pools.NAME]`
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// The key in `[pools]`.
+    pub name: String,
+    /// How a backend is picked.
+    pub balance: Balance,
+    /// Where the backends come from.
+    pub source: Source,
+    /// The active health check.
+    pub check: Arc<Check>,
+    /// How a backend is dialled.
+    pub connect: Connect,
+    /// When a session has been quiet for too long.
+    pub timeouts: Timeouts,
+    /// Options of the backend sockets.
+    pub tcp: TcpOptions,
+    /// What a session gets when no backend is up.
+    pub when_all_down: WhenAllDown,
+    /// `/ready` waits for this pool.
+    pub required: bool,
+}
+
+/// `balance`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// Each backend in turn, in proportion to its weight.
+    RoundRobin,
+    /// The backend with the lowest (sessions + 1) / weight.
+    LeastConnections,
+}
+
+/// `when_all_down`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDown {
+    /// Close the client's connection.
+    Refuse,
+    /// Try any backend that is not drained, disabled, in maintenance or removed.
+    Any,
+}
+
+/// Where a pool's backends come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// `backends = [...]`; at least one, ids unique.
+    Static(Vec<StaticBackend>),
+    /// `consul = { service = "…" }`
+    Consul(ConsulSource),
+}
+
+impl Source {
+    /// The word for it in metrics and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Static(_) => "static",
+            Self::Consul(_) => "consul",
+        }
+    }
+}
+
+/// One entry of `backends`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticBackend {
+    /// Written, or else `address` as written.
+    pub id: String,
+    /// Where it listens.
+    pub address: HostPort,
+    /// 0 = nothing new.
+    pub weight: u16,
+}
+
+/// `host:port` where the host may be a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// An address, or a name for the resolver.
+    pub host: Host,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// The host part of a [`HostPort`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// No look-up needed.
+    Ip(IpAddr),
+    /// Looked up by the system's resolver.
+    Name(String),
+}
+
+/// `consul = { … }` of a pool.
+#[derive(Clone, Debug)]
+pub struct ConsulSource {
+    /// The agent to ask; equal settings are one `Arc`, so that connections are shared.
+    pub agent: Arc<ConsulAgent>,
+    /// The service's name, not escaped.
+    pub service: String,
+    /// Asked of the agent's own datacenter if unset.
+    pub datacenter: Option<String>,
+    /// All of them must be on an instance.
+    pub tags: Vec<String>,
+    /// A Consul filter expression, handed on as it is.
+    pub filter: Option<String>,
+    /// What an instance with a warning check gets.
+    pub warning: Warning,
+    /// Which reads are good enough.
+    pub consistency: Consistency,
+}
+
+/// `[consul]`: how an agent is reached. Values from `CONSUL_*` are already in it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConsulAgent {
+    /// `http://host:port`, `https://host:port` or `unix:///path`.
+    pub address: String,
+    /// Sent as `X-Consul-Token`.
+    pub token: Option<Secret>,
+    /// Read anew before each request, so that a rotated token is picked up.
+    pub token_file: Option<PathBuf>,
+    /// PEM; added to the system's roots for https.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// `warning`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Warning {
+    /// It gets sessions by `Weights.Warning`.
+    Serve,
+    /// It gets nothing new.
+    Out,
+}
+
+/// `consistency`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// The leader answers, or a follower that the agent trusts (Consul's default).
+    Default,
+    /// Any server answers, also without a leader.
+    Stale,
+    /// The leader answers after asking a quorum.
+    Consistent,
+}
+
+/// A value that no log line and no error may show.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"***\"")
+    }
+}
+
+/// `[pools.NAME.check]`. Two pools with an equal check on one address share one probe, hence `Eq` and `Hash`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Check {
+    /// What a probe does.
+    pub kind: CheckKind,
+    /// Between probes of a backend whose state is settled and up.
+    pub interval: Duration,
+    /// Between probes while results contradict the state, or before the first result.
+    pub fast_interval: Duration,
+    /// Between probes of a backend that is settled and down.
+    pub down_interval: Duration,
+    /// For the whole probe, connect included.
+    pub timeout: Duration,
+    /// Passes in a row that make it up.
+    pub rise: u32,
+    /// Failures in a row that make it down (also of connects by sessions: passive ejection).
+    pub fall: u32,
+    /// Probed instead of the backend's own port.
+    pub port: Option<u16>,
+}
+
+/// `kind` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CheckKind {
+    /// No probes: a backend is up unless something else says no.
+    None,
+    /// Connect, then reset.
+    Tcp,
+    /// One HTTP/1.1 request.
+    Http(HttpCheck),
+    /// Send and expect bytes, in order.
+    Script(Vec<Step>),
+}
+
+impl CheckKind {
+    /// The word for it in config, metrics and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tcp => "tcp",
+            Self::Http(_) => "http",
+            Self::Script(_) => "script",
+        }
+    }
+}
+
+/// What belongs to `kind = "http"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpCheck {
+    /// An HTTP token, upper case as written.
+    pub method: String,
+    /// Begins with `/`; may hold a query.
+    pub path: String,
+    /// The `Host` header; the probed address if unset.
+    pub host: Option<String>,
+    /// The statuses that pass.
+    pub status: StatusSet,
+    /// What the body must hold.
+    pub body: Option<Expectation>,
+}
+
+/// A set of HTTP statuses, such as `"200-299,404"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StatusSet {
+    /// Inclusive ranges, at least one.
+    pub ranges: Vec<(u16, u16)>,
+}
+
+impl StatusSet {
+    /// Whether a status passes.
+    pub fn contains(&self, status: u16) -> bool {
+        self.ranges.iter().any(|&(low, high)| (low..=high).contains(&status))
+    }
+}
+
+impl fmt::Display for StatusSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (low, high)) in self.ranges.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            if low == high {
+                write!(f, "{comma}{low}")?;
+            } else {
+                write!(f, "{comma}{low}-{high}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One step of a script check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// Bytes to write; never empty.
+    Send(Vec<u8>),
+    /// What the bytes read since the last matched step must hold.
+    Expect(Expectation),
+}
+
+/// What received bytes must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Expectation {
+    /// These bytes somewhere; never empty.
+    Bytes(Vec<u8>),
+    /// A match of this pattern somewhere.
+    Regex(Pattern),
+}
+
+impl Expectation {
+    /// The end of the first match in `bytes`, if there is one.
+    pub fn find(&self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Bytes(wanted) => bytes.windows(wanted.len()).position(|w| w == wanted).map(|at| at + wanted.len()),
+            Self::Regex(pattern) => pattern.regex.find(bytes).map(|found| found.end()),
+        }
+    }
+}
+
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
+            Self::Regex(pattern) => write!(f, "/{}/", pattern.source),
+        }
+    }
+}
+
+/// A regular expression over bytes; equal if written alike.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    source: String,
+    regex: regex::bytes::Regex,
+}
+
+impl Pattern {
+    /// # Errors
+    /// What the `regex` crate says of a pattern that it can't take, in one line.
+    pub fn new(source: &str) -> Result<Self, String> {
+        match regex::bytes::Regex::new(source) {
+            Ok(regex) => Ok(Self { source: source.to_owned(), regex }),
+            Err(regex::Error::Syntax(text)) => {
+                Err(text.lines().last().unwrap_or("not a regular expression").trim_start_matches("error: ").to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.source.hash(state);
+    }
+}
+
+/// `connect = { … }`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// For one attempt.
+    pub timeout: Duration,
+    /// At least 1.
+    pub attempts: u32,
+    /// For all attempts together, pauses included.
+    pub deadline: Duration,
+    /// Before a backend is tried a second time; may be zero.
+    pub retry_delay: Duration,
+}
+
+/// `timeouts = { … }`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// No byte in either direction for this long; `None` (written `"0s"`) = no limit.
+    pub idle: Option<Duration>,
+    /// No progress for this long after the first FIN. Unset: `idle` while the backend has yet to finish,
+    /// 30 s while the client has.
+    pub half_close: Option<Duration>,
+}
+
+/// `tcp = { … }`: options of one side's sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// `TCP_NODELAY`
+    pub nodelay: bool,
+    /// `SO_KEEPALIVE` and its times; `None` = off.
+    pub keepalive: Option<Keepalive>,
+    /// `TCP_USER_TIMEOUT`: unacknowledged data older than this breaks the connection; `None` = the kernel's way.
+    pub user_timeout: Option<Duration>,
+}
+
+/// `keepalive = { … }`, whole seconds as the kernel has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Quiet time before the first probe (`TCP_KEEPIDLE`).
+    pub idle: Duration,
+    /// Between probes (`TCP_KEEPINTVL`).
+    pub interval: Duration,
+    /// Unanswered probes that break the connection (`TCP_KEEPCNT`).
+    pub count: u32,
+}

@@ -1,0 +1,69 @@
+//! PURE. What discovery says exists: whole sets of endpoints, never differences.
+//! Written by `discovery`, read by `keeper`; the keeper finds the differences.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// One instance that a source knows of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its identity: Consul `node/service_id`, or a static backend's id. Unique in a set; the label in
+    /// metrics, logs and commands.
+    pub id: Arc<str>,
+    /// Where it listens, resolved.
+    pub address: SocketAddr,
+    /// Its share; 0 = nothing new. Already the one that goes with `registry`.
+    pub weight: u16,
+    /// What the registry thinks of it.
+    pub registry: Registry,
+    /// Why the registry thinks so, for people: the name and output of the check that decided. Bounded by the source.
+    pub note: Option<Arc<str>>,
+}
+
+/// The registry's fact about a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Registry {
+    /// Nothing against it. What a source without statuses (static) says of everything.
+    Passing,
+    /// A check warns and the pool serves such instances.
+    Warning,
+    /// A check is critical, or warns where the pool leaves such instances out.
+    Critical,
+    /// Taken out by an operator of the registry: nothing new, running sessions stay.
+    Maintenance,
+    /// No longer in the set.
+    Absent,
+}
+
+impl Registry {
+    /// The word for it in the API and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+            Self::Maintenance => "maintenance",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// The whole set as a source sees it now. Sent only for an answer that can be obeyed: an error is no update.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    /// Everything that exists; order has no meaning.
+    pub endpoints: Vec<Endpoint>,
+    /// Until then an endpoint that is missing from this set stays (`held`) while its own probes pass, because the
+    /// source has just been in trouble; `None` = obey at once.
+    pub hold_missing_until: Option<Instant>,
+}
+
+/// An instance that a source named but that can't be used; the rest of the set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// As much of an identity as it has.
+    pub id: String,
+    /// What is wrong with it, with the value.
+    pub why: String,
+}

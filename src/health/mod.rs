@@ -1,0 +1,7 @@
+//! PURE. State machines fed with results and told the time: rise and fall of active probes, and the result they eat.
+
+mod result;
+mod rise_fall;
+
+pub use result::{ProbeResult, Report, escaped};
+pub use rise_fall::{Flip, ProbeState, RiseFall};

@@ -1,0 +1,58 @@
+//! What one probe found: kept per backend, shown by the API, quoted in the log line of a change.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::ProbeState;
+
+/// The longest text of a received answer that is kept.
+const KEPT: usize = 120;
+
+/// One finished probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeResult {
+    /// `tcp`, `http`, `script`.
+    pub kind: &'static str,
+    /// Whether it counts as a pass.
+    pub passed: bool,
+    /// From its start to its verdict.
+    pub duration: Duration,
+    /// When it ended, for people.
+    pub at: SystemTime,
+    /// What was asked: `connect 10.0.0.1:80`, `GET /health`, `step 2 of 3`.
+    pub asked: String,
+    /// What would have passed: `status 200-399`. Empty where `asked` says it all.
+    pub wanted: String,
+    /// What came, escaped and bounded: `status 503`, `refused`, `timeout after 1s`.
+    pub got: String,
+}
+
+impl fmt::Display for ProbeResult {
+    /// `http GET /health: status 503, wanted 200-399`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.kind, self.asked, self.got)?;
+        if !self.passed && !self.wanted.is_empty() {
+            write!(f, ", wanted {}", self.wanted)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a subscriber to a probe is told after each result.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The result itself.
+    pub result: Arc<ProbeResult>,
+    /// The state after it.
+    pub state: ProbeState,
+    /// How many results in a row were like this one, this one included.
+    pub streak: u32,
+}
+
+/// Bytes from a backend as a bounded, printable text.
+pub fn escaped(bytes: &[u8]) -> String {
+    let shown = &bytes[..bytes.len().min(KEPT)];
+    let more = if bytes.len() > KEPT { "…" } else { "" };
+    format!("\"{}\"{more}", shown.escape_ascii())
+}

@@ -1,0 +1,8 @@
+//! Evenkeel, a TCP load balancer.
+
+pub mod config;
+pub mod discovery;
+pub mod endpoint;
+pub mod health;
+pub mod pool;
+pub mod probe;

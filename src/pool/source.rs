@@ -1,0 +1,50 @@
+//! How a pool's discovery is doing: written by its one discovery task, read by metrics, the API and `/ready`.
+//! Behind a mutex because it is touched a few times a minute and read as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use crate::endpoint::Rejected;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct SourceStatus {
+    view: Mutex<SourceView>,
+}
+
+/// A copy of a [`SourceStatus`].
+#[derive(Clone, Debug, Default)]
+pub struct SourceView {
+    /// When the source last answered in full, be it that nothing changed; its data is that old.
+    pub last_success: Option<Instant>,
+    /// The error since the last success: when, its kind and its text.
+    pub error: Option<(SystemTime, &'static str, String)>,
+    /// Errors since the start by kind: `status_500`, `timeout`, `decode`, …
+    pub errors: BTreeMap<&'static str, u64>,
+    /// What the last full answer named and could not be used.
+    pub rejected: Vec<Rejected>,
+}
+
+impl SourceStatus {
+    /// The source answered in full at `now`, and `rejected` is what of it can't be used.
+    pub fn succeeded(&self, now: Instant, rejected: Vec<Rejected>) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.last_success = Some(now);
+        view.error = None;
+        view.rejected = rejected;
+    }
+
+    /// The source did not answer, or not with anything that can be obeyed. `kind` is a metric label: from a small,
+    /// closed set.
+    pub fn failed(&self, kind: &'static str, text: String) {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.error = Some((SystemTime::now(), kind, text));
+        *view.errors.entry(kind).or_default() += 1;
+    }
+
+    /// As it is now.
+    pub fn view(&self) -> SourceView {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,1 @@
+//! Active health checks: a task set keyed by (address, check).
