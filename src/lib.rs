@@ -1,8 +1,10 @@
 //! Evenkeel, a TCP load balancer.
 
+pub mod balance;
 pub mod config;
 pub mod discovery;
 pub mod endpoint;
 pub mod health;
 pub mod pool;
 pub mod probe;
+pub mod standing;

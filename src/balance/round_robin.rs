@@ -1,0 +1,100 @@
+//! Weighted round robin, exact: a backend of weight w has a turn at the times (2k − 1) / 2w, k = 1, 2, 3 …, and turns
+//! are taken in the order of time, then slot. Turns repeat each 1 / gcd of the weights, so *any* Σ(weights / gcd) turns in
+//! a row hold each backend's share. Only the position on that fixed timetable is remembered: who comes, leaves or changes
+//! its weight joins it at the right place, and publishing the same set again changes nothing.
+
+use std::cmp::Ordering;
+
+use super::heap::Heap;
+
+#[derive(Debug)]
+pub(super) struct RoundRobin {
+    turns: Heap<Turn>,
+    /// The last turn taken in order.
+    position: Turn,
+}
+
+/// At the time `odd / (2 * weight)`.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    odd: u64,
+    weight: u16,
+    slot: usize,
+}
+
+impl RoundRobin {
+    pub(super) fn new() -> Self {
+        Self { turns: Heap::new(), position: Turn { odd: 0, weight: 1, slot: 0 } }
+    }
+
+    /// `weight` > 0. To be called only when the slot enters or its weight changes.
+    pub(super) fn enter(&mut self, slot: usize, weight: u16) {
+        self.turns.put(slot, self.position.next_of(slot, weight));
+    }
+
+    pub(super) fn leave(&mut self, slot: usize) {
+        self.turns.remove(slot);
+    }
+
+    /// The next turn of a slot that is not in `tried`. A slot that is passed over keeps its turn.
+    pub(super) fn pick(&mut self, tried: &[usize]) -> Option<usize> {
+        let mut passed_over = Vec::new();
+        let taken = loop {
+            let Some((turn, slot)) = self.turns.least() else { break None };
+            if !tried.contains(&slot) {
+                break Some(turn);
+            }
+            self.turns.remove(slot);
+            passed_over.push(turn);
+        };
+        if let Some(turn) = taken {
+            if passed_over.is_empty() {
+                self.position = turn;
+            }
+            self.turns.put(turn.slot, Turn { odd: turn.odd + 2, ..turn });
+        }
+        for turn in passed_over {
+            self.turns.put(turn.slot, turn);
+        }
+        taken.map(|turn| turn.slot)
+    }
+}
+
+impl Turn {
+    /// The first turn of `slot` after this one.
+    fn next_of(self, slot: usize, weight: u16) -> Self {
+        let scaled = u128::from(self.odd) * u128::from(weight);
+        let divisor = u128::from(self.weight);
+        let same_time = scaled % divisor == 0;
+        let mut odd = scaled / divisor + u128::from(!same_time);
+        if odd % 2 == 0 {
+            odd += 1;
+        } else if same_time && slot <= self.slot {
+            odd += 2;
+        }
+        // Picks would have to go on for centuries to get there.
+        Self { odd: u64::try_from(odd).unwrap_or(u64::MAX), weight, slot }
+    }
+}
+
+impl Ord for Turn {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let mine = u128::from(self.odd) * u128::from(other.weight);
+        let theirs = u128::from(other.odd) * u128::from(self.weight);
+        mine.cmp(&theirs).then(self.slot.cmp(&other.slot))
+    }
+}
+
+impl PartialOrd for Turn {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Turn {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Turn {}

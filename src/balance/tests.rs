@@ -1,0 +1,168 @@
+use super::*;
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+fn pool(balance: Balance, weights: &[u16]) -> Balancer {
+    let mut balancer = Balancer::new(balance);
+    for (slot, &weight) in weights.iter().enumerate() {
+        balancer.set(slot, weight, true);
+    }
+    balancer
+}
+
+/// Every window of W picks holds each slot's share, wherever it starts.
+fn assert_exact(balancer: &mut Balancer, weights: &[u16], windows: usize) {
+    let g = weights.iter().fold(0, |g, &w| gcd(g, u64::from(w)));
+    let shares: Vec<u64> = weights.iter().map(|&w| u64::from(w) / g).collect();
+    let window = usize::try_from(shares.iter().sum::<u64>()).unwrap();
+    let picks: Vec<usize> = (0..window + windows).map(|_| balancer.pick(&[]).unwrap()).collect();
+    for start in 0..=windows {
+        let mut counts = vec![0_u64; weights.len()];
+        for &slot in &picks[start..start + window] {
+            counts[slot] += 1;
+        }
+        assert_eq!(counts, shares, "window at {start} of weights {weights:?}: {picks:?}");
+    }
+}
+
+#[test]
+fn equal_weights_go_in_order() {
+    let mut balancer = pool(Balance::RoundRobin, &[1, 1, 1]);
+    let picks: Vec<_> = (0..7).map(|_| balancer.pick(&[]).unwrap()).collect();
+    assert_eq!(picks, [0, 1, 2, 0, 1, 2, 0]);
+}
+
+#[test]
+fn heavy_backends_are_spread_not_clumped() {
+    let mut balancer = pool(Balance::RoundRobin, &[5, 1, 1]);
+    let picks: Vec<_> = (0..7).map(|_| balancer.pick(&[]).unwrap()).collect();
+    assert_eq!(picks, [0, 0, 0, 1, 2, 0, 0]);
+}
+
+#[test]
+fn any_window_is_exact() {
+    for weights in
+        [vec![1], vec![3, 1], vec![2, 4, 6], vec![5, 1, 1], vec![7, 3, 2, 9], vec![65_535, 1], vec![100, 99, 1]]
+    {
+        assert_exact(&mut pool(Balance::RoundRobin, &weights), &weights, 300);
+    }
+}
+
+#[test]
+fn any_window_is_exact_after_any_change() {
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..300 {
+        let mut weights: Vec<u16> = (0..random.usize(1..8)).map(|_| random.u16(1..9)).collect();
+        let mut balancer = pool(Balance::RoundRobin, &weights);
+        for _ in 0..10 {
+            for _ in 0..random.usize(..40) {
+                balancer.pick(&[]);
+            }
+            match random.u8(..3) {
+                0 => weights.push(random.u16(1..9)),
+                1 => {
+                    let slot = random.usize(..weights.len());
+                    weights[slot] = random.u16(1..9);
+                }
+                _ => {
+                    let slot = random.usize(..weights.len());
+                    balancer.set(slot, weights[slot], false);
+                    balancer.pick(&[]);
+                }
+            }
+            for (slot, &weight) in weights.iter().enumerate() {
+                balancer.set(slot, weight, true);
+            }
+            assert_exact(&mut balancer, &weights, 60);
+        }
+    }
+}
+
+#[test]
+fn publishing_the_same_set_keeps_the_position() {
+    let weights = [3, 2, 1];
+    let mut left_alone = pool(Balance::RoundRobin, &weights);
+    let mut republished = pool(Balance::RoundRobin, &weights);
+    for _ in 0..100 {
+        for (slot, &weight) in weights.iter().enumerate() {
+            republished.set(slot, weight, true);
+        }
+        assert_eq!(left_alone.pick(&[]), republished.pick(&[]));
+    }
+}
+
+#[test]
+fn weight_0_gets_nothing_new_and_keeps_its_sessions() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+        let mut balancer = pool(balance, &[1, 1]);
+        assert_eq!((balancer.pick(&[]), balancer.pick(&[])), (Some(0), Some(1)));
+        balancer.set(0, 0, true);
+        for _ in 0..10 {
+            assert_eq!(balancer.pick(&[]), Some(1));
+        }
+        assert_eq!(balancer.sessions(0), 1);
+        balancer.release(0);
+        balancer.set(1, 0, true);
+        assert_eq!(balancer.pick(&[]), None);
+    }
+}
+
+#[test]
+fn tried_backends_are_passed_over_and_keep_their_turn() {
+    let mut balancer = pool(Balance::RoundRobin, &[1, 1, 1]);
+    assert_eq!(balancer.pick(&[0, 1]), Some(2));
+    assert_eq!(balancer.pick(&[]), Some(0));
+    assert_eq!(balancer.pick(&[]), Some(1));
+    assert_eq!(balancer.pick(&[0, 1, 2]), None);
+}
+
+#[test]
+fn least_connections_follows_the_sessions() {
+    let mut balancer = pool(Balance::LeastConnections, &[1, 1, 2]);
+    // (0+1)/1, (0+1)/1, (0+1)/2, then (1+1)/2 = 1 ties with the two others, who were never picked.
+    let picks: Vec<_> = (0..4).map(|_| balancer.pick(&[]).unwrap()).collect();
+    assert_eq!(picks, [2, 0, 1, 2]);
+    balancer.release(1);
+    assert_eq!(balancer.pick(&[]), Some(1));
+}
+
+#[test]
+fn least_connections_counts_survive_a_change_of_membership() {
+    let mut balancer = pool(Balance::LeastConnections, &[1, 1]);
+    for _ in 0..10 {
+        balancer.pick(&[]);
+    }
+    balancer.set(0, 1, false);
+    for _ in 0..3 {
+        balancer.release(0);
+    }
+    balancer.set(0, 1, true);
+    balancer.set(2, 1, true);
+    assert_eq!((balancer.sessions(0), balancer.sessions(1)), (2, 5));
+    let picks: Vec<_> = (0..3).map(|_| balancer.pick(&[]).unwrap()).collect();
+    assert_eq!(picks, [2, 2, 0], "the new, empty backend is preferred until it has caught up");
+}
+
+#[test]
+fn least_connections_matches_a_scan() {
+    let mut random = fastrand::Rng::with_seed(3);
+    let weights: Vec<u16> = (0..20).map(|_| random.u16(1..5)).collect();
+    let mut balancer = pool(Balance::LeastConnections, &weights);
+    let mut sessions = vec![0_u32; weights.len()];
+    for _ in 0..20_000 {
+        if random.bool() {
+            let slot = balancer.pick(&[]).unwrap();
+            let least = (0..20).map(|s| (sessions[s] + 1) as f64 / f64::from(weights[s])).fold(f64::INFINITY, f64::min);
+            assert!(((sessions[slot] + 1) as f64 / f64::from(weights[slot]) - least).abs() < 1e-9);
+            sessions[slot] += 1;
+        } else {
+            let slot = random.usize(..20);
+            if sessions[slot] > 0 {
+                balancer.release(slot);
+                sessions[slot] -= 1;
+            }
+        }
+    }
+}

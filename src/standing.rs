@@ -1,0 +1,232 @@
+//! PURE. From the facts about a backend to the one word that says whether and why it gets sessions.
+//! Each fact is written by one party; nothing else decides.
+
+use std::time::Instant;
+
+use crate::endpoint::Registry;
+use crate::health::ProbeState;
+
+/// Everything that is known about a backend, by who said it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// What an operator of this balancer wants.
+    pub operator: Operator,
+    /// What discovery says.
+    pub registry: Registry,
+    /// What the active check says; `None` = the pool has none (`kind = "none"`).
+    pub probe: Option<ProbeState>,
+    /// What the sessions' own connects say.
+    pub passive: Passive,
+    /// A rule that keeps a backend in or out against the facts above.
+    pub guard: Guard,
+}
+
+/// The operator's fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// Serve.
+    Ready,
+    /// Nothing new; let the old finish.
+    Drain,
+    /// Out.
+    Disabled,
+}
+
+/// The fact from connects that sessions made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passive {
+    /// Nothing against it.
+    Ok,
+    /// Too many failures in a row. `None` = until a probe passes.
+    Ejected {
+        /// When it may come back by itself.
+        until: Option<Instant>,
+    },
+}
+
+/// The guard's fact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// No guard acts.
+    None,
+    /// Left the registry while the registry was in trouble; stays while its own probes pass.
+    Held,
+    /// Flapped; has to stay up for longer before it counts.
+    Damped,
+}
+
+/// What it comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// Gets sessions.
+    Up,
+    /// No probe has answered yet.
+    Unproven,
+    /// The probe, or the registry, says it does not work.
+    Down,
+    /// Sessions could not connect to it.
+    Ejected,
+    /// Up, but flapped.
+    Damped,
+    /// The operator lets it run empty.
+    Draining,
+    /// The registry's operator took it out.
+    Maintenance,
+    /// The operator took it out.
+    Disabled,
+    /// No longer in the registry.
+    Removed,
+}
+
+impl Standing {
+    /// In the order in which metrics list them.
+    pub const ALL: [Self; 9] = [
+        Self::Up,
+        Self::Unproven,
+        Self::Down,
+        Self::Ejected,
+        Self::Damped,
+        Self::Draining,
+        Self::Maintenance,
+        Self::Disabled,
+        Self::Removed,
+    ];
+
+    /// The word for it in the API, metrics and logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unproven => "unproven",
+            Self::Down => "down",
+            Self::Ejected => "ejected",
+            Self::Damped => "damped",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+            Self::Disabled => "disabled",
+            Self::Removed => "removed",
+        }
+    }
+
+    /// Whether a session may try it when nothing is up and the pool says `when_all_down = "any"`: health spoke
+    /// against it, no person did.
+    pub fn is_last_resort(self) -> bool {
+        match self {
+            Self::Unproven | Self::Down | Self::Ejected | Self::Damped => true,
+            Self::Up | Self::Draining | Self::Maintenance | Self::Disabled | Self::Removed => false,
+        }
+    }
+}
+
+impl Facts {
+    /// Precedence: operator, registry, probe, passive; a guard overrules "absent" (held) or "up" (damped).
+    pub fn standing(&self) -> Standing {
+        match self.operator {
+            Operator::Disabled => return Standing::Disabled,
+            Operator::Drain => return Standing::Draining,
+            Operator::Ready => {}
+        }
+        match self.registry {
+            Registry::Absent if self.guard != Guard::Held => return Standing::Removed,
+            Registry::Maintenance => return Standing::Maintenance,
+            Registry::Critical => return Standing::Down,
+            Registry::Absent | Registry::Passing | Registry::Warning => {}
+        }
+        match self.probe {
+            Some(ProbeState::Unproven) => return Standing::Unproven,
+            Some(ProbeState::Down) => return Standing::Down,
+            Some(ProbeState::Up) | None => {}
+        }
+        match (self.passive, self.guard) {
+            (Passive::Ejected { .. }, _) => Standing::Ejected,
+            (Passive::Ok, Guard::Damped) => Standing::Damped,
+            (Passive::Ok, Guard::None | Guard::Held) => Standing::Up,
+        }
+    }
+}
+
+impl Operator {
+    /// The word for it in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl Passive {
+    /// The word for it in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Ejected { .. } => "ejected",
+        }
+    }
+}
+
+impl Guard {
+    /// The word for it in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Held => "held",
+            Self::Damped => "damped",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: Facts = Facts {
+        operator: Operator::Ready,
+        registry: Registry::Passing,
+        probe: Some(ProbeState::Up),
+        passive: Passive::Ok,
+        guard: Guard::None,
+    };
+
+    #[test]
+    fn each_fact_alone_has_its_standing() {
+        assert_eq!(GOOD.standing(), Standing::Up);
+        assert_eq!(Facts { probe: None, ..GOOD }.standing(), Standing::Up);
+        assert_eq!(Facts { registry: Registry::Warning, ..GOOD }.standing(), Standing::Up);
+        assert_eq!(Facts { operator: Operator::Drain, ..GOOD }.standing(), Standing::Draining);
+        assert_eq!(Facts { operator: Operator::Disabled, ..GOOD }.standing(), Standing::Disabled);
+        assert_eq!(Facts { registry: Registry::Critical, ..GOOD }.standing(), Standing::Down);
+        assert_eq!(Facts { registry: Registry::Maintenance, ..GOOD }.standing(), Standing::Maintenance);
+        assert_eq!(Facts { registry: Registry::Absent, ..GOOD }.standing(), Standing::Removed);
+        assert_eq!(Facts { probe: Some(ProbeState::Unproven), ..GOOD }.standing(), Standing::Unproven);
+        assert_eq!(Facts { probe: Some(ProbeState::Down), ..GOOD }.standing(), Standing::Down);
+        assert_eq!(Facts { passive: Passive::Ejected { until: None }, ..GOOD }.standing(), Standing::Ejected);
+        assert_eq!(Facts { guard: Guard::Damped, ..GOOD }.standing(), Standing::Damped);
+    }
+
+    #[test]
+    fn precedence_is_operator_registry_probe_passive() {
+        let mut facts = Facts {
+            operator: Operator::Disabled,
+            registry: Registry::Maintenance,
+            probe: Some(ProbeState::Down),
+            passive: Passive::Ejected { until: None },
+            guard: Guard::None,
+        };
+        assert_eq!(facts.standing(), Standing::Disabled);
+        facts.operator = Operator::Ready;
+        assert_eq!(facts.standing(), Standing::Maintenance);
+        facts.registry = Registry::Passing;
+        assert_eq!(facts.standing(), Standing::Down);
+        facts.probe = Some(ProbeState::Up);
+        assert_eq!(facts.standing(), Standing::Ejected);
+    }
+
+    #[test]
+    fn held_overrules_absent_and_nothing_else() {
+        let held = Facts { registry: Registry::Absent, guard: Guard::Held, ..GOOD };
+        assert_eq!(held.standing(), Standing::Up);
+        assert_eq!(Facts { probe: Some(ProbeState::Down), ..held }.standing(), Standing::Down);
+        assert_eq!(Facts { registry: Registry::Critical, ..held }.standing(), Standing::Down);
+    }
+}
