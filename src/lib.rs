@@ -5,6 +5,8 @@ pub mod config;
 pub mod discovery;
 pub mod endpoint;
 pub mod health;
+pub mod keeper;
+pub mod metrics;
 pub mod pool;
 pub mod probe;
 pub mod standing;

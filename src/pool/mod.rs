@@ -1,5 +1,275 @@
-//! What both planes share about a pool. Nothing in here awaits, does I/O or logs.
+//! What both planes share about a pool. Picks, releases and eligibility are one state machine behind one short mutex:
+//! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
 
+mod backend;
+mod lease;
 mod source;
+mod stats;
 
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+
+use crate::balance::Balancer;
+use crate::config;
+use crate::metrics::{ConnectFailure, Direction};
+use crate::standing::Standing;
+pub use backend::{Backend, BackendStats, View};
+pub use lease::Lease;
 pub use source::{SourceStatus, SourceView};
+pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Times};
+
+/// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
+/// carries the whole streak.
+const EVIDENCE_WAITING: usize = 1_024;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pool {
+    /// The key in `[pools]`.
+    pub name: Arc<str>,
+    /// What the file says of it.
+    pub settings: config::Pool,
+    /// How its discovery is doing.
+    pub source: Arc<SourceStatus>,
+    /// Histograms over all backends, removed ones included.
+    pub times: Times,
+    /// How long probes take.
+    pub probe_time: Histogram,
+    /// Sessions that ended without a backend.
+    pub ended_without_backend: Ended,
+    /// Whether no backend is up although discovery has answered and nothing is unproven any more; ends when one is up.
+    pub all_down: AtomicBool,
+    /// Whether discovery has answered and every backend of that answer has been probed once.
+    pub settled: AtomicBool,
+    workers: usize,
+    inner: Mutex<Inner>,
+    members: ArcSwap<Vec<Arc<Backend>>>,
+    retired_bytes: [AtomicU64; Direction::ALL.len()],
+    evidence: mpsc::Sender<Evidence>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    balancer: Balancer,
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    sessions: usize,
+    counts: Counts,
+    fail_open: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    backend: Arc<Backend>,
+    address: SocketAddr,
+    weight: u16,
+    standing: Standing,
+    /// What the balancer was told last.
+    runs: bool,
+}
+
+/// How many members a pool has, by what they can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not removed.
+    pub members: usize,
+    /// Standing `up` and a weight.
+    pub up: usize,
+    /// Standing `unproven`.
+    pub unproven: usize,
+    /// May get a new session now.
+    pub eligible: usize,
+}
+
+/// A session's connect failed by the backend's fault.
+#[derive(Clone, Debug)]
+pub struct Evidence {
+    /// Whose.
+    pub backend: Arc<Backend>,
+    /// The address that was dialled; the backend may have another one by now.
+    pub address: SocketAddr,
+    /// Failures in a row, this one included.
+    pub in_a_row: u32,
+    /// Why it failed.
+    pub reason: ConnectFailure,
+}
+
+/// No backend is eligible, or all that are have been tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoneLeft;
+
+impl Pool {
+    /// An empty pool, and what its keeper is to listen to.
+    pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<Evidence>) {
+        let (evidence, heard) = mpsc::channel(EVIDENCE_WAITING);
+        let pool = Self {
+            name: settings.name.as_str().into(),
+            source: Arc::default(),
+            times: Times::default(),
+            probe_time: Histogram::fast(),
+            ended_without_backend: Ended::default(),
+            all_down: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            workers,
+            inner: Mutex::new(Inner {
+                balancer: Balancer::new(settings.balance),
+                slots: Vec::new(),
+                free: Vec::new(),
+                sessions: 0,
+                counts: Counts::default(),
+                fail_open: false,
+            }),
+            members: ArcSwap::default(),
+            retired_bytes: Default::default(),
+            evidence,
+            settings,
+        };
+        (Arc::new(pool), heard)
+    }
+
+    /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
+    ///
+    /// # Errors
+    /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
+    pub fn pick(self: &Arc<Self>, tried: &[Arc<Backend>]) -> Result<Lease, NoneLeft> {
+        let tried: Vec<usize> = tried.iter().map(|backend| backend.slot).collect();
+        let mut inner = self.inner();
+        let slot = inner.balancer.pick(&tried).ok_or(NoneLeft)?;
+        // The balancer knows only slots that are taken.
+        let Some(Slot { backend, address, .. }) = &inner.slots[slot] else { return Err(NoneLeft) };
+        let (backend, address) = (Arc::clone(backend), *address);
+        inner.sessions += 1;
+        drop(inner);
+        Ok(Lease::new(Arc::clone(self), backend, address))
+    }
+
+    /// Everything that has an identity here, in no order: also what left and is remembered.
+    pub fn members(&self) -> Arc<Vec<Arc<Backend>>> {
+        self.members.load_full()
+    }
+
+    /// How many there are.
+    pub fn counts(&self) -> Counts {
+        self.inner().counts
+    }
+
+    /// Sessions that hold a backend.
+    pub fn sessions(&self) -> usize {
+        self.inner().sessions
+    }
+
+    /// Sessions that hold this backend.
+    pub fn sessions_of(&self, backend: &Backend) -> u32 {
+        self.inner().balancer.sessions(backend.slot)
+    }
+
+    /// Whether nothing is up and sessions may try the rest.
+    pub fn fail_open(&self) -> bool {
+        self.inner().fail_open
+    }
+
+    /// Bytes so far, removed backends included.
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        let members: u64 = self.members().iter().map(|backend| backend.stats.bytes.read(direction)).sum();
+        members + self.retired_bytes[direction as usize].load(Relaxed)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For the keeper only.
+impl Pool {
+    /// A new member; it shows to readers after the next [`Self::publish`].
+    pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
+        let mut inner = self.inner();
+        let slot = inner.free.pop().unwrap_or(inner.slots.len());
+        if slot == inner.slots.len() {
+            inner.slots.push(None);
+        }
+        let (address, weight, standing) = (view.address, view.weight, view.standing);
+        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, view));
+        inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
+        inner.counts.add(standing, weight);
+        inner.apply(slot);
+        backend
+    }
+
+    /// Gives a member its view, and picks what follows from it.
+    pub fn place(&self, backend: &Backend, view: View) {
+        let mut inner = self.inner();
+        if let Some(slot) = &mut inner.slots[backend.slot] {
+            let before = (slot.standing, slot.weight);
+            (slot.address, slot.standing, slot.weight) = (view.address, view.standing, view.weight);
+            inner.counts.remove(before.0, before.1);
+            inner.counts.add(view.standing, view.weight);
+            inner.apply(backend.slot);
+        }
+        backend.show(view);
+    }
+
+    /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
+    pub fn forget(&self, backend: &Backend) -> bool {
+        let mut inner = self.inner();
+        if inner.balancer.sessions(backend.slot) > 0 {
+            return false;
+        }
+        if let Some(slot) = inner.slots[backend.slot].take() {
+            inner.counts.remove(slot.standing, slot.weight);
+            inner.counts.eligible -= usize::from(slot.runs);
+            inner.balancer.clear(backend.slot);
+            inner.free.push(backend.slot);
+        }
+        for direction in Direction::ALL {
+            let bytes = backend.stats.bytes.read(direction);
+            self.retired_bytes[direction as usize].fetch_add(bytes, Relaxed);
+        }
+        true
+    }
+
+    /// Lets sessions try what is not up (and nobody took out), or no longer.
+    pub fn set_fail_open(&self, fail_open: bool) {
+        let mut inner = self.inner();
+        inner.fail_open = fail_open;
+        for slot in 0..inner.slots.len() {
+            inner.apply(slot);
+        }
+    }
+
+    /// What readers see from now on.
+    pub fn publish(&self, members: Vec<Arc<Backend>>) {
+        self.members.store(Arc::new(members));
+    }
+}
+
+impl Inner {
+    /// Brings the balancer in line with a slot.
+    fn apply(&mut self, number: usize) {
+        let Some(slot) = &mut self.slots[number] else { return };
+        let eligible = slot.standing == Standing::Up || (self.fail_open && slot.standing.is_last_resort());
+        self.balancer.set(number, slot.weight, eligible);
+        let runs = eligible && slot.weight > 0;
+        self.counts.eligible -= usize::from(slot.runs);
+        self.counts.eligible += usize::from(runs);
+        slot.runs = runs;
+    }
+}
+
+impl Counts {
+    fn add(&mut self, standing: Standing, weight: u16) {
+        self.members += usize::from(standing != Standing::Removed);
+        self.up += usize::from(standing == Standing::Up && weight > 0);
+        self.unproven += usize::from(standing == Standing::Unproven);
+    }
+
+    fn remove(&mut self, standing: Standing, weight: u16) {
+        self.members -= usize::from(standing != Standing::Removed);
+        self.up -= usize::from(standing == Standing::Up && weight > 0);
+        self.unproven -= usize::from(standing == Standing::Unproven);
+    }
+}

@@ -1,0 +1,279 @@
+//! The vocabulary of what is measured: every metric's name, kind, labels and help text, and the closed sets of label
+//! values. Imports nothing of ours; the README's table is compared with it by a test.
+
+/// What kind of series a metric is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only goes up.
+    Counter,
+    /// Read from state at scrape.
+    Gauge,
+    /// Seconds, in the buckets that the metric names.
+    Histogram,
+}
+
+/// One metric family.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Begins with `evenkeel_`.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// In the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// One line.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
+        $(#[doc = $help] pub const $constant: Metric =
+            Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
+        /// All of them, in the order of the README's table.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    BUILD_INFO = "evenkeel_build_info", Gauge, ["version"], "Always 1; the version is the label.";
+    WORKERS = "evenkeel_workers", Gauge, [], "Data-plane threads.";
+    MAX_CONNECTIONS = "evenkeel_max_connections", Gauge, [], "Sessions that the process takes at once.";
+    DRAINING = "evenkeel_draining", Gauge, [], "1 while the process is stopping.";
+    LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow.";
+    WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";
+
+    LISTENER_ACCEPTED = "evenkeel_listener_accepted_total", Counter, ["listener"], "Connections accepted.";
+    LISTENER_SESSIONS = "evenkeel_listener_sessions", Gauge, ["listener"], "Sessions now: accepted = ended + sessions.";
+    LISTENER_ENDED = "evenkeel_listener_ended_total", Counter, ["listener", "outcome"], "Sessions ended, by outcome.";
+    LISTENER_ACCEPT_ERRORS = "evenkeel_listener_accept_errors_total", Counter, ["listener", "reason"], "accept(2) calls that failed.";
+    LISTENER_AT_LIMIT = "evenkeel_listener_at_limit", Gauge, ["listener"], "1 while new connections wait in the backlog for a limit.";
+    LISTENER_MAX_CONNECTIONS = "evenkeel_listener_max_connections", Gauge, ["listener"], "The listener's own limit; absent if it has none.";
+
+    POOL_ELIGIBLE = "evenkeel_pool_eligible_backends", Gauge, ["pool"], "Backends that may get a new session now.";
+    POOL_ALL_DOWN = "evenkeel_pool_all_down", Gauge, ["pool"], "1 while no backend is up although all have been probed.";
+    POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and when_all_down = \"any\" lets sessions try the rest.";
+    POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
+    POOL_BYTES = "evenkeel_pool_bytes_total", Counter, ["pool", "direction"], "Bytes that the receiving socket accepted, removed backends included.";
+    POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
+    POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";
+    POOL_SESSION_SECONDS = "evenkeel_pool_session_seconds", Histogram, ["pool"], "From accept to the end, sessions without a backend included.";
+    DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
+    DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
+    DISCOVERY_REJECTED = "evenkeel_discovery_rejected_instances", Gauge, ["pool", "source"], "Instances in the last full answer that can't be used.";
+
+    SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached.";
+    BACKEND_SESSIONS = "evenkeel_backend_sessions", Gauge, ["pool", "backend"], "Sessions that hold the backend now.";
+    BACKEND_BYTES = "evenkeel_backend_bytes_total", Counter, ["pool", "backend", "direction"], "Bytes that the receiving socket accepted; advances during a session.";
+    BACKEND_CONNECTS = "evenkeel_backend_connect_attempts_total", Counter, ["pool", "backend"], "Connects begun by sessions.";
+    BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed.";
+    BACKEND_STANDING = "evenkeel_backend_standing", Gauge, ["pool", "backend", "state"], "1 for the standing that the backend has, 0 for the others.";
+    BACKEND_STANDING_CHANGES = "evenkeel_backend_standing_changes_total", Counter, ["pool", "backend"], "Changes of standing.";
+    BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its share; 0 = nothing new.";
+    BACKEND_CONNECT_SECONDS = "evenkeel_backend_connect_seconds", Histogram, ["pool", "backend"], "Time of successful connects.";
+    BACKEND_FIRST_BYTE_SECONDS = "evenkeel_backend_first_byte_seconds", Histogram, ["pool", "backend"], "From the connect to the backend's first byte.";
+    BACKEND_SESSION_SECONDS = "evenkeel_backend_session_seconds", Histogram, ["pool", "backend"], "From accept to the end.";
+    BACKEND_HISTOGRAMS_OMITTED = "evenkeel_backend_histograms_omitted", Gauge, [], "Backends without histograms because admin.backend_histograms is reached.";
+
+    PROBES = "evenkeel_probes_total", Counter, ["pool", "backend", "kind", "result"], "Finished active health checks.";
+    PROBE_SECONDS = "evenkeel_probe_seconds", Histogram, ["pool"], "How long finished active health checks took.";
+    PROBE_LAST_SECONDS = "evenkeel_probe_last_seconds", Gauge, ["pool", "backend"], "How long the backend's last check took.";
+    PROBES_IN_FLIGHT = "evenkeel_probes_in_flight", Gauge, [], "Active health checks on their way now.";
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Both sides finished.
+    Completed,
+    /// The client reset, or its connection broke.
+    ClientReset,
+    /// The backend reset, or its connection broke.
+    BackendReset,
+    /// No byte in either direction for `timeouts.idle`.
+    IdleTimeout,
+    /// No progress for `timeouts.half_close` after one side had finished.
+    HalfCloseTimeout,
+    /// No backend was eligible.
+    NoBackend,
+    /// No attempt to connect succeeded.
+    ConnectFailed,
+    /// The client left before a backend was reached.
+    ClientGone,
+    /// Cut at the end of a drain.
+    Drained,
+    /// Cut by an operator.
+    Killed,
+    /// Something of our own failed: no fd, no port, no memory.
+    LocalError,
+    /// A bug: the session's task panicked; no other session noticed.
+    Panicked,
+}
+
+impl Outcome {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::Completed,
+        Self::ClientReset,
+        Self::BackendReset,
+        Self::IdleTimeout,
+        Self::HalfCloseTimeout,
+        Self::NoBackend,
+        Self::ConnectFailed,
+        Self::ClientGone,
+        Self::Drained,
+        Self::Killed,
+        Self::LocalError,
+        Self::Panicked,
+    ];
+
+    /// The log field and metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientReset => "client_reset",
+            Self::BackendReset => "backend_reset",
+            Self::IdleTimeout => "idle_timeout",
+            Self::HalfCloseTimeout => "half_close_timeout",
+            Self::NoBackend => "no_backend",
+            Self::ConnectFailed => "connect_failed",
+            Self::ClientGone => "client_gone",
+            Self::Drained => "drained",
+            Self::Killed => "killed",
+            Self::LocalError => "local_error",
+            Self::Panicked => "panicked",
+        }
+    }
+}
+
+/// Why a connect to a backend failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// Nobody listens there (RST in answer to SYN).
+    Refused,
+    /// No answer within `connect.timeout`, or the kernel gave up.
+    Timeout,
+    /// No route, or a router or firewall said no.
+    Unreachable,
+    /// Reset while connecting.
+    Reset,
+    /// Ours: no free local port or address (EADDRNOTAVAIL).
+    AddressNotAvailable,
+    /// Ours: no fd or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
+    NoResources,
+    /// Ours: the session was ended while connecting, or its client left.
+    Abandoned,
+    /// Anything else.
+    Other,
+}
+
+impl ConnectFailure {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Refused,
+        Self::Timeout,
+        Self::Unreachable,
+        Self::Reset,
+        Self::AddressNotAvailable,
+        Self::NoResources,
+        Self::Abandoned,
+        Self::Other,
+    ];
+
+    /// The log field and metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Timeout => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Reset => "reset",
+            Self::AddressNotAvailable => "address_not_available",
+            Self::NoResources => "no_resources",
+            Self::Abandoned => "abandoned",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether it says something about the backend; what is our own fault, or the client's, never does.
+    pub fn blames_backend(self) -> bool {
+        match self {
+            Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset => true,
+            Self::AddressNotAvailable | Self::NoResources | Self::Abandoned | Self::Other => false,
+        }
+    }
+}
+
+/// Why accept(2) failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptFailure {
+    /// The client left while it waited (ECONNABORTED) or its network failed.
+    Aborted,
+    /// EMFILE, ENFILE, ENOBUFS, ENOMEM.
+    NoResources,
+    /// Anything else.
+    Other,
+}
+
+impl AcceptFailure {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Aborted, Self::NoResources, Self::Other];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Aborted => "aborted",
+            Self::NoResources => "no_resources",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// The way that bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    ToBackend,
+    /// From the backend.
+    ToClient,
+}
+
+impl Direction {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ToBackend, Self::ToClient];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ToBackend => "to_backend",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
+/// Upper bounds in seconds for connect and first-byte times and probes.
+pub const FAST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+
+/// Upper bounds in seconds for how long sessions last.
+pub const SESSION_BUCKETS: [f64; 12] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 21_600.0];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_conventions() {
+        for metric in ALL {
+            assert!(metric.name.starts_with("evenkeel_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            if metric.kind == Kind::Histogram {
+                assert!(metric.name.ends_with("_seconds"), "{}", metric.name);
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_are_places_in_all() {
+        assert!(Outcome::ALL.iter().enumerate().all(|(i, &o)| o as usize == i));
+        assert!(ConnectFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
+        assert!(AcceptFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
+    }
+}

@@ -1,0 +1,65 @@
+//! A session's claim on a backend. Dropping it gives it back, whatever way the session ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::{Backend, Evidence, Pool};
+use crate::metrics::ConnectFailure;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Lease {
+    pool: Arc<Pool>,
+    backend: Arc<Backend>,
+    address: SocketAddr,
+}
+
+impl Lease {
+    pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, address: SocketAddr) -> Self {
+        Self { pool, backend, address }
+    }
+
+    /// Whom it claims.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Where to dial.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A connect begins.
+    pub fn dialled(&self) {
+        self.backend.stats.connects.fetch_add(1, Relaxed);
+    }
+
+    /// The connect succeeded.
+    pub fn connected(&self, took: Duration) {
+        self.backend.clear_failures();
+        self.backend.stats.times.connect.observe(took);
+        self.pool.times.connect.observe(took);
+    }
+
+    /// The connect failed. If that is the backend's fault, the keeper hears of it.
+    pub fn failed(&self, reason: ConnectFailure) {
+        self.backend.stats.failures.count(reason);
+        if !reason.blames_backend() {
+            return;
+        }
+        let in_a_row = self.backend.count_failure_in_a_row();
+        let backend = Arc::clone(&self.backend);
+        // Full: the keeper is behind, and the next piece says more than this one. Closed: the pool is going away.
+        let _ = self.pool.evidence.try_send(Evidence { backend, address: self.address, in_a_row, reason });
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut inner = self.pool.inner();
+        inner.balancer.release(self.backend.slot);
+        inner.sessions -= 1;
+    }
+}

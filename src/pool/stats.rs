@@ -1,0 +1,190 @@
+//! What is counted about sessions, in cells that any thread may read at any time. All of them are statistics: they order
+//! nothing, so every access is `Relaxed`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::metrics::{ConnectFailure, Direction, FAST_BUCKETS, Outcome, SESSION_BUCKETS};
+
+/// Counts by outcome.
+#[derive(Debug, Default)]
+pub struct Outcomes([AtomicU64; Outcome::ALL.len()]);
+
+impl Outcomes {
+    /// One more.
+    pub fn count(&self, outcome: Outcome) {
+        self.0[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn read(&self, outcome: Outcome) -> u64 {
+        self.0[outcome as usize].load(Relaxed)
+    }
+}
+
+/// Counts of ended sessions by listener and outcome.
+#[derive(Debug, Default)]
+pub struct Ended(RwLock<BTreeMap<Arc<str>, Arc<Outcomes>>>);
+
+impl Ended {
+    /// One more. A read lock, once a session; the write lock once in the life of a (listener, backend).
+    pub fn count(&self, listener: &Arc<str>, outcome: Outcome) {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(listener).map(Arc::clone);
+        let outcomes = known.unwrap_or_else(|| {
+            let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(map.entry(Arc::clone(listener)).or_default())
+        });
+        outcomes.count(outcome);
+    }
+
+    /// So far, by listener.
+    pub fn read(&self) -> Vec<(Arc<str>, Arc<Outcomes>)> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.iter().map(|(listener, outcomes)| (Arc::clone(listener), Arc::clone(outcomes))).collect()
+    }
+}
+
+/// Counts of failed connects by reason.
+#[derive(Debug, Default)]
+pub struct Failures([AtomicU64; ConnectFailure::ALL.len()]);
+
+impl Failures {
+    /// One more.
+    pub fn count(&self, reason: ConnectFailure) {
+        self.0[reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn read(&self, reason: ConnectFailure) -> u64 {
+        self.0[reason as usize].load(Relaxed)
+    }
+}
+
+/// Bytes of a backend: one cell for each worker, so that no two threads write to one cache line.
+#[derive(Debug)]
+pub struct Bytes(Box<[ByteCell]>);
+
+/// One worker's share of a backend's bytes. Written by that worker's thread only.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ByteCell([AtomicU64; Direction::ALL.len()]);
+
+impl Bytes {
+    /// For workers 0 to `workers` − 1.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| ByteCell::default()).collect())
+    }
+
+    /// The cell of a worker.
+    pub fn cell(&self, worker: usize) -> &ByteCell {
+        &self.0[worker]
+    }
+
+    /// So far, over all workers.
+    pub fn read(&self, direction: Direction) -> u64 {
+        self.0.iter().map(|cell| cell.0[direction as usize].load(Relaxed)).sum()
+    }
+}
+
+impl ByteCell {
+    /// Adds `bytes`. Not a read-modify-write: only one thread writes here.
+    pub fn add(&self, direction: Direction, bytes: u64) {
+        let cell = &self.0[direction as usize];
+        cell.store(cell.load(Relaxed).wrapping_add(bytes), Relaxed);
+    }
+}
+
+/// Durations in fixed buckets.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [f64],
+    /// One more than `bounds`: the last holds what is above all of them.
+    counts: Box<[AtomicU64]>,
+    nanoseconds: AtomicU64,
+}
+
+impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        Self { bounds, counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(), nanoseconds: AtomicU64::new(0) }
+    }
+
+    /// For connects, first bytes and probes.
+    pub fn fast() -> Self {
+        Self::new(&FAST_BUCKETS)
+    }
+
+    /// For whole sessions.
+    pub fn sessions() -> Self {
+        Self::new(&SESSION_BUCKETS)
+    }
+
+    /// Takes one duration.
+    pub fn observe(&self, duration: Duration) {
+        let seconds = duration.as_secs_f64();
+        let bucket = self.bounds.partition_point(|&bound| bound < seconds);
+        self.counts[bucket].fetch_add(1, Relaxed);
+        self.nanoseconds.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// Cumulative counts by upper bound, as Prometheus has them; then the count and the sum in seconds of all.
+    pub fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
+        let mut total = 0;
+        let mut buckets = Vec::with_capacity(self.bounds.len());
+        for (i, count) in self.counts.iter().enumerate() {
+            total += count.load(Relaxed);
+            if let Some(&bound) = self.bounds.get(i) {
+                buckets.push((bound, total));
+            }
+        }
+        (buckets, total, Duration::from_nanos(self.nanoseconds.load(Relaxed)).as_secs_f64())
+    }
+}
+
+/// The three times of a session, kept per pool and per backend.
+#[derive(Debug)]
+pub struct Times {
+    /// Of successful connects.
+    pub connect: Histogram,
+    /// From the connect to the backend's first byte.
+    pub first_byte: Histogram,
+    /// From accept to the end.
+    pub session: Histogram,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self { connect: Histogram::fast(), first_byte: Histogram::fast(), session: Histogram::sessions() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_is_cumulative_and_bounds_are_inclusive() {
+        let histogram = Histogram::fast();
+        histogram.observe(Duration::from_millis(1));
+        histogram.observe(Duration::from_micros(1_001));
+        histogram.observe(Duration::from_secs(60));
+        let (buckets, count, sum) = histogram.read();
+        assert_eq!(count, 3);
+        assert!((sum - 60.002_001).abs() < 1e-9);
+        let up_to = |bound: f64| buckets.iter().find(|b| b.0 == bound).unwrap().1;
+        assert_eq!((up_to(0.000_5), up_to(0.001), up_to(0.002_5), up_to(5.0)), (0, 1, 2, 2));
+    }
+
+    #[test]
+    fn ended_counts_by_listener() {
+        let ended = Ended::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        ended.count(&a, Outcome::Completed);
+        ended.count(&a, Outcome::Completed);
+        ended.count(&b, Outcome::Killed);
+        let read = ended.read();
+        assert_eq!(read[0].1.read(Outcome::Completed), 2);
+        assert_eq!(read[1].1.read(Outcome::Killed), 1);
+    }
+}
