@@ -7,6 +7,8 @@ pub mod endpoint;
 pub mod health;
 pub mod keeper;
 pub mod metrics;
+pub mod pace;
 pub mod pool;
 pub mod probe;
+pub mod proxy;
 pub mod standing;

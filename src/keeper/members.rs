@@ -299,7 +299,7 @@ impl Members {
             return;
         }
         let counts = self.pool.counts();
-        if counts.unproven == 0 && !self.pool.settled.swap(true, Relaxed) {
+        if counts.unproven == 0 && self.pool.settle() {
             info!(pool = %self.pool.name, backends = counts.members, up = counts.up, "settled: every backend is probed");
         }
         // Entered only when all are proven, left only when one is up: a newcomer that is not yet probed is neither.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::balance::Balancer;
 use crate::config;
@@ -43,8 +43,7 @@ pub struct Pool {
     pub ended_without_backend: Ended,
     /// Whether no backend is up although discovery has answered and nothing is unproven any more; ends when one is up.
     pub all_down: AtomicBool,
-    /// Whether discovery has answered and every backend of that answer has been probed once.
-    pub settled: AtomicBool,
+    settled: watch::Sender<bool>,
     workers: usize,
     inner: Mutex<Inner>,
     members: ArcSwap<Vec<Arc<Backend>>>,
@@ -113,7 +112,7 @@ impl Pool {
             probe_time: Histogram::fast(),
             ended_without_backend: Ended::default(),
             all_down: AtomicBool::new(false),
-            settled: AtomicBool::new(false),
+            settled: watch::Sender::new(false),
             workers,
             inner: Mutex::new(Inner {
                 balancer: Balancer::new(settings.balance),
@@ -145,6 +144,20 @@ impl Pool {
         inner.sessions += 1;
         drop(inner);
         Ok(Lease::new(Arc::clone(self), backend, address))
+    }
+
+    /// Whether discovery has answered and every backend of that answer has been probed once.
+    pub fn is_settled(&self) -> bool {
+        *self.settled.borrow()
+    }
+
+    /// Waits until [`Self::is_settled`].
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn until_settled(&self) {
+        // The sender is in `self`: it can't be gone.
+        let _ = self.settled.subscribe().wait_for(|&settled| settled).await;
     }
 
     /// Everything that has an identity here, in no order: also what left and is remembered.
@@ -239,6 +252,11 @@ impl Pool {
         for slot in 0..inner.slots.len() {
             inner.apply(slot);
         }
+    }
+
+    /// Says that the pool is settled; returns whether it was not before.
+    pub fn settle(&self) -> bool {
+        !self.settled.send_replace(true)
     }
 
     /// What readers see from now on.

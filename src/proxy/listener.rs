@@ -1,0 +1,253 @@
+//! Accepts: wait readable, take a slot, accept in bounded batches, give the connection to the worker with the fewest
+//! sessions. No error ends the loop. At a limit clients wait in the kernel's backlog.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
+use tracing::warn;
+
+use super::session::Accepted;
+use super::socket::{Acceptor, Waiting, accept_failure};
+use super::worker::{Seat, hand_over};
+use crate::metrics::AcceptFailure;
+use crate::pace::Pace;
+use crate::pool::{Outcomes, Pool};
+
+/// Connections accepted before the worker's sessions get a turn.
+const BATCH: usize = 64;
+
+/// The pause after an error that would come again at once.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long clients wait in the backlog of a balancer that has just started, for its pool to be probed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A front: what its accept loops and sessions share, and what is counted about it.
+#[derive(Debug)]
+pub struct Listener {
+    /// The key in `[listeners]`.
+    pub name: Arc<str>,
+    /// Where its sessions go.
+    pub pool: Arc<Pool>,
+    /// Where it really listens, port 0 resolved.
+    pub addresses: Vec<SocketAddr>,
+    /// Its own limit.
+    pub max_connections: Option<usize>,
+    /// Connections accepted.
+    pub accepted: AtomicU64,
+    /// Sessions ended.
+    pub ended: Outcomes,
+    /// New connections wait for a slot.
+    pub at_limit: AtomicBool,
+    sessions: AtomicUsize,
+    accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
+    own: Option<Arc<Semaphore>>,
+    global: Arc<Semaphore>,
+    tracker: TaskTracker,
+}
+
+impl Listener {
+    /// `global` is the process's limit; `tracker` counts what has to end before the process may.
+    pub fn new(
+        name: &str,
+        pool: Arc<Pool>,
+        addresses: Vec<SocketAddr>,
+        max_connections: Option<usize>,
+        global: Arc<Semaphore>,
+        tracker: TaskTracker,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            pool,
+            addresses,
+            max_connections,
+            accepted: AtomicU64::new(0),
+            ended: Outcomes::default(),
+            at_limit: AtomicBool::new(false),
+            sessions: AtomicUsize::new(0),
+            accept_errors: Default::default(),
+            own: max_connections.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
+            global,
+            tracker,
+        })
+    }
+
+    /// Sessions now.
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Relaxed)
+    }
+
+    /// Failed calls of accept(2).
+    pub fn accept_errors(&self, reason: AcceptFailure) -> u64 {
+        self.accept_errors[reason as usize].load(Relaxed)
+    }
+
+    fn try_slot(self: &Arc<Self>) -> Option<Slot> {
+        let own = match &self.own {
+            Some(own) => Some(Arc::clone(own).try_acquire_owned().ok()?),
+            None => None,
+        };
+        let global = Arc::clone(&self.global).try_acquire_owned().ok()?;
+        Some(Slot::new(self, own, global))
+    }
+
+    async fn slot(self: &Arc<Self>) -> Slot {
+        let own = match &self.own {
+            Some(own) => Arc::clone(own).acquire_owned().await.ok(),
+            None => None,
+        };
+        // The semaphores are never closed.
+        let Ok(global) = Arc::clone(&self.global).acquire_owned().await else { std::future::pending().await };
+        Slot::new(self, own, global)
+    }
+}
+
+/// The right to one session: under the listener's limit, under the process's, and in the count.
+#[derive(Debug)]
+pub(super) struct Slot {
+    listener: Arc<Listener>,
+    _own: Option<OwnedSemaphorePermit>,
+    _global: OwnedSemaphorePermit,
+    _tracked: TaskTrackerToken,
+}
+
+impl Slot {
+    fn new(listener: &Arc<Listener>, own: Option<OwnedSemaphorePermit>, global: OwnedSemaphorePermit) -> Self {
+        listener.sessions.fetch_add(1, Relaxed);
+        Self { listener: Arc::clone(listener), _own: own, _global: global, _tracked: listener.tracker.token() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.listener.sessions.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Accepts until `stop`, then what already waits, then closes the socket.
+pub(super) async fn accept(acceptor: Acceptor, listener: Arc<Listener>, seats: Arc<[Seat]>, stop: CancellationToken) {
+    let _tracked = listener.tracker.token();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = listener.pool.until_settled() => {}
+        () = sleep(PATIENCE) => {}
+    }
+    let mut front = Front { listener, seats, complaints: Pace::new(Duration::from_secs(5)) };
+    loop {
+        let step = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            step = front.step(&acceptor) => step,
+        };
+        if let Some(pause) = step {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = sleep(pause) => {}
+            }
+        }
+    }
+    front.take_the_rest(&acceptor).await;
+}
+
+struct Front {
+    listener: Arc<Listener>,
+    seats: Arc<[Seat]>,
+    complaints: Pace,
+}
+
+impl Front {
+    /// Waits for connections and takes a batch of them. Returns how long to pause.
+    ///
+    /// # Cancel safety
+    /// Safe: a connection that was accepted is handed over before the next await.
+    async fn step(&mut self, acceptor: &Acceptor) -> Option<Duration> {
+        let mut waiting = match acceptor.readable().await {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                self.complain(&error);
+                return Some(PAUSE);
+            }
+        };
+        for _ in 0..BATCH {
+            let slot = match self.listener.try_slot() {
+                Some(slot) => slot,
+                None => {
+                    let _flag = Flag::raise(&self.listener.at_limit);
+                    self.listener.slot().await
+                }
+            };
+            match self.take_one(&mut waiting, slot) {
+                Step::Taken => {}
+                Step::Nobody => return None,
+                Step::Pause => return Some(PAUSE),
+            }
+        }
+        tokio::task::yield_now().await;
+        None
+    }
+
+    /// The kernel has completed these handshakes: their clients believe that they are connected.
+    async fn take_the_rest(&mut self, acceptor: &Acceptor) {
+        let at_once = tokio::time::timeout(Duration::ZERO, acceptor.readable()).await;
+        let Ok(Ok(mut waiting)) = at_once else { return };
+        while let Some(slot) = self.listener.try_slot() {
+            match self.take_one(&mut waiting, slot) {
+                Step::Taken => {}
+                Step::Nobody | Step::Pause => return,
+            }
+        }
+    }
+
+    fn take_one(&mut self, waiting: &mut Waiting<'_>, slot: Slot) -> Step {
+        match waiting.accept() {
+            Ok(Some((fd, client))) => {
+                let listener = Arc::clone(&self.listener);
+                listener.accepted.fetch_add(1, Relaxed);
+                hand_over(&self.seats, Accepted { fd, client, at: Instant::now(), listener, slot });
+                Step::Taken
+            }
+            Ok(None) => Step::Nobody,
+            Err(error) => match self.complain(&error) {
+                AcceptFailure::Aborted => Step::Taken,
+                AcceptFailure::NoResources | AcceptFailure::Other => Step::Pause,
+            },
+        }
+    }
+
+    fn complain(&mut self, error: &std::io::Error) -> AcceptFailure {
+        let reason = accept_failure(error);
+        self.listener.accept_errors[reason as usize].fetch_add(1, Relaxed);
+        if let Some(unsaid) = self.complaints.allow(Instant::now()) {
+            warn!(listener = %self.listener.name, %error, unsaid, "accept failed; accepting goes on");
+        }
+        reason
+    }
+}
+
+enum Step {
+    Taken,
+    Nobody,
+    Pause,
+}
+
+/// True until dropped.
+struct Flag<'a>(&'a AtomicBool);
+
+impl<'a> Flag<'a> {
+    fn raise(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Relaxed);
+        Self(flag)
+    }
+}
+
+impl Drop for Flag<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Relaxed);
+    }
+}

@@ -1,0 +1,16 @@
+//! THE DATA PLANE. A connection's way: `listener` accepts → `session` → `upstream` picks and dials → `relay` moves bytes →
+//! one `outcome`. Nothing in here knows of keepers, probes, discovery or the admin side.
+
+mod cut;
+mod listener;
+mod outcome;
+mod relay;
+mod session;
+mod socket;
+mod upstream;
+mod worker;
+
+pub use cut::Cut;
+pub use listener::Listener;
+pub(crate) use socket::{adopt, listen, local_address};
+pub use worker::{Floor, Workers};

@@ -1,0 +1,278 @@
+//! The bytes of a session, both ways. Knows two sockets, counters and limits; no pool, no backend, no configuration.
+//!
+//! Ends as DESIGN says: FIN is passed on and the other direction goes on; what was read before a reset is written before
+//! the reset is passed on; a side that has been sent FIN is closed, any other side of a cut stream is reset.
+
+mod copy;
+#[cfg(test)]
+mod tests;
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::{Sleep, sleep_until};
+
+use super::socket::Socket;
+use crate::metrics::Direction;
+use crate::pool::ByteCell;
+pub(crate) use copy::Scratch;
+use copy::{Flow, Turn};
+
+/// For a client that has not finished long after its backend has, and for bytes that nobody takes after a reset.
+const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
+
+/// Which end of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Client,
+    Backend,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Backend,
+            Self::Backend => Self::Client,
+        }
+    }
+}
+
+/// When a relay has been quiet for too long. `None` = never.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    idle: Option<Duration>,
+    /// Waiting for the backend to finish after the client has.
+    for_backend: Option<Duration>,
+    /// Waiting for the client to finish after the backend has.
+    for_client: Option<Duration>,
+}
+
+impl Limits {
+    pub(crate) fn new(idle: Option<Duration>, half_close: Option<Duration>) -> Self {
+        Self { idle, for_backend: half_close.or(idle), for_client: half_close.or(Some(HALF_CLOSED_CLIENT)) }
+    }
+}
+
+/// Why a relay ended.
+#[derive(Debug)]
+pub(crate) enum End<C> {
+    /// Both sides have finished, and know that the other has.
+    Completed,
+    /// That side's connection broke.
+    Broken(Side, io::Error),
+    /// Quiet for too long, both sides open.
+    Idle,
+    /// No progress for too long after one side had finished or broken.
+    HalfClosed,
+    /// Somebody outside said so.
+    Cut(C),
+}
+
+/// What a relay came to. Bytes are those that the receiving socket accepted.
+#[derive(Debug)]
+pub(crate) struct Done<C> {
+    pub(crate) end: End<C>,
+    pub(crate) to_backend: u64,
+    pub(crate) to_client: u64,
+    /// When the backend's first byte had been written to the client.
+    pub(crate) first_byte: Option<Instant>,
+    /// Whether that side may be closed as it is; else it is to be reset.
+    pub(crate) finished_client: bool,
+    pub(crate) finished_backend: bool,
+}
+
+/// Relays until an end. `cut` resolves when somebody outside wants it to end.
+///
+/// Not cancel safe: dropping it loses what was read and not yet written.
+pub(crate) async fn relay<C>(
+    client: &Socket,
+    backend: &Socket,
+    scratch: &Scratch,
+    limits: Limits,
+    bytes: &ByteCell,
+    cut: impl Future<Output = C>,
+) -> Done<C> {
+    let mut cut = pin!(cut);
+    let mut client_error = pin!(client.error());
+    let mut backend_error = pin!(backend.error());
+    let now = Instant::now();
+    let mut state = Relay {
+        upward: Flow::new(),
+        downward: Flow::new(),
+        to_backend: 0,
+        to_client: 0,
+        first_byte: None,
+        broken: None,
+        last_progress: now,
+        limits,
+    };
+    let mut timer = pin!(sleep_until(state.deadline().into()));
+    let end = poll_fn(|cx| {
+        let may_go_on = state.turns(cx, client, backend, scratch, bytes);
+        // While a flow reads from a side, the read shows that side's error, after the bytes that came before it.
+        if !state.upward.is_reading()
+            && let Poll::Ready(error) = client_error.as_mut().poll(cx)
+        {
+            state.side_broke(Side::Client, error, scratch);
+        }
+        if !state.downward.is_reading()
+            && let Poll::Ready(error) = backend_error.as_mut().poll(cx)
+        {
+            state.side_broke(Side::Backend, error, scratch);
+        }
+        if let Some(end) = state.end() {
+            return Poll::Ready(end);
+        }
+        if let Poll::Ready(wish) = cut.as_mut().poll(cx) {
+            return Poll::Ready(End::Cut(wish));
+        }
+        if let Some(end) = state.check_time(cx, timer.as_mut()) {
+            return Poll::Ready(end);
+        }
+        if may_go_on {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+    Done {
+        end,
+        to_backend: state.to_backend,
+        to_client: state.to_client,
+        first_byte: state.first_byte,
+        finished_client: state.downward.has_finished(),
+        finished_backend: state.upward.has_finished(),
+    }
+}
+
+struct Relay {
+    /// Client to backend.
+    upward: Flow,
+    /// Backend to client.
+    downward: Flow,
+    to_backend: u64,
+    to_client: u64,
+    first_byte: Option<Instant>,
+    broken: Option<(Side, io::Error)>,
+    last_progress: Instant,
+    limits: Limits,
+}
+
+impl Relay {
+    /// One turn for each direction. Returns whether there may be more to do at once.
+    fn turns(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &Socket,
+        backend: &Socket,
+        scratch: &Scratch,
+        bytes: &ByteCell,
+    ) -> bool {
+        let mut may_go_on = false;
+        let ended = self.has_one_ended();
+
+        let (moved, turn) = self.upward.turn(cx, (Side::Client, client, backend), scratch);
+        self.to_backend += moved;
+        let mut progress = moved > 0;
+        if moved > 0 {
+            bytes.add(Direction::ToBackend, moved);
+        }
+        may_go_on |= self.take(turn, scratch);
+
+        let (moved, turn) = self.downward.turn(cx, (Side::Backend, backend, client), scratch);
+        self.to_client += moved;
+        progress |= moved > 0;
+        if moved > 0 {
+            bytes.add(Direction::ToClient, moved);
+        }
+        may_go_on |= self.take(turn, scratch);
+
+        if progress || ended != self.has_one_ended() {
+            self.last_progress = Instant::now();
+            if self.to_client > 0 && self.first_byte.is_none() {
+                self.first_byte = Some(self.last_progress);
+            }
+        }
+        may_go_on
+    }
+
+    fn take(&mut self, turn: Turn, scratch: &Scratch) -> bool {
+        match turn {
+            Turn::Waiting => false,
+            Turn::Yield => true,
+            Turn::Broken(side, error) => {
+                self.side_broke(side, error, scratch);
+                // The other flow may have bytes that now are the last ones.
+                true
+            }
+        }
+    }
+
+    fn side_broke(&mut self, side: Side, error: io::Error, scratch: &Scratch) {
+        let (from, to) = match side {
+            Side::Client => (&mut self.upward, &mut self.downward),
+            Side::Backend => (&mut self.downward, &mut self.upward),
+        };
+        from.cut();
+        to.close(scratch);
+        if self.broken.is_none() {
+            self.broken = Some((side, error));
+            self.last_progress = Instant::now();
+        }
+    }
+
+    fn end<C>(&mut self) -> Option<End<C>> {
+        if self.broken.is_some() {
+            if !self.upward.is_flushed() || !self.downward.is_flushed() {
+                return None;
+            }
+            return self.broken.take().map(|(side, error)| End::Broken(side, error));
+        }
+        (self.upward.has_finished() && self.downward.has_finished()).then_some(End::Completed)
+    }
+
+    fn has_one_ended(&self) -> bool {
+        self.upward.has_ended() || self.downward.has_ended()
+    }
+
+    /// The limit that holds in this state.
+    fn limit(&self) -> Option<Duration> {
+        if self.broken.is_some() {
+            return self.limits.for_client.or(Some(HALF_CLOSED_CLIENT));
+        }
+        match (self.upward.has_ended(), self.downward.has_ended()) {
+            (false, false) => self.limits.idle,
+            (true, false) => self.limits.for_backend,
+            (_, true) => self.limits.for_client,
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        // "Never" is a look once a day.
+        self.last_progress + self.limit().unwrap_or(Duration::from_secs(86_400))
+    }
+
+    /// One lazy timer: it is moved only when it fires, or when the limit became a shorter one.
+    fn check_time<C>(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Option<End<C>> {
+        let deadline = self.deadline();
+        if deadline < timer.deadline().into_std() {
+            timer.as_mut().reset(deadline.into());
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if now < deadline {
+                timer.as_mut().reset(deadline.into());
+                continue;
+            }
+            if self.limit().is_none() {
+                timer.as_mut().reset((now + Duration::from_secs(86_400)).into());
+                continue;
+            }
+            return Some(if self.has_one_ended() || self.broken.is_some() { End::HalfClosed } else { End::Idle });
+        }
+        None
+    }
+}

@@ -1,0 +1,127 @@
+//! The life of a connection, top to bottom: connect to a backend, relay, one outcome. A session lives and dies on one
+//! worker.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use super::cut::{Cut, Enlisted};
+use super::listener::{Listener, Slot};
+use super::outcome::Record;
+use super::relay::{Done, End, Limits, Side, relay};
+use super::socket::Socket;
+use super::upstream::{self, Connected, Refusal};
+use super::worker::Worker;
+use crate::metrics::Outcome;
+
+/// Numbers sessions in the order in which they begin, over all workers.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// A connection that was accepted, on its way to a worker.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) fd: OwnedFd,
+    pub(super) client: SocketAddr,
+    pub(super) at: Instant,
+    pub(super) listener: Arc<Listener>,
+    /// Its place under the limits; given back when all else of the session is gone.
+    pub(super) slot: Slot,
+}
+
+/// Serves one client until its end.
+pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
+    let Accepted { fd, client, at, listener, slot: _slot } = accepted;
+    let mut record = Record::new(NEXT.fetch_add(1, Relaxed), listener, client, at, worker.log_sessions);
+    let client = match Socket::new(fd) {
+        Ok(client) => client,
+        Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
+    };
+    let enlisted = worker.enlist();
+
+    let Some(Connected { socket: backend, lease }) = reach(&client, &worker, &enlisted, &mut record).await else {
+        return;
+    };
+    #[cfg(test)]
+    tests::panic_if_asked();
+
+    let connected = Instant::now();
+    record.backend = Some((Arc::clone(lease.backend()), lease.address()));
+    record.connected_after = Some(connected - at);
+    let timeouts = record.listener.pool.settings.timeouts;
+    let limits = Limits::new(timeouts.idle, timeouts.half_close);
+    let bytes = lease.backend().stats.bytes.cell(worker.index);
+    let done = relay(&client, &backend, &worker.scratch, limits, bytes, enlisted.cut()).await;
+
+    record.to_backend = done.to_backend;
+    record.to_client = done.to_client;
+    record.first_byte = done.first_byte.map(|at| at - connected);
+    if done.finished_client {
+        client.may_close();
+    }
+    if done.finished_backend {
+        backend.may_close();
+    }
+    let (outcome, detail) = judge(done);
+    record.end(outcome, detail);
+    // Who sees the connection close finds it counted, and its backend free.
+    drop(lease);
+    drop(record);
+}
+
+/// Connects, unless the client leaves or an operator ends the session first. `None` = the record says why.
+async fn reach(client: &Socket, worker: &Worker, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Connected> {
+    let mut random = worker.random();
+    let pool = Arc::clone(&record.listener.pool);
+    let refusal = tokio::select! {
+        biased;
+        result = upstream::connect(&pool, &mut random, &mut record.attempts) => match result {
+            Ok(connected) => return Some(connected),
+            Err(refusal) => refusal,
+        },
+        error = client.error() => {
+            record.end(Outcome::ClientGone, Some(error.to_string()));
+            return None;
+        }
+        cut = enlisted.cut() => {
+            record.end(cut.outcome(), None);
+            return None;
+        }
+    };
+    let (outcome, detail) = match refusal {
+        Refusal::NoBackend => (Outcome::NoBackend, None),
+        Refusal::Failed(backend, reason, error) => {
+            let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
+            (outcome, Some(format!("{}: {}: {error}", backend.id, reason.name())))
+        }
+    };
+    record.end(outcome, detail);
+    // Refused before any byte: an ordinary close can't be mistaken for the end of an answer.
+    client.may_close();
+    None
+}
+
+fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
+    match done.end {
+        End::Completed => (Outcome::Completed, None),
+        End::Broken(Side::Client, error) => (Outcome::ClientReset, Some(error.to_string())),
+        End::Broken(Side::Backend, error) => (Outcome::BackendReset, Some(error.to_string())),
+        End::Idle => (Outcome::IdleTimeout, None),
+        End::HalfClosed => (Outcome::HalfCloseTimeout, None),
+        End::Cut(cut) => (cut.outcome(), None),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    /// Makes the next session that reaches its relay panic.
+    pub(crate) static PANIC: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn panic_if_asked() {
+        assert!(!PANIC.swap(false, SeqCst), "asked for by a test");
+    }
+}

@@ -1,0 +1,297 @@
+//! A TCP socket as the data plane needs it: readiness by the worker's own event loop, I/O by plain system calls through
+//! `&self`, and a close that can be made a reset. The door to socket2 and rustix for the data plane.
+//!
+//! Not `tokio::net::TcpStream`: its `try_read` leaves the readiness set after a short read (one more system call per
+//! message), its `poll_read` wants `&mut`, and a relay has to wait for errors while it reads.
+
+use std::cell::Cell;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
+use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
+use tokio::io::Interest;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+
+use crate::config::TcpOptions;
+use crate::metrics::{AcceptFailure, ConnectFailure};
+
+/// One connected, or connecting, TCP socket that belongs to the current thread's event loop. Dropping it resets the
+/// connection, so that a stream that was cut, be it by a panic, never reads as complete; see [`Self::may_close`].
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: AsyncFd<OwnedFd>,
+    may_close: Cell<bool>,
+}
+
+impl Socket {
+    /// Takes over a connected, non-blocking socket.
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let fd = watch(fd, Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self { fd, may_close: Cell::new(false) })
+    }
+
+    /// Connects.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the socket; the peer sees a reset or nothing at all.
+    pub(super) async fn connect(address: SocketAddr, options: &TcpOptions) -> io::Result<Self> {
+        let raw = Raw::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        apply(&raw, options)?;
+        let in_progress = match raw.connect(&address.into()) {
+            Ok(()) => false,
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => true,
+            Err(error) => return Err(error),
+        };
+        let socket = Self::new(raw.into())?;
+        if in_progress {
+            // Keep the readiness: the socket is writable if it is connected.
+            socket.fd.writable().await?.retain_ready();
+            if let Some(error) = socket.raw().take_error()? {
+                return Err(error);
+            }
+        }
+        // On a loopback address, a connect to a free port of the ephemeral range may meet itself.
+        if address.ip().is_loopback() && socket.raw().local_addr()?.as_socket() == Some(address) {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(socket)
+    }
+
+    /// Reads what there is, up to the size of `buffer`; 0 = FIN.
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readiness = ready!(self.fd.poll_read_ready(cx))?;
+            match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
+                Ok((read, _)) => {
+                    // Less than was asked for: nothing is left, more comes with a new edge. FIN and errors stay set.
+                    if 0 < read && read < buffer.len() {
+                        readiness.clear_ready();
+                    }
+                    return Poll::Ready(Ok(read));
+                }
+                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Writes what fits.
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readiness = ready!(self.fd.poll_write_ready(cx))?;
+            match send(self.fd.get_ref(), bytes, SendFlags::NOSIGNAL) {
+                Ok(written) => {
+                    if written < bytes.len() {
+                        readiness.clear_ready();
+                    }
+                    return Poll::Ready(Ok(written));
+                }
+                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Waits until the kernel reports an error of the connection: a reset, also one that comes after FIN and that a read
+    /// would show as 0, or the end of keepalive's or `TCP_USER_TIMEOUT`'s patience.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(super) async fn error(&self) -> io::Error {
+        loop {
+            let mut readiness = match self.fd.ready(Interest::ERROR).await {
+                Ok(readiness) => readiness,
+                Err(error) => return error,
+            };
+            match self.raw().take_error() {
+                Ok(Some(error)) | Err(error) => return error,
+                Ok(None) => readiness.clear_ready(),
+            }
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub(super) fn send_fin(&self) -> io::Result<()> {
+        self.raw().shutdown(Shutdown::Write)
+    }
+
+    /// From now on dropping it is an ordinary close: what was written still arrives, then FIN. (The kernel makes a reset
+    /// of it by itself if bytes from the peer have not been read.)
+    pub(super) fn may_close(&self) {
+        self.may_close.set(true);
+    }
+
+    fn raw(&self) -> SockRef<'_> {
+        SockRef::from(self.fd.get_ref())
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if !self.may_close.get() {
+            // It can only fail for a socket that is no socket.
+            let _ = self.raw().set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// Registers a descriptor with the current thread's event loop.
+#[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor that an `OwnedFd` keeps by itself")]
+fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is open, stays the same and belongs to the `AsyncFd` alone, which deregisters it before the
+    // `OwnedFd` closes it; nothing here takes it out or replaces it.
+    let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
+    Ok(registered?)
+}
+
+fn apply(raw: &Raw, options: &TcpOptions) -> io::Result<()> {
+    if options.nodelay {
+        raw.set_tcp_nodelay(true)?;
+    }
+    if let Some(keepalive) = options.keepalive {
+        let times = TcpKeepalive::new()
+            .with_time(keepalive.idle)
+            .with_interval(keepalive.interval)
+            .with_retries(keepalive.count);
+        raw.set_tcp_keepalive(&times)?;
+    }
+    if options.user_timeout.is_some() {
+        raw.set_tcp_user_timeout(options.user_timeout)?;
+    }
+    Ok(())
+}
+
+/// A listening socket; see [`listen`].
+#[derive(Debug)]
+pub(crate) struct Acceptor(AsyncFd<OwnedFd>);
+
+impl Acceptor {
+    /// Takes over a listening, non-blocking socket; to be called on the worker that is going to accept.
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        watch(fd, Interest::READABLE).map(Acceptor)
+    }
+
+    /// Waits until somebody may be waiting.
+    ///
+    /// # Cancel safety
+    /// Safe: nothing is accepted.
+    pub(super) async fn readable(&self) -> io::Result<Waiting<'_>> {
+        self.0.readable().await.map(Waiting)
+    }
+}
+
+/// Connections may be waiting. Remembers since when, so that an edge that comes meanwhile is not lost.
+pub(super) struct Waiting<'a>(AsyncFdReadyGuard<'a, OwnedFd>);
+
+impl Waiting<'_> {
+    /// Accepts one connection; `None` = nobody waits any more.
+    pub(super) fn accept(&mut self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+        loop {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            match rustix::net::acceptfrom_with(self.0.get_inner(), flags) {
+                Ok((fd, peer)) => {
+                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let Some(peer) = peer else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
+                    return Ok(Some((fd, peer)));
+                }
+                Err(rustix::io::Errno::AGAIN) => {
+                    self.0.clear_ready();
+                    return Ok(None);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// A bound socket that listens, non-blocking.
+///
+/// # Errors
+/// As `bind(2)` and `listen(2)` say. The address is given to nobody else on this machine: no `SO_REUSEPORT`.
+pub(crate) fn listen(address: SocketAddr, backlog: u32, only_v6: bool, tcp: &TcpOptions) -> io::Result<OwnedFd> {
+    let raw = Raw::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // Only against TIME_WAIT of an earlier run; another listener on this port is still an error.
+    raw.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        raw.set_only_v6(only_v6)?;
+    }
+    // Accepted sockets inherit these on Linux: no system call per connection.
+    apply(&raw, tcp)?;
+    raw.bind(&address.into())?;
+    raw.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(raw.into())
+}
+
+/// Where a listening socket listens.
+///
+/// # Errors
+/// If it is no TCP socket.
+pub(crate) fn local_address(fd: &impl AsFd) -> io::Result<SocketAddr> {
+    let raw = SockRef::from(fd);
+    if raw.r#type()? != Type::STREAM {
+        return Err(io::Error::other("not a stream socket"));
+    }
+    raw.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))
+}
+
+/// Makes an inherited socket one of ours.
+///
+/// # Errors
+/// As `fcntl(2)` says, or if it does not listen.
+pub(crate) fn adopt(fd: &OwnedFd, tcp: &TcpOptions) -> io::Result<()> {
+    let raw = SockRef::from(fd);
+    if !raw.is_listener()? {
+        return Err(io::Error::other("not a listening socket"));
+    }
+    apply(&raw, tcp)?;
+    raw.set_nonblocking(true)
+}
+
+/// Why a connect failed.
+pub(super) fn connect_failure(error: &io::Error) -> ConnectFailure {
+    use rustix::io::Errno;
+    let Some(code) = error.raw_os_error() else {
+        return match error.kind() {
+            io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
+            io::ErrorKind::TimedOut => ConnectFailure::Timeout,
+            _ => ConnectFailure::Other,
+        };
+    };
+    match Errno::from_raw_os_error(code) {
+        Errno::CONNREFUSED => ConnectFailure::Refused,
+        Errno::TIMEDOUT => ConnectFailure::Timeout,
+        Errno::CONNRESET | Errno::PIPE => ConnectFailure::Reset,
+        Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::ACCESS | Errno::PERM | Errno::HOSTDOWN | Errno::NETDOWN => {
+            ConnectFailure::Unreachable
+        }
+        Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::ADDRINUSE => ConnectFailure::AddressNotAvailable,
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => ConnectFailure::NoResources,
+        _ => ConnectFailure::Other,
+    }
+}
+
+/// Why accept(2) failed.
+pub(super) fn accept_failure(error: &io::Error) -> AcceptFailure {
+    use rustix::io::Errno;
+    let Some(code) = error.raw_os_error() else { return AcceptFailure::Other };
+    match Errno::from_raw_os_error(code) {
+        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => AcceptFailure::NoResources,
+        // accept(2): "already-pending network errors on the new socket" are passed as errors of accept.
+        Errno::CONNABORTED
+        | Errno::NETDOWN
+        | Errno::PROTO
+        | Errno::NOPROTOOPT
+        | Errno::HOSTDOWN
+        | Errno::HOSTUNREACH
+        | Errno::OPNOTSUPP
+        | Errno::NETUNREACH => AcceptFailure::Aborted,
+        _ => AcceptFailure::Other,
+    }
+}

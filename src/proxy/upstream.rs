@@ -1,0 +1,122 @@
+//! From a session to a connected backend: pick, dial, and retry while no byte of the client has been sent. Backends that
+//! have not been tried come first; when none is left, any eligible one after a pause.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::socket::{Socket, connect_failure};
+use crate::metrics::ConnectFailure;
+use crate::pool::{Backend, Lease, NoneLeft, Pool};
+
+/// A backend that answered.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) socket: Socket,
+    pub(super) lease: Lease,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// Nothing was eligible.
+    NoBackend,
+    /// Every attempt failed; the last reason, and on whom.
+    Failed(Arc<Backend>, ConnectFailure, io::Error),
+}
+
+/// Connects to a backend of the pool. `attempts` counts the dials, also when the future is dropped.
+///
+/// # Cancel safety
+/// Dropping it closes the socket in the making and gives back the lease; the attempt is counted as abandoned.
+pub(super) async fn connect(
+    pool: &Arc<Pool>,
+    random: &mut fastrand::Rng,
+    attempts: &mut u32,
+) -> Result<Connected, Refusal> {
+    let policy = &pool.settings.connect;
+    let deadline = Instant::now() + policy.deadline;
+    let mut tried: Vec<Arc<Backend>> = Vec::new();
+    let mut last = None;
+    while *attempts < policy.attempts {
+        let lease = match pool.pick(&tried) {
+            Ok(lease) => lease,
+            Err(NoneLeft) if tried.is_empty() => break,
+            Err(NoneLeft) => {
+                tried.clear();
+                let pause = jittered(policy.retry_delay, random);
+                if Instant::now() + pause >= deadline {
+                    break;
+                }
+                tokio::time::sleep(pause).await;
+                continue;
+            }
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        *attempts += 1;
+        match dial(&lease, pool, policy.timeout.min(left)).await {
+            Ok(socket) => return Ok(Connected { socket, lease }),
+            Err((reason, error)) => {
+                tried.push(Arc::clone(lease.backend()));
+                last = Some((Arc::clone(lease.backend()), reason, error));
+            }
+        }
+    }
+    Err(last.map_or(Refusal::NoBackend, |(backend, reason, error)| Refusal::Failed(backend, reason, error)))
+}
+
+async fn dial(lease: &Lease, pool: &Pool, limit: Duration) -> Result<Socket, (ConnectFailure, io::Error)> {
+    let attempt = Attempt { lease, over: false };
+    lease.dialled();
+    let began = Instant::now();
+    let result = timeout(limit, Socket::connect(lease.address(), &pool.settings.tcp)).await;
+    let (reason, error) = match result {
+        Ok(Ok(socket)) => {
+            attempt.succeeded(began.elapsed());
+            return Ok(socket);
+        }
+        Ok(Err(error)) => (connect_failure(&error), error),
+        Err(_) => {
+            let text = format!("no answer within {limit:?}");
+            (ConnectFailure::Timeout, io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+    };
+    attempt.failed(reason);
+    Err((reason, error))
+}
+
+/// Counts an attempt that nobody waits for any more.
+struct Attempt<'a> {
+    lease: &'a Lease,
+    over: bool,
+}
+
+impl Attempt<'_> {
+    fn succeeded(mut self, took: Duration) {
+        self.over = true;
+        self.lease.connected(took);
+    }
+
+    fn failed(mut self, reason: ConnectFailure) {
+        self.over = true;
+        self.lease.failed(reason);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.lease.failed(ConnectFailure::Abandoned);
+        }
+    }
+}
+
+/// 50 % to 100 % of it, so that the clients of a dead pool do not come back together.
+fn jittered(delay: Duration, random: &mut fastrand::Rng) -> Duration {
+    delay.mul_f64(0.5 + random.f64() / 2.0)
+}

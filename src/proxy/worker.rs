@@ -1,0 +1,207 @@
+//! One data-plane thread: its own event loop, scratch buffer and sessions. Jobs reach it through its seat, which anybody
+//! may hold.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+
+use tokio::runtime;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::cut::{Cut, Enlisted, List};
+use super::listener::{self, Listener};
+use super::relay::Scratch;
+use super::session::{self, Accepted};
+use super::socket::Acceptor;
+
+/// All workers, seen from outside.
+#[derive(Debug)]
+pub struct Workers {
+    seats: Arc<[Seat]>,
+    died: mpsc::Receiver<usize>,
+}
+
+/// Where a worker gets its jobs. What is waiting is bounded by the limits on sessions.
+#[derive(Debug)]
+pub(super) struct Seat {
+    jobs: mpsc::UnboundedSender<Job>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Sessions here or on their way here.
+    load: AtomicUsize,
+    list: List,
+}
+
+pub(super) enum Job {
+    Serve(Accepted, Load),
+    Listen(OwnedFd, Arc<Listener>, Arc<[Seat]>, CancellationToken),
+    Stop,
+}
+
+/// A session's weight on its worker.
+#[derive(Debug)]
+pub(super) struct Load(Arc<Shared>);
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.0.load.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Workers {
+    /// Starts `count` threads.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no event loop.
+    pub fn start(count: usize, log_sessions: bool) -> io::Result<Self> {
+        let (tell_death, died) = mpsc::channel(count);
+        let mut seats = Vec::with_capacity(count);
+        for index in 0..count {
+            let (jobs, to_do) = mpsc::unbounded_channel();
+            let shared = Arc::new(Shared::default());
+            let mut builder = runtime::Builder::new_current_thread();
+            builder.enable_all();
+            let for_thread = Arc::clone(&shared);
+            let obituary = Obituary { index, tell: tell_death.clone() };
+            let (started, start) = std::sync::mpsc::channel();
+            thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+                let runtime = match builder.build_local(runtime::LocalOptions::default()) {
+                    Ok(runtime) => runtime,
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                        return std::mem::forget(obituary);
+                    }
+                };
+                let _ = started.send(Ok(()));
+                runtime.block_on(work(index, for_thread, to_do, log_sessions));
+                std::mem::forget(obituary);
+            })?;
+            start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
+            seats.push(Seat { jobs, shared });
+        }
+        Ok(Self { seats: seats.into(), died })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.seats.len()
+    }
+
+    /// A view on the workers for metrics and for ending sessions.
+    pub fn floor(&self) -> Floor {
+        Floor(Arc::clone(&self.seats))
+    }
+
+    /// Resolves with a worker's number if its thread dies: a bug, after which the process can't be trusted.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn death(&mut self) -> usize {
+        match self.died.recv().await {
+            Some(index) => index,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// See [`Workers::floor`].
+#[derive(Clone, Debug)]
+pub struct Floor(Arc<[Seat]>);
+
+impl Floor {
+    /// Lets worker `number` mod N accept on a listening socket until `stop`.
+    pub fn listen(&self, number: usize, fd: OwnedFd, listener: Arc<Listener>, stop: CancellationToken) {
+        let job = Job::Listen(fd, listener, Arc::clone(&self.0), stop);
+        // A worker that is gone has told so; the process is about to end.
+        let _ = self.0[number % self.0.len()].jobs.send(job);
+    }
+
+    /// Ends every session, also those that come later.
+    pub fn cut_all(&self, cut: Cut) {
+        for seat in self.0.iter() {
+            seat.shared.list.cut_all(cut);
+        }
+    }
+
+    /// Lets the threads end, without regard to what still lives on them.
+    pub fn stop(&self) {
+        for seat in self.0.iter() {
+            let _ = seat.jobs.send(Job::Stop);
+        }
+    }
+
+    /// Sessions by worker.
+    pub fn sessions(&self) -> Vec<usize> {
+        self.0.iter().map(|seat| seat.shared.load.load(Relaxed)).collect()
+    }
+}
+
+/// Gives a connection to the worker with the fewest sessions.
+pub(super) fn hand_over(seats: &[Seat], accepted: Accepted) {
+    let Some(seat) = seats.iter().min_by_key(|seat| seat.shared.load.load(Relaxed)) else { return };
+    seat.shared.load.fetch_add(1, Relaxed);
+    let load = Load(Arc::clone(&seat.shared));
+    let _ = seat.jobs.send(Job::Serve(accepted, load));
+}
+
+/// What the sessions of one worker share.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) index: usize,
+    pub(super) scratch: Scratch,
+    pub(super) log_sessions: bool,
+    shared: Arc<Shared>,
+}
+
+impl Worker {
+    pub(super) fn enlist(&self) -> Enlisted<'_> {
+        self.shared.list.enlist()
+    }
+
+    pub(super) fn random(&self) -> fastrand::Rng {
+        fastrand::Rng::new()
+    }
+}
+
+async fn work(index: usize, shared: Arc<Shared>, mut to_do: mpsc::UnboundedReceiver<Job>, log_sessions: bool) {
+    let worker = Rc::new(Worker { index, scratch: Scratch::new(), log_sessions, shared });
+    while let Some(job) = to_do.recv().await {
+        match job {
+            Job::Serve(accepted, load) => {
+                let worker = Rc::clone(&worker);
+                // A panic ends this task only; its record, lease and sockets say so while they are dropped.
+                tokio::task::spawn_local(async move {
+                    session::run(accepted, worker).await;
+                    drop(load);
+                });
+            }
+            Job::Listen(fd, listener, seats, stop) => match Acceptor::new(fd) {
+                Ok(acceptor) => {
+                    tokio::task::spawn_local(listener::accept(acceptor, listener, seats, stop));
+                }
+                Err(error) => error!(listener = %listener.name, %error, "the event loop does not take the socket"),
+            },
+            Job::Stop => return,
+        }
+    }
+}
+
+/// Tells of the thread's death unless it is forgotten.
+struct Obituary {
+    index: usize,
+    tell: mpsc::Sender<usize>,
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        let _ = self.tell.try_send(self.index);
+    }
+}
