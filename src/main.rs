@@ -1,1 +1,5 @@
-fn main() {}
+//! The `evenkeel` program; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    evenkeel::cli::main()
+}

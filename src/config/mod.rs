@@ -1,5 +1,73 @@
-//! `lb.toml`: from text to a [`Config`] in which everything is valid.
+//! `lb.toml`: from text to a [`Config`] in which everything is valid, or a [`ConfigError`] that says what is not.
+//! The text becomes a tree with places (`toml`), the tree becomes flat structs (`shape`), and `validate` makes
+//! the closed enums of the model of them. Nothing here knows the rest of the balancer.
 
+mod address;
+mod agents;
+mod checks;
+mod duration;
+mod error;
+mod expand;
+mod expectations;
+mod explain;
+mod faults;
 mod model;
+mod nearest;
+mod place;
+mod pools;
+mod shape;
+mod sockets;
+mod validate;
+mod values;
+mod warnings;
 
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::de::{DeTable, Deserializer};
+
+pub use error::{ConfigError, Report};
 pub use model::*;
+
+use faults::Reading;
+use shape::FileShape;
+
+/// Reads a file, with variables from the environment of the process.
+///
+/// # Errors
+/// The file can't be read, is not valid UTF-8, or [`parse`] refuses it.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let origin = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(source) => return Err(ConfigError::Read { path: origin, source }),
+    };
+    parse(&text, &origin, &|name| std::env::var(name).ok())
+}
+
+/// Makes a configuration of the text of a file. `origin` is what errors call it, `env` what variables hold
+/// (`None` = unset); nothing else is looked at.
+///
+/// # Errors
+/// Everything that is wrong with the values, or else the first thing that is wrong with TOML, keys or types.
+pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    // Also the tree of a broken file is wanted: it says in which table the fault is.
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let refuse = |faults| Err(ConfigError::Invalid(Report::new(faults, origin, text, table.get_ref())));
+    if let Some(error) = errors.first() {
+        return refuse(vec![explain::syntax(error, text)]);
+    }
+    let shape = match FileShape::deserialize(Deserializer::from(table.clone())) {
+        Ok(shape) => shape,
+        Err(error) => return refuse(vec![explain::shape(&error, text, table.get_ref())]),
+    };
+    let mut reading = Reading::new(env);
+    let config = validate::file(&shape, &mut reading);
+    match reading.into_faults() {
+        faults if faults.is_empty() => Ok(config),
+        faults => refuse(faults),
+    }
+}

@@ -1,1 +1,131 @@
 //! Follows a pool's source and sends whole sets of endpoints; an error is never a set.
+//! `server` starts one task per pool here and hands the sets to that pool's keeper; nothing else calls in.
+//! One file per source, and what they share: names to addresses, pace, the way out, the state of the source.
+
+mod consul;
+mod feed;
+mod fixed;
+mod instance;
+mod names;
+mod outlet;
+mod pace;
+mod report;
+mod resolver;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::config::{ConsulAgent, Secret, Source, StaticBackend};
+use crate::endpoint::Update;
+use crate::pool::SourceStatus;
+
+use self::consul::{Catalog, Tuning};
+use self::feed::Feed;
+use self::outlet::Outlet;
+use self::report::Report;
+use self::resolver::Resolver;
+
+/// Makes followers that share what can be shared: one client, and so one set of connections, per distinct agent, and
+/// the bound on look-ups at once.
+pub struct Discovery {
+    agents: HashMap<Arc<ConsulAgent>, ::consul::Client>,
+    resolver: Resolver,
+    tuning: Tuning,
+}
+
+impl Discovery {
+    /// With the system's resolver. Connects to nothing.
+    pub fn new() -> Self {
+        Self::with(Resolver::system(), Tuning::default())
+    }
+
+    fn with(resolver: Resolver, tuning: Tuning) -> Self {
+        Self { agents: HashMap::new(), resolver, tuning }
+    }
+
+    /// What follows `source` for `pool`, once it is run.
+    ///
+    /// # Errors
+    /// Settings that can never work, such as a CA file that can't be read. An agent that is not there is no error.
+    pub fn source(&mut self, pool: &str, source: &Source) -> Result<Follower, SourceError> {
+        let followed = match source {
+            Source::Static(backends) => Followed::Static(backends.clone()),
+            Source::Consul(source) => {
+                let client = self
+                    .client(&source.agent)
+                    .map_err(|source| SourceError::Agent { pool: pool.to_owned(), source })?;
+                Followed::Consul(Box::new(Catalog::new(client, source, self.tuning)))
+            }
+        };
+        Ok(Follower { pool: pool.into(), source: source.kind(), resolver: self.resolver.clone(), followed })
+    }
+
+    fn client(&mut self, agent: &Arc<ConsulAgent>) -> Result<::consul::Client, ::consul::Error> {
+        if let Some(client) = self.agents.get(agent) {
+            return Ok(client.clone());
+        }
+        let client = ::consul::Client::new(&::consul::Settings {
+            address: agent.address.clone(),
+            token: agent.token.as_ref().map(|Secret(token)| token.clone()),
+            token_file: agent.token_file.clone(),
+            ca_file: agent.ca_file.clone(),
+        })?
+        .with_margin(self.tuning.margin);
+        self.agents.insert(Arc::clone(agent), client.clone());
+        Ok(client)
+    }
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Why a source can't be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The agent's settings can't work.
+    #[error("pool {pool}: can't use the consul agent")]
+    Agent {
+        /// The pool's name.
+        pool: String,
+        /// What about the settings.
+        #[source]
+        source: ::consul::Error,
+    },
+}
+
+/// Follows one pool's source.
+pub struct Follower {
+    pool: Arc<str>,
+    source: &'static str,
+    resolver: Resolver,
+    followed: Followed,
+}
+
+enum Followed {
+    Static(Vec<StaticBackend>),
+    Consul(Box<Catalog>),
+}
+
+impl Follower {
+    /// Sends a set whenever it is another one than the last, or what is held back changes; the first as soon as
+    /// anything is known. How it goes is in `status`. No error ends it and none is a set.
+    ///
+    /// Returns once the receiver is gone. Cancel safe: dropping it aborts what is under way.
+    pub async fn run(self, status: Arc<SourceStatus>, updates: mpsc::Sender<Update>) {
+        let report = Report::new(self.pool, self.source, status);
+        let feed = Feed::new(report, self.resolver, Outlet::new(updates));
+        // The only reason to stop is that nobody listens, and whoever stopped listening knows.
+        let _gone = match self.followed {
+            Followed::Static(backends) => fixed::follow(&backends, feed).await,
+            Followed::Consul(catalog) => catalog.follow(feed).await,
+        };
+    }
+}

@@ -308,11 +308,8 @@ impl Members {
             return;
         }
         self.all_down = all_down;
-        self.pool.all_down.store(all_down, Relaxed);
+        self.pool.set_all_down(all_down);
         let any = self.pool.settings.when_all_down == WhenAllDown::Any;
-        if any {
-            self.pool.set_fail_open(all_down);
-        }
         let pool = &self.pool.name;
         match (all_down, any) {
             (true, true) => warn!(%pool, backends = counts.members, "no backend is up: sessions may try any of them"),

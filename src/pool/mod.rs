@@ -41,8 +41,7 @@ pub struct Pool {
     pub probe_time: Histogram,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
-    /// Whether no backend is up although discovery has answered and nothing is unproven any more; ends when one is up.
-    pub all_down: AtomicBool,
+    all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
     inner: Mutex<Inner>,
@@ -146,6 +145,11 @@ impl Pool {
         Ok(Lease::new(Arc::clone(self), backend, address))
     }
 
+    /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
+    pub fn is_all_down(&self) -> bool {
+        self.all_down.load(Relaxed)
+    }
+
     /// Whether discovery has answered and every backend of that answer has been probed once.
     pub fn is_settled(&self) -> bool {
         *self.settled.borrow()
@@ -245,8 +249,11 @@ impl Pool {
         true
     }
 
-    /// Lets sessions try what is not up (and nobody took out), or no longer.
-    pub fn set_fail_open(&self, fail_open: bool) {
+    /// Says whether nothing is up. If the pool is set to `when_all_down = "any"`, sessions may then try what is not up
+    /// and nobody took out.
+    pub fn set_all_down(&self, all_down: bool) {
+        self.all_down.store(all_down, Relaxed);
+        let fail_open = all_down && self.settings.when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
         for slot in 0..inner.slots.len() {

@@ -20,7 +20,7 @@ pub struct SourceView {
     pub last_success: Option<Instant>,
     /// The error since the last success: when, its kind and its text.
     pub error: Option<(SystemTime, &'static str, String)>,
-    /// Errors since the start by kind: `status_500`, `timeout`, `decode`, …
+    /// Errors since the start by kind: `server_error`, `timeout`, `decode`, …
     pub errors: BTreeMap<&'static str, u64>,
     /// What the last full answer named and could not be used.
     pub rejected: Vec<Rejected>,

@@ -1,1 +1,213 @@
-//! Active health checks: a task set keyed by (address, check).
+//! Active health checks: a task set keyed by (address, check), so that one probe serves every pool that asks for it.
+//! Owned by the running set, subscribed to by keepers; knows nothing of pools, it only hands out reports.
+//! One task per probe and one clock per task, so that a slow backend can only ever delay itself.
+
+mod attempt;
+mod audience;
+mod http;
+mod local;
+mod schedule;
+mod script;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
+
+use crate::config::{Check, CheckKind};
+use crate::health::{Report, RiseFall};
+
+use audience::{Audience, Ticket};
+use local::LocalErrors;
+
+/// Probes in flight at once. Enough that a few dozen silent backends hold nobody up; few enough that a start with
+/// thousands of backends neither bursts onto the network nor eats the fds of sessions.
+const IN_FLIGHT: usize = 128;
+
+/// How a report reaches a subscriber: called in the probe's task (the first time perhaps in [`Prober::subscribe`])
+/// with a lock of that probe held. It must not block, panic, subscribe or drop a [`Subscription`]; sending on a
+/// channel is what it is for.
+pub type ReportSink = Box<dyn Fn(&Report) + Send + Sync>;
+
+/// Starts, shares and stops probes. Cheap to clone, all clones are one set; dropping it stops nothing, since the
+/// subscriptions own the probes.
+#[derive(Clone)]
+pub struct Prober {
+    shared: Arc<Shared>,
+}
+
+/// What the prober is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeStats {
+    /// Probes that somebody is subscribed to, one task each.
+    pub running: usize,
+    /// Of these, how many are talking to their backend at this moment.
+    pub in_flight: usize,
+    /// Attempts since the start that this machine was too short of something to make (fds, ports, buffers). They count
+    /// neither as a pass nor as a failure.
+    pub local_errors: u64,
+}
+
+/// An interest in one probe's reports. Dropping it ends the interest: its sink is not called again once the drop has
+/// returned. Dropping the last one of a probe cancels what is in flight and ends the task.
+#[must_use = "dropping it ends the probe"]
+pub struct Subscription {
+    /// `None` for a check of kind `none`.
+    interest: Option<Interest>,
+}
+
+struct Interest {
+    shared: Arc<Shared>,
+    key: Key,
+    ticket: Ticket,
+}
+
+struct Shared {
+    /// A lock, as it is taken when backends come and go and never by a running probe. Taken before an audience's lock.
+    probes: Mutex<HashMap<Key, Probe>>,
+    permits: Semaphore,
+    local_errors: LocalErrors,
+}
+
+/// The address is the probed one: with `port` set, two backends of one host share a probe.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    address: SocketAddr,
+    check: Arc<Check>,
+}
+
+struct Probe {
+    audience: Arc<Audience>,
+    task: AbortHandle,
+}
+
+impl Prober {
+    /// A prober without probes.
+    pub fn new() -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                probes: Mutex::default(),
+                permits: Semaphore::new(IN_FLIGHT),
+                local_errors: LocalErrors::default(),
+            }),
+        }
+    }
+
+    /// Starts the probe of `address` (with the check's `port`, if it has one) or joins the one that is running. From
+    /// now on each report goes to `sink`; if there has been a result, the last report goes there before this returns.
+    ///
+    /// A check of kind `none` is a mistake of the caller, who knows that there is nothing to probe: nothing is ever
+    /// sent.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime with I/O and time enabled.
+    pub fn subscribe(&self, address: SocketAddr, check: &Arc<Check>, sink: ReportSink) -> Subscription {
+        if check.kind == CheckKind::None {
+            return Subscription { interest: None };
+        }
+        let port = check.port.unwrap_or_else(|| address.port());
+        let key = Key { address: SocketAddr::new(address.ip(), port), check: Arc::clone(check) };
+
+        let mut probes = locked(&self.shared.probes);
+        let audience = match probes.entry(key.clone()) {
+            Entry::Occupied(running) => Arc::clone(&running.get().audience),
+            Entry::Vacant(vacant) => {
+                let audience = Arc::new(Audience::default());
+                let task = tokio::spawn(probe(Arc::clone(&self.shared), vacant.key().clone(), Arc::clone(&audience)));
+                vacant.insert(Probe { audience: Arc::clone(&audience), task: task.abort_handle() });
+                audience
+            }
+        };
+        // Under the lock of the set: else the last of the others could leave in between and take the probe along.
+        let ticket = audience.join(sink);
+        drop(probes);
+
+        Subscription { interest: Some(Interest { shared: Arc::clone(&self.shared), key, ticket }) }
+    }
+
+    /// The numbers of this moment.
+    pub fn stats(&self) -> ProbeStats {
+        ProbeStats {
+            running: locked(&self.shared.probes).len(),
+            in_flight: IN_FLIGHT - self.shared.permits.available_permits(),
+            local_errors: self.shared.local_errors.total(),
+        }
+    }
+}
+
+impl fmt::Debug for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.stats().fmt(f)
+    }
+}
+
+impl Default for Prober {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let Some(Interest { shared, key, ticket }) = &self.interest else { return };
+        let mut probes = locked(&shared.probes);
+        let Some(probe) = probes.get(key) else { return };
+        let (sink, rest) = probe.audience.leave(*ticket);
+        if rest == 0 {
+            probe.task.abort();
+            probes.remove(key);
+        }
+        drop(probes);
+        // Outside of the lock: what a sink holds may do anything when it goes.
+        drop(sink);
+    }
+}
+
+/// One probe until it is aborted, which may happen at any await: nothing but the socket and the permit is held there.
+async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
+    let Key { address, check } = key;
+    let mut health = RiseFall::new(check.rise, check.fall);
+    let mut rng = fastrand::Rng::with_seed(seed(address, &check));
+    loop {
+        // Outside of the probe's timeout and before its start: a wait for a permit is not the backend's doing.
+        let Ok(permit) = shared.permits.acquire().await else { return };
+        let started = Instant::now();
+        let attempted = attempt::attempt(address, &check).await;
+        drop(permit);
+
+        let delay = match attempted {
+            Ok(result) => {
+                tracing::trace!(%address, passed = result.passed, "{result}");
+                health.record(result.passed);
+                let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
+                audience.publish(report);
+                schedule::next_delay(&check, &health, &mut rng)
+            }
+            Err(error) => {
+                shared.local_errors.record(&error, address, Instant::now());
+                schedule::shortened(check.fast_interval, &mut rng)
+            }
+        };
+        tokio::time::sleep(delay.saturating_sub(started.elapsed())).await;
+    }
+}
+
+/// The same jitter in every run for the same probe, another one for each of its siblings.
+fn seed(address: SocketAddr, check: &Check) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (address, check).hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A sink that panicked has left nothing half done behind these locks, so poison is no reason to stop probing.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,236 @@
+//! `/metrics`: read from the state at scrape, so series come and go with what they describe. The door to the prometheus
+//! crate.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::{self, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+
+use super::View;
+use crate::metrics::{self as names, AcceptFailure, ConnectFailure, Direction, Kind, Metric, Outcome};
+use crate::pool::{Backend, Histogram, Pool};
+use crate::proxy::Listener;
+use crate::standing::Standing;
+
+pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// Everything, in Prometheus' text format.
+pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
+    let mut families = Families::new();
+    process(&mut families, view);
+    for listener in &view.state.listeners {
+        add_listener(&mut families, listener);
+    }
+    let mut histograms_left = view.backend_histograms;
+    let mut omitted = 0;
+    for pool in &view.state.pools {
+        add_pool(&mut families, pool);
+        for backend in pool.members().iter() {
+            let with_histograms = histograms_left > 0;
+            histograms_left -= usize::from(with_histograms);
+            omitted += usize::from(!with_histograms);
+            add_backend(&mut families, pool, backend, with_histograms);
+        }
+    }
+    families.value(&names::BACKEND_HISTOGRAMS_OMITTED, &[], omitted as f64);
+
+    let mut text = Vec::new();
+    let mut all = families.finish();
+    all.extend(ProcessCollector::for_self().collect());
+    TextEncoder::new().encode(&all, &mut text)?;
+    Ok(text)
+}
+
+fn process(families: &mut Families, view: &View) {
+    let state = &view.state;
+    families.value(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+    let sessions = state.floor.sessions();
+    families.value(&names::WORKERS, &[], sessions.len() as f64);
+    for (index, sessions) in sessions.into_iter().enumerate() {
+        families.value(&names::WORKER_SESSIONS, &[&index.to_string()], sessions as f64);
+    }
+    families.value(&names::MAX_CONNECTIONS, &[], state.max_connections as f64);
+    families.value(&names::DRAINING, &[], flag(state.is_draining()));
+    families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
+    families.value(&names::PROBES_IN_FLIGHT, &[], state.prober.stats().in_flight as f64);
+}
+
+fn add_listener(families: &mut Families, listener: &Listener) {
+    let name = &*listener.name;
+    for outcome in Outcome::ALL {
+        families.value(&names::LISTENER_ENDED, &[name, outcome.name()], listener.ended.read(outcome) as f64);
+    }
+    families.value(&names::LISTENER_SESSIONS, &[name], listener.sessions() as f64);
+    families.value(&names::LISTENER_ACCEPTED, &[name], listener.accepted.load(Relaxed) as f64);
+    for reason in AcceptFailure::ALL {
+        let errors = listener.accept_errors(reason) as f64;
+        families.value(&names::LISTENER_ACCEPT_ERRORS, &[name, reason.name()], errors);
+    }
+    families.value(&names::LISTENER_AT_LIMIT, &[name], flag(listener.at_limit.load(Relaxed)));
+    if let Some(max) = listener.max_connections {
+        families.value(&names::LISTENER_MAX_CONNECTIONS, &[name], max as f64);
+    }
+}
+
+fn add_pool(families: &mut Families, pool: &Pool) {
+    let name = &*pool.name;
+    families.value(&names::POOL_ELIGIBLE, &[name], pool.counts().eligible as f64);
+    families.value(&names::POOL_ALL_DOWN, &[name], flag(pool.is_all_down()));
+    families.value(&names::POOL_FAIL_OPEN, &[name], flag(pool.fail_open()));
+    families.value(&names::POOL_SESSIONS, &[name], pool.sessions() as f64);
+    for direction in Direction::ALL {
+        families.value(&names::POOL_BYTES, &[name, direction.name()], pool.bytes(direction) as f64);
+    }
+    families.histogram(&names::POOL_CONNECT_SECONDS, &[name], &pool.times.connect);
+    families.histogram(&names::POOL_FIRST_BYTE_SECONDS, &[name], &pool.times.first_byte);
+    families.histogram(&names::POOL_SESSION_SECONDS, &[name], &pool.times.session);
+    families.histogram(&names::PROBE_SECONDS, &[name], &pool.probe_time);
+
+    let source = pool.source.view();
+    let kind = pool.settings.source.kind();
+    if let Some(at) = source.last_success {
+        let age = Instant::now().duration_since(at).as_secs_f64();
+        families.value(&names::DISCOVERY_AGE, &[name, kind], age);
+    }
+    for (reason, count) in source.errors {
+        families.value(&names::DISCOVERY_ERRORS, &[name, kind, reason], count as f64);
+    }
+    families.value(&names::DISCOVERY_REJECTED, &[name, kind], source.rejected.len() as f64);
+    for (listener, outcomes) in pool.ended_without_backend.read() {
+        for outcome in Outcome::ALL {
+            let count = outcomes.read(outcome);
+            if count > 0 {
+                families.value(&names::SESSIONS, &[&listener, name, "", outcome.name()], count as f64);
+            }
+        }
+    }
+}
+
+fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_histograms: bool) {
+    let (name, id, stats) = (&*pool.name, &*backend.id, &backend.stats);
+    let view = backend.view();
+    for (listener, outcomes) in stats.ended.read() {
+        for outcome in Outcome::ALL {
+            let count = outcomes.read(outcome);
+            // Only what has happened: 12 outcomes times all backends would be mostly zeros.
+            if count > 0 {
+                families.value(&names::SESSIONS, &[&listener, name, id, outcome.name()], count as f64);
+            }
+        }
+    }
+    families.value(&names::BACKEND_SESSIONS, &[name, id], f64::from(pool.sessions_of(backend)));
+    for direction in Direction::ALL {
+        let bytes = stats.bytes.read(direction) as f64;
+        families.value(&names::BACKEND_BYTES, &[name, id, direction.name()], bytes);
+    }
+    families.value(&names::BACKEND_CONNECTS, &[name, id], stats.connects.load(Relaxed) as f64);
+    for reason in ConnectFailure::ALL {
+        let count = stats.failures.read(reason);
+        if count > 0 {
+            families.value(&names::BACKEND_CONNECT_FAILURES, &[name, id, reason.name()], count as f64);
+        }
+    }
+    for standing in Standing::ALL {
+        let is = flag(view.standing == standing);
+        families.value(&names::BACKEND_STANDING, &[name, id, standing.name()], is);
+    }
+    families.value(&names::BACKEND_STANDING_CHANGES, &[name, id], stats.changes.load(Relaxed) as f64);
+    families.value(&names::BACKEND_WEIGHT, &[name, id], f64::from(view.weight));
+    let kind = pool.settings.check.kind.name();
+    for (result, count) in [("pass", &stats.probes_passed), ("fail", &stats.probes_failed)] {
+        families.value(&names::PROBES, &[name, id, kind, result], count.load(Relaxed) as f64);
+    }
+    if let Some(report) = backend.last_report() {
+        families.value(&names::PROBE_LAST_SECONDS, &[name, id], report.result.duration.as_secs_f64());
+    }
+    if with_histograms {
+        families.histogram(&names::BACKEND_CONNECT_SECONDS, &[name, id], &stats.times.connect);
+        families.histogram(&names::BACKEND_FIRST_BYTE_SECONDS, &[name, id], &stats.times.first_byte);
+        families.histogram(&names::BACKEND_SESSION_SECONDS, &[name, id], &stats.times.session);
+    }
+}
+
+fn flag(is: bool) -> f64 {
+    if is { 1.0 } else { 0.0 }
+}
+
+/// Families in the making, in the order of [`names::ALL`].
+struct Families(Vec<Vec<proto::Metric>>);
+
+impl Families {
+    fn new() -> Self {
+        Self(names::ALL.iter().map(|_| Vec::new()).collect())
+    }
+
+    fn value(&mut self, metric: &Metric, labels: &[&str], value: f64) {
+        let mut series = proto::Metric::from_label(pairs(metric, labels));
+        match metric.kind {
+            Kind::Counter => {
+                let mut counter = proto::Counter::default();
+                counter.set_value(value);
+                series.set_counter(counter);
+            }
+            Kind::Gauge | Kind::Histogram => {
+                let mut gauge = proto::Gauge::default();
+                gauge.set_value(value);
+                series.set_gauge(gauge);
+            }
+        }
+        self.push(metric, series);
+    }
+
+    fn histogram(&mut self, metric: &Metric, labels: &[&str], from: &Histogram) {
+        let (buckets, count, sum) = from.read();
+        let mut histogram = proto::Histogram::default();
+        histogram.set_sample_count(count);
+        histogram.set_sample_sum(sum);
+        let bucket = |(bound, count)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        };
+        histogram.set_bucket(buckets.into_iter().map(bucket).collect());
+        let mut series = proto::Metric::from_label(pairs(metric, labels));
+        series.set_histogram(histogram);
+        self.push(metric, series);
+    }
+
+    fn push(&mut self, metric: &Metric, series: proto::Metric) {
+        if let Some(place) = names::ALL.iter().position(|known| known.name == metric.name) {
+            self.0[place].push(series);
+        }
+    }
+
+    fn finish(self) -> Vec<MetricFamily> {
+        let families = names::ALL.iter().zip(self.0).filter(|(_, series)| !series.is_empty());
+        families
+            .map(|(metric, series)| {
+                let mut family = MetricFamily::default();
+                family.set_name(metric.name.to_owned());
+                family.set_help(metric.help.to_owned());
+                family.set_field_type(match metric.kind {
+                    Kind::Counter => MetricType::COUNTER,
+                    Kind::Gauge => MetricType::GAUGE,
+                    Kind::Histogram => MetricType::HISTOGRAM,
+                });
+                family.set_metric(series);
+                family
+            })
+            .collect()
+    }
+}
+
+fn pairs(metric: &Metric, values: &[&str]) -> Vec<proto::LabelPair> {
+    debug_assert_eq!(metric.labels.len(), values.len(), "{}", metric.name);
+    let pair = |(name, value): (&&str, &&str)| {
+        let mut pair = proto::LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    metric.labels.iter().zip(values).map(pair).collect()
+}

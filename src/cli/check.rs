@@ -1,0 +1,52 @@
+//! `evenkeel check`: is the file valid, what would run, what is risky.
+
+use std::path::Path;
+
+use super::Failure;
+use crate::config::{self, CheckKind, Config, Source};
+use crate::server;
+
+pub(super) fn check(path: &Path) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    let max = server::max_connections(&config)?;
+    print!("{}", describe(&config, max));
+    for warning in config.warnings() {
+        println!("warning: {warning}");
+    }
+    println!("{} is valid", path.display());
+    Ok(())
+}
+
+fn describe(config: &Config, max: usize) -> String {
+    let mut lines = Vec::new();
+    let workers = config.workers.map_or_else(|| "one per CPU".to_owned(), |n| n.to_string());
+    lines.push(format!("workers: {workers}; at most {max} sessions"));
+    lines.push(match config.admin.bind {
+        Some(address) => format!("admin: http://{address}"),
+        None => "admin: off".to_owned(),
+    });
+    for listener in &config.listeners {
+        let addresses: Vec<_> = listener.bind.iter().map(ToString::to_string).collect();
+        let limit = listener.max_connections.map_or_else(String::new, |max| format!(", at most {max} sessions"));
+        lines.push(format!("listener {}: {} -> pool {}{limit}", listener.name, addresses.join(", "), listener.pool));
+    }
+    for pool in &config.pools {
+        let source = match &pool.source {
+            Source::Static(backends) => format!("{} static backends", backends.len()),
+            Source::Consul(consul) => format!("consul service `{}` from {}", consul.service, consul.agent.address),
+        };
+        let check = &pool.check;
+        let probes = match check.kind {
+            CheckKind::None => "no active check".to_owned(),
+            _ => format!(
+                "{} check every {:?}, rise {}, fall {}",
+                check.kind.name(),
+                check.interval,
+                check.rise,
+                check.fall
+            ),
+        };
+        lines.push(format!("pool {}: {source}, {probes}", pool.name));
+    }
+    lines.join("\n") + "\n"
+}

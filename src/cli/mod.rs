@@ -1,0 +1,92 @@
+//! The command line: one file a command. Errors go to stderr once, as `evenkeel: what: why`; stdout is for what a
+//! command has to say.
+
+mod check;
+mod logging;
+mod run;
+mod systemd;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+use crate::server::LimitError;
+
+/// A TCP load balancer.
+///
+/// Accepts connections on front addresses, picks a backend from a pool that Consul or a list feeds, moves the bytes, and
+/// takes backends that fail their health checks out of the pool. Without a command it runs.
+#[derive(Debug, Parser)]
+#[command(
+    name = "evenkeel",
+    version,
+    after_help = "Exit status: 0 clean, 1 runtime failure, 2 bad usage or bad config."
+)]
+struct Arguments {
+    /// The configuration file
+    #[arg(long, global = true, value_name = "PATH", env = "EVENKEEL_CONFIG", default_value = "lb.toml")]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Command {
+    /// Run the balancer until SIGTERM or SIGINT; a second signal does not wait for sessions
+    Run,
+    /// Say whether the configuration is valid, what it would run, and what is risky in it
+    Check,
+}
+
+/// How a command failed.
+enum Failure {
+    /// Exit status 2; the text is complete.
+    Config(String),
+    /// Exit status 1.
+    Runtime(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Runtime(error)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(match error {
+            // Several lines, the first of which begins with the place: as compilers do.
+            ConfigError::Invalid(report) => format!("the configuration is not valid\n{report}"),
+            error => format!("{:#}", anyhow::Error::from(error)),
+        })
+    }
+}
+
+impl From<LimitError> for Failure {
+    fn from(error: LimitError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+/// Does what the command line of this process says.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => run::run(&arguments.config),
+        Command::Check => check::check(&arguments.config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Config(text)) => {
+            eprintln!("evenkeel: {text}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Runtime(error)) => {
+            eprintln!("evenkeel: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

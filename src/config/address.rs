@@ -1,0 +1,149 @@
+//! Addresses as they are written: what a listener binds (never a name) and where a backend listens.
+//! No look-up happens here; that is discovery's.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::faults::Complaint;
+use super::{Host, HostPort};
+
+/// What `bind` takes: an address of this machine and a port, 0 = any free one.
+pub(super) fn bind(text: &str) -> Result<SocketAddr, Complaint> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Some(port) = text.strip_prefix(':').or(Some(text)).filter(|port| port.parse::<u16>().is_ok()) {
+        let hint = format!("write \"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for IPv6 too");
+        return Err(Complaint::new("no address", hint));
+    }
+    let HostPort { host, port } = host_port(text, 0, 8080)?;
+    match host {
+        Host::Ip(ip) => Ok(SocketAddr::new(ip, port)),
+        Host::Name(_) => Err(Complaint::new(
+            "host names are not allowed here, since what they mean may change",
+            format!("write the address itself, such as \"127.0.0.1:{port}\" or \"[::]:{port}\""),
+        )),
+    }
+}
+
+/// `host:port`, where the host may be a name and the port is not 0.
+pub(super) fn backend(text: &str) -> Result<HostPort, Complaint> {
+    host_port(text, 1, 9090)
+}
+
+/// The same of a Consul agent; only the examples in its complaints are others.
+pub(super) fn agent(text: &str) -> Result<HostPort, Complaint> {
+    host_port(text, 1, 8500)
+}
+
+/// The host part alone: an address, without brackets, or a name.
+pub(super) fn host(text: &str) -> Result<Host, Complaint> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(Host::Ip(ip));
+    }
+    if text.contains('%') && text.contains(':') {
+        return Err(Complaint::new("a zone after `%` is not supported", "write an address without a zone"));
+    }
+    let digits_last =
+        text.trim_end_matches('.').rsplit('.').next().is_some_and(|label| label.bytes().all(|b| b.is_ascii_digit()));
+    if digits_last {
+        return Err(Complaint::new(
+            format!("\"{}\" is neither an IP address nor a host name", text.escape_debug()),
+            "an IPv4 address is four numbers from 0 to 255, such as 10.0.0.1",
+        ));
+    }
+    if !is_name(text) {
+        return Err(Complaint::new(
+            format!("\"{}\" is neither an IP address nor a host name", text.escape_debug()),
+            "write \"10.0.0.1:9090\", \"[2001:db8::1]:9090\" or \"name.example:9090\"",
+        ));
+    }
+    Ok(Host::Name(text.to_owned()))
+}
+
+fn host_port(text: &str, lowest_port: u16, example: u16) -> Result<HostPort, Complaint> {
+    if text.parse::<Ipv6Addr>().is_ok() {
+        let hint = format!("an IPv6 address stands in brackets: \"[{text}]:{example}\"");
+        return Err(Complaint::new("no port", hint));
+    }
+    let Some((name, port)) = text.rsplit_once(':') else {
+        return Err(Complaint::new("no port", format!("add it, such as \"{}:{example}\"", text.escape_debug())));
+    };
+    let Some(port) = port.parse::<u16>().ok().filter(|port| *port >= lowest_port) else {
+        let message = format!("\"{}\" is not a port", port.escape_debug());
+        return Err(Complaint::new(message, format!("a port is a number from {lowest_port} to 65535")));
+    };
+    let bracketed = name.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    let Some(inner) = bracketed else {
+        if name.parse::<Ipv6Addr>().is_ok() {
+            let hint = format!("an IPv6 address stands in brackets: \"[{name}]:{port}\"");
+            return Err(Complaint::new("where the address ends is unclear", hint));
+        }
+        return Ok(HostPort { host: host(name)?, port });
+    };
+    match host(inner)? {
+        ip @ Host::Ip(IpAddr::V6(_)) => Ok(HostPort { host: ip, port }),
+        _ => Err(Complaint::new("only an IPv6 address stands in brackets", format!("write \"{inner}:{port}\""))),
+    }
+}
+
+/// Names as DNS has them (RFC 1123), with the underscores that container networks use.
+fn is_name(text: &str) -> bool {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_have_an_address_or_a_name_and_a_port() {
+        for text in ["10.0.0.1:80", "[::1]:80", "localhost:1", "db_1.internal:65535", "a.b.:80", "3com.example:80"] {
+            let parsed = backend(text).unwrap_or_else(|complaint| panic!("{text}: {}", complaint.what));
+            assert_eq!(parsed.to_string(), text);
+        }
+        for text in [
+            "",
+            ":",
+            "a",
+            ":80",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:-1",
+            "a:+1x",
+            "::1",
+            "::1:80",
+            "[::1]",
+            "[a]:80",
+            "[10.0.0.1]:80",
+            "10.0.0.256:80",
+            "1.2.3:80",
+            "a b:80",
+            "a..b:80",
+            "-a:80",
+            "[fe80::1%eth0]:80",
+            "http://a:80",
+            "a:80\n",
+            "é:80",
+        ] {
+            assert!(backend(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn listeners_bind_addresses_only() {
+        for text in ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:0", "[::1]:0"] {
+            assert_eq!(bind(text).ok().map(|address| address.to_string()).as_deref(), Some(text));
+        }
+        for text in ["", "8080", ":8080", "localhost:8080", "0.0.0.0", "::", "*:8080", "0.0.0.0:99999"] {
+            assert!(bind(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What a probe sends and what it wants back, each checked so that no value can break out of its place:
+//! a path or a host can't add a header, an expectation is never empty.
+
+use super::faults::{Complaint, Reading};
+use super::shape::StepShape;
+use super::values::Section;
+use super::{Expectation, Pattern, StatusSet, Step};
+
+/// A method as RFC 9110 has it: a token.
+pub(super) fn method(text: &str) -> Result<String, Complaint> {
+    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if text.is_empty() || !text.chars().all(is_token) {
+        return Err(Complaint::new("no HTTP method", "write it like \"GET\" or \"HEAD\""));
+    }
+    if text.chars().any(|c| c.is_ascii_lowercase()) {
+        let hint = format!("write \"{}\"", text.to_ascii_uppercase());
+        return Err(Complaint::new("HTTP methods are upper case", hint));
+    }
+    Ok(text.to_owned())
+}
+
+/// The path and the query of a request line.
+pub(super) fn path(text: &str) -> Result<String, Complaint> {
+    if !text.starts_with('/') {
+        let hint = format!("write \"/{}\"", text.escape_debug());
+        return Err(Complaint::new("a path begins with `/`", hint));
+    }
+    if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
+        let what = format!("a path can't hold `{}`", bad.escape_debug());
+        return Err(Complaint::new(what, "write it percent-encoded, such as `%20` for a space"));
+    }
+    Ok(text.to_owned())
+}
+
+/// The value of a `Host` header.
+pub(super) fn host(text: &str) -> Result<String, Complaint> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._~:[]%".contains(c);
+    if text.is_empty() || text.len() > 255 || !text.chars().all(allowed) {
+        return Err(Complaint::new("no host name", "write it like \"www.example.com\" or \"www.example.com:8080\""));
+    }
+    Ok(text.to_owned())
+}
+
+/// `200-299,404`
+pub(super) fn statuses(text: &str) -> Result<StatusSet, Complaint> {
+    let hint = "write statuses from 100 to 599 and ranges of them, such as \"200-299,404\"";
+    let status = |text: &str| {
+        let number = text.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
+        number.ok_or_else(|| Complaint::new(format!("\"{}\" is no status", text.trim().escape_debug()), hint))
+    };
+    let mut ranges = Vec::new();
+    for part in text.split(',') {
+        let (low, high) = match part.split_once('-') {
+            Some((low, high)) => (status(low)?, status(high)?),
+            None => (status(part)?, status(part)?),
+        };
+        if low > high {
+            let what = format!("the range {low}-{high} is empty");
+            return Err(Complaint::new(what, format!("write {high}-{low}")));
+        }
+        ranges.push((low, high));
+    }
+    Ok(StatusSet { ranges })
+}
+
+/// A text that must come.
+pub(super) fn wanted_text(text: &str) -> Result<Expectation, Complaint> {
+    bytes(text).map(Expectation::Bytes)
+}
+
+/// A pattern that must match what comes.
+pub(super) fn pattern(text: &str) -> Result<Expectation, Complaint> {
+    if text.is_empty() {
+        return Err(Complaint::new("it is empty and would match anything", "write a pattern, or leave the key out"));
+    }
+    let pattern = Pattern::new(text).map_err(|reason| {
+        Complaint::new(
+            format!("not a regular expression: {reason}"),
+            "its syntax is that of Rust's `regex` crate; 'single quotes' keep backslashes as they are",
+        )
+    })?;
+    Ok(Expectation::Regex(pattern))
+}
+
+/// The steps of a script check, in order.
+pub(super) fn steps(written: &[Section<StepShape>], reading: &mut Reading<'_>) -> Vec<Step> {
+    written.iter().filter_map(|section| step(section, reading)).collect()
+}
+
+fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<Step> {
+    let StepShape { send, send_hex, expect, expect_hex, expect_regex } = &section.shape;
+    match [send, send_hex, expect, expect_hex, expect_regex].iter().filter(|key| key.is_some()).count() {
+        1 => {}
+        0 => {
+            let hint =
+                "write one of { send = … }, { send_hex = … }, { expect = … }, { expect_hex = … }, { expect_regex = … }";
+            reading.fault(section.span.clone(), "an empty step", hint);
+        }
+        _ => reading.fault(section.span.clone(), "a step with several keys", "make a step of each, in their order"),
+    }
+    // At most one of these is written, or the fault above was noted.
+    reading
+        .parsed("send", send, bytes)
+        .map(Step::Send)
+        .or_else(|| reading.parsed("send_hex", send_hex, hex).map(Step::Send))
+        .or_else(|| reading.parsed("expect", expect, wanted_text).map(Step::Expect))
+        .or_else(|| reading.parsed("expect_hex", expect_hex, hex).map(Expectation::Bytes).map(Step::Expect))
+        .or_else(|| reading.parsed("expect_regex", expect_regex, pattern).map(Step::Expect))
+}
+
+fn bytes(text: &str) -> Result<Vec<u8>, Complaint> {
+    if text.is_empty() {
+        return Err(Complaint::new("it is empty", "write at least one character"));
+    }
+    Ok(text.as_bytes().to_vec())
+}
+
+/// Two hexadecimal digits a byte; spaces may stand between bytes.
+fn hex(text: &str) -> Result<Vec<u8>, Complaint> {
+    let hint = "write two digits a byte, such as \"0a0b\" or \"0a 0b\"";
+    let mut bytes = Vec::new();
+    for group in text.split_ascii_whitespace() {
+        for pair in group.as_bytes().chunks(2) {
+            let [high, low] = pair else {
+                return Err(Complaint::new("an odd number of hexadecimal digits", hint));
+            };
+            let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+            let (Some(high), Some(low)) = (digit(*high), digit(*low)) else {
+                return Err(Complaint::new("not only hexadecimal digits", hint));
+            };
+            bytes.push(high * 16 + low);
+        }
+    }
+    if bytes.is_empty() {
+        return Err(Complaint::new("it is empty", hint));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_lists_of_ranges() {
+        let set = statuses("200-299, 404").unwrap_or_else(|_| panic!("valid"));
+        assert_eq!(set.to_string(), "200-299,404");
+        assert!(set.contains(404) && set.contains(250) && !set.contains(300));
+        for text in ["", ",", "200,", "99", "600", "300-200", "2xx", "200-", "-1", "200-299-300"] {
+            assert!(statuses(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_a_request() {
+        for text in ["/a b", "/a\r\nX: y", "a", "", "/é", "/#x", "/\0"] {
+            assert!(path(text).is_err(), "{text:?}");
+        }
+        assert!(path("/health?full=1&x=%20").is_ok());
+        for text in ["", "a b", "a\r\nX: y", "a/b", "a@b", "é"] {
+            assert!(host(text).is_err(), "{text:?}");
+        }
+        assert!(host("[::1]:80").is_ok());
+        for text in ["", "GE T", "GET\r\n", "get"] {
+            assert!(method(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_written_in_hexadecimal() {
+        assert_eq!(hex("0a0B ff").ok(), Some(vec![10, 11, 255]));
+        for text in ["", " ", "0", "0g", "0a 0", "é", "+1"] {
+            assert!(hex(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! `lb.toml` as it is written, one flat struct a table: the keys that exist, nothing about what they mean.
+//! All of them are optional here, because a good word about a missing one needs to know what surrounds it.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::values::{BackendEntry, KeepaliveSetting, Named, Number, Section, Strings, Text, Time};
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct FileShape {
+    pub(super) workers: Number,
+    pub(super) max_connections: Number,
+    pub(super) admin: Option<Section<AdminShape>>,
+    pub(super) log: Option<Section<LogShape>>,
+    pub(super) consul: Option<Section<AgentShape>>,
+    pub(super) shutdown: Option<Section<ShutdownShape>>,
+    pub(super) listeners: Option<Named<ListenerShape>>,
+    pub(super) pools: Option<Named<PoolShape>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdminShape {
+    pub(super) bind: Text,
+    pub(super) backend_histograms: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogShape {
+    pub(super) format: Text,
+    pub(super) level: Text,
+    pub(super) sessions: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AgentShape {
+    pub(super) address: Text,
+    pub(super) token: Text,
+    pub(super) token_file: Text,
+    pub(super) datacenter: Text,
+    pub(super) ca_file: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ShutdownShape {
+    pub(super) delay: Time,
+    pub(super) timeout: Time,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListenerShape {
+    pub(super) bind: Option<Strings>,
+    pub(super) pool: Text,
+    pub(super) max_connections: Number,
+    pub(super) tcp: Option<Section<TcpShape>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PoolShape {
+    pub(super) balance: Text,
+    pub(super) backends: Option<Spanned<Vec<BackendEntry>>>,
+    pub(super) consul: Option<Section<ConsulShape>>,
+    pub(super) check: Option<Section<CheckShape>>,
+    pub(super) connect: Option<Section<ConnectShape>>,
+    pub(super) timeouts: Option<Section<TimeoutsShape>>,
+    pub(super) tcp: Option<Section<TcpShape>>,
+    pub(super) when_all_down: Text,
+    pub(super) required: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendShape {
+    pub(super) address: Text,
+    pub(super) id: Text,
+    pub(super) weight: Number,
+}
+
+/// `flatten` would lose both spans and the check for unknown keys, so the agent's keys stand here again.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConsulShape {
+    pub(super) service: Text,
+    pub(super) datacenter: Text,
+    pub(super) tags: Option<Vec<Spanned<String>>>,
+    pub(super) filter: Text,
+    pub(super) warning: Text,
+    pub(super) consistency: Text,
+    pub(super) address: Text,
+    pub(super) token: Text,
+    pub(super) token_file: Text,
+    pub(super) ca_file: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CheckShape {
+    pub(super) kind: Text,
+    pub(super) interval: Time,
+    pub(super) fast_interval: Time,
+    pub(super) down_interval: Time,
+    pub(super) timeout: Time,
+    pub(super) rise: Number,
+    pub(super) fall: Number,
+    pub(super) port: Number,
+    pub(super) path: Text,
+    pub(super) status: Text,
+    pub(super) host: Text,
+    pub(super) method: Text,
+    pub(super) body: Text,
+    pub(super) body_regex: Text,
+    pub(super) steps: Option<Spanned<Vec<Section<StepShape>>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StepShape {
+    pub(super) send: Text,
+    pub(super) send_hex: Text,
+    pub(super) expect: Text,
+    pub(super) expect_hex: Text,
+    pub(super) expect_regex: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConnectShape {
+    pub(super) timeout: Time,
+    pub(super) attempts: Number,
+    pub(super) deadline: Time,
+    pub(super) retry_delay: Time,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TimeoutsShape {
+    pub(super) idle: Time,
+    pub(super) half_close: Time,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TcpShape {
+    pub(super) nodelay: Option<bool>,
+    pub(super) keepalive: Option<KeepaliveSetting>,
+    pub(super) user_timeout: Time,
+    pub(super) backlog: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct KeepaliveShape {
+    pub(super) idle: Time,
+    pub(super) interval: Time,
+    pub(super) count: Number,
+}

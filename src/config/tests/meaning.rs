@@ -1,0 +1,152 @@
+//! What is written and what it means: defaults, every key, agents, variables, warnings, the shipped file.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::*;
+use super::{SMALLEST, accepted, accepted_with, no_env, read_with, snapshot, with_more, with_pool};
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+fn consul(pool: &Pool) -> &ConsulSource {
+    match &pool.source {
+        Source::Consul(consul) => consul,
+        Source::Static(_) => panic!("{} is static", pool.name),
+    }
+}
+
+#[test]
+fn the_smallest_file_has_every_default() {
+    let config = accepted(SMALLEST);
+    snapshot("defaults", &format!("{config:#?}"));
+    assert_eq!(config.warnings(), Vec::<String>::new());
+}
+
+#[test]
+fn every_key_is_understood() {
+    let config = accepted(include_str!("everything.toml"));
+    snapshot("everything", &format!("{config:#?}"));
+}
+
+#[test]
+fn the_shipped_file_is_valid() {
+    let config = parse(include_str!("../../../lb.toml"), "lb.toml", &no_env).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.warnings(), Vec::<String>::new());
+    assert_eq!(config.listeners[0].bind[0].to_string(), "127.0.0.1:8080");
+    assert_eq!(config.admin.bind.map(|bind| bind.to_string()).as_deref(), Some("127.0.0.1:9900"));
+    let web = consul(&config.pools[0]);
+    assert_eq!(web.service, "web");
+    assert_eq!(web.agent.address, "http://127.0.0.1:8500");
+    assert!(matches!(&config.pools[0].check.kind, CheckKind::Http(http) if http.path == "/health"));
+}
+
+/// What its comments offer is valid too: every commented key is switched on.
+#[test]
+fn the_comments_of_the_shipped_file_are_valid() {
+    let text = include_str!("../../../lb.toml");
+    let is_key = |line: &str| {
+        line.starts_with("#[")
+            || line.strip_prefix('#').is_some_and(|l| l.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    let all: Vec<&str> = text.lines().map(|line| if is_key(line) { &line[1..] } else { line }).collect();
+    let env = [("TOKEN", "t")];
+    let config = read_with(&all.join("\n"), &env).unwrap_or_else(|error| panic!("{error}"));
+    assert!(config.pools.len() > 1, "the examples of other pools are there");
+}
+
+#[test]
+fn an_interval_sets_what_follows_from_it() {
+    let check = accepted(&with_more("check = { interval = \"200ms\" }")).pools[0].check.clone();
+    assert_eq!(check.fast_interval, Duration::from_millis(200));
+    assert_eq!(check.down_interval, Duration::from_millis(200));
+    let check = accepted(&with_more("check = { interval = \"10s\" }")).pools[0].check.clone();
+    assert_eq!((check.fast_interval, check.down_interval), (Duration::from_millis(500), seconds(10)));
+}
+
+#[test]
+fn equal_agents_are_one() {
+    let config = accepted_with(
+        r#"
+        [consul]
+        token = "t"
+        [listeners.web]
+        bind = "0.0.0.0:8080"
+        pool = "a"
+        [pools]
+        a = { consul = { service = "a" } }
+        b = { consul = { service = "b", address = "127.0.0.1:8500" } }
+        c = { consul = { service = "c", token = "other" } }
+        d = { consul = { service = "d", token = "other", datacenter = "dc2" } }
+        e = { consul = { service = "e", token_file = "/run/token" } }
+        "#,
+        &[],
+    );
+    let agents: Vec<_> = config.pools.iter().map(|pool| &consul(pool).agent).collect();
+    assert!(Arc::ptr_eq(agents[0], agents[1]), "the same, written in two ways");
+    assert!(Arc::ptr_eq(agents[2], agents[3]), "a datacenter is no setting of the agent");
+    assert!(!Arc::ptr_eq(agents[0], agents[2]), "another token");
+    assert_eq!(agents[4].token, None, "a token file replaces the token");
+}
+
+#[test]
+fn what_is_written_wins_over_consuls_variables() {
+    let plain = with_pool("consul = { service = \"web\" }");
+    let written = format!("[consul]\naddress = \"http://10.0.0.1:8500\"\ntoken = \"written\"\n{plain}");
+    let anonymous = format!("[consul]\ntoken = \"\"\n{plain}");
+    let address = |text: &str, env: &[(&str, &str)]| consul(&accepted_with(text, env).pools[0]).agent.address.clone();
+    for (env, wanted) in [
+        (&[][..], "http://127.0.0.1:8500"),
+        (&[("CONSUL_HTTP_ADDR", "")], "http://127.0.0.1:8500"),
+        (&[("CONSUL_HTTP_ADDR", "10.0.0.2:8500")], "http://10.0.0.2:8500"),
+        (&[("CONSUL_HTTP_ADDR", "consul:8501"), ("CONSUL_HTTP_SSL", "true")], "https://consul:8501"),
+        (&[("CONSUL_HTTP_ADDR", "http://consul:8501"), ("CONSUL_HTTP_SSL", "true")], "https://consul:8501"),
+        (&[("CONSUL_HTTP_ADDR", "https://consul.example/")], "https://consul.example"),
+        (&[("CONSUL_HTTP_ADDR", "unix:///run/consul.sock"), ("CONSUL_HTTP_SSL", "1")], "unix:///run/consul.sock"),
+        (&[("CONSUL_HTTP_SSL", "true")], "https://127.0.0.1:8500"),
+    ] {
+        assert_eq!(address(&plain, env), wanted, "{env:?}");
+    }
+    let env = [
+        ("CONSUL_HTTP_ADDR", "::: no address"),
+        ("CONSUL_HTTP_TOKEN", "t"),
+        ("CONSUL_HTTP_TOKEN_FILE", "/t"),
+        ("CONSUL_CACERT", "/ca"),
+    ];
+    assert_eq!(address(&written, &env), "http://10.0.0.1:8500", "the variable is not even looked at");
+
+    let agent = |text: &str, env: &[(&str, &str)]| (*consul(&accepted_with(text, env).pools[0]).agent).clone();
+    assert_eq!(agent(&written, &env).token, Some(Secret("written".to_owned())));
+    assert_eq!(agent(&written, &env).token_file, None);
+    assert_eq!(agent(&written, &env).ca_file, Some("/ca".into()));
+    assert_eq!(agent(&anonymous, &env[1..2]).token, None);
+    assert_eq!(agent(&plain, &env[1..2]).token, Some(Secret("t".to_owned())));
+    assert_eq!(agent(&plain, &env[1..3]).token, None, "the file wins, as in Consul's own tools");
+    assert_eq!(agent(&plain, &env[1..3]).token_file, Some("/t".into()));
+    // Nobody asks Consul, so nobody minds.
+    accepted_with(SMALLEST, &env);
+}
+
+#[test]
+fn variables_fill_in_any_string() {
+    let text = r#"
+        [listeners.web]
+        bind = "${HOST:-127.0.0.1}:${PORT}"
+        pool = "${POOL}"
+        [pools.web]
+        backends = ["${A}", { address = "b:1", id = "$${A}" }]
+        connect = { timeout = "${TIMEOUT:-2s}" }
+    "#;
+    let config = accepted_with(text, &[("PORT", "80"), ("POOL", "web"), ("A", "a:1")]);
+    assert_eq!(config.listeners[0].bind[0].to_string(), "127.0.0.1:80");
+    let Source::Static(backends) = &config.pools[0].source else { panic!("static") };
+    assert_eq!(backends.iter().map(|backend| backend.id.as_str()).collect::<Vec<_>>(), ["a:1", "${A}"]);
+    assert_eq!(config.pools[0].connect.timeout, seconds(2));
+}
+
+#[test]
+fn risks_are_named() {
+    let config = accepted(include_str!("risky.toml"));
+    snapshot("warnings", &config.warnings().join("\n"));
+}

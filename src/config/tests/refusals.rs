@@ -1,0 +1,176 @@
+//! What a person reads: every message, a page a theme.
+
+use super::{SMALLEST, read_with, snapshot, with_more, with_pool};
+
+fn refused(text: &str) -> String {
+    refused_with(text, &[])
+}
+
+fn refused_with(text: &str, env: &[(&str, &str)]) -> String {
+    read_with(text, env).expect_err("it is refused").to_string()
+}
+
+/// The messages of a theme, each under its name.
+macro_rules! page {
+    ($page:literal; $($name:literal: $text:expr,)+) => {
+        let messages = [$(format!("--- {}\n{}", $name, refused(&$text))),+];
+        snapshot($page, &messages.join("\n\n"));
+    };
+}
+
+#[test]
+fn toml_and_keys() {
+    page! {
+        "refused_toml_and_keys";
+        "empty_file": "",
+        "no_quotes": "[listeners.web]\nbind = 0.0.0.0:8080\n",
+        "no_value": "[listeners.web]\nbind =\n",
+        "unclosed_string": "[listeners.web]\nbind = \"0.0.0.0:8080\n",
+        "duplicate_key": with_more("balance = \"round_robin\"\nbalance = \"round_robin\""),
+        "duplicate_table": with_more("[pools.web]"),
+        "unknown_key": SMALLEST.replace("pool = ", "pol = "),
+        "unknown_key_far": with_more("servers = 3"),
+        "unknown_key_inline": with_more("connect = { timeout = \"1s\", atempts = 3 }"),
+        "unknown_key_top": with_more("[pool.web]"),
+        "unknown_key_in_backend": with_pool("backends = [\"a:1\", { adress = \"b:1\" }]"),
+    }
+}
+
+#[test]
+fn types() {
+    page! {
+        "refused_types";
+        "bare_duration": with_more("timeouts = { idle = 5 }"),
+        "duration_time": with_more("timeouts = { idle = 10:30:00 }"),
+        "number_for_string": SMALLEST.replace("\"web\"", "5"),
+        "string_for_number": with_more("connect = { attempts = \"3\" }"),
+        "fraction_for_number": with_more("connect = { attempts = 1.5 }"),
+        "string_for_boolean": with_more("required = \"true\""),
+        "array_for_table": with_more("check = [\"http\"]"),
+        "string_for_table": "listeners = \"web\"",
+        "table_for_string": with_more("balance = { kind = \"round_robin\" }"),
+        "string_for_array": with_pool("backends = \"10.0.0.1:9090\""),
+        "wrong_bind": SMALLEST.replace("\"0.0.0.0:8080\"", "8080"),
+        "wrong_bind_item": SMALLEST.replace("\"0.0.0.0:8080\"", "[\"0.0.0.0:8080\", 8081]"),
+        "wrong_backend": with_pool("backends = [\"10.0.0.1:9090\", 9090]"),
+        "wrong_keepalive": with_more("tcp = { keepalive = \"60s\" }"),
+        "huge_number": "workers = 99999999999999999999999",
+        "wrong_token": with_more("[consul]\ntoken = 123456"),
+    }
+}
+
+#[test]
+fn listeners() {
+    page! {
+        "refused_listeners";
+        "no_listeners": "[pools.web]\nbackends = [\"10.0.0.1:9090\"]\n",
+        "no_pool_no_bind": with_more("[listeners.wep]"),
+        "unknown_pool": SMALLEST.replace("pool = \"web\"", "pool = \"wbe\""),
+        "unknown_pool_far": SMALLEST.replace("pool = \"web\"", "pool = \"database\""),
+        "no_pools": "[listeners.web]\nbind = \"0.0.0.0:8080\"\npool = \"web\"\n",
+        "host_name_in_bind": SMALLEST.replace("0.0.0.0", "localhost"),
+        "bind_without_address": SMALLEST.replace("0.0.0.0:8080", ":8080"),
+        "bind_without_port": SMALLEST.replace("0.0.0.0:8080", "0.0.0.0"),
+        "bind_without_brackets": SMALLEST.replace("0.0.0.0:8080", ":::8080"),
+        "bind_empty": SMALLEST.replace("\"0.0.0.0:8080\"", "[]"),
+        "bind_twice": with_more("[listeners.b]\nbind = [\"0.0.0.0:81\", \"0.0.0.0:8080\"]\npool = \"web\""),
+        "bind_of_admin": SMALLEST.replace("0.0.0.0:8080", "127.0.0.1:9900"),
+        "wrong_name": with_more("[listeners.\"a b\"]\nbind = \"0.0.0.0:81\"\npool = \"web\""),
+        "max_connections_zero": format!("max_connections = 0\n{SMALLEST}"),
+        "workers_negative": format!("workers = -1\n{SMALLEST}"),
+        "log_level": with_more("[log]\nlevel = \"info,evenkeel::probe=degub\""),
+    }
+}
+
+#[test]
+fn pools() {
+    page! {
+        "refused_pools";
+        "no_source": with_pool("balance = \"round_robin\""),
+        "two_sources": with_more("consul = { service = \"web\" }"),
+        "wrong_balance": with_more("balance = \"round-robin\""),
+        "wrong_balance_far": with_more("balance = \"random\""),
+        "no_backends": with_pool("backends = []"),
+        "backend_without_port": with_pool("backends = [\"10.0.0.1\"]"),
+        "backend_wrong_address": with_pool("backends = [\"10.0.0.256:80\"]"),
+        "backend_twice": with_pool("backends = [\n  \"10.0.0.1:80\",\n  { address = \"10.0.0.1:80\", weight = 2 },\n]"),
+        "backend_id_twice": with_pool("backends = [{ id = \"a\", address = \"b:1\" }, { id = \"a\", address = \"c:1\" }]"),
+        "backend_wrong_weight": with_pool("backends = [{ address = \"b:1\", weight = 65536 }]"),
+        "backend_without_address": with_pool("backends = [{ weight = 1 }]"),
+        "consul_without_service": with_pool("consul = { tags = [\"a\"] }"),
+        "consul_wrong_word": with_pool("consul = { service = \"web\", warning = \"ot\" }"),
+        "consul_wrong_address": with_pool("consul = { service = \"web\", address = \"ftp://consul:8500\" }"),
+        "consul_token_twice": with_pool("consul = { service = \"web\", token = \"s3cr3t\", token_file = \"/run/token\" }"),
+        "consul_wrong_token": with_pool("consul = { service = \"web\", token = \"s3c r3t\" }"),
+        "duration_without_unit": with_more("connect = { timeout = \"1500\" }"),
+        "duration_fraction": with_more("connect = { timeout = \"1.5s\" }"),
+        "duration_zero": with_more("connect = { timeout = \"0s\" }"),
+        "backlog_on_pool": with_more("tcp = { backlog = 128 }"),
+        "keepalive_fraction": with_more("tcp = { keepalive = { idle = \"1500ms\" } }"),
+        "many_at_once": with_more("balance = \"x\"\nconnect = { timeout = \"x\", attempts = 0 }\n[log]\nformat = \"xml\""),
+    }
+}
+
+#[test]
+fn checks() {
+    page! {
+        "refused_checks";
+        "path_for_tcp": with_more("check = { path = \"/health\" }"),
+        "path_for_script": with_more("check = { kind = \"script\", path = \"/\", steps = [{ send = \"x\" }] }"),
+        "interval_for_none": with_more("check = { kind = \"none\", interval = \"2s\" }"),
+        "wrong_kind": with_more("check = { kind = \"htpp\", path = \"/health\" }"),
+        "wrong_status": with_more("[pools.web.check]\nkind = \"http\"\nstatus = \"2xx\""),
+        "number_for_status": with_more("[pools.web.check]\nkind = \"http\"\nstatus = 200"),
+        "wrong_path": with_more("[pools.web.check]\nkind = \"http\"\npath = \"/a\\r\\nX-Evil: 1\""),
+        "wrong_host": with_more("[pools.web.check]\nkind = \"http\"\nhost = \"a b\""),
+        "wrong_method": with_more("[pools.web.check]\nkind = \"http\"\nmethod = \"get\""),
+        "wrong_regex": with_more("[pools.web.check]\nkind = \"http\"\nbody_regex = \"ok(\""),
+        "no_steps": with_more("[pools.web.check]\nkind = \"script\""),
+        "step_with_two_keys": with_more("check = { kind = \"script\", steps = [{ send = \"a\", expect = \"b\" }, {}] }"),
+        "step_wrong_hex": with_more("check = { kind = \"script\", steps = [{ send_hex = \"0a0\" }] }"),
+    }
+}
+
+#[test]
+fn variables() {
+    page! {
+        "refused_variables";
+        "unset": SMALLEST.replace("0.0.0.0", "${HOST}"),
+        "unclosed": SMALLEST.replace("0.0.0.0", "${HOST"),
+        "without_name": SMALLEST.replace("0.0.0.0", "${}"),
+    }
+    let consul = with_pool("consul = { service = \"web\" }");
+    let filled_in = SMALLEST.replace("0.0.0.0", "${HOST}");
+    let messages = [
+        refused_with(&filled_in, &[("HOST", "a b")]),
+        refused_with(&consul, &[("CONSUL_HTTP_ADDR", "consul")]),
+        refused_with(&consul, &[("CONSUL_HTTP_SSL", "maybe")]),
+        refused_with(&consul, &[("CONSUL_HTTP_TOKEN", "s3cr3t\n")]),
+    ];
+    snapshot("refused_environment", &messages.join("\n\n"));
+}
+
+#[test]
+fn no_token_is_shown() {
+    for text in [
+        with_more("[consul]\ntoken = \"s3cr3t"),
+        with_more("[consul]\ntoken = \"s3cr3t\" token_file = 1"),
+        with_more("[consul]\ntoken = \"s3 cr3t\""),
+        with_more("[consul]\ntoken = s3cr3t"),
+        with_more("[consul]\ntoken = \"s3cr3t-${NAME}\""),
+        with_more("[consul]\ntoken = [\"s3cr3t\"]"),
+        with_pool("consul = { service = \"web\", \"token\"=s3cr3t }"),
+        with_pool("consul = { token = \"s3cr3t\", tokn = 1 }"),
+        with_pool("consul = { service = \"\", token = 's3cr3t' }"),
+    ] {
+        let message = refused(&text);
+        assert!(!message.contains("cr3t"), "{message}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = crate::config::load(std::path::Path::new("no/such/lb.toml")).expect_err("it is not there");
+    assert_eq!(error.to_string(), "cannot read no/such/lb.toml");
+    assert!(std::error::Error::source(&error).is_some());
+}

@@ -1,0 +1,214 @@
+//! Values that can be written in more than one way, each with a visitor of its own: serde's untagged enums
+//! would lose both the place of an error and its reason.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use toml::Spanned;
+
+use super::shape::{BackendShape, KeepaliveShape};
+
+pub(super) type Text = Option<Spanned<String>>;
+pub(super) type Number = Option<Spanned<i64>>;
+pub(super) type Time = Option<Spanned<DurationText>>;
+
+/// Tables by name.
+pub(super) type Named<T> = Section<BTreeMap<Spanned<String>, Section<T>>>;
+
+/// A table and where its header or its braces are.
+#[derive(Debug)]
+pub(super) struct Section<T> {
+    pub(super) span: Range<usize>,
+    pub(super) shape: T,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Section<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let table = Spanned::<Table<T>>::deserialize(deserializer)?;
+        Ok(Self { span: table.span(), shape: table.into_inner().0 })
+    }
+}
+
+/// Serde's derived structs also take an array of values in order; a configuration must not.
+struct Table<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Table<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TableVisitor(PhantomData))
+    }
+}
+
+struct TableVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for TableVisitor<T> {
+    type Value = Table<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Table)
+    }
+}
+
+/// A duration as written, not yet expanded.
+#[derive(Debug)]
+pub(super) struct DurationText(pub(super) String);
+
+impl<'de> Deserialize<'de> for DurationText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(DurationVisitor)
+    }
+}
+
+struct DurationVisitor;
+
+impl Visitor<'_> for DurationVisitor {
+    type Value = DurationText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a duration in quotes")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<DurationText, E> {
+        Ok(DurationText(text.to_owned()))
+    }
+}
+
+/// `"x"` or `["x", "y"]`.
+#[derive(Debug)]
+pub(super) struct Strings {
+    pub(super) span: Range<usize>,
+    pub(super) items: Vec<Spanned<String>>,
+}
+
+impl<'de> Deserialize<'de> for Strings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Spanned::<OneOrMany>::deserialize(deserializer)?;
+        let span = written.span();
+        let items = match written.into_inner() {
+            OneOrMany::One(text) => vec![Spanned::new(span.clone(), text)],
+            OneOrMany::Many(items) => items,
+        };
+        Ok(Self { span, items })
+    }
+}
+
+enum OneOrMany {
+    One(String),
+    Many(Vec<Spanned<String>>),
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(OneOrManyVisitor)
+    }
+}
+
+struct OneOrManyVisitor;
+
+impl<'de> Visitor<'de> for OneOrManyVisitor {
+    type Value = OneOrMany;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string or an array of strings")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+        Ok(OneOrMany::One(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<OneOrMany, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(OneOrMany::Many(all))
+    }
+}
+
+/// An entry of `backends`: `"host:port"` or a table.
+#[derive(Debug)]
+pub(super) struct BackendEntry {
+    pub(super) span: Range<usize>,
+    pub(super) shape: BackendShape,
+}
+
+impl<'de> Deserialize<'de> for BackendEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Spanned::<StringOrBackend>::deserialize(deserializer)?;
+        let span = written.span();
+        let shape = match written.into_inner() {
+            StringOrBackend::Address(text) => {
+                BackendShape { address: Some(Spanned::new(span.clone(), text)), ..BackendShape::default() }
+            }
+            StringOrBackend::Table(shape) => shape,
+        };
+        Ok(Self { span, shape })
+    }
+}
+
+enum StringOrBackend {
+    Address(String),
+    Table(BackendShape),
+}
+
+impl<'de> Deserialize<'de> for StringOrBackend {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BackendVisitor)
+    }
+}
+
+struct BackendVisitor;
+
+impl<'de> Visitor<'de> for BackendVisitor {
+    type Value = StringOrBackend;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string \"host:port\" or a table { address = \"host:port\" }")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<StringOrBackend, E> {
+        Ok(StringOrBackend::Address(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StringOrBackend, A::Error> {
+        BackendShape::deserialize(MapAccessDeserializer::new(map)).map(StringOrBackend::Table)
+    }
+}
+
+/// `keepalive = true | false | { … }`
+#[derive(Debug)]
+pub(super) enum KeepaliveSetting {
+    Switch(bool),
+    Times(KeepaliveShape),
+}
+
+impl<'de> Deserialize<'de> for KeepaliveSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(KeepaliveVisitor)
+    }
+}
+
+struct KeepaliveVisitor;
+
+impl<'de> Visitor<'de> for KeepaliveVisitor {
+    type Value = KeepaliveSetting;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true, false or a table { idle, interval, count }")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<KeepaliveSetting, E> {
+        Ok(KeepaliveSetting::Switch(on))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeepaliveSetting, A::Error> {
+        KeepaliveShape::deserialize(MapAccessDeserializer::new(map)).map(KeepaliveSetting::Times)
+    }
+}

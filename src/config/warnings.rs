@@ -1,0 +1,143 @@
+//! What is legal and may still hurt: shown by `evenkeel check` and logged at the start, one line each.
+//! It sees the validated [`Config`] alone, so it can tell risk from intent only by the value.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::duration::written;
+use super::{
+    Check, CheckKind, Config, ConsulAgent, Host, HostPort, Listener, Pool, Source, StaticBackend, WhenAllDown,
+};
+
+/// Probes closer together than this are load of their own.
+const BUSY_INTERVAL: Duration = Duration::from_millis(100);
+
+impl Config {
+    /// One line each, beginning with the place: what is legal but risky.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(bind) = self.admin.bind.filter(|bind| !bind.ip().is_loopback()) {
+            warnings.push(format!("[admin]: bind {bind} lets other machines in, and it asks for no password"));
+        }
+        if self.shutdown.timeout.is_zero() {
+            warnings.push("[shutdown]: timeout 0s cuts every running session at a stop".to_owned());
+        }
+        for listener in &self.listeners {
+            self.judge_listener(listener, &mut warnings);
+        }
+        for pool in &self.pools {
+            let mut of_pool = Vec::new();
+            self.judge_pool(pool, &mut of_pool);
+            warnings.extend(of_pool.into_iter().map(|warning| format!("[pools.{}]: {warning}", pool.name)));
+        }
+        warnings
+    }
+
+    fn judge_listener(&self, listener: &Listener, warnings: &mut Vec<String>) {
+        let Listener { name, max_connections, tcp, .. } = listener;
+        if let (Some(own), Some(all)) = (max_connections, self.max_connections)
+            && *own > all
+        {
+            warnings
+                .push(format!("[listeners.{name}]: max_connections {own} is never reached, the process takes {all}"));
+        }
+        let unlimited = self.pool(&listener.pool).is_some_and(|pool| pool.timeouts.idle.is_none());
+        if unlimited && tcp.keepalive.is_none() {
+            warnings.push(format!(
+                "[listeners.{name}]: keepalive is off and pool {} has no idle timeout: a client that vanished keeps its session forever",
+                listener.pool
+            ));
+        }
+    }
+
+    fn judge_pool(&self, pool: &Pool, warnings: &mut Vec<String>) {
+        if !self.listeners.iter().any(|listener| listener.pool == pool.name) {
+            warnings.push("no listener uses this pool; it is probed all the same".to_owned());
+        }
+        if pool.timeouts.idle.is_none() {
+            warnings.push("timeouts.idle 0s: a session that is quiet is never ended".to_owned());
+        }
+        if pool.connect.deadline < pool.connect.timeout {
+            let (deadline, timeout) = (written(pool.connect.deadline), written(pool.connect.timeout));
+            warnings.push(format!("connect.deadline {deadline} ends an attempt before its timeout {timeout}"));
+        }
+        if pool.when_all_down == WhenAllDown::Any && pool.check.kind != CheckKind::None {
+            warnings.push(
+                "when_all_down \"any\": with no backend up, sessions go to backends whose checks fail".to_owned(),
+            );
+        }
+        judge_check(&pool.check, warnings);
+        match &pool.source {
+            Source::Static(backends) => self.judge_backends(backends, warnings),
+            Source::Consul(consul) => judge_agent(&consul.agent, warnings),
+        }
+    }
+
+    fn judge_backends(&self, backends: &[StaticBackend], warnings: &mut Vec<String>) {
+        if let [only] = backends {
+            warnings.push(format!("{} is the only backend; nothing takes over when it fails", only.id));
+        }
+        if backends.iter().all(|backend| backend.weight == 0) {
+            warnings.push("every weight is 0, so no backend gets a new session".to_owned());
+        }
+        let mut seen = HashSet::new();
+        for backend in backends {
+            if !seen.insert(&backend.address) {
+                warnings.push(format!("{} is written more than once and gets that much more", backend.address));
+            }
+            if let Some(listener) = self.listeners.iter().find(|listener| leads_back(&backend.address, listener)) {
+                warnings.push(format!("{} is listener {} of this balancer: a loop", backend.address, listener.name));
+            }
+        }
+    }
+}
+
+fn judge_check(check: &Check, warnings: &mut Vec<String>) {
+    match &check.kind {
+        CheckKind::None => {
+            warnings.push("check.kind \"none\": a dead backend shows only in the connects of clients".to_owned());
+            return;
+        }
+        CheckKind::Http(http) if http.status.contains(500) || http.status.contains(503) => {
+            warnings.push(format!("check.status \"{}\": a backend that answers with an error passes", http.status));
+        }
+        _ => {}
+    }
+    if check.fall == 1 {
+        warnings.push("check.fall 1: one lost packet takes a backend out".to_owned());
+    }
+    if check.interval < BUSY_INTERVAL {
+        let interval = written(check.interval);
+        warnings.push(format!("check.interval {interval}: so many probes are load for the backends"));
+    }
+    if check.timeout > check.interval {
+        let (timeout, interval) = (written(check.timeout), written(check.interval));
+        warnings.push(format!("check.timeout {timeout} is longer than its interval {interval}: a hang is seen late"));
+    }
+    if check.fast_interval > check.interval {
+        let (fast, interval) = (written(check.fast_interval), written(check.interval));
+        warnings.push(format!("check.fast_interval {fast} is longer than the interval {interval}"));
+    }
+}
+
+fn judge_agent(agent: &ConsulAgent, warnings: &mut Vec<String>) {
+    let Some(authority) = agent.address.strip_prefix("http://") else { return };
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let local = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => host == "localhost",
+    };
+    if !local && (agent.token.is_some() || agent.token_file.is_some()) {
+        warnings.push(format!("the token goes to {} in the clear; use https", agent.address));
+    }
+}
+
+/// Whether a session to that address arrives at the listener again.
+fn leads_back(address: &HostPort, listener: &Listener) -> bool {
+    let same_host = |bind: &SocketAddr| match &address.host {
+        Host::Ip(ip) => *ip == bind.ip() || (ip.is_loopback() && bind.ip().is_unspecified()),
+        Host::Name(name) => name == "localhost" && (bind.ip().is_loopback() || bind.ip().is_unspecified()),
+    };
+    listener.bind.iter().any(|bind| bind.port() == address.port && same_host(bind))
+}

@@ -1,0 +1,125 @@
+//! PURE. What an instance's checks and weights mean for it. Judged here and not by `?passing`, because warning,
+//! maintenance and absence are different things.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use consul::{CheckStatus, HealthCheck, RejectedEntry, ServiceEntry};
+
+use crate::config::{Host, Warning};
+use crate::discovery::instance::Instance;
+use crate::endpoint::{Registry, Rejected};
+
+/// Of what a check says, in characters before escapes: a health page may be long.
+const NOTE: usize = 200;
+
+/// Those that can be used and those that can't, each with its reason.
+pub(super) fn all(
+    entries: &[ServiceEntry],
+    undecoded: Vec<RejectedEntry>,
+    warning: Warning,
+) -> (Vec<Instance>, Vec<Rejected>) {
+    let mut rejected: Vec<_> =
+        undecoded.into_iter().map(|entry| Rejected { id: bounded(&entry.id), why: bounded(&entry.why) }).collect();
+    let mut instances = Vec::with_capacity(entries.len());
+    let mut ids = HashSet::with_capacity(entries.len());
+    for entry in entries {
+        match one(entry, warning) {
+            Ok(instance) if !ids.insert(Arc::clone(&instance.id)) => {
+                let why = "another instance has the same node and service id".to_owned();
+                rejected.push(Rejected { id: instance.id.to_string(), why });
+            }
+            Ok(instance) => instances.push(instance),
+            Err(why) => {
+                rejected.push(Rejected { id: bounded(&format!("{}/{}", entry.node.node, entry.service.id)), why });
+            }
+        }
+    }
+    (instances, rejected)
+}
+
+fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
+    if entry.node.node.is_empty() || entry.service.id.is_empty() {
+        return Err("no node name or no service id".to_owned());
+    }
+    if entry.service.port == 0 {
+        return Err("no port".to_owned());
+    }
+    let host = host(entry.address())?;
+    let (registry, note) = status(&entry.checks, warning);
+    let weights = entry.service.weights;
+    let weight = if registry == Registry::Warning { weights.warning } else { weights.passing };
+    Ok(Instance {
+        id: format!("{}/{}", entry.node.node, entry.service.id).into(),
+        host,
+        port: entry.service.port,
+        // 0 is not "default" but "nothing new", and so is what is below.
+        weight: u16::try_from(weight.max(0)).unwrap_or(u16::MAX),
+        registry,
+        note,
+    })
+}
+
+/// The worst of the checks, and which that is.
+fn status(checks: &[HealthCheck], warning: Warning) -> (Registry, Option<Arc<str>>) {
+    if let Some(check) = checks.iter().find(|check| is_maintenance(check)) {
+        // Its reason, or Consul's own words where none was given, are in the notes.
+        let words = if check.notes.is_empty() { &check.output } else { &check.notes };
+        return (Registry::Maintenance, Some(note(check, words)));
+    }
+    let Some(check) = checks.iter().rev().max_by_key(|check| check.status) else { return (Registry::Passing, None) };
+    let registry = match (check.status, warning) {
+        (CheckStatus::Passing, _) => return (Registry::Passing, None),
+        (CheckStatus::Warning, Warning::Serve) => Registry::Warning,
+        (CheckStatus::Warning, Warning::Out) | (CheckStatus::Critical, _) => Registry::Critical,
+    };
+    (registry, Some(note(check, &check.output)))
+}
+
+fn is_maintenance(check: &HealthCheck) -> bool {
+    check.check_id == "_node_maintenance" || check.check_id.starts_with("_service_maintenance:")
+}
+
+fn note(check: &HealthCheck, words: &str) -> Arc<str> {
+    let name = if check.name.is_empty() { &check.check_id } else { &check.name };
+    match words.trim() {
+        "" => bounded(name),
+        words => format!("{}: {}", bounded(name), bounded(words)),
+    }
+    .into()
+}
+
+/// An address or a name that a resolver can be asked for.
+fn host(address: &str) -> Result<Host, String> {
+    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        // Connecting to these is not an error on Linux, but reaches this machine, or nobody.
+        if ip.is_unspecified() || ip.is_multicast() {
+            return Err(format!("address {ip} is no instance's"));
+        }
+        return Ok(Host::Ip(ip));
+    }
+    let is_name = !address.is_empty()
+        && address.len() <= 253
+        && address.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    if !is_name {
+        return Err(format!("address \"{}\" is neither an IP address nor a host name", bounded(address)));
+    }
+    Ok(Host::Name(address.to_owned()))
+}
+
+/// What came from outside, fit for a log line.
+fn bounded(text: &str) -> String {
+    let more = if text.chars().nth(NOTE).is_some() { "…" } else { "" };
+    let kept = text.chars().take(NOTE).flat_map(|c| {
+        let escape = c.is_control().then(|| c.escape_default());
+        let plain = escape.is_none().then_some(c);
+        escape.into_iter().flatten().chain(plain)
+    });
+    kept.chain(more.chars()).collect()
+}
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;

@@ -1,0 +1,133 @@
+//! `consul = { service = "…" }`: one blocking query at a time, for ever. Consul's rules for it are in
+//! <https://developer.hashicorp.com/consul/api-docs/features/blocking>; what else was learnt from agents is DESIGN.md 9.
+
+mod filter;
+mod index;
+mod judge;
+
+use std::time::{Duration, Instant};
+
+use ::consul::{Client, Consistency, HealthQuery};
+
+use self::index::Index;
+use super::feed::Feed;
+use super::outlet::Gone;
+use super::pace::{Backoff, Bucket};
+use crate::config::{self, ConsulSource, Warning};
+
+/// The times of a follower; tests have shorter ones.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tuning {
+    /// Asked of the agent.
+    pub(super) wait: Duration,
+    /// For an answer, beyond the wait.
+    pub(super) margin: Duration,
+    /// After the first error in a row.
+    pub(super) retry_first: Duration,
+    /// After many.
+    pub(super) retry_last: Duration,
+    /// Queries at once, however fast the agent answers: a rolling deployment goes through without delay.
+    pub(super) burst: u32,
+    /// Between queries after that.
+    pub(super) interval: Duration,
+    /// How long after trouble what is missing is not believed to be gone.
+    pub(super) hold: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_secs(300),
+            margin: Duration::from_secs(10),
+            retry_first: Duration::from_millis(250),
+            retry_last: Duration::from_secs(10),
+            burst: 10,
+            interval: Duration::from_secs(1),
+            hold: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Follows a service in Consul's catalog.
+pub(super) struct Catalog {
+    client: Client,
+    service: String,
+    query: HealthQuery,
+    warning: Warning,
+    tuning: Tuning,
+}
+
+impl Catalog {
+    pub(super) fn new(client: Client, source: &ConsulSource, tuning: Tuning) -> Self {
+        let query = HealthQuery {
+            datacenter: source.datacenter.clone(),
+            filter: filter::expression(&source.tags, source.filter.as_deref()),
+            wait: Some(tuning.wait),
+            consistency: match source.consistency {
+                config::Consistency::Default => Consistency::Default,
+                config::Consistency::Stale => Consistency::Stale,
+                config::Consistency::Consistent => Consistency::Consistent,
+            },
+            ..HealthQuery::default()
+        };
+        Self { client, service: source.service.clone(), query, warning: source.warning, tuning }
+    }
+
+    /// Until nobody listens.
+    pub(super) async fn follow(mut self, mut feed: Feed) -> Result<(), Gone> {
+        let tuning = self.tuning;
+        let mut index = Index::default();
+        let mut bucket = Bucket::new(tuning.burst, tuning.interval);
+        let mut backoff = Backoff::new(tuning.retry_first, tuning.retry_last);
+        let mut random = fastrand::Rng::new();
+        loop {
+            let pause = bucket.take(tokio::time::Instant::now());
+            feed.until(tokio::time::sleep(pause)).await?;
+            self.query.index = index.to_ask();
+            let Err((kind, text)) = self.ask(&mut feed, &mut index).await? else {
+                backoff.reset();
+                continue;
+            };
+            index.failed();
+            feed.failed(kind, text, Instant::now() + tuning.hold).await?;
+            feed.until(tokio::time::sleep(backoff.next(&mut random))).await?;
+        }
+    }
+
+    /// One query, and its answer into the feed; else the kind and the text of what went wrong.
+    async fn ask(&self, feed: &mut Feed, index: &mut Index) -> Result<Result<(), (&'static str, String)>, Gone> {
+        let answer = match feed.until(self.client.health_service(&self.service, &self.query)).await? {
+            Ok(answer) => answer,
+            Err(error) => return Ok(Err((error.kind(), one_line(&error)))),
+        };
+        // `known_leader` is not looked at: with streaming, healthy answers say that there is none.
+        let (instances, refused) = judge::all(&answer.value, answer.rejected, self.warning);
+        if let (true, Some(first)) = (instances.is_empty(), refused.first()) {
+            // One bad instance is skipped; a list of nothing else is not the same as an empty one.
+            let text = format!("none of {} instances can be used, such as {}: {}", refused.len(), first.id, first.why);
+            return Ok(Err(("invalid", text)));
+        }
+        let went_back = index.answered(answer.index);
+        let distrust = went_back || feed.in_trouble();
+        feed.put(instances, refused, distrust.then(|| Instant::now() + self.tuning.hold)).await?;
+        Ok(Ok(()))
+    }
+}
+
+/// An error and its causes; bounded, because what could not be decoded may be quoted in it.
+fn one_line(error: &dyn std::error::Error) -> String {
+    const LONGEST: usize = 500;
+
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

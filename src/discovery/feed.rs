@@ -1,0 +1,143 @@
+//! From what a source names to what the keeper is sent. Every source puts its whole list in here; while it waits for
+//! the next one, names are looked up and what was held back ends in time.
+
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::time::Instant;
+
+use super::instance::{self, Instance};
+use super::names::{Looked, Names};
+use super::outlet::{Gone, Outlet};
+use super::report::Report;
+use super::resolver::Resolver;
+use crate::endpoint::{Rejected, Update};
+
+pub(super) struct Feed {
+    report: Report,
+    names: Names,
+    outlet: Outlet,
+    instances: Vec<Instance>,
+    /// What the source named and could not be made an instance.
+    refused: Vec<Rejected>,
+    hold: Option<Instant>,
+    /// The source's last word was an error; a name that can't be resolved is none.
+    trouble: bool,
+}
+
+impl Feed {
+    pub(super) fn new(report: Report, resolver: Resolver, outlet: Outlet) -> Self {
+        Self {
+            report,
+            names: Names::new(resolver),
+            outlet,
+            instances: Vec::new(),
+            refused: Vec::new(),
+            hold: None,
+            trouble: false,
+        }
+    }
+
+    /// The source's last word was an error.
+    pub(super) fn in_trouble(&self) -> bool {
+        self.trouble
+    }
+
+    /// The source answered in full: these are all that exist, and those can't be used. `hold` starts or prolongs the
+    /// time in which what is missing stays.
+    pub(super) async fn put(
+        &mut self,
+        instances: Vec<Instance>,
+        refused: Vec<Rejected>,
+        hold: Option<Instant>,
+    ) -> Result<(), Gone> {
+        self.names.want(instances.iter().filter_map(Instance::name));
+        self.instances = instances;
+        self.refused = refused;
+        self.hold = hold.or(self.hold);
+        self.trouble = false;
+        if let Some(rejected) = self.publish().await? {
+            self.report.succeeded(rejected);
+        }
+        Ok(())
+    }
+
+    /// The source failed: what is known stays. What is held back stays so until `hold`, at least.
+    pub(super) async fn failed(&mut self, kind: &'static str, text: String, hold: Instant) -> Result<(), Gone> {
+        self.trouble = true;
+        self.report.failed(kind, text);
+        if self.hold.is_none() {
+            return Ok(());
+        }
+        self.hold = Some(hold);
+        self.resend().await
+    }
+
+    /// Waits for `future`, and minds names and what is held back until it is there.
+    pub(super) async fn until<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Gone> {
+        let mut future = pin!(future);
+        loop {
+            let hold = self.hold;
+            let hold_ends = async {
+                match hold {
+                    Some(end) => tokio::time::sleep_until(end.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                // In order: an answer that is there goes before the news about the last one.
+                biased;
+                () = self.outlet.closed() => return Err(Gone),
+                done = &mut future => return Ok(done),
+                () = hold_ends => {
+                    self.hold = None;
+                    self.resend().await?;
+                }
+                looked = self.names.news() => self.learned(looked).await?,
+            }
+        }
+    }
+
+    /// Nothing changed and nothing is wrong: what is known is as good as new.
+    pub(super) fn confirm(&mut self) {
+        if !self.trouble && !self.names.failing() && self.outlet.last().is_some() {
+            self.report.succeeded(self.refused.clone());
+        }
+    }
+
+    async fn learned(&mut self, looked: Looked) -> Result<(), Gone> {
+        let published = self.publish().await?;
+        // The source's own trouble is the one to show; and while another name still fails, this is not all well.
+        let told = !looked.failures.is_empty() || !self.names.failing();
+        if let Some(rejected) = published.filter(|_| told && !self.trouble) {
+            self.report.succeeded(rejected);
+        }
+        if !self.names.failing() {
+            self.report.resolved();
+        }
+        for failure in looked.failures {
+            self.report.unresolved(failure);
+        }
+        Ok(())
+    }
+
+    /// Sends the set as it is now, and says what is rejected; `None` if there is nothing that could be sent.
+    async fn publish(&mut self) -> Result<Option<Vec<Rejected>>, Gone> {
+        let (names, outlet) = (&self.names, &self.outlet);
+        let assembled = instance::assemble(&self.instances, |name| names.known(name), |id| outlet.address(id));
+        // Not knowing any address is not the same as knowing that there is none.
+        if assembled.endpoints.is_empty() && !self.instances.is_empty() {
+            return Ok(None);
+        }
+        let mut rejected = self.refused.clone();
+        rejected.extend(assembled.rejected);
+        self.outlet.send(Update { endpoints: assembled.endpoints, hold_missing_until: self.hold }).await?;
+        Ok(Some(rejected))
+    }
+
+    /// The last set again, with what is held back now.
+    async fn resend(&mut self) -> Result<(), Gone> {
+        let Some(endpoints) = self.outlet.last() else { return Ok(()) };
+        let endpoints = endpoints.to_vec();
+        self.outlet.send(Update { endpoints, hold_missing_until: self.hold }).await
+    }
+}

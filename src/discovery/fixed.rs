@@ -1,0 +1,33 @@
+//! `backends = [...]`: what is written is what exists; only the addresses of host names can change.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::feed::Feed;
+use super::instance::Instance;
+use super::outlet::Gone;
+use crate::config::StaticBackend;
+use crate::endpoint::Registry;
+
+/// How often a list without host names says that it is still what it was.
+const CONFIRM: Duration = Duration::from_secs(30);
+
+/// Addresses at once; names as they are resolved.
+pub(super) async fn follow(backends: &[StaticBackend], mut feed: Feed) -> Result<(), Gone> {
+    let instances = backends
+        .iter()
+        .map(|backend| Instance {
+            id: Arc::from(backend.id.as_str()),
+            host: backend.address.host.clone(),
+            port: backend.address.port,
+            weight: backend.weight,
+            registry: Registry::Passing,
+            note: None,
+        })
+        .collect();
+    feed.put(instances, Vec::new(), None).await?;
+    loop {
+        feed.until(tokio::time::sleep(CONFIRM)).await?;
+        feed.confirm();
+    }
+}

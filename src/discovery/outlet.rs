@@ -1,0 +1,53 @@
+//! The way out to the keeper: passes on a set only if it is not the one that was sent last.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::endpoint::{Endpoint, Update};
+
+/// Nobody listens any more: the follower ends.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+pub(super) struct Outlet {
+    updates: mpsc::Sender<Update>,
+    last: Option<Update>,
+    addresses: HashMap<Arc<str>, IpAddr>,
+}
+
+impl Outlet {
+    pub(super) fn new(updates: mpsc::Sender<Update>) -> Self {
+        Self { updates, last: None, addresses: HashMap::new() }
+    }
+
+    /// Sends it unless it is what the receiver has.
+    pub(super) async fn send(&mut self, mut update: Update) -> Result<(), Gone> {
+        // The order that a source has has no meaning, and Consul's changes.
+        update.endpoints.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        if self.last.as_ref() == Some(&update) {
+            return Ok(());
+        }
+        self.updates.send(update.clone()).await.map_err(|_| Gone)?;
+        self.addresses = update.endpoints.iter().map(|e| (Arc::clone(&e.id), e.address.ip())).collect();
+        self.last = Some(update);
+        Ok(())
+    }
+
+    /// What was sent last.
+    pub(super) fn last(&self) -> Option<&[Endpoint]> {
+        self.last.as_ref().map(|update| update.endpoints.as_slice())
+    }
+
+    /// The address that was sent last for an id.
+    pub(super) fn address(&self, id: &str) -> Option<IpAddr> {
+        self.addresses.get(id).copied()
+    }
+
+    /// Returns when nobody listens any more. Cancel safe.
+    pub(super) async fn closed(&self) {
+        self.updates.closed().await;
+    }
+}

@@ -1,0 +1,136 @@
+//! How the source is doing: into the status that metrics and the API read, and into log lines at a bounded rate.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::endpoint::Rejected;
+use crate::pool::SourceStatus;
+
+/// While trouble lasts it is told again this often.
+const REMINDER: Duration = Duration::from_secs(60);
+/// No two lines of a kind are closer, however fast a source fails and recovers.
+const GAP: Duration = Duration::from_secs(10);
+
+pub(super) struct Report {
+    pool: Arc<str>,
+    source: &'static str,
+    status: Arc<SourceStatus>,
+    /// Of the source itself.
+    trouble: Trouble,
+    /// Of the resolver: it may have its own while the source is well.
+    unresolved: Trouble,
+    /// What of the rejected was told last, and when.
+    told: (Vec<Rejected>, Option<Instant>),
+}
+
+/// From the first failure to the next success.
+#[derive(Default)]
+struct Trouble {
+    since: Option<Instant>,
+    failures: u64,
+    /// Whether this one was told.
+    told: bool,
+    /// When any was told last.
+    warned: Option<Instant>,
+}
+
+impl Report {
+    pub(super) fn new(pool: Arc<str>, source: &'static str, status: Arc<SourceStatus>) -> Self {
+        let (trouble, unresolved) = (Trouble::default(), Trouble::default());
+        Self { pool, source, status, trouble, unresolved, told: (Vec::new(), None) }
+    }
+
+    /// The source did not answer, or not with what can be obeyed. `kind` is a metric label.
+    pub(super) fn failed(&mut self, kind: &'static str, text: String) {
+        if let Some(failures) = self.trouble.failed(Instant::now()) {
+            let (pool, source) = (&*self.pool, self.source);
+            tracing::warn!(pool, source, kind, failures, "discovery fails, what is known stays: {text}");
+        }
+        self.status.failed(kind, text);
+    }
+
+    /// A look-up of a name failed.
+    pub(super) fn unresolved(&mut self, text: String) {
+        if let Some(failures) = self.unresolved.failed(Instant::now()) {
+            let (pool, source) = (&*self.pool, self.source);
+            tracing::warn!(pool, source, failures, "can't resolve {text}; a known address stays");
+        }
+        self.status.failed("resolve", text);
+    }
+
+    /// The last look-up of every name was answered.
+    pub(super) fn resolved(&mut self) {
+        if let Some((failures, took)) = self.unresolved.ended(Instant::now()) {
+            let (pool, source) = (&*self.pool, self.source);
+            tracing::info!(pool, source, failures, "names are resolved again after {took:.1?}");
+        }
+    }
+
+    /// The source answered in full, but for `rejected`.
+    pub(super) fn succeeded(&mut self, rejected: Vec<Rejected>) {
+        let now = Instant::now();
+        if let Some((failures, took)) = self.trouble.ended(now) {
+            let (pool, source) = (&*self.pool, self.source);
+            tracing::info!(pool, source, failures, "discovery works again after {took:.1?}");
+        }
+        if rejected != self.told.0 && self.told.1.is_none_or(|told| now - told >= GAP) {
+            if let Some(first) = rejected.first() {
+                tracing::warn!(
+                    pool = &*self.pool,
+                    source = self.source,
+                    rejected = rejected.len(),
+                    "instances that can't be used are left out; the first is {}: {}",
+                    first.id,
+                    first.why
+                );
+            }
+            self.told = (rejected.clone(), Some(now));
+        }
+        self.status.succeeded(now, rejected);
+    }
+}
+
+impl Trouble {
+    /// One more failure; the number of them if it is time for a line.
+    fn failed(&mut self, now: Instant) -> Option<u64> {
+        self.since.get_or_insert(now);
+        self.failures += 1;
+        let pause = if self.told { REMINDER } else { GAP };
+        if self.warned.is_some_and(|warned| now - warned < pause) {
+            return None;
+        }
+        self.told = true;
+        self.warned = Some(now);
+        Some(self.failures)
+    }
+
+    /// It is over, if there was any: how many failures and how long, if the beginning was told.
+    fn ended(&mut self, now: Instant) -> Option<(u64, Duration)> {
+        let since = self.since.take()?;
+        let failures = std::mem::take(&mut self.failures);
+        std::mem::take(&mut self.told).then(|| (failures, now - since))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trouble_is_told_at_a_bounded_rate() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut trouble = Trouble::default();
+        assert_eq!(trouble.ended(at(0)), None);
+        assert_eq!(trouble.failed(at(0)), Some(1));
+        assert_eq!(trouble.failed(at(30)), None);
+        assert_eq!(trouble.failed(at(60)), Some(3));
+        assert_eq!(trouble.ended(at(61)), Some((3, Duration::from_secs(61))));
+        // Too soon for another line, and then nothing to take back.
+        assert_eq!(trouble.failed(at(62)), None);
+        assert_eq!(trouble.ended(at(63)), None);
+        // Trouble that lasts is told after all.
+        assert_eq!(trouble.failed(at(64)), None);
+        assert_eq!(trouble.failed(at(70)), Some(2));
+    }
+}

@@ -1,0 +1,146 @@
+//! The Consul follower in trouble: whatever happens, what is known stays.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+
+use super::agent::{Agent, Asked, instance, list, passing};
+use super::*;
+
+/// With one instance known, and the next question asked.
+async fn following(tuning: Tuning) -> (Agent, Running, Asked) {
+    let mut agent = Agent::start().await;
+    let mut discovery = Discovery::with(nameless(), tuning);
+    let mut running = Running::start(&mut discovery, &Source::Consul(service_at(&agent.address())));
+    agent.asked().await.ok(900, &passing(&["a"]));
+    assert_eq!(running.set().await.len(), 1);
+    let asked = agent.asked().await;
+    assert!(asked.path.contains("index=900"), "{}", asked.path);
+    (agent, running, asked)
+}
+
+#[tokio::test]
+async fn errors_keep_the_set_and_start_from_no_index() {
+    let (mut agent, mut running, mut asked) = following(quick()).await;
+    let faults: [(&str, &dyn Fn(Asked)); 10] = [
+        ("server_error", &|asked| asked.status("500 Internal Server Error", "rpc error: code = Canceled")),
+        ("no_leader", &|asked| asked.status("500 Internal Server Error", "No cluster leader")),
+        ("forbidden", &|asked| asked.status("403 Forbidden", "Permission denied")),
+        ("rate_limited", &|asked| asked.status("429 Too Many Requests", "")),
+        ("bad_request", &|asked| asked.status("400 Bad Request", "Invalid index")),
+        ("decode", &|asked| asked.ok(901, "<html>")),
+        ("decode", &|asked| asked.ok(901, "null")),
+        ("decode", &|asked| asked.ok(901, &format!("{:?}", "x".repeat(1 << 20)))),
+        ("broken", &|asked| asked.raw("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n[]")),
+        ("broken", &drop),
+    ];
+    for (kind, fault) in faults {
+        let before = running.status.view().errors.get(kind).copied().unwrap_or_default();
+        fault(asked);
+        asked = agent.asked().await;
+        assert_eq!(asked.path, "web", "after {kind}");
+        let view = running.status(|view| view.errors.get(kind).is_some_and(|&count| count > before)).await;
+        let (_, last, text) = view.error.unwrap();
+        assert_eq!(last, kind);
+        assert!(text.len() < 1000, "{}", text.len());
+    }
+    assert!(running.updates.try_recv().is_err());
+    // All is well again, and what is new comes through.
+    let before = Instant::now();
+    asked.ok(11, &passing(&["a", "b"]));
+    let update = running.update().await;
+    assert_eq!(shown(&update).len(), 2);
+    assert!(update.hold_missing_until.unwrap() >= before + Duration::from_secs(60));
+    running.status(|view| view.error.is_none()).await;
+}
+
+#[tokio::test]
+async fn an_empty_list_after_errors_is_held_back() {
+    let (mut agent, mut running, asked) = following(quick()).await;
+    asked.status("500 Internal Server Error", "");
+    let before = Instant::now();
+    agent.asked().await.ok(11, "[]");
+    let update = running.update().await;
+    assert!(update.endpoints.is_empty());
+    assert!(update.hold_missing_until.unwrap() >= before + Duration::from_secs(60));
+    // Later answers change nothing about when it ends, unless there are more errors.
+    agent.asked().await.ok(12, &passing(&["b"]));
+    assert_eq!(running.update().await.hold_missing_until, update.hold_missing_until);
+    agent.asked().await.status("500 Internal Server Error", "");
+    let longer = running.update().await;
+    assert_eq!(shown(&longer).len(), 1);
+    assert!(longer.hold_missing_until > update.hold_missing_until);
+}
+
+#[tokio::test]
+async fn an_index_that_goes_back_is_held_back_and_asked_anew() {
+    let (mut agent, mut running, asked) = following(quick()).await;
+    asked.ok(11, "[]");
+    let update = running.update().await;
+    assert!(update.endpoints.is_empty() && update.hold_missing_until.is_some());
+    let asked = agent.asked().await;
+    assert_eq!(asked.path, "web");
+    asked.ok(11, &passing(&["a"]));
+    assert_eq!(running.update().await.hold_missing_until, update.hold_missing_until);
+    assert!(agent.asked().await.path.contains("index=11"));
+    assert!(running.status.view().errors.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_held_back_ends() {
+    let tuning = Tuning { hold: Duration::from_millis(50), ..quick() };
+    let (_agent, mut running, asked) = following(tuning).await;
+    asked.ok(11, "[]");
+    assert!(running.update().await.hold_missing_until.is_some());
+    assert_eq!(running.update().await, Update { endpoints: Vec::new(), hold_missing_until: None });
+}
+
+#[tokio::test]
+async fn silence_is_an_error_in_time() {
+    let tuning = Tuning { wait: Duration::from_millis(16), margin: Duration::from_millis(50), ..quick() };
+    let (mut agent, mut running, asked) = following(tuning).await;
+    let view = running.status(|view| view.errors.contains_key("timeout")).await;
+    assert!(view.error.unwrap().2.contains("67ms"));
+    asked.left().await;
+    agent.asked().await.ok(900, &passing(&["a"]));
+    running.status(|view| view.error.is_none()).await;
+    assert_eq!(running.set().await.len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_there_then_an_agent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    drop(listener);
+    let mut discovery = Discovery::with(nameless(), quick());
+    let mut running = Running::start(&mut discovery, &Source::Consul(service_at(&format!("http://{at}"))));
+    let view = running.status(|view| view.errors.get("connect").is_some_and(|&errors| errors > 2)).await;
+    assert!(view.last_success.is_none());
+    assert!(view.error.unwrap().2.contains("refused"));
+    let mut agent = Agent::on(TcpListener::bind(at).await.unwrap());
+    agent.asked().await.ok(1, &passing(&["a"]));
+    assert_eq!(running.set().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_list_of_nothing_usable_is_not_an_empty_list() {
+    let (mut agent, mut running, asked) = following(quick()).await;
+    asked.ok(901, &list(&[instance("a", "not an address", "passing"), "7".to_owned()]));
+    let view = running.status(|view| view.errors.contains_key("invalid")).await;
+    assert!(view.error.unwrap().2.starts_with("none of 2 instances can be used, such as entry 1:"));
+    assert_eq!(agent.asked().await.path, "web");
+    running.no_update().await;
+}
+
+#[tokio::test]
+async fn errors_are_tried_again_at_the_rate_limit_at_most() {
+    let tuning = Tuning { burst: 4, interval: Duration::from_secs(3600), ..quick() };
+    let (mut agent, running, asked) = following(tuning).await;
+    asked.status("500 Internal Server Error", "");
+    for _ in 0..2 {
+        let Some(asked) = soon("question", agent.wait()).await else { panic!("the agent ended") };
+        asked.status("500 Internal Server Error", "");
+    }
+    assert!(tokio::time::timeout(A_WHILE, agent.wait()).await.is_err(), "asked a fifth time");
+    running.status(|view| view.errors.get("server_error") == Some(&3)).await;
+}

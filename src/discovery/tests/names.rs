@@ -1,0 +1,88 @@
+//! Names over time, seen through a static follower.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::config::{Host, HostPort, StaticBackend};
+
+/// What the name resolves to now, and how often it was asked for.
+struct Zone {
+    addresses: Mutex<Vec<&'static str>>,
+    asked: AtomicUsize,
+}
+
+impl Zone {
+    fn start() -> (Arc<Self>, Running) {
+        let zone = Arc::new(Self { addresses: Mutex::new(vec!["10.0.0.1"]), asked: AtomicUsize::new(0) });
+        let answers = Arc::clone(&zone);
+        let names = resolver(move |_| {
+            let addresses: Vec<IpAddr> = answers.addresses.lock().unwrap().iter().map(|a| a.parse().unwrap()).collect();
+            answers.asked.fetch_add(1, Ordering::SeqCst);
+            Some(if addresses.is_empty() { Err(io::Error::other("no such name")) } else { Ok(addresses) })
+        });
+        let address = HostPort { host: Host::Name("db".to_owned()), port: 80 };
+        let backend = StaticBackend { id: "db".to_owned(), address, weight: 1 };
+        let running = Running::start(&mut Discovery::with(names, quick()), &Source::Static(vec![backend]));
+        (zone, running)
+    }
+
+    /// Returns once the name has been asked for with these, and again.
+    async fn change(&self, addresses: &[&'static str]) {
+        *self.addresses.lock().unwrap() = addresses.to_vec();
+        let asked = self.asked.load(Ordering::SeqCst);
+        soon("look-up", async {
+            while self.asked.load(Ordering::SeqCst) < asked + 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_name_keeps_its_address_while_that_is_among_the_answers() {
+    let (zone, mut running) = Zone::start();
+    assert_eq!(running.set().await, ["db 10.0.0.1:80 1 passing"]);
+    zone.change(&["10.0.0.2", "10.0.0.1"]).await;
+    assert!(running.updates.try_recv().is_err());
+    zone.change(&["10.0.0.3", "10.0.0.2"]).await;
+    assert_eq!(running.set().await, ["db 10.0.0.3:80 1 passing"]);
+}
+
+#[tokio::test]
+async fn a_failed_look_up_keeps_the_last_address() {
+    let (zone, mut running) = Zone::start();
+    running.set().await;
+    zone.change(&[]).await;
+    let view = running.status(|view| view.error.is_some()).await;
+    assert_eq!(view.error.unwrap().2, "db: no such name");
+    assert!(running.updates.try_recv().is_err());
+    zone.change(&["10.0.0.1"]).await;
+    let view = running.status(|view| view.error.is_none()).await;
+    assert!(view.rejected.is_empty());
+    assert!(running.updates.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn look_ups_at_once_are_bounded() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&open);
+    let mut names = resolver(move |_| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        None
+    });
+    names.times.limit = Duration::from_millis(20);
+    // Nobody waits any more, but a thread would still hang in each.
+    for round in 0..3 {
+        let mut look_ups = tokio::task::JoinSet::new();
+        for name in 0..20 {
+            let names = names.clone();
+            look_ups.spawn(async move { names.look_up(format!("{round}-{name}")).await });
+        }
+        for result in soon("answers", look_ups.join_all()).await {
+            assert_eq!(result, Err("no answer within 20ms".to_owned()));
+        }
+    }
+    assert_eq!(open.load(Ordering::SeqCst), 16);
+}

@@ -1,0 +1,168 @@
+//! The `http` kind: one HTTP/1.1 request, judged by its status and, if asked for, its body.
+//! Called by `attempt`. The one door to hyper's client: the connection is driven within the probe's own future, so that
+//! dropping that future leaves nothing behind.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, Connection, SendRequest};
+use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::http::Request;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::config::HttpCheck;
+use crate::health::escaped;
+
+use super::attempt::{Miss, Trace, words};
+
+/// The longest head that is taken (hyper looks between reads, so up to twice that may be read): several times what
+/// servers send at most.
+const HEAD_LIMIT: usize = 64 * 1024;
+/// As much of a body as is read and judged: more than a health page, no burden if it is a download.
+const BODY_LIMIT: usize = 64 * 1024;
+/// What is quoted when the answer is no HTTP.
+const TAPE: usize = 256;
+/// How long a body that nobody asked for is read on after a pass, as a server that is cut off in the middle of its
+/// answer logs an error, every probe anew.
+const MANNERS: Duration = Duration::from_millis(50);
+
+/// Sends the request and judges the answer.
+pub(super) async fn exchange(
+    stream: TcpStream,
+    address: SocketAddr,
+    check: &HttpCheck,
+    trace: &mut Trace,
+) -> Result<String, Miss> {
+    trace.asked = format!("{} {}", check.method, check.path);
+    trace.wanted = format!("status {}", check.status);
+    let request = request(address, check).map_err(|error| Miss::Failed(format!("not a request: {error}")))?;
+
+    let Trace { wanted, came, settled, .. } = &mut *trace;
+    let io = TokioIo::new(Taped { stream, tape: came });
+    let answered = match http1::Builder::new().max_buf_size(HEAD_LIMIT).handshake(io).await {
+        Ok((sender, connection)) => tokio::select! {
+            answered = judged(sender, request, check, wanted, settled) => answered,
+            never = driven(connection) => match never {},
+        },
+        Err(error) => Err(error),
+    };
+    answered.unwrap_or_else(|error| Err(trace.failed(explained(&error))))
+}
+
+fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
+    Request::builder()
+        .method(check.method.as_str())
+        .uri(check.path.as_str())
+        .header(HOST, check.host.clone().unwrap_or_else(|| address.to_string()))
+        .header(USER_AGENT, concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
+        .header(CONNECTION, "close")
+        .body(Empty::new())
+}
+
+/// Moves the connection's bytes, and leaves it to the request's side to say how it ended.
+async fn driven(connection: Connection<TokioIo<Taped<'_>>, Empty<Bytes>>) -> Infallible {
+    // The error, if any, is the answer of the request too.
+    let _ = connection.await;
+    std::future::pending().await
+}
+
+async fn judged(
+    mut sender: SendRequest<Empty<Bytes>>,
+    request: Request<Empty<Bytes>>,
+    check: &HttpCheck,
+    wanted: &mut String,
+    settled: &mut Option<String>,
+) -> hyper::Result<Result<String, Miss>> {
+    let response = sender.send_request(request).await?;
+    let status = response.status().as_u16();
+    let got = format!("status {status}");
+    if !check.status.contains(status) {
+        return Ok(Err(Miss::Failed(got)));
+    }
+    let Some(expected) = &check.body else {
+        *settled = Some(got.clone());
+        let _ = tokio::time::timeout(MANNERS, read(response.into_body(), &mut Vec::new())).await;
+        return Ok(Ok(got));
+    };
+
+    *wanted = format!("body with {expected}");
+    let mut body = Vec::new();
+    if let Err(error) = read(response.into_body(), &mut body).await {
+        let what = explained(&error);
+        return Ok(Err(Miss::Failed(format!("{got}, {what} in the body after {}", escaped(&body)))));
+    }
+    let got = format!("{got}, body {}", escaped(&body));
+    Ok(if expected.find(&body).is_some() { Ok(got) } else { Err(Miss::Failed(got)) })
+}
+
+/// Reads a body to its end or to the limit, whichever comes first.
+async fn read(mut body: Incoming, into: &mut Vec<u8>) -> hyper::Result<()> {
+    while into.len() < BODY_LIMIT
+        && let Some(frame) = body.frame().await
+    {
+        // The other kind of frame are trailers, which nobody judges.
+        if let Ok(data) = frame?.into_data() {
+            into.extend_from_slice(&data[..data.len().min(BODY_LIMIT - into.len())]);
+        }
+    }
+    Ok(())
+}
+
+fn explained(error: &hyper::Error) -> String {
+    let io_error = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    if let Some(io_error) = io_error {
+        return words(io_error);
+    }
+    if error.is_parse_too_large() {
+        return "a head of more than 64 KiB".to_owned();
+    }
+    if error.is_parse() {
+        return "not HTTP/1".to_owned();
+    }
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return "closed".to_owned();
+    }
+    error.to_string()
+}
+
+/// A stream that keeps the beginning of what came, as hyper's errors don't quote it.
+struct Taped<'a> {
+    stream: TcpStream,
+    tape: &'a mut Vec<u8>,
+}
+
+impl AsyncRead for Taped<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let fresh = &buffer.filled()[before..];
+        let room = TAPE.saturating_sub(self.tape.len());
+        self.tape.extend_from_slice(&fresh[..fresh.len().min(room)]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Taped<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    /// The sending side stays open until the verdict: some servers take a FIN for a client that left, and don't answer.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,70 @@
+//! Probes that this machine could not make: counted, and logged at a bounded rate.
+//! Written by probe tasks, read by the stats; a backend is never blamed for them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::locked;
+
+/// Between two log lines: an operator must see it, and thousands of probes a second must not fill the log with it.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The count and the log's brake.
+#[derive(Default)]
+pub(super) struct LocalErrors {
+    /// A lock, as this is the rare path.
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    total: u64,
+    logged: Option<(Instant, u64)>,
+}
+
+impl LocalErrors {
+    /// Attempts so far that could not be made.
+    pub(super) fn total(&self) -> u64 {
+        locked(&self.inner).total
+    }
+
+    /// Counts one, and logs it unless a line was logged a short while ago.
+    pub(super) fn record(&self, error: &io::Error, address: SocketAddr, now: Instant) {
+        let Some(silent) = self.admit(now) else { return };
+        tracing::warn!(%address, silent, "a probe could not be sent, trying again: {error}");
+    }
+
+    /// How many went unlogged since the last line, if it is time for the next one.
+    fn admit(&self, now: Instant) -> Option<u64> {
+        let mut inner = locked(&self.inner);
+        inner.total += 1;
+        let seen = match inner.logged {
+            Some((at, _)) if now.saturating_duration_since(at) < LOG_INTERVAL => return None,
+            Some((_, seen)) => seen,
+            None => 0,
+        };
+        inner.logged = Some((now, inner.total));
+        Some(inner.total - seen - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_per_interval_says_how_many_it_stands_for() {
+        let errors = LocalErrors::default();
+        let start = Instant::now();
+        assert_eq!(errors.admit(start), Some(0));
+        for _ in 0..500 {
+            assert_eq!(errors.admit(start + LOG_INTERVAL / 2), None);
+        }
+        assert_eq!(errors.admit(start + LOG_INTERVAL), Some(500));
+        assert_eq!(errors.admit(start + LOG_INTERVAL), None);
+        assert_eq!(errors.admit(start + 3 * LOG_INTERVAL), Some(1));
+        assert_eq!(errors.total(), 504);
+    }
+}

@@ -1,0 +1,135 @@
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+use crate::config::{Expectation, HttpCheck, StatusSet, Step};
+use crate::health::ProbeState;
+
+fn expecting(text: &str) -> CheckKind {
+    CheckKind::Script(vec![Step::Expect(Expectation::Bytes(text.into()))])
+}
+
+#[tokio::test]
+async fn a_backend_that_dies_is_down_after_fall_failures_and_back_after_rise_passes() {
+    let backend = Backend::silent().await;
+    let address = backend.address;
+    let (_subscription, mut reports) = subscribe(&Prober::new(), address, &check(CheckKind::Tcp));
+    assert_eq!(next(&mut reports).await.state, ProbeState::Up);
+
+    drop(backend);
+    let mut report = next(&mut reports).await;
+    while report.result.passed {
+        report = next(&mut reports).await;
+    }
+    for streak in 1..=4 {
+        let state = if streak < 3 { ProbeState::Up } else { ProbeState::Down };
+        assert_eq!((report.state, report.streak, report.result.got.as_str()), (state, streak, "refused"));
+        report = next(&mut reports).await;
+    }
+
+    let _listener = TcpListener::bind(address).await.unwrap();
+    while !report.result.passed {
+        report = next(&mut reports).await;
+    }
+    assert_eq!((report.state, report.streak), (ProbeState::Down, 1));
+    let report = next(&mut reports).await;
+    assert_eq!((report.state, report.streak), (ProbeState::Up, 2));
+}
+
+#[tokio::test]
+async fn isolated_failures_do_not_add_up() {
+    let backend = Backend::start(|mut stream, number| async move {
+        let answer = if number % 3 == 0 { "ok" } else { "no" };
+        drop(stream.write_all(answer.as_bytes()).await);
+    })
+    .await;
+    let (_subscription, mut reports) = subscribe(&Prober::new(), backend.address, &check(expecting("ok")));
+    let mut failures = 0;
+    for _ in 0..12 {
+        let report = next(&mut reports).await;
+        failures += usize::from(!report.result.passed);
+        assert_eq!(report.state, ProbeState::Up);
+    }
+    assert_eq!(failures, 8);
+}
+
+#[tokio::test]
+async fn the_state_chooses_the_pace() {
+    let start = Instant::now();
+    // Up and settled: the next one would come after the test.
+    let backend = Backend::silent().await;
+    let check = Check { interval: 3 * PATIENCE, ..check(CheckKind::Tcp) };
+    let (_up, mut ups) = subscribe(&Prober::new(), backend.address, &check);
+    next(&mut ups).await;
+    // Down and settled.
+    let (_socket, address) = refusing();
+    let (_down, mut downs) = subscribe(&Prober::new(), address, &check);
+    for _ in 0..5 {
+        next(&mut downs).await;
+    }
+    assert!(ups.try_recv().is_err());
+    assert!(start.elapsed() >= 4 * check.down_interval.mul_f64(0.8), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_slow_backend_delays_only_itself_and_never_overlaps() {
+    let (silent, quick) = (Backend::silent().await, Backend::silent().await);
+    let prober = Prober::new();
+    let (_slow, mut slow) = subscribe(&prober, silent.address, &check(expecting("never")));
+    let (_quick, mut reports) = subscribe(&prober, quick.address, &check(CheckKind::Tcp));
+    for _ in 0..10 {
+        assert!(next(&mut reports).await.result.passed);
+    }
+    assert!(slow.try_recv().is_err());
+    assert_eq!(silent.accepted(), 1, "one probe at a time");
+}
+
+#[tokio::test]
+async fn a_probe_that_takes_longer_than_its_interval_is_followed_at_once_by_the_next() {
+    let backend = Backend::silent().await;
+    let check = Check {
+        timeout: Duration::from_millis(300),
+        down_interval: Duration::from_millis(290),
+        ..check(expecting("never"))
+    };
+    let start = Instant::now();
+    let (_subscription, mut reports) = subscribe(&Prober::new(), backend.address, &check);
+    for _ in 0..4 {
+        assert_eq!(next(&mut reports).await.result.got, "timeout after 300ms");
+    }
+    // Not a down_interval after each end, which would be 1.9 s at least.
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(1200) && took < Duration::from_millis(1800), "{took:?}");
+    assert!(backend.accepted() <= 5, "never two at once");
+}
+
+#[tokio::test]
+async fn three_hundred_silent_backends_are_probed_128_at_a_time_each_with_its_whole_timeout() {
+    let silent = Backend::start(|mut stream, _| async move { drop(stream.read_to_end(&mut Vec::new()).await) }).await;
+    let prober = Prober::new();
+    let mut probes = Vec::new();
+    for i in 0..300 {
+        let check = Check {
+            timeout: Duration::from_millis(600),
+            ..rare(CheckKind::Http(HttpCheck {
+                method: "GET".into(),
+                path: format!("/{i}"),
+                host: None,
+                status: StatusSet { ranges: vec![(200, 299)] },
+                body: None,
+            }))
+        };
+        probes.push(subscribe(&prober, silent.address, &check));
+    }
+    assert_eq!(prober.stats().running, 300);
+    eventually("as many in flight as may be", || prober.stats().in_flight == IN_FLIGHT).await;
+    eventually("they have arrived", || silent.accepted() == IN_FLIGHT).await;
+    for (_, reports) in &mut probes {
+        let report = next(reports).await;
+        assert_eq!(report.result.got, "timeout after 600ms");
+        assert!(report.result.duration < Duration::from_millis(1150), "{:?}", report.result.duration);
+    }
+    assert_eq!(silent.accepted(), 300);
+    eventually("nothing in flight", || prober.stats().in_flight == 0).await;
+    drop(probes);
+    assert_eq!(prober.stats().running, 0);
+}
