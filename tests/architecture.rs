@@ -1,0 +1,157 @@
+//! The arrows and the doors of DESIGN, read off the `use` lines and paths of the sources.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Who may import whom inside the balancer (`crate::X`): a module and what it may name besides itself.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("config", &[]),
+    ("metrics", &[]),
+    ("pace", &[]),
+    ("endpoint", &["config", "metrics"]),
+    ("health", &["config", "metrics"]),
+    ("standing", &["config", "metrics", "endpoint", "health"]),
+    ("balance", &["config", "metrics"]),
+    ("pool", &["config", "metrics", "endpoint", "health", "standing", "balance"]),
+    ("keeper", &["config", "metrics", "endpoint", "health", "standing", "pool", "pace"]),
+    ("probe", &["config", "metrics", "endpoint", "health", "pace"]),
+    ("discovery", &["config", "metrics", "endpoint", "pool", "pace"]),
+    ("proxy", &["config", "metrics", "pool", "pace"]),
+    (
+        "server",
+        &["config", "metrics", "endpoint", "health", "standing", "pool", "keeper", "probe", "discovery", "proxy"],
+    ),
+    ("admin", &["config", "metrics", "health", "standing", "pool", "proxy", "server"]),
+    ("balancer", &["config", "admin", "proxy", "server"]),
+    ("cli", &["config", "balancer", "server", "admin"]),
+];
+
+/// Third-party crates that have an equivalent somewhere, and the only files that may name them.
+const DOORS: &[(&str, &[&str])] = &[
+    ("arc_swap", &["pool/mod.rs", "pool/backend.rs"]),
+    ("axum", &["admin/mod.rs", "admin/pools.rs"]),
+    ("prometheus", &["admin/exposition.rs"]),
+    ("humantime", &["admin/pools.rs"]),
+    ("socket2", &["proxy/socket.rs"]),
+    ("rustix", &["proxy/socket.rs", "server/limits.rs", "probe/attempt.rs"]),
+    ("sd_notify", &["cli/systemd.rs"]),
+    ("clap", &["cli/mod.rs"]),
+    ("tracing_subscriber", &["cli/logging.rs"]),
+    ("tracing_appender", &["cli/logging.rs"]),
+    ("regex", &["config/model.rs"]),
+    ("hyper", &["probe/http.rs"]),
+    ("hyper_util", &["probe/http.rs"]),
+    ("http_body_util", &["probe/http.rs"]),
+    ("consul", &["discovery/"]),
+    ("toml", &["config/"]),
+];
+
+#[test]
+fn arrows_point_down() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let module = path.split(['/', '.']).next().unwrap().to_owned();
+        if module == "lib" || module == "main" {
+            continue;
+        }
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{path}: `{module}` has no place in ARROWS"));
+            continue;
+        };
+        for (number, line) in text.lines().enumerate() {
+            for named in crate_paths(line) {
+                if named != module && !allowed.contains(&named.as_str()) {
+                    wrong.push(format!("{path}:{}: `{module}` names `crate::{named}`", number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The relay knows two sockets, counters and limits; no pool, no backend, no configuration.
+#[test]
+fn the_relay_knows_sockets_counters_and_limits_only() {
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("proxy/relay/") && !path.contains("tests"))
+    {
+        for line in text.lines() {
+            let named = crate_paths(line);
+            let fine = named.iter().all(|name| {
+                name == "metrics" || line.contains("crate::pool::ByteCell") || line.contains("crate::proxy::socket")
+            });
+            assert!(fine, "{path}: {line}");
+        }
+    }
+}
+
+#[test]
+fn third_party_crates_have_one_door() {
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        if path.contains("tests") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap();
+            for (name, doors) in DOORS {
+                let used = code.contains(&format!("use {name}::"))
+                    || code
+                        .match_indices(&format!("{name}::"))
+                        .any(|(at, _)| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'));
+                if used && !doors.iter().any(|door| path.starts_with(door)) {
+                    wrong.push(format!("{path}:{}: `{name}` has its door in {doors:?}", number + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Beyond 500 lines a file is usually two files.
+#[test]
+fn files_stay_small() {
+    for (path, text) in sources() {
+        assert!(text.lines().count() <= 500, "{path} has {} lines", text.lines().count());
+    }
+}
+
+/// The names after `crate::` on a line, also in `use crate::{a, b::C}`.
+fn crate_paths(line: &str) -> Vec<String> {
+    let code = line.split("//").next().unwrap();
+    let mut named = Vec::new();
+    for (at, _) in code.match_indices("crate::") {
+        let rest = &code[at + "crate::".len()..];
+        let parts: Vec<&str> = match rest.strip_prefix('{') {
+            Some(list) => list.split(['}', ';']).next().unwrap().split(',').map(str::trim).collect(),
+            None => vec![rest],
+        };
+        for part in parts {
+            let name: String = part.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if !name.is_empty() && name.starts_with(char::is_lowercase) {
+                named.push(name);
+            }
+        }
+    }
+    named
+}
+
+/// Path below `src/` → text.
+fn sources() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = BTreeMap::new();
+    let mut folders: Vec<PathBuf> = vec![root.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+                found.insert(name, fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    assert!(found.len() > 20);
+    found
+}

@@ -1,0 +1,92 @@
+//! Backends that behave as told. Each connection is a task; dropping the backend closes the port and every connection.
+
+use std::future::Future;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+pub struct Backend {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    accepting: JoinHandle<()>,
+}
+
+impl Backend {
+    /// Does `serve` with every connection.
+    pub async fn serving<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self::on((Ipv4Addr::LOCALHOST, 0).into(), serve).await
+    }
+
+    /// As [`Self::serving`], at a given address.
+    pub async fn on<F>(address: SocketAddr, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let accepting = tokio::spawn(async move {
+            let mut tasks = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, SeqCst);
+                tasks.spawn(serve(stream));
+            }
+        });
+        Self { address, connections, accepting }
+    }
+
+    /// Sends back what it gets, then FIN for FIN.
+    pub async fn echo() -> Self {
+        Self::serving(|stream| async move {
+            let (mut read, mut write) = stream.into_split();
+            // A client that resets ends it, too.
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            let _ = write.shutdown().await;
+        })
+        .await
+    }
+
+    /// Says its name after the first bytes, and finishes.
+    pub async fn answering(name: &'static str) -> Self {
+        Self::serving(move |mut stream| async move {
+            let mut request = [0; 1024];
+            if stream.read(&mut request).await.is_ok_and(|n| n > 0) {
+                let _ = stream.write_all(name.as_bytes()).await;
+                let _ = stream.shutdown().await;
+                // Until the other side has finished, too.
+                while stream.read(&mut request).await.is_ok_and(|n| n > 0) {}
+            }
+        })
+        .await
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections so far, probes included.
+    pub fn connections(&self) -> usize {
+        self.connections.load(SeqCst)
+    }
+
+    /// Closes the port and every connection, as the end of a process does.
+    pub async fn stop(self) {
+        self.accepting.abort();
+        let mut this = self;
+        let _ = (&mut this.accepting).await;
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}

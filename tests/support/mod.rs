@@ -1,0 +1,76 @@
+//! What tests stand on: a balancer in process ([`Rig`]) or as the real program ([`Program`]), and backends that behave as
+//! told ([`Backend`]).
+
+mod backend;
+mod program;
+mod rig;
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use backend::Backend;
+pub use program::Program;
+pub use rig::Rig;
+
+/// No wait is longer; generous, because CI machines stall.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` gives something.
+pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut condition: impl FnMut() -> F) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited for {PATIENCE:?}: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Fails the test if it takes too long.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("took longer than {PATIENCE:?}: {what}"),
+    }
+}
+
+/// A port on which nobody listens. (It was free a moment ago: nothing else in these tests binds fixed ports.)
+pub fn free_port() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    listener.local_addr().unwrap()
+}
+
+/// Connects, sends, finishes, and returns everything that comes back.
+pub async fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
+    soon("an exchange", async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request).await?;
+        stream.shutdown().await?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await?;
+        Ok(answer)
+    })
+    .await
+}
+
+/// One HTTP GET; status and body.
+pub async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    soon(path, async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        status.map(|status| (status, body.to_owned())).ok_or_else(|| io::Error::other(head.to_owned()))
+    })
+    .await
+}

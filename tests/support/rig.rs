@@ -1,0 +1,113 @@
+//! A balancer in process, with everything on ports of its own.
+
+use std::net::SocketAddr;
+
+use evenkeel::{Balancer, config};
+use serde_json::Value;
+
+use super::{get, until};
+
+pub struct Rig {
+    balancer: Balancer,
+}
+
+impl Rig {
+    /// Runs a configuration; its ports should be 0. The admin listener is always on port 0.
+    pub async fn start(text: &str) -> Self {
+        let text = format!("admin = {{ bind = \"127.0.0.1:0\" }}\nlog.sessions = true\n{text}");
+        let config = match config::parse(&text, "test.toml", &|_| None) {
+            Ok(config) => config,
+            Err(error) => panic!("{error}\n{text}"),
+        };
+        Self { balancer: Balancer::start(config).await.unwrap() }
+    }
+
+    /// One listener `front`, one pool `back` with these backends, probed fast by connects; `more` is added to the pool's
+    /// table (keys), or goes on with other tables.
+    pub async fn with_backends(backends: &[&str], more: &str) -> Self {
+        let check = if more.contains("check") {
+            ""
+        } else {
+            "check = { interval = \"100ms\", fast_interval = \"20ms\", timeout = \"500ms\" }\n"
+        };
+        Self::start(&format!(
+            "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n\n[pools.back]\nbackends = {backends:?}\n{check}{more}"
+        ))
+        .await
+    }
+
+    pub fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
+    /// The first front address.
+    pub fn front(&self) -> SocketAddr {
+        self.balancer.listeners()[0].1
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.balancer.admin().unwrap()
+    }
+
+    pub async fn metrics(&self) -> String {
+        get(self.admin(), "/metrics").await.unwrap().1
+    }
+
+    /// The value of a series, written as in the exposition; 0 if it is not there.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.metrics().await;
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    pub async fn until_metric(&self, series: &str, wanted: f64) {
+        until(&format!("{series} = {wanted}"), || async { (self.metric(series).await == wanted).then_some(()) }).await;
+    }
+
+    /// `/api/v1/pools`
+    pub async fn pools(&self) -> Value {
+        serde_json::from_str(&get(self.admin(), "/api/v1/pools").await.unwrap().1).unwrap()
+    }
+
+    /// What the API says of a backend, in whatever pool.
+    pub async fn backend(&self, id: &str) -> Option<Value> {
+        let answer = self.pools().await;
+        let pools = answer["pools"].as_array()?;
+        pools.iter().flat_map(|pool| pool["backends"].as_array().unwrap()).find(|b| b["id"] == id).cloned()
+    }
+
+    /// Waits until a backend has a standing, and returns what the API then says of it.
+    pub async fn until_standing(&self, id: &str, standing: &str) -> Value {
+        until(&format!("{id} {standing}"), || async {
+            self.backend(id).await.filter(|backend| backend["standing"] == standing)
+        })
+        .await
+    }
+
+    /// Waits until no session is left and every count agrees.
+    pub async fn until_no_sessions(&self) {
+        until("no sessions", || async { (self.balancer.state().sessions() == 0).then_some(()) }).await;
+        let state = self.balancer.state();
+        until("workers without sessions", || async {
+            (state.floor.sessions().iter().sum::<usize>() == 0).then_some(())
+        })
+        .await;
+        for pool in &state.pools {
+            assert_eq!(pool.sessions(), 0);
+        }
+        for listener in &state.listeners {
+            let accepted = listener.accepted.load(std::sync::atomic::Ordering::SeqCst);
+            let ended: u64 = evenkeel::metrics::Outcome::ALL.iter().map(|&outcome| listener.ended.read(outcome)).sum();
+            assert_eq!(accepted, ended, "accepted = ended + active");
+        }
+    }
+
+    /// Sessions of the listener that ended with an outcome.
+    pub fn ended(&self, outcome: evenkeel::metrics::Outcome) -> u64 {
+        self.balancer.state().listeners[0].ended.read(outcome)
+    }
+
+    pub async fn stop(self) {
+        self.balancer.shutdown().await;
+    }
+}
