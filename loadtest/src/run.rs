@@ -113,6 +113,9 @@ fn validate(plan: &Plan) -> Result<(), Error> {
     if plan.messages.is_none() && plan.duration.is_none() {
         return refuse("a number of messages or a duration is needed, or it would never end");
     }
+    if plan.messages == Some(0) {
+        return refuse("no messages would be a run that can't fail");
+    }
     if plan.plain_echo && !plan.scenario.echoes() {
         return refuse("a plain echo server can serve small-messages, large-messages and idle only");
     }

@@ -111,12 +111,13 @@ fn nonsense_is_refused() {
     let address = crate::support::dead();
     let good = plan(address, Scenario::SmallMessages);
     for bad in [
-        Plan { connections: 0, ..good.clone() },
-        Plan { threads: 5, ..good.clone() },
-        Plan { size: 0, ..good.clone() },
-        Plan { messages: None, ..good.clone() },
-        Plan { rate: Some(0.0), ..good.clone() },
-        Plan { plain_echo: true, scenario: Scenario::BulkUpload, ..good.clone() },
+        Plan { connections: 0, ..good },
+        Plan { threads: 5, ..good },
+        Plan { size: 0, ..good },
+        Plan { messages: None, ..good },
+        Plan { messages: Some(0), ..good },
+        Plan { rate: Some(0.0), ..good },
+        Plan { plain_echo: true, scenario: Scenario::BulkUpload, ..good },
     ] {
         assert!(matches!(loadtest::run(&bad, |_| {}), Err(loadtest::Error::Plan(_))), "{bad:?}");
     }
