@@ -107,14 +107,13 @@ impl RunArgs {
     pub fn plan(&self) -> anyhow::Result<Plan> {
         let address = self.address()?;
         let defaults = Plan::new(address, self.scenario);
-        let forever = self.messages.is_none() || self.scenario == Scenario::Idle;
         let connections = self.connections.unwrap_or(defaults.connections);
         // No more threads than connections, unless that was written.
         let threads = usize::try_from(connections).unwrap_or(usize::MAX).min(defaults.threads);
         Ok(Plan {
             connections,
             messages: self.messages,
-            duration: self.duration.or_else(|| forever.then_some(DURATION)),
+            duration: self.duration.or_else(|| self.messages.is_none().then_some(DURATION)),
             rate: self.rate,
             size: self.size.unwrap_or(defaults.size),
             threads: self.threads.unwrap_or(threads),

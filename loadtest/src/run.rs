@@ -19,6 +19,7 @@ use crate::plan::Plan;
 use crate::progress::Snapshot;
 use crate::protocol::LARGEST;
 use crate::report::Report;
+use crate::scenario::Scenario;
 use crate::tally::{Meter, Tally};
 
 /// How often the progress is shown.
@@ -109,6 +110,9 @@ fn validate(plan: &Plan) -> Result<(), Error> {
     }
     if plan.timeout.is_zero() || plan.timeout > LONGEST || plan.duration.is_some_and(|duration| duration > LONGEST) {
         return refuse("timeout and duration may be at most 24h, and the timeout not 0");
+    }
+    if plan.scenario == Scenario::Idle && (plan.messages.is_some() || plan.rate.is_some() || plan.duration.is_none()) {
+        return refuse("idle takes a duration, and neither messages nor a rate: it sends nothing in between");
     }
     if plan.messages.is_none() && plan.duration.is_none() {
         return refuse("a number of messages or a duration is needed, or it would never end");

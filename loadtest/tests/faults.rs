@@ -137,7 +137,7 @@ fn dead_servers_are_counted_and_given_up() {
         assert_eq!((report.operations, report.connections_abandoned, report.failure_count()), (0, 4, 8));
         assert!(report.not_started > 0);
     }
-    let report = run(&Plan { duration: Some(Duration::ZERO), ..plan(dead(), Scenario::Idle) });
+    let report = run(&plan(dead(), Scenario::Idle));
     only_failure(&report, "refused");
     assert_eq!(report.failure_count(), 4);
 }

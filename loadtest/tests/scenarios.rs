@@ -78,8 +78,8 @@ fn plain_echo_servers_will_do() {
     for scenario in [Scenario::SmallMessages, Scenario::LargeMessages, Scenario::Idle] {
         // More than sockets buffer: whoever does not read while it writes is stuck here.
         let size = if scenario == Scenario::LargeMessages { 20_000_000 } else { 64 };
-        let messages = Some(4);
-        let report = run(&Plan { plain_echo: true, size, messages, ..plan(address, scenario) });
+        let base = plan(address, scenario);
+        let report = run(&Plan { plain_echo: true, size, messages: base.messages.map(|_| 4), ..base });
         assert_good(&report);
         assert_eq!(report.bytes_sent, report.bytes_received);
     }
@@ -116,6 +116,7 @@ fn nonsense_is_refused() {
         Plan { size: 0, ..good },
         Plan { messages: None, ..good },
         Plan { messages: Some(0), ..good },
+        Plan { scenario: Scenario::Idle, ..good },
         Plan { rate: Some(0.0), ..good },
         Plan { plain_echo: true, scenario: Scenario::BulkUpload, ..good },
     ] {

@@ -20,9 +20,11 @@ pub(crate) fn server() -> Server {
 
 /// A small plan that ends by itself, also when everything fails.
 pub(crate) fn plan(address: SocketAddr, scenario: Scenario) -> Plan {
+    let idle = scenario == Scenario::Idle;
     Plan {
         connections: 4,
-        messages: Some(40),
+        messages: (!idle).then_some(40),
+        duration: idle.then_some(Duration::ZERO),
         size: SIZE as u64,
         threads: 1,
         timeout: Duration::from_secs(10),
