@@ -1,0 +1,6 @@
+//! Tests of the load generator from outside: hermetic, on free ports of this machine.
+
+mod faults;
+mod program;
+mod scenarios;
+mod support;
