@@ -1,0 +1,146 @@
+//! An answer: the value and what Consul's headers say of it.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use serde::de::{DeserializeOwned, Deserializer as _, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::Error;
+
+/// What was asked for, and what the headers say of it. A header that is absent or makes no sense is `None`.
+#[derive(Clone, Debug)]
+pub struct Answer<T> {
+    /// What was asked for.
+    pub value: T,
+    /// Entries of a list that are not as Consul documents them; the others are in `value`.
+    pub rejected: Vec<RejectedEntry>,
+    /// `X-Consul-Index`, for [`HealthQuery::index`](crate::HealthQuery::index).
+    pub index: Option<u64>,
+    /// `X-Consul-Knownleader`. With the streaming backend (the default since 1.10) healthy answers say `false`.
+    pub known_leader: Option<bool>,
+    /// `X-Consul-Lastcontact`: how long ago the server that answered had heard from the leader.
+    pub last_contact: Option<Duration>,
+    /// `Age`: of the answer in the agent's cache; only for cached queries.
+    pub age: Option<Duration>,
+    /// `X-Cache` = `HIT`: the answer is from the agent's cache; only for cached queries.
+    pub cache_hit: Option<bool>,
+    /// `X-Consul-Effective-Consistency`: which reads were given, such as `leader`, `stale` or `consistent`.
+    pub effective_consistency: Option<String>,
+}
+
+/// An entry of a list that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectedEntry {
+    /// `node/service_id` where the entry has them, else `entry N`, counted from 0.
+    pub id: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl<T> Answer<T> {
+    pub(crate) fn new(value: T, rejected: Vec<RejectedEntry>, headers: &HeaderMap) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        Self {
+            value,
+            rejected,
+            index: text("x-consul-index").and_then(|text| text.parse().ok()),
+            known_leader: text("x-consul-knownleader").and_then(|text| text.parse().ok()),
+            last_contact: text("x-consul-lastcontact").and_then(|text| text.parse().ok()).map(Duration::from_millis),
+            age: text("age").and_then(|text| text.parse().ok()).map(Duration::from_secs),
+            cache_hit: text("x-cache").map(|text| text.eq_ignore_ascii_case("hit")),
+            effective_consistency: text("x-consul-effective-consistency").map(str::to_owned),
+        }
+    }
+}
+
+/// A list, entry by entry: those that are a `T`, and those that are not.
+///
+/// # Errors
+/// [`Error::Decode`] if it is no JSON list. `null` is none either: Consul writes an empty one as `[]`, and what looks
+/// like "no instances" without being it would empty a pool.
+pub(crate) fn list<T: DeserializeOwned>(
+    what: &'static str,
+    body: &[u8],
+) -> Result<(Vec<T>, Vec<RejectedEntry>), Error> {
+    let decode = |source| Error::Decode { what, source };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let lists = json.deserialize_any(Entries(PhantomData)).map_err(decode)?;
+    json.end().map_err(decode)?;
+    Ok(lists)
+}
+
+/// One entry at a time as a JSON value, so that what is wrong in one of them does not end the list.
+struct Entries<T>(PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> Visitor<'de> for Entries<T> {
+    type Value = (Vec<T>, Vec<RejectedEntry>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let (mut good, mut rejected) = (Vec::new(), Vec::new());
+        while let Some(entry) = entries.next_element::<Value>()? {
+            match T::deserialize(&entry) {
+                Ok(value) => good.push(value),
+                Err(error) => {
+                    let place = good.len() + rejected.len();
+                    rejected.push(RejectedEntry { id: identity(&entry, place), why: error.to_string() });
+                }
+            }
+        }
+        Ok((good, rejected))
+    }
+}
+
+fn identity(entry: &Value, place: usize) -> String {
+    match (entry["Node"]["Node"].as_str(), entry["Service"]["ID"].as_str()) {
+        (Some(node), Some(service)) => format!("{node}/{service}"),
+        _ => format!("entry {place}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ServiceEntry;
+
+    #[test]
+    fn a_bad_entry_is_told_apart() {
+        let body = br#"[{"Node":{"Node":"n"},"Service":{"ID":"a","Port":1}},
+                        {"Node":{"Node":"n"},"Service":{"ID":"b","Port":70000}}, 7,
+                        {"Node":{"Node":"n"},"Service":{"ID":"c"}}]"#;
+        let (good, rejected) = list::<ServiceEntry>("instances", body).unwrap();
+        assert_eq!(good.iter().map(|entry| entry.service.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(rejected[0].id, "n/b");
+        assert!(rejected[0].why.contains("70000"), "{}", rejected[0].why);
+        assert_eq!(rejected[1].id, "entry 2");
+    }
+
+    #[test]
+    fn only_a_list_is_one() {
+        assert!(list::<ServiceEntry>("instances", b"[]").unwrap().0.is_empty());
+        for body in ["", "null", "{}", "[", "[]x", "\"\"", "<html>", "[{]"] {
+            let error = list::<ServiceEntry>("instances", body.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), "decode", "{body:?}");
+        }
+    }
+
+    #[test]
+    fn headers_that_make_no_sense_are_none() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-consul-index", "-5".parse().unwrap());
+        headers.insert("x-consul-knownleader", "false".parse().unwrap());
+        headers.insert("x-consul-lastcontact", "1500".parse().unwrap());
+        headers.insert("age", "soon".parse().unwrap());
+        let answer = Answer::new((), Vec::new(), &headers);
+        assert_eq!(answer.index, None);
+        assert_eq!(answer.known_leader, Some(false));
+        assert_eq!(answer.last_contact, Some(Duration::from_millis(1500)));
+        assert_eq!(answer.age, None);
+    }
+}
