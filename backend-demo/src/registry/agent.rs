@@ -80,9 +80,10 @@ pub(super) fn service_json(service: &Service) -> Value {
     })
 }
 
-async fn register(State(shared): Store, body: Bytes) -> Result<(), Refusal> {
+async fn register(State(shared): Store, parameters: Parameters, body: Bytes) -> Result<(), Refusal> {
+    let replace = value(&parameters, "replace-existing-checks").is_some_and(|text| !matches!(text, "false" | "0"));
     let (definition, checks) = definition::parse(&body).map_err(Refusal::bad_request)?;
-    shared.change(|state, now| state.register(definition, checks, now));
+    shared.change(|state, now| state.register(definition, checks, replace, now));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Deserialize;
 
 use super::state::Status;
+use crate::duration;
 
 /// A service as one member registers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,33 +101,6 @@ pub(super) fn parse(body: &[u8]) -> Result<(Definition, Vec<TtlCheck>), String> 
     Ok((definition, checks))
 }
 
-/// Reads a duration as Go writes it: `15s`, `1m30s`, `1.5h`, `500ms`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut seconds = 0.0;
-    while !rest.is_empty() {
-        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(number_end);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let scale = match unit {
-            "ns" => 1e-9,
-            "us" | "µs" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        seconds += number.parse::<f64>().ok()? * scale;
-        rest = tail;
-    }
-    if text.is_empty() {
-        return None;
-    }
-    Duration::try_from_secs_f64(seconds).ok()
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct WireService {
@@ -180,7 +154,7 @@ impl WireCheck {
         if self.ttl.is_empty() {
             return Err("Invalid check: this development registry runs no checks itself, give a TTL".to_owned());
         }
-        let ttl = duration(&self.ttl)
+        let ttl = duration::parse(&self.ttl)
             .filter(|ttl| !ttl.is_zero())
             .ok_or_else(|| format!("Invalid check: TTL {:?} is no duration", self.ttl))?;
         let status = match self.status.as_str() {
@@ -189,7 +163,7 @@ impl WireCheck {
         };
         let deregister_after = match self.deregister_critical_service_after.as_str() {
             "" => None,
-            text => Some(duration(text).ok_or_else(|| format!("Invalid check: {text:?} is no duration"))?),
+            text => Some(duration::parse(text).ok_or_else(|| format!("Invalid check: {text:?} is no duration"))?),
         };
         Ok(TtlCheck {
             id: if self.check_id.is_empty() { default_id } else { self.check_id },
@@ -206,17 +180,6 @@ impl WireCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_those_of_go() {
-        assert_eq!(duration("15s"), Some(Duration::from_secs(15)));
-        assert_eq!(duration("1m30s"), Some(Duration::from_secs(90)));
-        assert_eq!(duration("1.5h"), Some(Duration::from_secs(5400)));
-        assert_eq!(duration("500ms"), Some(Duration::from_millis(500)));
-        for wrong in ["", "5", "s", "5x", "-5s", "1.2.3s", "99999999999999999999999h"] {
-            assert_eq!(duration(wrong), None, "{wrong:?}");
-        }
-    }
 
     #[test]
     fn what_is_wrong_is_refused_in_words() {

@@ -136,7 +136,7 @@ impl Registry {
 
     /// Registers an instance without checks, which therefore passes.
     pub fn register(&self, definition: Definition) {
-        self.shared.change(|state, now| state.register(definition, Vec::new(), now));
+        self.shared.change(|state, now| state.register(definition, Vec::new(), false, now));
     }
 
     /// Registers an instance of `service` at `address`, without checks.

@@ -12,7 +12,8 @@ use axum::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{definition::duration, shared::Shared, state::State};
+use super::{shared::Shared, state::State};
+use crate::duration;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
@@ -61,7 +62,7 @@ impl Query {
         };
         let wait = match value(parameters, "wait").filter(|text| !text.is_empty()) {
             None => DEFAULT_WAIT,
-            Some(text) => duration(text).ok_or_else(|| Refusal::bad_request("Invalid wait time"))?,
+            Some(text) => duration::parse(text).ok_or_else(|| Refusal::bad_request("Invalid wait time"))?,
         };
         let stale = value(parameters, "stale").is_some();
         let consistent = value(parameters, "consistent").is_some();

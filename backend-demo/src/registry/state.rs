@@ -171,7 +171,8 @@ impl State {
 
     // --- services
 
-    pub(super) fn register(&mut self, definition: Definition, checks: Vec<TtlCheck>, now: Instant) {
+    /// With `replace`, checks that the service had and no longer names go; maintenance stays.
+    pub(super) fn register(&mut self, definition: Definition, checks: Vec<TtlCheck>, replace: bool, now: Instant) {
         let known = self.services.get(&definition.id);
         if known.is_none_or(|known| known.definition != definition) {
             let former = known.map(|known| (known.definition.name.clone(), known.created));
@@ -183,6 +184,13 @@ impl State {
             let created = former.map_or(self.index, |(_, created)| created);
             let service = Service { definition: definition.clone(), created, modified: self.index };
             self.services.insert(definition.id.clone(), service);
+        }
+        let before = self.checks.len();
+        let named = |id: &str| checks.iter().any(|check| check.id == id);
+        self.checks
+            .retain(|id, check| !replace || check.service_id != definition.id || check.ttl.is_none() || named(id));
+        if self.checks.len() != before {
+            self.touch(&definition.name);
         }
         for check in checks {
             self.add_check(&definition, check, now);
