@@ -11,6 +11,7 @@ mod store;
 use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use anyhow::Context;
+use consul::Settings;
 use tokio::{
     net::{TcpListener, TcpSocket},
     signal::unix::{SignalKind, signal},
@@ -46,6 +47,9 @@ pub struct Options {
     /// The Consul agent to register with, such as http://127.0.0.1:8500; without it the member registers nowhere
     #[arg(long, value_name = "URL")]
     pub consul: Option<String>,
+    /// The token to show to the agent
+    #[arg(long, value_name = "TOKEN", env = "CONSUL_HTTP_TOKEN", hide_env_values = true)]
+    pub consul_token: Option<String>,
     /// Where to store requests (SQLite); without it nothing is stored
     #[arg(long, value_name = "FILE")]
     pub database: Option<PathBuf>,
@@ -68,6 +72,7 @@ impl Options {
             name: name.to_owned(),
             id: Some(id.to_owned()),
             consul: None,
+            consul_token: None,
             database: None,
             ttl: Duration::from_secs(10),
             misbehaviour: Misbehaviour::default(),
@@ -121,8 +126,12 @@ impl Server {
             cut: CancellationToken::new(),
         };
         if let Some(agent) = &options.consul {
-            let registration = Registration::new(agent, &options.name, &server.id, address, options.ttl)
-                .with_context(|| format!("can't use the Consul agent {agent}"))?;
+            let agent = Settings {
+                token: options.consul_token.filter(|token| !token.is_empty()),
+                ..registration::settings(agent)
+            };
+            let registration = Registration::new(&agent, &options.name, &server.id, address, options.ttl)
+                .with_context(|| format!("can't use the Consul agent {}", agent.address))?;
             server.registered.spawn(registration.keep(server.leave.clone()));
         }
         let (member, tasks) = (server.member.clone(), server.tasks.clone());

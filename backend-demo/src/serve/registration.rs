@@ -11,8 +11,15 @@ use tokio_util::sync::CancellationToken;
 const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(3);
+/// So that no TTL, however short, makes this loop spin.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// How long a member that is not heard of stays listed as critical before Consul forgets it: the least that it takes.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// How to reach an agent by its URL; without a scheme it is http, as in `CONSUL_HTTP_ADDR`.
+pub(super) fn settings(agent: &str) -> Settings {
+    if agent.contains("://") { Settings::new(agent) } else { Settings::new(format!("http://{agent}")) }
+}
 
 /// What to keep registered, and where.
 pub(super) struct Registration {
@@ -25,9 +32,14 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// `agent` is a URL; without a scheme it is http. Connects to nothing yet.
-    pub(super) fn new(agent: &str, name: &str, id: &str, address: SocketAddr, ttl: Duration) -> Result<Self, Error> {
-        let agent = if agent.contains("://") { agent.to_owned() } else { format!("http://{agent}") };
+    /// Connects to nothing yet.
+    pub(super) fn new(
+        agent: &Settings,
+        name: &str,
+        id: &str,
+        address: SocketAddr,
+        ttl: Duration,
+    ) -> Result<Self, Error> {
         let check_id = format!("service:{id}");
         let check = CheckRegistration {
             check_id: Some(check_id.clone()),
@@ -43,8 +55,8 @@ impl Registration {
             checks: vec![check],
             ..ServiceRegistration::default()
         };
-        let client = Client::new(&Settings::new(&agent))?.with_margin(PATIENCE);
-        Ok(Self { client, agent, id: id.to_owned(), check_id, service, ttl })
+        let client = Client::new(agent)?.with_margin(PATIENCE);
+        Ok(Self { client, agent: agent.address.clone(), id: id.to_owned(), check_id, service, ttl })
     }
 
     /// Runs until `stop`, and returns when the entry is out of Consul or Consul does not answer.
@@ -60,7 +72,7 @@ impl Registration {
                     }
                     registered = true;
                     failures = 0;
-                    self.ttl / 3
+                    (self.ttl / 3).max(SHORTEST_PAUSE)
                 }
                 Err(error) => {
                     if failures == 0 {

@@ -38,7 +38,7 @@ pub(super) struct Head {
 /// Says what these bytes are.
 pub(super) fn examine(bytes: &[u8]) -> Shape {
     let starts = |method: &&[u8]| bytes.starts_with(method) || method.starts_with(bytes);
-    if !METHODS.iter().any(|method| starts(method)) {
+    if !METHODS.iter().any(starts) {
         return Shape::Raw;
     }
     let Some(length) = head_length(bytes) else {
