@@ -1,1 +1,81 @@
-fn main() {}
+//! The command line of the demo: what to run, exit codes, and errors told once.
+
+use std::{
+    io::{self, Write},
+    net::SocketAddr,
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use backend_demo::{client, registry::Registry, requests, serve};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What stands behind the Evenkeel load balancer in a demo.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a member of a cluster: it greets whoever sends something, and registers itself in Consul
+    Serve(serve::Options),
+    /// Ask, and show who answered
+    Client(client::Options),
+    /// Show what a member stored
+    Requests(requests::Options),
+    /// Run a registry FOR DEVELOPMENT ONLY: a small part of Consul's HTTP API, in memory, without any security
+    Registry {
+        /// Where to listen
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500")]
+        listen: SocketAddr,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    backend_demo::raise_fd_limit();
+    match run(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            let _written = writeln!(io::stderr(), "backend-demo: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(options) => serve::run(options).await?,
+        Command::Client(options) => {
+            let report = client::run(&options).await;
+            print(&report.to_string());
+            return Ok(if report.all_answered() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Requests(options) => print(&requests::show(&options)?),
+        Command::Registry { listen } => registry(listen).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn registry(listen: SocketAddr) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let registry = Registry::start(listen).await.with_context(|| format!("can't listen on {listen}"))?;
+    print(&format!("development registry on {}, for development only\n", registry.url()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    registry.stop().await;
+    Ok(())
+}
+
+/// Unlike `print!` it does not panic when nobody reads, as in `backend-demo requests … | head`.
+fn print(text: &str) {
+    let _written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+}

@@ -33,9 +33,7 @@ impl Program {
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        for (lines, log) in [(BufReader::new(err).lines(), Arc::clone(&log))] {
-            tokio::spawn(keep(lines, log));
-        }
+        tokio::spawn(keep(BufReader::new(err).lines(), Arc::clone(&log)));
         tokio::spawn(keep(BufReader::new(out).lines(), Arc::clone(&log)));
         Self { child, directory, log }
     }

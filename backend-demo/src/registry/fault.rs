@@ -1,0 +1,85 @@
+//! What can go wrong with a registry, on demand.
+//!
+//! Sits in front of every route and also cuts in on requests that are waiting for a change, because that is where a
+//! client is when an agent fails.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::shared::Shared;
+
+/// A way to fail, for every request until it is taken back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// 500 `No cluster leader`.
+    Status500,
+    /// 403, as for a token without rights.
+    Forbidden,
+    /// 429.
+    TooManyRequests,
+    /// Any status with any text.
+    Status(u16, String),
+    /// No answer at all until the fault is taken back; what waited for it then gets a 500.
+    Hang,
+    /// 200 with an index, and a body that is no JSON.
+    Garbage,
+    /// 200 with an index, and an empty list: what is hardest to tell from the truth.
+    Empty200,
+    /// 200 with an empty list, and no index.
+    NoIndex,
+}
+
+/// The middleware that applies the fault.
+pub(super) async fn apply(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    shared.count_request();
+    let mut faults = shared.faults();
+    let healthy = tokio::select! {
+        biased;
+        fault = failing(&mut faults) => Err(fault),
+        response = next.run(request) => Ok(response),
+    };
+    match healthy {
+        Ok(response) => response,
+        Err(Fault::Hang) => {
+            let _ended = faults.wait_for(|fault| *fault != Some(Fault::Hang)).await;
+            (StatusCode::INTERNAL_SERVER_ERROR, "rpc error: code = Canceled desc = context canceled").into_response()
+        }
+        Err(fault) => answer(&fault, shared.read(|state| state.index())),
+    }
+}
+
+/// Resolves when there is a fault.
+async fn failing(faults: &mut tokio::sync::watch::Receiver<Option<Fault>>) -> Fault {
+    match faults.wait_for(Option::is_some).await.map(|fault| fault.clone()) {
+        Ok(Some(fault)) => fault,
+        _ => std::future::pending().await,
+    }
+}
+
+fn answer(fault: &Fault, index: u64) -> Response {
+    let index = [("X-Consul-Index", index.to_string())];
+    let json = [("Content-Type", "application/json")];
+    match fault {
+        Fault::Status500 => (StatusCode::INTERNAL_SERVER_ERROR, "No cluster leader").into_response(),
+        Fault::Forbidden => {
+            (StatusCode::FORBIDDEN, "Permission denied: anonymous token lacks permission 'service:read'")
+                .into_response()
+        }
+        Fault::TooManyRequests => {
+            (StatusCode::TOO_MANY_REQUESTS, "Your IP is issuing too many requests").into_response()
+        }
+        Fault::Status(code, text) => {
+            let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            (status, text.clone()).into_response()
+        }
+        Fault::Garbage => (index, json, "[{\"Node\":{\"ID\":\"<html>").into_response(),
+        Fault::Empty200 => (index, json, "[]").into_response(),
+        Fault::Hang | Fault::NoIndex => (json, "[]").into_response(),
+    }
+}

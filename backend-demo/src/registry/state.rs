@@ -1,0 +1,374 @@
+//! What the registry knows, and the index rules. Pure: no I/O, the caller gives the time.
+//!
+//! Every change takes the next number of one sequence, as Consul's Raft log does, and stamps it on what it changed, so
+//! that a query which watches one service is not told about another.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use super::definition::{Definition, TtlCheck};
+
+/// What a check says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Status {
+    /// All is well.
+    Passing,
+    /// Still serving, but something is off.
+    Warning,
+    /// Not to be used.
+    Critical,
+}
+
+impl Status {
+    /// Reads Consul's word for it.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "passing" => Some(Self::Passing),
+            "warning" => Some(Self::Warning),
+            "critical" => Some(Self::Critical),
+            _ => None,
+        }
+    }
+
+    /// Consul's word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Passing => "passing",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+pub(super) const NODE_MAINTENANCE: &str = "_node_maintenance";
+
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) definition: Definition,
+    pub(super) created: u64,
+    pub(super) modified: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Check {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) notes: String,
+    pub(super) output: String,
+    pub(super) status: Status,
+    /// Empty: a check of the node, which counts for every service.
+    pub(super) service_id: String,
+    ttl: Option<Duration>,
+    expires: Option<Instant>,
+    deregister_after: Option<Duration>,
+    critical_since: Option<Instant>,
+}
+
+impl Check {
+    /// A check without TTL, which stands until it is taken away.
+    fn standing(id: &str, name: &str, notes: &str, status: Status, service_id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            name: name.to_owned(),
+            notes: notes.to_owned(),
+            output: String::new(),
+            status,
+            service_id: service_id.to_owned(),
+            ttl: None,
+            expires: None,
+            deregister_after: None,
+            critical_since: None,
+        }
+    }
+
+    pub(super) fn kind(&self) -> &'static str {
+        if self.ttl.is_some() { "ttl" } else { "" }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) value: Vec<u8>,
+    pub(super) created: u64,
+    pub(super) modified: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    index: u64,
+    /// Goes up when the past is rewritten (an index that goes back): who waits is answered at once.
+    pub(super) epoch: u64,
+    pub(super) services: BTreeMap<String, Service>,
+    pub(super) checks: BTreeMap<String, Check>,
+    /// By service name; kept after the last instance left, so that its going is seen.
+    service_index: BTreeMap<String, u64>,
+    catalog_index: u64,
+    pub(super) keys: BTreeMap<String, Entry>,
+    /// By key; kept after a deletion.
+    key_index: BTreeMap<String, u64>,
+}
+
+impl State {
+    pub(super) fn new() -> Self {
+        let alive = Check {
+            output: "Agent alive and reachable".to_owned(),
+            ..Check::standing("serfHealth", "Serf Health Status", "", Status::Passing, "")
+        };
+        Self {
+            // A new agent has written a dozen things about itself before anybody can ask.
+            index: 11,
+            epoch: 0,
+            services: BTreeMap::new(),
+            checks: BTreeMap::from([(alive.id.clone(), alive)]),
+            service_index: BTreeMap::new(),
+            catalog_index: 11,
+            keys: BTreeMap::new(),
+            key_index: BTreeMap::new(),
+        }
+    }
+
+    // --- indexes
+
+    pub(super) fn index(&self) -> u64 {
+        self.index
+    }
+
+    pub(super) fn service_index(&self, name: &str) -> u64 {
+        self.service_index.get(name).copied().unwrap_or(1)
+    }
+
+    pub(super) fn catalog_index(&self) -> u64 {
+        self.catalog_index
+    }
+
+    pub(super) fn key_index(&self, key: &str) -> u64 {
+        self.key_index.get(key).copied().unwrap_or(1)
+    }
+
+    /// A new index for a service of which nothing changed: a real agent does that too.
+    pub(super) fn touch(&mut self, name: &str) {
+        self.index += 1;
+        self.service_index.insert(name.to_owned(), self.index);
+    }
+
+    pub(super) fn rewind(&mut self, to: u64) {
+        self.index = to.max(1);
+        self.epoch += 1;
+        let ceiling = self.index;
+        let stamps = self.service_index.values_mut().chain(self.key_index.values_mut());
+        stamps.chain([&mut self.catalog_index]).for_each(|stamp| *stamp = ceiling.min(*stamp));
+        for service in self.services.values_mut() {
+            service.created = ceiling.min(service.created);
+            service.modified = ceiling.min(service.modified);
+        }
+        for entry in self.keys.values_mut() {
+            entry.created = ceiling.min(entry.created);
+            entry.modified = ceiling.min(entry.modified);
+        }
+    }
+
+    // --- services
+
+    /// With `replace`, checks that the service had and no longer names go; maintenance stays.
+    pub(super) fn register(&mut self, definition: Definition, checks: Vec<TtlCheck>, replace: bool, now: Instant) {
+        let known = self.services.get(&definition.id);
+        if known.is_none_or(|known| known.definition != definition) {
+            let former = known.map(|known| (known.definition.name.clone(), known.created));
+            self.touch(&definition.name);
+            self.catalog_index = self.index;
+            if let Some((name, _)) = former.as_ref().filter(|(name, _)| *name != definition.name) {
+                self.touch(name);
+            }
+            let created = former.map_or(self.index, |(_, created)| created);
+            let service = Service { definition: definition.clone(), created, modified: self.index };
+            self.services.insert(definition.id.clone(), service);
+        }
+        let before = self.checks.len();
+        let named = |id: &str| checks.iter().any(|check| check.id == id);
+        self.checks
+            .retain(|id, check| !replace || check.service_id != definition.id || check.ttl.is_none() || named(id));
+        if self.checks.len() != before {
+            self.touch(&definition.name);
+        }
+        for check in checks {
+            self.add_check(&definition, check, now);
+        }
+    }
+
+    fn add_check(&mut self, definition: &Definition, check: TtlCheck, now: Instant) {
+        // As the agent does: who registers again keeps the status that the check had.
+        let known = self.checks.get(&check.id);
+        let status = known.map_or(check.status, |known| known.status);
+        let output = known.map_or_else(String::new, |known| known.output.clone());
+        let critical_since = known.and_then(|known| known.critical_since);
+        if known.is_none() {
+            self.touch(&definition.name);
+        }
+        let check = Check {
+            output,
+            ttl: Some(check.ttl),
+            expires: Some(now + check.ttl),
+            deregister_after: check.deregister_after,
+            critical_since: critical_since.or_else(|| (status == Status::Critical).then_some(now)),
+            ..Check::standing(&check.id, &check.name, &check.notes, status, &definition.id)
+        };
+        self.checks.insert(check.id.clone(), check);
+    }
+
+    /// False: no such service.
+    pub(super) fn deregister(&mut self, id: &str) -> bool {
+        let Some(service) = self.services.remove(id) else { return false };
+        self.checks.retain(|_, check| check.service_id != id);
+        self.touch(&service.definition.name);
+        self.catalog_index = self.index;
+        true
+    }
+
+    pub(super) fn instances<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Service> {
+        self.services.values().filter(move |service| service.definition.name == name)
+    }
+
+    /// The checks that count for one instance: the node's and its own.
+    pub(super) fn checks_of<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Check> {
+        self.checks.values().filter(move |check| check.service_id.is_empty() || check.service_id == id)
+    }
+
+    /// The worst of the checks of an instance.
+    pub(super) fn status(&self, id: &str) -> Option<Status> {
+        self.services.get(id)?;
+        self.checks_of(id).map(|check| check.status).max()
+    }
+
+    // --- checks
+
+    /// False: no such TTL check.
+    pub(super) fn update_check(&mut self, id: &str, status: Status, output: &str, now: Instant) -> bool {
+        let Some(check) = self.checks.get_mut(id) else { return false };
+        let Some(ttl) = check.ttl else { return false };
+        check.expires = Some(now + ttl);
+        check.output = output.to_owned();
+        self.set_status(id, status, now);
+        true
+    }
+
+    /// Sets what the checks of an instance say, for good. False: no such service.
+    pub(super) fn pin_status(&mut self, service_id: &str, status: Status, now: Instant) -> bool {
+        if !self.services.contains_key(service_id) {
+            return false;
+        }
+        let own: Vec<String> =
+            self.checks.values().filter(|c| c.service_id == service_id).map(|c| c.id.clone()).collect();
+        if own.is_empty() {
+            let id = format!("service:{service_id}");
+            let check = Check::standing(&id, "Pinned", "", Status::Passing, service_id);
+            self.checks.insert(id.clone(), check);
+            self.set_status(&id, status, now);
+            return true;
+        }
+        for id in own {
+            if let Some(check) = self.checks.get_mut(&id) {
+                check.expires = None;
+            }
+            self.set_status(&id, status, now);
+        }
+        true
+    }
+
+    fn set_status(&mut self, id: &str, status: Status, now: Instant) {
+        let Some(check) = self.checks.get_mut(id) else { return };
+        // A new output alone is no news: an agent also syncs those only every few minutes.
+        if check.status == status {
+            return;
+        }
+        check.status = status;
+        check.critical_since = (status == Status::Critical).then_some(now);
+        let service_id = check.service_id.clone();
+        self.touch_owner(&service_id);
+    }
+
+    fn touch_owner(&mut self, service_id: &str) {
+        let names: BTreeSet<String> = match self.services.get(service_id) {
+            Some(service) => BTreeSet::from([service.definition.name.clone()]),
+            None => self.services.values().map(|service| service.definition.name.clone()).collect(),
+        };
+        names.iter().for_each(|name| self.touch(name));
+    }
+
+    /// Puts a service (or with an empty id the node) into maintenance or takes it out. False: no such service.
+    pub(super) fn maintenance(&mut self, service_id: &str, reason: Option<&str>) -> bool {
+        let of_node = service_id.is_empty();
+        if !of_node && !self.services.contains_key(service_id) {
+            return false;
+        }
+        let id = if of_node { NODE_MAINTENANCE.to_owned() } else { format!("_service_maintenance:{service_id}") };
+        let (name, noun) =
+            if of_node { ("Node Maintenance Mode", "node") } else { ("Service Maintenance Mode", "service") };
+        let changed = match reason {
+            None => self.checks.remove(&id).is_some(),
+            Some(_) if self.checks.contains_key(&id) => false,
+            Some(reason) => {
+                let default = format!(
+                    "Maintenance mode is enabled for this {noun}, but no reason was provided. This is a default message."
+                );
+                let notes = if reason.is_empty() { &default } else { reason };
+                self.checks.insert(id.clone(), Check::standing(&id, name, notes, Status::Critical, service_id));
+                true
+            }
+        };
+        if changed {
+            self.touch_owner(service_id);
+        }
+        true
+    }
+
+    /// Applies what time has done: TTLs that ran out, services that were critical for too long.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let late: Vec<String> =
+            self.checks.values().filter(|c| c.expires.is_some_and(|at| at <= now)).map(|c| c.id.clone()).collect();
+        for id in late {
+            let Some(check) = self.checks.get_mut(&id) else { continue };
+            check.expires = None;
+            check.output = format!("TTL expired (last output before timeout follows): {}", check.output);
+            self.set_status(&id, Status::Critical, now);
+        }
+        let gone: BTreeSet<String> = self
+            .checks
+            .values()
+            .filter(|c| c.reaped_at().is_some_and(|at| at <= now))
+            .map(|c| c.service_id.clone())
+            .collect();
+        for id in gone {
+            self.deregister(&id);
+        }
+    }
+
+    /// When [`State::expire`] has something to do next.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.checks.values().flat_map(|check| [check.expires, check.reaped_at()]).flatten().min()
+    }
+
+    // --- keys
+
+    pub(super) fn put(&mut self, key: &str, value: Vec<u8>) {
+        self.index += 1;
+        let created = self.keys.get(key).map_or(self.index, |entry| entry.created);
+        self.keys.insert(key.to_owned(), Entry { value, created, modified: self.index });
+        self.key_index.insert(key.to_owned(), self.index);
+    }
+
+    pub(super) fn delete(&mut self, key: &str) {
+        if self.keys.remove(key).is_none() {
+            return;
+        }
+        self.index += 1;
+        self.key_index.insert(key.to_owned(), self.index);
+    }
+}
+
+impl Check {
+    fn reaped_at(&self) -> Option<Instant> {
+        self.critical_since?.checked_add(self.deregister_after?)
+    }
+}

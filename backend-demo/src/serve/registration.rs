@@ -1,0 +1,133 @@
+//! A member's entry in Consul: made, kept passing, made again when it is lost, taken out at the end.
+//!
+//! One task owns it, so that nothing can register after it was deregistered.
+
+use std::{net::SocketAddr, time::Duration};
+
+use consul::{CheckRegistration, CheckStatus, Client, Error, ServiceRegistration, Settings};
+use tokio_util::sync::CancellationToken;
+
+/// For one answer of the agent. At the end this bounds how long a silent agent holds up the exit.
+const PATIENCE: Duration = Duration::from_secs(2);
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(3);
+/// So that no TTL, however short, makes this loop spin.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+/// How long a member that is not heard of stays listed as critical before Consul forgets it: the least that it takes.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// How to reach an agent by its URL; without a scheme it is http, as in `CONSUL_HTTP_ADDR`.
+pub(super) fn settings(agent: &str) -> Settings {
+    if agent.contains("://") { Settings::new(agent) } else { Settings::new(format!("http://{agent}")) }
+}
+
+/// What to keep registered, and where.
+pub(super) struct Registration {
+    client: Client,
+    agent: String,
+    id: String,
+    check_id: String,
+    service: ServiceRegistration,
+    ttl: Duration,
+}
+
+impl Registration {
+    /// Connects to nothing yet.
+    pub(super) fn new(
+        agent: &Settings,
+        name: &str,
+        id: &str,
+        address: SocketAddr,
+        ttl: Duration,
+    ) -> Result<Self, Error> {
+        let check_id = format!("service:{id}");
+        let check = CheckRegistration {
+            check_id: Some(check_id.clone()),
+            deregister_critical_service_after: Some(FORGOTTEN_AFTER),
+            ..CheckRegistration::ttl(ttl)
+        };
+        let service = ServiceRegistration {
+            name: name.to_owned(),
+            id: Some(id.to_owned()),
+            // Who listens everywhere is found where its agent is.
+            address: Some(address.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()),
+            port: address.port(),
+            checks: vec![check],
+            ..ServiceRegistration::default()
+        };
+        let client = Client::new(agent)?.with_margin(PATIENCE);
+        Ok(Self { client, agent: agent.address.clone(), id: id.to_owned(), check_id, service, ttl })
+    }
+
+    /// Runs until `stop`, and returns when the entry is out of Consul or Consul does not answer.
+    pub(super) async fn keep(self, stop: CancellationToken) {
+        let mut registered = false;
+        let mut failures = 0;
+        while !stop.is_cancelled() {
+            // Not raced against `stop`: a registration that was sent and not awaited could arrive after its end.
+            let pause = match self.refresh(registered).await {
+                Ok(()) => {
+                    if !registered {
+                        crate::note(format_args!("{}: registered with {}", self.id, self.agent));
+                    }
+                    registered = true;
+                    failures = 0;
+                    (self.ttl / 3).max(SHORTEST_PAUSE)
+                }
+                Err(error) => {
+                    if failures == 0 {
+                        crate::note(format_args!(
+                            "{}: not registered with {}, trying on: {error}",
+                            self.id, self.agent
+                        ));
+                    }
+                    // Whatever went wrong, the entry may be lost; to register again does no harm.
+                    registered = false;
+                    failures += 1;
+                    retry_pause(failures)
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+        if let Err(error) = self.leave().await
+            && error.status() != Some(404)
+        {
+            crate::note(format_args!("{}: can't deregister from {}: {}", self.id, self.agent, chain(error)));
+        }
+    }
+
+    async fn leave(&self) -> Result<(), Error> {
+        let left = self.client.deregister_service(&self.id).await;
+        match &left {
+            // The kept connection was to an agent that has restarted since.
+            Err(Error::Broken(_)) => self.client.deregister_service(&self.id).await,
+            _ => left,
+        }
+    }
+
+    async fn refresh(&self, registered: bool) -> Result<(), Error> {
+        if registered {
+            let refreshed = self.client.update_ttl(&self.check_id, CheckStatus::Passing, "serving").await;
+            match refreshed {
+                // The agent has restarted and forgot: say it again at once.
+                Err(error) if error.status() == Some(404) => {}
+                other => return other,
+            }
+        }
+        self.client.register_service(&self.service).await?;
+        self.client.update_ttl(&self.check_id, CheckStatus::Passing, "serving").await
+    }
+}
+
+/// Doubles up to a bound, with jitter, so that the members of a cluster do not come back together.
+fn retry_pause(failures: u32) -> Duration {
+    let doubled = FIRST_RETRY.saturating_mul(1 << failures.min(6)).min(LAST_RETRY);
+    doubled.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+fn chain(error: Error) -> String {
+    format!("{:#}", anyhow::Error::from(error))
+}
