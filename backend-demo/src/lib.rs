@@ -23,5 +23,6 @@ pub fn raise_fd_limit() {
 
 /// One line for whoever runs this. Unlike `eprintln!` it does not panic when nobody is there to read.
 fn note(line: fmt::Arguments<'_>) {
-    let _written = writeln!(std::io::stderr(), "{line}");
+    // In one write, or the lines of several processes on one terminal run into each other.
+    let _written = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

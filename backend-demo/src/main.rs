@@ -1,6 +1,9 @@
 //! The command line of the demo: what to run, exit codes, and errors told once.
 
+mod up;
+
 use std::{
+    fmt,
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
@@ -21,6 +24,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Run it all here: a development registry, three members, the balancer in front of them
+    Up(up::Options),
     /// Run a member of a cluster: it greets whoever sends something, and registers itself in Consul
     Serve(serve::Options),
     /// Ask, and show who answered
@@ -50,6 +55,7 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Up(options) => up::run(options).await?,
         Command::Serve(options) => serve::run(options).await?,
         Command::Client(options) => {
             let report = client::run(&options).await;
@@ -78,4 +84,10 @@ async fn registry(listen: SocketAddr) -> anyhow::Result<()> {
 /// Unlike `print!` it does not panic when nobody reads, as in `backend-demo requests … | head`.
 fn print(text: &str) {
     let _written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
+}
+
+/// One line for whoever runs this, with nobody to read it being no error either.
+fn say(line: fmt::Arguments<'_>) {
+    // In one write, or the lines of several processes on one terminal run into each other.
+    let _written = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

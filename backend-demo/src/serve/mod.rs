@@ -29,6 +29,8 @@ pub use self::{
 const FAREWELL: Duration = Duration::from_millis(200);
 /// For the sessions that still run at the end.
 const LAST_SESSIONS: Duration = Duration::from_secs(5);
+/// For taking who is in the backlog when the port closes.
+const BACKLOG_REST: Duration = Duration::from_millis(200);
 /// Clients that the kernel keeps while we are busy; it takes no more than `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
@@ -126,10 +128,8 @@ impl Server {
             cut: CancellationToken::new(),
         };
         if let Some(agent) = &options.consul {
-            let agent = Settings {
-                token: options.consul_token.filter(|token| !token.is_empty()),
-                ..registration::settings(agent)
-            };
+            let agent =
+                Settings { token: options.consul_token.filter(|token| !token.is_empty()), ..agent_settings(agent) };
             let registration = Registration::new(&agent, &options.name, &server.id, address, options.ttl)
                 .with_context(|| format!("can't use the Consul agent {}", agent.address))?;
             server.registered.spawn(registration.keep(server.leave.clone()));
@@ -174,6 +174,11 @@ impl Server {
     }
 }
 
+/// How to reach an agent by its URL, which without a scheme is http, as in `CONSUL_HTTP_ADDR`.
+pub fn agent_settings(agent: &str) -> Settings {
+    if agent.contains("://") { Settings::new(agent) } else { Settings::new(format!("http://{agent}")) }
+}
+
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -211,10 +216,13 @@ async fn accept(
             () = close.cancelled() => break,
         }
     }
-    // Who is in the backlog already would be reset by closing the socket.
-    while let Ok(Ok((stream, peer))) = timeout(Duration::from_millis(10), listener.accept()).await {
-        start(stream, peer);
-    }
+    // Who is in the backlog already would be reset by closing the socket. Bounded, because others may keep coming.
+    let rest = async {
+        while let Ok(Ok((stream, peer))) = timeout(Duration::from_millis(10), listener.accept()).await {
+            start(stream, peer);
+        }
+    };
+    let _ended = timeout(BACKLOG_REST, rest).await;
 }
 
 /// Runs a member until SIGTERM or SIGINT (or the end of standard input, where that was asked for).

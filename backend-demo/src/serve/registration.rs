@@ -16,11 +16,6 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 /// How long a member that is not heard of stays listed as critical before Consul forgets it: the least that it takes.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// How to reach an agent by its URL; without a scheme it is http, as in `CONSUL_HTTP_ADDR`.
-pub(super) fn settings(agent: &str) -> Settings {
-    if agent.contains("://") { Settings::new(agent) } else { Settings::new(format!("http://{agent}")) }
-}
-
 /// What to keep registered, and where.
 pub(super) struct Registration {
     client: Client,

@@ -1,0 +1,125 @@
+//! The members that `up` starts: real processes, so that one can be killed. None is started again.
+//!
+//! Each has a pipe as its standard input and ends when that does: they go when this process goes, however it goes. A
+//! process group of their own keeps a Ctrl-C on the terminal from them, so that the balancer can drain first.
+
+use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::say;
+
+/// To open a database and a port on a busy machine.
+const START: Duration = Duration::from_secs(20);
+/// To be passing in Consul.
+const REGISTER: Duration = Duration::from_secs(10);
+/// To deregister and to finish sessions; what takes longer is killed.
+const END: Duration = Duration::from_secs(10);
+
+/// A member as it was started; it may be gone since.
+pub(super) struct Started {
+    pub(super) id: String,
+    pub(super) address: SocketAddr,
+    pub(super) pid: u32,
+}
+
+pub(super) struct Children {
+    started: Vec<Started>,
+    watches: TaskTracker,
+    end: CancellationToken,
+}
+
+impl Children {
+    pub(super) fn new() -> Self {
+        Self { started: Vec::new(), watches: TaskTracker::new(), end: CancellationToken::new() }
+    }
+
+    pub(super) fn started(&self) -> &[Started] {
+        &self.started
+    }
+
+    /// Starts a member of `web` and waits until it listens.
+    pub(super) async fn start(&mut self, id: &str, agent: &str, data: &Path) -> anyhow::Result<()> {
+        let program = std::env::current_exe().context("can't find this program to start members")?;
+        let mut child = Command::new(program)
+            .args(["serve", "--listen", "127.0.0.1:0", "--name", "web", "--exit-with-stdin"])
+            .args(["--id", id, "--consul", agent, "--database"])
+            .arg(data.join(format!("{id}.sqlite")))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("can't start {id}"))?;
+        let line = timeout(START, first_line(&mut child)).await;
+        let line = line.with_context(|| format!("{id} does not start"))?.with_context(|| format!("can't hear {id}"))?;
+        let address = line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let (Some(address), Some(pid)) = (address, child.id()) else { bail!("{id} has ended at once") };
+        self.started.push(Started { id: id.to_owned(), address, pid });
+        self.watches.spawn(watch(id.to_owned(), pid, child, self.end.clone()));
+        Ok(())
+    }
+
+    /// Waits until the agent lists all of them as passing, so that the balancer finds them all at its first look. Gives
+    /// up after a while: without an agent there is a demo too, of that.
+    pub(super) async fn await_registered(&self, agent: &str) -> anyhow::Result<()> {
+        let client = consul::Client::new(&backend_demo::serve::agent_settings(agent))?;
+        let query = consul::HealthQuery { passing: true, ..consul::HealthQuery::default() };
+        let registered = async {
+            loop {
+                if let Ok(answer) = client.health_service("web", &query).await {
+                    let lists = |child: &Started| answer.value.iter().any(|entry| entry.service.id == child.id);
+                    if self.started.iter().all(lists) {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        if timeout(REGISTER, registered).await.is_err() {
+            say(format_args!("not all members are passing in {agent} yet"));
+        }
+        Ok(())
+    }
+
+    /// Ends them all, and returns when they are gone.
+    pub(super) async fn end(self) {
+        self.end.cancel();
+        self.watches.close();
+        self.watches.wait().await;
+    }
+}
+
+/// Empty when there is none. The pipe is closed after it: a member writes no second one.
+async fn first_line(child: &mut Child) -> std::io::Result<String> {
+    let mut line = String::new();
+    if let Some(output) = child.stdout.take() {
+        BufReader::new(output).read_line(&mut line).await?;
+    }
+    Ok(line)
+}
+
+async fn watch(id: String, pid: u32, mut child: Child, end: CancellationToken) {
+    // Not by `wait`, which closes it.
+    let input = child.stdin.take();
+    tokio::select! {
+        ended = child.wait() => match ended {
+            Ok(status) => return say(format_args!("{id} (pid {pid}) has ended: {status}")),
+            Err(error) => return say(format_args!("can't watch {id} (pid {pid}): {error}")),
+        },
+        () = end.cancelled() => {}
+    }
+    drop(input);
+    if timeout(END, child.wait()).await.is_err() {
+        say(format_args!("{id} (pid {pid}) does not end and is killed"));
+        if let Err(error) = child.kill().await {
+            say(format_args!("can't kill {id} (pid {pid}): {error}"));
+        }
+    }
+}

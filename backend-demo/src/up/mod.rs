@@ -1,0 +1,167 @@
+//! The whole thing on one terminal: a registry, three members as processes, the balancer in this one.
+//!
+//! It starts them, says what to try, and ends everything that it started, in the order in which nobody loses a
+//! request: first the balancer drains, then the members leave, then the registry goes.
+
+mod balancer;
+mod children;
+
+use std::{
+    fmt::Write as _,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use backend_demo::registry::Registry;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::{
+    balancer::{await_ready, start_balancer},
+    children::Children,
+};
+use crate::{print, say};
+
+const MEMBERS: [&str; 3] = ["web-1", "web-2", "web-3"];
+
+/// What may be other than in the demo.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Options {
+    /// A real Consul agent, such as http://127.0.0.1:8500, instead of the development registry
+    #[arg(long, value_name = "URL")]
+    consul: Option<String>,
+    /// Where the members keep their databases; without it they are gone at the end
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Where the development registry listens; any free port if this one is taken
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", conflicts_with = "consul")]
+    registry: SocketAddr,
+}
+
+/// Runs the demo until SIGINT or SIGTERM; a second one ends it at once.
+pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let demo = tokio::select! {
+        demo = Demo::start(options) => demo?,
+        () = signals.next() => return Ok(()),
+    };
+    signals.next().await;
+    say(format_args!("ending; once more to end at once"));
+    tokio::select! {
+        () = demo.end() => {}
+        () = signals.next() => {}
+    }
+    Ok(())
+}
+
+struct Demo {
+    balancer: evenkeel::Balancer,
+    children: Children,
+    /// `None`: a real agent, which stays.
+    registry: Option<Registry>,
+    /// Deleted when dropped; `None`: the user's own, which stays.
+    _scratch: Option<tempfile::TempDir>,
+}
+
+impl Demo {
+    async fn start(options: Options) -> anyhow::Result<Self> {
+        let registry = match &options.consul {
+            Some(_) => None,
+            None => Some(start_registry(options.registry).await?),
+        };
+        let agent = options.consul.or_else(|| registry.as_ref().map(Registry::url)).unwrap_or_default();
+        let (data, scratch) = match options.data {
+            Some(data) => (data, None),
+            None => {
+                let scratch = tempfile::Builder::new().prefix("evenkeel-demo-").tempdir()?;
+                (scratch.path().to_owned(), Some(scratch))
+            }
+        };
+        std::fs::create_dir_all(&data).with_context(|| format!("can't create {}", data.display()))?;
+
+        let mut children = Children::new();
+        for id in MEMBERS {
+            children.start(id, &agent, &data).await?;
+        }
+        children.await_registered(&agent).await?;
+        let balancer = start_balancer(&agent, registry.is_some()).await?;
+        await_ready(balancer.admin()).await;
+        let demo = Self { balancer, children, registry, _scratch: scratch };
+        print(&demo.invitation(&agent, &data));
+        Ok(demo)
+    }
+
+    fn invitation(&self, agent: &str, data: &Path) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: &str| {
+            // Writing to a string does not fail.
+            let _written = writeln!(text, "{name:<9} {value}");
+        };
+        let kind = if self.registry.is_some() { "  (for development only)" } else { "" };
+        line("registry", &format!("{agent}{kind}"));
+        for child in self.children.started() {
+            line(&child.id, &format!("{}  pid {}", child.address, child.pid));
+        }
+        let listeners = self.balancer.listeners();
+        for (name, address) in &listeners {
+            line("front", &format!("{address}  listener {name}"));
+        }
+        if let Some(admin) = self.balancer.admin() {
+            line("admin", &format!("http://{admin}/metrics"));
+        }
+        line("data", &data.display().to_string());
+        let program = std::env::args().next().unwrap_or_else(|| "backend-demo".to_owned());
+        let front = listeners.first().map_or_else(|| "ADDR".to_owned(), |(_, address)| address.to_string());
+        let admin = self.balancer.admin().map_or_else(|| "ADMIN".to_owned(), |admin| admin.to_string());
+        let pid = self.children.started().first().map(|child| child.pid).unwrap_or_default();
+        let _written = write!(
+            text,
+            "
+Try, in another terminal:
+  1. see who answers         {program} client {front} --count 300
+  2. kill one, ask again     kill -9 {pid}; {program} client {front} --count 300; curl -s http://{admin}/api/v1/pools
+  3. add one, ask again      {program} serve --name web --consul {agent}
+Ctrl-C ends everything that was started here.
+"
+        );
+        text
+    }
+
+    async fn end(self) {
+        self.balancer.shutdown().await;
+        self.children.end().await;
+        if let Some(registry) = self.registry {
+            registry.stop().await;
+        }
+    }
+}
+
+async fn start_registry(wanted: SocketAddr) -> anyhow::Result<Registry> {
+    match Registry::start(wanted).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            say(format_args!("{wanted} is taken, perhaps by a Consul agent (--consul uses it); taking a free port"));
+            let free = SocketAddr::new(wanted.ip(), 0);
+            Registry::start(free).await.with_context(|| format!("can't listen on {free}"))
+        }
+        started => started.with_context(|| format!("can't listen on {wanted}")),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
