@@ -10,13 +10,17 @@ use crate::config::{Log, LogFormat};
 /// Lines that may wait for stderr's reader: at 300 bytes a line, about 20 MB.
 const WAITING: usize = 65_536;
 
-/// Writes out what waits when it is dropped.
-pub(super) struct Logging {
+/// A log that was started; writes out what waits when it is dropped.
+pub struct Logging {
     _guard: WorkerGuard,
     pub(super) dropped: ErrorCounter,
 }
 
-pub(super) fn start(log: &Log) -> anyhow::Result<Logging> {
+/// Starts the log of this process.
+///
+/// # Errors
+/// `log.level` is no filter, or the process has a log already.
+pub fn start(log: &Log) -> anyhow::Result<Logging> {
     let filter = EnvFilter::try_new(&log.level).with_context(|| format!("log.level = \"{}\"", log.level))?;
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(WAITING).finish(std::io::stderr());

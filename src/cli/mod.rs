@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
+pub use logging::{Logging, start as start_logging};
 use crate::server::LimitError;
 
 /// A TCP load balancer.

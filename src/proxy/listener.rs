@@ -22,6 +22,10 @@ use crate::pool::{Outcomes, Pool};
 /// Connections accepted before the worker's sessions get a turn.
 const BATCH: usize = 64;
 
+/// Connections taken from the backlog after a stop: as many as fit in it by default. Without a bound, clients that keep
+/// coming would keep the process.
+const REST: usize = 4_096;
+
 /// The pause after an error that would come again at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -196,7 +200,8 @@ impl Front {
     async fn take_the_rest(&mut self, acceptor: &Acceptor) {
         let at_once = tokio::time::timeout(Duration::ZERO, acceptor.readable()).await;
         let Ok(Ok(mut waiting)) = at_once else { return };
-        while let Some(slot) = self.listener.try_slot() {
+        for _ in 0..REST {
+            let Some(slot) = self.listener.try_slot() else { return };
             match self.take_one(&mut waiting, slot) {
                 Step::Taken => {}
                 Step::Nobody | Step::Pause => return,
