@@ -108,7 +108,9 @@ impl Registration {
             let refreshed = self.client.update_ttl(&self.check_id, CheckStatus::Passing, "serving").await;
             match refreshed {
                 // The agent has restarted and forgot: say it again at once.
-                Err(error) if error.status() == Some(404) => {}
+                Err(error) if error.status() == Some(404) => {
+                    crate::note(format_args!("{}: forgotten by {}, registering again", self.id, self.agent));
+                }
                 other => return other,
             }
         }

@@ -32,7 +32,7 @@ pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<
         other => std::env::var(other).ok(),
     };
     let config = config::parse(&text, origin, &environment)?;
-    Ok(Balancer::start(config).await?)
+    Balancer::start(config).await.context("can't start the balancer")
 }
 
 /// Waits until `/ready` says yes, so that the first thing that somebody tries works. Gives up after a while.

@@ -42,11 +42,14 @@ pub(crate) struct Options {
 /// Runs the demo until SIGINT or SIGTERM; a second one ends it at once.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let demo = tokio::select! {
+    let mut demo = tokio::select! {
         demo = Demo::start(options) => demo?,
         () = signals.next() => return Ok(()),
     };
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        died = demo.balancer.failure() => return Err(died).context("the balancer has ended"),
+    }
     say(format_args!("ending; once more to end at once"));
     tokio::select! {
         () = demo.end() => {}
