@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
-pub use logging::{Logging, start as start_logging};
 use crate::server::LimitError;
+pub use logging::{Logging, start as start_logging};
 
 /// A TCP load balancer.
 ///

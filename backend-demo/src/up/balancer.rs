@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context;
-use evenkeel::{Balancer, config};
+use evenkeel::{
+    Balancer,
+    cli::{Logging, start_logging},
+    config,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -18,8 +22,15 @@ const READY: Duration = Duration::from_secs(15);
 /// The example that comes with the balancer, for when there is no `lb.toml` here.
 const EXAMPLE: &str = include_str!("../../../lb.toml");
 
-/// Starts the balancer with `./lb.toml` (or the example), asking the agent at this URL.
-pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<Balancer> {
+/// A running balancer and its log.
+pub(super) struct Started {
+    pub(super) balancer: Balancer,
+    pub(super) log: Logging,
+}
+
+/// Starts the balancer with `./lb.toml` (or the example), asking the agent at this URL. It logs to stderr as ever, but
+/// for the sessions: one line each would hide what happens to the members.
+pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<Started> {
     let written = Path::new("lb.toml");
     let (text, origin) = match written.try_exists().context("can't read lb.toml")? {
         true => (std::fs::read_to_string(written).context("can't read lb.toml")?, "lb.toml"),

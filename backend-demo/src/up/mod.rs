@@ -15,10 +15,11 @@ use std::{
 
 use anyhow::Context;
 use backend_demo::registry::Registry;
+use evenkeel::cli::Logging;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{
-    balancer::{await_ready, start_balancer},
+    balancer::{Started, await_ready, start_balancer},
     children::Children,
 };
 use crate::{print, say};
@@ -63,6 +64,8 @@ struct Demo {
     children: Children,
     /// `None`: a real agent, which stays.
     registry: Option<Registry>,
+    /// Written out when dropped.
+    _log: Logging,
     /// Deleted when dropped; `None`: the user's own, which stays.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -88,9 +91,9 @@ impl Demo {
             children.start(id, &agent, &data).await?;
         }
         children.await_registered(&agent).await?;
-        let balancer = start_balancer(&agent, registry.is_some()).await?;
+        let Started { balancer, log } = start_balancer(&agent, registry.is_some()).await?;
         await_ready(balancer.admin()).await;
-        let demo = Self { balancer, children, registry, _scratch: scratch };
+        let demo = Self { balancer, children, registry, _log: log, _scratch: scratch };
         print(&demo.invitation(&agent, &data));
         Ok(demo)
     }
