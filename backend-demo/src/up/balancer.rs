@@ -42,8 +42,11 @@ pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<
         other if is_own && other.starts_with("CONSUL_") => None,
         other => std::env::var(other).ok(),
     };
-    let config = config::parse(&text, origin, &environment)?;
-    Balancer::start(config).await.context("can't start the balancer")
+    let mut config = config::parse(&text, origin, &environment)?;
+    config.log.sessions = false;
+    let log = start_logging(&config.log)?;
+    let balancer = Balancer::start(config).await.context("can't start the balancer")?;
+    Ok(Started { balancer, log })
 }
 
 /// Waits until `/ready` says yes, so that the first thing that somebody tries works. Gives up after a while.
