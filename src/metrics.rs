@@ -42,6 +42,9 @@ metrics! {
     LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow.";
     WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";
 
+    RELAY_PIPES = "evenkeel_relay_pipes", Gauge, [], "Kernel pipes open for splicing bulk.";
+    RELAY_PIPES_MISSING = "evenkeel_relay_pipes_missing_total", Counter, [], "Times that bulk was copied because no pipe was to be had.";
+
     LISTENER_ACCEPTED = "evenkeel_listener_accepted_total", Counter, ["listener"], "Connections accepted.";
     LISTENER_SESSIONS = "evenkeel_listener_sessions", Gauge, ["listener"], "Sessions now: accepted = ended + sessions.";
     LISTENER_ENDED = "evenkeel_listener_ended_total", Counter, ["listener", "outcome"], "Sessions ended, by outcome.";

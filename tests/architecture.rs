@@ -34,7 +34,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/pools.rs"]),
     ("socket2", &["proxy/socket.rs"]),
-    ("rustix", &["proxy/socket.rs", "server/limits.rs", "probe/attempt.rs"]),
+    ("rustix", &["proxy/socket.rs", "proxy/relay/splice.rs", "server/limits.rs", "probe/attempt.rs"]),
     ("sd_notify", &["cli/systemd.rs"]),
     ("clap", &["cli/mod.rs"]),
     ("tracing_subscriber", &["cli/logging.rs"]),

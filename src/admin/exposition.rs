@@ -55,6 +55,9 @@ fn process(families: &mut Families, view: &View) {
     families.value(&names::MAX_CONNECTIONS, &[], state.max_connections as f64);
     families.value(&names::DRAINING, &[], flag(state.is_draining()));
     families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
+    let (pipes, missing) = state.floor.pipes();
+    families.value(&names::RELAY_PIPES, &[], pipes as f64);
+    families.value(&names::RELAY_PIPES_MISSING, &[], missing as f64);
     families.value(&names::PROBES_IN_FLIGHT, &[], state.prober.stats().in_flight as f64);
 }
 

@@ -104,6 +104,8 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// Which way the bytes take.
+    pub relay: Relay,
     /// Options of the backend sockets.
     pub tcp: TcpOptions,
     /// What a session gets when no backend is up.
@@ -119,6 +121,17 @@ pub enum Balance {
     RoundRobin,
     /// The backend with the lowest (sessions + 1) / weight.
     LeastConnections,
+}
+
+/// `relay`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relay {
+    /// Copied through user space, and spliced in the kernel while a direction is bulk.
+    Auto,
+    /// Always copied.
+    Copy,
+    /// Always spliced, as long as the kernel gives pipes.
+    Splice,
 }
 
 /// `when_all_down`

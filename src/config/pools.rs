@@ -11,8 +11,8 @@ use super::faults::{Complaint, Reading, Zero, shown};
 use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
 use super::values::{BackendEntry, Section, Text};
 use super::{
-    Balance, Connect, Consistency, ConsulSource, Pool, Source, StaticBackend, Timeouts, Warning, WhenAllDown, address,
-    checks, sockets,
+    Balance, Connect, Consistency, ConsulSource, Pool, Relay, Source, StaticBackend, Timeouts, Warning, WhenAllDown,
+    address, checks, sockets,
 };
 
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
@@ -25,6 +25,7 @@ pub(super) fn pool(
 ) -> Pool {
     let shape = &section.shape;
     let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
+    let relays = [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice)];
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
@@ -34,6 +35,7 @@ pub(super) fn pool(
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
         tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
+        relay: reading.word("relay", &shape.relay, &relays, Relay::Auto),
         when_all_down: reading.word("when_all_down", &shape.when_all_down, &all_down, WhenAllDown::Refuse),
         required: shape.required.unwrap_or(true),
     }

@@ -70,6 +70,7 @@ pub(super) struct PoolShape {
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
     pub(super) tcp: Option<Section<TcpShape>>,
+    pub(super) relay: Text,
     pub(super) when_all_down: Text,
     pub(super) required: Option<bool>,
 }

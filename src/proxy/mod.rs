@@ -12,5 +12,6 @@ mod worker;
 
 pub use cut::Cut;
 pub use listener::Listener;
+pub use relay::PipeCounts;
 pub(crate) use socket::{adopt, listen, local_address};
-pub use worker::{Floor, Workers};
+pub use worker::{Floor, Workers, pipe_descriptors};

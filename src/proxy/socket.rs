@@ -12,12 +12,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
+use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use crate::config::TcpOptions;
 use crate::metrics::{AcceptFailure, ConnectFailure};
+
+const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 /// One connected, or connecting, TCP socket that belongs to the current thread's event loop. Dropping it resets the
 /// connection, so that a stream that was cut, be it by a panic, never reads as complete; see [`Self::may_close`].
@@ -91,6 +94,37 @@ impl Socket {
                     }
                     return Poll::Ready(Ok(written));
                 }
+                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Moves what there is, up to `most`, into an empty pipe; 0 = FIN.
+    pub(super) fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, most: usize) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readiness = ready!(self.fd.poll_read_ready(cx))?;
+            match splice(self.fd.get_ref(), None, pipe, None, most, SPLICE) {
+                Ok(read) => return Poll::Ready(Ok(read)),
+                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Takes what fits, up to `most`, out of a pipe that holds as much.
+    pub(super) fn poll_splice_from(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &OwnedFd,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readiness = ready!(self.fd.poll_write_ready(cx))?;
+            match splice(pipe, None, self.fd.get_ref(), None, most, SPLICE) {
+                Ok(written) => return Poll::Ready(Ok(written)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),

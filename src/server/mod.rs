@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
 
-use crate::config::Config;
+use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::pool::Pool;
 use crate::probe::Prober;
-use crate::proxy::{Cut, Floor, Listener, Workers, local_address};
+use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors};
 use control::Control;
+use limits::Budget;
 pub use limits::LimitError;
 pub use sockets::{Inherited, SocketError};
 
@@ -51,13 +52,18 @@ pub enum StartError {
 /// # Errors
 /// A limit is written that can't be held.
 pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
-    let hard = limits::raise();
+    let copies = config.pools.iter().all(|pool| pool.relay == Relay::Copy);
+    let budget = Budget::raise(if copies { 0 } else { pipe_descriptors(workers(config)) });
     for listener in &config.listeners {
         if let Some(wanted) = listener.max_connections {
-            limits::within(hard, &format!("listeners.{}.max_connections", listener.name), wanted)?;
+            budget.holds(&format!("listeners.{}.max_connections", listener.name), wanted)?;
         }
     }
-    limits::sessions(hard, config.max_connections)
+    budget.take(config.max_connections)
+}
+
+fn workers(config: &Config) -> usize {
+    config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// See the module. Dropping it kills what still runs.
@@ -102,7 +108,7 @@ impl Server {
                 .map_err(|source| StartError::Source { pool: pool.name.clone(), source })?;
             followers.push(follower);
         }
-        let count = config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let count = workers(config);
         let workers = Workers::start(count, config.log.sessions).map_err(StartError::Worker)?;
 
         let prober = Prober::new();
