@@ -125,6 +125,10 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
         }
     }
     families.value(&names::BACKEND_SESSIONS, &[name, id], f64::from(pool.sessions_of(backend)));
+    for (number, source) in pool.settings.sources.iter().enumerate() {
+        let sessions = stats.sources.read(number) as f64;
+        families.value(&names::BACKEND_SOURCE_SESSIONS, &[name, id, &source.to_string()], sessions);
+    }
     for direction in Direction::ALL {
         let bytes = stats.bytes.read(direction) as f64;
         families.value(&names::BACKEND_BYTES, &[name, id, direction.name()], bytes);

@@ -85,6 +85,11 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Options of the client sockets.
     pub tcp: TcpOptions,
+    /// A client that came before may send its first bytes with its SYN (`TCP_FASTOPEN`, RFC 7413).
+    pub fast_open: bool,
+    /// A connection is accepted only once its client has sent something, or after this long (`TCP_DEFER_ACCEPT`, whole
+    /// seconds); for protocols in which the client speaks first.
+    pub defer_accept: Option<Duration>,
     /// Waiting connections that the kernel keeps per address (`listen(2)`; capped by `net.core.somaxconn`).
     pub backlog: u32,
 }
@@ -108,6 +113,8 @@ pub struct Pool {
     pub relay: Relay,
     /// Options of the backend sockets.
     pub tcp: TcpOptions,
+    /// Local addresses to dial from, in turn; empty = the kernel chooses.
+    pub sources: Vec<IpAddr>,
     /// What a session gets when no backend is up.
     pub when_all_down: WhenAllDown,
     /// `/ready` waits for this pool.
@@ -455,6 +462,12 @@ pub struct TcpOptions {
     pub keepalive: Option<Keepalive>,
     /// `TCP_USER_TIMEOUT`: unacknowledged data older than this breaks the connection; `None` = the kernel's way.
     pub user_timeout: Option<Duration>,
+    /// `SO_RCVBUF` in bytes, which also ends the kernel's own tuning; `None` = that tuning.
+    pub receive_buffer: Option<u32>,
+    /// `SO_SNDBUF` in bytes; the same.
+    pub send_buffer: Option<u32>,
+    /// Differentiated services code point of what is sent (RFC 2474), 0 to 63.
+    pub dscp: Option<u8>,
 }
 
 /// `keepalive = { … }`, whole seconds as the kernel has them.

@@ -3,6 +3,7 @@
 
 mod cut;
 mod listener;
+mod option;
 mod outcome;
 mod relay;
 mod session;

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
@@ -62,6 +62,22 @@ pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
     budget.take(config.max_connections)
 }
 
+/// The kernel takes data with a SYN only if the server bit of its own switch is set.
+fn warn_about_fast_open(config: &Config) {
+    const SERVER: u32 = 2;
+    let switch = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").ok();
+    let switch: Option<u32> = switch.and_then(|text| text.trim().parse().ok());
+    let wanted = config.listeners.iter().find(|listener| listener.fast_open);
+    if let (Some(listener), Some(switch)) = (wanted, switch)
+        && switch & SERVER == 0
+    {
+        warn!(
+            listener = %listener.name,
+            "tcp.fast_open has no effect: net.ipv4.tcp_fastopen is {switch}; set it to {}", switch | SERVER
+        );
+    }
+}
+
 fn workers(config: &Config) -> usize {
     config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
@@ -99,6 +115,7 @@ impl Server {
     /// Nothing is left behind.
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
         let max_connections = max_connections(config)?;
+        warn_about_fast_open(config);
         let sockets = sockets::open(&config.listeners, inherited)?;
         let mut discovery = Discovery::new();
         let mut followers = Vec::new();
