@@ -10,5 +10,6 @@
 
 mod addresses;
 mod architecture;
+mod preconnect;
 mod smoke;
 mod support;
