@@ -52,12 +52,16 @@ pub(super) struct Flow {
     /// Read and not yet written, from `written` on.
     kept: Vec<u8>,
     written: usize,
+    /// The source's connection is known to be broken.
+    broken: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Reading.
     Open,
+    /// The source was reset; what its kernel had received before is still to be read.
+    Last,
     /// The source has finished; what is kept, then FIN, is to be written.
     Ended,
     /// The source was reset; what is kept is to be written, and no FIN.
@@ -81,7 +85,7 @@ pub(super) enum Turn {
 
 impl Flow {
     pub(super) fn new() -> Self {
-        Self { state: State::Open, kept: Vec::new(), written: 0 }
+        Self { state: State::Open, kept: Vec::new(), written: 0, broken: false }
     }
 
     /// Moves bytes from `source` to `target` until one of them has to be waited for; returns how many `target` took.
@@ -106,7 +110,7 @@ impl Flow {
             }
             self.give_back(scratch);
             match self.state {
-                State::Open => {}
+                State::Open | State::Last => {}
                 State::Ended => {
                     if let Err(error) = target.send_fin() {
                         return (moved, Turn::Broken(side.other(), error));
@@ -118,12 +122,20 @@ impl Flow {
             }
             let mut buffer = scratch.buffer.borrow_mut();
             let read = match source.poll_read(cx, &mut buffer) {
+                // Once its error has been taken, a broken connection reads as ended.
+                Poll::Ready(Ok(0) | Err(_)) if self.state == State::Last => {
+                    self.state = State::Cut;
+                    continue;
+                }
                 Poll::Ready(Ok(0)) => {
                     self.state = State::Ended;
                     continue;
                 }
                 Poll::Ready(Ok(n)) => n,
-                Poll::Ready(Err(error)) => return (moved, Turn::Broken(side, error)),
+                Poll::Ready(Err(error)) => {
+                    self.state = State::Cut;
+                    return (moved, Turn::Broken(side, error));
+                }
                 Poll::Pending => return (moved, Turn::Waiting),
             };
             let taken = match target.poll_write(cx, &buffer[..read]) {
@@ -139,10 +151,13 @@ impl Flow {
         (moved, Turn::Yield)
     }
 
-    /// The source's connection broke: only what was already read goes on.
+    /// The source's connection broke: only what it had sent before goes on.
     pub(super) fn cut(&mut self) {
-        if matches!(self.state, State::Open | State::Ended) {
-            self.state = State::Cut;
+        self.broken = true;
+        match self.state {
+            State::Open => self.state = State::Last,
+            State::Ended => self.state = State::Cut,
+            State::Last | State::Cut | State::Finished | State::Closed => {}
         }
     }
 
@@ -155,9 +170,11 @@ impl Flow {
         }
     }
 
-    /// Whether it waits for the source, which then shows its errors by itself.
-    pub(super) fn is_reading(&self) -> bool {
-        self.state == State::Open && self.kept.is_empty()
+    /// Whether an error of the source would show to nobody who does not look for it: a flow that waits for the source
+    /// reads it.
+    pub(super) fn is_blind(&self) -> bool {
+        let reading = self.state == State::Open && self.kept.is_empty();
+        !reading && !self.broken
     }
 
     /// Whether the source has said FIN.
@@ -170,9 +187,9 @@ impl Flow {
         self.state == State::Finished
     }
 
-    /// Whether everything that was read is written.
-    pub(super) fn is_flushed(&self) -> bool {
-        self.written >= self.kept.len()
+    /// Whether nothing is left to be read or written after a side broke.
+    pub(super) fn is_over(&self) -> bool {
+        self.written >= self.kept.len() && self.state != State::Last
     }
 
     fn give_back(&mut self, scratch: &Scratch) {
