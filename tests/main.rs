@@ -9,5 +9,7 @@
 )]
 
 mod architecture;
+mod ends;
+mod relay;
 mod smoke;
 mod support;
