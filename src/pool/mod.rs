@@ -5,6 +5,8 @@ mod backend;
 mod lease;
 mod source;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

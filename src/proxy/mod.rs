@@ -12,5 +12,7 @@ mod worker;
 
 pub use cut::Cut;
 pub use listener::Listener;
+#[cfg(test)]
+pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
 pub(crate) use socket::{adopt, listen, local_address};
 pub use worker::{Floor, Workers};

@@ -30,13 +30,13 @@ impl Scratch {
         Self { buffer: RefCell::new(vec![0; SCRATCH].into_boxed_slice()), stock: RefCell::default() }
     }
 
-    fn keep(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(super) fn keep(&self, bytes: &[u8]) -> Vec<u8> {
         let mut kept = self.stock.borrow_mut().pop().unwrap_or_default();
         kept.extend_from_slice(bytes);
         kept
     }
 
-    fn put_back(&self, mut kept: Vec<u8>) {
+    pub(super) fn put_back(&self, mut kept: Vec<u8>) {
         let mut stock = self.stock.borrow_mut();
         if stock.len() < STOCK {
             kept.clear();
@@ -197,5 +197,23 @@ impl Flow {
             scratch.put_back(std::mem::take(&mut self.kept));
             self.written = 0;
         }
+    }
+}
+
+#[cfg(test)]
+impl Scratch {
+    pub(super) fn stock_size(&self) -> usize {
+        self.stock.borrow().len()
+    }
+}
+
+#[cfg(test)]
+impl Flow {
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.kept.len() - self.written
+    }
+
+    pub(super) fn holds_a_buffer(&self) -> bool {
+        self.kept.capacity() > 0
     }
 }
