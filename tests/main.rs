@@ -10,6 +10,12 @@
 
 mod addresses;
 mod architecture;
+mod balancing;
+mod binds;
+mod ends;
+mod limits;
 mod preconnect;
+mod relay;
+mod retry;
 mod smoke;
 mod support;
