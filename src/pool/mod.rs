@@ -45,9 +45,17 @@ pub struct Pool {
     settled: watch::Sender<bool>,
     workers: usize,
     inner: Mutex<Inner>,
-    members: ArcSwap<Vec<Arc<Backend>>>,
+    roster: ArcSwap<Roster>,
+    /// Of the forgotten. Shows to readers with the roster from which they are missing.
     retired_bytes: [AtomicU64; Direction::ALL.len()],
     evidence: mpsc::Sender<Evidence>,
+}
+
+/// What readers see, in one piece: a backend counts either for itself or among the retired, or a total would go back.
+#[derive(Debug, Default)]
+struct Roster {
+    members: Arc<Vec<Arc<Backend>>>,
+    retired_bytes: [u64; Direction::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -121,7 +129,7 @@ impl Pool {
                 counts: Counts::default(),
                 fail_open: false,
             }),
-            members: ArcSwap::default(),
+            roster: ArcSwap::default(),
             retired_bytes: Default::default(),
             evidence,
             settings,
@@ -166,7 +174,7 @@ impl Pool {
 
     /// Everything that has an identity here, in no order: also what left and is remembered.
     pub fn members(&self) -> Arc<Vec<Arc<Backend>>> {
-        self.members.load_full()
+        Arc::clone(&self.roster.load().members)
     }
 
     /// How many there are.
@@ -191,8 +199,9 @@ impl Pool {
 
     /// Bytes so far, removed backends included.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        let members: u64 = self.members().iter().map(|backend| backend.stats.bytes.read(direction)).sum();
-        members + self.retired_bytes[direction as usize].load(Relaxed)
+        let roster = self.roster.load();
+        let members: u64 = roster.members.iter().map(|backend| backend.stats.bytes.read(direction)).sum();
+        members + roster.retired_bytes[direction as usize]
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -268,7 +277,8 @@ impl Pool {
 
     /// What readers see from now on.
     pub fn publish(&self, members: Vec<Arc<Backend>>) {
-        self.members.store(Arc::new(members));
+        let retired_bytes = std::array::from_fn(|direction| self.retired_bytes[direction].load(Relaxed));
+        self.roster.store(Arc::new(Roster { members: Arc::new(members), retired_bytes }));
     }
 }
 
