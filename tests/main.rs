@@ -9,5 +9,7 @@
 )]
 
 mod architecture;
+mod discovery;
+mod health;
 mod smoke;
 mod support;

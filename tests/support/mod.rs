@@ -1,8 +1,9 @@
 //! What tests stand on: a balancer in process ([`Rig`]) or as the real program ([`Program`]), and backends that behave as
-//! told ([`Backend`]).
+//! told ([`Backend`]), found through a registry ([`Registry`]).
 
 mod backend;
 mod program;
+mod registry;
 mod rig;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use backend::Backend;
 pub use program::Program;
+pub use registry::Registry;
 pub use rig::Rig;
 
 /// No wait is longer; generous, because CI machines stall.
