@@ -11,5 +11,6 @@
 mod architecture;
 mod discovery;
 mod health;
+mod metrics;
 mod smoke;
 mod support;
