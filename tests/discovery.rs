@@ -466,6 +466,7 @@ async fn a_calm_empty_list_is_obeyed() {
     rig.until_metric("evenkeel_pool_eligible_backends{pool=\"back\"}", 0.0).await;
     rig.until_metric("evenkeel_pool_all_down{pool=\"back\"}", 1.0).await;
     assert_eq!(exchange(rig.front(), b"").await.unwrap(), b"", "an ordinary close");
+    rig.until_no_sessions().await;
     assert_eq!(rig.ended(evenkeel::metrics::Outcome::NoBackend), 1);
     rig.stop().await;
 }
