@@ -22,7 +22,7 @@ pub struct ProbeResult {
     pub at: SystemTime,
     /// What was asked: `connect 10.0.0.1:80`, `GET /health`, `step 2 of 3`.
     pub asked: String,
-    /// What would have passed: `status 200-399`. Empty where `asked` says it all.
+    /// What would have passed: `200-399`, `body with "ok"`. Empty where `asked` says it all.
     pub wanted: String,
     /// What came, escaped and bounded: `status 503`, `refused`, `timeout after 1s`.
     pub got: String,

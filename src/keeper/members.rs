@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::{debug, info, warn};
 
-use super::{Probed, Watch, reason};
+use super::reason::Cause;
+use super::{Probed, Watch};
 use crate::config::{CheckKind, WhenAllDown};
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::ProbeState;
@@ -42,6 +43,8 @@ pub(super) struct Member {
     pub(super) endpoint: Endpoint,
     pub(super) facts: Facts,
     pub(super) ejected_because: String,
+    /// What the reason in its view explains; `None` = nothing yet.
+    cause: Option<Cause>,
     since: SystemTime,
     held_until: Option<Instant>,
     forget_at: Option<Instant>,
@@ -67,8 +70,13 @@ impl Members {
             self.arrived(now, endpoint);
         }
         let missing: Vec<_> = self.members.keys().filter(|id| !present.contains(*id)).cloned().collect();
-        for id in missing {
-            self.missing(now, &id, hold_until);
+        let held = missing.iter().filter(|id| self.missing(now, id, hold_until)).count();
+        if held > 0 {
+            let pool = &self.pool.name;
+            warn!(
+                %pool, backends = held,
+                "held: they left the registry while that was in trouble, and their own probes pass"
+            );
         }
         self.heard = true;
         self.publish();
@@ -215,6 +223,7 @@ impl Members {
             endpoint,
             facts,
             ejected_because: String::new(),
+            cause: None,
             since,
             held_until: None,
             forget_at: None,
@@ -225,27 +234,26 @@ impl Members {
         self.settle(&id);
     }
 
-    /// Not in the newest set.
-    fn missing(&mut self, now: Instant, id: &Arc<str>, hold_until: Option<Instant>) {
-        let Some(member) = self.members.get_mut(id) else { return };
+    /// Not in the newest set. Returns whether it is held from now on.
+    fn missing(&mut self, now: Instant, id: &Arc<str>, hold_until: Option<Instant>) -> bool {
+        let Some(member) = self.members.get_mut(id) else { return false };
         if member.facts.registry == Registry::Absent && member.facts.guard != Guard::Held {
-            return;
+            return false;
         }
         let Some(until) = hold_until.filter(|_| member.facts.probe == Some(ProbeState::Up)) else {
             self.leave(now, id);
-            return;
+            return false;
         };
         member.held_until = Some(until);
         self.deadlines.push(Reverse((until, Arc::clone(id))));
-        if member.facts.guard != Guard::Held {
-            member.facts.registry = Registry::Absent;
-            member.facts.guard = Guard::Held;
-            warn!(
-                pool = %self.pool.name, backend = %id, address = %member.endpoint.address,
-                "held: it left the registry while that was in trouble, and its own probes pass"
-            );
+        if member.facts.guard == Guard::Held {
+            return false;
         }
+        member.facts.registry = Registry::Absent;
+        member.facts.guard = Guard::Held;
+        debug!(pool = %self.pool.name, backend = %id, address = %member.endpoint.address, "held");
         self.settle(id);
+        true
     }
 
     fn leave(&mut self, now: Instant, id: &Arc<str>) {
@@ -266,10 +274,13 @@ impl Members {
         let Some(member) = self.members.get_mut(id) else { return };
         let before = member.backend.view();
         let standing = member.facts.standing();
-        let mut reason = Arc::clone(&before.reason);
-        if standing != before.standing || &*before.reason == "new" {
-            reason = reason::of(member).into();
-        }
+        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref());
+        let reason = if member.cause.as_ref() == Some(&cause) {
+            Arc::clone(&before.reason)
+        } else {
+            cause.explained(member).into()
+        };
+        member.cause = Some(cause);
         if standing != before.standing {
             member.since = SystemTime::now();
             member.backend.stats.changes.fetch_add(1, Relaxed);

@@ -1,36 +1,60 @@
 //! Why a backend has its standing, in words for the log line and the API.
 
+use std::sync::Arc;
+
 use super::members::Member;
 use crate::endpoint::Registry;
 use crate::health::{ProbeState, Report};
-use crate::standing::{Guard, Standing};
+use crate::standing::{Facts, Guard, Standing};
 
-pub(super) fn of(member: &Member) -> String {
-    let note = member.endpoint.note.as_deref();
-    match member.facts.standing() {
-        Standing::Disabled | Standing::Draining => "by the operator".to_owned(),
-        Standing::Removed => "no longer in the registry".to_owned(),
-        Standing::Maintenance => with_note("the registry has it in maintenance", note),
-        Standing::Down if member.facts.registry == Registry::Critical => with_note("the registry says critical", note),
-        Standing::Down | Standing::Up if member.facts.guard == Guard::Held => {
-            "held: it left the registry while that was in trouble, and its own probes pass".to_owned()
+/// What decides the standing: while it is the same, so is the reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Operator,
+    Removed,
+    Maintenance(Option<Arc<str>>),
+    Critical(Option<Arc<str>>),
+    Held,
+    Unchecked,
+    Probe(ProbeState),
+    Ejected,
+    Damped,
+}
+
+impl Cause {
+    pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>) -> Self {
+        match facts.standing() {
+            Standing::Disabled | Standing::Draining => Self::Operator,
+            Standing::Removed => Self::Removed,
+            Standing::Maintenance => Self::Maintenance(note.cloned()),
+            Standing::Down if facts.registry == Registry::Critical => Self::Critical(note.cloned()),
+            Standing::Up if facts.guard == Guard::Held => Self::Held,
+            Standing::Up | Standing::Unproven | Standing::Down => facts.probe.map_or(Self::Unchecked, Self::Probe),
+            Standing::Ejected => Self::Ejected,
+            Standing::Damped => Self::Damped,
         }
-        Standing::Down | Standing::Up => match (&member.facts.probe, member.backend.last_report()) {
-            (None, _) => "no active check".to_owned(),
-            (Some(state), Some(report)) => judged(*state, &report),
-            (Some(_), None) => "not probed yet".to_owned(),
-        },
-        Standing::Unproven => "no probe has finished yet".to_owned(),
-        Standing::Ejected => member.ejected_because.clone(),
-        Standing::Damped => "it flapped".to_owned(),
+    }
+
+    /// For people.
+    pub(super) fn explained(&self, member: &Member) -> String {
+        match self {
+            Self::Operator => "by the operator".to_owned(),
+            Self::Removed => "no longer in the registry".to_owned(),
+            Self::Maintenance(note) => with_note("the registry has it in maintenance", note.as_deref()),
+            Self::Critical(note) => with_note("the registry says critical", note.as_deref()),
+            Self::Held => "held: it left the registry while that was in trouble, and its own probes pass".to_owned(),
+            Self::Unchecked => "no active check".to_owned(),
+            Self::Probe(_) => {
+                member.backend.last_report().map_or_else(|| "no probe has finished yet".to_owned(), |r| judged(&r))
+            }
+            Self::Ejected => member.ejected_because.clone(),
+            Self::Damped => "it flapped".to_owned(),
+        }
     }
 }
 
-fn judged(state: ProbeState, report: &Report) -> String {
-    let word = match (state, report.result.passed) {
-        (_, true) => "pass",
-        (_, false) => "failure",
-    };
+fn judged(report: &Report) -> String {
+    let word = if report.result.passed { "pass" } else { "failure" };
     format!("{} ({} {word})", report.result, ordinal(report.streak))
 }
 

@@ -53,7 +53,9 @@ impl Lease {
 
     /// The connect succeeded.
     pub fn connected(&self, took: Duration) {
-        self.backend.clear_failures();
+        if self.backend.failures_in_a_row() > 0 && self.is_current() {
+            self.backend.clear_failures();
+        }
         self.backend.stats.times.connect.observe(took);
         self.pool.times.connect.observe(took);
     }
@@ -61,13 +63,18 @@ impl Lease {
     /// The connect failed. If that is the backend's fault, the keeper hears of it.
     pub fn failed(&self, reason: ConnectFailure) {
         self.backend.stats.failures.count(reason);
-        if !reason.blames_backend() {
+        if !reason.blames_backend() || !self.is_current() {
             return;
         }
         let in_a_row = self.backend.count_failure_in_a_row();
         let backend = Arc::clone(&self.backend);
         // Full: the keeper is behind, and the next piece says more than this one. Closed: the pool is going away.
         let _ = self.pool.evidence.try_send(Evidence { backend, address: self.address, in_a_row, reason });
+    }
+
+    /// Whether the backend is still where this session dials: what an old address does says nothing about the new one.
+    fn is_current(&self) -> bool {
+        self.backend.view().address == self.address
     }
 }
 

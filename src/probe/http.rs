@@ -44,7 +44,7 @@ pub(super) async fn exchange(
     trace: &mut Trace,
 ) -> Result<String, Miss> {
     trace.asked = format!("{} {}", check.method, check.path);
-    trace.wanted = format!("status {}", check.status);
+    trace.wanted = check.status.to_string();
     let request = request(address, check).map_err(|error| Miss::Failed(format!("not a request: {error}")))?;
 
     let Trace { wanted, came, settled, .. } = &mut *trace;

@@ -1,7 +1,9 @@
 //! Accepts: wait readable, take a slot, accept in bounded batches, give the connection to the worker with the fewest
 //! sessions. No error ends the loop. At a limit clients wait in the kernel's backlog.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 use tracing::warn;
 
 use super::session::Accepted;
-use super::socket::{Acceptor, Waiting, accept_failure};
+use super::socket::{Acceptor, accept_failure};
 use super::worker::{Seat, hand_over};
 use crate::metrics::AcceptFailure;
 use crate::pace::Pace;
@@ -161,7 +163,7 @@ pub(super) async fn accept(acceptor: Acceptor, listener: Arc<Listener>, seats: A
             }
         }
     }
-    front.take_the_rest(&acceptor).await;
+    front.take_the_rest(&acceptor);
 }
 
 struct Front {
@@ -193,7 +195,7 @@ impl Front {
                     self.listener.slot().await
                 }
             };
-            match self.take_one(&mut waiting, slot) {
+            match self.take(waiting.accept(), slot) {
                 Step::Taken => {}
                 Step::Nobody => return None,
                 Step::Pause => return Some(PAUSE),
@@ -204,20 +206,18 @@ impl Front {
     }
 
     /// The kernel has completed these handshakes: their clients believe that they are connected.
-    async fn take_the_rest(&mut self, acceptor: &Acceptor) {
-        let at_once = tokio::time::timeout(Duration::ZERO, acceptor.readable()).await;
-        let Ok(Ok(mut waiting)) = at_once else { return };
+    fn take_the_rest(&mut self, acceptor: &Acceptor) {
         for _ in 0..REST {
             let Some(slot) = self.listener.try_slot() else { return };
-            match self.take_one(&mut waiting, slot) {
+            match self.take(acceptor.accept(), slot) {
                 Step::Taken => {}
                 Step::Nobody | Step::Pause => return,
             }
         }
     }
 
-    fn take_one(&mut self, waiting: &mut Waiting<'_>, slot: Slot) -> Step {
-        match waiting.accept() {
+    fn take(&mut self, accepted: io::Result<Option<(OwnedFd, SocketAddr)>>, slot: Slot) -> Step {
+        match accepted {
             Ok(Some((fd, client))) => {
                 let listener = Arc::clone(&self.listener);
                 listener.accepted.fetch_add(1, Relaxed);
@@ -232,7 +232,7 @@ impl Front {
         }
     }
 
-    fn complain(&mut self, error: &std::io::Error) -> AcceptFailure {
+    fn complain(&mut self, error: &io::Error) -> AcceptFailure {
         let reason = accept_failure(error);
         self.listener.accept_errors[reason as usize].fetch_add(1, Relaxed);
         if let Some(unsaid) = self.complaints.allow(Instant::now()) {

@@ -43,7 +43,8 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let enlisted = worker.enlist();
 
     let Some(Connected { socket: backend, lease }) = reach(&client, &worker, &enlisted, &mut record).await else {
-        return;
+        // Before the client's socket: who sees it close finds the session counted.
+        return drop(record);
     };
     #[cfg(test)]
     tests::panic_if_asked();

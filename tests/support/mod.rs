@@ -1,10 +1,11 @@
 //! What tests stand on: a balancer in process ([`Rig`]) or as the real program ([`Program`]), and backends that behave as
-//! told ([`Backend`]).
+//! told ([`Backend`]), found through a registry ([`Registry`]).
 
 mod backend;
 mod line;
 mod pattern;
 mod program;
+mod registry;
 mod rig;
 
 use std::future::Future;
@@ -20,6 +21,7 @@ pub use backend::Backend;
 pub use line::{Bench, Blackhole, MODES, Way, both_ways, fill, pending_error, reset};
 pub use pattern::{Last, Pattern, Received, last};
 pub use program::Program;
+pub use registry::Registry;
 pub use rig::Rig;
 
 /// No wait is longer; generous, because CI machines stall.

@@ -87,7 +87,7 @@ async fn the_status_decides() {
     let backend = answering(["HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"]).await;
     let result = probe(backend.address, health()).await;
     assert!(!result.passed);
-    assert_eq!(result.to_string(), "http GET /health: status 503, wanted status 200-399");
+    assert_eq!(result.to_string(), "http GET /health: status 503, wanted 200-399");
     assert_eq!(result.kind, "http");
 
     let wanted = HttpCheck { status: StatusSet { ranges: vec![(200, 200), (503, 503)] }, ..health() };
@@ -180,7 +180,7 @@ async fn a_slow_drip_times_out_with_what_came() {
     let backend = Backend::silent().await;
     let check = Check { timeout: Duration::from_millis(100), ..rare(CheckKind::Http(health())) };
     let result = first(backend.address, &check).await;
-    assert_eq!(result.to_string(), "http GET /health: timeout after 100ms, wanted status 200-399");
+    assert_eq!(result.to_string(), "http GET /health: timeout after 100ms, wanted 200-399");
 }
 
 #[tokio::test]

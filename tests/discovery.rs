@@ -1,0 +1,529 @@
+//! Discovery through a whole balancer: a registry that works, and one that fails in every way that it can.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use backend_demo::registry::{Definition, Fault, Status};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use crate::support::{Backend, PATIENCE, Registry, Rig, exchange, free_port, get, soon, until};
+
+/// Who answers so many sessions, one after the other, sorted.
+async fn answers(rig: &Rig, count: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(String::from_utf8(exchange(rig.front(), b"who?").await.unwrap()).unwrap());
+    }
+    all.sort();
+    all
+}
+
+fn instance(id: &str, address: SocketAddr) -> Definition {
+    Definition::new("web", id, &address.ip().to_string(), address.port())
+}
+
+async fn until_fact(rig: &Rig, id: &str, fact: &str, value: &str) {
+    until(&format!("{id}: {fact} {value}"), || async {
+        rig.backend(id).await.filter(|backend| backend["facts"][fact] == value)
+    })
+    .await;
+}
+
+async fn until_weight(rig: &Rig, id: &str, weight: u16) {
+    until(&format!("{id}: weight {weight}"), || async {
+        rig.backend(id).await.filter(|backend| backend["weight"] == weight)
+    })
+    .await;
+}
+
+fn errors(reason: &str) -> String {
+    format!("evenkeel_discovery_errors_total{{pool=\"back\",source=\"consul\",reason=\"{reason}\"}}")
+}
+
+const AGE: &str = "evenkeel_discovery_age_seconds{pool=\"back\",source=\"consul\"}";
+const REJECTED: &str = "evenkeel_discovery_rejected_instances{pool=\"back\",source=\"consul\"}";
+
+/// Two instances that answer, a balancer that knows them, and clients that must not notice anything.
+struct Scene {
+    registry: Registry,
+    rig: Arc<Rig>,
+    backends: Vec<Backend>,
+    clients: JoinHandle<usize>,
+    enough: Arc<AtomicBool>,
+    /// A session from before anything went wrong.
+    old: TcpStream,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let registry = Registry::new().await;
+        let backends = vec![Backend::answering("a").await, Backend::answering("b").await];
+        for (id, backend) in ["a", "b"].iter().zip(&backends) {
+            registry.add("web", id, backend.address());
+        }
+        let rig = Arc::new(registry.rig("", "").await);
+        for id in ["a", "b"] {
+            rig.until_standing(&registry.id(id), "up").await;
+        }
+        let old = TcpStream::connect(rig.front()).await.unwrap();
+        let enough = Arc::new(AtomicBool::new(false));
+        let clients = tokio::spawn(go_on(Arc::clone(&rig), Arc::clone(&enough)));
+        Self { registry, rig, backends, clients, enough, old }
+    }
+
+    /// Waits until clients have been served a while longer.
+    async fn a_while(&self) {
+        let asked = self.rig.balancer().state().listeners[0].accepted.load(SeqCst);
+        until("clients go on", || async {
+            assert!(!self.clients.is_finished(), "a client noticed");
+            (self.rig.balancer().state().listeners[0].accepted.load(SeqCst) >= asked + 30).then_some(())
+        })
+        .await;
+    }
+
+    async fn until_guard(&self, id: &str, guard: &str) {
+        until_fact(&self.rig, &self.registry.id(id), "guard", guard).await;
+    }
+
+    /// A third instance is found: discovery works.
+    async fn finds(&self, third: &Backend) {
+        self.registry.add("web", "c", third.address());
+        self.rig.until_standing(&self.registry.id("c"), "up").await;
+    }
+
+    async fn end(mut self) -> Registry {
+        self.a_while().await;
+        self.enough.store(true, SeqCst);
+        let served = soon("the clients", &mut self.clients).await.expect("a client noticed");
+        assert!(served > 0);
+        self.old.write_all(b"still there?").await.unwrap();
+        let mut answer = String::new();
+        soon("the old session", self.old.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer == "a" || answer == "b", "{answer:?}");
+        self.old.shutdown().await.unwrap();
+        drop(self.old);
+        self.rig.until_no_sessions().await;
+        Arc::into_inner(self.rig).unwrap().stop().await;
+        self.registry
+    }
+}
+
+/// Sessions one after the other; none may fail, and the pool may never be empty.
+async fn go_on(rig: Arc<Rig>, enough: Arc<AtomicBool>) -> usize {
+    let mut served = 0;
+    while !enough.load(SeqCst) {
+        let answer = exchange(rig.front(), b"who?").await.expect("a session");
+        assert!(!answer.is_empty(), "refused after {served} sessions");
+        assert!(rig.balancer().state().pools[0].counts().eligible > 0, "nobody is left after {served} sessions");
+        served += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    served
+}
+
+#[tokio::test]
+async fn instances_come_and_go_and_traffic_follows_within_a_second() {
+    let registry = Registry::new().await;
+    let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
+    registry.add("web", "a", a.address());
+    let rig = registry.rig("", "").await;
+    rig.until_standing(&registry.id("a"), "up").await;
+    let mut took = Vec::new();
+    for _ in 0..3 {
+        let came = Instant::now();
+        registry.add("web", "b", b.address());
+        until("b answers", || async { answers(&rig, 2).await.contains(&"b".to_owned()).then_some(()) }).await;
+        took.push(came.elapsed());
+        let went = Instant::now();
+        registry.deregister("b");
+        until("b answers no more", || async { (answers(&rig, 4).await == ["a"; 4]).then_some(()) }).await;
+        took.push(went.elapsed());
+    }
+    took.sort();
+    // It takes some 20 ms. The median, because one pause of the machine says nothing.
+    assert!(took[took.len() / 2] < Duration::from_secs(1), "{took:?}");
+    let id = registry.id("b");
+    assert_eq!(rig.until_standing(&id, "removed").await["reason"], "no longer in the registry");
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn weights_follow_the_registry_also_while_it_warns() {
+    let registry = Registry::new().await;
+    let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
+    registry.register(Definition { passing_weight: 3, warning_weight: 0, ..instance("a", a.address()) });
+    registry.add("web", "b", b.address());
+    let rig = registry.rig("", "").await;
+    let id = registry.id("a");
+    rig.until_standing(&id, "up").await;
+    rig.until_standing(&registry.id("b"), "up").await;
+    until_weight(&rig, &id, 3).await;
+    assert_eq!(answers(&rig, 8).await, ["a", "a", "a", "a", "a", "a", "b", "b"]);
+
+    registry.set_status("a", Status::Warning);
+    until_weight(&rig, &id, 0).await;
+    assert_eq!(rig.backend(&id).await.unwrap()["facts"]["registry"], "warning");
+    assert_eq!(answers(&rig, 4).await, ["b"; 4]);
+
+    registry.set_status("a", Status::Passing);
+    until_weight(&rig, &id, 3).await;
+    registry.register(Definition { passing_weight: 1, warning_weight: 0, ..instance("a", a.address()) });
+    until_weight(&rig, &id, 1).await;
+    assert_eq!(answers(&rig, 4).await, ["a", "a", "b", "b"]);
+    rig.until_metric(&format!("evenkeel_backend_weight{{pool=\"back\",backend=\"{id}\"}}"), 1.0).await;
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn maintenance_takes_nothing_new_and_cuts_nothing() {
+    let registry = Registry::new().await;
+    let (a, b) = (Backend::echo().await, Backend::echo().await);
+    registry.add("web", "a", a.address());
+    let rig = registry.rig("", "").await;
+    let id = registry.id("a");
+    rig.until_standing(&id, "up").await;
+    let mut session = TcpStream::connect(rig.front()).await.unwrap();
+    rig.until_metric("evenkeel_pool_sessions{pool=\"back\"}", 1.0).await;
+    registry.add("web", "b", b.address());
+    rig.until_standing(&registry.id("b"), "up").await;
+
+    registry.maintenance("a", true);
+    let backend = rig.until_standing(&id, "maintenance").await;
+    let reason = backend["reason"].as_str().unwrap();
+    assert!(reason.starts_with("the registry has it in maintenance: Service Maintenance Mode: "), "{reason}");
+    let attempts = format!("evenkeel_backend_connect_attempts_total{{pool=\"back\",backend=\"{id}\"}}");
+    let before = rig.metric(&attempts).await;
+    for _ in 0..4 {
+        assert_eq!(exchange(rig.front(), b"x").await.unwrap(), b"x");
+    }
+    assert_eq!(rig.metric(&attempts).await, before);
+    session.write_all(b"still").await.unwrap();
+    let mut answer = [0; 5];
+    soon("the old session", session.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(&answer, b"still");
+
+    registry.maintenance("a", false);
+    rig.until_standing(&id, "up").await;
+    registry.node_maintenance(true);
+    rig.until_standing(&id, "maintenance").await;
+    rig.until_standing(&registry.id("b"), "maintenance").await;
+    drop(session);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn critical_is_down_and_warning_can_be_out() {
+    let registry = Registry::new().await;
+    let a = Backend::answering("a").await;
+    registry.add("web", "a", a.address());
+    let rig = registry.rig(", warning = \"out\"", "").await;
+    let id = registry.id("a");
+    rig.until_standing(&id, "up").await;
+    for status in [Status::Critical, Status::Warning] {
+        registry.set_status("a", status);
+        let down = rig.until_standing(&id, "down").await;
+        assert_eq!(down["reason"], "the registry says critical: Pinned");
+        assert_eq!(down["facts"]["probe"], "up", "its probes go on and pass");
+        registry.set_status("a", Status::Passing);
+        rig.until_standing(&id, "up").await;
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn tags_and_filter_choose() {
+    let registry = Registry::new().await;
+    let backend = Backend::answering("a").await;
+    for (id, tags, zone) in
+        [("both", &["v2", "eu"][..], "a"), ("tag", &["v2"], "a"), ("zone", &["v2", "eu"], "b"), ("none", &[], "a")]
+    {
+        let tags = tags.iter().map(ToString::to_string).collect();
+        let meta = [("zone".to_owned(), zone.to_owned())].into();
+        registry.register(Definition { tags, meta, ..instance(id, backend.address()) });
+    }
+    let rig = registry.rig(", tags = [\"v2\", \"eu\"], filter = \"Service.Meta.zone == a\"", "").await;
+    rig.until_standing(&registry.id("both"), "up").await;
+    let pools = rig.pools().await;
+    let ids: Vec<_> = pools["pools"][0]["backends"].as_array().unwrap().iter().map(|backend| &backend["id"]).collect();
+    assert_eq!(ids, [&registry.id("both")]);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_instance_is_skipped_and_counted() {
+    let registry = Registry::new().await;
+    let a = Backend::answering("a").await;
+    registry.add("web", "a", a.address());
+    registry.register(Definition::new("web", "portless", "127.0.0.1", 0));
+    registry.register(Definition::new("web", "nowhere", "no host at all!", 80));
+    let rig = registry.rig("", "").await;
+    rig.until_standing(&registry.id("a"), "up").await;
+    rig.until_metric(REJECTED, 2.0).await;
+    assert_eq!(answers(&rig, 2).await, ["a"; 2]);
+    let pools = rig.pools().await;
+    let source = &pools["pools"][0]["source"];
+    assert_eq!(
+        source["rejected"],
+        serde_json::json!([
+            { "id": registry.id("nowhere"), "why": "address \"no host at all!\" is neither an IP address nor a host name" },
+            { "id": registry.id("portless"), "why": "no port" },
+        ])
+    );
+    assert!(source["error"].is_null());
+    registry.deregister("portless");
+    rig.until_metric(REJECTED, 1.0).await;
+    rig.stop().await;
+}
+
+/// Errors of a kind change nothing for clients, are counted and shown, and are over when they are over.
+async fn survives(fault: Fault, reason: &str) {
+    let scene = Scene::new().await;
+    scene.registry.inject(Some(fault));
+    until(&format!("two errors {reason}"), || async { (scene.rig.metric(&errors(reason)).await >= 2.0).then_some(()) })
+        .await;
+    scene.a_while().await;
+    let pools = scene.rig.pools().await;
+    assert_eq!(pools["pools"][0]["source"]["error"]["kind"], reason);
+    for id in ["a", "b"] {
+        let backend = scene.rig.backend(&scene.registry.id(id)).await.unwrap();
+        assert_eq!((&backend["standing"], &backend["facts"]["guard"]), (&"up".into(), &"none".into()));
+    }
+    let age = scene.rig.metric(AGE).await;
+    until("the data ages", || async { (scene.rig.metric(AGE).await > age).then_some(()) }).await;
+    assert_eq!(get(scene.rig.admin(), "/ready").await.unwrap().0, 200);
+
+    scene.registry.inject(None);
+    let third = Backend::answering("c").await;
+    scene.finds(&third).await;
+    assert!(scene.rig.pools().await["pools"][0]["source"]["error"].is_null());
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn survives_a_missing_leader() {
+    survives(Fault::Status500, "no_leader").await;
+}
+
+#[tokio::test]
+async fn survives_a_server_error() {
+    survives(Fault::Status(502, "<html>Bad gateway</html>".to_owned()), "server_error").await;
+}
+
+#[tokio::test]
+async fn survives_a_token_without_rights() {
+    survives(Fault::Forbidden, "forbidden").await;
+}
+
+#[tokio::test]
+async fn survives_a_rate_limit() {
+    survives(Fault::TooManyRequests, "rate_limited").await;
+}
+
+#[tokio::test]
+async fn survives_garbage() {
+    survives(Fault::Garbage, "decode").await;
+}
+
+#[tokio::test]
+async fn survives_an_agent_that_hangs() {
+    let scene = Scene::new().await;
+    scene.registry.inject(Some(Fault::Hang));
+    scene.registry.deregister("a");
+    scene.a_while().await;
+    scene.registry.add("web", "a", scene.backends[0].address());
+    scene.a_while().await;
+    scene.registry.inject(None);
+    // What waited gets a 500.
+    scene.rig.until_metric(&errors("server_error"), 1.0).await;
+    let third = Backend::answering("c").await;
+    scene.finds(&third).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_empty_list_after_errors_is_not_believed_while_probes_pass() {
+    let mut scene = Scene::new().await;
+    scene.registry.inject(Some(Fault::Status500));
+    until("an error", || async { (scene.rig.metric(&errors("no_leader")).await >= 1.0).then_some(()) }).await;
+    scene.registry.inject(Some(Fault::Empty200));
+    for id in ["a", "b"] {
+        scene.until_guard(id, "held").await;
+    }
+    let held = scene.rig.backend(&scene.registry.id("a")).await.unwrap();
+    assert_eq!((&held["standing"], &held["facts"]["registry"]), (&"up".into(), &"absent".into()));
+    assert_eq!(held["reason"], "held: it left the registry while that was in trouble, and its own probes pass");
+    scene.a_while().await;
+
+    // Who is really gone is found out by its probes.
+    scene.backends.pop().unwrap().stop().await;
+    scene.rig.until_standing(&scene.registry.id("b"), "removed").await;
+    scene.a_while().await;
+    scene.registry.deregister("b");
+    scene.registry.inject(None);
+    scene.until_guard("a", "none").await;
+    assert_eq!(scene.rig.backend(&scene.registry.id("a")).await.unwrap()["standing"], "up");
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_index_that_goes_back_is_not_believed_to_be_news_of_departures() {
+    let scene = Scene::new().await;
+    // The agent counts from 2 again, and does not know of one instance.
+    scene.registry.rewind_index(2);
+    until("asked again", || async { (scene.registry.waiting() > 0).then_some(()) }).await;
+    scene.registry.deregister("a");
+    scene.until_guard("a", "held").await;
+    scene.a_while().await;
+    scene.registry.add("web", "a", scene.backends[0].address());
+    scene.until_guard("a", "none").await;
+    // And discovery still hears of changes: the low index is the one that it waits for.
+    let third = Backend::answering("c").await;
+    scene.finds(&third).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_restarts_empty_is_not_believed_while_probes_pass() {
+    let scene = Scene::new().await;
+    let changes = |id: &str| {
+        format!("evenkeel_backend_standing_changes_total{{pool=\"back\",backend=\"{}\"}}", scene.registry.id(id))
+    };
+    scene.registry.restart_empty().await;
+    for id in ["a", "b"] {
+        scene.until_guard(id, "held").await;
+    }
+    scene.a_while().await;
+    for (id, backend) in ["a", "b"].iter().zip(&scene.backends) {
+        scene.registry.add("web", id, backend.address());
+        scene.until_guard(id, "none").await;
+        assert_eq!(scene.rig.metric(&changes(id)).await, 1.0, "up it was all the time");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_gone_changes_nothing() {
+    let mut scene = Scene::new().await;
+    let address = scene.registry.address();
+    scene.registry.stop().await;
+    until("connects fail", || async { (scene.rig.metric(&errors("connect")).await >= 2.0).then_some(()) }).await;
+    scene.a_while().await;
+    assert_eq!(get(scene.rig.admin(), "/ready").await.unwrap().0, 200);
+
+    scene.registry = Registry::at(address).await;
+    for id in ["a", "b"] {
+        scene.until_guard(id, "held").await;
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn dropped_connections_are_made_anew() {
+    let scene = Scene::new().await;
+    scene.registry.drop_connections().await;
+    let third = Backend::answering("c").await;
+    scene.finds(&third).await;
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn an_answer_without_news_changes_nothing() {
+    let scene = Scene::new().await;
+    let views: Vec<_> = scene.rig.balancer().state().pools[0].members().iter().map(|backend| backend.view()).collect();
+    for _ in 0..3 {
+        let asked = scene.registry.requests();
+        scene.registry.wake("web");
+        until("asked again", || async {
+            (scene.registry.requests() > asked && scene.registry.waiting() > 0).then_some(())
+        })
+        .await;
+    }
+    for (before, backend) in views.iter().zip(scene.rig.balancer().state().pools[0].members().iter()) {
+        assert!(Arc::ptr_eq(before, &backend.view()), "nothing was written");
+    }
+    scene.end().await;
+}
+
+#[tokio::test]
+async fn a_calm_empty_list_is_obeyed() {
+    let registry = Registry::new().await;
+    let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
+    registry.add("web", "a", a.address());
+    registry.add("web", "b", b.address());
+    let rig = registry.rig("", "").await;
+    for id in ["a", "b"] {
+        rig.until_standing(&registry.id(id), "up").await;
+    }
+    registry.deregister("a");
+    registry.deregister("b");
+    for id in ["a", "b"] {
+        rig.until_standing(&registry.id(id), "removed").await;
+    }
+    rig.until_metric("evenkeel_pool_eligible_backends{pool=\"back\"}", 0.0).await;
+    rig.until_metric("evenkeel_pool_all_down{pool=\"back\"}", 1.0).await;
+    assert_eq!(exchange(rig.front(), b"").await.unwrap(), b"", "an ordinary close");
+    rig.until_no_sessions().await;
+    assert_eq!(rig.ended(evenkeel::metrics::Outcome::NoBackend), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_moves_keeps_its_identity() {
+    let registry = Registry::new().await;
+    let (old, new) = (Backend::answering("old").await, Backend::answering("new").await);
+    registry.add("web", "a", old.address());
+    let rig = registry.rig("", "").await;
+    let id = registry.id("a");
+    rig.until_standing(&id, "up").await;
+    assert_eq!(answers(&rig, 2).await, ["old"; 2]);
+    registry.add("web", "a", new.address());
+    let mut answered = 2.0;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        assert!(Instant::now() < deadline, "it never answers from its new address");
+        // Refused while nothing is known about the new address.
+        let answer = exchange(rig.front(), b"who?").await.unwrap_or_default();
+        answered += if answer.is_empty() { 0.0 } else { 1.0 };
+        if answer == b"new" {
+            break;
+        }
+    }
+    rig.until_no_sessions().await;
+    let completed =
+        format!("evenkeel_sessions_total{{listener=\"front\",pool=\"back\",backend=\"{id}\",outcome=\"completed\"}}");
+    rig.until_metric(&completed, answered).await;
+    assert_eq!(rig.pools().await["pools"][0]["backends"].as_array().unwrap().len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_static_host_name_is_one_backend() {
+    // Wherever this machine's `localhost` is looked for first.
+    let localhost = tokio::net::lookup_host(("localhost", 0)).await.unwrap().next().unwrap();
+    let backend = Backend::on(localhost, |mut stream| async move {
+        let mut request = [0; 64];
+        if stream.read(&mut request).await.is_ok_and(|n| n > 0) {
+            let _ = stream.write_all(b"local").await;
+        }
+    })
+    .await;
+    let id = format!("localhost:{}", backend.address().port());
+    // The name at the side never resolves (RFC 6761), which is not the other one's fault.
+    let bad = format!("nobody.invalid:{}", free_port().port());
+    let rig = Rig::with_backends(&[&id, &bad], "").await;
+    let up = rig.until_standing(&id, "up").await;
+    assert_eq!(up["address"], backend.address().to_string());
+    assert_eq!(answers(&rig, 2).await, ["local"; 2]);
+    until("the bad name is told", || async {
+        let errors = "evenkeel_discovery_errors_total{pool=\"back\",source=\"static\",reason=\"resolve\"}";
+        (rig.metric(errors).await >= 1.0).then_some(())
+    })
+    .await;
+    rig.until_metric("evenkeel_discovery_rejected_instances{pool=\"back\",source=\"static\"}", 1.0).await;
+    assert_eq!(rig.pools().await["pools"][0]["source"]["rejected"][0]["id"], bad);
+    rig.stop().await;
+}

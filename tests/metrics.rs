@@ -1,0 +1,277 @@
+//! What the admin listener says: metrics, the API, readiness, liveness.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use backend_demo::registry::Fault;
+use evenkeel::metrics::{self, Kind};
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::support::{Backend, Registry, Rig, exchange, free_port, get, soon, until};
+
+/// A small scene in which everything that can be measured has happened once: sessions, a failed connect, a failing
+/// source, limits.
+async fn scene() -> (Backend, Rig) {
+    let (backend, dead) = (Backend::answering("a").await, free_port());
+    let rig = Rig::start(&format!(
+        "workers = 2
+        consul.address = \"http://{dead}\"
+        [listeners.front]
+        bind = \"127.0.0.1:0\"
+        pool = \"back\"
+        max_connections = 100
+        [listeners.other]
+        bind = \"127.0.0.1:0\"
+        pool = \"down\"
+        [pools.down]
+        backends = [{{ address = \"{dead}\", id = \"lost\" }}]
+        [pools.back]
+        backends = [{{ address = \"{}\", id = \"good\" }}, {{ address = \"{dead}\", id = \"dead\" }}]
+        check = {{ kind = \"tcp\", port = {}, interval = \"1h\", fall = 1 }}
+        [pools.found]
+        consul = {{ service = \"web\" }}
+        required = false
+        ",
+        backend.address(),
+        backend.address().port(),
+    ))
+    .await;
+    for (id, standing) in [("good", "up"), ("dead", "up"), ("lost", "down")] {
+        rig.until_standing(id, standing).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(exchange(rig.front(), b"who?").await.unwrap(), b"a");
+    }
+    rig.until_standing("dead", "ejected").await;
+    assert_eq!(exchange(rig.balancer().listeners()[1].1, b"").await.unwrap(), b"");
+    rig.until_no_sessions().await;
+    let failed = "evenkeel_discovery_errors_total{pool=\"found\",source=\"consul\",reason=\"connect\"}";
+    until("discovery fails", || async { (rig.metric(failed).await >= 1.0).then_some(()) }).await;
+    (backend, rig)
+}
+
+/// Name → (type, help, label names of its samples).
+fn families(text: &str) -> BTreeMap<String, (String, String, BTreeSet<String>)> {
+    let mut families = BTreeMap::new();
+    let mut help = "";
+    let mut name = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            (name, help) = rest.split_once(' ').unwrap();
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (of, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(of, name, "TYPE follows HELP");
+            let before = families.insert(name.to_owned(), (kind.to_owned(), help.to_owned(), BTreeSet::new()));
+            assert!(before.is_none(), "{name} twice");
+        } else {
+            assert!(line.starts_with(name), "{line} is not of {name}");
+            let labels = line.split_once('{').map_or("", |(_, rest)| rest.rsplit_once('}').unwrap().0);
+            let names: Vec<_> = labels.split("\",").filter_map(|pair| Some(pair.split_once("=\"")?.0)).collect();
+            let names: Vec<_> = names.into_iter().filter(|name| *name != "le").collect();
+            families.get_mut(name).unwrap().2.insert(names.join(", "));
+        }
+    }
+    families
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
+    }
+}
+
+#[tokio::test]
+async fn the_set_of_metrics_is_what_it_was() {
+    let (_backend, rig) = scene().await;
+    let text = rig.metrics().await;
+    let lines = families(&text).into_iter().map(|(name, (kind, _, labels))| {
+        let labels: Vec<_> = labels.into_iter().map(|labels| format!("{{{labels}}}")).collect();
+        format!("{name} {kind} {}", labels.join(" ")).trim_end().to_owned()
+    });
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("metrics", lines.collect::<Vec<_>>().join("\n"));
+    });
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn every_metric_is_shown_as_it_is_declared() {
+    let (_backend, rig) = scene().await;
+    let text = rig.metrics().await;
+    let mut shown = families(&text);
+    shown.retain(|name, _| !name.starts_with("process_"));
+    for metric in metrics::ALL {
+        let Some((of, help, labels)) = shown.remove(metric.name) else { panic!("{} is not shown", metric.name) };
+        assert_eq!((of.as_str(), help.as_str()), (kind(metric.kind), metric.help), "{}", metric.name);
+        assert_eq!(labels, BTreeSet::from([metric.labels.join(", ")]), "{}", metric.name);
+    }
+    assert!(shown.is_empty(), "not declared: {:?}", shown.keys());
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn no_label_names_a_client_or_an_address_where_there_is_an_id() {
+    let (backend, rig) = scene().await;
+    for line in rig.metrics().await.lines() {
+        assert!(!line.contains("127.0.0.1") && !line.contains(&backend.address().to_string()), "{line}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn promtool_has_no_complaints() {
+    let found = Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if found.is_err() {
+        let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+        assert!(!ci, "promtool is missing, and CI must not skip: apt-get install prometheus");
+        eprintln!("SKIPPED: promtool is not on PATH (apt-get install prometheus)");
+        return;
+    }
+    let (_backend, rig) = scene().await;
+    let text = rig.metrics().await;
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    rig.stop().await;
+}
+
+#[test]
+fn the_readme_lists_every_metric() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let readme = std::fs::read_to_string(path).expect("README.md");
+    let mut table = String::from("| Metric | Kind | Labels | What it says |\n|---|---|---|---|\n");
+    for metric in metrics::ALL {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let help = metric.help.replace('|', "\\|");
+        table += &format!("| `{}` | {} | {} | {help} |\n", metric.name, kind(metric.kind), labels.join(", "));
+    }
+    let section = readme.split_once("<!-- metrics -->").and_then(|(_, rest)| rest.split_once("<!-- /metrics -->"));
+    let Some((section, _)) = section else {
+        panic!("README.md has no section between <!-- metrics --> and <!-- /metrics -->; it should be\n{table}");
+    };
+    assert!(section.trim() == table.trim(), "README.md: between the markers there should be\n\n{table}");
+}
+
+/// Values by their type, times and all.
+fn shape(value: &Value) -> Value {
+    match value {
+        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), shape(value))).collect(),
+        Value::Array(items) => items.iter().map(shape).collect(),
+        Value::String(_) => "string".into(),
+        Value::Number(_) => "number".into(),
+        Value::Bool(_) => "bool".into(),
+        Value::Null => Value::Null,
+    }
+}
+
+#[tokio::test]
+async fn the_api_has_the_shape_that_it_had() {
+    let (_backend, rig) = scene().await;
+    let answer = rig.pools().await;
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("pools", serde_json::to_string_pretty(&shape(&answer)).unwrap());
+    });
+    let pool = &answer["pools"][0];
+    assert_eq!(
+        (&pool["name"], &pool["balance"], &pool["check"], &pool["when_all_down"], &pool["eligible"]),
+        (&"back".into(), &"round_robin".into(), &"tcp".into(), &"any".into(), &1.into())
+    );
+    let good = rig.backend("good").await.unwrap();
+    assert_eq!(
+        good["facts"],
+        serde_json::json!({
+            "operator": "ready", "registry": "passing", "probe": "up", "passive": "ok", "guard": "none"
+        })
+    );
+    assert_eq!((&good["bytes_to_backend"], &good["bytes_to_client"]), (&8.into(), &2.into()));
+    let since = good["since"].as_str().unwrap();
+    assert!(since.ends_with('Z') && since.len() == "2026-01-01T00:00:00.000Z".len(), "{since}");
+    rig.stop().await;
+}
+
+/// Waits until `/ready` says 503 with this text.
+async fn until_waits_for(rig: &Rig, text: &str) {
+    let mut said = String::new();
+    for _ in 0..2 {
+        said = until(text, || async {
+            let (status, body) = get(rig.admin(), "/ready").await.unwrap();
+            (status == 503 && body.contains(text)).then_some(body)
+        })
+        .await;
+    }
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert_eq!(get(rig.admin(), "/live").await.unwrap(), (200, "live\n".to_owned()));
+}
+
+#[tokio::test]
+async fn ready_names_what_it_waits_for() {
+    let registry = Registry::new().await;
+    let (silent, good) = (Backend::serving(|stream| async { hold(stream).await }).await, Backend::answering("a").await);
+    registry.inject(Some(Fault::Hang));
+    let check = "check = { kind = \"script\", steps = [{ send = \"x\" }, { expect = \"a\" }], timeout = \"1h\" }";
+    let rig = registry.rig("", check).await;
+    until_waits_for(&rig, "pool `back` waits for the first answer of its discovery (consul)\n").await;
+
+    registry.inject(Some(Fault::Forbidden));
+    until_waits_for(&rig, "pool `back` waits for the first answer of its discovery (consul): ").await;
+
+    registry.add("web", "silent", silent.address());
+    registry.add("web", "good", good.address());
+    registry.inject(None);
+    rig.until_standing(&registry.id("good"), "up").await;
+    until_waits_for(&rig, "pool `back` waits for the first probe of 1 of its 2 backends\n").await;
+
+    registry.deregister("silent");
+    until("ready", || async { (get(rig.admin(), "/ready").await.unwrap() == (200, "ready\n".into())).then_some(()) })
+        .await;
+    // Once ready, a newcomer is no reason to take the whole balancer out.
+    registry.add("web", "silent", silent.address());
+    rig.until_standing(&registry.id("silent"), "unproven").await;
+    assert_eq!(get(rig.admin(), "/ready").await.unwrap().0, 200);
+    rig.stop().await;
+}
+
+async fn hold(stream: TcpStream) {
+    let _stream = stream;
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn ready_does_not_wait_for_what_is_not_required() {
+    let registry = Registry::new().await;
+    registry.inject(Some(Fault::Hang));
+    let rig = registry.rig("", "required = false").await;
+    assert_eq!(get(rig.admin(), "/ready").await.unwrap(), (200, "ready\n".to_owned()));
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn a_draining_balancer_is_live_and_not_ready() {
+    let backend = Backend::echo().await;
+    let rig = Rig::with_backends(&[&backend.address().to_string()], "").await;
+    rig.until_standing(&backend.address().to_string(), "up").await;
+    until("ready", || async { (get(rig.admin(), "/ready").await.unwrap().0 == 200).then_some(()) }).await;
+    rig.until_metric("evenkeel_draining", 0.0).await;
+    let session = TcpStream::connect(rig.front()).await.unwrap();
+    rig.until_metric("evenkeel_pool_sessions{pool=\"back\"}", 1.0).await;
+    let look = async {
+        until_waits_for(&rig, "stopping\n").await;
+        rig.until_metric("evenkeel_draining", 1.0).await;
+        drop(session);
+    };
+    soon("the drain", async { tokio::join!(rig.balancer().drain(), look) }).await;
+    rig.stop().await;
+}
