@@ -1,7 +1,9 @@
 //! Accepts: wait readable, take a slot, accept in bounded batches, give the connection to the worker with the fewest
 //! sessions. No error ends the loop. At a limit clients wait in the kernel's backlog.
 
+use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -13,7 +15,7 @@ use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 use tracing::warn;
 
 use super::session::Accepted;
-use super::socket::{Acceptor, Waiting, accept_failure};
+use super::socket::{Acceptor, accept_failure};
 use super::worker::{Seat, hand_over};
 use crate::metrics::AcceptFailure;
 use crate::pace::Pace;
@@ -88,6 +90,11 @@ impl Listener {
         self.accept_errors[reason as usize].load(Relaxed)
     }
 
+    /// What holds it keeps a stop waiting.
+    pub(super) fn tracked(&self) -> TaskTrackerToken {
+        self.tracker.token()
+    }
+
     fn try_slot(self: &Arc<Self>) -> Option<Slot> {
         let own = match &self.own {
             Some(own) => Some(Arc::clone(own).try_acquire_owned().ok()?),
@@ -131,8 +138,13 @@ impl Drop for Slot {
 }
 
 /// Accepts until `stop`, then what already waits, then closes the socket.
-pub(super) async fn accept(acceptor: Acceptor, listener: Arc<Listener>, seats: Arc<[Seat]>, stop: CancellationToken) {
-    let _tracked = listener.tracker.token();
+pub(super) async fn accept(
+    acceptor: Acceptor,
+    listener: Arc<Listener>,
+    seats: Arc<[Seat]>,
+    stop: CancellationToken,
+    tracked: TaskTrackerToken,
+) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = listener.pool.until_settled() => {}
@@ -152,7 +164,8 @@ pub(super) async fn accept(acceptor: Acceptor, listener: Arc<Listener>, seats: A
             }
         }
     }
-    front.take_the_rest(&acceptor).await;
+    front.take_the_rest(&acceptor);
+    drop(tracked);
 }
 
 struct Front {
@@ -182,7 +195,7 @@ impl Front {
                     self.listener.slot().await
                 }
             };
-            match self.take_one(&mut waiting, slot) {
+            match self.take_one(waiting.accept(), slot) {
                 Step::Taken => {}
                 Step::Nobody => return None,
                 Step::Pause => return Some(PAUSE),
@@ -193,19 +206,17 @@ impl Front {
     }
 
     /// The kernel has completed these handshakes: their clients believe that they are connected.
-    async fn take_the_rest(&mut self, acceptor: &Acceptor) {
-        let at_once = tokio::time::timeout(Duration::ZERO, acceptor.readable()).await;
-        let Ok(Ok(mut waiting)) = at_once else { return };
+    fn take_the_rest(&mut self, acceptor: &Acceptor) {
         while let Some(slot) = self.listener.try_slot() {
-            match self.take_one(&mut waiting, slot) {
+            match self.take_one(acceptor.accept(), slot) {
                 Step::Taken => {}
                 Step::Nobody | Step::Pause => return,
             }
         }
     }
 
-    fn take_one(&mut self, waiting: &mut Waiting<'_>, slot: Slot) -> Step {
-        match waiting.accept() {
+    fn take_one(&mut self, accepted: io::Result<Option<(OwnedFd, SocketAddr)>>, slot: Slot) -> Step {
+        match accepted {
             Ok(Some((fd, client))) => {
                 let listener = Arc::clone(&self.listener);
                 listener.accepted.fetch_add(1, Relaxed);
@@ -220,7 +231,7 @@ impl Front {
         }
     }
 
-    fn complain(&mut self, error: &std::io::Error) -> AcceptFailure {
+    fn complain(&mut self, error: &io::Error) -> AcceptFailure {
         let reason = accept_failure(error);
         self.listener.accept_errors[reason as usize].fetch_add(1, Relaxed);
         if let Some(unsaid) = self.complaints.allow(Instant::now()) {

@@ -184,6 +184,11 @@ impl Acceptor {
     pub(super) async fn readable(&self) -> io::Result<Waiting<'_>> {
         self.0.readable().await.map(Waiting)
     }
+
+    /// Accepts one connection, whatever the event loop knows; `None` = nobody waits.
+    pub(super) fn accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+        accept(self.0.get_ref())
+    }
 }
 
 /// Connections may be waiting. Remembers since when, so that an edge that comes meanwhile is not lost.
@@ -192,21 +197,25 @@ pub(super) struct Waiting<'a>(AsyncFdReadyGuard<'a, OwnedFd>);
 impl Waiting<'_> {
     /// Accepts one connection; `None` = nobody waits any more.
     pub(super) fn accept(&mut self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
-        loop {
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            match rustix::net::acceptfrom_with(self.0.get_inner(), flags) {
-                Ok((fd, peer)) => {
-                    let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    let Some(peer) = peer else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
-                    return Ok(Some((fd, peer)));
-                }
-                Err(rustix::io::Errno::AGAIN) => {
-                    self.0.clear_ready();
-                    return Ok(None);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+        let accepted = accept(self.0.get_inner())?;
+        if accepted.is_none() {
+            self.0.clear_ready();
+        }
+        Ok(accepted)
+    }
+}
+
+fn accept(socket: &OwnedFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+    loop {
+        match rustix::net::acceptfrom_with(socket, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, peer)) => {
+                let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                let Some(peer) = peer else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
+                return Ok(Some((fd, peer)));
             }
+            Err(rustix::io::Errno::AGAIN) => return Ok(None),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
 use super::cut::{Cut, Enlisted, List};
@@ -23,7 +24,7 @@ use super::socket::Acceptor;
 #[derive(Debug)]
 pub struct Workers {
     seats: Arc<[Seat]>,
-    died: mpsc::Receiver<usize>,
+    died: watch::Receiver<Option<usize>>,
 }
 
 /// Where a worker gets its jobs. What is waiting is bounded by the limits on sessions.
@@ -42,7 +43,14 @@ struct Shared {
 
 pub(super) enum Job {
     Serve(Accepted, Load),
-    Listen(OwnedFd, Arc<Listener>, Arc<[Seat]>, CancellationToken),
+    Listen {
+        fd: OwnedFd,
+        listener: Arc<Listener>,
+        seats: Arc<[Seat]>,
+        stop: CancellationToken,
+        /// From the begin, so that a stop waits for a job that is still under way.
+        tracked: TaskTrackerToken,
+    },
     Stop,
 }
 
@@ -62,7 +70,7 @@ impl Workers {
     /// # Errors
     /// If the system gives no thread or no event loop.
     pub fn start(count: usize, log_sessions: bool) -> io::Result<Self> {
-        let (tell_death, died) = mpsc::channel(count);
+        let (tell_death, died) = watch::channel(None);
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
             let (jobs, to_do) = mpsc::unbounded_channel();
@@ -70,19 +78,18 @@ impl Workers {
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
-            let obituary = Obituary { index, tell: tell_death.clone() };
+            let obituary = Obituary { index, to: tell_death.clone() };
             let (started, start) = std::sync::mpsc::channel();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let runtime = match builder.build_local(runtime::LocalOptions::default()) {
                     Ok(runtime) => runtime,
                     Err(error) => {
                         let _ = started.send(Err(error));
-                        return std::mem::forget(obituary);
+                        return;
                     }
                 };
                 let _ = started.send(Ok(()));
-                runtime.block_on(work(index, for_thread, to_do, log_sessions));
-                std::mem::forget(obituary);
+                runtime.block_on(work(obituary, for_thread, to_do, log_sessions));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
             seats.push(Seat { jobs, shared });
@@ -100,14 +107,23 @@ impl Workers {
         Floor(Arc::clone(&self.seats))
     }
 
-    /// Resolves with a worker's number if its thread dies: a bug, after which the process can't be trusted.
+    /// Resolves with a worker's number if its thread dies, or does not accept any more on a socket of its own: a bug,
+    /// after which the process can't be trusted.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn death(&mut self) -> usize {
-        match self.died.recv().await {
-            Some(index) => index,
-            None => std::future::pending().await,
+    pub fn death(&self) -> impl Future<Output = usize> + Send + use<> {
+        let mut died = self.died.clone();
+        async move {
+            loop {
+                if let Some(index) = *died.borrow_and_update() {
+                    return index;
+                }
+                if died.changed().await.is_err() {
+                    // All of them have ended as they should.
+                    std::future::pending::<()>().await;
+                }
+            }
         }
     }
 }
@@ -119,7 +135,8 @@ pub struct Floor(Arc<[Seat]>);
 impl Floor {
     /// Lets worker `number` mod N accept on a listening socket until `stop`.
     pub fn listen(&self, number: usize, fd: OwnedFd, listener: Arc<Listener>, stop: CancellationToken) {
-        let job = Job::Listen(fd, listener, Arc::clone(&self.0), stop);
+        let tracked = listener.tracked();
+        let job = Job::Listen { fd, listener, seats: Arc::clone(&self.0), stop, tracked };
         // A worker that is gone has told so; the process is about to end.
         let _ = self.0[number % self.0.len()].jobs.send(job);
     }
@@ -171,8 +188,8 @@ impl Worker {
     }
 }
 
-async fn work(index: usize, shared: Arc<Shared>, mut to_do: mpsc::UnboundedReceiver<Job>, log_sessions: bool) {
-    let worker = Rc::new(Worker { index, scratch: Scratch::new(), log_sessions, shared });
+async fn work(obituary: Obituary, shared: Arc<Shared>, mut to_do: mpsc::UnboundedReceiver<Job>, log_sessions: bool) {
+    let worker = Rc::new(Worker { index: obituary.index, scratch: Scratch::new(), log_sessions, shared });
     while let Some(job) = to_do.recv().await {
         match job {
             Job::Serve(accepted, load) => {
@@ -183,25 +200,42 @@ async fn work(index: usize, shared: Arc<Shared>, mut to_do: mpsc::UnboundedRecei
                     drop(load);
                 });
             }
-            Job::Listen(fd, listener, seats, stop) => match Acceptor::new(fd) {
+            Job::Listen { fd, listener, seats, stop, tracked } => match Acceptor::new(fd) {
                 Ok(acceptor) => {
-                    tokio::task::spawn_local(listener::accept(acceptor, listener, seats, stop));
+                    // Unlike a session's, its panic is the end: a front that nobody serves must not look alive.
+                    let obituary = obituary.clone();
+                    tokio::task::spawn_local(async move {
+                        listener::accept(acceptor, listener, seats, stop, tracked).await;
+                        drop(obituary);
+                    });
                 }
-                Err(error) => error!(listener = %listener.name, %error, "the event loop does not take the socket"),
+                Err(error) => {
+                    error!(listener = %listener.name, %error, "the event loop does not take the socket");
+                    obituary.tell();
+                }
             },
             Job::Stop => return,
         }
     }
 }
 
-/// Tells of the thread's death unless it is forgotten.
+/// Tells of the worker's death if a panic drops it.
+#[derive(Clone)]
 struct Obituary {
     index: usize,
-    tell: mpsc::Sender<usize>,
+    to: watch::Sender<Option<usize>>,
+}
+
+impl Obituary {
+    fn tell(&self) {
+        self.to.send_replace(Some(self.index));
+    }
 }
 
 impl Drop for Obituary {
     fn drop(&mut self) {
-        let _ = self.tell.try_send(self.index);
+        if thread::panicking() {
+            self.tell();
+        }
     }
 }

@@ -151,8 +151,8 @@ impl Server {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn worker_death(&mut self) -> usize {
-        self.workers.death().await
+    pub fn worker_death(&self) -> impl Future<Output = usize> + Send + use<> {
+        self.workers.death()
     }
 }
 
