@@ -27,9 +27,7 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let dropped = logging.dropped;
-    let surroundings =
-        Surroundings { inherited, log_lines_dropped: Some(Arc::new(move || dropped.dropped_lines() as u64)) };
+    let surroundings = Surroundings { inherited, log_lines_dropped: Some(Arc::new(logging.dropped())) };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
