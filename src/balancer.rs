@@ -38,7 +38,7 @@ pub enum StartError {
     #[error(transparent)]
     Server(#[from] server::StartError),
     /// The admin listener did not.
-    #[error("the admin listener can't listen on {address}")]
+    #[error("the admin listener can't listen on {address}{}", server::hint(source))]
     Admin {
         /// As written.
         address: SocketAddr,

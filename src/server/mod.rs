@@ -22,6 +22,7 @@ use crate::probe::Prober;
 use crate::proxy::{Cut, Floor, Listener, Workers, local_address};
 use control::Control;
 pub use limits::LimitError;
+pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
 
 /// Why nothing was started.
