@@ -8,6 +8,12 @@
     reason = "support is written for all modules; not each uses all of it"
 )]
 
+mod admin;
 mod architecture;
+mod cli;
+mod embedded;
+mod lifecycle;
+mod logs;
 mod smoke;
 mod support;
+mod systemd;
