@@ -5,7 +5,10 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::task::JoinSet;
 
 use crate::support::{Backend, Program, exchange, free_port, get, soon, until};
 
@@ -116,7 +119,7 @@ async fn a_change_of_standing_is_one_line_with_its_reason() {
     let program = Program::start(&config(address, check, ""), &[]);
     program.until_says("no backend is up").await;
     let backend = Backend::on(address, |mut stream| async move {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        use tokio::io::AsyncWriteExt;
         let _ = stream.read(&mut [0; 1024]).await;
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
     })
@@ -159,10 +162,15 @@ async fn sessions_and_levels_can_be_turned_off() {
 #[tokio::test]
 async fn a_reader_that_sleeps_holds_up_no_session_and_not_the_end() {
     let backend = Backend::answering("hello").await;
-    let (front, admin) = (free_port(), free_port());
+    let (front, admin, empty) = (free_port(), free_port(), free_port());
+    let more = format!(
+        "[listeners.empty]\nbind = \"{empty}\"\npool = \"empty\"\n\
+         [pools.empty]\nbackends = [{{ address = \"127.0.0.1:1\", weight = 0 }}]\n{NO_CHECK}\n"
+    );
     let text = config(backend.address(), NO_CHECK, "")
         .replacen("127.0.0.1:0\"\npool", &format!("{front}\"\npool"), 1)
-        .replacen("127.0.0.1:0", &admin.to_string(), 1);
+        .replacen("127.0.0.1:0", &admin.to_string(), 1)
+        + &more;
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("lb.toml"), text).unwrap();
     let (unread, pipe) = std::io::pipe().unwrap();
@@ -179,15 +187,23 @@ async fn a_reader_that_sleeps_holds_up_no_session_and_not_the_end() {
         line.unwrap().parse::<u64>().unwrap()
     };
     assert_eq!(dropped().await, 0);
-    // A line each, the cheapest that there is: 16,384 of them may wait.
-    until("lines are dropped", || async {
-        for _ in 0..2_000 {
-            rustix::process::kill_process(pid, Signal::HUP).unwrap();
-            tokio::task::yield_now().await;
-        }
-        (dropped().await > 0).then_some(())
-    })
-    .await;
+    // A line each, of a front without a backend: the cheapest sessions that there are.
+    let enough = 16_384 + 64 * 1024 / 100;
+    let mut clients = JoinSet::new();
+    for _ in 0..32 {
+        clients.spawn(async move {
+            for _ in 0..enough / 32 + 1 {
+                let mut stream = soon("a connect", TcpStream::connect(empty)).await.unwrap();
+                assert_eq!(soon("a refusal", stream.read(&mut [0])).await.unwrap(), 0);
+                // Nothing of it stays in the kernel.
+                stream.set_zero_linger().unwrap();
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    until("lines are dropped", || async { (dropped().await > 0).then_some(()) }).await;
     let before = dropped().await;
     for _ in 0..50 {
         assert_eq!(exchange(front, b"ping").await.unwrap(), b"hello");
