@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
@@ -19,7 +19,7 @@ pub struct Balancer {
     server: Server,
     shutdown: Shutdown,
     admin: Option<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
-    stop_admin: CancellationToken,
+    stop_admin: DropGuard,
 }
 
 /// What a balancer gets from its surroundings.
@@ -38,7 +38,7 @@ pub enum StartError {
     #[error(transparent)]
     Server(#[from] server::StartError),
     /// The admin listener did not.
-    #[error("the admin listener can't listen on {address}")]
+    #[error("the admin listener can't listen on {address}{}", server::hint(source))]
     Admin {
         /// As written.
         address: SocketAddr,
@@ -88,7 +88,7 @@ impl Balancer {
             info!(%address, "admin listening");
             (address, tokio::spawn(admin.serve(view, stop_admin.clone())))
         });
-        Ok(Self { server, shutdown: config.shutdown, admin, stop_admin })
+        Ok(Self { server, shutdown: config.shutdown, admin, stop_admin: stop_admin.drop_guard() })
     }
 
     /// Every front address, port 0 resolved, with its listener's name.
@@ -114,8 +114,9 @@ impl Balancer {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn failure(&mut self) -> WorkerDied {
-        WorkerDied(self.server.worker_death().await)
+    pub fn failure(&self) -> impl Future<Output = WorkerDied> + Send + use<> {
+        let death = self.server.worker_death();
+        async { WorkerDied(death.await) }
     }
 
     /// Stops as the configuration says: not ready, wait `shutdown.delay`, stop accepting, let sessions finish until
@@ -149,7 +150,7 @@ impl Balancer {
     /// Drains, then ends the admin listener too.
     pub async fn shutdown(self) {
         self.drain().await;
-        self.stop_admin.cancel();
+        drop(self.stop_admin);
         if let Some((_, serving)) = self.admin {
             // It can only have ended by itself.
             let _ = serving.await;

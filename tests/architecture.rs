@@ -39,7 +39,6 @@ const DOORS: &[(&str, &[&str])] = &[
     ("sd_notify", &["cli/systemd.rs"]),
     ("clap", &["cli/mod.rs"]),
     ("tracing_subscriber", &["cli/logging.rs"]),
-    ("tracing_appender", &["cli/logging.rs"]),
     ("regex", &["config/model.rs"]),
     ("hyper", &["probe/http.rs"]),
     ("hyper_util", &["probe/http.rs"]),

@@ -9,16 +9,22 @@
 )]
 
 mod addresses;
+mod admin;
 mod architecture;
 mod balancing;
 mod binds;
+mod cli;
 mod discovery;
+mod embedded;
 mod ends;
 mod health;
+mod lifecycle;
 mod limits;
+mod logs;
 mod metrics;
 mod preconnect;
 mod relay;
 mod retry;
 mod smoke;
 mod support;
+mod systemd;

@@ -30,6 +30,9 @@ async fn scene() -> (Backend, Rig) {
         backends = [{{ address = \"{dead}\", id = \"lost\" }}]
         [pools.back]
         backends = [{{ address = \"{}\", id = \"good\" }}, {{ address = \"{dead}\", id = \"dead\" }}]
+        when_all_down = \"any\"
+        source = \"127.0.0.2\"
+        preconnect = 1
         check = {{ kind = \"tcp\", port = {}, interval = \"1h\", fall = 1 }}
         [pools.found]
         consul = {{ service = \"web\" }}

@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use super::Failure;
+use super::{Failure, say};
 use crate::config::{self, CheckKind, Config, Source};
 use crate::server;
 
 pub(super) fn check(path: &Path) -> Result<(), Failure> {
     let config = config::load(path)?;
     let max = server::max_connections(&config)?;
-    print!("{}", describe(&config, max));
+    let mut text = describe(&config, max);
     for warning in config.warnings() {
-        println!("warning: {warning}");
+        text += &format!("warning: {warning}\n");
     }
-    println!("{} is valid", path.display());
-    Ok(())
+    text += &format!("{} is valid\n", path.display());
+    Ok(say(&text)?)
 }
 
 fn describe(config: &Config, max: usize) -> String {

@@ -6,14 +6,20 @@ mod logging;
 mod run;
 mod systemd;
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
+
+/// For who reads stderr.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A TCP load balancer.
 ///
@@ -74,7 +80,10 @@ impl From<LimitError> for Failure {
 
 /// Does what the command line of this process says.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(answer) => return answer_usage(&answer),
+    };
     let result = match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run::run(&arguments.config),
         Command::Check => check::check(&arguments.config),
@@ -82,12 +91,49 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(text)) => {
-            eprintln!("evenkeel: {text}");
+            complain(text);
             ExitCode::from(2)
         }
         Err(Failure::Runtime(error)) => {
-            eprintln!("evenkeel: {error:#}");
+            complain(format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// `--help` and `--version`, or what is wrong with the arguments.
+fn answer_usage(answer: &clap::Error) -> ExitCode {
+    let text = answer.to_string();
+    if answer.use_stderr() {
+        complain(text.strip_prefix("error: ").unwrap_or(&text).trim_end().to_owned());
+        return ExitCode::from(2);
+    }
+    match say(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to stdout.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // `evenkeel check | head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("stdout can't be written"),
+    }
+}
+
+/// Writes to stderr, but does not wait for long for its reader: it may be why the process ends.
+fn complain(text: String) {
+    let (written, wait) = std::sync::mpsc::channel::<()>();
+    std::thread::spawn(move || {
+        // Nobody is left to be told that nobody can be told.
+        let _ = writeln!(io::stderr(), "evenkeel: {text}");
+        drop(written);
+    });
+    let _ = wait.recv_timeout(PATIENCE);
 }

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Failure, logging, systemd};
@@ -15,6 +17,9 @@ use crate::server;
 /// Threads of the control plane and the admin side: two, so that a big scrape does not hold up the keepers.
 const CONTROL_THREADS: usize = 2;
 
+/// For the sessions of the other workers after one has died: they end at once, unless something else is wrong, too.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let config = config::load(path)?;
     let inherited = systemd::inherited().context("the sockets from systemd")?;
@@ -22,35 +27,42 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let dropped = logging.dropped;
-    let surroundings =
-        Surroundings { inherited, log_lines_dropped: Some(Arc::new(move || dropped.dropped_lines() as u64)) };
+    let surroundings = Surroundings { inherited, log_lines_dropped: Some(Arc::new(logging.dropped())) };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("the control plane's event loop")?;
-    runtime.block_on(serve(config, surroundings))
+    let result = runtime.block_on(serve(config, surroundings));
+    // A look-up or a read of a file that hangs holds a thread of the runtime; the end does not wait for it.
+    runtime.shutdown_background();
+    result
 }
 
 async fn serve(config: Config, surroundings: Surroundings) -> Result<(), Failure> {
     let mut signals = Signals::new().context("signals can't be caught")?;
-    let mut balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
+    let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
         StartError::Server(server::StartError::Limit(error)) => error.into(),
         error => Failure::Runtime(error.into()),
     })?;
     systemd::ready();
+    let stop = async {
+        signals.stop().await;
+        systemd::stopping();
+        tokio::select! {
+            () = balancer.drain() => {}
+            () = signals.stop() => balancer.kill().await,
+        }
+    };
     tokio::select! {
-        died = balancer.failure() => return Err(Failure::Runtime(died.into())),
-        () = signals.stop() => {}
+        () = stop => Ok(()),
+        died = balancer.failure() => {
+            // So that no stream that the others carry reads as complete when the process ends.
+            let _ = timeout(LAST_WORDS, balancer.kill()).await;
+            Err(Failure::Runtime(died.into()))
+        }
     }
-    systemd::stopping();
-    tokio::select! {
-        () = balancer.drain() => {}
-        () = signals.stop() => balancer.kill().await,
-    }
-    Ok(())
 }
 
 struct Signals {

@@ -20,6 +20,10 @@ pub(super) fn inherited() -> io::Result<Vec<Inherited>> {
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
         Inherited { name, fd }
     };
+    if sd_notify::listen_fds()?.len() == 0 {
+        // Names without descriptors are for another process, whose environment this one got.
+        return Ok(Vec::new());
+    }
     Ok(sd_notify::listen_fds_with_names()?.map(take).collect())
 }
 

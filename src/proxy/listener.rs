@@ -99,6 +99,11 @@ impl Listener {
         self.accept_errors[reason as usize].load(Relaxed)
     }
 
+    /// What holds it keeps a stop waiting.
+    pub(super) fn tracked(&self) -> TaskTrackerToken {
+        self.tracker.token()
+    }
+
     fn try_slot(self: &Arc<Self>) -> Option<Slot> {
         let own = match &self.own {
             Some(own) => Some(Arc::clone(own).try_acquire_owned().ok()?),
@@ -142,8 +147,13 @@ impl Drop for Slot {
 }
 
 /// Accepts until `stop`, then what already waits, then closes the socket.
-pub(super) async fn accept(acceptor: Acceptor, listener: Arc<Listener>, seats: Arc<[Seat]>, stop: CancellationToken) {
-    let _tracked = listener.tracker.token();
+pub(super) async fn accept(
+    acceptor: Acceptor,
+    listener: Arc<Listener>,
+    seats: Arc<[Seat]>,
+    stop: CancellationToken,
+    tracked: TaskTrackerToken,
+) {
     tokio::select! {
         () = stop.cancelled() => {}
         () = listener.pool.until_settled() => {}
@@ -164,6 +174,7 @@ pub(super) async fn accept(acceptor: Acceptor, listener: Arc<Listener>, seats: A
         }
     }
     front.take_the_rest(&acceptor);
+    drop(tracked);
 }
 
 struct Front {

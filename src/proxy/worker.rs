@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
 use super::cut::{Cut, Enlisted, List};
@@ -37,7 +38,7 @@ fn pipes_each(workers: usize) -> usize {
 #[derive(Debug)]
 pub struct Workers {
     seats: Arc<[Seat]>,
-    died: mpsc::Receiver<usize>,
+    died: watch::Receiver<Option<usize>>,
 }
 
 /// Where a worker gets its jobs. What is waiting is bounded by the limits on sessions.
@@ -57,8 +58,15 @@ struct Shared {
 
 pub(super) enum Job {
     Serve(Accepted, Load),
-    Listen(OwnedFd, Arc<Listener>, Arc<[Seat]>, CancellationToken),
     Preconnect(Arc<Pool>, usize, Arc<Semaphore>, CancellationToken),
+    Listen {
+        fd: OwnedFd,
+        listener: Arc<Listener>,
+        seats: Arc<[Seat]>,
+        stop: CancellationToken,
+        /// From the begin, so that a stop waits for a job that is still under way.
+        tracked: TaskTrackerToken,
+    },
     Stop,
 }
 
@@ -78,7 +86,7 @@ impl Workers {
     /// # Errors
     /// If the system gives no thread or no event loop.
     pub fn start(count: usize, log_sessions: bool) -> io::Result<Self> {
-        let (tell_death, died) = mpsc::channel(count);
+        let (tell_death, died) = watch::channel(None);
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
             let (jobs, to_do) = mpsc::unbounded_channel();
@@ -86,19 +94,18 @@ impl Workers {
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
-            let obituary = Obituary { index, tell: tell_death.clone() };
+            let obituary = Obituary { index, to: tell_death.clone() };
             let (started, start) = std::sync::mpsc::channel();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let runtime = match builder.build_local(runtime::LocalOptions::default()) {
                     Ok(runtime) => runtime,
                     Err(error) => {
                         let _ = started.send(Err(error));
-                        return std::mem::forget(obituary);
+                        return;
                     }
                 };
                 let _ = started.send(Ok(()));
-                runtime.block_on(work(index, for_thread, to_do, log_sessions, pipes_each(count)));
-                std::mem::forget(obituary);
+                runtime.block_on(work(obituary, for_thread, to_do, log_sessions, pipes_each(count)));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
             seats.push(Seat { jobs, shared });
@@ -116,14 +123,23 @@ impl Workers {
         Floor(Arc::clone(&self.seats))
     }
 
-    /// Resolves with a worker's number if its thread dies: a bug, after which the process can't be trusted.
+    /// Resolves with a worker's number if its thread dies, or does not accept any more on a socket of its own: a bug,
+    /// after which the process can't be trusted.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn death(&mut self) -> usize {
-        match self.died.recv().await {
-            Some(index) => index,
-            None => std::future::pending().await,
+    pub fn death(&self) -> impl Future<Output = usize> + Send + use<> {
+        let mut died = self.died.clone();
+        async move {
+            loop {
+                if let Some(index) = *died.borrow_and_update() {
+                    return index;
+                }
+                if died.changed().await.is_err() {
+                    // All of them have ended as they should.
+                    std::future::pending::<()>().await;
+                }
+            }
         }
     }
 }
@@ -135,7 +151,8 @@ pub struct Floor(Arc<[Seat]>);
 impl Floor {
     /// Lets worker `number` mod N accept on a listening socket until `stop`.
     pub fn listen(&self, number: usize, fd: OwnedFd, listener: Arc<Listener>, stop: CancellationToken) {
-        let job = Job::Listen(fd, listener, Arc::clone(&self.0), stop);
+        let tracked = listener.tracked();
+        let job = Job::Listen { fd, listener, seats: Arc::clone(&self.0), stop, tracked };
         // A worker that is gone has told so; the process is about to end.
         let _ = self.0[number % self.0.len()].jobs.send(job);
     }
@@ -207,14 +224,14 @@ impl Worker {
 }
 
 async fn work(
-    index: usize,
+    obituary: Obituary,
     shared: Arc<Shared>,
     mut to_do: mpsc::UnboundedReceiver<Job>,
     log_sessions: bool,
     pipes: usize,
 ) {
     let gear = Gear::new(pipes, Arc::clone(&shared.pipes));
-    let worker = Rc::new(Worker { index, gear, stock: Stock::default(), log_sessions, shared });
+    let worker = Rc::new(Worker { index: obituary.index, gear, stock: Stock::default(), log_sessions, shared });
     while let Some(job) = to_do.recv().await {
         match job {
             Job::Serve(accepted, load) => {
@@ -225,11 +242,19 @@ async fn work(
                     drop(load);
                 });
             }
-            Job::Listen(fd, listener, seats, stop) => match Acceptor::new(fd) {
+            Job::Listen { fd, listener, seats, stop, tracked } => match Acceptor::new(fd) {
                 Ok(acceptor) => {
-                    tokio::task::spawn_local(listener::accept(acceptor, listener, seats, stop));
+                    // Unlike a session's, its panic is the end: a front that nobody serves must not look alive.
+                    let obituary = obituary.clone();
+                    tokio::task::spawn_local(async move {
+                        listener::accept(acceptor, listener, seats, stop, tracked).await;
+                        drop(obituary);
+                    });
                 }
-                Err(error) => error!(listener = %listener.name, %error, "the event loop does not take the socket"),
+                Err(error) => {
+                    error!(listener = %listener.name, %error, "the event loop does not take the socket");
+                    obituary.tell();
+                }
             },
             Job::Preconnect(pool, share, places, stop) => {
                 tokio::task::spawn_local(preconnect::tend(Rc::clone(&worker), pool, share, places, stop));
@@ -239,14 +264,95 @@ async fn work(
     }
 }
 
-/// Tells of the thread's death unless it is forgotten.
+/// Tells of the worker's death if a panic drops it.
+#[derive(Clone)]
 struct Obituary {
     index: usize,
-    tell: mpsc::Sender<usize>,
+    to: watch::Sender<Option<usize>>,
+}
+
+impl Obituary {
+    fn tell(&self) {
+        self.to.send_replace(Some(self.index));
+    }
 }
 
 impl Drop for Obituary {
     fn drop(&mut self) {
-        let _ = self.tell.try_send(self.index);
+        if thread::panicking() {
+            self.tell();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::sync::Semaphore;
+    use tokio::time::timeout;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::config;
+    use crate::pool::Pool;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn front() -> Arc<Listener> {
+        let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
+        let config = config::parse(text, "test.toml", &|_| None).unwrap();
+        let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
+        Listener::new("a", pool, Vec::new(), None, Arc::new(Semaphore::new(10)), TaskTracker::new())
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
+        let workers = Workers::start(2, false).unwrap();
+        let death = workers.death();
+        // epoll takes no regular file.
+        let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
+        workers.floor().listen(3, file, front(), CancellationToken::new());
+        assert_eq!(timeout(PATIENCE, death).await.unwrap(), 1);
+        assert_eq!(timeout(PATIENCE, workers.death()).await.unwrap(), 1);
+        workers.floor().stop();
+    }
+
+    #[tokio::test]
+    async fn workers_that_stop_have_not_died() {
+        let workers = Workers::start(2, false).unwrap();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = socket.local_addr().unwrap();
+        workers.floor().listen(0, socket.into(), front(), CancellationToken::new());
+        let (died, threads) = (workers.died.clone(), workers.death());
+        workers.floor().stop();
+        // The threads are gone when nobody is left who could tell.
+        let mut gone = died.clone();
+        timeout(PATIENCE, async { while gone.changed().await.is_ok() {} }).await.unwrap();
+        assert_eq!(*died.borrow(), None);
+        assert!(timeout(Duration::from_millis(1), threads).await.is_err());
+        // Not at once: a child that another test starts has a copy of the socket until its exec(2).
+        let refused = async {
+            while tokio::net::TcpStream::connect(address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, refused).await.unwrap();
+    }
+
+    #[test]
+    fn only_a_panic_is_a_death() {
+        let (to, died) = watch::channel(None);
+        let obituary = Obituary { index: 7, to };
+        drop(obituary.clone());
+        assert_eq!(*died.borrow(), None);
+        thread::spawn(move || {
+            let _obituary = obituary;
+            panic!("asked for by a test");
+        })
+        .join()
+        .unwrap_err();
+        assert_eq!(*died.borrow(), Some(7));
     }
 }

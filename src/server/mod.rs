@@ -25,6 +25,7 @@ use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptor
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
+pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
 
 /// Why nothing was started.
@@ -179,8 +180,8 @@ impl Server {
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn worker_death(&mut self) -> usize {
-        self.workers.death().await
+    pub fn worker_death(&self) -> impl Future<Output = usize> + Send + use<> {
+        self.workers.death()
     }
 }
 

@@ -52,7 +52,8 @@ pub enum SocketError {
     },
 }
 
-fn hint(error: &io::Error) -> &'static str {
+/// What `bind(2)`'s error may mean, in brackets.
+pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => " (another program listens there)",
         io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",

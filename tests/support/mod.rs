@@ -14,7 +14,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 pub use backend::Backend;
@@ -49,8 +49,17 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// A port on which nobody listens. (It was free a moment ago: nothing else in these tests binds fixed ports.)
 pub fn free_port() -> SocketAddr {
-    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap()
+    free_port_of([127, 0, 0, 1])
+}
+
+/// As [`free_port`], of a loopback address that nobody else in these tests uses.
+pub fn free_port_of(address: [u8; 4]) -> SocketAddr {
+    // It never listens: a program that another test starts just now has a copy of it until its exec(2), and a copy that
+    // listened would keep the port.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind((Ipv4Addr::from(address), 0).into()).unwrap();
+    socket.local_addr().unwrap()
 }
 
 /// Connects, sends, finishes, and returns everything that comes back.

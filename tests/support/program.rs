@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 use super::{soon, until};
 
@@ -13,9 +14,13 @@ pub struct Program {
     child: Child,
     directory: tempfile::TempDir,
     log: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Program {
+    /// Of the executable.
+    pub const PATH: &str = env!("CARGO_BIN_EXE_evenkeel");
+
     /// `evenkeel ARGUMENTS` beside an `lb.toml` with this text. It is killed when this is dropped.
     pub fn start(config: &str, arguments: &[&str]) -> Self {
         Self::start_as(config, |command| {
@@ -25,17 +30,25 @@ impl Program {
 
     /// As [`Self::start`], the command prepared by the caller.
     pub fn start_as(config: &str, prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(Self::PATH);
+        command.stdin(Stdio::null());
+        prepare(&mut command);
+        Self::start_by(config, command)
+    }
+
+    /// As [`Self::start`], by a command that starts it in the end.
+    pub fn start_by(config: &str, mut command: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("lb.toml"), config).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_evenkeel"));
-        prepare(&mut command);
-        command.current_dir(directory.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        tokio::spawn(keep(BufReader::new(err).lines(), Arc::clone(&log)));
-        tokio::spawn(keep(BufReader::new(out).lines(), Arc::clone(&log)));
-        Self { child, directory, log }
+        let readers = vec![
+            tokio::spawn(keep(BufReader::new(err).lines(), Arc::clone(&log))),
+            tokio::spawn(keep(BufReader::new(out).lines(), Arc::clone(&log))),
+        ];
+        Self { child, directory, log, readers }
     }
 
     pub fn directory(&self) -> &std::path::Path {
@@ -78,7 +91,11 @@ impl Program {
 
     /// Waits for its end; its log is complete then.
     pub async fn end(&mut self) -> ExitStatus {
-        soon("the program's end", self.child.wait()).await.unwrap()
+        let status = soon("the program's end", self.child.wait()).await.unwrap();
+        for reader in self.readers.drain(..) {
+            soon("the end of its output", reader).await.unwrap();
+        }
+        status
     }
 }
 

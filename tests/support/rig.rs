@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use evenkeel::{Balancer, config};
 use serde_json::Value;
 
-use super::{get, until};
+use super::{get, soon, until};
 
 pub struct Rig {
     balancer: Balancer,
@@ -108,6 +108,6 @@ impl Rig {
     }
 
     pub async fn stop(self) {
-        self.balancer.shutdown().await;
+        soon("the shutdown", self.balancer.shutdown()).await;
     }
 }

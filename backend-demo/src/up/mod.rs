@@ -43,7 +43,7 @@ pub(crate) struct Options {
 /// Runs the demo until SIGINT or SIGTERM; a second one ends it at once.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut demo = tokio::select! {
+    let demo = tokio::select! {
         demo = Demo::start(options) => demo?,
         () = signals.next() => return Ok(()),
     };

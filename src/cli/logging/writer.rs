@@ -1,0 +1,149 @@
+//! Lines on their way to stderr. Not tracing-appender's: at its end it prints to stdout, which may well be the very pipe
+//! that nobody reads.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Lines that may wait for stderr's reader: at 300 bytes a line, about 5 MB; over a second at 10,000 sessions a second.
+const WAITING: usize = 16_384;
+
+/// How long the end waits for stderr's reader.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Takes whole lines, one a write, and never waits. Clones share the queue.
+#[derive(Clone)]
+pub(super) struct Writer {
+    lines: SyncSender<Line>,
+    /// `Relaxed`: a count, read for metrics.
+    dropped: Arc<AtomicU64>,
+}
+
+enum Line {
+    Text(Vec<u8>),
+    Last,
+}
+
+impl Writer {
+    /// Starts the thread that writes.
+    ///
+    /// # Errors
+    /// If the system gives no descriptor or no thread.
+    pub(super) fn start() -> io::Result<(Self, Flush)> {
+        // A descriptor of its own: who holds std's stderr while its reader sleeps would hold up everybody who complains.
+        let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        Self::start_on(stderr, WAITING)
+    }
+
+    fn start_on(to: impl Write + Send + 'static, waiting: usize) -> io::Result<(Self, Flush)> {
+        let (lines, queue) = sync_channel(waiting);
+        let (finished, end) = channel();
+        thread::Builder::new().name("log".to_owned()).spawn(move || write_out(&queue, to, finished))?;
+        Ok((Self { lines: lines.clone(), dropped: Arc::default() }, Flush { lines, end }))
+    }
+
+    /// Lines so far that found the queue full.
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped.load(Relaxed)
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.lines.try_send(Line::Text(line.to_vec())).is_err() {
+            self.dropped.fetch_add(1, Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Waits, for a bounded time, until what was logged before is written, when it is dropped.
+pub(super) struct Flush {
+    lines: SyncSender<Line>,
+    end: Receiver<()>,
+}
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(TrySendError::Full(_)) = self.lines.try_send(Line::Last) {
+            if Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        // Ends with an error when the writing thread does.
+        let _ = self.end.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn write_out(queue: &Receiver<Line>, mut to: impl Write, finished: Sender<()>) {
+    while let Ok(Line::Text(line)) = queue.recv() {
+        // A reader that is gone reads no complaint about it either.
+        let _ = to.write_all(&line);
+    }
+    drop(finished);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reader_that_sleeps_holds_up_nobody_and_the_rest_is_counted() {
+        let (mut read, write) = io::pipe().unwrap();
+        let (mut writer, flush) = Writer::start_on(write, 4).unwrap();
+        let line = [vec![b'x'; 99], vec![b'\n']].concat();
+        let mut written = 0;
+        // A pipe holds 64 KiB.
+        while writer.dropped() < 10 {
+            writer.write_all(&line).unwrap();
+            written += 1;
+            assert!(written < 1_000_000);
+        }
+        let dropped = writer.dropped();
+        drop(writer);
+        let reader = thread::spawn(move || {
+            let mut all = Vec::new();
+            io::Read::read_to_end(&mut read, &mut all).unwrap();
+            all
+        });
+        drop(flush);
+        let all = reader.join().unwrap();
+        assert_eq!(all.len() as u64, (written - dropped) * 100);
+    }
+
+    #[test]
+    fn the_end_waits_for_what_was_logged_but_not_for_ever() {
+        struct Stuck(Receiver<()>);
+        impl Write for Stuck {
+            fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+                // Until the test ends.
+                let _ = self.0.recv();
+                Ok(line.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for lines in [1, 10] {
+            let (_reader, wait) = channel();
+            let (mut writer, flush) = Writer::start_on(Stuck(wait), 4).unwrap();
+            for _ in 0..lines {
+                writer.write_all(b"x").unwrap();
+            }
+            let began = Instant::now();
+            drop(flush);
+            assert!(began.elapsed() >= PATIENCE);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! From start to stop: what signals do to the real program and its sessions, and what it tells systemd.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixDatagram};
+
+use crate::support::{Backend, Program, exchange, free_port_of, get, soon, until};
+
+/// A balancer in front of one backend that nobody probes.
+fn config(backend: SocketAddr, listener: &str, shutdown: &str) -> String {
+    format!(
+        "workers = 2\n[admin]\nbind = \"127.0.0.1:0\"\n[shutdown]\n{shutdown}\n\
+         [listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n{listener}\n\
+         [pools.back]\nbackends = [\"{backend}\"]\ncheck = {{ kind = \"none\" }}\n"
+    )
+}
+
+/// A session that has carried a byte each way.
+async fn session(front: SocketAddr) -> TcpStream {
+    let mut stream = soon("a connect", TcpStream::connect(front)).await.unwrap();
+    ping(&mut stream, b"!").await;
+    stream
+}
+
+/// Sends, and expects the same back.
+async fn ping(stream: &mut TcpStream, bytes: &[u8]) {
+    let mut back = vec![0; bytes.len()];
+    let (mut read, mut write) = stream.split();
+    soon("an echo", async {
+        let (written, got) = tokio::join!(write.write_all(bytes), read.read_exact(&mut back));
+        written.unwrap();
+        got.unwrap();
+    })
+    .await;
+    assert!(back == bytes, "the echo is not what was sent");
+}
+
+async fn until_refused(address: SocketAddr) {
+    until("connects are refused", || async {
+        let error = TcpStream::connect(address).await.err()?;
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        Some(())
+    })
+    .await;
+}
+
+/// How a stream ends from which nothing more is to come.
+async fn ending(stream: &mut TcpStream) -> Result<usize, ErrorKind> {
+    soon("the end of a session", stream.read(&mut [0; 64])).await.map_err(|error| error.kind())
+}
+
+fn outcomes(program: &Program) -> Vec<String> {
+    let log = program.log();
+    let ends = log.iter().filter(|line| line.contains("session ended"));
+    ends.map(|line| line.split("outcome=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn without_sessions_a_stop_is_over_at_once() {
+    let backend = Backend::echo().await;
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut program = Program::start(&config(backend.address(), "", "timeout = \"10m\""), &[]);
+        let front = program.front("front").await;
+        assert_eq!(exchange(front, b"hello").await.unwrap(), b"hello");
+        // Who looks on keeps nothing alive.
+        let mut onlooker = TcpStream::connect(program.admin().await).await.unwrap();
+        onlooker.write_all(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        assert_eq!(ending(&mut onlooker).await.map(|read| read > 0), Ok(true));
+
+        program.signal(signal);
+        assert_eq!(program.end().await.code(), Some(0));
+        let log = program.log();
+        assert!(log.last().unwrap().contains("stopped: every session has finished"), "{log:#?}");
+        assert_eq!(outcomes(&program), ["completed"]);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_turns_readiness_off_then_the_front_and_lets_sessions_finish() {
+    let backend = Backend::echo().await;
+    let delay = Duration::from_secs(3);
+    let mut program = Program::start(&config(backend.address(), "", "delay = \"3s\"\ntimeout = \"10m\""), &[]);
+    let (front, admin) = (program.front("front").await, program.admin().await);
+    let mut live = session(front).await;
+    until("ready", || async { (get(admin, "/ready").await.unwrap().0 == 200).then_some(()) }).await;
+
+    let stopped = Instant::now();
+    program.signal(Signal::TERM);
+    let said = until("not ready", || async {
+        let (status, body) = get(admin, "/ready").await.unwrap();
+        (status == 503).then_some(body)
+    })
+    .await;
+    assert_eq!(said, "stopping\n");
+    assert_eq!(exchange(front, b"late, but not too late").await.unwrap(), b"late, but not too late");
+
+    until_refused(front).await;
+    assert!(stopped.elapsed() >= delay, "refused after {:?}", stopped.elapsed());
+    assert_eq!(get(admin, "/live").await.unwrap().0, 200);
+    assert!(get(admin, "/metrics").await.unwrap().1.contains("\nevenkeel_draining 1\n"));
+    let payload: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+    ping(&mut live, &payload).await;
+    live.shutdown().await.unwrap();
+    assert_eq!(ending(&mut live).await, Ok(0));
+    assert_eq!(program.end().await.code(), Some(0));
+    // Those of `until_refused`, too.
+    assert!(outcomes(&program).iter().all(|outcome| outcome == "completed"));
+}
+
+#[tokio::test]
+async fn when_the_time_is_over_the_rest_is_reset_on_both_sides() {
+    let (tell, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Backend::serving(move |mut stream| {
+        let tell = tell.clone();
+        async move {
+            let mut byte = [0];
+            let end = loop {
+                match stream.read(&mut byte).await {
+                    Ok(1) => stream.write_all(&byte).await.unwrap(),
+                    end => break end,
+                }
+            };
+            tell.send(end.map_err(|error| error.kind())).unwrap();
+        }
+    })
+    .await;
+    let mut program = Program::start(&config(backend.address(), "", "timeout = \"300ms\""), &[]);
+    let mut live = session(program.front("front").await).await;
+    program.signal(Signal::TERM);
+    assert_eq!(ending(&mut live).await, Err(ErrorKind::ConnectionReset));
+    assert_eq!(soon("the backend's end", ends.recv()).await, Some(Err(ErrorKind::ConnectionReset)));
+    assert_eq!(program.end().await.code(), Some(0));
+    assert_eq!(outcomes(&program), ["drained"]);
+    program.until_says("sessions were cut because shutdown.timeout is over sessions=1").await;
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_at_once_and_the_exit_is_clean() {
+    let backend = Backend::echo().await;
+    for (shutdown, first, second) in [
+        ("timeout = \"10m\"", Signal::TERM, Signal::TERM),
+        ("delay = \"10m\"", Signal::TERM, Signal::INT),
+        ("timeout = \"10m\"", Signal::INT, Signal::TERM),
+    ] {
+        let mut program = Program::start(&config(backend.address(), "", shutdown), &[]);
+        let mut live = session(program.front("front").await).await;
+        program.signal(first);
+        program.until_says("stopping sessions=1").await;
+        ping(&mut live, b"still here").await;
+        program.signal(second);
+        assert_eq!(ending(&mut live).await, Err(ErrorKind::ConnectionReset), "{shutdown}");
+        assert_eq!(program.end().await.code(), Some(0));
+        assert_eq!(outcomes(&program), ["killed"]);
+    }
+}
+
+#[tokio::test]
+async fn a_hangup_is_one_line_and_nothing_else() {
+    let backend = Backend::echo().await;
+    let mut program = Program::start(&config(backend.address(), "", ""), &[]);
+    let mut live = session(program.front("front").await).await;
+    program.signal(Signal::HUP);
+    program.until_says("SIGHUP").await;
+    ping(&mut live, b"still here").await;
+    drop(session(program.front("front").await).await);
+    live.shutdown().await.unwrap();
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().await.code(), Some(0));
+    assert_eq!(program.log().iter().filter(|line| line.contains("SIGHUP")).count(), 1);
+}
+
+#[tokio::test]
+async fn who_is_in_the_backlog_when_a_stop_begins_is_served() {
+    let backend = Backend::echo().await;
+    let mut program = Program::start(&config(backend.address(), "", "timeout = \"10m\""), &[]);
+    let front = program.front("front").await;
+    drop(session(front).await);
+    program.until_says("session ended").await;
+
+    // While it sleeps the kernel completes handshakes: more than one batch of them.
+    program.signal(Signal::STOP);
+    let mut clients = Vec::new();
+    for i in 0..150 {
+        let mut client = soon("a connect", TcpStream::connect(front)).await.unwrap();
+        client.write_all(format!("client {i}").as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        clients.push(client);
+    }
+    program.signal(Signal::TERM);
+    program.signal(Signal::CONT);
+    for (i, mut client) in clients.into_iter().enumerate() {
+        let mut answer = String::new();
+        soon("an answer", client.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer, format!("client {i}"));
+    }
+    assert_eq!(program.end().await.code(), Some(0));
+    assert_eq!(outcomes(&program).iter().filter(|outcome| *outcome == "completed").count(), 1 + 150);
+}
+
+#[tokio::test]
+async fn who_waits_at_the_limit_when_a_stop_begins_is_told_at_once() {
+    let backend = Backend::echo().await;
+    let mut program = Program::start(&config(backend.address(), "max_connections = 1", "timeout = \"10m\""), &[]);
+    let (front, admin) = (program.front("front").await, program.admin().await);
+    let mut live = session(front).await;
+    let mut waiting = Vec::new();
+    for _ in 0..3 {
+        waiting.push(soon("a connect", TcpStream::connect(front)).await.unwrap());
+    }
+    until("at the limit", || async {
+        let metrics = get(admin, "/metrics").await.unwrap().1;
+        metrics.contains("evenkeel_listener_at_limit{listener=\"front\"} 1\n").then_some(())
+    })
+    .await;
+    program.signal(Signal::TERM);
+    for client in &mut waiting {
+        assert_eq!(ending(client).await, Err(ErrorKind::ConnectionReset));
+    }
+    ping(&mut live, b"still here").await;
+    live.shutdown().await.unwrap();
+    assert_eq!(program.end().await.code(), Some(0));
+    assert_eq!(outcomes(&program), ["completed"]);
+}
+
+#[tokio::test]
+async fn a_read_that_hangs_does_not_hold_up_the_end() {
+    let backend = Backend::echo().await;
+    let directory = tempfile::tempdir().unwrap();
+    let fifo = directory.path().join("token");
+    // Nobody ever writes into it: who opens it waits.
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let text = config(backend.address(), "", "");
+    let mut program = Program::start(
+        &format!(
+            "{text}[pools.other]\nconsul = {{ service = \"a\", address = \"{}\", token_file = {fifo:?} }}\n",
+            backend.address()
+        ),
+        &[],
+    );
+    assert_eq!(exchange(program.front("front").await, b"hello").await.unwrap(), b"hello");
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn systemd_hears_ready_when_the_sockets_listen_and_stopping_when_a_stop_begins() {
+    let backend = Backend::echo().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    let front = free_port_of([127, 77, 0, 1]);
+    let text = config(backend.address(), "", "timeout = \"10m\"").replacen(
+        "127.0.0.1:0\"\npool",
+        &format!("{front}\"\npool"),
+        1,
+    );
+    let start = || {
+        Program::start_as(&text, |command| {
+            command.env("NOTIFY_SOCKET", &path);
+        })
+    };
+    let hear = || async {
+        let mut text = [0; 256];
+        let read = soon("a word to systemd", systemd.recv(&mut text)).await.unwrap();
+        String::from_utf8_lossy(&text[..read]).trim_end().to_owned()
+    };
+    let mut program = start();
+    assert_eq!(hear().await, "READY=1");
+    let mut live = session(front).await;
+
+    // A second one can't start, and says nothing.
+    let mut second = start();
+    assert_eq!(second.end().await.code(), Some(1));
+    assert_eq!(systemd.try_recv(&mut [0; 256]).unwrap_err().kind(), ErrorKind::WouldBlock);
+
+    program.signal(Signal::TERM);
+    assert_eq!(hear().await, "STOPPING=1");
+    ping(&mut live, b"still here").await;
+    live.shutdown().await.unwrap();
+    assert_eq!(program.end().await.code(), Some(0));
+}

@@ -1,0 +1,215 @@
+//! Log lines: their fields, which there are, and that nobody waits for them.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use crate::support::{Backend, Program, exchange, free_port, get, soon, until};
+
+const NO_CHECK: &str = "check = { kind = \"none\" }";
+
+fn config(backend: SocketAddr, check: &str, log: &str) -> String {
+    format!(
+        "workers = 2\n[admin]\nbind = \"127.0.0.1:0\"\n[log]\n{log}\n\
+         [listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n\
+         [pools.back]\nbackends = [{{ address = \"{backend}\", id = \"one\" }}]\n{check}\n"
+    )
+}
+
+async fn stop(mut program: Program) -> Vec<String> {
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().await.code(), Some(0));
+    program.log()
+}
+
+/// The part of a text line that does not change, and what does as `…`.
+fn settled(line: &str) -> String {
+    let words = line.split(' ').skip(1).filter(|word| !word.is_empty()).map(|word| match word.split_once('=') {
+        Some((key @ ("client" | "address" | "session"), _)) => format!("{key}=…"),
+        Some((key, _)) if key.ends_with("_ms") => format!("{key}=…"),
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[tokio::test]
+async fn a_session_is_one_line_of_text_without_colours() {
+    let backend = Backend::answering("hello").await;
+    let program = Program::start(&config(backend.address(), NO_CHECK, ""), &[]);
+    let front = program.front("front").await;
+    for _ in 0..3 {
+        assert_eq!(exchange(front, b"ping").await.unwrap(), b"hello");
+    }
+    let log = stop(program).await;
+    let ends: Vec<_> = log.iter().filter(|line| line.contains("session ended")).collect();
+    assert_eq!(ends.len(), 3);
+    assert!(!log.iter().any(|line| line.contains('\u{1b}')), "{log:#?}");
+    assert_eq!(
+        settled(ends[0]),
+        "INFO session ended session=… listener=front pool=back client=… backend=one address=… outcome=\"completed\" \
+         attempts=1 connected_ms=… first_byte_ms=… total_ms=… to_backend=4 to_client=5"
+    );
+    let time = ends[0].split(' ').next().unwrap();
+    assert!(time.len() == 27 && time.ends_with('Z'), "{time}");
+}
+
+#[tokio::test]
+async fn every_json_line_parses_and_a_session_has_every_field() {
+    let backend = Backend::answering("hello").await;
+    // A warning at the start, changes of standing, and the stop are JSON, too.
+    let check = "check = { fall = 1, interval = \"100ms\" }";
+    let program = Program::start(&config(backend.address(), check, "format = \"json\""), &[]);
+    let listening = program.until_says("\"listening\"").await;
+    let listening: Value = serde_json::from_str(&listening).unwrap();
+    let front: SocketAddr = listening["addresses"].as_str().unwrap().trim_matches(['[', ']']).parse().unwrap();
+    program.until_says("settled").await;
+    let mut client = std::net::TcpStream::connect(front).unwrap();
+    let address = client.local_addr().unwrap();
+    tokio::task::spawn_blocking(move || {
+        std::io::Write::write_all(&mut client, b"ping").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        std::io::Read::read_to_end(&mut client, &mut Vec::new()).unwrap();
+    })
+    .await
+    .unwrap();
+    let backend_address = backend.address().to_string();
+    backend.stop().await;
+    program.until_says("\"from\":\"up\"").await;
+    // No backend: fewer fields.
+    assert_eq!(exchange(front, b"").await.unwrap(), b"");
+    let log = stop(program).await;
+
+    let lines: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &lines {
+        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
+    }
+    let ends: Vec<_> = lines.iter().filter(|line| line["message"] == "session ended").collect();
+    let [served, refused] = ends[..] else { panic!("{ends:#?}") };
+    for (field, value) in [
+        ("level", "INFO"),
+        ("listener", "front"),
+        ("pool", "back"),
+        ("client", &address.to_string()),
+        ("backend", "one"),
+        ("address", &backend_address),
+        ("outcome", "completed"),
+    ] {
+        assert_eq!(served[field], value, "{field}");
+    }
+    for (field, value) in [("session", 1), ("attempts", 1), ("to_backend", 4), ("to_client", 5)] {
+        assert_eq!(served[field], value, "{field}");
+    }
+    for field in ["connected_ms", "first_byte_ms", "total_ms"] {
+        assert!(served[field].as_f64().unwrap() > 0.0, "{field}: {served}");
+    }
+    assert_eq!((&refused["outcome"], &refused["attempts"]), (&Value::from("no_backend"), &Value::from(0)));
+    assert!(refused.get("backend").is_none() && refused.get("connected_ms").is_none(), "{refused}");
+}
+
+#[tokio::test]
+async fn a_change_of_standing_is_one_line_with_its_reason() {
+    let address = free_port();
+    let check = "check = { kind = \"http\", path = \"/health\", interval = \"50ms\", fast_interval = \"20ms\" }";
+    let program = Program::start(&config(address, check, ""), &[]);
+    program.until_says("no backend is up").await;
+    let backend = Backend::on(address, |mut stream| async move {
+        use tokio::io::AsyncWriteExt;
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+    })
+    .await;
+    program.until_says("a backend is up again").await;
+    // Many more probes, and no line about them.
+    let so_far = backend.connections();
+    until("more probes", || async { (backend.connections() > so_far + 5).then_some(()) }).await;
+    let log = stop(program).await;
+    let changes: Vec<_> = log.iter().filter(|line| line.contains(" from=")).map(|line| settled(line)).collect();
+    assert_eq!(
+        changes,
+        [
+            format!(
+                "INFO down: http connect {address}: refused (1st failure) pool=back backend=one address=… from=\"unproven\""
+            ),
+            "INFO up: http GET /health: status 200 (2nd pass) pool=back backend=one address=… from=\"down\"".to_owned(),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn sessions_and_levels_can_be_turned_off() {
+    let backend = Backend::answering("hello").await;
+    for (log, wanted) in [("sessions = false", true), ("level = \"warn\"", false), ("level = \"off\"", false)] {
+        let front = free_port();
+        let text =
+            config(backend.address(), NO_CHECK, log).replacen("127.0.0.1:0\"\npool", &format!("{front}\"\npool"), 1);
+        let program = Program::start(&text, &[]);
+        let answer = until("an answer", || async { exchange(front, b"ping").await.ok() }).await;
+        assert_eq!(answer, b"hello");
+        let lines = stop(program).await;
+        assert!(!lines.iter().any(|line| line.contains("session ended")), "{lines:#?}");
+        assert_eq!(lines.iter().any(|line| line.contains(" INFO ")), wanted, "{lines:#?}");
+        assert_eq!(lines.is_empty(), log.contains("off"), "{lines:#?}");
+    }
+}
+
+/// Its stdout and stderr are one pipe that nobody reads any more, as with a collector of logs that hangs.
+#[tokio::test]
+async fn a_reader_that_sleeps_holds_up_no_session_and_not_the_end() {
+    let backend = Backend::answering("hello").await;
+    let (front, admin, empty) = (free_port(), free_port(), free_port());
+    let more = format!(
+        "[listeners.empty]\nbind = \"{empty}\"\npool = \"empty\"\n\
+         [pools.empty]\nbackends = [{{ address = \"127.0.0.1:1\", weight = 0 }}]\n{NO_CHECK}\n"
+    );
+    let text = config(backend.address(), NO_CHECK, "")
+        .replacen("127.0.0.1:0\"\npool", &format!("{front}\"\npool"), 1)
+        .replacen("127.0.0.1:0", &admin.to_string(), 1)
+        + &more;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("lb.toml"), text).unwrap();
+    let (unread, pipe) = std::io::pipe().unwrap();
+    let mut command = Command::new(Program::PATH);
+    command.current_dir(directory.path()).stdin(Stdio::null()).stdout(pipe.try_clone().unwrap()).stderr(pipe);
+    let mut child = command.kill_on_drop(true).spawn().unwrap();
+    drop(command);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()).unwrap();
+
+    until("an answer", || async { exchange(front, b"ping").await.ok() }).await;
+    let dropped = || async {
+        let metrics = get(admin, "/metrics").await.unwrap().1;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("evenkeel_log_lines_dropped_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(dropped().await, 0);
+    // A line each, of a front without a backend: the cheapest sessions that there are.
+    let enough = 16_384 + 64 * 1024 / 100;
+    let mut clients = JoinSet::new();
+    for _ in 0..32 {
+        clients.spawn(async move {
+            for _ in 0..enough / 32 + 1 {
+                let mut stream = soon("a connect", TcpStream::connect(empty)).await.unwrap();
+                assert_eq!(soon("a refusal", stream.read(&mut [0])).await.unwrap(), 0);
+                // Nothing of it stays in the kernel.
+                stream.set_zero_linger().unwrap();
+            }
+        });
+    }
+    while let Some(ended) = clients.join_next().await {
+        ended.unwrap();
+    }
+    until("lines are dropped", || async { (dropped().await > 0).then_some(()) }).await;
+    let before = dropped().await;
+    for _ in 0..50 {
+        assert_eq!(exchange(front, b"ping").await.unwrap(), b"hello");
+    }
+    assert!(dropped().await >= before + 50);
+    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(soon("the end", child.wait()).await.unwrap().code(), Some(0));
+    drop(unread);
+}
