@@ -178,18 +178,18 @@ async fn a_taken_port_is_a_clear_error_and_nothing_is_half_started() {
 async fn a_written_limit_that_the_hard_limit_cannot_hold_is_refused_with_the_numbers() {
     let own = GOOD.replace("max_connections = 50\n", "").replace("= 40", "= 73");
     for arguments in [&["check"][..], &["run"]] {
-        let Said { code, out, err } = said_by(&GOOD.replace("= 50", "= 73"), after("ulimit -n 400", arguments)).await;
+        let Said { code, out, err } = said_by(&GOOD.replace("= 50", "= 73"), after("ulimit -n 528", arguments)).await;
         assert_eq!((code, out.as_str()), (Some(2), ""));
         let error = err.lines().find(|line| !line.contains(" WARN ")).unwrap();
         assert_eq!(
             error,
-            "evenkeel: max_connections = 73 needs 402 open files (2 a session and 256 in reserve), but the hard limit is \
-             400; write at most 72, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)"
+            "evenkeel: max_connections = 73 needs 530 open files (2 a session and 384 in reserve), but the hard limit is \
+             528; write at most 72, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)"
         );
 
-        let Said { code, err, .. } = said_by(&own, after("ulimit -n 400", arguments)).await;
+        let Said { code, err, .. } = said_by(&own, after("ulimit -n 528", arguments)).await;
         assert_eq!(code, Some(2));
-        assert!(err.contains("evenkeel: listeners.web.max_connections = 73 needs 402 open files"), "{err}");
+        assert!(err.contains("evenkeel: listeners.web.max_connections = 73 needs 530 open files"), "{err}");
     }
     let Said { code, err, .. } = said_by(&own, after("ulimit -n 256", &["check"])).await;
     assert_eq!(code, Some(2));
@@ -199,12 +199,12 @@ async fn a_written_limit_that_the_hard_limit_cannot_hold_is_refused_with_the_num
 #[tokio::test]
 async fn an_unset_limit_is_what_the_hard_limit_holds_and_the_soft_one_is_raised() {
     let unset = GOOD.replace("max_connections = 50\n", "").replace("max_connections = 40\n", "");
-    let mut program = Program::start_by(&unset, after("ulimit -Sn 64 && ulimit -Hn 400", &[]));
+    let mut program = Program::start_by(&unset, after("ulimit -Sn 64 && ulimit -Hn 528", &[]));
     let metrics = get(program.admin().await, "/metrics").await.unwrap().1;
     assert!(metrics.contains("\nevenkeel_max_connections 72\n"), "{metrics}");
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", program.pid())).unwrap();
     let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
-    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["400", "400"]);
+    assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["528", "528"]);
     program.signal(Signal::TERM);
     assert_eq!(program.end().await.code(), Some(0));
 }

@@ -25,13 +25,16 @@ use crate::pool::Pool;
 /// Pipes for splicing, over all workers: the kernel gives an unprivileged user 64 of 1 MiB.
 const PIPES: usize = 64;
 
+/// The least that a worker gets of them.
+const PIPES_EACH: usize = 2;
+
 /// Descriptors that the pipes of so many workers may take.
 pub fn pipe_descriptors(workers: usize) -> usize {
-    2 * workers * pipes_each(workers)
+    2 * PIPES.max(PIPES_EACH * workers)
 }
 
 fn pipes_each(workers: usize) -> usize {
-    (PIPES / workers).max(2)
+    (PIPES / workers).max(PIPES_EACH)
 }
 
 /// All workers, seen from outside.
