@@ -41,13 +41,22 @@ pub(super) fn target_directory() -> io::Result<PathBuf> {
     Ok(beside.parent().map_or_else(|| beside.clone(), Path::to_owned))
 }
 
-/// As it was started. Paths are shortened to their names: whoever reads it has other ones.
+/// As it was started. Absolute paths are shortened to their names: whoever reads it has other ones.
 pub(super) fn command_line() -> String {
-    let words = env::args().map(|word| match word.rsplit_once('/') {
-        Some((start, name)) if start.is_empty() || start.contains('/') || start.contains("target") => name.to_owned(),
-        _ => word,
-    });
-    words.collect::<Vec<_>>().join(" ")
+    let program = match env::var_os("CARGO") {
+        Some(_) => format!("cargo run --profile {} -p loadtest --", profile().replace("debug", "dev")),
+        None => "loadtest".to_owned(),
+    };
+    std::iter::once(program).chain(env::args().skip(1).map(|word| shortened(&word))).collect::<Vec<_>>().join(" ")
+}
+
+fn shortened(word: &str) -> String {
+    let (option, value) = match word.split_once('=') {
+        Some((option, value)) => (format!("{option}="), value),
+        None => (String::new(), word),
+    };
+    let name = Path::new(value).file_name().filter(|_| value.starts_with('/'));
+    option + &name.map_or_else(|| value.into(), |name| name.to_string_lossy())
 }
 
 fn beside() -> io::Result<PathBuf> {
@@ -58,4 +67,22 @@ fn beside() -> io::Result<PathBuf> {
         place.pop();
     }
     Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shortened;
+
+    #[test]
+    fn no_path_of_this_machine_gets_into_a_report() {
+        for (word, wanted) in [
+            ("--quick", "--quick"),
+            ("/a/b/evenkeel", "evenkeel"),
+            ("--out=/a/b", "--out=b"),
+            ("--write-results=loadtest/RESULTS.md", "--write-results=loadtest/RESULTS.md"),
+            ("ping-64,churn", "ping-64,churn"),
+        ] {
+            assert_eq!(shortened(word), wanted);
+        }
+    }
 }

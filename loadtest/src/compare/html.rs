@@ -126,8 +126,8 @@ fn chart(
             let (value, text) = figure(line)?;
             let (class, name) = match row {
                 _ if is_direct => ("plain", "no balancer"),
-                Row::Defaults => ("defaults", "shipped defaults"),
-                Row::LogsOff => ("quiet", "logs off"),
+                Row::Defaults => ("defaults", row.short()),
+                Row::LogsOff => ("quiet", row.short()),
             };
             Some(Bar { class, name, value, text })
         });

@@ -114,6 +114,16 @@ impl Comparison {
                 notes.push(format!("{}: {case}: {lines} lines in the log for {sessions} sessions", system.name));
             }
         }
+        for line in &self.lines {
+            let Some(ratio) = line.tax_ratio.as_ref().filter(|ratio| ratio.rounds < self.rounds_done as usize) else {
+                continue;
+            };
+            let (case, row, rounds) = (line.case.name(), line.row.short(), ratio.rounds);
+            notes.push(format!(
+                "{}: {case}, {row}: the ratio of the tax rests on {rounds} of {} rounds, the others are noise",
+                line.system, self.rounds_done
+            ));
+        }
         notes.extend(self.missing.iter().map(|line| format!("not compared: {line}")));
         notes
     }

@@ -27,6 +27,8 @@ pub(super) struct Ratio {
     pub(super) best: String,
     /// Over the rounds.
     pub(super) spread: Spread,
+    /// How many rounds it rests on: those where both figures are above zero.
+    pub(super) rounds: usize,
 }
 
 /// A system in a case and row.
@@ -154,10 +156,12 @@ impl Group<'_> {
                 Some((median, &peer.name))
             })
             .min_by(|(one, _), (other, _)| one.total_cmp(other))?;
-        // Below zero is noise, and a ratio to it means nothing.
-        let ratios =
-            combine(&figure(self, name), &figure(self, best), |mine, theirs| (theirs > 0.0).then(|| mine / theirs));
-        Some(Ratio { best: best.clone(), spread: Spread::of(ratios.into_iter().map(|at| at.1))? })
+        // Below zero is noise, and a ratio of it or to it means nothing.
+        let ratios = combine(&figure(self, name), &figure(self, best), |mine, theirs| {
+            (mine > 0.0 && theirs > 0.0).then(|| mine / theirs)
+        });
+        let rounds = ratios.len();
+        Some(Ratio { best: best.clone(), spread: Spread::of(ratios.into_iter().map(|at| at.1))?, rounds })
     }
 }
 

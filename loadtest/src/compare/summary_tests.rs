@@ -47,6 +47,16 @@ fn rounds_that_lack_something_are_left_out() {
 }
 
 #[test]
+fn a_tax_below_zero_is_noise_and_has_no_ratio() {
+    let comparison =
+        fixture::comparison(&[("direct", &[10.0, 10.0]), ("evenkeel", &[9.0, 15.0]), ("nginx", &[20.0, 20.0])]);
+    let ratio = line(&comparison.lines, "evenkeel", Row::Defaults).tax_ratio.clone().unwrap();
+    assert_eq!(ratio.rounds, 1);
+    assert!(close(ratio.spread.median, 0.5));
+    assert!(comparison.notes().iter().any(|note| note.contains("rests on 1 of 3 rounds")));
+}
+
+#[test]
 fn without_peers_there_is_no_ratio() {
     let comparison = fixture::comparison(&[("direct", &[10.0]), ("evenkeel", &[16.0])]);
     assert_eq!(line(&comparison.lines, "evenkeel", Row::LogsOff).tax_ratio, None);

@@ -111,7 +111,7 @@ pub(super) fn goals(comparison: &Comparison) -> Table {
     for goal in &comparison.goals {
         table.push(vec![
             goal.case.name().into(),
-            goal.row.title().split(',').next().unwrap_or_default().split(':').next().unwrap_or_default().into(),
+            goal.row.short().into(),
             goal.system.clone(),
             goal.figure.clone(),
             format!("≤ {}", plain(goal.goal)),

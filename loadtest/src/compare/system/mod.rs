@@ -94,6 +94,14 @@ impl Row {
             Self::LogsOff => "logs off, checks on",
         }
     }
+
+    /// For people who have read that.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Self::Defaults => "shipped defaults",
+            Self::LogsOff => "logs off",
+        }
+    }
 }
 
 impl Kind {
