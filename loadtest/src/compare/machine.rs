@@ -62,11 +62,11 @@ impl Machine {
         })
     }
 
-    /// Why the figures may not be trusted, if there is a reason.
-    pub(super) fn warning(&self) -> Option<String> {
+    /// Why the figures may not be trusted, if there is a reason; `when` is when it was looked at.
+    pub(super) fn warning(&self, when: &str) -> Option<String> {
         (self.background > QUIET).then(|| {
             format!(
-                "the machine is not quiet: {:.0} % of its CPUs were in use before the start (load {}); the figures are disturbed",
+                "the machine is not quiet: {:.0} % of its CPUs were in use {when} (load {}); the figures are disturbed",
                 self.background * 100.0,
                 self.load
             )

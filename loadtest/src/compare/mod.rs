@@ -65,6 +65,8 @@ pub fn compare(args: &CompareArgs) -> anyhow::Result<bool> {
     let mut rounds = Rounds::new(&bench, &comparison);
     for round in 1..=comparison.settings.rounds {
         rounds.run(round, &mut comparison);
+        // Nothing of ours runs now: who is busy is somebody else, and was it during the round too.
+        comparison.warnings.extend(Machine::look()?.warning(&format!("after round {round}")));
         comparison.summarize();
         write(&out, &comparison)?;
     }
@@ -103,7 +105,7 @@ fn prepare(args: &CompareArgs, target: &Path) -> anyhow::Result<(Comparison, boo
     let evenkeel_is_there = found.systems.iter().any(|system| system.kind.is_ours());
     let machine = Machine::look()?;
     let profile = build::profile();
-    let mut warnings: Vec<_> = machine.warning().into_iter().collect();
+    let mut warnings: Vec<_> = machine.warning("before the start").into_iter().collect();
     if profile == "debug" {
         warnings.push("built without optimisation: the load generator, and an Evenkeel built with it, are slow".into());
     }
