@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::compare::CompareArgs;
 use crate::plan::{CloseSide, Plan, default_threads};
 use crate::scenario::Scenario;
 use crate::units;
@@ -32,6 +33,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// The matching backend, for all scenarios; prints `listening on ADDR`
     Serve(ServeArgs),
+    /// Run Evenkeel and its peers side by side and report what each costs
+    Compare(Box<CompareArgs>),
 }
 
 /// Exit codes: 0 = every operation ended well, 1 = mismatches or failures, 2 = bad usage.
@@ -163,7 +166,7 @@ mod tests {
         let words = format!("loadtest run {line}");
         match Cli::try_parse_from(words.split_whitespace())?.command {
             Command::Run(args) => args.plan(),
-            Command::Serve(_) => unreachable!("the line starts with run"),
+            Command::Serve(_) | Command::Compare(_) => unreachable!("the line starts with run"),
         }
     }
 

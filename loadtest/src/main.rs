@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use loadtest::CompareArgs;
 use loadtest::args::{Cli, Command, RunArgs, ServeArgs};
 use loadtest::{Bar, Report, Server};
 
@@ -13,6 +14,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Serve(args) => serve(&args),
+        Command::Compare(args) => Ok(compare(&args)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");
@@ -58,6 +60,14 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     // Until a signal ends the process: there is nothing to save, and closing is what the kernel does then.
     loop {
         std::thread::park();
+    }
+}
+
+fn compare(args: &CompareArgs) -> ExitCode {
+    match loadtest::compare(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => failure(&error),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -77,6 +77,56 @@ impl Bar {
     /// Takes the bar away.
     pub fn clear(&self) {
         self.bar.finish_and_clear();
+    }
+}
+
+/// A progress bar for a long course of steps of different lengths, with the time that is left.
+#[derive(Debug)]
+pub(crate) struct Course {
+    bar: ProgressBar,
+    begun: Instant,
+}
+
+impl Course {
+    /// `estimate` is how long all steps will take, roughly; the bar learns from those that are done.
+    pub(crate) fn new(estimate: Duration) -> Self {
+        let length = millis(estimate);
+        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {prefix}  {msg}") {
+            bar.set_style(style);
+        }
+        Self { bar, begun: Instant::now() }
+    }
+
+    /// Says what is being done.
+    pub(crate) fn show(&self, step: &str) {
+        self.bar.set_prefix(step.to_owned());
+        self.estimate();
+    }
+
+    /// A step that was estimated so is done.
+    pub(crate) fn done(&self, estimate: Duration) {
+        self.bar.inc(millis(estimate));
+        self.estimate();
+    }
+
+    /// A line that stays; without a terminal it is all that shows.
+    pub(crate) fn line(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    /// Takes the bar away.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn estimate(&self) {
+        let (done, all) = (self.bar.position(), self.bar.length().unwrap_or_default());
+        let left = all.saturating_sub(done);
+        // Before the first step there is only the estimate.
+        let pace = if done == 0 { 1.0 } else { millis(self.begun.elapsed()) as f64 / done as f64 };
+        let seconds = (left as f64 * pace / 1e3) as u64;
+        self.bar.set_message(format!("{} min {:02} s left", seconds / 60, seconds % 60));
     }
 }
 
