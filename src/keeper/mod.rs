@@ -1,5 +1,5 @@
 //! Merges what discovery, probes and sessions say about a pool's backends. One task per pool, the only writer of its
-//! membership and facts. The decisions are in [`members`], which knows no clock and no channel; this file feeds it.
+//! membership and facts. The decisions are in `members`, which knows no clock and no channel; this file feeds it.
 
 mod members;
 mod reason;

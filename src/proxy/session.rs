@@ -42,7 +42,9 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     };
     let enlisted = worker.enlist();
 
-    let Some(Connected { socket: backend, lease }) = reach(&client, &worker, &enlisted, &mut record).await else {
+    // Boxed: a session spends its life in the relay, which needs a third of the room.
+    let reached = Box::pin(reach(&client, &worker, &enlisted, &mut record)).await;
+    let Some(Connected { socket: backend, lease }) = reached else {
         // Before the client's socket: who sees it close finds the session counted.
         return drop(record);
     };

@@ -127,8 +127,9 @@ pub(crate) async fn relay<C>(
     cut: impl Future<Output = C>,
 ) -> Done<C> {
     let mut cut = pin!(cut);
-    let mut client_error = pin!(client.error());
-    let mut backend_error = pin!(backend.error());
+    // Made when they are first needed: most sessions never are blocked, and an idle one has no bytes to spare for them.
+    let mut client_error = LazyError(None);
+    let mut backend_error = LazyError(None);
     let now = Instant::now();
     let mut state = Relay {
         upward: Flow::new(mode),
@@ -146,13 +147,13 @@ pub(crate) async fn relay<C>(
         // While a flow reads from a side, the read shows that side's error, after the bytes that came before it. Each of
         // these futures is polled until it is ready, never again: its flow knows that the side is broken.
         if state.upward.is_blind()
-            && let Poll::Ready(error) = client_error.as_mut().poll(cx)
+            && let Poll::Ready(error) = client_error.poll(cx, client)
         {
             state.side_broke(Side::Client, error, gear);
             may_go_on = true;
         }
         if state.downward.is_blind()
-            && let Poll::Ready(error) = backend_error.as_mut().poll(cx)
+            && let Poll::Ready(error) = backend_error.poll(cx, backend)
         {
             state.side_broke(Side::Backend, error, gear);
             may_go_on = true;
@@ -179,6 +180,14 @@ pub(crate) async fn relay<C>(
         first_byte: state.first_byte,
         finished_client: state.downward.has_finished(),
         finished_backend: state.upward.has_finished(),
+    }
+}
+
+struct LazyError<'a>(Option<Pin<Box<dyn Future<Output = io::Error> + 'a>>>);
+
+impl<'a> LazyError<'a> {
+    fn poll(&mut self, cx: &mut Context<'_>, socket: &'a Socket) -> Poll<io::Error> {
+        self.0.get_or_insert_with(|| Box::pin(socket.error())).as_mut().poll(cx)
     }
 }
 
