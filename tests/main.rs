@@ -9,5 +9,6 @@
 )]
 
 mod architecture;
+mod interop;
 mod smoke;
 mod support;

@@ -3,6 +3,7 @@
 
 mod backend;
 mod program;
+mod programs;
 mod rig;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 pub use backend::Backend;
 pub use program::Program;
+pub use programs::{HeldPort, Process, Said, command, program, programs, run};
 pub use rig::Rig;
 
 /// No wait is longer; generous, because CI machines stall.
