@@ -42,6 +42,9 @@ metrics! {
     LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow.";
     WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";
 
+    RELAY_PIPES = "evenkeel_relay_pipes", Gauge, [], "Kernel pipes open for splicing bulk.";
+    RELAY_PIPES_MISSING = "evenkeel_relay_pipes_missing_total", Counter, [], "Times that bulk was copied because no pipe was to be had.";
+
     LISTENER_ACCEPTED = "evenkeel_listener_accepted_total", Counter, ["listener"], "Connections accepted.";
     LISTENER_SESSIONS = "evenkeel_listener_sessions", Gauge, ["listener"], "Sessions now: accepted = ended + sessions.";
     LISTENER_ENDED = "evenkeel_listener_ended_total", Counter, ["listener", "outcome"], "Sessions ended, by outcome.";
@@ -63,6 +66,7 @@ metrics! {
 
     SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached.";
     BACKEND_SESSIONS = "evenkeel_backend_sessions", Gauge, ["pool", "backend"], "Sessions that hold the backend now.";
+    BACKEND_SOURCE_SESSIONS = "evenkeel_backend_source_sessions", Gauge, ["pool", "backend", "source"], "Sessions that hold the backend, by the local address that they dial from; absent without `source`.";
     BACKEND_BYTES = "evenkeel_backend_bytes_total", Counter, ["pool", "backend", "direction"], "Bytes that the receiving socket accepted; advances during a session.";
     BACKEND_CONNECTS = "evenkeel_backend_connect_attempts_total", Counter, ["pool", "backend"], "Connects begun by sessions.";
     BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed.";

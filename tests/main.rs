@@ -8,6 +8,7 @@
     reason = "support is written for all modules; not each uses all of it"
 )]
 
+mod addresses;
 mod architecture;
 mod interop;
 mod smoke;

@@ -55,6 +55,9 @@ fn process(families: &mut Families, view: &View) {
     families.value(&names::MAX_CONNECTIONS, &[], state.max_connections as f64);
     families.value(&names::DRAINING, &[], flag(state.is_draining()));
     families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
+    let (pipes, missing) = state.floor.pipes();
+    families.value(&names::RELAY_PIPES, &[], pipes as f64);
+    families.value(&names::RELAY_PIPES_MISSING, &[], missing as f64);
     families.value(&names::PROBES_IN_FLIGHT, &[], state.prober.stats().in_flight as f64);
 }
 
@@ -122,6 +125,10 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
         }
     }
     families.value(&names::BACKEND_SESSIONS, &[name, id], f64::from(pool.sessions_of(backend)));
+    for (number, source) in pool.settings.sources.iter().enumerate() {
+        let sessions = stats.sources.read(number) as f64;
+        families.value(&names::BACKEND_SOURCE_SESSIONS, &[name, id, &source.to_string()], sessions);
+    }
     for direction in Direction::ALL {
         let bytes = stats.bytes.read(direction) as f64;
         families.value(&names::BACKEND_BYTES, &[name, id, direction.name()], bytes);

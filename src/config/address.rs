@@ -30,6 +30,17 @@ pub(super) fn backend(text: &str) -> Result<HostPort, Complaint> {
     host_port(text, 1, 9090)
 }
 
+/// An address of this machine to dial from; the kernel chooses the port.
+pub(super) fn source(text: &str) -> Result<IpAddr, Complaint> {
+    match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() => {
+            Err(Complaint::new("it means any address", "leave `source` out to let the kernel choose"))
+        }
+        Ok(address) => Ok(address),
+        Err(_) => Err(Complaint::new("not an IP address", "write an address of this machine without a port")),
+    }
+}
+
 /// The same of a Consul agent; only the examples in its complaints are others.
 pub(super) fn agent(text: &str) -> Result<HostPort, Complaint> {
     host_port(text, 1, 8500)

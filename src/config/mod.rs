@@ -16,6 +16,7 @@ mod nearest;
 mod place;
 mod pools;
 mod shape;
+mod size;
 mod sockets;
 mod validate;
 mod values;

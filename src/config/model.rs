@@ -85,6 +85,11 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Options of the client sockets.
     pub tcp: TcpOptions,
+    /// A client that came before may send its first bytes with its SYN (`TCP_FASTOPEN`, RFC 7413).
+    pub fast_open: bool,
+    /// A connection is accepted only once its client has sent something, or after this long (`TCP_DEFER_ACCEPT`, whole
+    /// seconds); for protocols in which the client speaks first.
+    pub defer_accept: Option<Duration>,
     /// Waiting connections that the kernel keeps per address (`listen(2)`; capped by `net.core.somaxconn`).
     pub backlog: u32,
 }
@@ -104,8 +109,12 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// Which way the bytes take.
+    pub relay: Relay,
     /// Options of the backend sockets.
     pub tcp: TcpOptions,
+    /// Local addresses to dial from, in turn; empty = the kernel chooses.
+    pub sources: Vec<IpAddr>,
     /// What a session gets when no backend is up.
     pub when_all_down: WhenAllDown,
     /// `/ready` waits for this pool.
@@ -119,6 +128,17 @@ pub enum Balance {
     RoundRobin,
     /// The backend with the lowest (sessions + 1) / weight.
     LeastConnections,
+}
+
+/// `relay`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relay {
+    /// Copied through user space, and spliced in the kernel while a direction is bulk.
+    Auto,
+    /// Always copied.
+    Copy,
+    /// Always spliced, as long as the kernel gives pipes.
+    Splice,
 }
 
 /// `when_all_down`
@@ -442,6 +462,12 @@ pub struct TcpOptions {
     pub keepalive: Option<Keepalive>,
     /// `TCP_USER_TIMEOUT`: unacknowledged data older than this breaks the connection; `None` = the kernel's way.
     pub user_timeout: Option<Duration>,
+    /// `SO_RCVBUF` in bytes, which also ends the kernel's own tuning; `None` = that tuning.
+    pub receive_buffer: Option<u32>,
+    /// `SO_SNDBUF` in bytes; the same.
+    pub send_buffer: Option<u32>,
+    /// Differentiated services code point of what is sent (RFC 2474), 0 to 63.
+    pub dscp: Option<u8>,
 }
 
 /// `keepalive = { … }`, whole seconds as the kernel has them.

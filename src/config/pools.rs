@@ -1,5 +1,6 @@
 //! `[pools.NAME]`: where the backends come from, and how they are picked, dialled and left alone.
 
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use toml::Spanned;
 use super::agents::Agents;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
-use super::values::{BackendEntry, Section, Text};
+use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
-    Balance, Connect, Consistency, ConsulSource, Pool, Source, StaticBackend, Timeouts, Warning, WhenAllDown, address,
-    checks, sockets,
+    Balance, Connect, Consistency, ConsulSource, Pool, Relay, Source, StaticBackend, Timeouts, Warning, WhenAllDown,
+    address, checks, sockets,
 };
 
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
@@ -25,6 +26,7 @@ pub(super) fn pool(
 ) -> Pool {
     let shape = &section.shape;
     let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
+    let relays = [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice)];
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
@@ -33,10 +35,26 @@ pub(super) fn pool(
         check: Arc::new(checks::check(shape.check.as_ref(), reading)),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
+        sources: sources(shape.source.as_ref(), reading),
         tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
+        relay: reading.word("relay", &shape.relay, &relays, Relay::Auto),
         when_all_down: reading.word("when_all_down", &shape.when_all_down, &all_down, WhenAllDown::Refuse),
         required: shape.required.unwrap_or(true),
     }
+}
+
+/// `source = "address"` or several.
+fn sources(written: Option<&Strings>, reading: &mut Reading<'_>) -> Vec<IpAddr> {
+    let mut sources: Vec<IpAddr> = Vec::new();
+    for item in written.iter().flat_map(|written| &written.items) {
+        let Some(address) = reading.parsed_item("source", item, address::source) else { continue };
+        if sources.contains(&address) {
+            let complaint = Complaint::new("it is written twice", "remove one of them");
+            reading.refuse(item.span(), "source", &shown(item.get_ref()), complaint);
+        }
+        sources.push(address);
+    }
+    sources
 }
 
 /// A text that must not be empty and holds no control characters.

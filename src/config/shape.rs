@@ -70,6 +70,8 @@ pub(super) struct PoolShape {
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
     pub(super) tcp: Option<Section<TcpShape>>,
+    pub(super) relay: Text,
+    pub(super) source: Option<Strings>,
     pub(super) when_all_down: Text,
     pub(super) required: Option<bool>,
 }
@@ -151,6 +153,11 @@ pub(super) struct TcpShape {
     pub(super) keepalive: Option<KeepaliveSetting>,
     pub(super) user_timeout: Time,
     pub(super) backlog: Number,
+    pub(super) fast_open: Option<Spanned<bool>>,
+    pub(super) defer_accept: Time,
+    pub(super) receive_buffer: Text,
+    pub(super) send_buffer: Text,
+    pub(super) dscp: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

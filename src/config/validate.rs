@@ -164,14 +164,16 @@ fn listener(
     reading: &mut Reading<'_>,
 ) -> Listener {
     let shape = &section.shape;
-    let (tcp, backlog) = sockets::front(shape.tcp.as_ref().map(|section| &section.shape), reading);
+    let (tcp, front) = sockets::front(shape.tcp.as_ref().map(|section| &section.shape), reading);
     Listener {
         name: name.to_owned(),
         bind: binds(name, section, bound, reading),
         pool: pool_name(name, section, pools, reading),
         max_connections: max_connections(&shape.max_connections, reading),
         tcp,
-        backlog,
+        fast_open: front.fast_open,
+        defer_accept: front.defer_accept,
+        backlog: front.backlog,
     }
 }
 

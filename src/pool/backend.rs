@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::stats::{Bytes, Ended, Failures, Times};
+use super::stats::{Bytes, Ended, Failures, Sources, Times};
 use crate::health::Report;
 use crate::standing::{Facts, Standing};
 
@@ -54,6 +54,8 @@ pub struct BackendStats {
     pub connects: AtomicU64,
     /// Connects that failed.
     pub failures: Failures,
+    /// Sessions by the local address that they dial from.
+    pub sources: Sources,
     /// Histograms.
     pub times: Times,
     /// Probes that passed.
@@ -65,7 +67,7 @@ pub struct BackendStats {
 }
 
 impl Backend {
-    pub(super) fn new(id: Arc<str>, slot: usize, workers: usize, view: View) -> Self {
+    pub(super) fn new(id: Arc<str>, slot: usize, workers: usize, sources: usize, view: View) -> Self {
         Self {
             id,
             slot,
@@ -77,6 +79,7 @@ impl Backend {
                 bytes: Bytes::new(workers),
                 connects: AtomicU64::new(0),
                 failures: Failures::default(),
+                sources: Sources::new(sources),
                 times: Times::default(),
                 probes_passed: AtomicU64::new(0),
                 probes_failed: AtomicU64::new(0),

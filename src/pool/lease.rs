@@ -14,11 +14,13 @@ pub struct Lease {
     pool: Arc<Pool>,
     backend: Arc<Backend>,
     address: SocketAddr,
+    /// The number of the local address that it is counted under.
+    source: Option<usize>,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, address: SocketAddr) -> Self {
-        Self { pool, backend, address }
+        Self { pool, backend, address, source: None }
     }
 
     /// Whom it claims.
@@ -29,6 +31,19 @@ impl Lease {
     /// Where to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// It is dialled from this local address of the pool's `sources` now.
+    pub fn set_source(&mut self, number: usize) {
+        self.leave_source();
+        self.backend.stats.sources.enter(number);
+        self.source = Some(number);
+    }
+
+    fn leave_source(&mut self) {
+        if let Some(number) = self.source.take() {
+            self.backend.stats.sources.leave(number);
+        }
     }
 
     /// A connect begins.
@@ -58,6 +73,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.leave_source();
         let mut inner = self.pool.inner();
         inner.balancer.release(self.backend.slot);
         inner.sessions -= 1;

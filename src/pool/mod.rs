@@ -7,7 +7,7 @@ mod source;
 mod stats;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -20,7 +20,7 @@ use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, View};
 pub use lease::Lease;
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Times};
+pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -44,6 +44,8 @@ pub struct Pool {
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
+    /// Whose turn it is among `settings.sources`.
+    next_source: AtomicUsize,
     inner: Mutex<Inner>,
     members: ArcSwap<Vec<Arc<Backend>>>,
     retired_bytes: [AtomicU64; Direction::ALL.len()],
@@ -113,6 +115,7 @@ impl Pool {
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
+            next_source: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
                 balancer: Balancer::new(settings.balance),
                 slots: Vec::new(),
@@ -164,6 +167,16 @@ impl Pool {
         let _ = self.settled.subscribe().wait_for(|&settled| settled).await;
     }
 
+    /// The numbers of the local addresses from which a backend at `address` can be dialled, each once, beginning with the
+    /// one whose turn it is; empty = the kernel chooses.
+    pub fn sources_for(&self, address: SocketAddr) -> impl Iterator<Item = usize> + '_ {
+        let sources = &self.settings.sources;
+        let first = if sources.len() > 1 { self.next_source.fetch_add(1, Relaxed) } else { 0 };
+        (0..sources.len())
+            .map(move |i| first.wrapping_add(i) % sources.len())
+            .filter(move |&i| sources[i].is_ipv4() == address.is_ipv4())
+    }
+
     /// Everything that has an identity here, in no order: also what left and is remembered.
     pub fn members(&self) -> Arc<Vec<Arc<Backend>>> {
         self.members.load_full()
@@ -210,7 +223,7 @@ impl Pool {
             inner.slots.push(None);
         }
         let (address, weight, standing) = (view.address, view.weight, view.standing);
-        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, view));
+        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, self.settings.sources.len(), view));
         inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
         inner.counts.add(standing, weight);
         inner.apply(slot);

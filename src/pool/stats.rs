@@ -2,7 +2,7 @@
 //! nothing, so every access is `Relaxed`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -93,6 +93,34 @@ impl ByteCell {
     pub fn add(&self, direction: Direction, bytes: u64) {
         let cell = &self.0[direction as usize];
         cell.store(cell.load(Relaxed).wrapping_add(bytes), Relaxed);
+    }
+}
+
+/// Sessions by the local address that they dial from.
+#[derive(Debug)]
+pub struct Sources(Box<[AtomicUsize]>);
+
+impl Sources {
+    /// For so many addresses.
+    pub fn new(addresses: usize) -> Self {
+        Self((0..addresses).map(|_| AtomicUsize::new(0)).collect())
+    }
+
+    /// Sessions from an address now.
+    pub fn read(&self, address: usize) -> usize {
+        self.0.get(address).map_or(0, |count| count.load(Relaxed))
+    }
+
+    pub(super) fn enter(&self, address: usize) {
+        if let Some(count) = self.0.get(address) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
+    pub(super) fn leave(&self, address: usize) {
+        if let Some(count) = self.0.get(address) {
+            count.fetch_sub(1, Relaxed);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod cut;
 mod listener;
+mod option;
 mod outcome;
 mod relay;
 mod session;
@@ -12,5 +13,6 @@ mod worker;
 
 pub use cut::Cut;
 pub use listener::Listener;
+pub use relay::PipeCounts;
 pub(crate) use socket::{adopt, listen, local_address};
-pub use worker::{Floor, Workers};
+pub use worker::{Floor, Workers, pipe_descriptors};

@@ -11,10 +11,11 @@ use std::time::Instant;
 use super::cut::{Cut, Enlisted};
 use super::listener::{Listener, Slot};
 use super::outcome::Record;
-use super::relay::{Done, End, Limits, Side, relay};
+use super::relay::{Done, End, Limits, Mode, Side, relay};
 use super::socket::Socket;
 use super::upstream::{self, Connected, Refusal};
 use super::worker::Worker;
+use crate::config;
 use crate::metrics::Outcome;
 
 /// Numbers sessions in the order in which they begin, over all workers.
@@ -53,7 +54,12 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let timeouts = record.listener.pool.settings.timeouts;
     let limits = Limits::new(timeouts.idle, timeouts.half_close);
     let bytes = lease.backend().stats.bytes.cell(worker.index);
-    let done = relay(&client, &backend, &worker.scratch, limits, bytes, enlisted.cut()).await;
+    let mode = match record.listener.pool.settings.relay {
+        config::Relay::Auto => Mode::Auto,
+        config::Relay::Copy => Mode::Copy,
+        config::Relay::Splice => Mode::Splice,
+    };
+    let done = relay(&client, &backend, &worker.gear, mode, limits, bytes, enlisted.cut()).await;
 
     record.to_backend = done.to_backend;
     record.to_client = done.to_client;

@@ -6,18 +6,22 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
+use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use crate::config::TcpOptions;
+use super::option;
+use crate::config::{Listener, TcpOptions};
 use crate::metrics::{AcceptFailure, ConnectFailure};
+
+const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
 /// One connected, or connecting, TCP socket that belongs to the current thread's event loop. Dropping it resets the
 /// connection, so that a stream that was cut, be it by a panic, never reads as complete; see [`Self::may_close`].
@@ -34,13 +38,19 @@ impl Socket {
         Ok(Self { fd, may_close: Cell::new(false) })
     }
 
-    /// Connects.
+    /// Connects, from `source` if there is one.
     ///
     /// # Cancel safety
     /// Dropping the future closes the socket; the peer sees a reset or nothing at all.
-    pub(super) async fn connect(address: SocketAddr, options: &TcpOptions) -> io::Result<Self> {
+    pub(super) async fn connect(address: SocketAddr, source: Option<IpAddr>, options: &TcpOptions) -> io::Result<Self> {
         let raw = Raw::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        apply(&raw, options)?;
+        apply(&raw, address, options)?;
+        if let Some(source) = source {
+            // The port is chosen at connect, when the kernel knows the whole pair: else each source has 28,000 ports for
+            // all backends together.
+            option::bind_address_no_port(&raw)?;
+            raw.bind(&SocketAddr::new(source, 0).into())?;
+        }
         let in_progress = match raw.connect(&address.into()) {
             Ok(()) => false,
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => true,
@@ -55,7 +65,7 @@ impl Socket {
             }
         }
         // On a loopback address, a connect to a free port of the ephemeral range may meet itself.
-        if address.ip().is_loopback() && socket.raw().local_addr()?.as_socket() == Some(address) {
+        if address.ip().is_loopback() && met_itself(&socket.raw(), address)? {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
         Ok(socket)
@@ -91,6 +101,37 @@ impl Socket {
                     }
                     return Poll::Ready(Ok(written));
                 }
+                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Moves what there is, up to `most`, into an empty pipe; 0 = FIN.
+    pub(super) fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, most: usize) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readiness = ready!(self.fd.poll_read_ready(cx))?;
+            match splice(self.fd.get_ref(), None, pipe, None, most, SPLICE) {
+                Ok(read) => return Poll::Ready(Ok(read)),
+                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
+    /// Takes what fits, up to `most`, out of a pipe that holds as much.
+    pub(super) fn poll_splice_from(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: &OwnedFd,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readiness = ready!(self.fd.poll_write_ready(cx))?;
+            match splice(pipe, None, self.fd.get_ref(), None, most, SPLICE) {
+                Ok(written) => return Poll::Ready(Ok(written)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
@@ -141,6 +182,10 @@ impl Drop for Socket {
     }
 }
 
+fn met_itself(raw: &Raw, dialled: SocketAddr) -> io::Result<bool> {
+    Ok(raw.local_addr()?.as_socket() == Some(dialled))
+}
+
 /// Registers a descriptor with the current thread's event loop.
 #[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor that an `OwnedFd` keeps by itself")]
 fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
@@ -150,7 +195,7 @@ fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(registered?)
 }
 
-fn apply(raw: &Raw, options: &TcpOptions) -> io::Result<()> {
+fn apply(raw: &Raw, address: SocketAddr, options: &TcpOptions) -> io::Result<()> {
     if options.nodelay {
         raw.set_tcp_nodelay(true)?;
     }
@@ -163,6 +208,24 @@ fn apply(raw: &Raw, options: &TcpOptions) -> io::Result<()> {
     }
     if options.user_timeout.is_some() {
         raw.set_tcp_user_timeout(options.user_timeout)?;
+    }
+    // Before connect and listen: the window scale is settled with the handshake.
+    if let Some(size) = options.receive_buffer {
+        raw.set_recv_buffer_size(size as usize)?;
+    }
+    if let Some(size) = options.send_buffer {
+        raw.set_send_buffer_size(size as usize)?;
+    }
+    if let Some(dscp) = options.dscp {
+        // The code point is the upper six bits of the byte; the lower two are the kernel's, for congestion.
+        let class = u32::from(dscp) << 2;
+        if address.is_ipv6() {
+            raw.set_tclass_v6(class)?;
+        }
+        // Also of an IPv6 socket that talks IPv4, as a dual-stack listener does.
+        if address.is_ipv4() || address.ip().is_unspecified() {
+            raw.set_tos_v4(class)?;
+        }
     }
     Ok(())
 }
@@ -215,17 +278,16 @@ impl Waiting<'_> {
 ///
 /// # Errors
 /// As `bind(2)` and `listen(2)` say. The address is given to nobody else on this machine: no `SO_REUSEPORT`.
-pub(crate) fn listen(address: SocketAddr, backlog: u32, only_v6: bool, tcp: &TcpOptions) -> io::Result<OwnedFd> {
+pub(crate) fn listen(address: SocketAddr, only_v6: bool, settings: &Listener) -> io::Result<OwnedFd> {
     let raw = Raw::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // Only against TIME_WAIT of an earlier run; another listener on this port is still an error.
     raw.set_reuse_address(true)?;
     if address.is_ipv6() {
         raw.set_only_v6(only_v6)?;
     }
-    // Accepted sockets inherit these on Linux: no system call per connection.
-    apply(&raw, tcp)?;
+    prepare(&raw, address, settings)?;
     raw.bind(&address.into())?;
-    raw.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    raw.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))?;
     Ok(raw.into())
 }
 
@@ -245,13 +307,25 @@ pub(crate) fn local_address(fd: &impl AsFd) -> io::Result<SocketAddr> {
 ///
 /// # Errors
 /// As `fcntl(2)` says, or if it does not listen.
-pub(crate) fn adopt(fd: &OwnedFd, tcp: &TcpOptions) -> io::Result<()> {
+pub(crate) fn adopt(fd: &OwnedFd, settings: &Listener) -> io::Result<()> {
     let raw = SockRef::from(fd);
     if !raw.is_listener()? {
         return Err(io::Error::other("not a listening socket"));
     }
-    apply(&raw, tcp)?;
+    prepare(&raw, local_address(fd)?, settings)?;
     raw.set_nonblocking(true)
+}
+
+/// Accepted sockets inherit the options of one side on Linux: no system call per connection.
+fn prepare(raw: &Raw, address: SocketAddr, settings: &Listener) -> io::Result<()> {
+    apply(raw, address, &settings.tcp)?;
+    if settings.fast_open {
+        option::fast_open(raw, settings.backlog)?;
+    }
+    if let Some(wait) = settings.defer_accept {
+        option::defer_accept(raw, wait)?;
+    }
+    Ok(())
 }
 
 /// Why a connect failed.
@@ -293,5 +367,77 @@ pub(super) fn accept_failure(error: &io::Error) -> AcceptFailure {
         | Errno::OPNOTSUPP
         | Errno::NETUNREACH => AcceptFailure::Aborted,
         _ => AcceptFailure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+    use crate::config;
+
+    fn parsed(tcp: &str) -> Listener {
+        let text = format!(
+            "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"b\"\ntcp = {tcp}\n[pools.b]\nbackends = [\"127.0.0.1:1\"]\n"
+        );
+        match config::parse(&text, "test", &|_| None) {
+            Ok(config) => config.listeners[0].clone(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_option_reaches_the_kernel_on_both_sides() {
+        let settings = parsed(
+            "{ nodelay = true, keepalive = { idle = \"70s\", interval = \"7s\", count = 5 }, user_timeout = \"9s\", \
+             receive_buffer = \"64KiB\", send_buffer = \"32KiB\", dscp = 46, fast_open = true, defer_accept = \"3s\" }",
+        );
+        for host in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+            let fd = listen(SocketAddr::new(host, 0), true, &settings).unwrap();
+            let address = local_address(&fd).unwrap();
+            let dialled = Socket::connect(address, None, &settings.tcp).await.unwrap();
+            // `defer_accept` wants to see bytes before it lets anybody in.
+            send(dialled.fd.get_ref(), b"!", SendFlags::empty()).unwrap();
+            let acceptor = Acceptor::new(fd).unwrap();
+            let (accepted, _) = acceptor.readable().await.unwrap().accept().unwrap().unwrap();
+            for raw in [dialled.raw(), SockRef::from(&accepted)] {
+                assert!(raw.tcp_nodelay().unwrap());
+                assert!(raw.keepalive().unwrap());
+                assert_eq!(raw.tcp_keepalive_time().unwrap(), Duration::from_secs(70));
+                assert_eq!(raw.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+                assert_eq!(raw.tcp_keepalive_retries().unwrap(), 5);
+                assert_eq!(raw.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
+                // The kernel doubles them, for its own bookkeeping.
+                assert_eq!(raw.recv_buffer_size().unwrap(), 128 * 1024);
+                assert_eq!(raw.send_buffer_size().unwrap(), 64 * 1024);
+                let class = if host.is_ipv4() { raw.tos_v4().unwrap() } else { raw.tclass_v6().unwrap() };
+                assert_eq!(class >> 2, 46);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_is_bound_and_its_port_is_left_to_connect() {
+        let settings = parsed("{}");
+        let fd = listen((Ipv4Addr::LOCALHOST, 0).into(), false, &settings).unwrap();
+        let address = local_address(&fd).unwrap();
+        let source = Ipv4Addr::new(127, 0, 0, 9);
+        let dialled = Socket::connect(address, Some(source.into()), &settings.tcp).await.unwrap();
+        assert_eq!(dialled.raw().local_addr().unwrap().as_socket().unwrap().ip(), source);
+    }
+
+    /// Without the check in `connect`, one of these meets itself sooner or later.
+    #[tokio::test]
+    async fn a_connect_never_meets_itself() {
+        let fd = listen((Ipv4Addr::LOCALHOST, 0).into(), false, &parsed("{}")).unwrap();
+        let address = local_address(&fd).unwrap();
+        drop(fd);
+        // Bound to the very port that it dials: what the kernel may also choose by itself.
+        let raw = Raw::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        raw.set_reuse_address(true).unwrap();
+        raw.bind(&address.into()).unwrap();
+        raw.connect(&address.into()).unwrap();
+        assert!(met_itself(&SockRef::from(&raw), address).unwrap());
     }
 }

@@ -41,7 +41,7 @@ pub(super) async fn connect(
     let mut tried: Vec<Arc<Backend>> = Vec::new();
     let mut last = None;
     while *attempts < policy.attempts {
-        let lease = match pool.pick(&tried) {
+        let mut lease = match pool.pick(&tried) {
             Ok(lease) => lease,
             Err(NoneLeft) if tried.is_empty() => break,
             Err(NoneLeft) => {
@@ -59,7 +59,7 @@ pub(super) async fn connect(
             break;
         }
         *attempts += 1;
-        match dial(&lease, pool, policy.timeout.min(left)).await {
+        match dial(&mut lease, pool, policy.timeout.min(left)).await {
             Ok(socket) => return Ok(Connected { socket, lease }),
             Err((reason, error)) => {
                 tried.push(Arc::clone(lease.backend()));
@@ -70,11 +70,37 @@ pub(super) async fn connect(
     Err(last.map_or(Refusal::NoBackend, |(backend, reason, error)| Refusal::Failed(backend, reason, error)))
 }
 
-async fn dial(lease: &Lease, pool: &Pool, limit: Duration) -> Result<Socket, (ConnectFailure, io::Error)> {
-    let attempt = Attempt { lease, over: false };
-    lease.dialled();
+async fn dial(lease: &mut Lease, pool: &Pool, limit: Duration) -> Result<Socket, (ConnectFailure, io::Error)> {
+    if pool.settings.sources.is_empty() {
+        return dial_from(lease, pool, None, limit).await;
+    }
     let began = Instant::now();
-    let result = timeout(limit, Socket::connect(lease.address(), &pool.settings.tcp)).await;
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
+    for number in pool.sources_for(lease.address()) {
+        let left = limit.saturating_sub(began.elapsed());
+        match dial_from(lease, pool, Some(number), left).await {
+            // This address has no free port towards that backend; another one may.
+            Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
+            result => return result,
+        }
+    }
+    Err((ConnectFailure::AddressNotAvailable, last))
+}
+
+async fn dial_from(
+    lease: &mut Lease,
+    pool: &Pool,
+    source: Option<usize>,
+    limit: Duration,
+) -> Result<Socket, (ConnectFailure, io::Error)> {
+    if let Some(number) = source {
+        lease.set_source(number);
+    }
+    let attempt = Attempt { lease, over: false };
+    attempt.lease.dialled();
+    let began = Instant::now();
+    let address = source.map(|number| pool.settings.sources[number]);
+    let result = timeout(limit, Socket::connect(attempt.lease.address(), address, &pool.settings.tcp)).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             attempt.succeeded(began.elapsed());

@@ -15,9 +15,21 @@ use tracing::error;
 
 use super::cut::{Cut, Enlisted, List};
 use super::listener::{self, Listener};
-use super::relay::Scratch;
+use super::relay::{Gear, PipeCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
+
+/// Pipes for splicing, over all workers: the kernel gives an unprivileged user 64 of 1 MiB.
+const PIPES: usize = 64;
+
+/// Descriptors that the pipes of so many workers may take.
+pub fn pipe_descriptors(workers: usize) -> usize {
+    2 * workers * pipes_each(workers)
+}
+
+fn pipes_each(workers: usize) -> usize {
+    (PIPES / workers).max(2)
+}
 
 /// All workers, seen from outside.
 #[derive(Debug)]
@@ -38,6 +50,7 @@ struct Shared {
     /// Sessions here or on their way here.
     load: AtomicUsize,
     list: List,
+    pipes: Arc<PipeCounts>,
 }
 
 pub(super) enum Job {
@@ -81,7 +94,7 @@ impl Workers {
                     }
                 };
                 let _ = started.send(Ok(()));
-                runtime.block_on(work(index, for_thread, to_do, log_sessions));
+                runtime.block_on(work(index, for_thread, to_do, log_sessions, pipes_each(count)));
                 std::mem::forget(obituary);
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
@@ -138,6 +151,12 @@ impl Floor {
         }
     }
 
+    /// Pipes now, and how often bulk was copied for want of one.
+    pub fn pipes(&self) -> (usize, u64) {
+        let counts = || self.0.iter().map(|seat| &seat.shared.pipes);
+        (counts().map(|pipes| pipes.open()).sum(), counts().map(|pipes| pipes.missing()).sum())
+    }
+
     /// Sessions by worker.
     pub fn sessions(&self) -> Vec<usize> {
         self.0.iter().map(|seat| seat.shared.load.load(Relaxed)).collect()
@@ -156,7 +175,7 @@ pub(super) fn hand_over(seats: &[Seat], accepted: Accepted) {
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) index: usize,
-    pub(super) scratch: Scratch,
+    pub(super) gear: Gear,
     pub(super) log_sessions: bool,
     shared: Arc<Shared>,
 }
@@ -171,8 +190,15 @@ impl Worker {
     }
 }
 
-async fn work(index: usize, shared: Arc<Shared>, mut to_do: mpsc::UnboundedReceiver<Job>, log_sessions: bool) {
-    let worker = Rc::new(Worker { index, scratch: Scratch::new(), log_sessions, shared });
+async fn work(
+    index: usize,
+    shared: Arc<Shared>,
+    mut to_do: mpsc::UnboundedReceiver<Job>,
+    log_sessions: bool,
+    pipes: usize,
+) {
+    let gear = Gear::new(pipes, Arc::clone(&shared.pipes));
+    let worker = Rc::new(Worker { index, gear, log_sessions, shared });
     while let Some(job) = to_do.recv().await {
         match job {
             Job::Serve(accepted, load) => {

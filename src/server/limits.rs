@@ -18,30 +18,68 @@ const UNLIMITED: u64 = 1 << 20;
 pub enum LimitError {
     /// More than the hard limit of open files gives.
     #[error(
-        "{what} = {wanted} needs {} open files (2 a session and {RESERVE} in reserve), but the hard limit is {hard}; \
-         write at most {holds}, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)",
-        wanted.saturating_mul(PER_SESSION) + RESERVE
+        "{what} = {wanted} needs {} open files (2 a session and {} in reserve), but the hard limit is {}; \
+         write at most {}, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)",
+        wanted.saturating_mul(PER_SESSION) + budget.kept, budget.kept, budget.hard, budget.sessions()
     )]
     Beyond {
         /// The key.
         what: String,
         /// Its value.
         wanted: u64,
-        /// Of open files.
-        hard: u64,
-        /// Sessions that this gives.
-        holds: u64,
+        /// What there is.
+        budget: Budget,
     },
     /// The limit leaves nothing.
-    #[error("the hard limit of {hard} open files leaves none for sessions: {RESERVE} are kept in reserve; raise it")]
+    #[error(
+        "the hard limit of {} open files leaves none for sessions: {} are kept in reserve; raise it",
+        budget.hard, budget.kept
+    )]
     TooFew {
-        /// Of open files.
-        hard: u64,
+        /// What there is.
+        budget: Budget,
     },
 }
 
-/// Raises the soft limit of open files to the hard one, and returns that.
-pub(super) fn raise() -> u64 {
+/// The process's open files.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    hard: u64,
+    kept: u64,
+}
+
+impl Budget {
+    /// Raises the soft limit to the hard one, which is the budget; `pipes` are descriptors for splicing.
+    pub(super) fn raise(pipes: usize) -> Self {
+        Self { hard: raise(), kept: RESERVE + pipes as u64 }
+    }
+
+    /// Sessions that the process takes if it takes as many as are `written`, or as it can.
+    pub(super) fn take(self, written: Option<usize>) -> Result<usize, LimitError> {
+        if self.sessions() == 0 {
+            return Err(LimitError::TooFew { budget: self });
+        }
+        match written {
+            None => Ok(usize::try_from(self.sessions()).unwrap_or(usize::MAX)),
+            Some(wanted) => self.holds("max_connections", wanted).map(|()| wanted),
+        }
+    }
+
+    /// Whether a written limit can be held.
+    pub(super) fn holds(self, what: &str, wanted: usize) -> Result<(), LimitError> {
+        let wanted = wanted as u64;
+        if wanted > self.sessions() {
+            return Err(LimitError::Beyond { what: what.to_owned(), wanted, budget: self });
+        }
+        Ok(())
+    }
+
+    fn sessions(self) -> u64 {
+        self.hard.saturating_sub(self.kept) / PER_SESSION
+    }
+}
+
+fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(UNLIMITED);
     if limit.current.is_none_or(|soft| soft < hard) {
@@ -53,46 +91,26 @@ pub(super) fn raise() -> u64 {
     hard
 }
 
-/// Sessions that the process takes, given the hard limit and what is written.
-pub(super) fn sessions(hard: u64, written: Option<usize>) -> Result<usize, LimitError> {
-    let holds = hard.saturating_sub(RESERVE) / PER_SESSION;
-    if holds == 0 {
-        return Err(LimitError::TooFew { hard });
-    }
-    match written {
-        None => Ok(usize::try_from(holds).unwrap_or(usize::MAX)),
-        Some(wanted) => within(hard, "max_connections", wanted).map(|()| wanted),
-    }
-}
-
-/// Whether a written limit can be held.
-pub(super) fn within(hard: u64, what: &str, wanted: usize) -> Result<(), LimitError> {
-    let holds = hard.saturating_sub(RESERVE) / PER_SESSION;
-    let wanted = wanted as u64;
-    if wanted > holds {
-        return Err(LimitError::Beyond { what: what.to_owned(), wanted, hard, holds });
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const BUDGET: Budget = Budget { hard: 20_000, kept: 256 + 128 };
+
     #[test]
     fn unset_is_what_the_limit_holds() {
-        assert_eq!(sessions(20_000, None).unwrap(), 9_872);
-        assert_eq!(sessions(20_000, Some(9_872)).unwrap(), 9_872);
+        assert_eq!(BUDGET.take(None).unwrap(), 9_808);
+        assert_eq!(BUDGET.take(Some(9_808)).unwrap(), 9_808);
     }
 
     #[test]
     fn a_written_number_that_does_not_fit_is_refused_with_the_numbers() {
-        let text = sessions(20_000, Some(9_873)).unwrap_err().to_string();
+        let text = BUDGET.take(Some(9_809)).unwrap_err().to_string();
         assert_eq!(
             text,
-            "max_connections = 9873 needs 20002 open files (2 a session and 256 in reserve), but the hard limit is \
-             20000; write at most 9872, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)"
+            "max_connections = 9809 needs 20002 open files (2 a session and 384 in reserve), but the hard limit is \
+             20000; write at most 9808, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)"
         );
-        assert!(matches!(sessions(200, None), Err(LimitError::TooFew { hard: 200 })));
+        assert!(matches!(Budget { hard: 200, kept: 384 }.take(None), Err(LimitError::TooFew { .. })));
     }
 }

@@ -13,14 +13,15 @@ use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::pool::Pool;
 use crate::probe::Prober;
-use crate::proxy::{Cut, Floor, Listener, Workers, local_address};
+use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors};
 use control::Control;
+use limits::Budget;
 pub use limits::LimitError;
 pub use sockets::{Inherited, SocketError};
 
@@ -51,13 +52,34 @@ pub enum StartError {
 /// # Errors
 /// A limit is written that can't be held.
 pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
-    let hard = limits::raise();
+    let copies = config.pools.iter().all(|pool| pool.relay == Relay::Copy);
+    let budget = Budget::raise(if copies { 0 } else { pipe_descriptors(workers(config)) });
     for listener in &config.listeners {
         if let Some(wanted) = listener.max_connections {
-            limits::within(hard, &format!("listeners.{}.max_connections", listener.name), wanted)?;
+            budget.holds(&format!("listeners.{}.max_connections", listener.name), wanted)?;
         }
     }
-    limits::sessions(hard, config.max_connections)
+    budget.take(config.max_connections)
+}
+
+/// The kernel takes data with a SYN only if the server bit of its own switch is set.
+fn warn_about_fast_open(config: &Config) {
+    const SERVER: u32 = 2;
+    let switch = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").ok();
+    let switch: Option<u32> = switch.and_then(|text| text.trim().parse().ok());
+    let wanted = config.listeners.iter().find(|listener| listener.fast_open);
+    if let (Some(listener), Some(switch)) = (wanted, switch)
+        && switch & SERVER == 0
+    {
+        warn!(
+            listener = %listener.name,
+            "tcp.fast_open has no effect: net.ipv4.tcp_fastopen is {switch}; set it to {}", switch | SERVER
+        );
+    }
+}
+
+fn workers(config: &Config) -> usize {
+    config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// See the module. Dropping it kills what still runs.
@@ -93,6 +115,7 @@ impl Server {
     /// Nothing is left behind.
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
         let max_connections = max_connections(config)?;
+        warn_about_fast_open(config);
         let sockets = sockets::open(&config.listeners, inherited)?;
         let mut discovery = Discovery::new();
         let mut followers = Vec::new();
@@ -102,7 +125,7 @@ impl Server {
                 .map_err(|source| StartError::Source { pool: pool.name.clone(), source })?;
             followers.push(follower);
         }
-        let count = config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let count = workers(config);
         let workers = Workers::start(count, config.log.sessions).map_err(StartError::Worker)?;
 
         let prober = Prober::new();

@@ -73,7 +73,7 @@ pub(super) fn open(
         let by_name = listeners.iter().position(|listener| listener.name == name);
         let by_address = || listeners.iter().position(|listener| listener.bind.contains(&address));
         let Some(place) = by_name.or_else(by_address) else { return Err(SocketError::Unmatched { name, address }) };
-        adopt(&fd, &listeners[place].tcp).map_err(|source| SocketError::Inherited { name, source })?;
+        adopt(&fd, &listeners[place]).map_err(|source| SocketError::Inherited { name, source })?;
         sockets[place].push(fd);
         bound[place].push(address);
     }
@@ -84,8 +84,11 @@ pub(super) fn open(
             continue;
         }
         for &address in listener.bind.iter().filter(|address| !bound[place].contains(address)) {
-            let socket = listen(address, listener.backlog, only_v6(address, &all), &listener.tcp)
-                .map_err(|source| SocketError::Bind { listener: listener.name.clone(), address, source })?;
+            let socket = listen(address, only_v6(address, &all), listener).map_err(|source| SocketError::Bind {
+                listener: listener.name.clone(),
+                address,
+                source,
+            })?;
             sockets[place].push(socket);
         }
     }

@@ -4,12 +4,15 @@
 //! the reset is passed on; a side that has been sent FIN is closed, any other side of a cut stream is reset.
 
 mod copy;
+mod flow;
+mod splice;
 #[cfg(test)]
 mod tests;
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,11 +21,38 @@ use tokio::time::{Sleep, sleep_until};
 use super::socket::Socket;
 use crate::metrics::Direction;
 use crate::pool::ByteCell;
-pub(crate) use copy::Scratch;
-use copy::{Flow, Turn};
+use copy::Scratch;
+use flow::{Flow, Turn};
+pub use splice::PipeCounts;
+use splice::Pipes;
 
 /// For a client that has not finished long after its backend has, and for bytes that nobody takes after a reset.
 const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
+
+/// Which way bytes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// Copied, and spliced while a direction is bulk.
+    Auto,
+    /// Always copied.
+    Copy,
+    /// Always spliced, as long as there is a pipe.
+    Splice,
+}
+
+/// What the relays of one worker share.
+#[derive(Debug)]
+pub(crate) struct Gear {
+    scratch: Scratch,
+    pipes: Pipes,
+}
+
+impl Gear {
+    /// With at most `pipes` pipes.
+    pub(crate) fn new(pipes: usize, counts: Arc<PipeCounts>) -> Self {
+        Self { scratch: Scratch::new(), pipes: Pipes::new(pipes, counts) }
+    }
+}
 
 /// Which end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +120,8 @@ pub(crate) struct Done<C> {
 pub(crate) async fn relay<C>(
     client: &Socket,
     backend: &Socket,
-    scratch: &Scratch,
+    gear: &Gear,
+    mode: Mode,
     limits: Limits,
     bytes: &ByteCell,
     cut: impl Future<Output = C>,
@@ -100,8 +131,8 @@ pub(crate) async fn relay<C>(
     let mut backend_error = pin!(backend.error());
     let now = Instant::now();
     let mut state = Relay {
-        upward: Flow::new(),
-        downward: Flow::new(),
+        upward: Flow::new(mode),
+        downward: Flow::new(mode),
         to_backend: 0,
         to_client: 0,
         first_byte: None,
@@ -111,17 +142,17 @@ pub(crate) async fn relay<C>(
     };
     let mut timer = pin!(sleep_until(state.deadline().into()));
     let end = poll_fn(|cx| {
-        let may_go_on = state.turns(cx, client, backend, scratch, bytes);
+        let may_go_on = state.turns(cx, client, backend, gear, bytes);
         // While a flow reads from a side, the read shows that side's error, after the bytes that came before it.
         if !state.upward.is_reading()
             && let Poll::Ready(error) = client_error.as_mut().poll(cx)
         {
-            state.side_broke(Side::Client, error, scratch);
+            state.side_broke(Side::Client, error, gear);
         }
         if !state.downward.is_reading()
             && let Poll::Ready(error) = backend_error.as_mut().poll(cx)
         {
-            state.side_broke(Side::Backend, error, scratch);
+            state.side_broke(Side::Backend, error, gear);
         }
         if let Some(end) = state.end() {
             return Poll::Ready(end);
@@ -168,27 +199,27 @@ impl Relay {
         cx: &mut Context<'_>,
         client: &Socket,
         backend: &Socket,
-        scratch: &Scratch,
+        gear: &Gear,
         bytes: &ByteCell,
     ) -> bool {
         let mut may_go_on = false;
         let ended = self.has_one_ended();
 
-        let (moved, turn) = self.upward.turn(cx, (Side::Client, client, backend), scratch);
+        let (moved, turn) = self.upward.turn(cx, (Side::Client, client, backend), gear);
         self.to_backend += moved;
         let mut progress = moved > 0;
         if moved > 0 {
             bytes.add(Direction::ToBackend, moved);
         }
-        may_go_on |= self.take(turn, scratch);
+        may_go_on |= self.take(turn, gear);
 
-        let (moved, turn) = self.downward.turn(cx, (Side::Backend, backend, client), scratch);
+        let (moved, turn) = self.downward.turn(cx, (Side::Backend, backend, client), gear);
         self.to_client += moved;
         progress |= moved > 0;
         if moved > 0 {
             bytes.add(Direction::ToClient, moved);
         }
-        may_go_on |= self.take(turn, scratch);
+        may_go_on |= self.take(turn, gear);
 
         if progress || ended != self.has_one_ended() {
             self.last_progress = Instant::now();
@@ -199,25 +230,25 @@ impl Relay {
         may_go_on
     }
 
-    fn take(&mut self, turn: Turn, scratch: &Scratch) -> bool {
+    fn take(&mut self, turn: Turn, gear: &Gear) -> bool {
         match turn {
             Turn::Waiting => false,
             Turn::Yield => true,
             Turn::Broken(side, error) => {
-                self.side_broke(side, error, scratch);
+                self.side_broke(side, error, gear);
                 // The other flow may have bytes that now are the last ones.
                 true
             }
         }
     }
 
-    fn side_broke(&mut self, side: Side, error: io::Error, scratch: &Scratch) {
+    fn side_broke(&mut self, side: Side, error: io::Error, gear: &Gear) {
         let (from, to) = match side {
             Side::Client => (&mut self.upward, &mut self.downward),
             Side::Backend => (&mut self.downward, &mut self.upward),
         };
         from.cut();
-        to.close(scratch);
+        to.close(gear);
         if self.broken.is_none() {
             self.broken = Some((side, error));
             self.last_progress = Instant::now();

@@ -1,0 +1,286 @@
+//! One direction of a relay: how far it has come, and which way its bytes take. It copies, and splices while the traffic
+//! shows itself as bulk. Nothing is read before what was read is written, so back-pressure reaches the source through its
+//! receive window, and the two ways can never overtake each other.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use super::copy::SCRATCH;
+use super::splice::Pipe;
+use super::{Gear, Mode, Side};
+use crate::proxy::socket::Socket;
+
+/// Moves in a row before other sessions of the worker get a turn.
+const MOVES_IN_A_ROW: usize = 16;
+
+/// A move of at least so much is a large one.
+const LARGE: usize = SCRATCH / 2;
+
+/// So many large moves in a row are bulk, so many small ones are its end.
+const IN_A_ROW: u8 = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Flow {
+    state: State,
+    /// Read by copying and not yet written, from `written` on.
+    kept: Vec<u8>,
+    written: usize,
+    /// Held only while bytes are in it, or within a turn.
+    pipe: Option<Pipe>,
+    pace: Bulk,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Reading.
+    Open,
+    /// The source has finished; what is kept, then FIN, is to be written.
+    Ended,
+    /// The source was reset; what is kept is to be written, and no FIN.
+    Cut,
+    /// FIN is written.
+    Finished,
+    /// Nothing more goes this way.
+    Closed,
+}
+
+/// What one turn of a flow came to.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// Nothing can be done before the loop says so.
+    Waiting,
+    /// It may go on, but others should have a turn first.
+    Yield,
+    /// A side's connection broke.
+    Broken(Side, io::Error),
+}
+
+/// The source, by name, and the two sockets.
+pub(super) type Way<'a> = (Side, &'a Socket, &'a Socket);
+
+impl Flow {
+    pub(super) fn new(mode: Mode) -> Self {
+        Self { state: State::Open, kept: Vec::new(), written: 0, pipe: None, pace: Bulk::new(mode) }
+    }
+
+    /// Moves bytes until one of the sockets has to be waited for; returns how many the target took.
+    pub(super) fn turn(&mut self, cx: &mut Context<'_>, way: Way<'_>, gear: &Gear) -> (u64, Turn) {
+        let mut moved = 0;
+        let turn = self.moves(cx, way, gear, &mut moved);
+        self.put_back(gear);
+        (moved, turn)
+    }
+
+    fn moves(&mut self, cx: &mut Context<'_>, way: Way<'_>, gear: &Gear, moved: &mut u64) -> Turn {
+        let (side, _, target) = way;
+        for _ in 0..MOVES_IN_A_ROW {
+            match self.flush(cx, target, moved) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Turn::Broken(side.other(), error),
+                Poll::Pending => return Turn::Waiting,
+            }
+            match self.state {
+                State::Open => {}
+                State::Ended => {
+                    if let Err(error) = target.send_fin() {
+                        return Turn::Broken(side.other(), error);
+                    }
+                    self.state = State::Finished;
+                    return Turn::Waiting;
+                }
+                State::Cut | State::Finished | State::Closed => return Turn::Waiting,
+            }
+            if self.pace.is_bulk() && self.pipe.is_none() {
+                self.pipe = gear.pipes.take();
+            }
+            let step = if self.pipe.is_some() { self.fill(cx, way) } else { self.copy(cx, way, gear, moved) };
+            match step {
+                Poll::Ready(Ok(read)) => {
+                    self.pace.saw(read);
+                    if read == 0 {
+                        self.state = State::Ended;
+                    }
+                }
+                Poll::Ready(Err((side, error))) => return Turn::Broken(side, error),
+                Poll::Pending => return Turn::Waiting,
+            }
+        }
+        Turn::Yield
+    }
+
+    /// Writes what was read before.
+    fn flush(&mut self, cx: &mut Context<'_>, target: &Socket, moved: &mut u64) -> Poll<io::Result<()>> {
+        while self.written < self.kept.len() {
+            let Poll::Ready(written) = target.poll_write(cx, &self.kept[self.written..])? else { return Poll::Pending };
+            self.written += written;
+            *moved += written as u64;
+        }
+        if let Some(pipe) = &mut self.pipe {
+            while !pipe.is_empty() {
+                let Poll::Ready(written) = pipe.poll_drain(cx, target)? else { return Poll::Pending };
+                *moved += written as u64;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read into the scratch buffer and one write out of it. Returns how much was read.
+    fn copy(
+        &mut self,
+        cx: &mut Context<'_>,
+        (side, source, target): Way<'_>,
+        gear: &Gear,
+        moved: &mut u64,
+    ) -> Poll<Result<usize, (Side, io::Error)>> {
+        let mut buffer = gear.scratch.buffer();
+        let Poll::Ready(read) = source.poll_read(cx, &mut buffer).map_err(|error| (side, error))? else {
+            return Poll::Pending;
+        };
+        if read == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let taken = match target.poll_write(cx, &buffer[..read]).map_err(|error| (side.other(), error))? {
+            Poll::Ready(taken) => taken,
+            Poll::Pending => 0,
+        };
+        *moved += taken as u64;
+        if taken < read {
+            self.give_kept_back(gear);
+            self.kept = gear.scratch.keep(&buffer[taken..read]);
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    /// One fill of the empty pipe. Returns how much was read.
+    fn fill(&mut self, cx: &mut Context<'_>, (side, source, _): Way<'_>) -> Poll<Result<usize, (Side, io::Error)>> {
+        let Some(pipe) = &mut self.pipe else { return Poll::Pending };
+        pipe.poll_fill(cx, source).map_err(|error| (side, error))
+    }
+
+    /// The source's connection broke: only what was already read goes on.
+    pub(super) fn cut(&mut self) {
+        if matches!(self.state, State::Open | State::Ended) {
+            self.state = State::Cut;
+        }
+    }
+
+    /// The target's connection broke: nothing goes on.
+    pub(super) fn close(&mut self, gear: &Gear) {
+        self.written = self.kept.len();
+        self.give_kept_back(gear);
+        // Not empty, perhaps: closed, never pooled.
+        self.pipe = None;
+        if self.state != State::Finished {
+            self.state = State::Closed;
+        }
+    }
+
+    /// Whether it waits for the source, which then shows its errors by itself.
+    pub(super) fn is_reading(&self) -> bool {
+        self.state == State::Open && self.is_flushed()
+    }
+
+    /// Whether the source has said FIN.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ended | State::Finished)
+    }
+
+    /// Whether the target has been sent FIN.
+    pub(super) fn has_finished(&self) -> bool {
+        self.state == State::Finished
+    }
+
+    /// Whether everything that was read is written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.written >= self.kept.len() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
+    }
+
+    /// Between turns nothing is held that is empty.
+    fn put_back(&mut self, gear: &Gear) {
+        if self.written >= self.kept.len() {
+            self.give_kept_back(gear);
+        }
+        if self.pipe.as_ref().is_some_and(Pipe::is_empty)
+            && let Some(pipe) = self.pipe.take()
+        {
+            gear.pipes.put_back(pipe);
+        }
+    }
+
+    fn give_kept_back(&mut self, gear: &Gear) {
+        if self.kept.capacity() > 0 {
+            gear.scratch.put_back(std::mem::take(&mut self.kept));
+        }
+        self.written = 0;
+    }
+}
+
+/// Whether a direction is bulk: PURE, fed with the sizes of its moves.
+#[derive(Clone, Copy, Debug)]
+enum Bulk {
+    /// The mode settles it.
+    Always(bool),
+    /// Small moves so far; this many large ones in a row.
+    No(u8),
+    /// Bulk; this many small ones in a row.
+    Yes(u8),
+}
+
+impl Bulk {
+    fn new(mode: Mode) -> Self {
+        match mode {
+            Mode::Auto => Self::No(0),
+            Mode::Copy => Self::Always(false),
+            Mode::Splice => Self::Always(true),
+        }
+    }
+
+    fn is_bulk(self) -> bool {
+        matches!(self, Self::Always(true) | Self::Yes(_))
+    }
+
+    fn saw(&mut self, read: usize) {
+        let is_large = read >= LARGE;
+        *self = match *self {
+            Self::Always(is_bulk) => Self::Always(is_bulk),
+            Self::No(large) if is_large && large + 1 >= IN_A_ROW => Self::Yes(0),
+            Self::No(large) => Self::No(if is_large { large + 1 } else { 0 }),
+            Self::Yes(small) if !is_large && small + 1 >= IN_A_ROW => Self::No(0),
+            Self::Yes(small) => Self::Yes(if is_large { 0 } else { small + 1 }),
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bulk_begins_with_large_moves_in_a_row_and_ends_with_small_ones() {
+        let mut pace = Bulk::new(Mode::Auto);
+        for read in [SCRATCH, SCRATCH, 100, SCRATCH, SCRATCH] {
+            pace.saw(read);
+            assert!(!pace.is_bulk());
+        }
+        pace.saw(LARGE);
+        assert!(pace.is_bulk());
+        for read in [100, 100, 1 << 20, 100, 100] {
+            pace.saw(read);
+            assert!(pace.is_bulk());
+        }
+        pace.saw(100);
+        assert!(!pace.is_bulk());
+    }
+
+    #[test]
+    fn a_mode_can_settle_it() {
+        for (mode, is_bulk) in [(Mode::Copy, false), (Mode::Splice, true)] {
+            let mut pace = Bulk::new(mode);
+            for read in [1, SCRATCH, SCRATCH, SCRATCH, SCRATCH, 1, 1, 1, 1] {
+                assert_eq!(pace.is_bulk(), is_bulk);
+                pace.saw(read);
+            }
+        }
+    }
+}
