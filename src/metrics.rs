@@ -67,6 +67,9 @@ metrics! {
     SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached.";
     BACKEND_SESSIONS = "evenkeel_backend_sessions", Gauge, ["pool", "backend"], "Sessions that hold the backend now.";
     BACKEND_SOURCE_SESSIONS = "evenkeel_backend_source_sessions", Gauge, ["pool", "backend", "source"], "Sessions that hold the backend, by the local address that they dial from; absent without `source`.";
+    BACKEND_PRECONNECTED = "evenkeel_backend_preconnected", Gauge, ["pool", "backend"], "Connections opened ahead of time that wait for a session; absent without `preconnect`.";
+    BACKEND_PRECONNECTS_OPENED = "evenkeel_backend_preconnects_opened_total", Counter, ["pool", "backend"], "Connections opened ahead of time; absent without `preconnect`.";
+    BACKEND_PRECONNECTS_USED = "evenkeel_backend_preconnects_used_total", Counter, ["pool", "backend"], "Of those, given to sessions; absent without `preconnect`.";
     BACKEND_BYTES = "evenkeel_backend_bytes_total", Counter, ["pool", "backend", "direction"], "Bytes that the receiving socket accepted; advances during a session.";
     BACKEND_CONNECTS = "evenkeel_backend_connect_attempts_total", Counter, ["pool", "backend"], "Connects begun by sessions.";
     BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed.";

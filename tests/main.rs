@@ -11,5 +11,7 @@
 mod addresses;
 mod architecture;
 mod interop;
+mod preconnect;
+
 mod smoke;
 mod support;

@@ -129,6 +129,12 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
         let sessions = stats.sources.read(number) as f64;
         families.value(&names::BACKEND_SOURCE_SESSIONS, &[name, id, &source.to_string()], sessions);
     }
+    if pool.settings.preconnect > 0 {
+        let kept = &stats.preconnects;
+        families.value(&names::BACKEND_PRECONNECTED, &[name, id], kept.waiting.load(Relaxed) as f64);
+        families.value(&names::BACKEND_PRECONNECTS_OPENED, &[name, id], kept.opened.load(Relaxed) as f64);
+        families.value(&names::BACKEND_PRECONNECTS_USED, &[name, id], kept.used.load(Relaxed) as f64);
+    }
     for direction in Direction::ALL {
         let bytes = stats.bytes.read(direction) as f64;
         families.value(&names::BACKEND_BYTES, &[name, id, direction.name()], bytes);

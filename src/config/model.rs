@@ -113,6 +113,8 @@ pub struct Pool {
     pub relay: Relay,
     /// Options of the backend sockets.
     pub tcp: TcpOptions,
+    /// Connections kept open ahead of time per backend; 0 = none.
+    pub preconnect: usize,
     /// Local addresses to dial from, in turn; empty = the kernel chooses.
     pub sources: Vec<IpAddr>,
     /// What a session gets when no backend is up.

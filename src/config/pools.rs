@@ -16,6 +16,8 @@ use super::{
     address, checks, sockets,
 };
 
+/// A few: what is kept is taken from the sessions.
+const MOST_PRECONNECTED: i64 = 1_000;
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 
 pub(super) fn pool(
@@ -35,6 +37,7 @@ pub(super) fn pool(
         check: Arc::new(checks::check(shape.check.as_ref(), reading)),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
+        preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
         sources: sources(shape.source.as_ref(), reading),
         tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
         relay: reading.word("relay", &shape.relay, &relays, Relay::Auto),

@@ -72,6 +72,7 @@ pub(super) struct PoolShape {
     pub(super) tcp: Option<Section<TcpShape>>,
     pub(super) relay: Text,
     pub(super) source: Option<Strings>,
+    pub(super) preconnect: Number,
     pub(super) when_all_down: Text,
     pub(super) required: Option<bool>,
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
+use super::Preconnects;
 use super::stats::{Bytes, Ended, Failures, Sources, Times};
 use crate::health::Report;
 use crate::standing::{Facts, Standing};
@@ -56,6 +57,8 @@ pub struct BackendStats {
     pub failures: Failures,
     /// Sessions by the local address that they dial from.
     pub sources: Sources,
+    /// Connections opened ahead of time.
+    pub preconnects: Preconnects,
     /// Histograms.
     pub times: Times,
     /// Probes that passed.
@@ -80,6 +83,7 @@ impl Backend {
                 connects: AtomicU64::new(0),
                 failures: Failures::default(),
                 sources: Sources::new(sources),
+                preconnects: Preconnects::default(),
                 times: Times::default(),
                 probes_passed: AtomicU64::new(0),
                 probes_failed: AtomicU64::new(0),
@@ -95,6 +99,12 @@ impl Backend {
 
     pub(super) fn show(&self, view: View) {
         self.view.store(Arc::new(view));
+    }
+
+    /// Whether sessions may come to it in the ordinary way.
+    pub fn wants_sessions(&self) -> bool {
+        let view = self.view.load();
+        view.standing == Standing::Up && view.weight > 0
     }
 
     /// The last probe's report.

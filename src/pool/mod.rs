@@ -3,6 +3,7 @@
 
 mod backend;
 mod lease;
+mod preconnected;
 mod source;
 mod stats;
 
@@ -19,6 +20,7 @@ use crate::metrics::{ConnectFailure, Direction};
 use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, View};
 pub use lease::Lease;
+pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
 pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Sources, Times};
 

@@ -5,6 +5,7 @@ mod cut;
 mod listener;
 mod option;
 mod outcome;
+mod preconnect;
 mod relay;
 mod session;
 mod socket;

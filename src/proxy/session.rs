@@ -83,7 +83,7 @@ async fn reach(client: &Socket, worker: &Worker, enlisted: &Enlisted<'_>, record
     let pool = Arc::clone(&record.listener.pool);
     let refusal = tokio::select! {
         biased;
-        result = upstream::connect(&pool, &mut random, &mut record.attempts) => match result {
+        result = upstream::connect(&pool, &worker.stock, &mut random, &mut record.attempts) => match result {
             Ok(connected) => return Some(connected),
             Err(refusal) => refusal,
         },

@@ -157,6 +157,14 @@ impl Socket {
         }
     }
 
+    /// Whether the peer has neither finished nor broken the connection, as far as the kernel knows. Bytes may wait.
+    pub(super) fn is_alive(&self) -> bool {
+        match recv(self.fd.get_ref(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((waiting, _)) => waiting > 0,
+            Err(error) => error == rustix::io::Errno::AGAIN,
+        }
+    }
+
     /// Says that nothing more will be written.
     pub(super) fn send_fin(&self) -> io::Result<()> {
         self.raw().shutdown(Shutdown::Write)

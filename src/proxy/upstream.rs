@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
+use super::preconnect::Stock;
 use super::socket::{Socket, connect_failure};
 use crate::metrics::ConnectFailure;
 use crate::pool::{Backend, Lease, NoneLeft, Pool};
@@ -27,12 +28,13 @@ pub(super) enum Refusal {
     Failed(Arc<Backend>, ConnectFailure, io::Error),
 }
 
-/// Connects to a backend of the pool. `attempts` counts the dials, also when the future is dropped.
+/// Connects to a backend of the pool, or takes a connection that the worker has in stock for it. `attempts` counts the dials, also when the future is dropped.
 ///
 /// # Cancel safety
 /// Dropping it closes the socket in the making and gives back the lease; the attempt is counted as abandoned.
 pub(super) async fn connect(
     pool: &Arc<Pool>,
+    stock: &Stock,
     random: &mut fastrand::Rng,
     attempts: &mut u32,
 ) -> Result<Connected, Refusal> {
@@ -54,6 +56,9 @@ pub(super) async fn connect(
                 continue;
             }
         };
+        if let Some(socket) = stock.take(&mut lease) {
+            return Ok(Connected { socket, lease });
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             break;

@@ -9,15 +9,17 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use tokio::runtime;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::cut::{Cut, Enlisted, List};
 use super::listener::{self, Listener};
+use super::preconnect::{self, Stock};
 use super::relay::{Gear, PipeCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
+use crate::pool::Pool;
 
 /// Pipes for splicing, over all workers: the kernel gives an unprivileged user 64 of 1 MiB.
 const PIPES: usize = 64;
@@ -56,6 +58,7 @@ struct Shared {
 pub(super) enum Job {
     Serve(Accepted, Load),
     Listen(OwnedFd, Arc<Listener>, Arc<[Seat]>, CancellationToken),
+    Preconnect(Arc<Pool>, usize, Arc<Semaphore>, CancellationToken),
     Stop,
 }
 
@@ -137,6 +140,18 @@ impl Floor {
         let _ = self.0[number % self.0.len()].jobs.send(job);
     }
 
+    /// Lets every worker keep its share of the pool's `preconnect` until `stop`; each connection that waits takes one of
+    /// `places`.
+    pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Semaphore>, stop: &CancellationToken) {
+        for (index, seat) in self.0.iter().enumerate() {
+            let share = preconnect::share(pool.settings.preconnect, index, self.0.len());
+            if share > 0 {
+                let job = Job::Preconnect(Arc::clone(pool), share, Arc::clone(places), stop.clone());
+                let _ = seat.jobs.send(job);
+            }
+        }
+    }
+
     /// Ends every session, also those that come later.
     pub fn cut_all(&self, cut: Cut) {
         for seat in self.0.iter() {
@@ -176,6 +191,7 @@ pub(super) fn hand_over(seats: &[Seat], accepted: Accepted) {
 pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) gear: Gear,
+    pub(super) stock: Stock,
     pub(super) log_sessions: bool,
     shared: Arc<Shared>,
 }
@@ -198,7 +214,7 @@ async fn work(
     pipes: usize,
 ) {
     let gear = Gear::new(pipes, Arc::clone(&shared.pipes));
-    let worker = Rc::new(Worker { index, gear, log_sessions, shared });
+    let worker = Rc::new(Worker { index, gear, stock: Stock::default(), log_sessions, shared });
     while let Some(job) = to_do.recv().await {
         match job {
             Job::Serve(accepted, load) => {
@@ -215,6 +231,9 @@ async fn work(
                 }
                 Err(error) => error!(listener = %listener.name, %error, "the event loop does not take the socket"),
             },
+            Job::Preconnect(pool, share, places, stop) => {
+                tokio::task::spawn_local(preconnect::tend(Rc::clone(&worker), pool, share, places, stop));
+            }
             Job::Stop => return,
         }
     }

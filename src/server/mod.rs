@@ -140,6 +140,9 @@ impl Server {
         let global = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let (tracker, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
         let floor = workers.floor();
+        for pool in &pools {
+            floor.preconnect(pool, &global, &stop_accepting);
+        }
         let mut listeners = Vec::new();
         let mut number = 0;
         for (settings, sockets) in config.listeners.iter().zip(sockets) {

@@ -1,0 +1,168 @@
+//! Connections that are opened ahead of time, so that a new session skips the connect's round trip. Each worker keeps its
+//! share of `preconnect` for every backend that is up. One is looked at before use, goes to one session only, and is
+//! replaced when it was used, has grown old, or the backend closed it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::socket::Socket;
+use super::worker::Worker;
+use crate::pool::{Backend, Lease, Pool, Preconnected};
+
+/// Between looks at what is kept; what a session takes is replaced at once.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A connection is replaced after this long, less up to a fifth: servers and firewalls close what says nothing.
+const OLD: Duration = Duration::from_secs(60);
+
+/// A backend that could not be reached is left alone for this long.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The connections that one worker keeps.
+#[derive(Debug, Default)]
+pub(super) struct Stock {
+    /// By the identity's address in memory: an identity that is forgotten takes its connections with it.
+    kept: RefCell<HashMap<*const Backend, Vec<Kept>>>,
+    wanted: Notify,
+}
+
+#[derive(Debug)]
+struct Kept {
+    socket: Socket,
+    /// Keeps the key of the map alive, and counts.
+    counted: Preconnected,
+    old_at: Instant,
+    source: Option<usize>,
+    /// A connection that waits takes the place of a session, so that descriptors never run out.
+    _place: OwnedSemaphorePermit,
+}
+
+impl Stock {
+    /// A live connection to the lease's backend at the lease's address, if one is kept.
+    pub(super) fn take(&self, lease: &mut Lease) -> Option<Socket> {
+        let mut kept = self.kept.borrow_mut();
+        let of_backend = kept.get_mut(&Arc::as_ptr(lease.backend()))?;
+        self.wanted.notify_waiters();
+        while let Some(Kept { socket, counted, source, .. }) = of_backend.pop() {
+            if counted.address() != lease.address() || !socket.is_alive() {
+                continue;
+            }
+            counted.used();
+            if let Some(number) = source {
+                lease.set_source(number);
+            }
+            return Some(socket);
+        }
+        None
+    }
+
+    /// Drops what can't be used any more; what is dropped here is closed in the ordinary way.
+    fn weed(&self, pool: &Pool, now: Instant) {
+        let members = pool.members();
+        self.kept.borrow_mut().retain(|&backend, kept| {
+            // Other pools' backends are other tasks' to weed.
+            let mine = kept.first().is_some_and(|kept| kept.counted.is_of(pool));
+            let member = members.iter().find(|member| Arc::as_ptr(member) == backend);
+            let is_wanted = member.is_some_and(|member| member.wants_sessions());
+            if mine {
+                kept.retain(|kept| {
+                    let stays = is_wanted && now < kept.old_at && kept.socket.is_alive();
+                    if !stays {
+                        kept.socket.may_close();
+                    }
+                    stays
+                });
+            }
+            !kept.is_empty()
+        });
+    }
+
+    fn clear(&self) {
+        for kept in self.kept.borrow_mut().drain().flat_map(|(_, kept)| kept) {
+            kept.socket.may_close();
+        }
+    }
+
+    fn count(&self, backend: &Arc<Backend>) -> usize {
+        self.kept.borrow().get(&Arc::as_ptr(backend)).map_or(0, Vec::len)
+    }
+}
+
+/// Keeps a worker's stock for one pool until `stop`.
+pub(super) async fn tend(
+    worker: Rc<Worker>,
+    pool: Arc<Pool>,
+    share: usize,
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+) {
+    let mut random = worker.random();
+    let mut avoid: HashMap<Arc<str>, Instant> = HashMap::new();
+    while !stop.is_cancelled() {
+        let now = Instant::now();
+        worker.stock.weed(&pool, now);
+        avoid.retain(|_, until| *until > now);
+        for backend in pool.members().iter().filter(|backend| backend.wants_sessions()) {
+            while worker.stock.count(backend) < share && !avoid.contains_key(&backend.id) {
+                let age = OLD.mul_f64(1.0 - random.f64() / 5.0);
+                let opened = tokio::select! {
+                    opened = open(&pool, backend, age, &places) => opened,
+                    () = stop.cancelled() => return,
+                };
+                match opened {
+                    Some(kept) => worker.stock.kept.borrow_mut().entry(Arc::as_ptr(backend)).or_default().push(kept),
+                    None => {
+                        avoid.insert(Arc::clone(&backend.id), Instant::now() + PAUSE);
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = worker.stock.wanted.notified() => {}
+            () = sleep(LOOK) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+    worker.stock.clear();
+}
+
+/// `None`: not now. It is no evidence against the backend; the next session's own connect is.
+async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &Arc<Semaphore>) -> Option<Kept> {
+    let place = Arc::clone(places).try_acquire_owned().ok()?;
+    let address = backend.view().address;
+    let source = pool.sources_for(address).next();
+    if source.is_none() && !pool.settings.sources.is_empty() {
+        return None;
+    }
+    let from = source.map(|number| pool.settings.sources[number]);
+    let connecting = Socket::connect(address, from, &pool.settings.tcp);
+    let socket = timeout(pool.settings.connect.timeout, connecting).await.ok()?.ok()?;
+    backend.stats.preconnects.opened.fetch_add(1, Relaxed);
+    let counted = Preconnected::new(pool, backend, address);
+    Some(Kept { socket, counted, old_at: Instant::now() + age, source, _place: place })
+}
+
+/// A worker's part of so many connections.
+pub(super) fn share(all: usize, worker: usize, workers: usize) -> usize {
+    all / workers + usize::from(worker < all % workers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::share;
+
+    #[test]
+    fn shares_add_up() {
+        for (all, workers) in [(1, 4), (4, 4), (5, 2), (7, 3), (0, 2)] {
+            assert_eq!((0..workers).map(|worker| share(all, worker, workers)).sum::<usize>(), all);
+        }
+    }
+}
