@@ -10,8 +10,13 @@
 
 mod addresses;
 mod architecture;
+mod balancing;
+mod binds;
+mod ends;
 mod interop;
+mod limits;
 mod preconnect;
-
+mod relay;
+mod retry;
 mod smoke;
 mod support;

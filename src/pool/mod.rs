@@ -6,9 +6,11 @@ mod lease;
 mod preconnected;
 mod source;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -49,9 +51,16 @@ pub struct Pool {
     /// Whose turn it is among `settings.sources`.
     next_source: AtomicUsize,
     inner: Mutex<Inner>,
-    members: ArcSwap<Vec<Arc<Backend>>>,
-    retired_bytes: [AtomicU64; Direction::ALL.len()],
+    published: ArcSwap<Published>,
     evidence: mpsc::Sender<Evidence>,
+}
+
+/// What readers see.
+#[derive(Debug, Default)]
+struct Published {
+    members: Arc<Vec<Arc<Backend>>>,
+    /// Of those that are no members any more. Beside the members, so that the total never goes back or jumps.
+    retired: [u64; Direction::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -62,6 +71,8 @@ struct Inner {
     sessions: usize,
     counts: Counts,
     fail_open: bool,
+    /// Bytes of forgotten backends, also of those that readers still see as members.
+    retired: [u64; Direction::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -125,9 +136,9 @@ impl Pool {
                 sessions: 0,
                 counts: Counts::default(),
                 fail_open: false,
+                retired: Default::default(),
             }),
-            members: ArcSwap::default(),
-            retired_bytes: Default::default(),
+            published: ArcSwap::default(),
             evidence,
             settings,
         };
@@ -139,8 +150,9 @@ impl Pool {
     /// # Errors
     /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
     pub fn pick(self: &Arc<Self>, tried: &[Arc<Backend>]) -> Result<Lease, NoneLeft> {
-        let tried: Vec<usize> = tried.iter().map(|backend| backend.slot).collect();
         let mut inner = self.inner();
+        let tried: Vec<usize> =
+            tried.iter().filter(|backend| inner.knows(backend)).map(|backend| backend.slot).collect();
         let slot = inner.balancer.pick(&tried).ok_or(NoneLeft)?;
         // The balancer knows only slots that are taken.
         let Some(Slot { backend, address, .. }) = &inner.slots[slot] else { return Err(NoneLeft) };
@@ -181,7 +193,7 @@ impl Pool {
 
     /// Everything that has an identity here, in no order: also what left and is remembered.
     pub fn members(&self) -> Arc<Vec<Arc<Backend>>> {
-        self.members.load_full()
+        Arc::clone(&self.published.load().members)
     }
 
     /// How many there are.
@@ -196,7 +208,8 @@ impl Pool {
 
     /// Sessions that hold this backend.
     pub fn sessions_of(&self, backend: &Backend) -> u32 {
-        self.inner().balancer.sessions(backend.slot)
+        let inner = self.inner();
+        if inner.knows(backend) { inner.balancer.sessions(backend.slot) } else { 0 }
     }
 
     /// Whether nothing is up and sessions may try the rest.
@@ -206,8 +219,9 @@ impl Pool {
 
     /// Bytes so far, removed backends included.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        let members: u64 = self.members().iter().map(|backend| backend.stats.bytes.read(direction)).sum();
-        members + self.retired_bytes[direction as usize].load(Relaxed)
+        let published = self.published.load();
+        let members: u64 = published.members.iter().map(|backend| backend.stats.bytes.read(direction)).sum();
+        members + published.retired[direction as usize]
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -235,7 +249,9 @@ impl Pool {
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
         let mut inner = self.inner();
-        if let Some(slot) = &mut inner.slots[backend.slot] {
+        if inner.knows(backend)
+            && let Some(slot) = &mut inner.slots[backend.slot]
+        {
             let before = (slot.standing, slot.weight);
             (slot.address, slot.standing, slot.weight) = (view.address, view.standing, view.weight);
             inner.counts.remove(before.0, before.1);
@@ -248,6 +264,9 @@ impl Pool {
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
     pub fn forget(&self, backend: &Backend) -> bool {
         let mut inner = self.inner();
+        if !inner.knows(backend) {
+            return true;
+        }
         if inner.balancer.sessions(backend.slot) > 0 {
             return false;
         }
@@ -258,8 +277,7 @@ impl Pool {
             inner.free.push(backend.slot);
         }
         for direction in Direction::ALL {
-            let bytes = backend.stats.bytes.read(direction);
-            self.retired_bytes[direction as usize].fetch_add(bytes, Relaxed);
+            inner.retired[direction as usize] += backend.stats.bytes.read(direction);
         }
         true
     }
@@ -283,11 +301,17 @@ impl Pool {
 
     /// What readers see from now on.
     pub fn publish(&self, members: Vec<Arc<Backend>>) {
-        self.members.store(Arc::new(members));
+        let retired = self.inner().retired;
+        self.published.store(Arc::new(Published { members: Arc::new(members), retired }));
     }
 }
 
 impl Inner {
+    /// Whether it has not been forgotten; its slot may be another one's by now.
+    fn knows(&self, backend: &Backend) -> bool {
+        self.slots[backend.slot].as_ref().is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
+    }
+
     /// Brings the balancer in line with a slot.
     fn apply(&mut self, number: usize) {
         let Some(slot) = &mut self.slots[number] else { return };

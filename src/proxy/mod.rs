@@ -15,5 +15,7 @@ mod worker;
 pub use cut::Cut;
 pub use listener::Listener;
 pub use relay::PipeCounts;
+#[cfg(test)]
+pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
 pub(crate) use socket::{adopt, listen, local_address};
 pub use worker::{Floor, Workers, pipe_descriptors};

@@ -3,6 +3,8 @@
 mod control;
 mod limits;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;

@@ -40,3 +40,10 @@ impl Scratch {
         }
     }
 }
+
+#[cfg(test)]
+impl Scratch {
+    pub(super) fn stock_size(&self) -> usize {
+        self.stock.borrow().len()
+    }
+}

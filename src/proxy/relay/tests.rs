@@ -1,1 +1,134 @@
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 
+use tokio::sync::Notify;
+
+use super::*;
+
+/// A connection: our end, and the peer's.
+fn pair() -> (Socket, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    (Socket::new(ours.into()).unwrap(), peer)
+}
+
+/// Writes until the peer's way is full; how much was taken.
+fn fill(peer: &mut TcpStream) -> usize {
+    let mut taken = 0;
+    while let Ok(n) = peer.write(&[7; 65_536]) {
+        taken += n;
+    }
+    taken
+}
+
+fn gear() -> Gear {
+    Gear::new(4, Arc::default())
+}
+
+fn never() -> Limits {
+    Limits::new(None, None)
+}
+
+async fn a_moment() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[test]
+fn limits_that_are_not_written() {
+    let hour = Some(Duration::from_secs(3_600));
+    let second = Some(Duration::from_secs(1));
+    let told = |limits: Limits| (limits.idle, limits.for_backend, limits.for_client);
+    assert_eq!(told(Limits::new(hour, None)), (hour, hour, Some(Duration::from_secs(30))));
+    assert_eq!(told(Limits::new(second, None)), (second, second, Some(Duration::from_secs(30))));
+    assert_eq!(told(Limits::new(hour, second)), (hour, second, second));
+    assert_eq!(told(Limits::new(None, None)), (None, None, Some(Duration::from_secs(30))));
+}
+
+/// However much the source sends, one read is all that is kept; an idle flow keeps nothing.
+#[tokio::test]
+async fn a_flow_keeps_one_read_at_most() {
+    let ((source, mut sends), (target, mut takes)) = (pair(), pair());
+    let (gear, mut flow) = (gear(), Flow::new(Mode::Copy));
+    let (mut sent, mut moved, mut quiet) = (0, 0, 0);
+    while quiet < 20 {
+        let more = fill(&mut sends);
+        let (n, _) = poll_fn(|cx| Poll::Ready(flow.turn(cx, (Side::Client, &source, &target), &gear))).await;
+        quiet = if more == 0 && n == 0 { quiet + 1 } else { 0 };
+        (sent, moved) = (sent + more as u64, moved + n);
+        a_moment().await;
+    }
+    assert!(sent > moved);
+    assert!((1..=64 * 1024).contains(&flow.kept_bytes()), "{}", flow.kept_bytes());
+
+    let mut arrived = 0;
+    let mut buffer = vec![0; 1 << 20];
+    while arrived < sent {
+        arrived += takes.read(&mut buffer).unwrap_or(0) as u64;
+        let (n, _) = poll_fn(|cx| Poll::Ready(flow.turn(cx, (Side::Client, &source, &target), &gear))).await;
+        moved += n;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((arrived, moved), (sent, sent));
+    assert_eq!(flow.kept_bytes(), 0);
+    assert!(!flow.holds_a_buffer());
+}
+
+/// A worker keeps a bounded stock of buffers.
+#[test]
+fn the_stock_is_bounded() {
+    let scratch = Scratch::new();
+    let many: Vec<_> = (0..500).map(|_| scratch.keep(&[1; 100])).collect();
+    for kept in many {
+        scratch.put_back(kept);
+    }
+    assert_eq!(scratch.stock_size(), 64);
+    // What comes out of the stock is nobody's.
+    assert_eq!(scratch.keep(&[2; 3]), [2; 3]);
+}
+
+/// Told to end while bytes wait: it ends, and says who has been sent FIN.
+#[tokio::test]
+async fn a_cut_while_bytes_wait() {
+    let ((client, mut client_peer), (backend, backend_peer)) = (pair(), pair());
+    let (gear, bytes, told) = (gear(), ByteCell::default(), Notify::new());
+    backend_peer.shutdown(std::net::Shutdown::Write).unwrap();
+    let running = relay(&client, &backend, &gear, Mode::Copy, never(), &bytes, told.notified());
+    let tell = async {
+        for _ in 0..50 {
+            fill(&mut client_peer);
+            a_moment().await;
+        }
+        told.notify_one();
+    };
+    let (done, ()) = tokio::join!(running, tell);
+    assert!(matches!(done.end, End::Cut(())));
+    assert!(done.finished_client && !done.finished_backend);
+    assert!(done.to_backend > 0 && done.to_client == 0);
+}
+
+/// Each side breaks, one after the other, while bytes wait both ways: one end, named after the first.
+#[tokio::test]
+async fn both_sides_break_while_bytes_wait() {
+    let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(), pair());
+    let (gear, bytes) = (gear(), ByteCell::default());
+    let running = relay(&client, &backend, &gear, Mode::Copy, never(), &bytes, std::future::pending::<()>());
+    let act = async {
+        for _ in 0..50 {
+            fill(&mut client_peer);
+            fill(&mut backend_peer);
+            a_moment().await;
+        }
+        socket2::SockRef::from(&client_peer).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(client_peer);
+        for _ in 0..20 {
+            a_moment().await;
+        }
+        drop(backend_peer);
+    };
+    let (done, ()) = tokio::join!(running, act);
+    assert!(matches!(done.end, End::Broken(Side::Client, _)), "{:?}", done.end);
+    assert!(!done.finished_client && !done.finished_backend);
+}
