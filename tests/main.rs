@@ -18,6 +18,7 @@ mod discovery;
 mod embedded;
 mod ends;
 mod health;
+mod interop;
 mod lifecycle;
 mod limits;
 mod logs;

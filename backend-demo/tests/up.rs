@@ -3,7 +3,13 @@
 #[path = "support/http.rs"]
 mod http;
 
-use std::{collections::BTreeMap, net::SocketAddr, process::Stdio};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    time::{Duration, SystemTime},
+};
 
 use backend_demo::{client, serve::Stored};
 use http::{LIMIT, get, until};
@@ -11,7 +17,7 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     net::TcpStream,
     process::{Child, ChildStdout, Command},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 const LB: &str = r#"
@@ -27,6 +33,9 @@ consul = { service = "web" }
 check = { kind = "http", path = "/health", interval = "200ms", fast_interval = "50ms" }
 "#;
 
+/// `interval + fall × (fast_interval + timeout)` of the above.
+const NOTICED: Duration = Duration::from_millis(200 + 3 * (50 + 1000));
+
 struct Up {
     process: Child,
     _output: Lines<BufReader<ChildStdout>>,
@@ -35,14 +44,12 @@ struct Up {
 }
 
 impl Up {
-    async fn start(directory: &std::path::Path) -> Self {
+    async fn start(directory: &Path, arguments: &[&str]) -> Self {
         std::fs::write(directory.join("lb.toml"), LB).expect("written");
-        let mut process = Command::new(env!("CARGO_BIN_EXE_backend-demo"))
-            .args(["up", "--registry", "127.0.0.1:0", "--data", "data"])
+        let mut process = demo(&["up", "--data", "data"])
+            .args(arguments)
             .current_dir(directory)
-            .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .expect("a process");
         let mut output = BufReader::new(process.stdout.take().expect("a pipe")).lines();
@@ -72,9 +79,69 @@ impl Up {
         self.said[id].rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
     }
 
-    async fn ask(&self, count: u64) -> client::Report {
-        let address = self.address("front").to_string();
-        client::run(&client::Options { address, count, concurrency: 8, timeout: LIMIT }).await
+    /// 300 requests by the command that the invitation names; who answered how many. None may fail.
+    async fn ask(&self) -> BTreeMap<String, u64> {
+        let front = self.address("front").to_string();
+        let asked = timeout(LIMIT, demo(&["client", &front, "--count", "300"]).output()).await.expect("in time");
+        let asked = asked.expect("it runs");
+        let table = String::from_utf8(asked.stdout).expect("UTF-8");
+        assert!(asked.status.success(), "{table}");
+        let rows = table.lines().skip(1).map(|row| row.rsplit_once(' ').expect("a row"));
+        let answered: BTreeMap<String, u64> =
+            rows.map(|(id, count)| (id.trim().to_owned(), count.parse().expect("a number"))).collect();
+        assert_eq!(answered.values().sum::<u64>(), 300, "{table}");
+        answered
+    }
+
+    /// What the API says of a member.
+    async fn backend(&self, id: &str) -> serde_json::Value {
+        let pools = get(self.address("admin"), "/api/v1/pools").await.json();
+        let backends = pools["pools"][0]["backends"].as_array().expect("backends").clone();
+        backends.into_iter().find(|backend| backend["id"] == format!("dev/{id}")).unwrap_or_default()
+    }
+
+    /// The states that a member has in the metrics: one.
+    async fn states(&self, id: &str) -> Vec<String> {
+        let metrics = get(self.address("admin"), "/metrics").await.body;
+        let series = format!("evenkeel_backend_standing{{pool=\"web\",backend=\"dev/{id}\",state=\"");
+        let states = metrics.lines().filter_map(|line| line.strip_prefix(&series)?.strip_suffix("\"} 1"));
+        let states: Vec<String> = states.map(str::to_owned).collect();
+        assert_eq!(states.len(), 1, "{metrics}");
+        states
+    }
+
+    async fn end(mut self, gone: &[&str]) {
+        send("INT", self.process.id().expect("it runs")).await;
+        let status = timeout(LIMIT * 2, self.process.wait()).await.expect("in time").expect("a status");
+        assert_eq!(status.code(), Some(0));
+        for word in gone {
+            refuses(self.address(word)).await;
+        }
+    }
+}
+
+fn demo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_backend-demo"));
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// A command of the demo that stays, and the address in its first line.
+async fn start(arguments: &[&str]) -> (Child, SocketAddr) {
+    let mut process = demo(arguments).stdout(Stdio::piped()).spawn().expect("a process");
+    let mut output = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+    let line = timeout(LIMIT, output.next_line()).await.expect("in time").expect("readable").expect("a line");
+    let mut words = line.split([' ', ',']).map(|word| word.trim_start_matches("http://"));
+    (process, words.find_map(|word| word.parse().ok()).expect("an address"))
+}
+
+/// Whether each answered request, and nothing else, is stored where it was answered, once.
+fn assert_stored(data: &Path, answered: &[&BTreeMap<String, u64>]) {
+    let ids: BTreeSet<&String> = answered.iter().flat_map(|answered| answered.keys()).collect();
+    for id in ids {
+        let wanted = answered.iter().filter_map(|answered| answered.get(id)).sum();
+        let totals = Stored::open(&data.join(format!("{id}.sqlite"))).expect("a database").totals().expect("totals");
+        assert_eq!(totals, [(id.clone(), wanted)]);
     }
 }
 
@@ -89,39 +156,95 @@ async fn refuses(address: SocketAddr) {
 }
 
 #[tokio::test]
-async fn three_members_share_one_is_killed_and_all_end() {
+async fn three_members_share_one_is_killed_one_is_added_and_all_end() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut up = Up::start(directory.path()).await;
-    let report = up.ask(300).await;
-    assert!(report.all_answered(), "{report}");
-    assert_eq!(report.answered.keys().collect::<Vec<_>>(), ["web-1", "web-2", "web-3"]);
-    assert!(report.answered.values().all(|count| (99..=101).contains(count)), "{report}");
+    let data = directory.path().join("data");
+    let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
+    let first = up.ask().await;
+    assert_eq!(first.keys().collect::<Vec<_>>(), ["web-1", "web-2", "web-3"]);
+    assert!(first.values().all(|count| (99..=101).contains(count)), "{first:?}");
 
+    let killed = Instant::now();
     send("KILL", up.pid("web-2")).await;
+    // A signal is no end yet: this is when it has taken effect.
     refuses(up.address("web-2")).await;
-    let second = up.ask(300).await;
-    assert!(second.all_answered(), "{second}");
-    assert!(!second.answered.contains_key("web-2"), "{second}");
+    let second = up.ask().await;
+    assert!(!second.contains_key("web-2"), "{second:?}");
+    let mut backend = up.backend("web-2").await;
+    let mut states = up.states("web-2").await;
+    while backend["standing"] == "up" || states == ["up"] {
+        assert!(killed.elapsed() < NOTICED, "{backend} {states:?}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        (backend, states) = (up.backend("web-2").await, up.states("web-2").await);
+    }
+    assert!(backend["reason"].as_str().is_some_and(|reason| reason.contains("refused")), "{backend}");
+    assert!(states == ["down"] || states == ["ejected"], "{states:?}");
 
+    let database = data.join("web-4.sqlite");
+    let (agent, database) = (up.said["registry"].split(' ').next().expect("a URL"), database.to_str().expect("UTF-8"));
+    let by_hand = ["serve", "--name", "web", "--id", "web-4", "--consul", agent, "--database", database];
+    let (_member, _) = start(&by_hand).await;
+    let front = up.address("front").to_string();
+    let one = client::Options { address: front, count: 1, concurrency: 1, timeout: LIMIT };
+    let (mut third, deadline) = (BTreeMap::new(), Instant::now() + LIMIT);
+    let traffic = loop {
+        let report = client::run(&one).await;
+        assert!(report.all_answered(), "{report}");
+        let who = report.answered.into_keys().next().expect("an answer");
+        *third.entry(who.clone()).or_default() += 1;
+        if who == "web-4" {
+            break SystemTime::now();
+        }
+        assert!(Instant::now() < deadline, "no traffic for a new member");
+    };
+    let proven = up.backend("web-4").await;
+    assert_eq!(proven["standing"], "up", "{proven}");
+    let since = humantime::parse_rfc3339(proven["since"].as_str().expect("a time")).expect("a time");
+    assert!(traffic.duration_since(since).expect("no traffic before it") < Duration::from_secs(1), "{proven}");
+    let fourth = up.ask().await;
+    assert_eq!(fourth.keys().collect::<Vec<_>>(), ["web-1", "web-3", "web-4"]);
+    assert!(fourth.values().all(|count| (99..=101).contains(count)), "{fourth:?}");
+
+    assert_stored(&data, &[&first, &second, &third, &fourth]);
+    up.end(&["web-1", "web-3", "front", "admin", "registry"]).await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_killed_changes_nothing_for_clients() {
+    let (mut registry, address) = start(&["registry", "--listen", "127.0.0.1:0"]).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let up = Up::start(directory.path(), &["--consul", &format!("http://{address}")]).await;
+    let before = up.ask().await;
+    registry.kill().await.expect("killed");
+    let during = up.ask().await;
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let pools = get(up.address("admin"), "/api/v1/pools").await.json();
+        if !pools["pools"][0]["source"]["error"].is_null() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the balancer does not notice: {pools}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let after = up.ask().await;
+    for answered in [&before, &during, &after] {
+        assert_eq!(answered.keys().collect::<Vec<_>>(), ["web-1", "web-2", "web-3"]);
+        assert!(answered.values().all(|count| (99..=101).contains(count)), "{answered:?}");
+    }
     for id in ["web-1", "web-2", "web-3"] {
-        let answered = |report: &client::Report| report.answered.get(id).copied().unwrap_or_default();
-        let database = directory.path().join(format!("data/{id}.sqlite"));
-        let totals = Stored::open(&database).expect("a database").totals().expect("totals");
-        assert_eq!(totals, [(id.to_owned(), answered(&report) + answered(&second))]);
+        assert_eq!(
+            (up.backend(id).await["standing"].as_str(), up.states(id).await),
+            (Some("up"), vec!["up".to_owned()])
+        );
     }
-
-    send("INT", up.process.id().expect("it runs")).await;
-    let status = timeout(LIMIT * 2, up.process.wait()).await.expect("in time").expect("a status");
-    assert_eq!(status.code(), Some(0));
-    for word in ["web-1", "web-3", "front", "admin", "registry"] {
-        refuses(up.address(word)).await;
-    }
+    assert_stored(&directory.path().join("data"), &[&before, &during, &after]);
+    up.end(&["web-1", "web-2", "web-3", "front", "admin"]).await;
 }
 
 #[tokio::test]
 async fn members_go_when_it_is_killed() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut up = Up::start(directory.path()).await;
+    let mut up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
     assert_eq!(get(up.address("registry"), "/v1/status/leader").await.status, 200);
     up.process.kill().await.expect("killed");
     for id in ["web-1", "web-2", "web-3"] {

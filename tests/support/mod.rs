@@ -5,6 +5,7 @@ mod backend;
 mod line;
 mod pattern;
 mod program;
+mod programs;
 mod registry;
 mod rig;
 
@@ -21,6 +22,7 @@ pub use backend::Backend;
 pub use line::{Bench, Blackhole, MODES, Way, both_ways, fill, pending_error, reset};
 pub use pattern::{Last, Pattern, Received, last};
 pub use program::Program;
+pub use programs::{HeldPort, Process, Said, command, program, programs, run};
 pub use registry::Registry;
 pub use rig::Rig;
 

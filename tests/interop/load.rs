@@ -1,0 +1,99 @@
+//! Our own load generator, which compares every byte, through the real program: each scenario in small.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use loadtest::{CloseSide, Plan, Report, Scenario, Server};
+
+use crate::support::{Program, get, until};
+
+fn config(backends: &[SocketAddr]) -> String {
+    let backends: Vec<String> = backends.iter().map(SocketAddr::to_string).collect();
+    format!(
+        r#"
+workers = 2
+admin.bind = "127.0.0.1:0"
+log.sessions = false
+[listeners.front]
+bind = "127.0.0.1:0"
+pool = "back"
+[pools.back]
+backends = {backends:?}
+check = {{ interval = "200ms", fast_interval = "50ms" }}
+"#
+    )
+}
+
+/// Threads of its own, as many as the plan says; away from the test's.
+async fn load(plan: Plan) -> Report {
+    tokio::task::spawn_blocking(move || loadtest::run(&plan, |_| {})).await.unwrap().unwrap()
+}
+
+#[tokio::test]
+async fn every_scenario_verified_and_nothing_left_after_it() {
+    let local = ([127, 0, 0, 1], 0).into();
+    let servers = [Server::start(local, 1).unwrap(), Server::start(local, 1).unwrap()];
+    let program = Program::start(&config(&[servers[0].address(), servers[1].address()]), &["run"]);
+    let (front, admin) = (program.front("front").await, program.admin().await);
+    until("ready", || async { (get(admin, "/ready").await.ok()?.0 == 200).then_some(()) }).await;
+    let at_rest = until("a first count of descriptors", || async { rest(&program, admin).await }).await;
+
+    let base = |scenario| Plan { threads: 2, timeout: Duration::from_secs(20), ..Plan::new(front, scenario) };
+    let small = base(Scenario::SmallMessages);
+    let close = Plan { connections: 20, messages: Some(1_000), ..base(Scenario::ConnectRequestClose) };
+    let bulk = |scenario| Plan { connections: 4, messages: Some(12), size: 5_000_001, ..base(scenario) };
+    let plans = [
+        Plan { connections: 50, messages: Some(20_000), ..small.clone() },
+        Plan { connections: 50, messages: Some(2_000), rate: Some(2_000.0), ..small },
+        Plan { connections: 10, messages: Some(200), size: 300_000, ..base(Scenario::LargeMessages) },
+        bulk(Scenario::BulkDownload),
+        bulk(Scenario::BulkUpload),
+        Plan { close: CloseSide::Server, ..close.clone() },
+        Plan { close: CloseSide::Client, ..close },
+        Plan { connections: 300, duration: Some(Duration::from_millis(300)), ..base(Scenario::Idle) },
+    ];
+    let mut opened = 0;
+    for plan in plans {
+        let report = load(plan).await;
+        assert!(report.passed(false) && report.operations > 0, "{report}");
+        assert_eq!((report.connections_abandoned, report.not_started), (0, 0), "{report}");
+        opened += report.connections_opened;
+    }
+    for server in &servers {
+        assert!(server.totals().exchanges > 1_000, "{:?}", server.totals());
+    }
+
+    until("every gauge is at rest and no descriptor is left", || async {
+        (rest(&program, admin).await? <= at_rest).then_some(())
+    })
+    .await;
+    let metrics = get(admin, "/metrics").await.unwrap().1;
+    assert_eq!(sum(&metrics, "evenkeel_listener_accepted_total"), opened as f64);
+    assert_eq!(sum(&metrics, "evenkeel_listener_ended_total"), opened as f64);
+    assert_eq!(sum(&metrics, "evenkeel_listener_accept_errors_total"), 0.0);
+    let bad = ["no_backend", "connect_failed", "local_error", "panicked", "idle_timeout", "half_close_timeout"];
+    for outcome in bad {
+        let ended = format!("evenkeel_listener_ended_total{{listener=\"front\",outcome=\"{outcome}\"}}");
+        assert_eq!(sum(&metrics, &ended), 0.0, "{outcome}");
+    }
+}
+
+/// Open descriptors while no session is there and no probe is on its way; `None` while there is any. The pipes that are kept
+/// for the next bulk, two descriptors each, have a gauge of their own.
+async fn rest(program: &Program, admin: SocketAddr) -> Option<usize> {
+    let metrics = get(admin, "/metrics").await.ok()?.1;
+    for gauge in ["worker_sessions", "listener_sessions", "pool_sessions", "backend_sessions", "probes_in_flight"] {
+        let name = format!("evenkeel_{gauge}");
+        assert!(metrics.contains(&format!("\n{name}")), "{name} is there");
+        (sum(&metrics, &name) == 0.0).then_some(())?;
+    }
+    let pipes = sum(&metrics, "evenkeel_relay_pipes") as usize;
+    std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count().checked_sub(2 * pipes)
+}
+
+/// All series whose name, or name and labels, begin so.
+fn sum(metrics: &str, name: &str) -> f64 {
+    let series =
+        metrics.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+    series.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}

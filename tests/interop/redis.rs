@@ -1,0 +1,139 @@
+//! Redis: short commands, pipelines, and a subscription that stays.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::port;
+use crate::support::{HeldPort, Process, Rig, Said, command, programs, run, soon, until};
+
+const CHECK: &str = r#"
+check = { kind = "script", interval = "200ms", fast_interval = "50ms", timeout = "2s", steps = [
+  { send = "PING\r\n" },
+  { expect = "+PONG\r\n" },
+] }
+"#;
+
+struct Server {
+    process: Process,
+    port: HeldPort,
+    _directory: tempfile::TempDir,
+}
+
+impl Server {
+    async fn start(redis: &Path) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let port = HeldPort::new();
+        let mut command = command(redis);
+        command.current_dir(directory.path());
+        command.args(["--bind", "127.0.0.1", "--port", &port.address().port().to_string(), "--daemonize", "no"]);
+        command.args(["--save", "", "--appendonly", "no"]);
+        let mut process = Process::start(command, &directory.path().join("log"));
+        until("Redis is ready", || {
+            process.check_runs();
+            let ready = process.log().contains("Ready to accept connections");
+            async move { ready.then_some(()) }
+        })
+        .await;
+        Self { process, port, _directory: directory }
+    }
+}
+
+#[tokio::test]
+async fn redis_with_a_server_killed_under_redis_benchmark() {
+    let Some([redis, cli, benchmark]) = programs(["redis-server", "redis-cli", "redis-benchmark"]) else { return };
+    let (mut victim, survivor) = tokio::join!(Server::start(&redis), Server::start(&redis));
+    let (gone, stays) = (victim.port.address().to_string(), survivor.port.address().to_string());
+    let rig = Rig::with_backends(&[&gone, &stays], CHECK).await;
+    for id in [&gone, &stays] {
+        let backend = rig.until_standing(id, "up").await;
+        assert_eq!(backend["last_probe"]["kind"], "script", "{backend}");
+    }
+    let front = port(rig.front());
+    let ask = |words: &'static [&'static str]| {
+        let (cli, front) = (cli.clone(), front.clone());
+        async move { run(&cli, &[&["-h", "127.0.0.1", "-p", &front, "-e"], words].concat(), b"").await }
+    };
+    assert_eq!(ask(&["PING"]).await.good(), "PONG\n");
+    let mut ports = Vec::new();
+    for _ in 0..4 {
+        ports.push(ask(&["CONFIG", "GET", "port"]).await.good());
+    }
+    for server in [&victim, &survivor] {
+        assert_eq!(ports.iter().filter(|answer| answer.contains(&port(server.port.address()))).count(), 2, "{ports:?}");
+    }
+
+    let done = bench(&benchmark, rig.front(), &["-n", "5000", "-t", "set,get,lrange_100"]).await.good();
+    assert!(done.contains("GET: ") && done.contains("requests per second"), "{done}");
+    bench(&benchmark, rig.front(), &["-n", "20000", "-t", "set,get", "-P", "16", "-d", "2000", "-r", "100"])
+        .await
+        .good();
+
+    let (program, address) = (benchmark.clone(), rig.front());
+    // Endless: killing the server is what ends it.
+    let endless = ["-n", "100000000", "-t", "set", "-d", "100"];
+    let running = tokio::spawn(async move { bench(&program, address, &endless).await });
+    let before = rig.backend(&gone).await.unwrap()["bytes_to_client"].as_u64().unwrap();
+    until("redis-benchmark runs on the victim", || async {
+        let backend = rig.backend(&gone).await?;
+        let busy = backend["sessions"].as_u64()? >= 10 && backend["bytes_to_client"].as_u64()? > before + 1000;
+        busy.then_some(())
+    })
+    .await;
+    victim.process.kill();
+    for _ in 0..30 {
+        let answer = ask(&["CONFIG", "GET", "port"]).await.good();
+        assert!(answer.contains(&port(survivor.port.address())), "{answer}");
+    }
+    let cut = running.await.unwrap();
+    assert!(!cut.ok && cut.err.starts_with("Error: "), "{cut:?}");
+    bench(&benchmark, rig.front(), &["-n", "2000", "-t", "ping"]).await.good();
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
+
+/// With 20 connections; it ends with an error as soon as one of them breaks.
+async fn bench(program: &Path, address: SocketAddr, more: &[&str]) -> Said {
+    run(program, &[&["-h", "127.0.0.1", "-p", &port(address), "-q", "-c", "20"], more].concat(), b"").await
+}
+
+/// One backend: publisher and subscriber have to meet.
+#[tokio::test]
+async fn redis_messages_reach_a_subscriber_that_stays_until_its_server_is_killed() {
+    let Some([redis, cli]) = programs(["redis-server", "redis-cli"]) else { return };
+    let mut server = Server::start(&redis).await;
+    let id = server.port.address().to_string();
+    let rig = Rig::with_backends(&[&id], CHECK).await;
+    rig.until_standing(&id, "up").await;
+
+    let mut subscriber = TcpStream::connect(rig.front()).await.unwrap();
+    subscriber.write_all(b"SUBSCRIBE news\r\n").await.unwrap();
+    expect(&mut subscriber, b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n").await;
+    let text = |number: usize| format!("{number}:{}", "x".repeat(number * 7));
+    let publish: String = (0..300).map(|number| format!("PUBLISH news {}\n", text(number))).collect();
+    let front = port(rig.front());
+    let published = run(&cli, &["-h", "127.0.0.1", "-p", &front, "-e"], publish.as_bytes()).await.good();
+    assert_eq!(published, "1\n".repeat(300));
+    for number in 0..300 {
+        let text = text(number);
+        let wanted = format!("*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n${}\r\n{text}\r\n", text.len());
+        expect(&mut subscriber, wanted.as_bytes()).await;
+    }
+
+    server.process.kill();
+    let end = soon("the subscriber hears of it", subscriber.read(&mut [0; 16])).await;
+    assert!(matches!(end, Ok(0)) || end.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+    drop(subscriber);
+    rig.until_standing(&id, "down").await;
+    assert!(!run(&cli, &["-h", "127.0.0.1", "-p", &front, "-e", "PING"], b"").await.ok);
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
+
+async fn expect(stream: &mut TcpStream, wanted: &[u8]) {
+    let mut got = vec![0; wanted.len()];
+    soon("a message", stream.read_exact(&mut got)).await.unwrap();
+    assert_eq!(got.escape_ascii().to_string(), wanted.escape_ascii().to_string());
+}
