@@ -9,5 +9,6 @@
 )]
 
 mod architecture;
+mod proxy_protocol;
 mod smoke;
 mod support;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::header::{AcceptProxy, ProxyVersion, SendProxy};
+
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -83,6 +85,8 @@ pub struct Listener {
     pub pool: String,
     /// Sessions at once; `None` = only the process's limit.
     pub max_connections: Option<usize>,
+    /// Which peers name their client in a PROXY header; `None` = none does.
+    pub accept_proxy: Option<AcceptProxy>,
     /// Options of the client sockets.
     pub tcp: TcpOptions,
     /// Waiting connections that the kernel keeps per address (`listen(2)`; capped by `net.core.somaxconn`).
@@ -104,6 +108,8 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// The PROXY header that begins each connection to a backend.
+    pub send_proxy: Option<SendProxy>,
     /// Options of the backend sockets.
     pub tcp: TcpOptions,
     /// What a session gets when no backend is up.
@@ -268,6 +274,8 @@ pub struct Check {
     pub fall: u32,
     /// Probed instead of the backend's own port.
     pub port: Option<u16>,
+    /// Which PROXY header a probe begins with.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 /// `kind` and what belongs to it.

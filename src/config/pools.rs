@@ -11,8 +11,8 @@ use super::faults::{Complaint, Reading, Zero, shown};
 use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
 use super::values::{BackendEntry, Section, Text};
 use super::{
-    Balance, Connect, Consistency, ConsulSource, Pool, Source, StaticBackend, Timeouts, Warning, WhenAllDown, address,
-    checks, sockets,
+    Balance, Connect, Consistency, ConsulSource, Pool, SendProxy, Source, StaticBackend, Timeouts, Warning,
+    WhenAllDown, address, checks, header, sockets,
 };
 
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
@@ -25,14 +25,17 @@ pub(super) fn pool(
 ) -> Pool {
     let shape = &section.shape;
     let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
+    let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
+    let version = send_proxy.as_ref().map(SendProxy::version);
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
-        check: Arc::new(checks::check(shape.check.as_ref(), reading)),
+        check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
+        send_proxy,
         tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
         when_all_down: reading.word("when_all_down", &shape.when_all_down, &all_down, WhenAllDown::Refuse),
         required: shape.required.unwrap_or(true),

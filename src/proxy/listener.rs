@@ -15,6 +15,7 @@ use tracing::warn;
 use super::session::Accepted;
 use super::socket::{Acceptor, Waiting, accept_failure};
 use super::worker::{Seat, hand_over};
+use crate::config::AcceptProxy;
 use crate::metrics::AcceptFailure;
 use crate::pace::Pace;
 use crate::pool::{Outcomes, Pool};
@@ -43,6 +44,8 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// Its own limit.
     pub max_connections: Option<usize>,
+    /// Which peers name their client in a PROXY header.
+    pub accept_proxy: Option<AcceptProxy>,
     /// Connections accepted.
     pub accepted: AtomicU64,
     /// Sessions ended.
@@ -63,6 +66,7 @@ impl Listener {
         pool: Arc<Pool>,
         addresses: Vec<SocketAddr>,
         max_connections: Option<usize>,
+        accept_proxy: Option<AcceptProxy>,
         global: Arc<Semaphore>,
         tracker: TaskTracker,
     ) -> Arc<Self> {
@@ -71,6 +75,7 @@ impl Listener {
             pool,
             addresses,
             max_connections,
+            accept_proxy,
             accepted: AtomicU64::new(0),
             ended: Outcomes::default(),
             at_limit: AtomicBool::new(false),
@@ -211,10 +216,10 @@ impl Front {
 
     fn take_one(&mut self, waiting: &mut Waiting<'_>, slot: Slot) -> Step {
         match waiting.accept() {
-            Ok(Some((fd, client))) => {
+            Ok(Some((fd, peer))) => {
                 let listener = Arc::clone(&self.listener);
                 listener.accepted.fetch_add(1, Relaxed);
-                hand_over(&self.seats, Accepted { fd, client, at: Instant::now(), listener, slot });
+                hand_over(&self.seats, Accepted { fd, peer, at: Instant::now(), listener, slot });
                 Step::Taken
             }
             Ok(None) => Step::Nobody,

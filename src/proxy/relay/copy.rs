@@ -81,7 +81,12 @@ pub(super) enum Turn {
 
 impl Flow {
     pub(super) fn new() -> Self {
-        Self { state: State::Open, kept: Vec::new(), written: 0 }
+        Self::beginning_with(Vec::new())
+    }
+
+    /// These bytes were read from the source before.
+    pub(super) fn beginning_with(kept: Vec<u8>) -> Self {
+        Self { state: State::Open, kept, written: 0 }
     }
 
     /// Moves bytes from `source` to `target` until one of them has to be waited for; returns how many `target` took.

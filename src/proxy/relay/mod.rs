@@ -84,7 +84,8 @@ pub(crate) struct Done<C> {
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `cut` resolves when somebody outside wants it to end.
+/// Relays until an end. `early` are bytes that were read from the client before; `cut` resolves when somebody outside
+/// wants it to end.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
 pub(crate) async fn relay<C>(
@@ -93,6 +94,7 @@ pub(crate) async fn relay<C>(
     scratch: &Scratch,
     limits: Limits,
     bytes: &ByteCell,
+    early: Vec<u8>,
     cut: impl Future<Output = C>,
 ) -> Done<C> {
     let mut cut = pin!(cut);
@@ -100,7 +102,7 @@ pub(crate) async fn relay<C>(
     let mut backend_error = pin!(backend.error());
     let now = Instant::now();
     let mut state = Relay {
-        upward: Flow::new(),
+        upward: Flow::beginning_with(early),
         downward: Flow::new(),
         to_backend: 0,
         to_client: 0,
