@@ -24,8 +24,10 @@ pub const AUTHORITY: u8 = 0x02;
 pub const CRC32C: u8 = 0x03;
 /// Type of a [`Tlv`]: padding.
 pub const NOOP: u8 = 0x04;
-/// Type of a [`Tlv`]: up to 128 bytes that name the connection across proxies.
+/// Type of a [`Tlv`]: up to [`LONGEST_ID`] bytes that name the connection across proxies.
 pub const UNIQUE_ID: u8 = 0x05;
+/// Section 2.2.5.
+pub const LONGEST_ID: usize = 128;
 
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,9 +41,9 @@ impl Caller {
         Self { client: peer, early: Vec::new(), destination: None, tlvs: Vec::new() }
     }
 
-    /// The id that the session was given by a proxy in front.
+    /// The id that the session was given by a proxy in front; one that no proxy may give counts as none.
     pub(super) fn unique_id(&self) -> Option<&[u8]> {
-        self.value(UNIQUE_ID)
+        self.value(UNIQUE_ID).filter(|id| (1..=header::LONGEST_ID).contains(&id.len()))
     }
 
     /// What a backend is told, and the id of the session in it. `socket` is the client's, `own_id` is for clients that

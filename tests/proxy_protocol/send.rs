@@ -107,6 +107,20 @@ async fn received_values_are_passed_on_as_the_pool_says() {
 }
 
 #[tokio::test]
+async fn an_id_that_no_proxy_may_give_is_replaced() {
+    let mut desk = Desk::open().await;
+    let rig = desk.behind("from = [\"127.0.0.1\"]", "send_proxy = \"v2\"").await;
+    for (given, kept) in [(0, false), (1, true), (128, true), (129, false)] {
+        let mut client = connect(rig.front()).await;
+        say(&mut client, &v2(0x21, 0x11, &[ENDS, &tlv(5, &vec![b'x'; given])].concat())).await;
+        let (_, _, tlvs) = hear_v2(&mut desk.next().await).await;
+        let [(5, id)] = &tlvs[..] else { panic!("{tlvs:?}") };
+        assert_eq!(*id == vec![b'x'; given], kept, "{given}");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
 async fn a_checksum_is_sent_on_request() {
     let mut desk = Desk::open().await;
     let rig = desk.behind("", "send_proxy = { version = \"v2\", unique_id = false, crc32c = true }").await;
