@@ -155,6 +155,12 @@ async fn an_optional_header_is_used_where_it_is_and_not_missed_where_it_is_not()
         assert_eq!(hear_out(&mut client).await, b"bye", "half-closed, as without us");
     }
     let before = desk.backend.connections();
+    for sent in [&b"PROXY "[..], SIGNATURE, &V1[..30]] {
+        let mut client = connect(rig.front()).await;
+        say(&mut client, sent).await;
+        client.shutdown().await.unwrap();
+        is_reset(&mut client).await;
+    }
     for sent in [&b"PROXY nonsense\r\n"[..], &v2(0x21, 0x11, &[1]), &v2(0x25, 0x11, &[])] {
         let mut client = connect(rig.front()).await;
         say(&mut client, sent).await;

@@ -151,9 +151,11 @@ async fn an_ipv4_client_of_a_dual_stack_listener_is_told_and_trusted_as_ipv4() {
     .await;
     let port = rig.front().port();
     let mut client = connect(([127, 0, 0, 1], port).into()).await;
-    say(&mut client, b"PROXY UNKNOWN\r\n").await;
+    say(&mut client, b"PROXY UNKNOWN\r\nx").await;
     let own = client.local_addr().unwrap().port();
-    assert_eq!(hear_line(&mut desk.next().await).await, format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own} {port}\r\n"));
+    let mut backend = desk.next().await;
+    assert_eq!(hear_line(&mut backend).await, format!("PROXY TCP4 127.0.0.1 127.0.0.1 {own} {port}\r\n"));
+    assert_eq!(hear(&mut backend, 1).await, b"x", "trusted: its header is none of the data");
     let client = connect((std::net::Ipv6Addr::LOCALHOST, port).into()).await;
     let own = client.local_addr().unwrap().port();
     assert_eq!(hear_line(&mut desk.next().await).await, format!("PROXY TCP6 ::1 ::1 {own} {port}\r\n"));
