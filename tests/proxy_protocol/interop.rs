@@ -7,6 +7,16 @@ use evenkeel::metrics::Outcome;
 
 const TRUST: &str = "from = [\"127.0.0.1\"]";
 
+/// Whether a peer listens was tried by a connect. It may have become a session, and that may have been cut at any moment.
+async fn next_that_speaks(desk: &mut Desk) -> TcpStream {
+    loop {
+        let backend = desk.next().await;
+        if soon("a byte or an end", backend.peek(&mut [0])).await.is_ok_and(|count| count > 0) {
+            return backend;
+        }
+    }
+}
+
 #[tokio::test]
 async fn haproxy_in_front() {
     let Some(program) = find("haproxy") else { return };
@@ -23,14 +33,13 @@ async fn haproxy_in_front() {
             rig.front()
         );
         let front = haproxy(&program, &section).await;
-        // Whether it listens was tried by a connect, which may have become a session.
         let mut client = connect(front.address).await;
         let own = client.local_addr().unwrap();
         say(&mut client, b"hello").await;
         let ports = [own.port().to_be_bytes(), front.address.port().to_be_bytes()].concat();
         let wanted = [&[127, 0, 0, 1, 127, 0, 0, 1], &ports[..]].concat();
         let (mut backend, tlvs) = loop {
-            let mut backend = desk.next().await;
+            let mut backend = next_that_speaks(&mut desk).await;
             let (kind, addresses, tlvs) = hear_v2(&mut backend).await;
             assert_eq!(kind, [0x21, 0x11], "{options}");
             if addresses == wanted {
@@ -110,7 +119,7 @@ async fn nginx_in_front() {
     say(&mut client, b"hello").await;
     let wanted = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", own.port(), front.address.port());
     let mut backend = loop {
-        let mut backend = desk.next().await;
+        let mut backend = next_that_speaks(&mut desk).await;
         if hear_line(&mut backend).await == wanted {
             break backend;
         }

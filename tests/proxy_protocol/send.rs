@@ -183,7 +183,10 @@ async fn a_backend_that_resets_upon_the_header_is_a_broken_backend() {
     let mut desk = Desk::open().await;
     let rig = desk.behind("", "send_proxy = \"v2\"").await;
     let mut client = connect(rig.front()).await;
-    let backend = desk.next().await.into_std().unwrap();
+    let mut backend = desk.next().await;
+    // Earlier, its reset could be a failed connect, which is tried again.
+    hear(&mut backend, 1).await;
+    let backend = backend.into_std().unwrap();
     socket2::SockRef::from(&backend).set_linger(Some(std::time::Duration::ZERO)).unwrap();
     drop(backend);
     is_reset(&mut client).await;
