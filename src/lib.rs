@@ -29,16 +29,16 @@
 //! 3  proxy: listener > session > upstream, relay; worker          DATA PLANE
 //! 3' keeper     probe     discovery > consul crate                CONTROL PLANE, joined by channels in server
 //! 2  pool                                      the only thing that both planes touch
-//! 1  endpoint, standing, health, balance, pace pure: no async, no I/O, no global randomness
+//! 1  endpoint, standing, health, balance, header, pace    pure: no async, no I/O, no global randomness
 //! 0  config, metrics                           vocabulary
 //! ```
 //!
 //! # Life of a connection
 //!
 //! `proxy/listener.rs` waits until a socket is readable, takes a slot under the limits, accepts, and gives the socket to
-//! the worker with the fewest sessions. `proxy/session.rs` is the rest of its life, top to bottom: `upstream` picks a
-//! backend ([`pool::Pool::pick`]) and dials it, with retries as long as no byte of the client has been sent; `relay` moves
-//! bytes both ways until an end; `outcome` writes one set of counters and one log line, whatever way the session ended.
+//! the worker with the fewest sessions. `proxy/session.rs` is the rest of its life, top to bottom: `caller` finds out
+//! who it is, by the [`header`] of a trusted peer perhaps; `upstream` picks a backend ([`pool::Pool::pick`]) and dials it,
+//! with retries as long as no byte of the client has been sent; `relay` moves bytes both ways until an end; `outcome` writes one set of counters and one log line, whatever way the session ended.
 //!
 //! # Life of a backend
 //!
@@ -60,6 +60,7 @@ pub mod cli;
 pub mod config;
 pub mod discovery;
 pub mod endpoint;
+pub mod header;
 pub mod health;
 pub mod keeper;
 pub mod metrics;

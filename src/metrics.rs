@@ -110,6 +110,8 @@ pub enum Outcome {
     Drained,
     /// Cut by an operator.
     Killed,
+    /// A peer that has to begin with a PROXY header did not.
+    Refused,
     /// Something of our own failed: no fd, no port, no memory.
     LocalError,
     /// A bug: the session's task panicked; no other session noticed.
@@ -118,7 +120,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// In the order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Completed,
         Self::ClientReset,
         Self::BackendReset,
@@ -129,6 +131,7 @@ impl Outcome {
         Self::ClientGone,
         Self::Drained,
         Self::Killed,
+        Self::Refused,
         Self::LocalError,
         Self::Panicked,
     ];
@@ -146,6 +149,7 @@ impl Outcome {
             Self::ClientGone => "client_gone",
             Self::Drained => "drained",
             Self::Killed => "killed",
+            Self::Refused => "refused",
             Self::LocalError => "local_error",
             Self::Panicked => "panicked",
         }

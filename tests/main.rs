@@ -24,6 +24,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod preconnect;
+mod proxy_protocol;
 mod relay;
 mod retry;
 mod smoke;

@@ -9,7 +9,7 @@ use super::expectations::{host, method, path, pattern, statuses, steps, wanted_t
 use super::faults::{Reading, Zero};
 use super::shape::CheckShape;
 use super::values::{Section, Text};
-use super::{Check, CheckKind, Expectation, HttpCheck, StatusSet};
+use super::{Check, CheckKind, Expectation, HttpCheck, ProxyVersion, StatusSet, header};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
 const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(500);
@@ -27,7 +27,12 @@ enum Kind {
 const KINDS: [(&str, Kind); 4] =
     [("tcp", Kind::Tcp), ("http", Kind::Http), ("script", Kind::Script), ("none", Kind::None)];
 
-pub(super) fn check(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Check {
+/// `sent` is what the pool's sessions begin with: probes do so too unless told otherwise.
+pub(super) fn check(
+    section: Option<&Section<CheckShape>>,
+    sent: Option<ProxyVersion>,
+    reading: &mut Reading<'_>,
+) -> Check {
     let default = CheckShape::default();
     let shape = section.map_or(&default, |section| &section.shape);
     let faults = reading.count();
@@ -53,6 +58,7 @@ pub(super) fn check(section: Option<&Section<CheckShape>>, reading: &mut Reading
         rise: reading.number("rise", &shape.rise, 1..=1000).unwrap_or(2),
         fall: reading.number("fall", &shape.fall, 1..=1000).unwrap_or(3),
         port: reading.number("port", &shape.port, 1..=65_535),
+        send_proxy: header::of_check(shape.send_proxy.as_ref(), sent.filter(|_| kind != Kind::None), reading),
     }
 }
 
@@ -69,6 +75,7 @@ fn refuse_foreign_keys(shape: &CheckShape, kind: Kind, reading: &mut Reading<'_>
         ("timeout", at(&shape.timeout), probing),
         ("rise", at(&shape.rise), probing),
         ("port", at(&shape.port), probing),
+        ("send_proxy", at(&shape.send_proxy), probing),
         ("path", at(&shape.path), &[Kind::Http]),
         ("status", at(&shape.status), &[Kind::Http]),
         ("host", at(&shape.host), &[Kind::Http]),

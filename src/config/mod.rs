@@ -11,6 +11,7 @@ mod expand;
 mod expectations;
 mod explain;
 mod faults;
+mod header;
 mod model;
 mod nearest;
 mod place;
@@ -31,6 +32,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
 pub use error::{ConfigError, Report};
+pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
 
 use faults::Reading;

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::header::{AcceptProxy, ProxyVersion, SendProxy};
+
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -83,6 +85,8 @@ pub struct Listener {
     pub pool: String,
     /// Sessions at once; `None` = only the process's limit.
     pub max_connections: Option<usize>,
+    /// Which peers name their client in a PROXY header; `None` = none does.
+    pub accept_proxy: Option<AcceptProxy>,
     /// Options of the client sockets.
     pub tcp: TcpOptions,
     /// A client that came before may send its first bytes with its SYN (`TCP_FASTOPEN`, RFC 7413).
@@ -111,6 +115,8 @@ pub struct Pool {
     pub timeouts: Timeouts,
     /// Which way the bytes take.
     pub relay: Relay,
+    /// The PROXY header that begins each connection to a backend.
+    pub send_proxy: Option<SendProxy>,
     /// Options of the backend sockets.
     pub tcp: TcpOptions,
     /// Connections kept open ahead of time per backend; 0 = none.
@@ -290,6 +296,8 @@ pub struct Check {
     pub fall: u32,
     /// Probed instead of the backend's own port.
     pub port: Option<u16>,
+    /// Which PROXY header a probe begins with.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 /// `kind` and what belongs to it.

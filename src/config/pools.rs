@@ -12,8 +12,8 @@ use super::faults::{Complaint, Reading, Zero, shown};
 use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
-    Balance, Connect, Consistency, ConsulSource, Pool, Relay, Source, StaticBackend, Timeouts, Warning, WhenAllDown,
-    address, checks, sockets,
+    Balance, Connect, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Timeouts, Warning,
+    WhenAllDown, address, checks, header, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
@@ -29,16 +29,19 @@ pub(super) fn pool(
     let shape = &section.shape;
     let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
     let relays = [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice)];
+    let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
+    let version = send_proxy.as_ref().map(SendProxy::version);
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
-        check: Arc::new(checks::check(shape.check.as_ref(), reading)),
+        check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
         sources: sources(shape.source.as_ref(), reading),
+        send_proxy,
         tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
         relay: reading.word("relay", &shape.relay, &relays, Relay::Auto),
         when_all_down: reading.word("when_all_down", &shape.when_all_down, &all_down, WhenAllDown::Refuse),

@@ -4,7 +4,9 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::values::{BackendEntry, KeepaliveSetting, Named, Number, Section, Strings, Text, Time};
+use super::values::{
+    BackendEntry, KeepaliveSetting, Named, Number, Section, SendProxyEntry, Strings, SwitchOrText, Text, Time,
+};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +59,16 @@ pub(super) struct ListenerShape {
     pub(super) bind: Option<Strings>,
     pub(super) pool: Text,
     pub(super) max_connections: Number,
+    pub(super) accept_proxy: Option<Section<AcceptProxyShape>>,
     pub(super) tcp: Option<Section<TcpShape>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AcceptProxyShape {
+    pub(super) from: Option<Strings>,
+    pub(super) timeout: Time,
+    pub(super) required: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -69,6 +80,7 @@ pub(super) struct PoolShape {
     pub(super) check: Option<Section<CheckShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
+    pub(super) send_proxy: Option<SendProxyEntry>,
     pub(super) tcp: Option<Section<TcpShape>>,
     pub(super) relay: Text,
     pub(super) source: Option<Strings>,
@@ -119,6 +131,17 @@ pub(super) struct CheckShape {
     pub(super) body: Text,
     pub(super) body_regex: Text,
     pub(super) steps: Option<Spanned<Vec<Section<StepShape>>>>,
+    pub(super) send_proxy: Option<Spanned<SwitchOrText>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SendProxyShape {
+    pub(super) version: Text,
+    pub(super) unique_id: Option<Spanned<bool>>,
+    pub(super) authority: Option<Spanned<SwitchOrText>>,
+    pub(super) crc32c: Option<Spanned<bool>>,
+    pub(super) tlvs: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

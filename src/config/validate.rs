@@ -12,7 +12,7 @@ use super::faults::{Complaint, Reading, Zero, shown};
 use super::nearest::{nearest, suggest};
 use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ShutdownShape};
 use super::values::{Number, Section};
-use super::{Admin, Config, Listener, Log, LogFormat, Pool, Shutdown, address, pools, sockets};
+use super::{Admin, Config, Listener, Log, LogFormat, Pool, Shutdown, address, header, pools, sockets};
 
 const LONGEST_NAME: usize = 64;
 const SMALLEST_FILE: &str = r#"the smallest useful file is
@@ -170,6 +170,7 @@ fn listener(
         bind: binds(name, section, bound, reading),
         pool: pool_name(name, section, pools, reading),
         max_connections: max_connections(&shape.max_connections, reading),
+        accept_proxy: header::accept(shape.accept_proxy.as_ref(), reading),
         tcp,
         fast_open: front.fast_open,
         defer_accept: front.defer_accept,

@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
-use super::shape::{BackendShape, KeepaliveShape};
+use super::shape::{BackendShape, KeepaliveShape, SendProxyShape};
 
 pub(super) type Text = Option<Spanned<String>>;
 pub(super) type Number = Option<Spanned<i64>>;
@@ -210,5 +210,83 @@ impl<'de> Visitor<'de> for KeepaliveVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<KeepaliveSetting, A::Error> {
         KeepaliveShape::deserialize(MapAccessDeserializer::new(map)).map(KeepaliveSetting::Times)
+    }
+}
+
+/// `send_proxy = "v1" | "v2" | { version = … }`
+#[derive(Debug)]
+pub(super) struct SendProxyEntry(pub(super) Section<SendProxyShape>);
+
+impl<'de> Deserialize<'de> for SendProxyEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Spanned::<StringOrSendProxy>::deserialize(deserializer)?;
+        let span = written.span();
+        let shape = match written.into_inner() {
+            StringOrSendProxy::Version(text) => {
+                SendProxyShape { version: Some(Spanned::new(span.clone(), text)), ..SendProxyShape::default() }
+            }
+            StringOrSendProxy::Table(shape) => shape,
+        };
+        Ok(Self(Section { span, shape }))
+    }
+}
+
+enum StringOrSendProxy {
+    Version(String),
+    Table(SendProxyShape),
+}
+
+impl<'de> Deserialize<'de> for StringOrSendProxy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SendProxyVisitor)
+    }
+}
+
+struct SendProxyVisitor;
+
+impl<'de> Visitor<'de> for SendProxyVisitor {
+    type Value = StringOrSendProxy;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string \"v1\" or \"v2\" or a table { version = \"v2\" }")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<StringOrSendProxy, E> {
+        Ok(StringOrSendProxy::Version(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StringOrSendProxy, A::Error> {
+        SendProxyShape::deserialize(MapAccessDeserializer::new(map)).map(StringOrSendProxy::Table)
+    }
+}
+
+/// `true`, `false` or a string.
+#[derive(Debug)]
+pub(super) enum SwitchOrText {
+    Switch(bool),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for SwitchOrText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SwitchOrTextVisitor)
+    }
+}
+
+struct SwitchOrTextVisitor;
+
+impl Visitor<'_> for SwitchOrTextVisitor {
+    type Value = SwitchOrText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, true or false")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<SwitchOrText, E> {
+        Ok(SwitchOrText::Switch(on))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<SwitchOrText, E> {
+        Ok(SwitchOrText::Text(text.to_owned()))
     }
 }

@@ -35,12 +35,17 @@ impl Config {
     }
 
     fn judge_listener(&self, listener: &Listener, warnings: &mut Vec<String>) {
-        let Listener { name, max_connections, tcp, .. } = listener;
+        let Listener { name, max_connections, accept_proxy, tcp, .. } = listener;
         if let (Some(own), Some(all)) = (max_connections, self.max_connections)
             && *own > all
         {
             warnings
                 .push(format!("[listeners.{name}]: max_connections {own} is never reached, the process takes {all}"));
+        }
+        for network in accept_proxy.iter().flat_map(|accept| &accept.from).filter(|network| network.prefix == 0) {
+            warnings.push(format!(
+                "[listeners.{name}]: accept_proxy.from {network} lets everybody claim to be anybody; name the proxies in front"
+            ));
         }
         let unlimited = self.pool(&listener.pool).is_some_and(|pool| pool.timeouts.idle.is_none());
         if unlimited && tcp.keepalive.is_none() {

@@ -1,16 +1,18 @@
-//! One probe: connect, the kind's own exchange, one deadline over both, and a verdict in words.
-//! Called by the probe's task. Whose fault an error is gets decided here: a backend is judged by what it did, never by
-//! what this machine ran out of.
+//! One probe: connect, the PROXY header that sessions have, the kind's own exchange, one deadline over all, and a verdict
+//! in words. Called by the probe's task. Whose fault an error is gets decided here: a backend is judged by what it did,
+//! never by what this machine ran out of.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::config::{Check, CheckKind};
+use crate::config::{Check, CheckKind, ProxyVersion};
+use crate::header::{Header, write_v1, write_v2};
 use crate::health::{ProbeResult, escaped};
 
 use super::{http, script};
@@ -46,7 +48,7 @@ pub(super) async fn attempt(address: SocketAddr, check: &Check) -> io::Result<Pr
     let started = Instant::now();
     let mut trace =
         Trace { asked: format!("connect {address}"), wanted: String::new(), came: Vec::new(), settled: None };
-    let verdict = match timeout(check.timeout, exchange(address, &check.kind, &mut trace)).await {
+    let verdict = match timeout(check.timeout, exchange(address, check, &mut trace)).await {
         Ok(verdict) => verdict,
         Err(_) => trace.timed_out(check.timeout),
     };
@@ -66,13 +68,25 @@ pub(super) async fn attempt(address: SocketAddr, check: &Check) -> io::Result<Pr
     })
 }
 
-async fn exchange(address: SocketAddr, kind: &CheckKind, trace: &mut Trace) -> Result<String, Miss> {
-    let stream = connect(address).await?;
-    match kind {
+async fn exchange(address: SocketAddr, check: &Check, trace: &mut Trace) -> Result<String, Miss> {
+    let mut stream = connect(address).await?;
+    if let Some(version) = check.send_proxy {
+        stream.write_all(&header(version)).await?;
+    }
+    match &check.kind {
         // `None` never gets here, see `Prober::subscribe`.
         CheckKind::None | CheckKind::Tcp => Ok("connected".to_owned()),
         CheckKind::Http(check) => http::exchange(stream, address, check, trace).await,
         CheckKind::Script(steps) => script::exchange(stream, steps, trace).await,
+    }
+}
+
+/// A backend that expects the header of sessions expects it of probes too. It says that nobody is relayed, so that no
+/// server logs a client that there never was.
+fn header(version: ProxyVersion) -> Vec<u8> {
+    match version {
+        ProxyVersion::V1 => write_v1(None),
+        ProxyVersion::V2 => write_v2(&Header::Local, false),
     }
 }
 

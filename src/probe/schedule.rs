@@ -42,6 +42,7 @@ mod tests {
             rise: 2,
             fall: 3,
             port: None,
+            send_proxy: None,
         }
     }
 

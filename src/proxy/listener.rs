@@ -17,6 +17,7 @@ use tracing::warn;
 use super::session::Accepted;
 use super::socket::{Acceptor, accept_failure};
 use super::worker::{Seat, hand_over};
+use crate::config::AcceptProxy;
 use crate::metrics::AcceptFailure;
 use crate::pace::Pace;
 use crate::pool::{Outcomes, Pool};
@@ -45,6 +46,8 @@ pub struct Listener {
     pub addresses: Vec<SocketAddr>,
     /// Its own limit.
     pub max_connections: Option<usize>,
+    /// Which peers name their client in a PROXY header.
+    pub accept_proxy: Option<AcceptProxy>,
     /// Connections accepted.
     pub accepted: AtomicU64,
     /// Sessions ended.
@@ -65,6 +68,7 @@ impl Listener {
         pool: Arc<Pool>,
         addresses: Vec<SocketAddr>,
         max_connections: Option<usize>,
+        accept_proxy: Option<AcceptProxy>,
         global: Arc<Semaphore>,
         tracker: TaskTracker,
     ) -> Arc<Self> {
@@ -73,6 +77,7 @@ impl Listener {
             pool,
             addresses,
             max_connections,
+            accept_proxy,
             accepted: AtomicU64::new(0),
             ended: Outcomes::default(),
             sessions: AtomicUsize::new(0),
@@ -229,10 +234,10 @@ impl Front {
 
     fn take(&mut self, accepted: io::Result<Option<(OwnedFd, SocketAddr)>>, slot: Slot) -> Step {
         match accepted {
-            Ok(Some((fd, client))) => {
+            Ok(Some((fd, peer))) => {
                 let listener = Arc::clone(&self.listener);
                 listener.accepted.fetch_add(1, Relaxed);
-                hand_over(&self.seats, Accepted { fd, client, at: Instant::now(), listener, slot });
+                hand_over(&self.seats, Accepted { fd, peer, at: Instant::now(), listener, slot });
                 Step::Taken
             }
             Ok(None) => Step::Nobody,

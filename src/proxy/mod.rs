@@ -1,6 +1,7 @@
-//! THE DATA PLANE. A connection's way: `listener` accepts → `session` → `upstream` picks and dials → `relay` moves bytes →
-//! one `outcome`. Nothing in here knows of keepers, probes, discovery or the admin side.
+//! THE DATA PLANE. A connection's way: `listener` accepts → `session` → `caller` says who it is → `upstream` picks and
+//! dials → `relay` moves bytes → one `outcome`. Nothing in here knows of keepers, probes, discovery or the admin side.
 
+mod caller;
 mod cut;
 mod listener;
 mod option;

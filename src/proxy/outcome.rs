@@ -16,7 +16,12 @@ use crate::pool::Backend;
 pub(super) struct Record {
     pub(super) id: u64,
     pub(super) listener: Arc<Listener>,
+    /// Whom the session is for.
     pub(super) client: SocketAddr,
+    /// Who connected: a proxy, where its header names another client.
+    pub(super) peer: SocketAddr,
+    /// What the session is called across proxies, printable.
+    pub(super) unique_id: Option<String>,
     pub(super) accepted: Instant,
     pub(super) backend: Option<(Arc<Backend>, SocketAddr)>,
     pub(super) attempts: u32,
@@ -34,11 +39,13 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(id: u64, listener: Arc<Listener>, client: SocketAddr, accepted: Instant, log: bool) -> Self {
+    pub(super) fn new(id: u64, listener: Arc<Listener>, peer: SocketAddr, accepted: Instant, log: bool) -> Self {
         Self {
             id,
             listener,
-            client,
+            client: peer,
+            peer,
+            unique_id: None,
             accepted,
             backend: None,
             attempts: 0,
@@ -90,6 +97,8 @@ impl Drop for Record {
             listener = %self.listener.name,
             pool = %pool.name,
             client = %self.client,
+            peer = (self.peer != self.client).then(|| tracing::field::display(self.peer)),
+            unique_id = self.unique_id,
             backend = self.backend.as_ref().map(|(backend, _)| tracing::field::display(&backend.id)),
             address = self.backend.as_ref().map(|(_, address)| tracing::field::display(address)),
             outcome = outcome.name(),

@@ -1,17 +1,20 @@
-//! The life of a connection, top to bottom: connect to a backend, relay, one outcome. A session lives and dies on one
-//! worker.
+//! The life of a connection, top to bottom: who is it, connect to a backend, relay, one outcome. A session lives and dies
+//! on one worker.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use tokio::time::timeout;
+
+use super::caller::{self, Caller, Stranger};
 use super::cut::{Cut, Enlisted};
 use super::listener::{Listener, Slot};
 use super::outcome::Record;
-use super::relay::{Done, End, Limits, Mode, Side, relay};
+use super::relay::{Done, End, Limits, Mode, Side, Terms, relay};
 use super::socket::Socket;
 use super::upstream::{self, Connected, Refusal};
 use super::worker::Worker;
@@ -21,11 +24,14 @@ use crate::metrics::Outcome;
 /// Numbers sessions in the order in which they begin, over all workers.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
+/// Makes ids of sessions unlike those of other runs and other balancers.
+static RUN: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
+
 /// A connection that was accepted, on its way to a worker.
 #[derive(Debug)]
 pub(super) struct Accepted {
     pub(super) fd: OwnedFd,
-    pub(super) client: SocketAddr,
+    pub(super) peer: SocketAddr,
     pub(super) at: Instant,
     pub(super) listener: Arc<Listener>,
     /// Its place under the limits; given back when all else of the session is gone.
@@ -34,26 +40,29 @@ pub(super) struct Accepted {
 
 /// Serves one client until its end.
 pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
-    let Accepted { fd, client, at, listener, slot: _slot } = accepted;
-    let mut record = Record::new(NEXT.fetch_add(1, Relaxed), listener, client, at, worker.log_sessions);
+    let Accepted { fd, peer, at, listener, slot: _slot } = accepted;
+    let mut record = Record::new(NEXT.fetch_add(1, Relaxed), listener, peer, at, worker.log_sessions);
     let client = match Socket::new(fd) {
         Ok(client) => client,
         Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
     };
     let enlisted = worker.enlist();
 
+    // The record is dropped before the client's socket, always: who sees that close finds the session counted.
+    let Some(mut caller) = identify(&client, &enlisted, &mut record).await else { return drop(record) };
     // Boxed: a session spends its life in the relay, which needs a third of the room.
     let reached = Box::pin(reach(&client, &worker, &enlisted, &mut record)).await;
-    let Some(Connected { socket: backend, lease }) = reached else {
-        // Before the client's socket: who sees it close finds the session counted.
-        return drop(record);
-    };
+    let Some(Connected { socket: backend, lease }) = reached else { return drop(record) };
     #[cfg(test)]
     tests::panic_if_asked();
 
     let connected = Instant::now();
     record.backend = Some((Arc::clone(lease.backend()), lease.address()));
     record.connected_after = Some(connected - at);
+    if !announce(&caller, (&client, &backend), &enlisted, &mut record).await {
+        drop(lease);
+        return drop(record);
+    }
     let timeouts = record.listener.pool.settings.timeouts;
     let limits = Limits::new(timeouts.idle, timeouts.half_close);
     let bytes = lease.backend().stats.bytes.cell(worker.index);
@@ -62,7 +71,9 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,
     };
-    let done = relay(&client, &backend, &worker.gear, mode, limits, bytes, enlisted.cut()).await;
+    let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
+    drop(caller);
+    let done = relay(&client, &backend, &worker.gear, terms, bytes, enlisted.cut()).await;
 
     record.to_backend = done.to_backend;
     record.to_client = done.to_client;
@@ -75,9 +86,58 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     }
     let (outcome, detail) = judge(done);
     record.end(outcome, detail);
-    // Who sees the connection close finds it counted, and its backend free.
     drop(lease);
     drop(record);
+}
+
+/// Finds out who the client is. `None` = the record says why not; then the client is reset.
+async fn identify(client: &Socket, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Caller> {
+    let trusting = record.listener.accept_proxy.as_ref().filter(|accept| accept.trusts(record.peer.ip()));
+    let Some(accept) = trusting else { return Some(Caller::is(record.peer)) };
+    // In a box of its own: it is over before the relay begins, and most listeners never need it.
+    let identified = Box::pin(caller::identify(client, record.peer, accept));
+    let (outcome, detail) = tokio::select! {
+        biased;
+        identified = identified => match identified {
+            Ok(caller) => {
+                record.client = caller.client;
+                record.unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string());
+                return Some(caller);
+            }
+            Err(Stranger::Refused(why)) => (Outcome::Refused, Some(why)),
+            Err(Stranger::Gone(why)) => (Outcome::ClientGone, Some(why)),
+        },
+        cut = enlisted.cut() => (cut.outcome(), None),
+    };
+    record.end(outcome, detail);
+    None
+}
+
+/// Tells the backend who the client is, if it is to be told. `false` = the record says why not; then both are reset.
+async fn announce(
+    caller: &Caller,
+    (client, backend): (&Socket, &Socket),
+    enlisted: &Enlisted<'_>,
+    record: &mut Record,
+) -> bool {
+    let settings = &record.listener.pool.settings;
+    let Some(send) = &settings.send_proxy else { return true };
+    let id = format!("{:016x}-{:x}", *RUN, record.id);
+    let (header, unique_id) = caller.header(send, client, &id);
+    if let Some(unique_id) = unique_id {
+        record.unique_id = Some(unique_id.escape_ascii().to_string());
+    }
+    let (outcome, detail) = tokio::select! {
+        biased;
+        written = timeout(settings.connect.timeout, caller::tell(backend, &header)) => match written {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => (Outcome::BackendReset, Some(error.to_string())),
+            Err(_) => (Outcome::BackendReset, Some("it does not take the PROXY header".to_owned())),
+        },
+        cut = enlisted.cut() => (cut.outcome(), None),
+    };
+    record.end(outcome, detail);
+    false
 }
 
 /// Connects, unless the client leaves or an operator ends the session first. `None` = the record says why.

@@ -166,6 +166,11 @@ impl Socket {
         }
     }
 
+    /// Its own end: what a client connected to.
+    pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
+        local_address(self.fd.get_ref())
+    }
+
     /// Says that nothing more will be written.
     pub(super) fn send_fin(&self) -> io::Result<()> {
         self.raw().shutdown(Shutdown::Write)

@@ -306,7 +306,7 @@ mod tests {
         let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
         let config = config::parse(text, "test.toml", &|_| None).unwrap();
         let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-        Listener::new("a", pool, Vec::new(), None, Arc::new(Semaphore::new(10)), TaskTracker::new())
+        Listener::new("a", pool, Vec::new(), None, None, Arc::new(Semaphore::new(10)), TaskTracker::new())
     }
 
     #[tokio::test]

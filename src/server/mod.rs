@@ -157,6 +157,7 @@ impl Server {
                 Arc::clone(pool),
                 addresses,
                 settings.max_connections,
+                settings.accept_proxy.clone(),
                 Arc::clone(&global),
                 tracker.clone(),
             );

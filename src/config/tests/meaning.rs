@@ -66,6 +66,23 @@ fn an_interval_sets_what_follows_from_it() {
 }
 
 #[test]
+fn probes_begin_as_sessions_do_unless_told_otherwise() {
+    for (more, wanted) in [
+        ("", None),
+        ("send_proxy = \"v1\"", Some(ProxyVersion::V1)),
+        ("send_proxy = { version = \"v2\" }\ncheck = { port = 8081 }", Some(ProxyVersion::V2)),
+        ("send_proxy = \"v2\"\ncheck = { send_proxy = false }", None),
+        ("send_proxy = \"v2\"\ncheck = { send_proxy = \"v1\" }", Some(ProxyVersion::V1)),
+        ("check = { send_proxy = \"v2\" }", Some(ProxyVersion::V2)),
+        ("send_proxy = \"v2\"\ncheck = { kind = \"none\" }", None),
+    ] {
+        assert_eq!(accepted(&with_more(more)).pools[0].check.send_proxy, wanted, "{more}");
+    }
+    let values = ProxyValues { unique_id: true, authority: Authority::Received, crc32c: false, tlvs: true };
+    assert_eq!(accepted(&with_more("send_proxy = \"v2\"")).pools[0].send_proxy, Some(SendProxy::V2(values)));
+}
+
+#[test]
 fn equal_agents_are_one() {
     let config = accepted_with(
         r#"

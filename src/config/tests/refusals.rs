@@ -132,6 +132,33 @@ fn checks() {
 }
 
 #[test]
+fn header() {
+    let front = |accept: &str| SMALLEST.replace("pool = \"web\"", &format!("pool = \"web\"\naccept_proxy = {accept}"));
+    page! {
+        "refused_header";
+        "accept_switch": front("true"),
+        "accept_without_from": front("{ timeout = \"1s\" }"),
+        "accept_from_nobody": front("{ from = [] }"),
+        "accept_wrong_network": front("{ from = [\"10.0.0.0/8\", \"proxy.example\"] }"),
+        "accept_wrong_prefix": front("{ from = \"10.0.0.0/33\" }"),
+        "accept_bits_behind_prefix": front("{ from = \"10.1.2.3/8\" }"),
+        "accept_mapped": front("{ from = \"::ffff:10.0.0.0/104\" }"),
+        "accept_timeout_zero": front("{ from = \"10.0.0.0/8\", timeout = \"0s\" }"),
+        "accept_unknown_key": front("{ from = \"10.0.0.0/8\", require = true }"),
+        "send_wrong_version": with_more("send_proxy = \"2\""),
+        "send_number": with_more("send_proxy = 2"),
+        "send_wrong_version_in_table": with_more("send_proxy = { version = \"v3\", tlvs = false }"),
+        "send_without_version": with_more("send_proxy = { crc32c = true }"),
+        "send_values_in_v1": with_more("send_proxy = { version = \"v1\", unique_id = true, crc32c = false }"),
+        "send_wrong_authority": with_more("send_proxy = { version = \"v2\", authority = \"a b\" }"),
+        "check_true": with_more("send_proxy = \"v1\"\ncheck = { send_proxy = true }"),
+        "check_wrong_version": with_more("check = { send_proxy = \"v4\" }"),
+        "check_wrong_type": with_more("check = { send_proxy = 1 }"),
+        "check_of_none": with_more("check = { kind = \"none\", send_proxy = \"v1\" }"),
+    }
+}
+
+#[test]
 fn variables() {
     page! {
         "refused_variables";

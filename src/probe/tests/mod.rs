@@ -35,6 +35,7 @@ fn check(kind: CheckKind) -> Check {
         rise: 2,
         fall: 3,
         port: None,
+        send_proxy: None,
     }
 }
 

@@ -49,6 +49,7 @@ async fn another_check_or_another_address_is_another_probe_and_the_port_is_part_
     let tcp = rare(CheckKind::Tcp);
     let slower = Check { timeout: tcp.timeout * 2, ..tcp.clone() };
     let elsewhere = Check { port: Some(one.address.port()), ..tcp.clone() };
+    let announced = Check { send_proxy: Some(crate::config::ProxyVersion::V2), ..tcp.clone() };
     let mut kept = Vec::new();
     for (address, check, running) in [
         (one.address, &tcp, 1),
@@ -56,6 +57,7 @@ async fn another_check_or_another_address_is_another_probe_and_the_port_is_part_
         (one.address, &slower, 3),
         (one.address, &elsewhere, 4),
         (two.address, &elsewhere, 4),
+        (one.address, &announced, 5),
     ] {
         kept.push(subscribe(&prober, address, check));
         assert_eq!(prober.stats().running, running);

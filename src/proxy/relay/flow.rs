@@ -68,6 +68,11 @@ impl Flow {
         Self { state: State::Open, kept: Vec::new(), written: 0, pipe: None, pace: Bulk::new(mode), broken: false }
     }
 
+    /// These bytes were read from the source before.
+    pub(super) fn beginning_with(self, kept: Vec<u8>) -> Self {
+        Self { kept, ..self }
+    }
+
     /// Moves bytes until one of the sockets has to be waited for; returns how many the target took.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>, way: Way<'_>, gear: &Gear) -> (u64, Turn) {
         let mut moved = 0;

@@ -86,6 +86,15 @@ impl Limits {
     }
 }
 
+/// What one relay is told.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) mode: Mode,
+    pub(crate) limits: Limits,
+    /// Read from the client before the relay began; the first bytes that the backend gets.
+    pub(crate) early: Vec<u8>,
+}
+
 /// Why a relay ended.
 #[derive(Debug)]
 pub(crate) enum End<C> {
@@ -114,15 +123,15 @@ pub(crate) struct Done<C> {
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `cut` resolves when somebody outside wants it to end.
+/// Relays until an end. `early` are bytes that were read from the client before; `cut` resolves when somebody outside
+/// wants it to end.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
 pub(crate) async fn relay<C>(
     client: &Socket,
     backend: &Socket,
     gear: &Gear,
-    mode: Mode,
-    limits: Limits,
+    terms: Terms,
     bytes: &ByteCell,
     cut: impl Future<Output = C>,
 ) -> Done<C> {
@@ -132,14 +141,14 @@ pub(crate) async fn relay<C>(
     let mut backend_error = LazyError(None);
     let now = Instant::now();
     let mut state = Relay {
-        upward: Flow::new(mode),
-        downward: Flow::new(mode),
+        upward: Flow::new(terms.mode).beginning_with(terms.early),
+        downward: Flow::new(terms.mode),
         to_backend: 0,
         to_client: 0,
         first_byte: None,
         broken: None,
         last_progress: now,
-        limits,
+        limits: terms.limits,
     };
     let mut timer = pin!(sleep_until(state.deadline().into()));
     let end = poll_fn(|cx| {

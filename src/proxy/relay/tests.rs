@@ -28,8 +28,8 @@ fn gear() -> Gear {
     Gear::new(4, Arc::default())
 }
 
-fn never() -> Limits {
-    Limits::new(None, None)
+fn terms() -> Terms {
+    Terms { mode: Mode::Copy, limits: Limits::new(None, None), early: Vec::new() }
 }
 
 async fn a_moment() {
@@ -95,7 +95,7 @@ async fn a_cut_while_bytes_wait() {
     let ((client, mut client_peer), (backend, backend_peer)) = (pair(), pair());
     let (gear, bytes, told) = (gear(), ByteCell::default(), Notify::new());
     backend_peer.shutdown(std::net::Shutdown::Write).unwrap();
-    let running = relay(&client, &backend, &gear, Mode::Copy, never(), &bytes, told.notified());
+    let running = relay(&client, &backend, &gear, terms(), &bytes, told.notified());
     let tell = async {
         for _ in 0..50 {
             fill(&mut client_peer);
@@ -114,7 +114,7 @@ async fn a_cut_while_bytes_wait() {
 async fn both_sides_break_while_bytes_wait() {
     let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(), pair());
     let (gear, bytes) = (gear(), ByteCell::default());
-    let running = relay(&client, &backend, &gear, Mode::Copy, never(), &bytes, std::future::pending::<()>());
+    let running = relay(&client, &backend, &gear, terms(), &bytes, std::future::pending::<()>());
     let act = async {
         for _ in 0..50 {
             fill(&mut client_peer);

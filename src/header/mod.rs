@@ -1,0 +1,160 @@
+//! The header of the PROXY protocol, versions 1 and 2: from bytes and to bytes. Read by sessions, written by sessions and
+//! probes. Pure, and no crate: what has to be right here is the bound, the behaviour on half a header and the checksum,
+//! and those the small crates for it leave out.
+//!
+//! Source: `doc/proxy-protocol.txt` of HAProxy, sections 2.1 and 2.2.
+
+mod binary;
+mod crc32c;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use thiserror::Error;
+
+/// The longest header that is taken or written. Version 1 ends at 107 bytes by itself; version 2 could have 64 KiB, of
+/// which real senders use a few hundred, and each connection that is about to be read may hold this much.
+pub const LONGEST: usize = 4_096;
+
+/// Type of a [`Tlv`]: the host name that the client asked for, UTF-8.
+pub const AUTHORITY: u8 = 0x02;
+/// Type of a [`Tlv`]: the checksum of the header.
+pub const CRC32C: u8 = 0x03;
+/// Type of a [`Tlv`]: padding.
+pub const NOOP: u8 = 0x04;
+/// Type of a [`Tlv`]: up to [`LONGEST_ID`] bytes that name the connection across proxies.
+pub const UNIQUE_ID: u8 = 0x05;
+/// Section 2.2.5.
+pub const LONGEST_ID: usize = 128;
+
+/// What a header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// The sender speaks for itself, as its health checks do (version 2 alone).
+    Local,
+    /// The sender relays.
+    Proxy {
+        /// Of the connection that it relays; `None` = it does not say, or they are no TCP addresses.
+        addresses: Option<Addresses>,
+        /// What else it says, in its order, checksum and padding left out. Always empty in version 1.
+        tlvs: Vec<Tlv>,
+    },
+}
+
+/// Source and destination of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// Both IPv4.
+    V4(SocketAddrV4, SocketAddrV4),
+    /// Both IPv6.
+    V6(SocketAddrV6, SocketAddrV6),
+}
+
+impl Addresses {
+    /// IPv4 that came in on an IPv6 socket is IPv4 again; a mixture can be said as IPv6 alone.
+    pub fn between(source: SocketAddr, destination: SocketAddr) -> Self {
+        let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+        let mapped = |address| match address {
+            SocketAddr::V4(v4) => SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0),
+            SocketAddr::V6(v6) => SocketAddrV6::new(*v6.ip(), v6.port(), 0, 0),
+        };
+        match (plain(source), plain(destination)) {
+            (SocketAddr::V4(source), SocketAddr::V4(destination)) => Self::V4(source, destination),
+            (source, destination) => Self::V6(mapped(source), mapped(destination)),
+        }
+    }
+
+    /// The client.
+    pub fn source(self) -> SocketAddr {
+        match self {
+            Self::V4(source, _) => source.into(),
+            Self::V6(source, _) => source.into(),
+        }
+    }
+
+    /// What the client connected to.
+    pub fn destination(self) -> SocketAddr {
+        match self {
+            Self::V4(_, destination) => destination.into(),
+            Self::V6(_, destination) => destination.into(),
+        }
+    }
+}
+
+/// A typed value of a version 2 header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tlv {
+    /// Such as [`UNIQUE_ID`].
+    pub kind: u8,
+    /// As it came.
+    pub value: Vec<u8>,
+}
+
+/// What the first bytes of a connection are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// They may become a header; at least so many bytes more belong to it.
+    NeedMore(usize),
+    /// A header, and how many of the bytes are it.
+    Done(Header, usize),
+    /// They will never be one.
+    Invalid(Fault),
+}
+
+/// Why bytes are no header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// They begin like neither version: not a broken header, but something else.
+    #[error("no PROXY header")]
+    NoSignature,
+    /// Announced longer than [`LONGEST`], or version 1 without an end.
+    #[error("a PROXY header that is too long")]
+    TooLong,
+    /// A line that is none of version 1.
+    #[error("a PROXY header of version 1 with other words than `TCP4`, `TCP6` or `UNKNOWN` and what belongs to them")]
+    Line,
+    /// The version nibble is not 2, or the command is neither LOCAL nor PROXY.
+    #[error("a PROXY header of version 2 with an unknown version or command")]
+    Command,
+    /// An unassigned family or transport, or fewer bytes than its addresses have.
+    #[error("a PROXY header of version 2 with wrong addresses")]
+    Family,
+    /// A typed value that reaches beyond the header.
+    #[error("a PROXY header of version 2 with a typed value that is cut off")]
+    Tlv,
+    /// The checksum is there and wrong.
+    #[error("a PROXY header of version 2 with a wrong checksum")]
+    Checksum,
+}
+
+/// Reads a header off the beginning of `bytes`: all that came so far, also if it was looked at before.
+pub fn parse(bytes: &[u8]) -> Parsed {
+    if begins_like(bytes, text::SIGNATURE) {
+        return text::parse(bytes);
+    }
+    if begins_like(bytes, binary::SIGNATURE) {
+        return binary::parse(bytes);
+    }
+    Parsed::Invalid(Fault::NoSignature)
+}
+
+/// Whether the signature of a version is complete, so that nothing but a header can be meant.
+pub fn is_announced(bytes: &[u8]) -> bool {
+    bytes.starts_with(text::SIGNATURE) || bytes.starts_with(binary::SIGNATURE)
+}
+
+/// A line of version 1; without addresses it says `UNKNOWN`.
+pub fn write_v1(addresses: Option<Addresses>) -> Vec<u8> {
+    text::write(addresses)
+}
+
+/// A header of version 2, never longer than [`LONGEST`]: a typed value that would go beyond it is left out.
+pub fn write_v2(header: &Header, checksum: bool) -> Vec<u8> {
+    binary::write(header, checksum)
+}
+
+fn begins_like(bytes: &[u8], signature: &[u8]) -> bool {
+    bytes.iter().zip(signature).all(|(byte, wanted)| byte == wanted)
+}

@@ -1,0 +1,148 @@
+//! Who a session's client is: its peer, or whomever a trusted peer's PROXY header names; and telling a backend. Used by
+//! the session, before a backend is picked and right after it is reached. The bytes of headers count nowhere.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::time::timeout;
+
+use super::socket::Socket;
+use crate::config::{AcceptProxy, Authority, ProxyValues, SendProxy};
+use crate::header::{self, AUTHORITY, Addresses, Fault, Header, Parsed, Tlv, UNIQUE_ID};
+
+/// Read in one system call: a header and the first request behind it, seldom more.
+const PIECE: usize = 1_024;
+
+/// What is known of a client before its session begins.
+#[derive(Debug)]
+pub(super) struct Caller {
+    /// Whom the session is for.
+    pub(super) client: SocketAddr,
+    /// Read from the client already, and meant for the backend.
+    pub(super) early: Vec<u8>,
+    /// What the client connected to, if a header says so.
+    destination: Option<SocketAddr>,
+    tlvs: Vec<Tlv>,
+}
+
+/// Why a client gets no session.
+#[derive(Debug)]
+pub(super) enum Stranger {
+    /// It did not begin with a header, and has to.
+    Refused(String),
+    /// It left before it said anything, or broke.
+    Gone(String),
+}
+
+impl Caller {
+    /// The one who connected.
+    pub(super) fn is(peer: SocketAddr) -> Self {
+        Self { client: peer, early: Vec::new(), destination: None, tlvs: Vec::new() }
+    }
+
+    /// The id that the session was given by a proxy in front; one that no proxy may give counts as none.
+    pub(super) fn unique_id(&self) -> Option<&[u8]> {
+        self.value(UNIQUE_ID).filter(|id| (1..=header::LONGEST_ID).contains(&id.len()))
+    }
+
+    /// What a backend is told, and the id of the session in it. `socket` is the client's, `own_id` is for clients that
+    /// came without one.
+    pub(super) fn header(&self, settings: &SendProxy, socket: &Socket, own_id: &str) -> (Vec<u8>, Option<Vec<u8>>) {
+        // Who was reached through a header is known from it; else it is our own end of the connection.
+        let destination = self.destination.or_else(|| socket.local_address().ok());
+        let addresses = destination.map(|destination| Addresses::between(self.client, destination));
+        let values = match settings {
+            SendProxy::V1 => return (header::write_v1(addresses), None),
+            SendProxy::V2(values) => values,
+        };
+        let unique_id = values.unique_id.then(|| self.unique_id().unwrap_or(own_id.as_bytes()).to_vec());
+        let tlvs = self.tlvs(values, unique_id.as_deref());
+        (header::write_v2(&Header::Proxy { addresses, tlvs }, values.crc32c), unique_id)
+    }
+
+    fn tlvs(&self, values: &ProxyValues, unique_id: Option<&[u8]>) -> Vec<Tlv> {
+        let authority = match &values.authority {
+            Authority::None => None,
+            Authority::Received => self.value(AUTHORITY),
+            Authority::Fixed(name) => Some(name.as_bytes()),
+        };
+        // These first: should it become too long, what is passed on is left out.
+        let ours = [(AUTHORITY, authority), (UNIQUE_ID, unique_id)];
+        let ours = ours.into_iter().filter_map(|(kind, value)| Some(Tlv { kind, value: value?.to_vec() }));
+        let others = self.tlvs.iter().filter(|tlv| values.tlvs && ![AUTHORITY, UNIQUE_ID].contains(&tlv.kind));
+        ours.chain(others.cloned()).collect()
+    }
+
+    fn value(&self, kind: u8) -> Option<&[u8]> {
+        self.tlvs.iter().find(|tlv| tlv.kind == kind).map(|tlv| tlv.value.as_slice())
+    }
+}
+
+/// Reads the header of a trusted peer; what came behind it is kept.
+///
+/// Not cancel safe: dropping it loses what was read.
+pub(super) async fn identify(socket: &Socket, peer: SocketAddr, settings: &AcceptProxy) -> Result<Caller, Stranger> {
+    let mut bytes = Vec::new();
+    let header = match timeout(settings.timeout, read_header(socket, &mut bytes)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(Unread::Fault(Fault::NoSignature))) if !settings.required => None,
+        Ok(Err(Unread::Fault(fault))) => return Err(Stranger::Refused(fault.to_string())),
+        // It has begun nothing that only a header could be: a client that waits for the server to speak first, perhaps.
+        Ok(Err(Unread::Finished)) | Err(_) if !settings.required && !header::is_announced(&bytes) => None,
+        Ok(Err(Unread::Finished)) if bytes.is_empty() => return Err(Stranger::Gone("it left at once".to_owned())),
+        Ok(Err(Unread::Finished)) => return Err(Stranger::Refused("half a PROXY header, then FIN".to_owned())),
+        Ok(Err(Unread::Broken(error))) => return Err(Stranger::Gone(error.to_string())),
+        Err(_) => return Err(Stranger::Refused(format!("no PROXY header within {:?}", settings.timeout))),
+    };
+    let Some((header, length)) = header else { return Ok(Caller { early: bytes, ..Caller::is(peer) }) };
+    bytes.drain(..length);
+    let caller = Caller { early: bytes, ..Caller::is(peer) };
+    Ok(match header {
+        // The proxy speaks for itself, and all else that it says is to be discarded.
+        Header::Local => caller,
+        Header::Proxy { addresses, tlvs } => Caller {
+            client: addresses.map_or(peer, Addresses::source),
+            destination: addresses.map(Addresses::destination),
+            tlvs,
+            ..caller
+        },
+    })
+}
+
+/// Why there is no header.
+enum Unread {
+    Fault(Fault),
+    /// FIN before its end.
+    Finished,
+    Broken(io::Error),
+}
+
+/// `bytes` holds all that was read, also when this is dropped.
+async fn read_header(socket: &Socket, bytes: &mut Vec<u8>) -> Result<Option<(Header, usize)>, Unread> {
+    loop {
+        match header::parse(bytes) {
+            Parsed::Done(header, length) => return Ok(Some((header, length))),
+            Parsed::Invalid(fault) => return Err(Unread::Fault(fault)),
+            // Never more than the longest header and a piece: what would need more is invalid.
+            Parsed::NeedMore(_) => {}
+        }
+        let mut piece = [0; PIECE];
+        let read = poll_fn(|cx| socket.poll_read(cx, &mut piece)).await.map_err(Unread::Broken)?;
+        if read == 0 {
+            return Err(Unread::Finished);
+        }
+        bytes.extend_from_slice(&piece[..read]);
+    }
+}
+
+/// Writes a header. A new connection takes it at once.
+///
+/// Not cancel safe: dropping it may leave half a header written.
+pub(super) async fn tell(backend: &Socket, header: &[u8]) -> io::Result<()> {
+    let mut written = 0;
+    while written < header.len() {
+        written += poll_fn(|cx| backend.poll_write(cx, &header[written..])).await?;
+    }
+    Ok(())
+}
