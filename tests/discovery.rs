@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use backend_demo::registry::{Definition, Fault, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::support::{Backend, PATIENCE, Registry, Rig, exchange, free_port, get, soon, until};
@@ -54,6 +55,7 @@ struct Scene {
     backends: Vec<Backend>,
     clients: JoinHandle<usize>,
     enough: Arc<AtomicBool>,
+    gate: Arc<Mutex<()>>,
     /// A session from before anything went wrong.
     old: TcpStream,
 }
@@ -69,10 +71,10 @@ impl Scene {
         for id in ["a", "b"] {
             rig.until_standing(&registry.id(id), "up").await;
         }
-        let old = TcpStream::connect(rig.front()).await.unwrap();
-        let enough = Arc::new(AtomicBool::new(false));
-        let clients = tokio::spawn(go_on(Arc::clone(&rig), Arc::clone(&enough)));
-        Self { registry, rig, backends, clients, enough, old }
+        let old = session_on(&rig, &registry.id("a")).await;
+        let (enough, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(())));
+        let clients = tokio::spawn(go_on(Arc::clone(&rig), Arc::clone(&enough), Arc::clone(&gate)));
+        Self { registry, rig, backends, clients, enough, gate, old }
     }
 
     /// Waits until clients have been served a while longer.
@@ -112,10 +114,26 @@ impl Scene {
     }
 }
 
-/// Sessions one after the other; none may fail, and the pool may never be empty.
-async fn go_on(rig: Arc<Rig>, enough: Arc<AtomicBool>) -> usize {
+/// A session on just that backend, which lasts.
+async fn session_on(rig: &Rig, id: &str) -> TcpStream {
+    loop {
+        let session = TcpStream::connect(rig.front()).await.unwrap();
+        let pool = &rig.balancer().state().pools[0];
+        until("it has a backend", || async { (pool.sessions() == 1).then_some(()) }).await;
+        if rig.backend(id).await.unwrap()["sessions"] == 1 {
+            return session;
+        }
+        drop(session);
+        until("it is gone", || async { (pool.sessions() == 0).then_some(()) }).await;
+    }
+}
+
+/// Sessions one after the other; none may fail, and the pool may never be empty. Who holds the gate keeps the next one
+/// waiting: a backend may only be stopped while no session is on it.
+async fn go_on(rig: Arc<Rig>, enough: Arc<AtomicBool>, gate: Arc<Mutex<()>>) -> usize {
     let mut served = 0;
     while !enough.load(SeqCst) {
+        let _open = gate.lock().await;
         let answer = exchange(rig.front(), b"who?").await.expect("a session");
         assert!(!answer.is_empty(), "refused after {served} sessions");
         assert!(rig.balancer().state().pools[0].counts().eligible > 0, "nobody is left after {served} sessions");
@@ -359,7 +377,12 @@ async fn an_empty_list_after_errors_is_not_believed_while_probes_pass() {
     scene.a_while().await;
 
     // Who is really gone is found out by its probes.
+    let closed = Arc::clone(&scene.gate);
+    let closed = closed.lock().await;
+    let pool = &scene.rig.balancer().state().pools[0];
+    until("only the old session is left", || async { (pool.sessions() == 1).then_some(()) }).await;
     scene.backends.pop().unwrap().stop().await;
+    drop(closed);
     scene.rig.until_standing(&scene.registry.id("b"), "removed").await;
     scene.a_while().await;
     scene.registry.deregister("b");
@@ -373,8 +396,11 @@ async fn an_empty_list_after_errors_is_not_believed_while_probes_pass() {
 async fn an_index_that_goes_back_is_not_believed_to_be_news_of_departures() {
     let scene = Scene::new().await;
     // The agent counts from 2 again, and does not know of one instance.
+    let asked = scene.registry.requests();
     scene.registry.rewind_index(2);
-    until("asked again", || async { (scene.registry.waiting() > 0).then_some(()) }).await;
+    // Twice: at once, because nothing is known any more, and then with the low index, waiting.
+    let asked_again = || scene.registry.requests() >= asked + 2 && scene.registry.waiting() > 0;
+    until("asked again", || async { asked_again().then_some(()) }).await;
     scene.registry.deregister("a");
     scene.until_guard("a", "held").await;
     scene.a_while().await;

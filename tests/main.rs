@@ -25,6 +25,7 @@ mod logs;
 mod metrics;
 mod preconnect;
 mod proxy_protocol;
+mod readme;
 mod relay;
 mod retry;
 mod smoke;

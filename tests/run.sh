@@ -47,6 +47,8 @@ install_missing() {
     has redis-server || missing+=(redis-server)
     { has redis-cli && has redis-benchmark; } || missing+=(redis-tools)
     has nginx || missing+=(nginx)
+    [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream)
+    has haproxy || missing+=(haproxy)
     has curl || missing+=(curl)
     has openssl || missing+=(openssl)
     has promtool || missing+=(prometheus)

@@ -1,0 +1,64 @@
+//! The README's commands: each one is known here, with what shows that it works.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Command;
+
+/// What stands in the README's `sh` blocks, and who runs it.
+const COMMANDS: &[(&str, &str)] = &[
+    ("sudo apt-get install -y --no-install-recommends git gcc libc6-dev curl", "by hand, on an empty machine"),
+    ("git clone https://github.com/evenkeel/evenkeel && cd evenkeel", "by hand"),
+    ("cargo demo", "backend-demo/tests/up.rs; the alias: the_alias_is_the_demo"),
+    ("cargo run -q --release -p backend-demo -- client 127.0.0.1:8080 --count 300", "backend-demo/tests/up.rs"),
+    ("curl -s http://127.0.0.1:9900/api/v1/pools", "tests/metrics.rs"),
+    ("curl -s http://127.0.0.1:9900/metrics", "tests/metrics.rs"),
+    (
+        "cargo run -q --release -p backend-demo -- serve --name web --consul http://127.0.0.1:8500",
+        "backend-demo/tests/up.rs",
+    ),
+    ("tests/run.sh", "CI"),
+    ("cargo run --release -- check", "the_shipped_file_is_valid_and_says_what_it_runs"),
+    ("cargo run --release", "tests/cli.rs: without_a_command_it_runs_and_says_nothing_on_stdout"),
+    ("loadtest/peers.sh", "by hand, before a comparison"),
+    ("cargo run --profile dist -p loadtest -- compare --write-results", "loadtest's smoke test; in full by hand"),
+];
+
+fn file(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+#[test]
+fn every_command_is_known_and_none_is_gone() {
+    let readme = file("README.md");
+    let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let said: BTreeSet<_> = blocks
+        .flat_map(str::lines)
+        .map(|line| line.split("  #").next().unwrap().trim())
+        .filter(|line| !line.is_empty())
+        .collect();
+    let known: BTreeSet<_> = COMMANDS.iter().map(|(command, _)| *command).collect();
+    let unknown: Vec<_> = said.difference(&known).collect();
+    assert!(unknown.is_empty(), "the README says {unknown:?}: run it, and write it down in COMMANDS");
+    let gone: Vec<_> = known.difference(&said).collect();
+    assert!(gone.is_empty(), "the README no longer says {gone:?}");
+}
+
+#[test]
+fn the_alias_is_the_demo() {
+    assert!(file(".cargo/config.toml").contains("demo = \"run --release -p backend-demo -- up\""));
+}
+
+#[test]
+fn the_shipped_file_is_valid_and_says_what_it_runs() {
+    let output = Command::new(env!("CARGO_BIN_EXE_evenkeel"))
+        .arg("check")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("EVENKEEL_CONFIG")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("listener web: 127.0.0.1:8080 -> pool web"), "{said}");
+    assert!(said.contains("pool web: consul service `web`"), "{said}");
+    assert!(said.contains("admin: http://127.0.0.1:9900"), "{said}");
+}
