@@ -52,6 +52,11 @@ impl Gear {
     pub(crate) fn new(pipes: usize, counts: Arc<PipeCounts>) -> Self {
         Self { scratch: Scratch::new(), pipes: Pipes::new(pipes, counts) }
     }
+
+    /// Gives back what has not been used since the last time.
+    pub(crate) fn trim(&self) {
+        self.pipes.trim();
+    }
 }
 
 /// Which end of a session.

@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Pipes {
     idle: RefCell<Vec<Pipe>>,
+    /// The fewest that were idle since the last [`Self::trim`].
+    unused: Cell<usize>,
     most: usize,
     not_before: Cell<Option<Instant>>,
     counts: Arc<PipeCounts>,
@@ -66,12 +68,14 @@ pub(super) struct Pipe {
 
 impl Pipes {
     pub(super) fn new(most: usize, counts: Arc<PipeCounts>) -> Self {
-        Self { idle: RefCell::default(), most, not_before: Cell::new(None), counts }
+        Self { idle: RefCell::default(), unused: Cell::new(0), most, not_before: Cell::new(None), counts }
     }
 
     /// An empty pipe. `None`: copy this time.
     pub(super) fn take(&self) -> Option<Pipe> {
-        if let Some(pipe) = self.idle.borrow_mut().pop() {
+        let mut idle = self.idle.borrow_mut();
+        if let Some(pipe) = idle.pop() {
+            self.unused.set(self.unused.get().min(idle.len()));
             return Some(pipe);
         }
         let pipe = self.open();
@@ -86,6 +90,14 @@ impl Pipes {
         if pipe.is_empty() {
             self.idle.borrow_mut().push(pipe);
         }
+    }
+
+    /// Closes what nobody has used since the last time: after a storm of bulk, nothing is left.
+    pub(super) fn trim(&self) {
+        let mut idle = self.idle.borrow_mut();
+        let stay = idle.len().saturating_sub(self.unused.get());
+        idle.truncate(stay);
+        self.unused.set(stay);
     }
 
     fn open(&self) -> Option<Pipe> {
