@@ -348,6 +348,10 @@ async fn nothing_is_left_after_a_storm() {
             (metric(admin, "evenkeel_listener_sessions{listener=\"front\"}").await == 0.0).then_some(())
         })
         .await;
+        until("pipes that nobody uses are closed", || async {
+            (metric(admin, "evenkeel_relay_pipes").await == 0.0).then_some(())
+        })
+        .await;
         // Keep-alive connections to the admin side come and go: the least is what counts.
         let mut least = usize::MAX;
         for _ in 0..10 {

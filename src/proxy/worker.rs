@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -24,6 +25,9 @@ use crate::pool::Pool;
 
 /// Pipes for splicing, over all workers: the kernel gives an unprivileged user 64 of 1 MiB.
 const PIPES: usize = 64;
+
+/// How often a worker gives back what it does not use.
+const TRIM: Duration = Duration::from_secs(2);
 
 /// The least that a worker gets of them.
 const PIPES_EACH: usize = 2;
@@ -235,6 +239,7 @@ async fn work(
 ) {
     let gear = Gear::new(pipes, Arc::clone(&shared.pipes));
     let worker = Rc::new(Worker { index: obituary.index, gear, stock: Stock::default(), log_sessions, shared });
+    tokio::task::spawn_local(trim(Rc::clone(&worker)));
     while let Some(job) = to_do.recv().await {
         match job {
             Job::Serve(accepted, load) => {
@@ -264,6 +269,14 @@ async fn work(
             }
             Job::Stop => return,
         }
+    }
+}
+
+/// Lets go of what is not used, for ever.
+async fn trim(worker: Rc<Worker>) {
+    loop {
+        tokio::time::sleep(TRIM).await;
+        worker.gear.trim();
     }
 }
 
