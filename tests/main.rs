@@ -9,5 +9,11 @@
 )]
 
 mod architecture;
+mod balancing;
+mod binds;
+mod ends;
+mod limits;
+mod relay;
+mod retry;
 mod smoke;
 mod support;

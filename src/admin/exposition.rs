@@ -72,7 +72,7 @@ fn add_listener(families: &mut Families, listener: &Listener) {
         let errors = listener.accept_errors(reason) as f64;
         families.value(&names::LISTENER_ACCEPT_ERRORS, &[name, reason.name()], errors);
     }
-    families.value(&names::LISTENER_AT_LIMIT, &[name], flag(listener.at_limit.load(Relaxed)));
+    families.value(&names::LISTENER_AT_LIMIT, &[name], flag(listener.is_at_limit()));
     if let Some(max) = listener.max_connections {
         families.value(&names::LISTENER_MAX_CONNECTIONS, &[name], max as f64);
     }

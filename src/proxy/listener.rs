@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -47,9 +47,9 @@ pub struct Listener {
     pub accepted: AtomicU64,
     /// Sessions ended.
     pub ended: Outcomes,
-    /// New connections wait for a slot.
-    pub at_limit: AtomicBool,
     sessions: AtomicUsize,
+    /// Accept loops (one for each address) with somebody in the backlog and no slot.
+    waiting: AtomicUsize,
     accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
     own: Option<Arc<Semaphore>>,
     global: Arc<Semaphore>,
@@ -73,8 +73,8 @@ impl Listener {
             max_connections,
             accepted: AtomicU64::new(0),
             ended: Outcomes::default(),
-            at_limit: AtomicBool::new(false),
             sessions: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             accept_errors: Default::default(),
             own: max_connections.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
             global,
@@ -85,6 +85,11 @@ impl Listener {
     /// Sessions now.
     pub fn sessions(&self) -> usize {
         self.sessions.load(Relaxed)
+    }
+
+    /// Whether new connections wait for a slot.
+    pub fn is_at_limit(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
     }
 
     /// Failed calls of accept(2).
@@ -181,8 +186,10 @@ impl Front {
         for _ in 0..BATCH {
             let slot = match self.listener.try_slot() {
                 Some(slot) => slot,
+                // The last slot went to the last one who waited: no reason to hold the next free one.
+                None if !waiting.somebody() => return None,
                 None => {
-                    let _flag = Flag::raise(&self.listener.at_limit);
+                    let _waits = Counted::new(&self.listener.waiting);
                     self.listener.slot().await
                 }
             };
@@ -241,18 +248,18 @@ enum Step {
     Pause,
 }
 
-/// True until dropped.
-struct Flag<'a>(&'a AtomicBool);
+/// One more until dropped.
+struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a> Flag<'a> {
-    fn raise(flag: &'a AtomicBool) -> Self {
-        flag.store(true, Relaxed);
-        Self(flag)
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
     }
 }
 
-impl Drop for Flag<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.store(false, Relaxed);
+        self.0.fetch_sub(1, Relaxed);
     }
 }

@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
@@ -224,6 +225,17 @@ impl Acceptor {
 pub(super) struct Waiting<'a>(AsyncFdReadyGuard<'a, OwnedFd>);
 
 impl Waiting<'_> {
+    /// Whether somebody waits, without accepting.
+    pub(super) fn somebody(&mut self) -> bool {
+        let mut asked = [PollFd::new(self.0.get_inner(), PollFlags::IN)];
+        // An error is for accept to show.
+        let nobody = poll(&mut asked, Some(&Timespec::default())).is_ok_and(|ready| ready == 0);
+        if nobody {
+            self.0.clear_ready();
+        }
+        !nobody
+    }
+
     /// Accepts one connection; `None` = nobody waits any more.
     pub(super) fn accept(&mut self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         loop {

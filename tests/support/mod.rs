@@ -2,6 +2,8 @@
 //! told ([`Backend`]).
 
 mod backend;
+mod line;
+mod pattern;
 mod program;
 mod rig;
 
@@ -15,6 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use backend::Backend;
+pub use line::{Bench, Blackhole, MODES, Way, both_ways, fill, pending_error, reset};
+pub use pattern::{Last, Pattern, Received, last};
 pub use program::Program;
 pub use rig::Rig;
 

@@ -29,12 +29,16 @@ pub(super) struct Flow {
     /// Held only while bytes are in it, or within a turn.
     pipe: Option<Pipe>,
     pace: Bulk,
+    /// The source's connection is known to be broken.
+    broken: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Reading.
     Open,
+    /// The source was reset; what its kernel had received before is still to be read.
+    Last,
     /// The source has finished; what is kept, then FIN, is to be written.
     Ended,
     /// The source was reset; what is kept is to be written, and no FIN.
@@ -61,7 +65,7 @@ pub(super) type Way<'a> = (Side, &'a Socket, &'a Socket);
 
 impl Flow {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { state: State::Open, kept: Vec::new(), written: 0, pipe: None, pace: Bulk::new(mode) }
+        Self { state: State::Open, kept: Vec::new(), written: 0, pipe: None, pace: Bulk::new(mode), broken: false }
     }
 
     /// Moves bytes until one of the sockets has to be waited for; returns how many the target took.
@@ -81,7 +85,7 @@ impl Flow {
                 Poll::Pending => return Turn::Waiting,
             }
             match self.state {
-                State::Open => {}
+                State::Open | State::Last => {}
                 State::Ended => {
                     if let Err(error) = target.send_fin() {
                         return Turn::Broken(side.other(), error);
@@ -96,13 +100,17 @@ impl Flow {
             }
             let step = if self.pipe.is_some() { self.fill(cx, way) } else { self.copy(cx, way, gear, moved) };
             match step {
-                Poll::Ready(Ok(read)) => {
-                    self.pace.saw(read);
-                    if read == 0 {
-                        self.state = State::Ended;
+                // Once its error has been taken, a broken connection reads as ended.
+                Poll::Ready(Ok(0)) if self.state == State::Last => self.state = State::Cut,
+                Poll::Ready(Err((broken, _))) if broken == side && self.state == State::Last => self.state = State::Cut,
+                Poll::Ready(Ok(0)) => self.state = State::Ended,
+                Poll::Ready(Ok(read)) => self.pace.saw(read),
+                Poll::Ready(Err((broken, error))) => {
+                    if broken == side {
+                        self.state = State::Cut;
                     }
+                    return Turn::Broken(broken, error);
                 }
-                Poll::Ready(Err((side, error))) => return Turn::Broken(side, error),
                 Poll::Pending => return Turn::Waiting,
             }
         }
@@ -158,10 +166,13 @@ impl Flow {
         pipe.poll_fill(cx, source).map_err(|error| (side, error))
     }
 
-    /// The source's connection broke: only what was already read goes on.
+    /// The source's connection broke: only what it had sent before goes on.
     pub(super) fn cut(&mut self) {
-        if matches!(self.state, State::Open | State::Ended) {
-            self.state = State::Cut;
+        self.broken = true;
+        match self.state {
+            State::Open => self.state = State::Last,
+            State::Ended => self.state = State::Cut,
+            State::Last | State::Cut | State::Finished | State::Closed => {}
         }
     }
 
@@ -176,9 +187,11 @@ impl Flow {
         }
     }
 
-    /// Whether it waits for the source, which then shows its errors by itself.
-    pub(super) fn is_reading(&self) -> bool {
-        self.state == State::Open && self.is_flushed()
+    /// Whether an error of the source would show to nobody who does not look for it: a flow that waits for the source
+    /// reads it.
+    pub(super) fn is_blind(&self) -> bool {
+        let reading = self.state == State::Open && self.is_flushed();
+        !reading && !self.broken
     }
 
     /// Whether the source has said FIN.
@@ -191,8 +204,13 @@ impl Flow {
         self.state == State::Finished
     }
 
+    /// Whether nothing is left to be read or written after a side broke.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_flushed() && self.state != State::Last
+    }
+
     /// Whether everything that was read is written.
-    pub(super) fn is_flushed(&self) -> bool {
+    fn is_flushed(&self) -> bool {
         self.written >= self.kept.len() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
     }
 

@@ -1,6 +1,6 @@
 //! The bytes of a session, both ways. Knows two sockets, counters and limits; no pool, no backend, no configuration.
 //!
-//! Ends as DESIGN says: FIN is passed on and the other direction goes on; what was read before a reset is written before
+//! Ends as DESIGN says: FIN is passed on and the other direction goes on; what arrived before a reset is written before
 //! the reset is passed on; a side that has been sent FIN is closed, any other side of a cut stream is reset.
 
 mod copy;
@@ -142,17 +142,20 @@ pub(crate) async fn relay<C>(
     };
     let mut timer = pin!(sleep_until(state.deadline().into()));
     let end = poll_fn(|cx| {
-        let may_go_on = state.turns(cx, client, backend, gear, bytes);
-        // While a flow reads from a side, the read shows that side's error, after the bytes that came before it.
-        if !state.upward.is_reading()
+        let mut may_go_on = state.turns(cx, client, backend, gear, bytes);
+        // While a flow reads from a side, the read shows that side's error, after the bytes that came before it. Each of
+        // these futures is polled until it is ready, never again: its flow knows that the side is broken.
+        if state.upward.is_blind()
             && let Poll::Ready(error) = client_error.as_mut().poll(cx)
         {
             state.side_broke(Side::Client, error, gear);
+            may_go_on = true;
         }
-        if !state.downward.is_reading()
+        if state.downward.is_blind()
             && let Poll::Ready(error) = backend_error.as_mut().poll(cx)
         {
             state.side_broke(Side::Backend, error, gear);
+            may_go_on = true;
         }
         if let Some(end) = state.end() {
             return Poll::Ready(end);
@@ -257,7 +260,7 @@ impl Relay {
 
     fn end<C>(&mut self) -> Option<End<C>> {
         if self.broken.is_some() {
-            if !self.upward.is_flushed() || !self.downward.is_flushed() {
+            if !self.upward.is_over() || !self.downward.is_over() {
                 return None;
             }
             return self.broken.take().map(|(side, error)| End::Broken(side, error));
