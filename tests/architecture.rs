@@ -34,7 +34,11 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/pools.rs"]),
     ("socket2", &["proxy/socket.rs"]),
-    ("rustix", &["proxy/socket.rs", "proxy/relay/splice.rs", "server/limits.rs", "probe/attempt.rs"]),
+    (
+        "rustix",
+        &["proxy/socket.rs", "proxy/relay/splice.rs", "proxy/relay/ring/", "server/limits.rs", "probe/attempt.rs"],
+    ),
+    ("io_uring", &["proxy/relay/ring/raw.rs"]),
     ("sd_notify", &["cli/systemd.rs"]),
     ("clap", &["cli/mod.rs"]),
     ("tracing_subscriber", &["cli/logging.rs"]),

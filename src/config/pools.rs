@@ -25,7 +25,8 @@ pub(super) fn pool(
 ) -> Pool {
     let shape = &section.shape;
     let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
-    let relays = [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice)];
+    let relays =
+        [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),

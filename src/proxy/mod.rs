@@ -12,6 +12,6 @@ mod worker;
 
 pub use cut::Cut;
 pub use listener::Listener;
-pub use relay::PipeCounts;
+pub use relay::{AUTO_PREFERS_RING, Forbidden, PipeCounts, RingCounts, try_ring};
 pub(crate) use socket::{adopt, listen, local_address};
-pub use worker::{Floor, Workers, pipe_descriptors};
+pub use worker::{Floor, Rings, Workers, pipe_descriptors};

@@ -10,12 +10,13 @@ use std::thread;
 
 use tokio::runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::cut::{Cut, Enlisted, List};
 use super::listener::{self, Listener};
-use super::relay::{Gear, PipeCounts};
+use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
 
@@ -29,6 +30,27 @@ pub fn pipe_descriptors(workers: usize) -> usize {
 
 fn pipes_each(workers: usize) -> usize {
     (PIPES / workers).max(2)
+}
+
+/// Whether workers have an io_uring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rings {
+    /// None.
+    No,
+    /// Unless it turns out that they may not.
+    IfAllowed,
+    /// Without one they do not start.
+    Must,
+}
+
+impl Rings {
+    fn open(self, counts: &Arc<RingCounts>) -> Result<Option<Ring>, Forbidden> {
+        match self {
+            Self::No => Ok(None),
+            Self::IfAllowed => Ok(Ring::open(Arc::clone(counts)).ok()),
+            Self::Must => Ring::open(Arc::clone(counts)).map(Some),
+        }
+    }
 }
 
 /// All workers, seen from outside.
@@ -51,6 +73,7 @@ struct Shared {
     load: AtomicUsize,
     list: List,
     pipes: Arc<PipeCounts>,
+    ring: Arc<RingCounts>,
 }
 
 pub(super) enum Job {
@@ -74,7 +97,7 @@ impl Workers {
     ///
     /// # Errors
     /// If the system gives no thread or no event loop.
-    pub fn start(count: usize, log_sessions: bool) -> io::Result<Self> {
+    pub fn start(count: usize, log_sessions: bool, rings: Rings) -> io::Result<Self> {
         let (tell_death, died) = mpsc::channel(count);
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
@@ -93,8 +116,17 @@ impl Workers {
                         return std::mem::forget(obituary);
                     }
                 };
+                // A ring belongs to the thread that makes it.
+                let ring = match rings.open(&for_thread.ring) {
+                    Ok(ring) => ring,
+                    Err(forbidden) => {
+                        let _ = started.send(Err(io::Error::other(forbidden)));
+                        return std::mem::forget(obituary);
+                    }
+                };
                 let _ = started.send(Ok(()));
-                runtime.block_on(work(index, for_thread, to_do, log_sessions, pipes_each(count)));
+                let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
+                runtime.block_on(work(Worker { index, gear, log_sessions, shared: for_thread }, ring, to_do));
                 std::mem::forget(obituary);
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
@@ -157,6 +189,12 @@ impl Floor {
         (counts().map(|pipes| pipes.open()).sum(), counts().map(|pipes| pipes.missing()).sum())
     }
 
+    /// Sessions on io_uring, and buffers with bytes in them, now.
+    pub fn rings(&self) -> (usize, usize) {
+        let counts = || self.0.iter().map(|seat| &seat.shared.ring);
+        (counts().map(|ring| ring.lanes()).sum(), counts().map(|ring| ring.buffers()).sum())
+    }
+
     /// Sessions by worker.
     pub fn sessions(&self) -> Vec<usize> {
         self.0.iter().map(|seat| seat.shared.load.load(Relaxed)).collect()
@@ -190,16 +228,17 @@ impl Worker {
     }
 }
 
-async fn work(
-    index: usize,
-    shared: Arc<Shared>,
-    mut to_do: mpsc::UnboundedReceiver<Job>,
-    log_sessions: bool,
-    pipes: usize,
-) {
-    let gear = Gear::new(pipes, Arc::clone(&shared.pipes));
-    let worker = Rc::new(Worker { index, gear, log_sessions, shared });
-    while let Some(job) = to_do.recv().await {
+async fn work(worker: Worker, ring: Option<Ring>, mut to_do: mpsc::UnboundedReceiver<Job>) {
+    let worker = Rc::new(worker);
+    let mut driving = ring.map(|ring| tokio::task::spawn_local(ring.drive()));
+    loop {
+        let job = tokio::select! {
+            biased;
+            job = to_do.recv() => job,
+            // Without it no session goes on: the thread dies of it.
+            why = ended(&mut driving) => panic!("the worker's io_uring failed: {why}"),
+        };
+        let Some(job) = job else { return };
         match job {
             Job::Serve(accepted, load) => {
                 let worker = Rc::clone(&worker);
@@ -217,6 +256,13 @@ async fn work(
             },
             Job::Stop => return,
         }
+    }
+}
+
+async fn ended(driving: &mut Option<JoinHandle<io::Error>>) -> String {
+    match driving {
+        None => std::future::pending().await,
+        Some(driving) => driving.await.map_or_else(|error| error.to_string(), |error| error.to_string()),
     }
 }
 
