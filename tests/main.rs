@@ -15,5 +15,6 @@ mod ends;
 mod limits;
 mod relay;
 mod retry;
+mod ring;
 mod smoke;
 mod support;

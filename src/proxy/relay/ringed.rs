@@ -30,6 +30,7 @@ impl Relay {
         let ends = [Rc::clone(&ends[0]), Rc::clone(&ends[1])];
         let lane = ring.join(ends, self.bytes.clone(), self.upward.pace());
         let mut half_closed_at: Option<Instant> = None;
+        let mut ending = None;
         let end = poll_fn(|cx| {
             let state = lane.poll(cx);
             self.follow(&state, base);
@@ -37,10 +38,13 @@ impl Relay {
                 return Poll::Ready(Some(End::Completed));
             }
             if state.has_left {
-                return Poll::Ready(None);
+                return Poll::Ready(ending.take());
+            }
+            if ending.is_some() {
+                return Poll::Pending;
             }
             if let Poll::Ready(wish) = cut.as_mut().poll(cx) {
-                return Poll::Ready(Some(End::Cut(wish)));
+                ending = Some(End::Cut(wish));
             }
             if self.has_one_ended() {
                 let leave_at = *half_closed_at.get_or_insert_with(Instant::now) + HALF_CLOSED;
@@ -50,7 +54,12 @@ impl Relay {
                     timer.as_mut().reset(leave_at.into());
                 }
             }
-            self.check_time(cx, timer.as_mut()).map_or(Poll::Pending, |end| Poll::Ready(Some(end)))
+            ending = ending.take().or_else(|| self.check_time(cx, timer.as_mut()));
+            if ending.is_some() {
+                // What is being sent counts, too: the end is when nothing is.
+                lane.leave();
+            }
+            Poll::Pending
         })
         .await;
         if end.is_none() {

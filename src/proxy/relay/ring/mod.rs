@@ -8,7 +8,10 @@
 //! A lane's sockets are kept by the ring until the last completion of what was pushed for it, whatever becomes of the session.
 
 mod lane;
+mod lanes;
 mod raw;
+#[cfg(test)]
+mod tests;
 mod way;
 
 use std::cell::RefCell;
@@ -23,8 +26,8 @@ use tokio::io::Interest;
 
 use super::flow::Bulk;
 use crate::proxy::socket::watch;
-use lane::Lanes;
 pub(super) use lane::{Rest, Stage, State};
+use lanes::Lanes;
 pub use raw::Forbidden;
 use raw::Raw;
 
