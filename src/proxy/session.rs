@@ -42,9 +42,9 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     };
     let enlisted = worker.enlist();
 
-    let Some(Connected { socket: backend, lease }) = reach(&client, &worker, &enlisted, &mut record).await else {
-        return;
-    };
+    // Boxed: a session needs the room for a moment only.
+    let reached = Box::pin(reach(&client, &worker, &enlisted, &mut record)).await;
+    let Some(Connected { socket: backend, lease }) = reached else { return };
     #[cfg(test)]
     tests::panic_if_asked();
 

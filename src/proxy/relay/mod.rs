@@ -166,8 +166,8 @@ pub(crate) async fn relay<C>(
             };
         }
         // Boxed, because a session on the ring has no use for its room.
-        let turn = state.on_loop(&watched.0, &watched.1, gear, mode, cut.as_mut(), timer.as_mut());
-        if let Some(end) = Box::pin(turn).await {
+        let turn = Box::pin(state.on_loop(&watched.0, &watched.1, gear, mode, cut.as_mut(), timer.as_mut()));
+        if let Some(end) = turn.await {
             break end;
         }
     };
