@@ -312,7 +312,7 @@ impl Memory {
     fn new(count: u16, size: u32) -> Self {
         assert!(count.is_power_of_two() && size > 0);
         let allocate = |layout: Layout| {
-            #[allow(unsafe_code, reason = "page-aligned memory without a Rust owner, because the kernel writes to it")]
+            #[allow(unsafe_code, reason = "memory without a Rust owner, because the kernel writes to it")]
             // SAFETY: neither layout is of size 0.
             let memory = unsafe { alloc_zeroed(layout) };
             NonNull::new(memory).unwrap_or_else(|| handle_alloc_error(layout))
@@ -322,8 +322,10 @@ impl Memory {
     }
 
     fn layouts(count: u16, size: u32) -> (Layout, Layout) {
-        let of = |size| Layout::from_size_align(size, PAGE).expect("a size far below isize::MAX");
-        (of(usize::from(count) * size_of::<BufRingEntry>()), of(usize::from(count) * size as usize))
+        let of = |size, align| Layout::from_size_align(size, align).expect("a size far below isize::MAX");
+        // Buffers are aligned as `malloc` does it: then nothing is touched, and takes memory, before it is used.
+        let align = align_of::<u128>();
+        (of(usize::from(count) * size_of::<BufRingEntry>(), PAGE), of(usize::from(count) * size as usize, align))
     }
 
     fn buffer(&self, buffer: u16) -> *const u8 {
