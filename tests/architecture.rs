@@ -35,8 +35,12 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/pools.rs"]),
     ("socket2", &["proxy/socket.rs", "proxy/option.rs"]),
-    ("libc", &["proxy/option.rs"]),
-    ("rustix", &["proxy/socket.rs", "proxy/relay/splice.rs", "server/limits.rs", "probe/attempt.rs"]),
+    ("libc", &["proxy/option.rs", "proxy/relay/ring/"]),
+    (
+        "rustix",
+        &["proxy/socket.rs", "proxy/relay/splice.rs", "proxy/relay/ring/", "server/limits.rs", "probe/attempt.rs"],
+    ),
+    ("io_uring", &["proxy/relay/ring/raw.rs"]),
     ("sd_notify", &["cli/systemd.rs"]),
     ("clap", &["cli/mod.rs"]),
     ("tracing_subscriber", &["cli/logging.rs"]),
@@ -79,7 +83,10 @@ fn the_relay_knows_sockets_counters_and_limits_only() {
         for line in text.lines() {
             let named = crate_paths(line);
             let fine = named.iter().all(|name| {
-                name == "metrics" || line.contains("crate::pool::ByteCell") || line.contains("crate::proxy::socket")
+                name == "metrics"
+                    || ["crate::pool::ByteCell", "crate::proxy::socket", "crate::proxy::relay"]
+                        .iter()
+                        .any(|p| line.contains(p))
             });
             assert!(fine, "{path}: {line}");
         }

@@ -28,6 +28,7 @@ mod proxy_protocol;
 mod readme;
 mod relay;
 mod retry;
+mod ring;
 mod smoke;
 mod support;
 mod systemd;

@@ -147,6 +147,8 @@ pub enum Relay {
     Copy,
     /// Always spliced, as long as the kernel gives pipes.
     Splice,
+    /// Small messages on the worker's io_uring, bulk spliced; refused at the start where the kernel does not allow it.
+    IoUring,
 }
 
 /// `when_all_down`

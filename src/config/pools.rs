@@ -28,7 +28,8 @@ pub(super) fn pool(
 ) -> Pool {
     let shape = &section.shape;
     let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
-    let relays = [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice)];
+    let relays =
+        [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
     let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];

@@ -64,22 +64,25 @@ impl Failures {
 
 /// Bytes of a backend: one cell for each worker, so that no two threads write to one cache line.
 #[derive(Debug)]
-pub struct Bytes(Box<[ByteCell]>);
+pub struct Bytes(Arc<[Cell]>);
 
-/// One worker's share of a backend's bytes. Written by that worker's thread only.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct ByteCell([AtomicU64; Direction::ALL.len()]);
+struct Cell([AtomicU64; Direction::ALL.len()]);
+
+/// One worker's share of a backend's bytes. Written by that worker's thread only.
+#[derive(Clone, Debug)]
+pub struct ByteCell(Arc<[Cell]>, usize);
 
 impl Bytes {
     /// For workers 0 to `workers` − 1.
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| ByteCell::default()).collect())
+        Self((0..workers).map(|_| Cell::default()).collect())
     }
 
     /// The cell of a worker.
-    pub fn cell(&self, worker: usize) -> &ByteCell {
-        &self.0[worker]
+    pub fn cell(&self, worker: usize) -> ByteCell {
+        ByteCell(Arc::clone(&self.0), worker)
     }
 
     /// So far, over all workers.
@@ -91,7 +94,7 @@ impl Bytes {
 impl ByteCell {
     /// Adds `bytes`. Not a read-modify-write: only one thread writes here.
     pub fn add(&self, direction: Direction, bytes: u64) {
-        let cell = &self.0[direction as usize];
+        let cell = &self.0[self.1].0[direction as usize];
         cell.store(cell.load(Relaxed).wrapping_add(bytes), Relaxed);
     }
 }

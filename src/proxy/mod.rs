@@ -15,8 +15,8 @@ mod worker;
 
 pub use cut::Cut;
 pub use listener::Listener;
-pub use relay::PipeCounts;
+pub use relay::{AUTO_PREFERS_RING, Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
 pub(crate) use socket::{adopt, listen, local_address};
-pub use worker::{Floor, Workers, pipe_descriptors};
+pub use worker::{Floor, Rings, Workers, pipe_descriptors};

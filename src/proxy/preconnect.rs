@@ -76,7 +76,7 @@ impl Stock {
                 kept.retain(|kept| {
                     let stays = is_wanted && now < kept.old_at && kept.socket.is_alive();
                     if !stays {
-                        kept.socket.may_close();
+                        kept.socket.bare().may_close();
                     }
                     stays
                 });
@@ -87,7 +87,7 @@ impl Stock {
 
     fn clear(&self) {
         for kept in self.kept.borrow_mut().drain().flat_map(|(_, kept)| kept) {
-            kept.socket.may_close();
+            kept.socket.bare().may_close();
         }
     }
 

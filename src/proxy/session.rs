@@ -14,7 +14,7 @@ use super::caller::{self, Caller, Stranger};
 use super::cut::{Cut, Enlisted};
 use super::listener::{Listener, Slot};
 use super::outcome::Record;
-use super::relay::{Done, End, Limits, Mode, Side, Terms, relay};
+use super::relay::{AUTO_PREFERS_RING, Done, End, Limits, Mode, Side, Terms, relay};
 use super::socket::Socket;
 use super::upstream::{self, Connected, Refusal};
 use super::worker::Worker;
@@ -67,22 +67,25 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let limits = Limits::new(timeouts.idle, timeouts.half_close);
     let bytes = lease.backend().stats.bytes.cell(worker.index);
     let mode = match record.listener.pool.settings.relay {
+        config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
         config::Relay::Auto => Mode::Auto,
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,
+        config::Relay::IoUring => Mode::Ring,
     };
     let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
     drop(caller);
-    let done = relay(&client, &backend, &worker.gear, terms, bytes, enlisted.cut()).await;
+    let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
+    let done = relay(client, backend, &worker.gear, terms, bytes, enlisted.cut()).await;
 
     record.to_backend = done.to_backend;
     record.to_client = done.to_client;
     record.first_byte = done.first_byte.map(|at| at - connected);
     if done.finished_client {
-        client.may_close();
+        client_end.may_close();
     }
     if done.finished_backend {
-        backend.may_close();
+        backend_end.may_close();
     }
     let (outcome, detail) = judge(done);
     record.end(outcome, detail);
@@ -168,7 +171,7 @@ async fn reach(client: &Socket, worker: &Worker, enlisted: &Enlisted<'_>, record
     };
     record.end(outcome, detail);
     // Refused before any byte: an ordinary close can't be mistaken for the end of an answer.
-    client.may_close();
+    client.bare().may_close();
     None
 }
 
@@ -180,6 +183,7 @@ fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
         End::Idle => (Outcome::IdleTimeout, None),
         End::HalfClosed => (Outcome::HalfCloseTimeout, None),
         End::Cut(cut) => (cut.outcome(), None),
+        End::Local(error) => (Outcome::LocalError, Some(error.to_string())),
     }
 }
 

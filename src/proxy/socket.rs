@@ -7,7 +7,8 @@
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -24,19 +25,72 @@ use crate::metrics::{AcceptFailure, ConnectFailure};
 
 const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
-/// One connected, or connecting, TCP socket that belongs to the current thread's event loop. Dropping it resets the
-/// connection, so that a stream that was cut, be it by a panic, never reads as complete; see [`Self::may_close`].
+/// One connected, or connecting, TCP socket. Dropping it resets the connection, so that a stream that was cut, be it by a
+/// panic, never reads as complete; see [`Self::may_close`]. Shared by those that still have business with the descriptor:
+/// it is closed when the last of them is done.
 #[derive(Debug)]
-pub(crate) struct Socket {
-    fd: AsyncFd<OwnedFd>,
+pub(crate) struct Bare {
+    fd: OwnedFd,
     may_close: Cell<bool>,
 }
+
+impl Bare {
+    /// Says that nothing more will be written.
+    pub(super) fn send_fin(&self) -> io::Result<()> {
+        SockRef::from(&self.fd).shutdown(Shutdown::Write)
+    }
+
+    /// From now on dropping it is an ordinary close: what was written still arrives, then FIN. (The kernel makes a reset
+    /// of it by itself if bytes from the peer have not been read.)
+    pub(super) fn may_close(&self) {
+        self.may_close.set(true);
+    }
+}
+
+impl AsFd for Bare {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Bare {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for Bare {
+    fn drop(&mut self) {
+        if !self.may_close.get() {
+            // It can only fail for a socket that is no socket.
+            let _ = SockRef::from(&self.fd).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+/// A [`Bare`] socket that belongs to the current thread's event loop.
+#[derive(Debug)]
+pub(crate) struct Socket(AsyncFd<Rc<Bare>>);
 
 impl Socket {
     /// Takes over a connected, non-blocking socket.
     pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        let fd = watch(fd, Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Self { fd, may_close: Cell::new(false) })
+        Self::watch(Rc::new(Bare { fd, may_close: Cell::new(false) }))
+    }
+
+    /// Registers it with the event loop.
+    pub(super) fn watch(bare: Rc<Bare>) -> io::Result<Self> {
+        watch(bare, Interest::READABLE | Interest::WRITABLE).map(Socket)
+    }
+
+    /// Takes it out of the event loop.
+    pub(super) fn unwatch(self) -> Rc<Bare> {
+        self.0.into_inner()
+    }
+
+    /// The socket itself.
+    pub(super) fn bare(&self) -> &Rc<Bare> {
+        self.0.get_ref()
     }
 
     /// Connects, from `source` if there is one.
@@ -60,7 +114,7 @@ impl Socket {
         let socket = Self::new(raw.into())?;
         if in_progress {
             // Keep the readiness: the socket is writable if it is connected.
-            socket.fd.writable().await?.retain_ready();
+            socket.0.writable().await?.retain_ready();
             if let Some(error) = socket.raw().take_error()? {
                 return Err(error);
             }
@@ -75,8 +129,8 @@ impl Socket {
     /// Reads what there is, up to the size of `buffer`; 0 = FIN.
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.fd.poll_read_ready(cx))?;
-            match recv(self.fd.get_ref(), &mut *buffer, RecvFlags::empty()) {
+            let mut readiness = ready!(self.0.poll_read_ready(cx))?;
+            match recv(self.bare(), &mut *buffer, RecvFlags::empty()) {
                 Ok((read, _)) => {
                     // Less than was asked for: nothing is left, more comes with a new edge. FIN and errors stay set.
                     if 0 < read && read < buffer.len() {
@@ -94,8 +148,8 @@ impl Socket {
     /// Writes what fits.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.fd.poll_write_ready(cx))?;
-            match send(self.fd.get_ref(), bytes, SendFlags::NOSIGNAL) {
+            let mut readiness = ready!(self.0.poll_write_ready(cx))?;
+            match send(self.bare(), bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => {
                     if written < bytes.len() {
                         readiness.clear_ready();
@@ -112,8 +166,8 @@ impl Socket {
     /// Moves what there is, up to `most`, into an empty pipe; 0 = FIN.
     pub(super) fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, most: usize) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.fd.poll_read_ready(cx))?;
-            match splice(self.fd.get_ref(), None, pipe, None, most, SPLICE) {
+            let mut readiness = ready!(self.0.poll_read_ready(cx))?;
+            match splice(self.bare(), None, pipe, None, most, SPLICE) {
                 Ok(read) => return Poll::Ready(Ok(read)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
@@ -130,8 +184,8 @@ impl Socket {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.fd.poll_write_ready(cx))?;
-            match splice(pipe, None, self.fd.get_ref(), None, most, SPLICE) {
+            let mut readiness = ready!(self.0.poll_write_ready(cx))?;
+            match splice(pipe, None, self.bare(), None, most, SPLICE) {
                 Ok(written) => return Poll::Ready(Ok(written)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
@@ -147,7 +201,7 @@ impl Socket {
     /// Safe.
     pub(super) async fn error(&self) -> io::Error {
         loop {
-            let mut readiness = match self.fd.ready(Interest::ERROR).await {
+            let mut readiness = match self.0.ready(Interest::ERROR).await {
                 Ok(readiness) => readiness,
                 Err(error) => return error,
             };
@@ -160,7 +214,7 @@ impl Socket {
 
     /// Whether the peer has neither finished nor broken the connection, as far as the kernel knows. Bytes may wait.
     pub(super) fn is_alive(&self) -> bool {
-        match recv(self.fd.get_ref(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match recv(self.bare(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((waiting, _)) => waiting > 0,
             Err(error) => error == rustix::io::Errno::AGAIN,
         }
@@ -168,31 +222,16 @@ impl Socket {
 
     /// Its own end: what a client connected to.
     pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
-        local_address(self.fd.get_ref())
+        local_address(self.bare())
     }
 
-    /// Says that nothing more will be written.
+    /// As [`Bare::send_fin`].
     pub(super) fn send_fin(&self) -> io::Result<()> {
-        self.raw().shutdown(Shutdown::Write)
-    }
-
-    /// From now on dropping it is an ordinary close: what was written still arrives, then FIN. (The kernel makes a reset
-    /// of it by itself if bytes from the peer have not been read.)
-    pub(super) fn may_close(&self) {
-        self.may_close.set(true);
+        self.bare().send_fin()
     }
 
     fn raw(&self) -> SockRef<'_> {
-        SockRef::from(self.fd.get_ref())
-    }
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if !self.may_close.get() {
-            // It can only fail for a socket that is no socket.
-            let _ = self.raw().set_linger(Some(Duration::ZERO));
-        }
+        SockRef::from(self.bare())
     }
 }
 
@@ -201,10 +240,10 @@ fn met_itself(raw: &Raw, dialled: SocketAddr) -> io::Result<bool> {
 }
 
 /// Registers a descriptor with the current thread's event loop.
-#[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor that an `OwnedFd` keeps by itself")]
-fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is open, stays the same and belongs to the `AsyncFd` alone, which deregisters it before the
-    // `OwnedFd` closes it; nothing here takes it out or replaces it.
+#[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor that its owners keep by themselves")]
+pub(super) fn watch<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
+    // SAFETY: `F` is an `OwnedFd`, or an `Rc` of one or of a `Bare` around one: the descriptor is open and stays the same as long as
+    // the `AsyncFd` has it, which deregisters it before it lets go; nothing here takes it out or replaces it.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(registered?)
 }
@@ -432,7 +471,7 @@ mod tests {
             let address = local_address(&fd).unwrap();
             let dialled = Socket::connect(address, None, &settings.tcp).await.unwrap();
             // `defer_accept` wants to see bytes before it lets anybody in.
-            send(dialled.fd.get_ref(), b"!", SendFlags::empty()).unwrap();
+            send(dialled.bare(), b"!", SendFlags::empty()).unwrap();
             let acceptor = Acceptor::new(fd).unwrap();
             let (accepted, _) = acceptor.readable().await.unwrap().accept().unwrap().unwrap();
             for raw in [dialled.raw(), SockRef::from(&accepted)] {

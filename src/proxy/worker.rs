@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
@@ -18,7 +19,7 @@ use tracing::error;
 use super::cut::{Cut, Enlisted, List};
 use super::listener::{self, Listener};
 use super::preconnect::{self, Stock};
-use super::relay::{Gear, PipeCounts};
+use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
 use crate::pool::Pool;
@@ -41,6 +42,27 @@ fn pipes_each(workers: usize) -> usize {
     (PIPES / workers).max(PIPES_EACH)
 }
 
+/// Whether workers have an io_uring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rings {
+    /// None.
+    No,
+    /// Unless it turns out that they may not.
+    IfAllowed,
+    /// Without one they do not start.
+    Must,
+}
+
+impl Rings {
+    fn open(self, counts: &Arc<RingCounts>) -> Result<Option<Ring>, Forbidden> {
+        match self {
+            Self::No => Ok(None),
+            Self::IfAllowed => Ok(Ring::open(Arc::clone(counts)).ok()),
+            Self::Must => Ring::open(Arc::clone(counts)).map(Some),
+        }
+    }
+}
+
 /// All workers, seen from outside.
 #[derive(Debug)]
 pub struct Workers {
@@ -61,6 +83,7 @@ struct Shared {
     load: AtomicUsize,
     list: List,
     pipes: Arc<PipeCounts>,
+    ring: Arc<RingCounts>,
 }
 
 pub(super) enum Job {
@@ -92,7 +115,7 @@ impl Workers {
     ///
     /// # Errors
     /// If the system gives no thread or no event loop.
-    pub fn start(count: usize, log_sessions: bool) -> io::Result<Self> {
+    pub fn start(count: usize, log_sessions: bool, rings: Rings) -> io::Result<Self> {
         let (tell_death, died) = watch::channel(None);
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
@@ -111,8 +134,18 @@ impl Workers {
                         return;
                     }
                 };
+                // A ring belongs to the thread that makes it.
+                let ring = match rings.open(&for_thread.ring) {
+                    Ok(ring) => ring,
+                    Err(forbidden) => {
+                        let _ = started.send(Err(io::Error::other(forbidden)));
+                        return;
+                    }
+                };
                 let _ = started.send(Ok(()));
-                runtime.block_on(work(obituary, for_thread, to_do, log_sessions, pipes_each(count)));
+                let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
+                let worker = Worker { index, gear, stock: Stock::default(), log_sessions, shared: for_thread };
+                runtime.block_on(work(worker, obituary, ring, to_do));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
             seats.push(Seat { jobs, shared });
@@ -196,6 +229,12 @@ impl Floor {
         (counts().map(|pipes| pipes.open()).sum(), counts().map(|pipes| pipes.missing()).sum())
     }
 
+    /// Sessions on io_uring, and buffers with bytes in them, now.
+    pub fn rings(&self) -> (usize, usize) {
+        let counts = || self.0.iter().map(|seat| &seat.shared.ring);
+        (counts().map(|ring| ring.lanes()).sum(), counts().map(|ring| ring.buffers()).sum())
+    }
+
     /// Sessions by worker.
     pub fn sessions(&self) -> Vec<usize> {
         self.0.iter().map(|seat| seat.shared.load.load(Relaxed)).collect()
@@ -230,17 +269,18 @@ impl Worker {
     }
 }
 
-async fn work(
-    obituary: Obituary,
-    shared: Arc<Shared>,
-    mut to_do: mpsc::UnboundedReceiver<Job>,
-    log_sessions: bool,
-    pipes: usize,
-) {
-    let gear = Gear::new(pipes, Arc::clone(&shared.pipes));
-    let worker = Rc::new(Worker { index: obituary.index, gear, stock: Stock::default(), log_sessions, shared });
+async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do: mpsc::UnboundedReceiver<Job>) {
+    let worker = Rc::new(worker);
     tokio::task::spawn_local(trim(Rc::clone(&worker)));
-    while let Some(job) = to_do.recv().await {
+    let mut driving = ring.map(|ring| tokio::task::spawn_local(ring.drive()));
+    loop {
+        let job = tokio::select! {
+            biased;
+            job = to_do.recv() => job,
+            // Without it no session goes on: the thread dies of it.
+            why = ended(&mut driving) => panic!("the worker's io_uring failed: {why}"),
+        };
+        let Some(job) = job else { return };
         match job {
             Job::Serve(accepted, load) => {
                 let worker = Rc::clone(&worker);
@@ -269,6 +309,13 @@ async fn work(
             }
             Job::Stop => return,
         }
+    }
+}
+
+async fn ended(driving: &mut Option<JoinHandle<io::Error>>) -> String {
+    match driving {
+        None => std::future::pending().await,
+        Some(driving) => driving.await.map_or_else(|error| error.to_string(), |error| error.to_string()),
     }
 }
 
@@ -324,7 +371,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
-        let workers = Workers::start(2, false).unwrap();
+        let workers = Workers::start(2, false, Rings::No).unwrap();
         let death = workers.death();
         // epoll takes no regular file.
         let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
@@ -336,7 +383,7 @@ mod tests {
 
     #[tokio::test]
     async fn workers_that_stop_have_not_died() {
-        let workers = Workers::start(2, false).unwrap();
+        let workers = Workers::start(2, false, Rings::No).unwrap();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();

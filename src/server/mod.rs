@@ -2,6 +2,7 @@
 
 mod control;
 mod limits;
+mod relays;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -21,10 +22,11 @@ use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::pool::Pool;
 use crate::probe::Prober;
-use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors};
+use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors, try_ring};
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
+pub use relays::RingError;
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
 
@@ -34,6 +36,9 @@ pub enum StartError {
     /// A written limit can't be held.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// A written relay is not at hand.
+    #[error(transparent)]
+    Ring(#[from] RingError),
     /// A listening socket is not at hand.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -119,6 +124,7 @@ impl Server {
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
         let max_connections = max_connections(config)?;
         warn_about_fast_open(config);
+        let rings = relays::choose(&config.pools, try_ring)?;
         let sockets = sockets::open(&config.listeners, inherited)?;
         let mut discovery = Discovery::new();
         let mut followers = Vec::new();
@@ -129,7 +135,7 @@ impl Server {
             followers.push(follower);
         }
         let count = workers(config);
-        let workers = Workers::start(count, config.log.sessions).map_err(StartError::Worker)?;
+        let workers = Workers::start(count, config.log.sessions, rings).map_err(StartError::Worker)?;
 
         let prober = Prober::new();
         let mut pools = Vec::new();

@@ -11,8 +11,12 @@ use tokio::time::timeout;
 use super::{Rig, soon};
 
 /// Ways of relaying, with what selects them in the pool's table. Every relay test runs in each of them.
-pub const MODES: &[(&str, &str)] =
-    &[("copy", "relay = \"copy\""), ("splice", "relay = \"splice\""), ("auto", "relay = \"auto\"")];
+pub const MODES: &[(&str, &str)] = &[
+    ("copy", "relay = \"copy\"\n"),
+    ("splice", "relay = \"splice\"\n"),
+    ("auto", "relay = \"auto\"\n"),
+    ("io_uring", "relay = \"io_uring\"\n"),
+];
 
 /// Which end sends first, or does what the test is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

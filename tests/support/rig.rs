@@ -92,6 +92,8 @@ impl Rig {
             (state.floor.sessions().iter().sum::<usize>() == 0).then_some(())
         })
         .await;
+        until("rings without lanes and buffers in use", || async { (state.floor.rings() == (0, 0)).then_some(()) })
+            .await;
         for pool in &state.pools {
             assert_eq!(pool.sessions(), 0);
         }

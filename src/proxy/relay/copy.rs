@@ -34,7 +34,8 @@ impl Scratch {
 
     pub(super) fn put_back(&self, mut kept: Vec<u8>) {
         let mut stock = self.stock.borrow_mut();
-        if stock.len() < STOCK {
+        // What came off the ring at once may be larger.
+        if stock.len() < STOCK && kept.capacity() <= SCRATCH {
             kept.clear();
             stock.push(kept);
         }

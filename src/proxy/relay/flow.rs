@@ -6,6 +6,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::copy::SCRATCH;
+use super::ring::Stage;
 use super::splice::Pipe;
 use super::{Gear, Mode, Side};
 use crate::proxy::socket::Socket;
@@ -15,6 +16,9 @@ const MOVES_IN_A_ROW: usize = 16;
 
 /// A move of at least so much is a large one.
 const LARGE: usize = SCRATCH / 2;
+
+/// A move of at most so much is a small one, fit for the ring.
+const SMALL: usize = SCRATCH / 4;
 
 /// So many large moves in a row are bulk, so many small ones are its end.
 const IN_A_ROW: u8 = 3;
@@ -31,6 +35,8 @@ pub(super) struct Flow {
     pace: Bulk,
     /// The source's connection is known to be broken.
     broken: bool,
+    /// Something in the latest turn was not the way of small messages.
+    is_rough: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +71,44 @@ pub(super) type Way<'a> = (Side, &'a Socket, &'a Socket);
 
 impl Flow {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { state: State::Open, kept: Vec::new(), written: 0, pipe: None, pace: Bulk::new(mode), broken: false }
+        Self {
+            state: State::Open,
+            kept: Vec::new(),
+            written: 0,
+            pipe: None,
+            pace: Bulk::new(mode),
+            broken: false,
+            is_rough: false,
+        }
+    }
+
+    /// How far it has come on the ring.
+    pub(super) fn follow(&mut self, stage: Stage) {
+        self.state = match stage {
+            Stage::Open => State::Open,
+            Stage::Ended => State::Ended,
+            Stage::Finished => State::Finished,
+        };
+    }
+
+    /// Goes on with what came off the ring.
+    pub(super) fn resume(&mut self, kept: Vec<u8>, pace: Bulk) {
+        (self.kept, self.written, self.pace) = (kept, 0, pace);
+    }
+
+    /// What is to be known of it on the ring.
+    pub(super) fn pace(&self) -> Bulk {
+        self.pace
+    }
+
+    /// Whether the ring could serve it: open, and everything that was read is written.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.state == State::Open && !self.broken && self.is_flushed() && !self.pace.is_bulk()
+    }
+
+    /// Whether the latest turn was not the way of small messages.
+    pub(super) fn is_rough(&self) -> bool {
+        self.is_rough
     }
 
     /// These bytes were read from the source before.
@@ -76,7 +119,9 @@ impl Flow {
     /// Moves bytes until one of the sockets has to be waited for; returns how many the target took.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>, way: Way<'_>, gear: &Gear) -> (u64, Turn) {
         let mut moved = 0;
+        self.is_rough = false;
         let turn = self.moves(cx, way, gear, &mut moved);
+        self.is_rough |= !self.is_flushed();
         self.put_back(gear);
         (moved, turn)
     }
@@ -107,9 +152,12 @@ impl Flow {
             match step {
                 // Once its error has been taken, a broken connection reads as ended.
                 Poll::Ready(Ok(0)) if self.state == State::Last => self.state = State::Cut,
-                Poll::Ready(Ok(0)) => self.state = State::Ended,
-                Poll::Ready(Ok(read)) => self.pace.saw(read),
                 Poll::Ready(Err((broken, _))) if broken == side && self.state == State::Last => self.state = State::Cut,
+                Poll::Ready(Ok(0)) => self.state = State::Ended,
+                Poll::Ready(Ok(read)) => {
+                    self.is_rough |= read > SMALL;
+                    self.pace.saw(read);
+                }
                 Poll::Ready(Err((broken, error))) => {
                     if broken == side {
                         self.state = State::Cut;
@@ -251,7 +299,7 @@ impl Flow {
 
 /// Whether a direction is bulk: PURE, fed with the sizes of its moves.
 #[derive(Clone, Copy, Debug)]
-enum Bulk {
+pub(super) enum Bulk {
     /// The mode settles it.
     Always(bool),
     /// Small moves so far; this many large ones in a row.
@@ -261,19 +309,19 @@ enum Bulk {
 }
 
 impl Bulk {
-    fn new(mode: Mode) -> Self {
+    pub(super) fn new(mode: Mode) -> Self {
         match mode {
-            Mode::Auto => Self::No(0),
+            Mode::Auto | Mode::Ring => Self::No(0),
             Mode::Copy => Self::Always(false),
             Mode::Splice => Self::Always(true),
         }
     }
 
-    fn is_bulk(self) -> bool {
+    pub(super) fn is_bulk(self) -> bool {
         matches!(self, Self::Always(true) | Self::Yes(_))
     }
 
-    fn saw(&mut self, read: usize) {
+    pub(super) fn saw(&mut self, read: usize) {
         let is_large = read >= LARGE;
         *self = match *self {
             Self::Always(is_bulk) => Self::Always(is_bulk),

@@ -5,6 +5,8 @@
 
 mod copy;
 mod flow;
+mod ring;
+mod ringed;
 mod splice;
 #[cfg(test)]
 mod tests;
@@ -23,11 +25,19 @@ use crate::metrics::Direction;
 use crate::pool::ByteCell;
 use copy::Scratch;
 use flow::{Flow, Turn};
+pub(crate) use ring::Ring;
+pub use ring::{Forbidden, RingCounts, try_ring};
 pub use splice::PipeCounts;
 use splice::Pipes;
 
 /// For a client that has not finished long after its backend has, and for bytes that nobody takes after a reset.
 const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
+
+/// Turns in a row with nothing but small messages, after which a session that has left the ring joins it again.
+const CALM: u8 = 16;
+
+/// Whether `relay = "auto"` is the ring where the kernel allows it, or copying.
+pub const AUTO_PREFERS_RING: bool = false;
 
 /// Which way bytes take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +48,8 @@ pub(crate) enum Mode {
     Copy,
     /// Always spliced, as long as there is a pipe.
     Splice,
+    /// On the io_uring of the worker while it is small messages; else as `Auto`.
+    Ring,
 }
 
 /// What the relays of one worker share.
@@ -45,12 +57,18 @@ pub(crate) enum Mode {
 pub(crate) struct Gear {
     scratch: Scratch,
     pipes: Pipes,
+    ring: Option<Ring>,
 }
 
 impl Gear {
     /// With at most `pipes` pipes.
-    pub(crate) fn new(pipes: usize, counts: Arc<PipeCounts>) -> Self {
-        Self { scratch: Scratch::new(), pipes: Pipes::new(pipes, counts) }
+    pub(crate) fn new(pipes: usize, counts: Arc<PipeCounts>, ring: Option<Ring>) -> Self {
+        Self { scratch: Scratch::new(), pipes: Pipes::new(pipes, counts), ring }
+    }
+
+    /// Whether [`Mode::Ring`] is more than [`Mode::Auto`].
+    pub(crate) fn has_ring(&self) -> bool {
+        self.ring.is_some()
     }
 
     /// Gives back what has not been used since the last time.
@@ -113,6 +131,8 @@ pub(crate) enum End<C> {
     HalfClosed,
     /// Somebody outside said so.
     Cut(C),
+    /// The worker's event loop does not take the sockets.
+    Local(io::Error),
 }
 
 /// What a relay came to. Bytes are those that the receiving socket accepted.
@@ -128,65 +148,43 @@ pub(crate) struct Done<C> {
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `early` are bytes that were read from the client before; `cut` resolves when somebody outside
-/// wants it to end.
+/// Relays until an end. `cut` resolves when somebody outside wants it to end. Who wants the sockets to live on, or not to
+/// be reset, holds them too.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
 pub(crate) async fn relay<C>(
-    client: &Socket,
-    backend: &Socket,
+    client: Socket,
+    backend: Socket,
     gear: &Gear,
     terms: Terms,
-    bytes: &ByteCell,
+    bytes: ByteCell,
     cut: impl Future<Output = C>,
 ) -> Done<C> {
     let mut cut = pin!(cut);
-    // Made when they are first needed: most sessions never are blocked, and an idle one has no bytes to spare for them.
-    let mut client_error = LazyError(None);
-    let mut backend_error = LazyError(None);
-    let now = Instant::now();
-    let mut state = Relay {
-        upward: Flow::new(terms.mode).beginning_with(terms.early),
-        downward: Flow::new(terms.mode),
-        to_backend: 0,
-        to_client: 0,
-        first_byte: None,
-        broken: None,
-        last_progress: now,
-        limits: terms.limits,
-    };
+    let mode = terms.mode;
+    let mut state = Relay::new(terms, bytes);
     let mut timer = pin!(sleep_until(state.deadline().into()));
-    let end = poll_fn(|cx| {
-        let mut may_go_on = state.turns(cx, client, backend, gear, bytes);
-        // While a flow reads from a side, the read shows that side's error, after the bytes that came before it. Each of
-        // these futures is polled until it is ready, never again: its flow knows that the side is broken.
-        if state.upward.is_blind()
-            && let Poll::Ready(error) = client_error.poll(cx, client)
+    let mut watched = (client, backend);
+    let end = loop {
+        if let Some(ring) = &gear.ring
+            && state.may_join(mode)
         {
-            state.side_broke(Side::Client, error, gear);
-            may_go_on = true;
+            let bare = [watched.0.unwatch(), watched.1.unwatch()];
+            if let Some(end) = state.on_ring(ring, &bare, gear, cut.as_mut(), timer.as_mut()).await {
+                break end;
+            }
+            let [client, backend] = bare;
+            watched = match Socket::watch(client).and_then(|client| Ok((client, Socket::watch(backend)?))) {
+                Ok(watched) => watched,
+                Err(error) => break End::Local(error),
+            };
         }
-        if state.downward.is_blind()
-            && let Poll::Ready(error) = backend_error.poll(cx, backend)
-        {
-            state.side_broke(Side::Backend, error, gear);
-            may_go_on = true;
+        // Boxed, because a session on the ring has no use for its room.
+        let turn = Box::pin(state.on_loop(&watched.0, &watched.1, gear, mode, cut.as_mut(), timer.as_mut()));
+        if let Some(end) = turn.await {
+            break end;
         }
-        if let Some(end) = state.end() {
-            return Poll::Ready(end);
-        }
-        if let Poll::Ready(wish) = cut.as_mut().poll(cx) {
-            return Poll::Ready(End::Cut(wish));
-        }
-        if let Some(end) = state.check_time(cx, timer.as_mut()) {
-            return Poll::Ready(end);
-        }
-        if may_go_on {
-            cx.waker().wake_by_ref();
-        }
-        Poll::Pending
-    })
-    .await;
+    };
     Done {
         end,
         to_backend: state.to_backend,
@@ -212,22 +210,87 @@ struct Relay {
     downward: Flow,
     to_backend: u64,
     to_client: u64,
+    bytes: ByteCell,
     first_byte: Option<Instant>,
     broken: Option<(Side, io::Error)>,
     last_progress: Instant,
+    /// Turns in a row that were small messages.
+    calm: u8,
     limits: Limits,
 }
 
 impl Relay {
-    /// One turn for each direction. Returns whether there may be more to do at once.
-    fn turns(
+    fn new(terms: Terms, bytes: ByteCell) -> Self {
+        Self {
+            upward: Flow::new(terms.mode).beginning_with(terms.early),
+            downward: Flow::new(terms.mode),
+            to_backend: 0,
+            to_client: 0,
+            bytes,
+            first_byte: None,
+            broken: None,
+            last_progress: Instant::now(),
+            calm: CALM,
+            limits: terms.limits,
+        }
+    }
+
+    /// Whether the ring is the place for it now.
+    fn may_join(&self, mode: Mode) -> bool {
+        mode == Mode::Ring && self.calm >= CALM && self.upward.is_at_rest() && self.downward.is_at_rest()
+    }
+
+    /// Relays by readiness until an end, or (`None`) until it may join the ring.
+    async fn on_loop<C>(
         &mut self,
-        cx: &mut Context<'_>,
         client: &Socket,
         backend: &Socket,
         gear: &Gear,
-        bytes: &ByteCell,
-    ) -> bool {
+        mode: Mode,
+        mut cut: Pin<&mut impl Future<Output = C>>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Option<End<C>> {
+        // Made when they are first needed: most sessions never are blocked, and an idle one has no bytes to spare for them.
+        let mut client_error = LazyError(None);
+        let mut backend_error = LazyError(None);
+        poll_fn(|cx| {
+            let mut may_go_on = self.turns(cx, client, backend, gear);
+            // While a flow reads from a side, the read shows that side's error, after the bytes that came before it. Each
+            // of these futures is polled until it is ready, never again: its flow knows that the side is broken.
+            if self.upward.is_blind()
+                && let Poll::Ready(error) = client_error.poll(cx, client)
+            {
+                self.side_broke(Side::Client, error, gear);
+                may_go_on = true;
+            }
+            if self.downward.is_blind()
+                && let Poll::Ready(error) = backend_error.poll(cx, backend)
+            {
+                self.side_broke(Side::Backend, error, gear);
+                may_go_on = true;
+            }
+            if let Some(end) = self.end() {
+                return Poll::Ready(Some(end));
+            }
+            if let Poll::Ready(wish) = cut.as_mut().poll(cx) {
+                return Poll::Ready(Some(End::Cut(wish)));
+            }
+            if let Some(end) = self.check_time(cx, timer.as_mut()) {
+                return Poll::Ready(Some(end));
+            }
+            if gear.has_ring() && self.may_join(mode) {
+                return Poll::Ready(None);
+            }
+            if may_go_on {
+                cx.waker().wake_by_ref();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// One turn for each direction. Returns whether there may be more to do at once.
+    fn turns(&mut self, cx: &mut Context<'_>, client: &Socket, backend: &Socket, gear: &Gear) -> bool {
         let mut may_go_on = false;
         let ended = self.has_one_ended();
 
@@ -235,7 +298,7 @@ impl Relay {
         self.to_backend += moved;
         let mut progress = moved > 0;
         if moved > 0 {
-            bytes.add(Direction::ToBackend, moved);
+            self.bytes.add(Direction::ToBackend, moved);
         }
         may_go_on |= self.take(turn, gear);
 
@@ -243,10 +306,15 @@ impl Relay {
         self.to_client += moved;
         progress |= moved > 0;
         if moved > 0 {
-            bytes.add(Direction::ToClient, moved);
+            self.bytes.add(Direction::ToClient, moved);
         }
         may_go_on |= self.take(turn, gear);
 
+        if self.upward.is_rough() || self.downward.is_rough() {
+            self.calm = 0;
+        } else if progress {
+            self.calm = self.calm.saturating_add(1);
+        }
         if progress || ended != self.has_one_ended() {
             self.last_progress = Instant::now();
             if self.to_client > 0 && self.first_byte.is_none() {

@@ -4,6 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::pool::Bytes;
 
 /// A connection: our end, and the peer's.
 fn pair() -> (Socket, TcpStream) {
@@ -25,7 +26,7 @@ fn fill(peer: &mut TcpStream) -> usize {
 }
 
 fn gear() -> Gear {
-    Gear::new(4, Arc::default())
+    Gear::new(4, Arc::default(), None)
 }
 
 fn terms() -> Terms {
@@ -93,9 +94,9 @@ fn the_stock_is_bounded() {
 #[tokio::test]
 async fn a_cut_while_bytes_wait() {
     let ((client, mut client_peer), (backend, backend_peer)) = (pair(), pair());
-    let (gear, bytes, told) = (gear(), ByteCell::default(), Notify::new());
+    let (gear, bytes, told) = (gear(), Bytes::new(1).cell(0), Notify::new());
     backend_peer.shutdown(std::net::Shutdown::Write).unwrap();
-    let running = relay(&client, &backend, &gear, terms(), &bytes, told.notified());
+    let running = relay(client, backend, &gear, terms(), bytes, told.notified());
     let tell = async {
         for _ in 0..50 {
             fill(&mut client_peer);
@@ -113,8 +114,8 @@ async fn a_cut_while_bytes_wait() {
 #[tokio::test]
 async fn both_sides_break_while_bytes_wait() {
     let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(), pair());
-    let (gear, bytes) = (gear(), ByteCell::default());
-    let running = relay(&client, &backend, &gear, terms(), &bytes, std::future::pending::<()>());
+    let (gear, bytes) = (gear(), Bytes::new(1).cell(0));
+    let running = relay(client, backend, &gear, terms(), bytes, std::future::pending::<()>());
     let act = async {
         for _ in 0..50 {
             fill(&mut client_peer);

@@ -1,0 +1,339 @@
+//! The sessions on the ring: what a completion means for its lane. Nothing in here waits, or calls out of the ring.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::take;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use slab::Slab;
+
+use super::Stage;
+use super::raw::{Completion, Raw};
+use super::way::{Slot, Way};
+use crate::metrics::Direction;
+use crate::pool::ByteCell;
+use crate::proxy::socket::Bare;
+
+/// Buffers in a direction's queue, beyond which the lane leaves.
+const QUEUE: u16 = 8;
+
+const DIRECTIONS: [Direction; 2] = [Direction::ToBackend, Direction::ToClient];
+
+const RECEIVE: u64 = 0;
+const SEND: u64 = 1;
+const CANCEL: u64 = 2;
+
+/// Says which lane, direction (0: to the backend) and operation a completion belongs to. `CANCEL | SEND` cancels a send.
+fn tag(key: usize, direction: usize, operation: u64) -> u64 {
+    (key as u64) << 8 | (direction as u64) << 4 | operation
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Course {
+    On,
+    /// Everything is cancelled; the session waits for the rest.
+    Leaving,
+    /// Nobody waits for it any more.
+    Abandoned,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// The client's and the backend's. Direction `d` goes from end `d` to end `1 - d`.
+    pub(super) ends: [Rc<Bare>; 2],
+    pub(super) ways: [Way; 2],
+    pub(super) course: Course,
+    /// Completions still to come. The entry, and with it its key and its sockets, stays until there is none.
+    pub(super) pending: u32,
+    pub(super) broken: [Option<io::Error>; 2],
+    pub(super) waker: Option<Waker>,
+    pub(super) bytes: ByteCell,
+    pub(super) last_progress: Instant,
+    pub(super) first_byte: Option<Instant>,
+}
+
+/// A send, to see in the next round whether its target took it.
+pub(super) type Sent = (usize, usize, u32);
+
+/// All sessions on the ring.
+#[derive(Debug)]
+pub(super) struct Lanes {
+    pub(super) entries: Slab<Entry>,
+    pub(super) slots: Box<[Slot]>,
+    now: Instant,
+    round: u32,
+    sent: Vec<Sent>,
+    spare: Vec<Sent>,
+    /// Directions that had no buffer to receive into. May name some that do not wait any more.
+    starving: VecDeque<(usize, usize)>,
+    to_wake: Vec<Waker>,
+}
+
+impl Lanes {
+    pub(super) fn new(buffers: u16) -> Self {
+        Self {
+            entries: Slab::new(),
+            slots: vec![Slot::EMPTY; usize::from(buffers)].into_boxed_slice(),
+            now: Instant::now(),
+            round: 0,
+            sent: Vec::new(),
+            spare: Vec::new(),
+            starving: VecDeque::new(),
+            to_wake: Vec::new(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) fn buffers(&self) -> u16 {
+        self.slots.len() as u16
+    }
+
+    pub(super) fn take_wakers(&mut self) -> Vec<Waker> {
+        take(&mut self.to_wake)
+    }
+
+    /// Takes back the empty list, for its memory.
+    pub(super) fn keep(&mut self, wakers: Vec<Waker>) {
+        if self.to_wake.is_empty() {
+            self.to_wake = wakers;
+        }
+    }
+
+    /// Before the kernel is entered. Returns what it then submits.
+    pub(super) fn begin_round(&mut self) -> Vec<Sent> {
+        self.round = self.round.wrapping_add(1);
+        self.now = Instant::now();
+        std::mem::replace(&mut self.sent, take(&mut self.spare))
+    }
+
+    /// After all completions were taken.
+    pub(super) fn end_round(&mut self, raw: &mut Raw, mut sent: Vec<Sent>) {
+        // A target with room takes bytes while they are submitted. One that did not is slow, and must not hold buffers.
+        for (key, direction, number) in sent.drain(..) {
+            let blocked = |entry: &Entry| entry.ways[direction].sending && entry.ways[direction].number == number;
+            if self.entries.get(key).is_some_and(blocked) {
+                self.leave(raw, key);
+            }
+        }
+        self.spare = sent;
+        let mut spare = raw.free();
+        while spare > 0
+            && let Some((key, direction)) = self.starving.pop_front()
+        {
+            if self.entries.get(key).is_some_and(|entry| entry.may_receive(direction)) {
+                self.receive(raw, key, direction);
+                spare -= 1;
+            }
+        }
+    }
+
+    /// Whether a direction waits for a buffer, and there is one.
+    pub(super) fn can_feed(&self, raw: &Raw) -> bool {
+        raw.free() > 0 && !self.starving.is_empty()
+    }
+
+    /// What the kernel says.
+    pub(super) fn take(&mut self, raw: &mut Raw, completion: Completion) {
+        let Completion { tag, result, buffer, more } = completion;
+        let (key, direction, operation) = ((tag >> 8) as usize, (tag >> 4 & 1) as usize, tag & 0xf);
+        let Some(entry) = self.entries.get_mut(key) else {
+            debug_assert!(false, "a completion of nobody");
+            buffer.into_iter().for_each(|buffer| raw.give_back(buffer));
+            return;
+        };
+        if !more {
+            entry.pending -= 1;
+        }
+        match operation {
+            RECEIVE => {
+                entry.ways[direction].receiving &= more;
+                self.received(raw, key, direction, result, buffer);
+            }
+            SEND => {
+                entry.ways[direction].sending = false;
+                self.was_sent(raw, key, direction, result);
+            }
+            // The victim was not to be found just then: it was on its way. It is, until it has completed.
+            _ if result.is_err() => {
+                let way = &entry.ways[direction];
+                let victim = operation & !CANCEL;
+                if if victim == SEND { way.sending } else { way.receiving } {
+                    entry.pending += 1;
+                    raw.cancel(self::tag(key, direction, victim), self::tag(key, direction, operation));
+                }
+            }
+            _ => {}
+        }
+        self.settle(raw, key);
+    }
+
+    fn received(
+        &mut self,
+        raw: &mut Raw,
+        key: usize,
+        direction: usize,
+        result: Result<u32, Errno>,
+        buffer: Option<u16>,
+    ) {
+        let entry = &mut self.entries[key];
+        let way = &mut entry.ways[direction];
+        match (result, buffer) {
+            (Ok(length @ 1..), Some(buffer)) => {
+                way.push(&mut self.slots, buffer, length, self.round);
+                if entry.course != Course::On {
+                    return;
+                }
+                if way.queued > QUEUE || way.pace.is_bulk() {
+                    return self.leave(raw, key);
+                }
+                self.send(raw, key, direction);
+                if self.entries[key].may_receive(direction) {
+                    self.receive(raw, key, direction);
+                }
+            }
+            (result, buffer) => {
+                buffer.into_iter().for_each(|buffer| raw.give_back(buffer));
+                match result {
+                    Ok(_) => {
+                        way.stage = Stage::Ended;
+                        self.finish(raw, key, direction);
+                    }
+                    Err(Errno::NOBUFS) => self.starving.push_back((key, direction)),
+                    Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {
+                        if entry.may_receive(direction) {
+                            self.receive(raw, key, direction);
+                        }
+                    }
+                    Err(error) => self.broke(raw, key, direction, error),
+                }
+            }
+        }
+    }
+
+    fn was_sent(&mut self, raw: &mut Raw, key: usize, direction: usize, result: Result<u32, Errno>) {
+        let entry = &mut self.entries[key];
+        match result {
+            Ok(bytes) => {
+                if bytes > 0 {
+                    if entry.last_progress < self.now {
+                        entry.last_progress = self.now;
+                    }
+                    entry.bytes.add(DIRECTIONS[direction], u64::from(bytes));
+                    if direction == 1 && entry.first_byte.is_none() {
+                        entry.first_byte = Some(self.now);
+                    }
+                }
+                entry.ways[direction].sent(&self.slots, raw, bytes);
+                if entry.course == Course::On {
+                    self.send(raw, key, direction);
+                    self.finish(raw, key, direction);
+                }
+            }
+            Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {
+                if entry.course == Course::On {
+                    self.send(raw, key, direction);
+                }
+            }
+            Err(error) => self.broke(raw, key, 1 - direction, error),
+        }
+    }
+
+    pub(super) fn receive(&mut self, raw: &mut Raw, key: usize, direction: usize) {
+        let entry = &mut self.entries[key];
+        entry.ways[direction].receiving = true;
+        entry.pending += 1;
+        raw.receive(entry.ends[direction].as_fd(), tag(key, direction, RECEIVE));
+    }
+
+    /// Sends the first of what was received, unless a send is under way: bytes stay in order.
+    fn send(&mut self, raw: &mut Raw, key: usize, direction: usize) {
+        let entry = &mut self.entries[key];
+        let way = &mut entry.ways[direction];
+        if way.sending {
+            return;
+        }
+        let Some((buffer, part)) = way.front(&self.slots) else { return };
+        (way.sending, way.number) = (true, way.number.wrapping_add(1));
+        entry.pending += 1;
+        self.sent.push((key, direction, way.number));
+        raw.send(entry.ends[1 - direction].as_fd(), buffer, part, tag(key, direction, SEND));
+    }
+
+    /// Passes FIN on if it is time.
+    fn finish(&mut self, raw: &mut Raw, key: usize, direction: usize) {
+        let entry = &mut self.entries[key];
+        let way = &mut entry.ways[direction];
+        if way.stage != Stage::Ended || way.queued > 0 || entry.course != Course::On {
+            return;
+        }
+        entry.last_progress = self.now;
+        match entry.ends[1 - direction].send_fin() {
+            Ok(()) => {
+                way.stage = Stage::Finished;
+                self.to_wake.extend(entry.waker.take());
+            }
+            Err(error) => {
+                let error = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+                self.broke(raw, key, 1 - direction, error);
+            }
+        }
+    }
+
+    fn broke(&mut self, raw: &mut Raw, key: usize, end: usize, error: Errno) {
+        self.entries[key].broken[end].get_or_insert_with(|| error.into());
+        self.leave(raw, key);
+    }
+
+    pub(super) fn leave(&mut self, raw: &mut Raw, key: usize) {
+        let entry = &mut self.entries[key];
+        if entry.course == Course::On {
+            entry.course = Course::Leaving;
+            entry.cancel(raw, key);
+        }
+    }
+
+    pub(super) fn settle(&mut self, raw: &mut Raw, key: usize) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.pending > 0 {
+            return;
+        }
+        match entry.course {
+            Course::On => {}
+            Course::Leaving => self.to_wake.extend(entry.waker.take()),
+            Course::Abandoned => self.remove(raw, key, None),
+        }
+    }
+
+    fn remove(&mut self, raw: &mut Raw, key: usize, mut kept: Option<&mut [Vec<u8>; 2]>) {
+        let mut entry = self.entries.remove(key);
+        debug_assert_eq!(entry.pending, 0);
+        for (direction, way) in entry.ways.iter_mut().enumerate() {
+            way.empty(&self.slots, raw, kept.as_deref_mut().map(|kept| &mut kept[direction]));
+        }
+    }
+}
+
+impl Entry {
+    fn may_receive(&self, direction: usize) -> bool {
+        let way = &self.ways[direction];
+        self.course == Course::On && way.stage == Stage::Open && !way.receiving
+    }
+
+    pub(super) fn cancel(&mut self, raw: &mut Raw, key: usize) {
+        for (direction, way) in self.ways.iter().enumerate() {
+            for (operation, is_there) in [(RECEIVE, way.receiving), (SEND, way.sending)] {
+                if is_there {
+                    self.pending += 1;
+                    raw.cancel(tag(key, direction, operation), tag(key, direction, CANCEL | operation));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Storms on rings far too small for them: whatever ends a session, and wherever it is then, bytes arrive exactly, and every
+//! buffer, lane and descriptor comes back.
+//!
+//! Where the kernel does not allow io_uring these tests fail, and say so: CI has it.
+
+use std::cell::Cell;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_local, yield_now};
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::metrics::Direction;
+use crate::pool::Bytes;
+use crate::proxy::relay::{Done, End, Gear, Limits, Mode, PipeCounts, Terms, relay};
+use crate::proxy::socket::{Bare, Socket};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Bench {
+    ring: Ring,
+    gear: Rc<Gear>,
+    bytes: Bytes,
+    sockets: Vec<Weak<Bare>>,
+}
+
+struct Session {
+    client: TcpStream,
+    backend: TcpStream,
+    relaying: JoinHandle<Done<()>>,
+    cut: oneshot::Sender<()>,
+}
+
+fn on_ring<F: Future<Output = ()>>(entries: u32, buffers: u16, size: u32, test: impl FnOnce(Bench) -> F) {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+    runtime.block_on(async {
+        let ring = Ring::with(entries, buffers, size, Arc::default());
+        let ring =
+            ring.unwrap_or_else(|error| panic!("NO IO_URING HERE, nothing is tested: {error}: {}", error.source));
+        spawn_local(ring.clone().drive());
+        let gear = Rc::new(Gear::new(8, Arc::<PipeCounts>::default(), Some(ring.clone())));
+        let bench = Bench { ring, gear, bytes: Bytes::new(1), sockets: Vec::new() };
+        timeout(PATIENCE, test(bench)).await.expect("took too long");
+    });
+}
+
+async fn connection() -> (TcpStream, Socket) {
+    let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (peer, Socket::new(ours.into()).unwrap())
+}
+
+impl Bench {
+    async fn session(&mut self) -> Session {
+        let ((client, client_side), (backend, backend_side)) = (connection().await, connection().await);
+        let ends = [Rc::clone(client_side.bare()), Rc::clone(backend_side.bare())];
+        self.sockets.extend(ends.iter().map(Rc::downgrade));
+        let (cut, wish) = oneshot::channel();
+        let (gear, bytes) = (Rc::clone(&self.gear), self.bytes.cell(0));
+        let relaying = spawn_local(async move {
+            let cut = async {
+                if wish.await.is_err() {
+                    std::future::pending().await
+                }
+            };
+            let limits = Limits::new(Some(PATIENCE), Some(PATIENCE));
+            let terms = Terms { mode: Mode::Ring, limits, early: Vec::new() };
+            let done = relay(client_side, backend_side, &gear, terms, bytes, cut).await;
+            let [client, backend] = ends;
+            if done.finished_client {
+                client.may_close();
+            }
+            if done.finished_backend {
+                backend.may_close();
+            }
+            done
+        });
+        Session { client, backend, relaying, cut }
+    }
+
+    /// Everything is back.
+    async fn is_clean(&self) {
+        let is_back = || {
+            let inner = self.ring.0.inner.borrow();
+            let sockets = self.sockets.iter().filter(|socket| socket.strong_count() > 0).count();
+            (inner.lanes.len(), usize::from(inner.lanes.buffers()) - inner.raw.free(), sockets)
+        };
+        for _ in 0..1000 {
+            let counts = &self.ring.0.counts;
+            if is_back() == (0, 0, 0) && (counts.lanes(), counts.buffers()) == (0, 0) {
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        panic!("lanes, buffers and sockets that are left: {:?}", is_back());
+    }
+}
+
+fn byte(stream: u64, at: u64) -> u8 {
+    (stream.wrapping_mul(0x9e37_79b9).wrapping_add(at).wrapping_mul(0x85eb_ca6b) >> 13) as u8
+}
+
+async fn pause(random: &mut fastrand::Rng) {
+    match random.u8(..12) {
+        0 => sleep(Duration::from_micros(random.u64(..4_000))).await,
+        1..=3 => yield_now().await,
+        _ => {}
+    }
+}
+
+/// Sends up to `size` bytes, then FIN; less if the other side ends it. Returns whether all went well.
+async fn send(mut to: OwnedWriteHalf, stream: u64, size: u64, mut random: fastrand::Rng) -> bool {
+    let (mut at, longest) = (0, 1 << random.u32(7..18));
+    while at < size {
+        let piece: Vec<u8> = (at..size.min(at + random.u64(1..=longest))).map(|at| byte(stream, at)).collect();
+        if to.write_all(&piece).await.is_err() {
+            return false;
+        }
+        at += piece.len() as u64;
+        pause(&mut random).await;
+    }
+    to.shutdown().await.is_ok()
+}
+
+/// Receives until the end: how much of the stream, all of it right, and whether FIN ended it.
+async fn receive(mut from: OwnedReadHalf, stream: u64, mut random: fastrand::Rng) -> (u64, bool) {
+    let (mut at, mut buffer) = (0, vec![0; 1 << random.u32(9..17)]);
+    loop {
+        match from.read(&mut buffer).await {
+            Ok(0) => return (at, true),
+            Err(_) => return (at, false),
+            Ok(length) => {
+                for &got in &buffer[..length] {
+                    assert_eq!(got, byte(stream, at), "byte {at} of stream {stream}");
+                    at += 1;
+                }
+            }
+        }
+        pause(&mut random).await;
+    }
+}
+
+/// One session with a random course and a random end.
+async fn course(session: Session, stream: u64, mut random: fastrand::Rng) {
+    let Session { client, backend, relaying, cut } = session;
+    let mut size = || {
+        let most = 1 << random.u32(6..19);
+        random.u64(..most)
+    };
+    let sizes = [size(), size()];
+    let resets = |socket: &TcpStream| SockRef::from(socket).set_linger(Some(Duration::ZERO)).unwrap();
+    let end = random.u8(..8);
+    if end == 0 {
+        resets(&client);
+    } else if end == 1 {
+        resets(&backend);
+    }
+    let ((client_in, client_out), (backend_in, backend_out)) = (client.into_split(), backend.into_split());
+    let sending = [
+        spawn_local(send(client_out, stream, sizes[0], random.fork())),
+        spawn_local(send(backend_out, stream + 1, sizes[1], random.fork())),
+    ];
+    let receiving = [
+        spawn_local(receive(backend_in, stream, random.fork())),
+        spawn_local(receive(client_in, stream + 1, random.fork())),
+    ];
+    let mut keep = Some(cut);
+    if end < 4 {
+        sleep(Duration::from_micros(random.u64(..20_000))).await;
+        match end {
+            // The connection is reset once both halves of its socket are gone.
+            0 => (sending[0].abort(), receiving[1].abort()).0,
+            1 => (sending[1].abort(), receiving[0].abort()).0,
+            2 => drop(keep.take().unwrap().send(())),
+            _ => relaying.abort(),
+        }
+    }
+    let done = relaying.await;
+    let [from_client, from_backend] = sending;
+    // A failed write takes the socket's error, and the read then shows a reset as FIN.
+    let is_sure = [from_backend.await.unwrap_or(false), from_client.await.unwrap_or(false)];
+    let [up, down] = receiving;
+    let (up, down) = (up.await, down.await);
+    let Ok(done) = done else { return assert_eq!(end, 3, "the relay panicked") };
+    for (direction, received, counted) in [(0, &up, done.to_backend), (1, &down, done.to_client)] {
+        if let Ok((received, fin)) = received {
+            let size = sizes[usize::from(direction)];
+            assert!(*received <= counted && counted <= size);
+            // tokio sends FIN when it drops half of a socket, before the reset.
+            let may_be_short = end == direction || !is_sure[usize::from(direction)];
+            assert!(!fin || may_be_short || *received == size, "FIN after {received} of {size} bytes, {end}");
+        }
+    }
+    if end >= 4 {
+        assert!(matches!(done.end, End::Completed), "{:?}", done.end);
+        assert_eq!((up.unwrap(), down.unwrap()), ((sizes[0], true), (sizes[1], true)));
+    }
+}
+
+#[test]
+fn storms_leave_nothing_behind() {
+    let seeds: Vec<u64> = match std::env::var("SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..4).map(|_| fastrand::u64(..1 << 32)).collect(),
+    };
+    for seed in seeds {
+        eprintln!("SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let shapes = [(2, 4, 64), (8, 16, 1024), (64, 32, 16 * 1024), (1024, 256, 16 * 1024)];
+        let (entries, buffers, size) = shapes[random.usize(..shapes.len())];
+        on_ring(entries, buffers, size, async |mut bench| {
+            let mut courses = Vec::new();
+            for number in 0..60 {
+                let session = bench.session().await;
+                courses.push(spawn_local(course(session, 2 * number, random.fork())));
+            }
+            for course in courses {
+                course.await.unwrap();
+            }
+            bench.is_clean().await;
+        });
+    }
+}
+
+/// Four buffers for 200 sessions that all speak at once: each gets its turn.
+#[test]
+fn receivers_share_the_buffers_that_there_are() {
+    on_ring(16, 4, 256, async |mut bench| {
+        let mut sessions = Vec::new();
+        for _ in 0..200 {
+            sessions.push(bench.session().await);
+        }
+        let mut message = [0; 100];
+        for round in 0..20 {
+            for session in &mut sessions {
+                session.client.write_all(&[round; 100]).await.unwrap();
+            }
+            for session in &mut sessions {
+                session.backend.read_exact(&mut message).await.unwrap();
+                assert_eq!(message, [round; 100]);
+            }
+        }
+        assert_eq!(bench.ring.0.counts.lanes(), 200, "somebody has left the ring");
+        assert_eq!(bench.bytes.read(Direction::ToBackend), 200 * 20 * 100);
+        drop(sessions);
+        bench.is_clean().await;
+    });
+}
+
+/// Who does not read has its bytes taken off the ring: it holds no buffer, and the others do not notice it.
+#[test]
+fn who_does_not_read_holds_no_buffer() {
+    on_ring(64, 16, 4096, async |mut bench| {
+        let mut slow = Vec::new();
+        for number in 0..8 {
+            let session = bench.session().await;
+            // Long enough to fill every buffer on the way.
+            let filled = Cell::new(0);
+            let fill = async {
+                loop {
+                    session.client.writable().await.unwrap();
+                    let piece: Vec<u8> = (filled.get()..filled.get() + 10_000).map(|at| byte(number, at)).collect();
+                    filled.set(filled.get() + session.client.try_write(&piece).unwrap_or(0) as u64);
+                }
+            };
+            let _: Result<(), _> = timeout(Duration::from_millis(20), fill).await;
+            slow.push((session, number, filled.get()));
+        }
+        assert_eq!(bench.ring.0.counts.buffers(), 0);
+        assert_eq!(bench.ring.0.counts.lanes(), 0);
+
+        let mut brisk = bench.session().await;
+        let mut message = [0; 100];
+        for round in 0..100 {
+            brisk.client.write_all(&[round; 100]).await.unwrap();
+            brisk.backend.read_exact(&mut message).await.unwrap();
+        }
+        assert_eq!(bench.ring.0.counts.lanes(), 1);
+
+        for (session, number, filled) in slow {
+            let (_, mut client_out) = session.client.into_split();
+            let (backend_in, _backend_out) = session.backend.into_split();
+            client_out.shutdown().await.unwrap();
+            assert_eq!(receive(backend_in, number, fastrand::Rng::with_seed(number)).await, (filled, true));
+        }
+        drop(brisk);
+        bench.is_clean().await;
+    });
+}
+
+/// A session that had to leave joins again when it is calm, and nothing is lost on the way.
+#[test]
+fn back_to_the_ring_when_it_is_calm() {
+    on_ring(64, 16, 4096, async |mut bench| {
+        let mut session = bench.session().await;
+        let lanes = |bench: &Bench| bench.ring.0.counts.lanes();
+        for _ in 0..3 {
+            let (bulk, mut got) = (vec![7; 4 << 20], vec![0; 4 << 20]);
+            let (written, read) = tokio::join!(session.client.write_all(&bulk), session.backend.read_exact(&mut got));
+            written.unwrap();
+            read.unwrap();
+            assert!(got == bulk);
+            assert_eq!(lanes(&bench), 0, "bulk on the ring");
+            let mut message = [0; 10];
+            for round in 0..40 {
+                session.backend.write_all(&[round; 10]).await.unwrap();
+                session.client.read_exact(&mut message).await.unwrap();
+                assert_eq!(message, [round; 10]);
+                session.client.write_all(&[round; 10]).await.unwrap();
+                session.backend.read_exact(&mut message).await.unwrap();
+            }
+            assert_eq!(lanes(&bench), 1);
+        }
+        drop(session);
+        bench.is_clean().await;
+    });
+}
+
+#[test]
+fn a_lane_that_is_dropped_resets_its_connections() {
+    on_ring(64, 16, 4096, async |mut bench| {
+        let mut session = bench.session().await;
+        session.client.write_all(b"hello").await.unwrap();
+        session.backend.read_exact(&mut [0; 5]).await.unwrap();
+        session.relaying.abort();
+        let client = session.client.read(&mut [0; 5]).await;
+        let backend = session.backend.read(&mut [0; 5]).await;
+        assert_eq!(client.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert_eq!(backend.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        bench.is_clean().await;
+    });
+}

@@ -1,0 +1,111 @@
+//! One direction of a lane: buffers received and not yet sent, a linked list through the ring's table of buffers, and how
+//! far the direction has come.
+
+use super::raw::Raw;
+use super::{Bulk, Stage};
+
+/// No buffer.
+const NONE: u16 = u16::MAX;
+
+/// What is remembered for each buffer of the ring while it is in a queue.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot {
+    next: u16,
+    length: u32,
+}
+
+impl Slot {
+    pub(super) const EMPTY: Self = Self { next: NONE, length: 0 };
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Way {
+    first: u16,
+    last: u16,
+    pub(super) queued: u16,
+    /// Sent of the first.
+    offset: u32,
+    pub(super) stage: Stage,
+    pub(super) receiving: bool,
+    pub(super) sending: bool,
+    /// Of the latest send, to tell it from those before.
+    pub(super) number: u32,
+    /// The round of `burst`, the bytes received in it.
+    round: u32,
+    burst: usize,
+    pub(super) pace: Bulk,
+    pub(super) moved: u64,
+}
+
+impl Way {
+    pub(super) fn new(pace: Bulk) -> Self {
+        Self {
+            first: NONE,
+            last: NONE,
+            queued: 0,
+            offset: 0,
+            stage: Stage::Open,
+            receiving: false,
+            sending: false,
+            number: 0,
+            round: 0,
+            burst: 0,
+            pace,
+            moved: 0,
+        }
+    }
+
+    /// Queues what was received.
+    pub(super) fn push(&mut self, slots: &mut [Slot], buffer: u16, length: u32, round: u32) {
+        slots[usize::from(buffer)] = Slot { next: NONE, length };
+        match self.last {
+            NONE => self.first = buffer,
+            last => slots[usize::from(last)].next = buffer,
+        }
+        self.last = buffer;
+        self.queued += 1;
+        // A burst is what there was at one time: what a plain read would have returned.
+        if round != self.round {
+            if self.burst > 0 {
+                self.pace.saw(self.burst);
+            }
+            (self.round, self.burst) = (round, 0);
+        }
+        self.burst += length as usize;
+    }
+
+    /// The buffer that is next to be sent, and the part of it.
+    pub(super) fn front(&self, slots: &[Slot]) -> Option<(u16, std::ops::Range<u32>)> {
+        (self.first != NONE).then(|| (self.first, self.offset..slots[usize::from(self.first)].length))
+    }
+
+    /// So much of the front was sent.
+    pub(super) fn sent(&mut self, slots: &[Slot], raw: &mut Raw, bytes: u32) {
+        self.moved += u64::from(bytes);
+        self.offset += bytes;
+        if self.front(slots).is_some_and(|(_, part)| part.is_empty()) {
+            self.pop(slots, raw);
+        }
+    }
+
+    fn pop(&mut self, slots: &[Slot], raw: &mut Raw) {
+        let buffer = self.first;
+        self.first = slots[usize::from(buffer)].next;
+        if self.first == NONE {
+            self.last = NONE;
+        }
+        (self.offset, self.queued) = (0, self.queued - 1);
+        raw.give_back(buffer);
+    }
+
+    /// Gives back all buffers; a copy of what they hold goes to `into`, if somebody wants it.
+    pub(super) fn empty(&mut self, slots: &[Slot], raw: &mut Raw, mut into: Option<&mut Vec<u8>>) {
+        while let Some((buffer, part)) = self.front(slots) {
+            if let Some(into) = &mut into {
+                raw.copy_out(buffer, part, into);
+            }
+            self.pop(slots, raw);
+        }
+    }
+}
