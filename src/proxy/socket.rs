@@ -4,6 +4,9 @@
 //! Not `tokio::net::TcpStream`: its `try_read` leaves the readiness set after a short read (one more system call per
 //! message), its `poll_read` wants `&mut`, and a relay has to wait for errors while it reads.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -440,77 +443,5 @@ pub(super) fn accept_failure(error: &io::Error) -> AcceptFailure {
         | Errno::OPNOTSUPP
         | Errno::NETUNREACH => AcceptFailure::Aborted,
         _ => AcceptFailure::Other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::{Ipv4Addr, Ipv6Addr};
-
-    use super::*;
-    use crate::config;
-
-    fn parsed(tcp: &str) -> Listener {
-        let text = format!(
-            "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"b\"\ntcp = {tcp}\n[pools.b]\nbackends = [\"127.0.0.1:1\"]\n"
-        );
-        match config::parse(&text, "test", &|_| None) {
-            Ok(config) => config.listeners[0].clone(),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn every_option_reaches_the_kernel_on_both_sides() {
-        let settings = parsed(
-            "{ nodelay = true, keepalive = { idle = \"70s\", interval = \"7s\", count = 5 }, user_timeout = \"9s\", \
-             receive_buffer = \"64KiB\", send_buffer = \"32KiB\", dscp = 46, fast_open = true, defer_accept = \"3s\" }",
-        );
-        for host in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
-            let fd = listen(SocketAddr::new(host, 0), true, &settings).unwrap();
-            let address = local_address(&fd).unwrap();
-            let dialled = Socket::connect(address, None, &settings.tcp).await.unwrap();
-            // `defer_accept` wants to see bytes before it lets anybody in.
-            send(dialled.bare(), b"!", SendFlags::empty()).unwrap();
-            let acceptor = Acceptor::new(fd).unwrap();
-            let (accepted, _) = acceptor.readable().await.unwrap().accept().unwrap().unwrap();
-            for raw in [dialled.raw(), SockRef::from(&accepted)] {
-                assert!(raw.tcp_nodelay().unwrap());
-                assert!(raw.keepalive().unwrap());
-                assert_eq!(raw.tcp_keepalive_time().unwrap(), Duration::from_secs(70));
-                assert_eq!(raw.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
-                assert_eq!(raw.tcp_keepalive_retries().unwrap(), 5);
-                assert_eq!(raw.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
-                // The kernel doubles them, for its own bookkeeping.
-                assert_eq!(raw.recv_buffer_size().unwrap(), 128 * 1024);
-                assert_eq!(raw.send_buffer_size().unwrap(), 64 * 1024);
-                let class = if host.is_ipv4() { raw.tos_v4().unwrap() } else { raw.tclass_v6().unwrap() };
-                assert_eq!(class >> 2, 46);
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_source_is_bound_and_its_port_is_left_to_connect() {
-        let settings = parsed("{}");
-        let fd = listen((Ipv4Addr::LOCALHOST, 0).into(), false, &settings).unwrap();
-        let address = local_address(&fd).unwrap();
-        let source = Ipv4Addr::new(127, 0, 0, 9);
-        let dialled = Socket::connect(address, Some(source.into()), &settings.tcp).await.unwrap();
-        assert_eq!(dialled.raw().local_addr().unwrap().as_socket().unwrap().ip(), source);
-    }
-
-    /// Without the check in `connect`, one of these meets itself sooner or later.
-    #[tokio::test]
-    async fn a_connect_never_meets_itself() {
-        let fd = listen((Ipv4Addr::LOCALHOST, 0).into(), false, &parsed("{}")).unwrap();
-        let address = local_address(&fd).unwrap();
-        drop(fd);
-        // Bound to the very port that it dials: what the kernel may also choose by itself.
-        let raw = Raw::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-        raw.set_reuse_address(true).unwrap();
-        raw.bind(&address.into()).unwrap();
-        raw.connect(&address.into()).unwrap();
-        assert!(met_itself(&SockRef::from(&raw), address).unwrap());
     }
 }

@@ -124,8 +124,8 @@ impl Server {
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
         let max_connections = max_connections(config)?;
         warn_about_fast_open(config);
-        let rings = relays::choose(&config.pools, try_ring)?;
         let sockets = sockets::open(&config.listeners, inherited)?;
+        let rings = relays::choose(&config.pools, try_ring)?;
         let mut discovery = Discovery::new();
         let mut followers = Vec::new();
         for pool in &config.pools {
