@@ -28,6 +28,10 @@ async fn two_thousand_sessions() {
     let mut clients = Vec::new();
     for _ in 0..SESSIONS {
         clients.push(TcpStream::connect(rig.front()).await.unwrap());
+        // Its queue of connections to be accepted must not run over.
+        if clients.len() % 100 == 0 {
+            until("accepted", || async { (backend.connections() == clients.len()).then_some(()) }).await;
+        }
     }
     let mut answer = vec![0; 3_000];
     for round in 0..3 {
@@ -36,7 +40,10 @@ async fn two_thousand_sessions() {
             soon("writing", client.write_all(&message)).await.unwrap();
         }
         for client in &mut clients {
-            soon("reading", client.read_exact(&mut answer)).await.unwrap();
+            if let Err(error) = soon("reading", client.read_exact(&mut answer)).await {
+                let ended = Outcome::ALL.iter().filter(|&&outcome| rig.ended(outcome) > 0).collect::<Vec<_>>();
+                panic!("round {round}: {error}; sessions ended as {ended:?}");
+            }
             assert!(answer == message);
         }
     }
