@@ -44,6 +44,8 @@ metrics! {
 
     RELAY_PIPES = "evenkeel_relay_pipes", Gauge, [], "Kernel pipes open for splicing bulk.";
     RELAY_PIPES_MISSING = "evenkeel_relay_pipes_missing_total", Counter, [], "Times that bulk was copied because no pipe was to be had.";
+    RELAY_RING_SESSIONS = "evenkeel_relay_ring_sessions", Gauge, [], "Sessions that are on io_uring now.";
+    RELAY_RING_BUFFERS = "evenkeel_relay_ring_buffers", Gauge, [], "Buffers of io_uring with bytes in them now.";
 
     LISTENER_ACCEPTED = "evenkeel_listener_accepted_total", Counter, ["listener"], "Connections accepted.";
     LISTENER_SESSIONS = "evenkeel_listener_sessions", Gauge, ["listener"], "Sessions now: accepted = ended + sessions.";

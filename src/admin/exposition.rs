@@ -58,6 +58,9 @@ fn process(families: &mut Families, view: &View) {
     let (pipes, missing) = state.floor.pipes();
     families.value(&names::RELAY_PIPES, &[], pipes as f64);
     families.value(&names::RELAY_PIPES_MISSING, &[], missing as f64);
+    let (on_ring, buffers) = state.floor.rings();
+    families.value(&names::RELAY_RING_SESSIONS, &[], on_ring as f64);
+    families.value(&names::RELAY_RING_BUFFERS, &[], buffers as f64);
     families.value(&names::PROBES_IN_FLIGHT, &[], state.prober.stats().in_flight as f64);
 }
 
