@@ -1,6 +1,7 @@
 //! `/metrics`: read from the state at scrape, so series come and go with what they describe. The door to the prometheus
 //! crate.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
@@ -174,11 +175,18 @@ fn flag(is: bool) -> f64 {
 }
 
 /// Families in the making, in the order of [`names::ALL`].
-struct Families(Vec<Vec<proto::Metric>>);
+struct Families {
+    series: Vec<Vec<proto::Metric>>,
+    /// Name → index in `series`: looked up once for each of what may be hundreds of thousands of series.
+    places: HashMap<&'static str, usize>,
+}
 
 impl Families {
     fn new() -> Self {
-        Self(names::ALL.iter().map(|_| Vec::new()).collect())
+        Self {
+            series: names::ALL.iter().map(|_| Vec::new()).collect(),
+            places: names::ALL.iter().enumerate().map(|(place, metric)| (metric.name, place)).collect(),
+        }
     }
 
     fn value(&mut self, metric: &Metric, labels: &[&str], value: f64) {
@@ -216,13 +224,13 @@ impl Families {
     }
 
     fn push(&mut self, metric: &Metric, series: proto::Metric) {
-        if let Some(place) = names::ALL.iter().position(|known| known.name == metric.name) {
-            self.0[place].push(series);
+        if let Some(&place) = self.places.get(metric.name) {
+            self.series[place].push(series);
         }
     }
 
     fn finish(self) -> Vec<MetricFamily> {
-        let families = names::ALL.iter().zip(self.0).filter(|(_, series)| !series.is_empty());
+        let families = names::ALL.iter().zip(self.series).filter(|(_, series)| !series.is_empty());
         families
             .map(|(metric, series)| {
                 let mut family = MetricFamily::default();

@@ -7,21 +7,26 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::locked;
+use crate::pace::Pace;
 
 /// Between two log lines: an operator must see it, and thousands of probes a second must not fill the log with it.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The count and the log's brake.
-#[derive(Default)]
 pub(super) struct LocalErrors {
     /// A lock, as this is the rare path.
     inner: Mutex<Inner>,
 }
 
-#[derive(Default)]
 struct Inner {
     total: u64,
-    logged: Option<(Instant, u64)>,
+    log: Pace,
+}
+
+impl Default for LocalErrors {
+    fn default() -> Self {
+        Self { inner: Mutex::new(Inner { total: 0, log: Pace::new(LOG_INTERVAL) }) }
+    }
 }
 
 impl LocalErrors {
@@ -40,13 +45,7 @@ impl LocalErrors {
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut inner = locked(&self.inner);
         inner.total += 1;
-        let seen = match inner.logged {
-            Some((at, _)) if now.saturating_duration_since(at) < LOG_INTERVAL => return None,
-            Some((_, seen)) => seen,
-            None => 0,
-        };
-        inner.logged = Some((now, inner.total));
-        Some(inner.total - seen - 1)
+        inner.log.allow(now)
     }
 }
 
