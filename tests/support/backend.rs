@@ -45,7 +45,12 @@ impl Backend {
 
     /// Sends back what it gets, then FIN for FIN.
     pub async fn echo() -> Self {
-        Self::serving(|stream| async move {
+        Self::echo_at(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// As [`Self::echo`], at another address.
+    pub async fn echo_at(address: Ipv4Addr) -> Self {
+        Self::on((address, 0).into(), |stream| async move {
             let (mut read, mut write) = stream.into_split();
             // A client that resets ends it, too.
             let _ = tokio::io::copy(&mut read, &mut write).await;
@@ -56,7 +61,12 @@ impl Backend {
 
     /// Says its name after the first bytes, and finishes.
     pub async fn answering(name: &'static str) -> Self {
-        Self::serving(move |mut stream| async move {
+        Self::answering_at(Ipv4Addr::LOCALHOST, name).await
+    }
+
+    /// As [`Self::answering`], at another address.
+    pub async fn answering_at(address: Ipv4Addr, name: &'static str) -> Self {
+        Self::on((address, 0).into(), move |mut stream| async move {
             let mut request = [0; 1024];
             if stream.read(&mut request).await.is_ok_and(|n| n > 0) {
                 let _ = stream.write_all(name.as_bytes()).await;

@@ -8,7 +8,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::{Rig, soon};
+use super::{Rig, soon, until};
 
 /// Ways of relaying, with what selects them in the pool's table. Every relay test runs in each of them.
 pub const MODES: &[(&str, &str)] = &[
@@ -77,14 +77,19 @@ impl Bench {
         Self { rig, backend, mode: mode.0, way }
     }
 
-    /// A session's two ends: the client's, then the backend's.
+    /// A session's two ends: the client's, then the backend's. The balancer knows by then that it is connected: a reset
+    /// that it meets before is a failed connect, and tried again.
     pub async fn session(&self) -> (TcpStream, TcpStream) {
-        soon("a session", async {
+        let connects = || self.rig.balancer().state().pools[0].times.connect.read().1;
+        let before = connects();
+        let ends = soon("a session", async {
             let client = TcpStream::connect(self.rig.front()).await.unwrap();
             let (backend, _) = self.backend.accept().await.unwrap();
             (client, backend)
         })
-        .await
+        .await;
+        until("it is connected", || async { (connects() > before).then_some(()) }).await;
+        ends
     }
 
     /// A session's two ends: the source, then the sink.
