@@ -215,6 +215,31 @@ impl ConnectFailure {
     }
 }
 
+/// How a backend failed a session that had reached it: it had not sent a byte, although the client had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlyEnd {
+    /// It reset the connection.
+    Reset,
+    /// It closed the connection.
+    Closed,
+    /// It said nothing for `timeouts.first_byte`.
+    Silent,
+}
+
+impl EarlyEnd {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Reset, Self::Closed, Self::Silent];
+
+    /// The log field and metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+        }
+    }
+}
+
 /// Why accept(2) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptFailure {

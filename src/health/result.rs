@@ -26,6 +26,31 @@ pub struct ProbeResult {
     pub wanted: String,
     /// What came, escaped and bounded: `status 503`, `refused`, `timeout after 1s`.
     pub got: String,
+    /// What the backend asks of its balancer besides (kind `agent`).
+    pub advice: Option<Advice>,
+}
+
+/// What a backend's agent asks for. It holds until the next probe says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// Percent of the configured weight; `None` = all of it.
+    pub weight: Option<u8>,
+    /// Whether it wants new sessions.
+    pub wish: Wish,
+    /// Sessions at once that it takes at most; `None` = no limit.
+    pub max_sessions: Option<u32>,
+}
+
+/// See [`Advice`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wish {
+    /// It serves.
+    #[default]
+    Ready,
+    /// Nothing new, let the old finish.
+    Drain,
+    /// It is being worked on.
+    Maintenance,
 }
 
 impl fmt::Display for ProbeResult {

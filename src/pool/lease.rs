@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::{Backend, Evidence, Pool};
-use crate::metrics::ConnectFailure;
+use crate::metrics::{ConnectFailure, EarlyEnd};
 
 /// See the module.
 #[derive(Debug)]
@@ -70,6 +70,14 @@ impl Lease {
         let backend = Arc::clone(&self.backend);
         // Full: the keeper is behind, and the next piece says more than this one. Closed: the pool is going away.
         let _ = self.pool.evidence.try_send(Evidence { backend, address: self.address, in_a_row, reason });
+    }
+
+    /// The backend sent its first byte: it serves.
+    pub fn answered(&self) {}
+
+    /// The backend failed the session before its first byte, although the client had sent some.
+    pub fn ended_early(&self, end: EarlyEnd) {
+        tracing::trace!(backend = %self.backend.id, end = end.name(), "ended early");
     }
 
     /// Whether the backend is still where this session dials: what an old address does says nothing about the new one.

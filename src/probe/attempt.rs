@@ -65,6 +65,7 @@ pub(super) async fn attempt(address: SocketAddr, check: &Check) -> io::Result<Pr
         asked: trace.asked,
         wanted: trace.wanted,
         got,
+        advice: None,
     })
 }
 

@@ -209,6 +209,7 @@ fn probed(id: &str, address: SocketAddr, passed: bool, health: &RiseFall) -> Pro
         asked: "GET /health".to_owned(),
         wanted: "200-399".to_owned(),
         got: if passed { "status 200" } else { "status 503" }.to_owned(),
+        advice: None,
     };
     let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
     Probed { id: id.into(), address, report }
