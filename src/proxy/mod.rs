@@ -14,7 +14,7 @@ mod upstream;
 mod worker;
 
 pub use cut::Cut;
-pub use listener::Listener;
+pub use listener::{Listener, Settings};
 pub use relay::{AUTO_PREFERS_RING, Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;

@@ -9,13 +9,15 @@ use tracing::info;
 
 use super::listener::Listener;
 use crate::metrics::Outcome;
-use crate::pool::Backend;
+use crate::pool::{Backend, Pool};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) id: u64,
     pub(super) listener: Arc<Listener>,
+    /// The listener's when the session began.
+    pub(super) pool: Arc<Pool>,
     /// Whom the session is for.
     pub(super) client: SocketAddr,
     /// Who connected: a proxy, where its header names another client.
@@ -39,10 +41,17 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(id: u64, listener: Arc<Listener>, peer: SocketAddr, accepted: Instant, log: bool) -> Self {
+    pub(super) fn new(
+        id: u64,
+        (listener, pool): (Arc<Listener>, &Arc<Pool>),
+        peer: SocketAddr,
+        accepted: Instant,
+        log: bool,
+    ) -> Self {
         Self {
             id,
             listener,
+            pool: Arc::clone(pool),
             client: peer,
             peer,
             unique_id: None,
@@ -71,7 +80,7 @@ impl Drop for Record {
         let unsaid = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Killed };
         let outcome = self.outcome.unwrap_or(unsaid);
         let total = self.accepted.elapsed();
-        let pool = &self.listener.pool;
+        let pool = &self.pool;
 
         self.listener.ended.count(outcome);
         pool.times.session.observe(total);

@@ -201,7 +201,7 @@ impl Floor {
     /// `places`.
     pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Semaphore>, stop: &CancellationToken) {
         for (index, seat) in self.0.iter().enumerate() {
-            let share = preconnect::share(pool.settings.preconnect, index, self.0.len());
+            let share = preconnect::share(pool.settings().preconnect, index, self.0.len());
             if share > 0 {
                 let job = Job::Preconnect(Arc::clone(pool), share, Arc::clone(places), stop.clone());
                 let _ = seat.jobs.send(job);
@@ -359,6 +359,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::pool::Pool;
+    use crate::proxy::listener::Settings;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -366,7 +367,8 @@ mod tests {
         let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
         let config = config::parse(text, "test.toml", &|_| None).unwrap();
         let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-        Listener::new("a", pool, Vec::new(), None, None, Arc::new(Semaphore::new(10)), TaskTracker::new())
+        let settings = Settings { file: config.listeners[0].clone(), pool };
+        Listener::new(settings, Vec::new(), Arc::new(Semaphore::new(10)), TaskTracker::new())
     }
 
     #[tokio::test]

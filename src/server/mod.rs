@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,7 @@ use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::pool::Pool;
 use crate::probe::Prober;
-use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors, try_ring};
+use crate::proxy::{Cut, Floor, Listener, Settings, Workers, local_address, pipe_descriptors, try_ring};
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
@@ -101,19 +102,25 @@ pub struct Server {
 /// What others may see of a running server.
 #[derive(Debug)]
 pub struct State {
-    /// In the order of their names.
-    pub pools: Vec<Arc<Pool>>,
-    /// In the order of their names.
-    pub listeners: Vec<Arc<Listener>>,
     /// Sessions that the process takes.
     pub max_connections: usize,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
     pub floor: Floor,
+    set: ArcSwap<Set>,
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
+}
+
+/// The listeners and pools of one moment.
+#[derive(Clone, Debug)]
+pub struct Set {
+    /// In the order of their names.
+    pub pools: Vec<Arc<Pool>>,
+    /// In the order of their names.
+    pub listeners: Vec<Arc<Listener>>,
 }
 
 impl Server {
@@ -159,11 +166,8 @@ impl Server {
             let addresses: Vec<_> = sockets.iter().filter_map(|fd| local_address(fd).ok()).collect();
             info!(listener = %settings.name, pool = %pool.name, ?addresses, "listening");
             let listener = Listener::new(
-                &settings.name,
-                Arc::clone(pool),
+                Settings { file: settings.clone(), pool: Arc::clone(pool) },
                 addresses,
-                settings.max_connections,
-                settings.accept_proxy.clone(),
                 Arc::clone(&global),
                 tracker.clone(),
             );
@@ -174,7 +178,8 @@ impl Server {
             listeners.push(listener);
         }
         let draining = AtomicBool::new(false);
-        let state = State { pools, listeners, max_connections, prober, floor, draining, stop_accepting, tracker };
+        let set = ArcSwap::from_pointee(Set { pools, listeners });
+        let state = State { set, max_connections, prober, floor, draining, stop_accepting, tracker };
         Ok(Self { workers, state: Arc::new(state), _control: control })
     }
 
@@ -201,6 +206,11 @@ impl Drop for Server {
 }
 
 impl State {
+    /// What runs now; to be taken once where its parts have to fit together.
+    pub fn set(&self) -> Arc<Set> {
+        self.set.load_full()
+    }
+
     /// Whether it is stopping.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
@@ -213,7 +223,7 @@ impl State {
 
     /// Sessions now.
     pub fn sessions(&self) -> usize {
-        self.listeners.iter().map(|listener| listener.sessions()).sum()
+        self.set.load().listeners.iter().map(|listener| listener.sessions()).sum()
     }
 
     /// Stops accepting, lets sessions finish until `timeout` and cuts the rest. Returns how many were cut.
