@@ -19,8 +19,7 @@ pub enum Cut {
 }
 
 impl Cut {
-    const ALL: [Self; 5] =
-        [Self::Drained, Self::Killed, Self::MaxLifetime, Self::BackendDown, Self::BackendRemoved];
+    const ALL: [Self; 5] = [Self::Drained, Self::Killed, Self::MaxLifetime, Self::BackendDown, Self::BackendRemoved];
 
     pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|cut| *cut as u8 == number)
