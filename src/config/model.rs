@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::closing::Closing;
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
 
 /// The whole of `lb.toml`, validated.
@@ -113,6 +114,8 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// When sessions are ended that could go on.
+    pub closing: Closing,
     /// Which way the bytes take.
     pub relay: Relay,
     /// The PROXY header that begins each connection to a backend.

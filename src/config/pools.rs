@@ -13,7 +13,7 @@ use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
     Balance, Connect, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Timeouts, Warning,
-    WhenAllDown, address, checks, header, sockets,
+    WhenAllDown, address, checks, closing, header, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
@@ -40,6 +40,7 @@ pub(super) fn pool(
         check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
+        closing: closing::closing(shape, reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
         sources: sources(shape.source.as_ref(), reading),
         send_proxy,
