@@ -102,6 +102,8 @@ pub enum Outcome {
     IdleTimeout,
     /// No progress for `timeouts.half_close` after one side had finished.
     HalfCloseTimeout,
+    /// The backend did not answer within `timeouts.first_byte`.
+    FirstByteTimeout,
     /// No backend was eligible.
     NoBackend,
     /// No attempt to connect succeeded.
@@ -122,12 +124,13 @@ pub enum Outcome {
 
 impl Outcome {
     /// In the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Completed,
         Self::ClientReset,
         Self::BackendReset,
         Self::IdleTimeout,
         Self::HalfCloseTimeout,
+        Self::FirstByteTimeout,
         Self::NoBackend,
         Self::ConnectFailed,
         Self::ClientGone,
@@ -146,6 +149,7 @@ impl Outcome {
             Self::BackendReset => "backend_reset",
             Self::IdleTimeout => "idle_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",
+            Self::FirstByteTimeout => "first_byte_timeout",
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
             Self::ClientGone => "client_gone",

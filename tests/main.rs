@@ -31,4 +31,5 @@ mod retry;
 mod ring;
 mod smoke;
 mod support;
+mod survive;
 mod systemd;
