@@ -81,6 +81,8 @@ pub(super) struct PoolShape {
     pub(super) check: Option<Section<CheckShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
+    pub(super) replay: Text,
+    pub(super) replay_buffer: Text,
     pub(super) send_proxy: Option<SendProxyEntry>,
     pub(super) tcp: Option<Section<TcpShape>>,
     pub(super) relay: Text,
@@ -175,6 +177,8 @@ pub(super) struct ConnectShape {
     pub(super) attempts: Number,
     pub(super) deadline: Time,
     pub(super) retry_delay: Time,
+    pub(super) retry_budget: Number,
+    pub(super) hedge: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -182,6 +186,7 @@ pub(super) struct ConnectShape {
 pub(super) struct TimeoutsShape {
     pub(super) idle: Time,
     pub(super) half_close: Time,
+    pub(super) first_byte: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -69,7 +69,8 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
         drop(lease);
         return drop(record);
     }
-    let limits = Limits::new(settings.timeouts.idle, settings.timeouts.half_close);
+    let timeouts = settings.timeouts;
+    let limits = Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
     let mode = match settings.relay {
         config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
         config::Relay::Auto => Mode::Auto,
@@ -80,11 +81,15 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
     drop((caller, settings));
     let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
-    let done = relay(client, backend, &worker.gear, terms, bytes, enlisted.cut()).await;
+    let answered = || lease.answered();
+    let done = relay(client, backend, &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
 
     record.to_backend = done.to_backend;
     record.to_client = done.to_client;
     record.first_byte = done.first_byte.map(|at| at - connected);
+    if let Some(early) = done.early {
+        lease.ended_early(early);
+    }
     if done.finished_client {
         client_end.may_close();
     }
@@ -195,6 +200,7 @@ fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
         End::Broken(Side::Backend, error) => (Outcome::BackendReset, Some(error.to_string())),
         End::Idle => (Outcome::IdleTimeout, None),
         End::HalfClosed => (Outcome::HalfCloseTimeout, None),
+        End::FirstByte => (Outcome::FirstByteTimeout, None),
         End::Cut(cut) => (cut.outcome(), None),
         End::Local(error) => (Outcome::LocalError, Some(error.to_string())),
     }
