@@ -42,10 +42,7 @@ pub(super) struct Accepted {
 pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let Accepted { fd, peer, at, listener, slot: _slot } = accepted;
     let mut record = Record::new(NEXT.fetch_add(1, Relaxed), listener, peer, at, worker.log_sessions);
-    let client = match Socket::new(fd) {
-        Ok(client) => client,
-        Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
-    };
+    let client = Socket::new(fd);
     let enlisted = worker.enlist();
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
