@@ -14,7 +14,7 @@ use super::caller::{self, Caller, Stranger};
 use super::cut::{Cut, Enlisted};
 use super::listener::{Listener, Slot};
 use super::outcome::Record;
-use super::relay::{AUTO_PREFERS_RING, Done, End, Limits, Mode, Side, Terms, relay};
+use super::relay::{Done, End, Limits, Mode, Side, Terms, relay};
 use super::socket::Socket;
 use super::upstream::{self, Connected, Refusal};
 use super::worker::Worker;
@@ -64,11 +64,10 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let limits = Limits::new(timeouts.idle, timeouts.half_close);
     let bytes = lease.backend().stats.bytes.cell(worker.index);
     let mode = match record.listener.pool.settings.relay {
-        config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
-        config::Relay::Auto => Mode::Auto,
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,
-        config::Relay::IoUring => Mode::Ring,
+        config::Relay::Auto if !worker.gear.has_ring() => Mode::Auto,
+        config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
     };
     let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
     drop(caller);

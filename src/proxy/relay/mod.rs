@@ -36,9 +36,6 @@ const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
 /// Turns in a row with nothing but small messages, after which a session that has left the ring joins it again.
 const CALM: u8 = 16;
 
-/// Whether `relay = "auto"` is the ring where the kernel allows it, or copying.
-pub const AUTO_PREFERS_RING: bool = false;
-
 /// Which way bytes take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
