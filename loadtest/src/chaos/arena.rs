@@ -221,10 +221,10 @@ fn sweep() -> io::Result<()> {
             if maker.lives() {
                 continue;
             }
-            if path == Path::new(NAMESPACES) {
-                remove(&name)?;
-            } else {
-                fs::remove_dir_all(entry.path())?;
+            let removed = if path == Path::new(NAMESPACES) { remove(&name) } else { fs::remove_dir_all(entry.path()) };
+            // Another run may be sweeping too.
+            if entry.path().exists() {
+                removed?;
             }
             eprintln!("removed what a killed run left behind: {name}");
         }

@@ -137,7 +137,7 @@ fn begin(args: &ChaosArgs, found: Found, bench: &Bench<'_>) -> anyhow::Result<Ch
     })
 }
 
-/// Returns the systems that did not run; these are not tried again.
+/// Returns the systems that did not run, twice in a row; these are not tried again.
 fn run(bench: &Bench<'_>, chaos: &mut Chaos, out: &Path) -> anyhow::Result<BTreeSet<String>> {
     let turns: Vec<_> = (1..=chaos.settings.repeat).flat_map(|repeat| turns(repeat, chaos)).collect();
     let all = bench.estimate() * u32::try_from(turns.len()).unwrap_or(u32::MAX);
@@ -148,7 +148,11 @@ fn run(bench: &Bench<'_>, chaos: &mut Chaos, out: &Path) -> anyhow::Result<BTree
         let place = format!("{}/{}: {}, {}: {}", index + 1, turns.len(), fault.name(), check.title(), system.name);
         if !failed.contains(&system.name) {
             course.show(&place);
-            match bench.measure(system, *fault, *check) {
+            let measured = bench.measure(system, *fault, *check).or_else(|error| {
+                course.line(&format!("once more: {place}: {:#}", anyhow::Error::from(error)));
+                bench.measure(system, *fault, *check)
+            });
+            match measured {
                 Ok(counts) => {
                     course.line(&format!("{place}: {} failed, {} slow", counts.failed, counts.slow));
                     let (fault, check, system) = (*fault, *check, system.name.clone());

@@ -46,7 +46,7 @@ const READING: [&str; 6] = [
     "Ranges are over the repetitions.",
     "evenkeel-first-byte is Evenkeel with `timeouts.first_byte = \"1s\"`, evenkeel-replay has `replay = \"until_response\"` \
      besides; all else is as it comes.",
-    "nginx has no active checks; Envoy has no faster interval for a backend that is about to go down.",
+    "nginx has no active checks; Envoy has no faster interval for a backend that is about to go down, and its panic threshold is off.",
 ];
 
 fn facts(chaos: &Chaos) -> Vec<(&'static str, String)> {

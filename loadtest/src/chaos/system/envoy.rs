@@ -38,6 +38,8 @@ pub(super) fn config(setting: &Setting<'_>) -> String {
                 "type": "STATIC",
                 "connect_timeout": "1s",
                 "lb_policy": "ROUND_ROBIN",
+                // The default of 50 % sends clients to dead backends as soon as two of three are dead.
+                "common_lb_config": {"healthy_panic_threshold": {"value": 0.0}},
                 // The default of 1,024 would refuse clients while a backend is silent.
                 "circuit_breakers": {"thresholds": [{"max_connections": 20000, "max_pending_requests": 20000}]},
                 "health_checks": [{
