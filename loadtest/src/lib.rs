@@ -21,7 +21,7 @@ mod plan;
 mod progress;
 pub mod protocol;
 mod report;
-mod results;
+pub mod results;
 mod run;
 mod scenario;
 mod serve;

@@ -67,7 +67,7 @@ pub fn chaos(args: &ChaosArgs) -> anyhow::Result<bool> {
     print_table(&chaos)?;
     eprintln!("written: {}", out.join("chaos.json").display());
     if let Some(path) = &args.write_results {
-        let written = results::write_section(path, &table::markdown(&chaos));
+        let written = results::write_section(path, "chaos", &table::markdown(&chaos));
         written.with_context(|| format!("can't write {}", path.display()))?;
         eprintln!("written: {}", path.display());
     }
