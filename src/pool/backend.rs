@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::{History, Preconnects};
 use super::stats::{Bytes, Ended, Failures, Sources, Times};
+use super::{History, Preconnects};
 use crate::health::Report;
 use crate::standing::{Facts, Standing};
 

@@ -2,6 +2,7 @@
 
 mod control;
 mod limits;
+mod orders;
 mod relays;
 mod sockets;
 #[cfg(test)]
@@ -20,12 +21,13 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
-use crate::pool::Pool;
+use crate::pool::{Events, Happened, Pool};
 use crate::probe::Prober;
 use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors, try_ring};
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
+pub use orders::OrderFile;
 pub use relays::RingError;
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
@@ -107,6 +109,10 @@ pub struct State {
     pub listeners: Vec<Arc<Listener>>,
     /// Sessions that the process takes.
     pub max_connections: usize,
+    /// What happens.
+    pub events: Events,
+    /// Where operators' orders are kept.
+    pub orders: OrderFile,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
@@ -138,10 +144,13 @@ impl Server {
         let workers = Workers::start(count, config.log.sessions, rings).map_err(StartError::Worker)?;
 
         let prober = Prober::new();
+        let (events, orders) = (Events::default(), OrderFile::open(config.state_dir.as_deref()));
         let mut pools = Vec::new();
         let mut control = Vec::new();
         for (settings, follower) in config.pools.iter().zip(followers) {
             let (pool, evidence) = Pool::new(settings.clone(), count);
+            pool.tell_to(&events);
+            pool.orders.show(orders.of(&pool.name));
             control.push(control::start(&pool, evidence, follower, &prober));
             pools.push(pool);
         }
@@ -174,7 +183,18 @@ impl Server {
             listeners.push(listener);
         }
         let draining = AtomicBool::new(false);
-        let state = State { pools, listeners, max_connections, prober, floor, draining, stop_accepting, tracker };
+        let state = State {
+            pools,
+            listeners,
+            max_connections,
+            events,
+            orders,
+            prober,
+            floor,
+            draining,
+            stop_accepting,
+            tracker,
+        };
         Ok(Self { workers, state: Arc::new(state), _control: control })
     }
 
@@ -208,7 +228,17 @@ impl State {
 
     /// From now on it is stopping: not ready any more, although it still accepts.
     pub fn drain(&self) {
-        self.draining.store(true, Relaxed);
+        if !self.draining.swap(true, Relaxed) {
+            self.events.tell(|| Happened::Stopping);
+        }
+    }
+
+    /// Keeps what operators want across restarts, if the configuration says where.
+    ///
+    /// # Errors
+    /// The file can't be written; what it held before it still holds.
+    pub async fn save_orders(&self) -> io::Result<()> {
+        self.orders.save(&self.pools).await
     }
 
     /// Sessions now.
