@@ -194,10 +194,8 @@ async fn only_where_it_is_down() {
     let address = elsewhere.local_addr().unwrap();
     scene.registry.add("web", "a", address);
     let id = scene.registry.id("a");
-    until("it has moved", || async {
-        (scene.rig.backend(&id).await?["address"] == address.to_string()).then_some(())
-    })
-    .await;
+    until("it has moved", || async { (scene.rig.backend(&id).await?["address"] == address.to_string()).then_some(()) })
+        .await;
     let scene = Scene { b: Some(elsewhere), ..scene };
     let mut new = scene.session().await;
     scene.until_happened(CloseCause::BackendDown).await;
