@@ -106,6 +106,8 @@ pub enum Outcome {
     HalfCloseTimeout,
     /// It had lasted for the pool's `max_lifetime`.
     MaxLifetime,
+    /// The backend did not answer within `timeouts.first_byte`.
+    FirstByteTimeout,
     /// No backend was eligible.
     NoBackend,
     /// No attempt to connect succeeded.
@@ -130,13 +132,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// In the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Completed,
         Self::ClientReset,
         Self::BackendReset,
         Self::IdleTimeout,
         Self::HalfCloseTimeout,
         Self::MaxLifetime,
+        Self::FirstByteTimeout,
         Self::NoBackend,
         Self::ConnectFailed,
         Self::ClientGone,
@@ -158,6 +161,7 @@ impl Outcome {
             Self::IdleTimeout => "idle_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::MaxLifetime => "max_lifetime",
+            Self::FirstByteTimeout => "first_byte_timeout",
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
             Self::ClientGone => "client_gone",

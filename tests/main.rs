@@ -32,4 +32,5 @@ mod retry;
 mod ring;
 mod smoke;
 mod support;
+mod survive;
 mod systemd;

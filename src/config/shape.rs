@@ -12,6 +12,7 @@ use super::values::{
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileShape {
+    pub(super) state_dir: Text,
     pub(super) workers: Number,
     pub(super) max_connections: Number,
     pub(super) admin: Option<Section<AdminShape>>,
@@ -26,6 +27,12 @@ pub(super) struct FileShape {
 #[serde(deny_unknown_fields)]
 pub(super) struct AdminShape {
     pub(super) bind: Text,
+    pub(super) socket: Text,
+    pub(super) hosts: Option<Strings>,
+    pub(super) read_token: Text,
+    pub(super) read_token_file: Text,
+    pub(super) admin_token: Text,
+    pub(super) admin_token_file: Text,
     pub(super) backend_histograms: Number,
 }
 
@@ -81,6 +88,8 @@ pub(super) struct PoolShape {
     pub(super) check: Option<Section<CheckShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
+    pub(super) replay: Text,
+    pub(super) replay_buffer: Text,
     pub(super) send_proxy: Option<SendProxyEntry>,
     pub(super) tcp: Option<Section<TcpShape>>,
     pub(super) relay: Text,
@@ -175,6 +184,8 @@ pub(super) struct ConnectShape {
     pub(super) attempts: Number,
     pub(super) deadline: Time,
     pub(super) retry_delay: Time,
+    pub(super) retry_budget: Number,
+    pub(super) hedge: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -182,6 +193,7 @@ pub(super) struct ConnectShape {
 pub(super) struct TimeoutsShape {
     pub(super) idle: Time,
     pub(super) half_close: Time,
+    pub(super) first_byte: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

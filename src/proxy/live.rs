@@ -14,7 +14,7 @@ use slab::Slab;
 use super::cut::Cut;
 use super::listener::Listener;
 use crate::metrics::Direction;
-use crate::pool::{Backend, ByteCell};
+use crate::pool::{Backend, ByteCell, Pool};
 
 /// Sessions looked at before the worker may begin and end some: a lock of a few microseconds.
 const BATCH: usize = 256;
@@ -63,8 +63,10 @@ impl Phase {
 pub struct SessionView {
     /// Its name.
     pub key: SessionKey,
-    /// Where it came in, and with it the pool.
+    /// Where it came in.
     pub listener: Arc<Listener>,
+    /// The listener's when the session began.
+    pub pool: Arc<Pool>,
     /// Whom it is for.
     pub client: SocketAddr,
     /// Who connected: a proxy, where its header names another client.
@@ -104,6 +106,8 @@ pub struct Glimpse<'a> {
     pub key: SessionKey,
     /// Where it came in.
     pub listener: &'a Listener,
+    /// The listener's when the session began.
+    pub pool: &'a Pool,
     /// Once it is connected: to whom, and where that was when it was dialled.
     pub backend: Option<(&'a Arc<Backend>, SocketAddr)>,
     /// When it was accepted.
@@ -134,6 +138,8 @@ struct Inner {
 pub(super) struct Live {
     key: SessionKey,
     pub(super) listener: Arc<Listener>,
+    /// The listener's when the session began.
+    pub(super) pool: Arc<Pool>,
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,
     /// A [`Cut`], written under the lock of `state`. Read without it: who sees it late is woken to see it.
@@ -164,25 +170,32 @@ impl List {
         Self { worker: worker as u32, inner: Mutex::default() }
     }
 
-    pub(super) fn enlist(&self, id: u64, listener: Arc<Listener>, peer: SocketAddr, began: Instant) -> Enlisted<'_> {
+    pub(super) fn enlist(
+        &self,
+        id: u64,
+        (listener, pool): (Arc<Listener>, &Arc<Pool>),
+        peer: SocketAddr,
+        began: Instant,
+    ) -> Enlisted<'_> {
+        let pool = Arc::clone(pool);
         let mut inner = self.lock();
         let cut = inner.all.map_or(0, |cut| cut as u8);
         let place = inner.live.vacant_entry();
         let key = SessionKey { id, worker: self.worker, place: place.key() as u32 };
         let phase = AtomicU8::new(Phase::Identifying as u8);
-        let live = Live { key, listener, peer, began, cut: AtomicU8::new(cut), phase, state: Mutex::default() };
+        let live = Live { key, listener, pool, peer, began, cut: AtomicU8::new(cut), phase, state: Mutex::default() };
         let live = Arc::clone(place.insert(Arc::new(live)));
         drop(inner);
         Enlisted { list: self, live }
     }
 
     /// `told` hears of everybody who had not been told before.
-    pub(super) fn cut_all(&self, cut: Cut, told: &mut impl FnMut(&Listener)) {
+    pub(super) fn cut_all(&self, cut: Cut, told: &mut impl FnMut(&Pool)) {
         // Before the others are told, so that nobody slips in between.
         self.lock().all = Some(cut);
         self.each(|live| {
             if live.tell(cut) {
-                told(&live.listener);
+                told(&live.pool);
             }
         });
     }
@@ -269,6 +282,7 @@ impl Live {
         look(Glimpse {
             key: self.key,
             listener: &self.listener,
+            pool: &self.pool,
             backend: state.leg.as_ref().map(|leg| (&leg.backend, leg.address)),
             began: self.began,
             idle_since: state.leg.as_ref().map_or(self.began, |leg| leg.bytes.last_activity()),
@@ -294,6 +308,7 @@ impl Live {
         SessionView {
             key: self.key,
             listener: Arc::clone(&self.listener),
+            pool: Arc::clone(&self.pool),
             client: state.client.as_deref().copied().unwrap_or(self.peer),
             peer: self.peer,
             phase,

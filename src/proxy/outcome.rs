@@ -58,7 +58,7 @@ impl Drop for Record {
         let outcome = self.outcome.unwrap_or(unsaid);
         let total = self.live.began.elapsed();
         let listener = &self.live.listener;
-        let pool = &listener.pool;
+        let pool = &self.live.pool;
         let backend = self.live.backend();
 
         listener.ended.count(outcome);

@@ -208,7 +208,7 @@ impl Floor {
     /// `places`.
     pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Semaphore>, stop: &CancellationToken) {
         for (index, seat) in self.0.iter().enumerate() {
-            let share = preconnect::share(pool.settings.preconnect, index, self.0.len());
+            let share = preconnect::share(pool.settings().preconnect, index, self.0.len());
             if share > 0 {
                 let job = Job::Preconnect(Arc::clone(pool), share, Arc::clone(places), stop.clone());
                 let _ = seat.jobs.send(job);
@@ -240,7 +240,7 @@ impl Floor {
 
     /// Ends every session, also those that come later. `told` is shown the listener of each that lives and that nobody
     /// had ended before.
-    pub fn cut_all(&self, cut: Cut, mut told: impl FnMut(&Listener)) {
+    pub fn cut_all(&self, cut: Cut, mut told: impl FnMut(&Pool)) {
         for seat in self.0.iter() {
             seat.shared.list.cut_all(cut, &mut told);
         }
@@ -290,8 +290,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn enlist(&self, id: u64, listener: Arc<Listener>, peer: SocketAddr, began: Instant) -> Enlisted<'_> {
-        self.shared.list.enlist(id, listener, peer, began)
+    pub(super) fn enlist(
+        &self,
+        id: u64,
+        front: (Arc<Listener>, &Arc<Pool>),
+        peer: SocketAddr,
+        began: Instant,
+    ) -> Enlisted<'_> {
+        self.shared.list.enlist(id, front, peer, began)
     }
 
     pub(super) fn random(&self) -> fastrand::Rng {
@@ -389,6 +395,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::pool::Pool;
+    use crate::proxy::listener::Settings;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -396,7 +403,8 @@ mod tests {
         let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
         let config = config::parse(text, "test.toml", &|_| None).unwrap();
         let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-        Listener::new("a", pool, Vec::new(), None, None, Arc::new(Semaphore::new(10)), TaskTracker::new())
+        let settings = Settings { file: config.listeners[0].clone(), pool };
+        Listener::new(settings, Vec::new(), Arc::new(Semaphore::new(10)), TaskTracker::new())
     }
 
     #[tokio::test]

@@ -37,13 +37,17 @@ pub(super) fn start(
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports);
-    let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, Inputs { updates, reports, evidence }));
+    let keeper = tokio::spawn(keeper::run(
+        Arc::clone(pool),
+        watch,
+        Inputs { updates, reports, evidence, commands: pool.orders.listen() },
+    ));
     let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates));
     Control(vec![keeper.abort_handle(), discovery.abort_handle(), closing])
 }
 
 fn watch(pool: &Arc<Pool>, prober: &Prober, reports: mpsc::UnboundedSender<Probed>) -> Watch {
-    let check = Arc::clone(&pool.settings.check);
+    let check = Arc::clone(&pool.settings().check);
     let prober = prober.clone();
     Box::new(move |id, address| {
         let (id, reports) = (Arc::clone(id), reports.clone());

@@ -3,6 +3,7 @@
 mod closing;
 mod control;
 mod limits;
+mod orders;
 mod relays;
 mod sockets;
 #[cfg(test)]
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -22,13 +24,14 @@ use tracing::{info, warn};
 use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::metrics::CloseCause;
-use crate::pool::Pool;
+use crate::pool::{Events, Happened, Pool};
 use crate::probe::Prober;
-use crate::proxy::{Floor, Glimpse, Listener, Workers, local_address, pipe_descriptors, try_ring};
+use crate::proxy::{Floor, Glimpse, Listener, Settings, Workers, local_address, pipe_descriptors, try_ring};
 use closing::Closer;
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
+pub use orders::OrderFile;
 pub use relays::RingError;
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
@@ -104,20 +107,31 @@ pub struct Server {
 /// What others may see of a running server.
 #[derive(Debug)]
 pub struct State {
-    /// In the order of their names.
-    pub pools: Vec<Arc<Pool>>,
-    /// In the order of their names.
-    pub listeners: Vec<Arc<Listener>>,
     /// Sessions that the process takes.
     pub max_connections: usize,
+    /// What happens.
+    pub events: Events,
+    /// Where operators' orders are kept.
+    pub orders: OrderFile,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
     pub floor: Floor,
-    closers: Vec<Closer>,
+    set: ArcSwap<Set>,
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
+}
+
+/// The listeners and pools of one moment.
+#[derive(Clone, Debug)]
+pub struct Set {
+    /// In the order of their names.
+    pub pools: Vec<Arc<Pool>>,
+    /// In the order of their names.
+    pub listeners: Vec<Arc<Listener>>,
+    /// One for each pool, in their order.
+    closers: Vec<Arc<Closer>>,
 }
 
 impl Server {
@@ -142,13 +156,16 @@ impl Server {
         let workers = Workers::start(count, config.log.sessions, rings).map_err(StartError::Worker)?;
 
         let prober = Prober::new();
+        let (events, orders) = (Events::default(), OrderFile::open(config.state_dir.as_deref()));
         let mut pools = Vec::new();
         let (mut control, mut closers) = (Vec::new(), Vec::new());
         let floor = workers.floor();
         for (settings, follower) in config.pools.iter().zip(followers) {
             let (pool, evidence) = Pool::new(settings.clone(), count);
+            pool.tell_to(&events);
+            pool.orders.show(orders.of(&pool.name));
             let (closer, closing) = Closer::start(&pool, &floor);
-            closers.push(closer);
+            closers.push(Arc::new(closer));
             control.push(control::start(&pool, evidence, follower, &prober, closing));
             pools.push(pool);
         }
@@ -165,11 +182,8 @@ impl Server {
             let addresses: Vec<_> = sockets.iter().filter_map(|fd| local_address(fd).ok()).collect();
             info!(listener = %settings.name, pool = %pool.name, ?addresses, "listening");
             let listener = Listener::new(
-                &settings.name,
-                Arc::clone(pool),
+                Settings { file: settings.clone(), pool: Arc::clone(pool) },
                 addresses,
-                settings.max_connections,
-                settings.accept_proxy.clone(),
                 Arc::clone(&global),
                 tracker.clone(),
             );
@@ -180,8 +194,8 @@ impl Server {
             listeners.push(listener);
         }
         let draining = AtomicBool::new(false);
-        let state =
-            State { pools, listeners, max_connections, prober, floor, closers, draining, stop_accepting, tracker };
+        let set = ArcSwap::from_pointee(Set { pools, listeners, closers });
+        let state = State { set, max_connections, events, orders, prober, floor, draining, stop_accepting, tracker };
         Ok(Self { workers, state: Arc::new(state), _control: control })
     }
 
@@ -208,6 +222,11 @@ impl Drop for Server {
 }
 
 impl State {
+    /// What runs now; to be taken once where its parts have to fit together.
+    pub fn set(&self) -> Arc<Set> {
+        self.set.load_full()
+    }
+
     /// Whether it is stopping.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
@@ -215,20 +234,31 @@ impl State {
 
     /// From now on it is stopping: not ready any more, although it still accepts.
     pub fn drain(&self) {
-        self.draining.store(true, Relaxed);
+        if !self.draining.swap(true, Relaxed) {
+            self.events.tell(|| Happened::Stopping);
+        }
+    }
+
+    /// Keeps what operators want across restarts, if the configuration says where.
+    ///
+    /// # Errors
+    /// The file can't be written; what it held before it still holds.
+    pub async fn save_orders(&self) -> io::Result<()> {
+        self.orders.save(&self.set().pools).await
     }
 
     /// Sessions now.
     pub fn sessions(&self) -> usize {
-        self.listeners.iter().map(|listener| listener.sessions()).sum()
+        self.set.load().listeners.iter().map(|listener| listener.sessions()).sum()
     }
 
     /// Closes the live sessions that are `chosen`, each at the pace of its pool. Returns how many that are; some of them
     /// may end by themselves meanwhile.
     pub fn close(&self, cause: CloseCause, mut chosen: impl FnMut(&Glimpse<'_>) -> bool) -> usize {
-        let mut by_pool = vec![Vec::new(); self.closers.len()];
+        let set = self.set();
+        let mut by_pool = vec![Vec::new(); set.closers.len()];
         self.floor.glimpse_sessions(|session| {
-            let place = self.closers.iter().position(|closer| std::ptr::eq(&*closer.pool, &*session.listener.pool));
+            let place = set.closers.iter().position(|closer| std::ptr::eq(&*closer.pool, session.pool));
             if let Some(place) = place
                 && !session.is_ending
                 && chosen(&session)
@@ -237,7 +267,7 @@ impl State {
             }
         });
         let count = by_pool.iter().map(Vec::len).sum();
-        for (closer, sessions) in self.closers.iter().zip(by_pool).filter(|(_, sessions)| !sessions.is_empty()) {
+        for (closer, sessions) in set.closers.iter().zip(by_pool).filter(|(_, sessions)| !sessions.is_empty()) {
             closer.close(sessions, cause);
         }
         count
@@ -251,9 +281,10 @@ impl State {
     pub async fn finish(&self, timeout: Duration) -> u64 {
         self.stop_accepting.cancel();
         self.tracker.close();
-        let closes = || self.pools.iter().map(|pool| pool.closes.read(CloseCause::Shutdown)).sum::<u64>();
+        let set = self.set();
+        let closes = || set.pools.iter().map(|pool| pool.closes.read(CloseCause::Shutdown)).sum::<u64>();
         let (before, now) = (closes(), Instant::now());
-        for closer in &self.closers {
+        for closer in &set.closers {
             closer.finish(now + timeout / 2, now + timeout);
         }
         if tokio::time::timeout(timeout, self.tracker.wait()).await.is_err() {
@@ -275,6 +306,6 @@ impl State {
     }
 
     fn cut_all(&self, cause: CloseCause) {
-        self.floor.cut_all(closing::cut(cause), |listener| listener.pool.closes.count(cause, 1));
+        self.floor.cut_all(closing::cut(cause), |pool| pool.closes.count(cause, 1));
     }
 }

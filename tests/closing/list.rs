@@ -30,7 +30,7 @@ async fn it_says_who_and_how_far() {
         let leg = view.leg.as_ref().unwrap();
         assert_eq!((view.key, view.phase, view.cut), (quiet.key, Phase::Relaying, None));
         assert_eq!((view.client, view.peer), (client, client));
-        assert_eq!((&*view.listener.name, &*view.listener.pool.name), ("front", "back"));
+        assert_eq!((&*view.listener.name, &*view.pool.name), ("front", "back"));
         assert_eq!((&*leg.backend.id, leg.address), ("dev/a", scene.a.local_addr().unwrap()));
         assert_eq!((leg.to_backend, leg.to_client), (3, 103));
         assert!(before <= view.began && view.began <= leg.connected);

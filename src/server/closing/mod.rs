@@ -17,7 +17,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until};
 use tracing::debug;
 
-use crate::config::Policy;
+use crate::config::{Closing, Policy};
 use crate::metrics::CloseCause;
 use crate::pool::{Backend, Pool};
 use crate::proxy::{Cut, Floor, Glimpse, SessionKey};
@@ -140,7 +140,7 @@ impl Task {
 
     fn obey(&mut self, order: Order) {
         let now = Instant::now();
-        let deadline = self.pool.settings.closing.deadline;
+        let deadline = self.pool.settings().closing.deadline;
         let (whom, cause, from, until) = match order {
             Order::Close(sessions, cause) => (Whom::These(sessions.into_iter().collect()), cause, now, now + deadline),
             Order::Finish { from, until } => (Whom::All, CloseCause::Shutdown, from, until),
@@ -169,7 +169,7 @@ impl Task {
             stays
         });
         self.pacer.retain(|claim| claim.wave.is_none_or(|name| self.waves.iter().any(|wave| wave.name == name)));
-        let deadline = self.pool.settings.closing.deadline;
+        let deadline = self.pool.settings().closing.deadline;
         let before = self.named;
         for backend in self.pool.members().iter() {
             let Some((cause, wait)) = policy(&self.pool, backend) else { continue };
@@ -183,7 +183,7 @@ impl Task {
 
     /// Says when the next look is.
     fn schedule(&mut self, now: Instant, at_once: bool) {
-        let lifetime = self.pool.settings.closing.max_lifetime;
+        let lifetime = self.pool.settings().closing.max_lifetime;
         if self.waves.is_empty() && lifetime.is_none() {
             self.next_look = None;
             return;
@@ -196,7 +196,7 @@ impl Task {
 
     /// Looks at the sessions: who is to be closed now or later?
     fn look(&mut self, now: Instant) {
-        let closing = self.pool.settings.closing;
+        let closing = self.pool.settings().closing;
         let wanted = closing.max_lifetime.is_some() || self.waves.iter().any(|wave| wave.may_have_some(&self.pool));
         let mut candidates = Vec::new();
         let mut waiting = vec![0; self.waves.len()];
@@ -206,13 +206,13 @@ impl Task {
             let others: Vec<usize> =
                 (0..self.waves.len()).filter(|&i| self.waves[i].whom.address().is_none()).collect();
             self.floor.glimpse_sessions(|session| {
-                if session.is_ending || !std::ptr::eq(&*session.listener.pool, &*self.pool) {
+                if session.is_ending || !std::ptr::eq(session.pool, &*self.pool) {
                     return;
                 }
                 let of_backend = session.backend.and_then(|(backend, _)| by_backend.get(&Arc::as_ptr(backend).addr()));
                 let waves = of_backend.into_iter().chain(&others);
                 let wave = waves.filter(|&&i| self.waves[i].concerns(&session)).min_by_key(|&&i| self.waves[i].from);
-                let old = self.age_out(now, &session);
+                let old = self.age_out(now, &closing, &session);
                 let claim = |cause, wave| Claim { session: session.key, cause, wave };
                 let (key, from, until) = match (wave, old) {
                     (Some(&i), None) => {
@@ -245,8 +245,7 @@ impl Task {
     }
 
     /// When the session's lifetime is over, if that is before the next look.
-    fn age_out(&self, now: Instant, session: &Glimpse<'_>) -> Option<Instant> {
-        let closing = &self.pool.settings.closing;
+    fn age_out(&self, now: Instant, closing: &Closing, session: &Glimpse<'_>) -> Option<Instant> {
         let most = closing.max_lifetime?;
         // The same at each look: it is drawn from the session's number.
         let lot = fastrand::Rng::with_seed(self.lots ^ session.key.id).f64();
@@ -271,7 +270,7 @@ impl Task {
 
 /// What the pool wants done with the sessions of a backend, and after how long; `None` = nothing.
 fn policy(pool: &Pool, backend: &Backend) -> Option<(CloseCause, Duration)> {
-    let closing = &pool.settings.closing;
+    let closing = &pool.settings().closing;
     let (cause, policy) = match backend.view().standing {
         // Sessions are sent there on purpose, for want of anything better.
         Standing::Down if pool.fail_open() => return None,

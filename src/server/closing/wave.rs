@@ -115,7 +115,7 @@ impl Wave {
     fn say_begin(&mut self, now: Instant, pool: &Pool) {
         (self.said, self.closed) = (true, 0);
         let backend = self.backend();
-        let (cause, rate) = (self.cause.name(), pool.settings.closing.rate);
+        let (cause, rate) = (self.cause.name(), pool.settings().closing.rate);
         let wait = self.from.saturating_duration_since(now);
         let after = (!wait.is_zero()).then(|| tracing::field::debug(wait));
         info!(pool = %pool.name, backend, cause, sessions = self.waiting, after, rate, "closing sessions");
