@@ -45,7 +45,8 @@
 //! [`discovery`] sends whole sets of [`endpoint::Endpoint`]s; an error is never a set. The [`keeper`] of the pool compares
 //! them with what it has, starts probes, and writes facts; [`standing::Facts::standing`] makes one word of them; the
 //! [`pool`] lets sessions pick who is up. An identity survives everything that does not change it, with its counters and
-//! sessions, and is remembered for ten minutes after it left.
+//! sessions, and is remembered for ten minutes after it left. What becomes of sessions that run when a standing changes is
+//! for `server/closing` to say, which sees standings and sessions and ends the latter at a pace.
 //!
 //! # Threads
 //!
