@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout_at};
 use super::count::{Break, End, Record};
 use super::wire::{LENGTH, Request};
 use crate::alarm::Alarm;
-use crate::fault::Fault;
+use crate::fault::{Fault, Reason};
 use crate::pacing::{Next, Pacing};
 
 /// Between two messages of a long-lived connection, and before one that broke is opened again.
@@ -182,6 +182,10 @@ async fn stay(load: &Load, connection: u64, backend: &mut Option<u8>, harvest: &
 }
 
 fn failed(error: io::Error) -> End {
+    // Read to the end of a reply that has none.
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return End::Failed(Reason::UnexpectedEof.label());
+    }
     match Fault::from(error) {
         Fault::Failed { reason, .. } => End::Failed(reason.label()),
         Fault::Wrong { detail, .. } => End::Wrong(detail),
