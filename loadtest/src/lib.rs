@@ -19,6 +19,7 @@ mod plan;
 mod progress;
 pub mod protocol;
 mod report;
+pub mod results;
 mod run;
 mod scenario;
 mod serve;
