@@ -3,7 +3,7 @@
 //! Down from here: `options` (the command line), `rounds` (who has a turn when), `measure` (one turn: `system`, `process`,
 //! `machine`), then pure: `window`, `summary`, `goal`, `record`, and what a reader gets: `table`, `html`, `chart`.
 
-mod build;
+pub(crate) mod build;
 mod case;
 mod chart;
 #[cfg(test)]
@@ -13,12 +13,12 @@ mod html;
 pub(crate) mod machine;
 mod measure;
 mod options;
-mod process;
+pub(crate) mod process;
 mod record;
 mod rounds;
 mod summary;
-mod system;
-mod table;
+pub(crate) mod system;
+pub(crate) mod table;
 mod window;
 
 use std::path::{Path, PathBuf};

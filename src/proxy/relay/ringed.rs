@@ -16,7 +16,7 @@ use crate::proxy::socket::Socket;
 /// does not leaves the ring after this, and is watched again.
 const HALF_CLOSED: Duration = Duration::from_millis(20);
 
-impl Relay {
+impl Relay<'_> {
     /// Relays on the ring until an end, or (`None`) until it has left it.
     pub(super) async fn on_ring<C>(
         &mut self,
@@ -73,11 +73,22 @@ impl Relay {
         self.downward.follow(state.stages[1]);
         (self.to_backend, self.to_client) = (base[0] + state.moved[0], base[1] + state.moved[1]);
         self.last_progress = self.last_progress.max(state.last_progress);
-        self.first_byte = self.first_byte.or(state.first_byte);
+        if self.to_backend > 0 {
+            self.answer.ask(self.last_progress);
+        }
+        if state.closed_first {
+            self.answer.close_first();
+        }
+        if let Some(at) = state.first_byte {
+            self.arrived(at);
+        }
     }
 
     fn come_back(&mut self, rest: super::ring::Rest, gear: &Gear) {
         let [up, down] = rest.kept;
+        if !up.is_empty() {
+            self.answer.ask(self.last_progress);
+        }
         self.upward.resume(up, rest.paces[0]);
         self.downward.resume(down, rest.paces[1]);
         self.calm = 0;
