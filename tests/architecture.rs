@@ -43,7 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.
 const DOORS: &[(&str, &[&str])] = &[
-    ("arc_swap", &["pool/mod.rs", "pool/backend.rs", "pool/orders.rs"]),
+    ("arc_swap", &["pool/mod.rs", "pool/backend.rs", "pool/orders.rs", "proxy/listener.rs", "server/mod.rs"]),
     ("axum", &["admin/"]),
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/", "operator/", "cli/"]),

@@ -55,7 +55,7 @@ async fn two_thousand_sessions() {
     }
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::Completed), SESSIONS as u64);
-    assert_eq!(rig.balancer().state().pools[0].bytes(Direction::ToClient), 3 * 3_000 * SESSIONS as u64);
+    assert_eq!(rig.balancer().state().set().pools[0].bytes(Direction::ToClient), 3 * 3_000 * SESSIONS as u64);
     rig.stop().await;
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn all(
 ) -> Result<Json<PoolsBody>, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
     let _alone = desk.big.acquire().await;
-    let pools = desk.view.state.pools.iter().map(|pool| pool_body(pool, wanted.times)).collect();
+    let pools = desk.view.state.set().pools.iter().map(|pool| pool_body(pool, wanted.times)).collect();
     Ok(Json(PoolsBody { pools }))
 }
 
@@ -84,7 +84,7 @@ pub(super) fn explained_body(pool: &Pool, backend: &Backend) -> ExplainedBody {
 }
 
 pub(super) fn find_pool(state: &State, name: &str) -> Result<Arc<Pool>, Refusal> {
-    let found = state.pools.iter().find(|pool| *pool.name == *name).map(Arc::clone);
+    let found = state.set().pools.iter().find(|pool| *pool.name == *name).map(Arc::clone);
     found.ok_or_else(|| Refusal::not_found(format!("there is no pool `{}`", name.escape_debug())))
 }
 

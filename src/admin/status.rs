@@ -69,14 +69,15 @@ pub(super) async fn version() -> Json<VersionBody> {
 
 pub(super) async fn listeners(Shared(desk): Shared<Desk>) -> Json<ListenersBody> {
     Json(ListenersBody {
-        listeners: desk.view.state.listeners.iter().map(|listener| listener_body(listener)).collect(),
+        listeners: desk.view.state.set().listeners.iter().map(|listener| listener_body(listener)).collect(),
     })
 }
 
 pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
     let state = &desk.view.state;
+    let set = state.set();
     let waiting_for = ready::waiting_for(state);
-    let pools = state.pools.iter().map(|pool| {
+    let pools = set.pools.iter().map(|pool| {
         let counts = pool.counts();
         PoolBody {
             name: pool.name.to_string(),
@@ -101,18 +102,19 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
         sessions: state.sessions(),
         max_connections: state.max_connections,
         log_lines_dropped: (desk.view.log_lines_dropped)(),
-        listeners: state.listeners.iter().map(|listener| listener_body(listener)).collect(),
+        listeners: set.listeners.iter().map(|listener| listener_body(listener)).collect(),
         pools: pools.collect(),
     })
 }
 
 fn listener_body(listener: &Listener) -> ListenerBody {
+    let settings = listener.settings();
     ListenerBody {
         name: listener.name.to_string(),
-        pool: listener.pool.name.to_string(),
-        addresses: listener.addresses.iter().map(ToString::to_string).collect(),
+        pool: settings.pool.name.to_string(),
+        addresses: listener.addresses().iter().map(ToString::to_string).collect(),
         sessions: listener.sessions(),
-        max_connections: listener.max_connections,
+        max_connections: settings.file.max_connections,
         at_limit: listener.is_at_limit(),
         accepted: listener.accepted.load(Relaxed),
         ended: Outcome::ALL.into_iter().map(|outcome| listener.ended.read(outcome)).sum(),

@@ -41,8 +41,6 @@ const EVIDENCE_WAITING: usize = 1_024;
 pub struct Pool {
     /// The key in `[pools]`.
     pub name: Arc<str>,
-    /// What the file says of it.
-    pub settings: config::Pool,
     /// How its discovery is doing.
     pub source: Arc<SourceStatus>,
     /// Histograms over all backends, removed ones included.
@@ -63,6 +61,8 @@ pub struct Pool {
     inner: Mutex<Inner>,
     published: ArcSwap<Published>,
     evidence: mpsc::Sender<Evidence>,
+    /// Swapped whole when a new configuration is applied.
+    settings: ArcSwap<config::Pool>,
 }
 
 /// What readers see.
@@ -152,9 +152,14 @@ impl Pool {
             }),
             published: ArcSwap::default(),
             evidence,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
         };
         (Arc::new(pool), heard)
+    }
+
+    /// What the file says of it now. Taken once where several of them have to fit together.
+    pub fn settings(&self) -> Arc<config::Pool> {
+        self.settings.load_full()
     }
 
     /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
@@ -195,8 +200,12 @@ impl Pool {
 
     /// The numbers of the local addresses from which a backend at `address` can be dialled, each once, beginning with the
     /// one whose turn it is; empty = the kernel chooses.
-    pub fn sources_for(&self, address: SocketAddr) -> impl Iterator<Item = usize> + '_ {
-        let sources = &self.settings.sources;
+    pub fn sources_for<'a>(
+        &self,
+        settings: &'a config::Pool,
+        address: SocketAddr,
+    ) -> impl Iterator<Item = usize> + use<'a> {
+        let sources = &settings.sources;
         let first = if sources.len() > 1 { self.next_source.fetch_add(1, Relaxed) } else { 0 };
         (0..sources.len())
             .map(move |i| first.wrapping_add(i) % sources.len())
@@ -264,7 +273,8 @@ impl Pool {
             inner.slots.push(None);
         }
         let (address, weight, standing) = (view.address, view.weight, view.standing);
-        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, self.settings.sources.len(), view));
+        let sources = self.settings.load().sources.len();
+        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, sources, view));
         inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
         inner.counts.add(standing, weight);
         inner.apply(slot);
@@ -333,7 +343,7 @@ impl Pool {
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
         self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
-        let fail_open = all_down && self.settings.when_all_down == config::WhenAllDown::Any;
+        let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
         for slot in 0..inner.slots.len() {

@@ -46,7 +46,7 @@ pub(super) fn start(
 }
 
 fn watch(pool: &Arc<Pool>, prober: &Prober, reports: mpsc::UnboundedSender<Probed>) -> Watch {
-    let check = Arc::clone(&pool.settings.check);
+    let check = Arc::clone(&pool.settings().check);
     let prober = prober.clone();
     Box::new(move |id, address| {
         let (id, reports) = (Arc::clone(id), reports.clone());

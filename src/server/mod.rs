@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::pool::{Events, Happened, Pool};
 use crate::probe::Prober;
-use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors, try_ring};
+use crate::proxy::{Cut, Floor, Listener, Settings, Workers, local_address, pipe_descriptors, try_ring};
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
@@ -103,10 +104,6 @@ pub struct Server {
 /// What others may see of a running server.
 #[derive(Debug)]
 pub struct State {
-    /// In the order of their names.
-    pub pools: Vec<Arc<Pool>>,
-    /// In the order of their names.
-    pub listeners: Vec<Arc<Listener>>,
     /// Sessions that the process takes.
     pub max_connections: usize,
     /// What happens.
@@ -117,9 +114,19 @@ pub struct State {
     pub prober: Prober,
     /// The data-plane threads.
     pub floor: Floor,
+    set: ArcSwap<Set>,
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
+}
+
+/// The listeners and pools of one moment.
+#[derive(Clone, Debug)]
+pub struct Set {
+    /// In the order of their names.
+    pub pools: Vec<Arc<Pool>>,
+    /// In the order of their names.
+    pub listeners: Vec<Arc<Listener>>,
 }
 
 impl Server {
@@ -168,11 +175,8 @@ impl Server {
             let addresses: Vec<_> = sockets.iter().filter_map(|fd| local_address(fd).ok()).collect();
             info!(listener = %settings.name, pool = %pool.name, ?addresses, "listening");
             let listener = Listener::new(
-                &settings.name,
-                Arc::clone(pool),
+                Settings { file: settings.clone(), pool: Arc::clone(pool) },
                 addresses,
-                settings.max_connections,
-                settings.accept_proxy.clone(),
                 Arc::clone(&global),
                 tracker.clone(),
             );
@@ -183,18 +187,8 @@ impl Server {
             listeners.push(listener);
         }
         let draining = AtomicBool::new(false);
-        let state = State {
-            pools,
-            listeners,
-            max_connections,
-            events,
-            orders,
-            prober,
-            floor,
-            draining,
-            stop_accepting,
-            tracker,
-        };
+        let set = ArcSwap::from_pointee(Set { pools, listeners });
+        let state = State { set, max_connections, events, orders, prober, floor, draining, stop_accepting, tracker };
         Ok(Self { workers, state: Arc::new(state), _control: control })
     }
 
@@ -221,6 +215,11 @@ impl Drop for Server {
 }
 
 impl State {
+    /// What runs now; to be taken once where its parts have to fit together.
+    pub fn set(&self) -> Arc<Set> {
+        self.set.load_full()
+    }
+
     /// Whether it is stopping.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
@@ -238,12 +237,12 @@ impl State {
     /// # Errors
     /// The file can't be written; what it held before it still holds.
     pub async fn save_orders(&self) -> io::Result<()> {
-        self.orders.save(&self.pools).await
+        self.orders.save(&self.set().pools).await
     }
 
     /// Sessions now.
     pub fn sessions(&self) -> usize {
-        self.listeners.iter().map(|listener| listener.sessions()).sum()
+        self.set.load().listeners.iter().map(|listener| listener.sessions()).sum()
     }
 
     /// Stops accepting, lets sessions finish until `timeout` and cuts the rest. Returns how many were cut.

@@ -80,7 +80,7 @@ impl Bench {
     /// A session's two ends: the client's, then the backend's. The balancer knows by then that it is connected: a reset
     /// that it meets before is a failed connect, and tried again.
     pub async fn session(&self) -> (TcpStream, TcpStream) {
-        let connects = || self.rig.balancer().state().pools[0].times.connect.read().1;
+        let connects = || self.rig.balancer().state().set().pools[0].times.connect.read().1;
         let before = connects();
         let ends = soon("a session", async {
             let client = TcpStream::connect(self.rig.front()).await.unwrap();
@@ -103,7 +103,7 @@ impl Bench {
 
     /// The only pool's relayed bytes.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        self.rig.balancer().state().pools[0].bytes(direction)
+        self.rig.balancer().state().set().pools[0].bytes(direction)
     }
 
     /// Waits until all sessions have ended and counts add up; exactly `count` of them must have ended so.

@@ -94,10 +94,10 @@ impl Rig {
         .await;
         until("rings without lanes and buffers in use", || async { (state.floor.rings() == (0, 0)).then_some(()) })
             .await;
-        for pool in &state.pools {
+        for pool in &state.set().pools {
             assert_eq!(pool.sessions(), 0);
         }
-        for listener in &state.listeners {
+        for listener in &state.set().listeners {
             let accepted = listener.accepted.load(std::sync::atomic::Ordering::SeqCst);
             let ended: u64 = evenkeel::metrics::Outcome::ALL.iter().map(|&outcome| listener.ended.read(outcome)).sum();
             assert_eq!(accepted, ended, "accepted = ended + active");
@@ -106,7 +106,7 @@ impl Rig {
 
     /// Sessions of the listener that ended with an outcome.
     pub fn ended(&self, outcome: evenkeel::metrics::Outcome) -> u64 {
-        self.balancer.state().listeners[0].ended.read(outcome)
+        self.balancer.state().set().listeners[0].ended.read(outcome)
     }
 
     pub async fn stop(self) {
