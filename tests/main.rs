@@ -14,6 +14,7 @@ mod architecture;
 mod balancing;
 mod binds;
 mod cli;
+mod console;
 mod discovery;
 mod embedded;
 mod ends;
