@@ -115,11 +115,11 @@ fn press(view: &mut View, key: KeyEvent) -> Asked {
 
 async fn order(client: &Client, view: &mut View, named: &Named, word: &'static str) {
     let given = client.change(Method::PATCH, &named.path(), &json!({ "operator": word })).await;
+    if let Ok(pools) = client.read("/api/v1/pools?times=true").await {
+        view.take(pools, Instant::now());
+    }
     view.says = match given {
         Ok(_) => format!("{named}: {word}"),
         Err(failure) => failure.text(),
     };
-    if let Ok(pools) = client.read("/api/v1/pools?times=true").await {
-        view.take(pools, Instant::now());
-    }
 }
