@@ -101,7 +101,8 @@ fn registry(fact: Registry) -> &'static str {
 }
 
 fn probe(pool: &Pool, backend: &Backend) -> String {
-    let check = &pool.settings().check;
+    let settings = pool.settings();
+    let check = &settings.check;
     match backend.last_report() {
         Some(report) => {
             let word = if report.result.passed { "passes" } else { "failures" };

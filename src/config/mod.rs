@@ -6,6 +6,7 @@ mod access;
 mod address;
 mod agents;
 mod checks;
+mod closing;
 mod duration;
 mod error;
 mod expand;
@@ -33,6 +34,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
 pub use access::{AccessToken, Admin};
+pub use closing::{Closing, Policy};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;

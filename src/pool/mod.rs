@@ -30,7 +30,7 @@ pub use lease::Lease;
 pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -51,6 +51,10 @@ pub struct Pool {
     pub orders: OrderDesk,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Sessions that are ended although both their sides live.
+    pub closes: Closes,
+    /// Bumped when a standing changes.
+    standings: watch::Sender<()>,
     /// Who is told of changes; unset = nobody.
     events: OnceLock<Events>,
     all_down: AtomicBool,
@@ -136,6 +140,8 @@ impl Pool {
             probe_time: Histogram::fast(),
             orders: OrderDesk::default(),
             ended_without_backend: Ended::default(),
+            closes: Closes::default(),
+            standings: watch::Sender::default(),
             events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
@@ -177,6 +183,11 @@ impl Pool {
         inner.sessions += 1;
         drop(inner);
         Ok(Lease::new(Arc::clone(self), backend, address))
+    }
+
+    /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
+    pub fn standings(&self) -> watch::Receiver<()> {
+        self.standings.subscribe()
     }
 
     /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
@@ -300,6 +311,7 @@ impl Pool {
         let changed = before != view.standing;
         backend.show(view);
         if changed {
+            self.standings.send_replace(());
             self.changed(backend, Some(before));
         }
     }
@@ -349,6 +361,8 @@ impl Pool {
         for slot in 0..inner.slots.len() {
             inner.apply(slot);
         }
+        drop(inner);
+        self.standings.send_replace(());
     }
 
     /// Says that the pool is settled; returns whether it was not before.

@@ -19,7 +19,7 @@ use tracing::error;
 
 use super::cut::Cut;
 use super::listener::{self, Listener};
-use super::live::{Enlisted, List, SessionKey, SessionView};
+use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
 use super::preconnect::{self, Stock};
 use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
@@ -216,17 +216,20 @@ impl Floor {
         }
     }
 
-    /// Shows every live session, worker by worker; one that begins or ends meanwhile may be among them or not.
-    pub fn visit_sessions(&self, mut visit: impl FnMut(SessionView)) {
+    /// Looks at every live session, worker by worker; one that begins or ends meanwhile may be among them or not. `look`
+    /// holds up the session that it is shown: it must be short, and must not end sessions.
+    pub fn glimpse_sessions(&self, mut look: impl FnMut(Glimpse<'_>)) {
         for seat in self.0.iter() {
-            seat.shared.list.visit(&mut visit);
+            seat.shared.list.glimpse(&mut look);
         }
     }
 
-    /// Every live session, as [`Self::visit_sessions`] shows them.
+    /// Every live session, with everything that is known about it.
     pub fn list_sessions(&self) -> Vec<SessionView> {
         let mut all = Vec::new();
-        self.visit_sessions(|session| all.push(session));
+        for seat in self.0.iter() {
+            seat.shared.list.view(&mut all);
+        }
         all
     }
 
@@ -235,10 +238,11 @@ impl Floor {
         self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut))
     }
 
-    /// Ends every session, also those that come later.
-    pub fn cut_all(&self, cut: Cut) {
+    /// Ends every session, also those that come later. `told` is shown the listener of each that lives and that nobody
+    /// had ended before.
+    pub fn cut_all(&self, cut: Cut, mut told: impl FnMut(&Pool)) {
         for seat in self.0.iter() {
-            seat.shared.list.cut_all(cut);
+            seat.shared.list.cut_all(cut, &mut told);
         }
     }
 

@@ -32,6 +32,7 @@ pub(super) fn start(
     evidence: mpsc::Receiver<Evidence>,
     follower: Follower,
     prober: &Prober,
+    closing: AbortHandle,
 ) -> Control {
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
@@ -42,7 +43,7 @@ pub(super) fn start(
         Inputs { updates, reports, evidence, commands: pool.orders.listen() },
     ));
     let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates));
-    Control(vec![keeper.abort_handle(), discovery.abort_handle()])
+    Control(vec![keeper.abort_handle(), discovery.abort_handle(), closing])
 }
 
 fn watch(pool: &Arc<Pool>, prober: &Prober, reports: mpsc::UnboundedSender<Probed>) -> Watch {
