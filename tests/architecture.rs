@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("health", &["config", "metrics"]),
     ("standing", &["config", "metrics", "endpoint", "health"]),
     ("balance", &["config", "metrics"]),
-    ("pool", &["config", "metrics", "endpoint", "health", "standing", "balance"]),
+    ("pool", &["config", "metrics", "endpoint", "health", "standing", "balance", "pace"]),
     ("keeper", &["config", "metrics", "endpoint", "health", "standing", "pool", "pace"]),
     ("probe", &["config", "metrics", "endpoint", "header", "health", "pace"]),
     ("discovery", &["config", "metrics", "endpoint", "pool", "pace"]),

@@ -2,6 +2,7 @@
 //! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
 
 mod backend;
+mod budget;
 mod lease;
 mod preconnected;
 mod source;
@@ -21,14 +22,19 @@ use crate::config;
 use crate::metrics::{ConnectFailure, Direction};
 use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, View};
+pub use budget::{Allowance, Budget, Permit};
 pub use lease::Lease;
 pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
 const EVIDENCE_WAITING: usize = 1_024;
+
+/// Backends dialled beside a slow one, in percent of the connects that succeed: where all are far away and every connect is
+/// slow, half as many more at most.
+const HEDGES: u16 = 50;
 
 /// See the module.
 #[derive(Debug)]
@@ -45,6 +51,12 @@ pub struct Pool {
     pub probe_time: Histogram,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Attempts beyond the first of each session.
+    pub retries: Allowance,
+    /// Backends dialled beside one that is slow.
+    pub hedges: Allowance,
+    /// What became of them, and of replays.
+    pub second: Second,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -125,6 +137,9 @@ impl Pool {
             times: Times::default(),
             probe_time: Histogram::fast(),
             ended_without_backend: Ended::default(),
+            retries: Allowance::new(settings.connect.retry_budget),
+            hedges: Allowance::new(HEDGES),
+            second: Second::default(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::listener::Listener;
 use crate::metrics::Outcome;
-use crate::pool::Backend;
+use crate::pool::{Backend, Lease};
 
 /// See the module.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(super) struct Record {
     pub(super) accepted: Instant,
     pub(super) backend: Option<(Arc<Backend>, SocketAddr)>,
     pub(super) attempts: u32,
+    /// Backends that were sent the client's bytes after another one had failed.
+    pub(super) replays: u32,
     /// From accept to a connected backend.
     pub(super) connected_after: Option<Duration>,
     /// From then to the backend's first byte.
@@ -49,6 +51,7 @@ impl Record {
             accepted,
             backend: None,
             attempts: 0,
+            replays: 0,
             connected_after: None,
             first_byte: None,
             to_backend: 0,
@@ -57,6 +60,17 @@ impl Record {
             detail: None,
             log,
         }
+    }
+
+    /// A backend was connected.
+    pub(super) fn reached(&mut self, lease: &Lease) {
+        self.backend = Some((Arc::clone(lease.backend()), lease.address()));
+        self.connected_after = Some(self.accepted.elapsed());
+    }
+
+    /// Its first byte came.
+    pub(super) fn answered(&mut self, at: Instant) {
+        self.first_byte = self.connected_after.map(|after| at.saturating_duration_since(self.accepted + after));
     }
 
     pub(super) fn end(&mut self, outcome: Outcome, detail: Option<String>) {
@@ -104,6 +118,7 @@ impl Drop for Record {
             outcome = outcome.name(),
             detail = self.detail,
             attempts = self.attempts,
+            replays = (self.replays > 0).then_some(self.replays),
             connected_ms = self.connected_after.map(milliseconds),
             first_byte_ms = self.first_byte.map(milliseconds),
             total_ms = milliseconds(total),

@@ -15,8 +15,9 @@ use super::cut::{Cut, Enlisted};
 use super::listener::{Listener, Slot};
 use super::outcome::Record;
 use super::relay::{AUTO_PREFERS_RING, Done, End, Limits, Mode, Side, Terms, relay};
+use super::replay::{Request, Settled};
 use super::socket::Socket;
-use super::upstream::{self, Connected, Refusal};
+use super::upstream::{Connected, Refusal, Search};
 use super::worker::Worker;
 use crate::config;
 use crate::metrics::Outcome;
@@ -49,22 +50,16 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let enlisted = worker.enlist();
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
-    let Some(mut caller) = identify(&client, &enlisted, &mut record).await else { return drop(record) };
+    let Some(caller) = identify(&client, &enlisted, &mut record).await else { return drop(record) };
+    let timeouts = record.listener.pool.settings.timeouts;
+    let limits = Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
     // Boxed: a session spends its life in the relay, which needs a third of the room.
-    let reached = Box::pin(reach(&client, &worker, &enlisted, &mut record)).await;
-    let Some(Connected { socket: backend, lease }) = reached else { return drop(record) };
+    let reached = Box::pin(reach(&client, caller, (&worker, &limits), &enlisted, &mut record)).await;
+    let Some(Settled { connected, early, before }) = reached else { return drop(record) };
+    let Connected { socket: backend, lease } = connected;
     #[cfg(test)]
     tests::panic_if_asked();
 
-    let connected = Instant::now();
-    record.backend = Some((Arc::clone(lease.backend()), lease.address()));
-    record.connected_after = Some(connected - at);
-    if !announce(&caller, (&client, &backend), &enlisted, &mut record).await {
-        drop(lease);
-        return drop(record);
-    }
-    let timeouts = record.listener.pool.settings.timeouts;
-    let limits = Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
     let bytes = lease.backend().stats.bytes.cell(worker.index);
     let mode = match record.listener.pool.settings.relay {
         config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
@@ -73,15 +68,16 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
         config::Relay::Splice => Mode::Splice,
         config::Relay::IoUring => Mode::Ring,
     };
-    let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
-    drop(caller);
+    let terms = Terms { mode, limits, early, before };
     let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
     let answered = || lease.answered();
     let done = relay(client, backend, &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
 
-    record.to_backend = done.to_backend;
+    record.to_backend += done.to_backend;
     record.to_client = done.to_client;
-    record.first_byte = done.first_byte.map(|at| at - connected);
+    if let Some(at) = done.first_byte {
+        record.answered(at);
+    }
     if let Some(early) = done.early {
         lease.ended_early(early);
     }
@@ -120,40 +116,72 @@ async fn identify(client: &Socket, enlisted: &Enlisted<'_>, record: &mut Record)
     None
 }
 
-/// Tells the backend who the client is, if it is to be told. `false` = the record says why not; then both are reset.
-async fn announce(
-    caller: &Caller,
-    (client, backend): (&Socket, &Socket),
+/// Finds a backend, and one that answers where requests are replayed. `None` = the record says why there is none.
+async fn reach(
+    client: &Socket,
+    caller: Caller,
+    (worker, limits): (&Worker, &Limits),
     enlisted: &Enlisted<'_>,
     record: &mut Record,
-) -> bool {
-    let settings = &record.listener.pool.settings;
-    let Some(send) = &settings.send_proxy else { return true };
+) -> Option<Settled> {
+    let listener = Arc::clone(&record.listener);
+    let mut search = Search::new(&listener, &worker.stock, worker.random());
+    let connected = connect(client, &mut search, enlisted, record).await?;
+    record.reached(&connected.lease);
+    let header = greeting(&caller, client, record);
+    let Some(most) = listener.pool.settings.replay else {
+        announce(header, &connected.socket, enlisted, record).await?;
+        return Some(Settled { connected, early: caller.early, before: None });
+    };
+    let request = Request::new(caller.early, most);
+    let with = (client, worker, limits);
+    // In a box of its own: most pools never need it.
+    Box::pin(request.settle(connected, header.as_deref(), with, (&mut search, enlisted), record)).await
+}
+
+/// What the backend is told about the client before all else, if it is to be told.
+fn greeting(caller: &Caller, client: &Socket, record: &mut Record) -> Option<Vec<u8>> {
+    let send = record.listener.pool.settings.send_proxy.as_ref()?;
     let id = format!("{:016x}-{:x}", *RUN, record.id);
     let (header, unique_id) = caller.header(send, client, &id);
     if let Some(unique_id) = unique_id {
         record.unique_id = Some(unique_id.escape_ascii().to_string());
     }
+    Some(header)
+}
+
+/// Tells the backend. `None` = the record says why not; then both are reset.
+async fn announce(
+    header: Option<Vec<u8>>,
+    backend: &Socket,
+    enlisted: &Enlisted<'_>,
+    record: &mut Record,
+) -> Option<()> {
+    let Some(header) = header else { return Some(()) };
+    let limit = record.listener.pool.settings.connect.timeout;
     let (outcome, detail) = tokio::select! {
         biased;
-        written = timeout(settings.connect.timeout, caller::tell(backend, &header)) => match written {
-            Ok(Ok(())) => return true,
+        written = timeout(limit, caller::tell(backend, &header)) => match written {
+            Ok(Ok(())) => return Some(()),
             Ok(Err(error)) => (Outcome::BackendReset, Some(error.to_string())),
             Err(_) => (Outcome::BackendReset, Some("it does not take the PROXY header".to_owned())),
         },
         cut = enlisted.cut() => (cut.outcome(), None),
     };
     record.end(outcome, detail);
-    false
+    None
 }
 
 /// Connects, unless the client leaves or an operator ends the session first. `None` = the record says why.
-async fn reach(client: &Socket, worker: &Worker, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Connected> {
-    let mut random = worker.random();
-    let pool = Arc::clone(&record.listener.pool);
+async fn connect(
+    client: &Socket,
+    search: &mut Search<'_>,
+    enlisted: &Enlisted<'_>,
+    record: &mut Record,
+) -> Option<Connected> {
     let refusal = tokio::select! {
         biased;
-        result = upstream::connect(&pool, &worker.stock, &mut random, &mut record.attempts) => match result {
+        result = search.next(&mut record.attempts) => match result {
             Ok(connected) => return Some(connected),
             Err(refusal) => refusal,
         },
@@ -168,7 +196,7 @@ async fn reach(client: &Socket, worker: &Worker, enlisted: &Enlisted<'_>, record
     };
     let (outcome, detail) = match refusal {
         Refusal::NoBackend => (Outcome::NoBackend, None),
-        Refusal::Failed(backend, reason, error) => {
+        Refusal::Failed((backend, reason, error)) => {
             let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
             (outcome, Some(format!("{}: {}: {error}", backend.id, reason.name())))
         }
