@@ -67,7 +67,7 @@ impl Config {
             let (deadline, timeout) = (written(pool.connect.deadline), written(pool.connect.timeout));
             warnings.push(format!("connect.deadline {deadline} ends an attempt before its timeout {timeout}"));
         }
-        if let Some(hedge) = pool.connect.hedge.filter(|hedge| *hedge != super::pools::DEFAULT_HEDGE)
+        if let Some(hedge) = pool.connect.hedge.filter(|hedge| *hedge != super::connect::DEFAULT_HEDGE)
             && hedge >= pool.connect.timeout
         {
             let (hedge, timeout) = (written(hedge), written(pool.connect.timeout));
