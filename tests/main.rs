@@ -14,6 +14,7 @@ mod architecture;
 mod balancing;
 mod binds;
 mod cli;
+mod closing;
 mod discovery;
 mod embedded;
 mod ends;

@@ -5,6 +5,7 @@
 mod address;
 mod agents;
 mod checks;
+mod closing;
 mod connect;
 mod duration;
 mod error;
@@ -32,6 +33,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use closing::{Closing, Policy};
 pub use connect::{Connect, Timeouts};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::closing::Closing;
 use super::connect::{Connect, Timeouts};
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
 
@@ -114,6 +115,8 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// When sessions are ended that could go on.
+    pub closing: Closing,
     /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
     /// `None` = none.
     pub replay: Option<usize>,

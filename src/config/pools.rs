@@ -12,7 +12,7 @@ use super::shape::{ConsulShape, PoolShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
     Balance, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Warning, WhenAllDown, address,
-    checks, connect, header, sockets,
+    checks, closing, connect, header, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
@@ -39,6 +39,7 @@ pub(super) fn pool(
         connect: connect::connect(shape.connect.as_ref(), reading),
         timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
         replay: connect::replay(shape, reading),
+        closing: closing::closing(shape, reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
         sources: sources(shape.source.as_ref(), reading),
         send_proxy,

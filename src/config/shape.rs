@@ -5,7 +5,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    BackendEntry, KeepaliveSetting, Named, Number, Section, SendProxyEntry, Strings, SwitchOrText, Text, Time,
+    BackendEntry, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings, SwitchOrText, Text,
+    Time,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -87,8 +88,21 @@ pub(super) struct PoolShape {
     pub(super) relay: Text,
     pub(super) source: Option<Strings>,
     pub(super) preconnect: Number,
+    pub(super) on_down: Option<PolicyEntry>,
+    pub(super) on_removed: Option<PolicyEntry>,
+    pub(super) on_maintenance: Option<PolicyEntry>,
+    pub(super) close_rate: Number,
+    pub(super) close_deadline: Time,
+    pub(super) max_lifetime: Time,
+    pub(super) max_lifetime_jitter: Number,
     pub(super) when_all_down: Text,
     pub(super) required: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PolicyShape {
+    pub(super) drain: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

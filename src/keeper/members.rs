@@ -108,7 +108,7 @@ impl Members {
 
     /// A session could not connect.
     pub(super) fn evidence(&mut self, now: Instant, evidence: &Evidence) {
-        let check = Arc::clone(&self.pool.settings.check);
+        let check = Arc::clone(&self.pool.settings().check);
         let id = &evidence.backend.id;
         let Some(member) = self.members.get_mut(id) else { return };
         let stale = member.endpoint.address != evidence.address || !Arc::ptr_eq(&member.backend, &evidence.backend);
@@ -320,7 +320,7 @@ impl Members {
         }
         self.all_down = all_down;
         self.pool.set_all_down(all_down);
-        let any = self.pool.settings.when_all_down == WhenAllDown::Any;
+        let any = self.pool.settings().when_all_down == WhenAllDown::Any;
         let pool = &self.pool.name;
         match (all_down, any) {
             (true, true) => warn!(%pool, backends = counts.members, "no backend is up: sessions may try any of them"),
@@ -337,7 +337,7 @@ impl Member {
         self.backend.clear_failures();
         self.backend.keep_report(None);
         self.probe = None;
-        if pool.settings.check.kind == CheckKind::None {
+        if pool.settings().check.kind == CheckKind::None {
             self.facts.probe = None;
             self.probe = Some(Box::new(()));
         } else {

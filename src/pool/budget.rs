@@ -23,23 +23,21 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Debug)]
 pub struct Budget {
-    /// Earned by one success.
-    share: f64,
     balance: f64,
     seen: u64,
     at: Instant,
 }
 
 impl Budget {
-    /// `percent` of the successes, from now on.
-    pub fn new(percent: u16, now: Instant) -> Self {
-        Self { share: f64::from(percent) / 100.0, balance: FREE * MEMORY.as_secs_f64(), seen: 0, at: now }
+    /// Begins with what is free.
+    pub fn new(now: Instant) -> Self {
+        Self { balance: FREE * MEMORY.as_secs_f64(), seen: 0, at: now }
     }
 
-    /// Takes one attempt, if there is one. `successes`: all so far.
-    pub fn take(&mut self, now: Instant, successes: u64) -> bool {
+    /// Takes one attempt, if there is one. `successes`: all so far, of which `percent` were earned since the last time.
+    pub fn take(&mut self, now: Instant, successes: u64, percent: u16) -> bool {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
-        let earned = self.share * successes.saturating_sub(self.seen) as f64 + FREE * elapsed;
+        let earned = f64::from(percent) / 100.0 * successes.saturating_sub(self.seen) as f64 + FREE * elapsed;
         let memory = MEMORY.as_secs_f64();
         let fade = (-elapsed / memory).exp();
         // As if it had been earned evenly since the last time.
@@ -74,12 +72,12 @@ pub enum Permit {
 }
 
 impl Allowance {
-    pub(super) fn new(percent: u16) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             successes: AtomicU64::new(0),
             granted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
-            inner: Mutex::new((Budget::new(percent, Instant::now()), Pace::new(SAY_EVERY))),
+            inner: Mutex::new((Budget::new(now), Pace::new(SAY_EVERY))),
         }
     }
 
@@ -88,12 +86,12 @@ impl Allowance {
         self.successes.fetch_add(1, Relaxed);
     }
 
-    /// Asks for one attempt more.
-    pub fn take(&self, now: Instant) -> Permit {
+    /// Asks for one attempt more; the successes have earned so many percent.
+    pub fn take(&self, now: Instant, percent: u16) -> Permit {
         let successes = self.successes.load(Relaxed);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (budget, pace) = &mut *inner;
-        if budget.take(now, successes) {
+        if budget.take(now, successes, percent) {
             self.granted.fetch_add(1, Relaxed);
             return Permit::Granted;
         }
@@ -121,7 +119,7 @@ mod tests {
     fn run(percent: u16, dead: u64, all: u64, seconds: u64) -> (u64, u64) {
         let mut random = fastrand::Rng::with_seed(7);
         let start = Instant::now();
-        let mut budget = Budget::new(percent, start);
+        let mut budget = Budget::new(start);
         let (mut successes, mut granted, mut refused) = (0, 0, 0);
         for session in 0..400 * (10 + seconds) {
             let now = start + Duration::from_micros(2_500 * session);
@@ -131,7 +129,7 @@ mod tests {
             }
             for tried in 0..3 {
                 if tried > 0 {
-                    if !budget.take(now, successes) {
+                    if !budget.take(now, successes, percent) {
                         refused += 1;
                         break;
                     }
@@ -167,27 +165,27 @@ mod tests {
     #[test]
     fn without_traffic_a_few_are_free() {
         let start = Instant::now();
-        let mut budget = Budget::new(100, start);
-        let taken = |budget: &mut Budget, now| (0..1_000).filter(|_| budget.take(now, 0)).count();
+        let mut budget = Budget::new(start);
+        let taken = |budget: &mut Budget, now| (0..1_000).filter(|_| budget.take(now, 0, 100)).count();
         assert_eq!(taken(&mut budget, start), 20);
         let after = |budget: &mut Budget, seconds| taken(budget, start + Duration::from_secs(seconds));
         assert!((5..=10).contains(&after(&mut budget, 1)));
         assert!((18..=20).contains(&after(&mut budget, 3_600)), "they do not pile up");
-        let mut none = Budget::new(0, start);
-        assert_eq!((0..100).filter(|_| none.take(start, 1_000_000)).count(), 20);
+        let mut none = Budget::new(start);
+        assert_eq!((0..100).filter(|_| none.take(start, 1_000_000, 0)).count(), 20);
     }
 
     #[test]
     fn an_allowance_counts_and_says_so_seldom() {
-        let allowance = Allowance::new(100);
         let start = Instant::now();
+        let allowance = Allowance::new(start);
         for _ in 0..20 {
-            assert_eq!(allowance.take(start), Permit::Granted);
+            assert_eq!(allowance.take(start, 100), Permit::Granted);
         }
-        assert_eq!(allowance.take(start), Permit::Refused(Some(0)));
-        assert_eq!(allowance.take(start), Permit::Refused(None));
+        assert_eq!(allowance.take(start, 100), Permit::Refused(Some(0)));
+        assert_eq!(allowance.take(start, 100), Permit::Refused(None));
         allowance.succeeded();
-        assert_eq!(allowance.take(start), Permit::Granted);
+        assert_eq!(allowance.take(start, 100), Permit::Granted);
         assert_eq!((allowance.granted(), allowance.refused()), (21, 2));
     }
 }

@@ -13,6 +13,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -26,23 +27,17 @@ pub use budget::{Allowance, Budget, Permit};
 pub use lease::Lease;
 pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
 const EVIDENCE_WAITING: usize = 1_024;
-
-/// Backends dialled beside a slow one, in percent of the connects that succeed: where all are far away and every connect is
-/// slow, half as many more at most.
-const HEDGES: u16 = 50;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Pool {
     /// The key in `[pools]`.
     pub name: Arc<str>,
-    /// What the file says of it.
-    pub settings: config::Pool,
     /// How its discovery is doing.
     pub source: Arc<SourceStatus>,
     /// Histograms over all backends, removed ones included.
@@ -57,6 +52,10 @@ pub struct Pool {
     pub hedges: Allowance,
     /// What became of them, and of replays.
     pub second: Second,
+    /// Sessions that are ended although both their sides live.
+    pub closes: Closes,
+    /// Bumped when a standing changes.
+    standings: watch::Sender<()>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -65,6 +64,8 @@ pub struct Pool {
     inner: Mutex<Inner>,
     published: ArcSwap<Published>,
     evidence: mpsc::Sender<Evidence>,
+    /// Swapped whole when a new configuration is applied.
+    settings: ArcSwap<config::Pool>,
 }
 
 /// What readers see.
@@ -137,9 +138,11 @@ impl Pool {
             times: Times::default(),
             probe_time: Histogram::fast(),
             ended_without_backend: Ended::default(),
-            retries: Allowance::new(settings.connect.retry_budget),
-            hedges: Allowance::new(HEDGES),
+            retries: Allowance::new(Instant::now()),
+            hedges: Allowance::new(Instant::now()),
             second: Second::default(),
+            closes: Closes::default(),
+            standings: watch::Sender::default(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
@@ -155,9 +158,14 @@ impl Pool {
             }),
             published: ArcSwap::default(),
             evidence,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
         };
         (Arc::new(pool), heard)
+    }
+
+    /// What the file says of it now. Taken once where several of them have to fit together.
+    pub fn settings(&self) -> Arc<config::Pool> {
+        self.settings.load_full()
     }
 
     /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
@@ -175,6 +183,11 @@ impl Pool {
         inner.sessions += 1;
         drop(inner);
         Ok(Lease::new(Arc::clone(self), backend, address))
+    }
+
+    /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
+    pub fn standings(&self) -> watch::Receiver<()> {
+        self.standings.subscribe()
     }
 
     /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
@@ -198,8 +211,12 @@ impl Pool {
 
     /// The numbers of the local addresses from which a backend at `address` can be dialled, each once, beginning with the
     /// one whose turn it is; empty = the kernel chooses.
-    pub fn sources_for(&self, address: SocketAddr) -> impl Iterator<Item = usize> + '_ {
-        let sources = &self.settings.sources;
+    pub fn sources_for<'a>(
+        &self,
+        settings: &'a config::Pool,
+        address: SocketAddr,
+    ) -> impl Iterator<Item = usize> + use<'a> {
+        let sources = &settings.sources;
         let first = if sources.len() > 1 { self.next_source.fetch_add(1, Relaxed) } else { 0 };
         (0..sources.len())
             .map(move |i| first.wrapping_add(i) % sources.len())
@@ -254,7 +271,8 @@ impl Pool {
             inner.slots.push(None);
         }
         let (address, weight, standing) = (view.address, view.weight, view.standing);
-        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, self.settings.sources.len(), view));
+        let sources = self.settings.load().sources.len();
+        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, sources, view));
         inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
         inner.counts.add(standing, weight);
         inner.apply(slot);
@@ -273,7 +291,11 @@ impl Pool {
             inner.counts.add(view.standing, view.weight);
             inner.apply(backend.slot);
         }
+        let changed = backend.view().standing != view.standing;
         backend.show(view);
+        if changed {
+            self.standings.send_replace(());
+        }
     }
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
@@ -301,12 +323,14 @@ impl Pool {
     /// and nobody took out.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
-        let fail_open = all_down && self.settings.when_all_down == config::WhenAllDown::Any;
+        let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
         for slot in 0..inner.slots.len() {
             inner.apply(slot);
         }
+        drop(inner);
+        self.standings.send_replace(());
     }
 
     /// Says that the pool is settled; returns whether it was not before.

@@ -14,8 +14,12 @@ use tokio::time::timeout;
 
 use super::socket::{Socket, connect_failure};
 use super::upstream::Connected;
+use crate::config;
 use crate::metrics::{ConnectFailure, Hedge};
 use crate::pool::{Backend, Lease, Pool};
+
+/// Whose backends are dialled, and how.
+type Of<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>);
 
 /// An attempt that failed: on whom, and why.
 pub(super) type Failed = (Arc<Backend>, ConnectFailure, io::Error);
@@ -38,25 +42,25 @@ impl Dials {
     }
 
     /// Begins with a session's only attempt at this time.
-    pub(super) fn begin(&mut self, lease: Lease, pool: &Arc<Pool>, limit: Duration) {
-        self.push(lease, pool, limit, None, None);
+    pub(super) fn begin(&mut self, lease: Lease, of: Of<'_>, limit: Duration) {
+        self.push(lease, of, limit, None, None);
     }
 
     /// Begins with one more beside the others.
-    pub(super) fn hedge(&mut self, lease: Lease, pool: &Arc<Pool>, limit: Duration, place: OwnedSemaphorePermit) {
-        self.push(lease, pool, limit, Some(HedgeCount::new(pool)), Some(place));
+    pub(super) fn hedge(&mut self, lease: Lease, of: Of<'_>, limit: Duration, place: OwnedSemaphorePermit) {
+        self.push(lease, of, limit, Some(HedgeCount::new(of.0)), Some(place));
     }
 
     fn push(
         &mut self,
         lease: Lease,
-        pool: &Arc<Pool>,
+        (pool, settings): Of<'_>,
         limit: Duration,
         hedge: Option<HedgeCount>,
         place: Option<OwnedSemaphorePermit>,
     ) {
         // In a box, so that it can go on without the session.
-        let attempt = Box::pin(dial(lease, Arc::clone(pool), limit));
+        let attempt = Box::pin(dial(lease, Arc::clone(pool), Arc::clone(settings), limit));
         self.0.push(Dial { attempt, hedge, place });
     }
 
@@ -126,12 +130,17 @@ impl Drop for HedgeCount {
     }
 }
 
-async fn dial(mut lease: Lease, pool: Arc<Pool>, limit: Duration) -> Result<Connected, Failed> {
+async fn dial(
+    mut lease: Lease,
+    pool: Arc<Pool>,
+    settings: Arc<config::Pool>,
+    limit: Duration,
+) -> Result<Connected, Failed> {
     let backend = Arc::clone(lease.backend());
-    let result = if pool.settings.sources.is_empty() {
-        dial_from(&mut lease, &pool, None, limit).await
+    let result = if settings.sources.is_empty() {
+        dial_from(&mut lease, &settings, None, limit).await
     } else {
-        dial_from_any(&mut lease, &pool, limit).await
+        dial_from_any(&mut lease, (&pool, &settings), limit).await
     };
     match result {
         Ok(socket) => Ok(Connected { socket, lease }),
@@ -139,12 +148,16 @@ async fn dial(mut lease: Lease, pool: Arc<Pool>, limit: Duration) -> Result<Conn
     }
 }
 
-async fn dial_from_any(lease: &mut Lease, pool: &Pool, limit: Duration) -> Result<Socket, (ConnectFailure, io::Error)> {
+async fn dial_from_any(
+    lease: &mut Lease,
+    (pool, settings): (&Pool, &config::Pool),
+    limit: Duration,
+) -> Result<Socket, (ConnectFailure, io::Error)> {
     let began = Instant::now();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
-    for number in pool.sources_for(lease.address()) {
+    for number in pool.sources_for(settings, lease.address()) {
         let left = limit.saturating_sub(began.elapsed());
-        match dial_from(lease, pool, Some(number), left).await {
+        match dial_from(lease, settings, Some(number), left).await {
             // This address has no free port towards that backend; another one may.
             Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
             result => return result,
@@ -155,7 +168,7 @@ async fn dial_from_any(lease: &mut Lease, pool: &Pool, limit: Duration) -> Resul
 
 async fn dial_from(
     lease: &mut Lease,
-    pool: &Pool,
+    settings: &config::Pool,
     source: Option<usize>,
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
@@ -165,8 +178,8 @@ async fn dial_from(
     let attempt = Attempt { lease, over: false };
     attempt.lease.dialled();
     let began = Instant::now();
-    let address = source.map(|number| pool.settings.sources[number]);
-    let result = timeout(limit, Socket::connect(attempt.lease.address(), address, &pool.settings.tcp)).await;
+    let address = source.map(|number| settings.sources[number]);
+    let result = timeout(limit, Socket::connect(attempt.lease.address(), address, &settings.tcp)).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             attempt.succeeded(began.elapsed());

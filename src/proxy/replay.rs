@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep_until, timeout};
 
 use super::caller;
-use super::cut::Enlisted;
+use super::live::Enlisted;
 use super::outcome::Record;
 use super::relay::{Before, Limits, Side, early_break};
 use super::socket::Socket;
 use super::upstream::{Connected, Search};
 use super::worker::Worker;
+use crate::config;
 use crate::metrics::{Direction, EarlyEnd, Outcome, Replay};
 use crate::pool::{ByteCell, Pool};
 
@@ -42,6 +43,7 @@ pub(super) struct Request {
 #[derive(Debug)]
 pub(super) struct Settled {
     pub(super) connected: Connected,
+    pub(super) bytes: ByteCell,
     /// Bytes of the client that this backend has not been sent.
     pub(super) early: Vec<u8>,
     pub(super) before: Option<Box<Before>>,
@@ -61,18 +63,20 @@ impl Request {
         mut self,
         mut connected: Connected,
         header: Option<&[u8]>,
-        (client, worker, limits): (&Socket, &Worker, &Limits),
+        (client, worker, settings): (&Socket, &Worker, &config::Pool),
         (search, enlisted): (&mut Search<'_>, &Enlisted<'_>),
         record: &mut Record,
     ) -> Option<Settled> {
-        let pool = Arc::clone(&record.listener.pool);
+        let pool = Arc::clone(&record.live.pool);
+        let timeouts = &settings.timeouts;
+        let limits = &Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
         let mut replay: Option<Count> = None;
         loop {
-            let bytes = connected.lease.backend().stats.bytes.cell(worker.index);
+            let bytes = record.reached(&connected.lease, worker.index);
             let mut attempt = Attempt::new(&mut self, client, &connected.socket, &bytes, limits);
             let verdict = tokio::select! {
                 biased;
-                verdict = attempt.run(header, pool.settings.connect.timeout) => verdict,
+                verdict = attempt.run(header, settings.connect.timeout) => verdict,
                 // Once it has finished, nobody reads its errors.
                 error = client.error() => Verdict::GoOn(Some((Side::Client, error))),
                 cut = enlisted.cut() => {
@@ -89,9 +93,11 @@ impl Request {
                     if let Some(replay) = replay.take() {
                         replay.became(Replay::Answered);
                     }
-                    return Some(self.hand_over(connected, written, Before { broken, ..before }));
+                    return Some(self.hand_over(connected, bytes, written, Before { broken, ..before }));
                 }
-                Verdict::GoOn(broken) => return Some(self.hand_over(connected, written, Before { broken, ..before })),
+                Verdict::GoOn(broken) => {
+                    return Some(self.hand_over(connected, bytes, written, Before { broken, ..before }));
+                }
                 Verdict::Failed(failure) => failure,
             };
             if let Some(early) = failure.early().filter(|_| before.asked.is_some()) {
@@ -118,20 +124,19 @@ impl Request {
             let Ok(next) = next else {
                 pool.second.count_replay(Replay::NoBackend);
                 before.broken = failure.broken();
-                return Some(self.hand_over(connected, written, before));
+                return Some(self.hand_over(connected, bytes, written, before));
             };
             record.to_backend += written as u64;
             record.replays += 1;
             replay = Some(Count(Arc::clone(&pool), Replay::Ended));
             // Only now is the failed one let go: until then the session might have had to end as it does.
             connected = next;
-            record.reached(&connected.lease);
         }
     }
 
-    fn hand_over(mut self, connected: Connected, written: usize, before: Before) -> Settled {
+    fn hand_over(mut self, connected: Connected, bytes: ByteCell, written: usize, before: Before) -> Settled {
         self.bytes.drain(..written);
-        Settled { connected, early: self.bytes, before: Some(Box::new(before)) }
+        Settled { connected, bytes, early: self.bytes, before: Some(Box::new(before)) }
     }
 }
 

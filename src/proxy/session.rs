@@ -11,10 +11,11 @@ use std::time::Instant;
 use tokio::time::timeout;
 
 use super::caller::{self, Caller, Stranger};
-use super::cut::{Cut, Enlisted};
-use super::listener::{Listener, Slot};
+use super::cut::Cut;
+use super::listener::{Listener, Settings, Slot};
+use super::live::Enlisted;
 use super::outcome::Record;
-use super::relay::{AUTO_PREFERS_RING, Done, End, Limits, Mode, Side, Terms, relay};
+use super::relay::{Done, End, Limits, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
 use super::socket::Socket;
 use super::upstream::{Connected, Refusal, Search};
@@ -42,33 +43,33 @@ pub(super) struct Accepted {
 /// Serves one client until its end.
 pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let Accepted { fd, peer, at, listener, slot: _slot } = accepted;
-    let mut record = Record::new(NEXT.fetch_add(1, Relaxed), listener, peer, at, worker.log_sessions);
-    let client = match Socket::new(fd) {
-        Ok(client) => client,
-        Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
-    };
-    let enlisted = worker.enlist();
+    let front = listener.settings();
+    let enlisted = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
+    let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions);
+    let client = Socket::new(fd);
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
-    let Some(caller) = identify(&client, &enlisted, &mut record).await else { return drop(record) };
-    let timeouts = record.listener.pool.settings.timeouts;
-    let limits = Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
+    let Some(caller) = identify(&client, &front, &enlisted, &mut record).await else { return drop(record) };
+    // One set of them until it is relayed, whatever is applied meanwhile.
+    let settings = front.pool.settings();
+    drop(front);
     // Boxed: a session spends its life in the relay, which needs a third of the room.
-    let reached = Box::pin(reach(&client, caller, (&worker, &limits), &enlisted, &mut record)).await;
-    let Some(Settled { connected, early, before }) = reached else { return drop(record) };
+    let reached = Box::pin(reach((&client, caller), &settings, &worker, &enlisted, &mut record)).await;
+    let Some(Settled { connected, bytes, early, before }) = reached else { return drop(record) };
     let Connected { socket: backend, lease } = connected;
     #[cfg(test)]
     tests::panic_if_asked();
 
-    let bytes = lease.backend().stats.bytes.cell(worker.index);
-    let mode = match record.listener.pool.settings.relay {
-        config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
-        config::Relay::Auto => Mode::Auto,
+    let timeouts = settings.timeouts;
+    let limits = Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
+    let mode = match settings.relay {
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,
-        config::Relay::IoUring => Mode::Ring,
+        config::Relay::Auto if !worker.gear.has_ring() => Mode::Auto,
+        config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
     };
     let terms = Terms { mode, limits, early, before };
+    drop(settings);
     let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
     let answered = || lease.answered();
     let done = relay(client, backend, &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
@@ -94,16 +95,19 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
 }
 
 /// Finds out who the client is. `None` = the record says why not; then the client is reset.
-async fn identify(client: &Socket, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Caller> {
-    let trusting = record.listener.accept_proxy.as_ref().filter(|accept| accept.trusts(record.peer.ip()));
-    let Some(accept) = trusting else { return Some(Caller::is(record.peer)) };
+async fn identify(client: &Socket, front: &Settings, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Caller> {
+    let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(record.live.peer.ip()));
+    let Some(accept) = trusting else {
+        record.live.identified(record.live.peer);
+        return Some(Caller::is(record.live.peer));
+    };
     // In a box of its own: it is over before the relay begins, and most listeners never need it.
-    let identified = Box::pin(caller::identify(client, record.peer, accept));
+    let identified = Box::pin(caller::identify(client, record.live.peer, accept));
     let (outcome, detail) = tokio::select! {
         biased;
         identified = identified => match identified {
             Ok(caller) => {
-                record.client = caller.client;
+                record.live.identified(caller.client);
                 record.unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string());
                 return Some(caller);
             }
@@ -118,31 +122,31 @@ async fn identify(client: &Socket, enlisted: &Enlisted<'_>, record: &mut Record)
 
 /// Finds a backend, and one that answers where requests are replayed. `None` = the record says why there is none.
 async fn reach(
-    client: &Socket,
-    caller: Caller,
-    (worker, limits): (&Worker, &Limits),
+    (client, caller): (&Socket, Caller),
+    settings: &Arc<config::Pool>,
+    worker: &Worker,
     enlisted: &Enlisted<'_>,
     record: &mut Record,
 ) -> Option<Settled> {
-    let listener = Arc::clone(&record.listener);
-    let mut search = Search::new(&listener, &worker.stock, worker.random());
+    let live = Arc::clone(&record.live);
+    let mut search = Search::new((&live.pool, settings), &live.listener, &worker.stock, worker.random());
     let connected = connect(client, &mut search, enlisted, record).await?;
-    record.reached(&connected.lease);
-    let header = greeting(&caller, client, record);
-    let Some(most) = listener.pool.settings.replay else {
-        announce(header, &connected.socket, enlisted, record).await?;
-        return Some(Settled { connected, early: caller.early, before: None });
+    let header = greeting(&caller, client, settings, record);
+    let Some(most) = settings.replay else {
+        let bytes = record.reached(&connected.lease, worker.index);
+        announce(header, &connected.socket, settings, enlisted, record).await?;
+        return Some(Settled { connected, bytes, early: caller.early, before: None });
     };
     let request = Request::new(caller.early, most);
-    let with = (client, worker, limits);
+    let with = (client, worker, &**settings);
     // In a box of its own: most pools never need it.
     Box::pin(request.settle(connected, header.as_deref(), with, (&mut search, enlisted), record)).await
 }
 
 /// What the backend is told about the client before all else, if it is to be told.
-fn greeting(caller: &Caller, client: &Socket, record: &mut Record) -> Option<Vec<u8>> {
-    let send = record.listener.pool.settings.send_proxy.as_ref()?;
-    let id = format!("{:016x}-{:x}", *RUN, record.id);
+fn greeting(caller: &Caller, client: &Socket, settings: &config::Pool, record: &mut Record) -> Option<Vec<u8>> {
+    let send = settings.send_proxy.as_ref()?;
+    let id = format!("{:016x}-{:x}", *RUN, record.live.id());
     let (header, unique_id) = caller.header(send, client, &id);
     if let Some(unique_id) = unique_id {
         record.unique_id = Some(unique_id.escape_ascii().to_string());
@@ -154,14 +158,14 @@ fn greeting(caller: &Caller, client: &Socket, record: &mut Record) -> Option<Vec
 async fn announce(
     header: Option<Vec<u8>>,
     backend: &Socket,
+    settings: &config::Pool,
     enlisted: &Enlisted<'_>,
     record: &mut Record,
 ) -> Option<()> {
     let Some(header) = header else { return Some(()) };
-    let limit = record.listener.pool.settings.connect.timeout;
     let (outcome, detail) = tokio::select! {
         biased;
-        written = timeout(limit, caller::tell(backend, &header)) => match written {
+        written = timeout(settings.connect.timeout, caller::tell(backend, &header)) => match written {
             Ok(Ok(())) => return Some(()),
             Ok(Err(error)) => (Outcome::BackendReset, Some(error.to_string())),
             Err(_) => (Outcome::BackendReset, Some("it does not take the PROXY header".to_owned())),

@@ -12,11 +12,16 @@ use super::dial::{Dials, Failed};
 use super::listener::Listener;
 use super::preconnect::Stock;
 use super::socket::Socket;
+use crate::config;
 use crate::metrics::Hedge;
-use crate::pool::{Backend, Lease, NoneLeft, Permit};
+use crate::pool::{Backend, Lease, NoneLeft, Permit, Pool};
 
 /// The least time between two questions for the retry budget.
 const BREATH: Duration = Duration::from_millis(20);
+
+/// Backends dialled beside a slow one, in percent of the connects that succeed: where all are far away and every connect is
+/// slow, half as many more at most.
+const HEDGES: u16 = 50;
 
 /// A backend that answered.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ pub(super) enum Refusal {
 /// One session's search for a backend that serves it. It may be gone on with when the one that was found fails.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
+    pool: &'a Arc<Pool>,
+    settings: &'a Arc<config::Pool>,
     listener: &'a Listener,
     stock: &'a Stock,
     random: fastrand::Rng,
@@ -46,8 +53,14 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(listener: &'a Listener, stock: &'a Stock, random: fastrand::Rng) -> Self {
-        Self { listener, stock, random, tried: Vec::new(), found: false }
+    /// `listener` is where places for more connections come from.
+    pub(super) fn new(
+        (pool, settings): (&'a Arc<Pool>, &'a Arc<config::Pool>),
+        listener: &'a Listener,
+        stock: &'a Stock,
+        random: fastrand::Rng,
+    ) -> Self {
+        Self { pool, settings, listener, stock, random, tried: Vec::new(), found: false }
     }
 
     /// Connects to a backend of the pool, or takes a connection that the worker has in stock for it. `attempts` counts the
@@ -57,8 +70,8 @@ impl<'a> Search<'a> {
     /// # Cancel safety
     /// Dropping it closes the sockets in the making and gives back the leases; the attempts are counted as abandoned.
     pub(super) async fn next(&mut self, attempts: &mut u32) -> Result<Connected, Refusal> {
-        let pool = &self.listener.pool;
-        let policy = &pool.settings.connect;
+        let (pool, settings) = (self.pool, self.settings);
+        let policy = &settings.connect;
         let deadline = Instant::now() + policy.deadline;
         // An attempt that ends before it could be hedged needs no timer.
         let pause = policy.hedge.filter(|hedge| *hedge < policy.timeout);
@@ -95,7 +108,7 @@ impl<'a> Search<'a> {
                 *attempts += 1;
                 is_paid = false;
                 self.tried.push(Arc::clone(lease.backend()));
-                dials.begin(lease, pool, policy.timeout.min(left));
+                dials.begin(lease, (pool, settings), policy.timeout.min(left));
                 hedge_at = pause.map(|pause| Instant::now() + pause);
             }
             tokio::select! {
@@ -122,7 +135,7 @@ impl<'a> Search<'a> {
 
     /// Dials one more backend beside the others, if one is left and it may; a connection in stock is there at once.
     fn hedge(&mut self, dials: &mut Dials, limit: Duration, attempts: &mut u32) -> Option<Connected> {
-        let pool = &self.listener.pool;
+        let pool = self.pool;
         let mut lease = pool.pick(&self.tried).ok()?;
         if let Some(socket) = self.stock.take(&mut lease) {
             dials.outrun();
@@ -130,28 +143,28 @@ impl<'a> Search<'a> {
             return Some(Connected { socket, lease });
         }
         let place = self.listener.spare_place();
-        let Some(place) = place.filter(|_| pool.hedges.take(Instant::now()) == Permit::Granted) else {
+        let Some(place) = place.filter(|_| pool.hedges.take(Instant::now(), HEDGES) == Permit::Granted) else {
             pool.second.count_hedge(Hedge::Refused);
             return None;
         };
         *attempts += 1;
         self.tried.push(Arc::clone(lease.backend()));
-        dials.hedge(lease, pool, limit, place);
+        dials.hedge(lease, (pool, self.settings), limit, place);
         None
     }
 
     /// Waits until the pool's budget has a retry to give; `false` = not before the deadline.
     async fn pay(&mut self, deadline: Instant) -> bool {
-        let pool = Arc::clone(&self.listener.pool);
+        let (pool, policy) = (self.pool, &self.settings.connect);
         loop {
-            match pool.retries.take(Instant::now()) {
+            match pool.retries.take(Instant::now(), policy.retry_budget) {
                 Permit::Granted => return true,
                 Permit::Refused(None) => {}
                 Permit::Refused(Some(left_out)) => info!(
                     pool = %pool.name, left_out, "retries wait: connect.retry_budget is used up"
                 ),
             }
-            if !self.rest(pool.settings.connect.retry_delay.max(BREATH), deadline).await {
+            if !self.rest(policy.retry_delay.max(BREATH), deadline).await {
                 return false;
             }
         }
@@ -169,10 +182,10 @@ impl<'a> Search<'a> {
     }
 
     fn found(&mut self, connected: Connected) -> Connected {
-        let pool = &self.listener.pool;
+        let pool = self.pool;
         pool.hedges.succeeded();
         // Where requests are replayed, it is the answer that counts.
-        if pool.settings.replay.is_none() {
+        if self.settings.replay.is_none() {
             pool.retries.succeeded();
         }
         if !self.tried.iter().any(|tried| Arc::ptr_eq(tried, connected.lease.backend())) {

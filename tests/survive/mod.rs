@@ -6,6 +6,10 @@ mod first_byte;
 mod hedge;
 mod replay;
 
+use std::sync::Arc;
+
+use evenkeel::pool::Pool;
+
 use crate::support::Rig;
 
 /// No probes, and no ejection: only the sessions themselves find out what a backend does.
@@ -24,4 +28,8 @@ async fn connect_failures(rig: &Rig, backend: &str, reason: &str) -> f64 {
 /// A counter of the pool, by result.
 async fn by_result(rig: &Rig, name: &str, result: &str) -> f64 {
     rig.metric(&format!("evenkeel_pool_{name}_total{{pool=\"back\",result=\"{result}\"}}")).await
+}
+
+fn pool(rig: &Rig) -> Arc<Pool> {
+    Arc::clone(&rig.balancer().state().set().pools[0])
 }

@@ -41,9 +41,6 @@ const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
 /// Turns in a row with nothing but small messages, after which a session that has left the ring joins it again.
 const CALM: u8 = 16;
 
-/// Whether `relay = "auto"` is the ring where the kernel allows it, or copying.
-pub const AUTO_PREFERS_RING: bool = false;
-
 /// Which way bytes take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -189,8 +186,8 @@ pub(crate) struct Done<C> {
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
 pub(crate) async fn relay<C>(
-    client: Socket,
-    backend: Socket,
+    mut client: Socket,
+    mut backend: Socket,
     gear: &Gear,
     terms: Terms,
     bytes: ByteCell,
@@ -201,23 +198,21 @@ pub(crate) async fn relay<C>(
     let mode = terms.mode;
     let mut state = Relay::new(terms, bytes, answered, gear);
     let mut timer = pin!(sleep_until(state.deadline().into()));
-    let mut watched = (client, backend);
     let end = loop {
         if let Some(ring) = &gear.ring
             && state.may_join(mode)
         {
-            let bare = [watched.0.unwatch(), watched.1.unwatch()];
-            if let Some(end) = state.on_ring(ring, &bare, gear, cut.as_mut(), timer.as_mut()).await {
+            client.unwatch();
+            backend.unwatch();
+            if let Some(end) = state.on_ring(ring, [&client, &backend], gear, cut.as_mut(), timer.as_mut()).await {
                 break end;
             }
-            let [client, backend] = bare;
-            watched = match Socket::watch(client).and_then(|client| Ok((client, Socket::watch(backend)?))) {
-                Ok(watched) => watched,
-                Err(error) => break End::Local(error),
-            };
+        }
+        if let Err(error) = client.watch().and_then(|_| backend.watch()) {
+            break End::Local(error);
         }
         // Boxed, because a session on the ring has no use for its room.
-        let turn = Box::pin(state.on_loop(&watched.0, &watched.1, gear, mode, cut.as_mut(), timer.as_mut()));
+        let turn = Box::pin(state.on_loop(&client, &backend, gear, mode, cut.as_mut(), timer.as_mut()));
         if let Some(end) = turn.await {
             break end;
         }
@@ -368,6 +363,7 @@ impl<'a> Relay<'a> {
         }
         if progress || ended != self.has_one_ended() {
             self.last_progress = Instant::now();
+            self.bytes.touch(self.last_progress);
             if self.downward.has_ended() && !self.upward.has_ended() {
                 self.answer.close_first();
             }

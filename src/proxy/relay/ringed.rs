@@ -10,7 +10,7 @@ use tokio::time::Sleep;
 
 use super::ring::{Ring, Stage, State};
 use super::{End, Gear, Relay, Side};
-use crate::proxy::socket::Bare;
+use crate::proxy::socket::Socket;
 
 /// On the ring, an error of a side that has finished shows to nobody. Most sessions end soon after the first FIN; one that
 /// does not leaves the ring after this, and is watched again.
@@ -21,13 +21,13 @@ impl Relay<'_> {
     pub(super) async fn on_ring<C>(
         &mut self,
         ring: &Ring,
-        ends: &[Rc<Bare>; 2],
+        ends: [&Socket; 2],
         gear: &Gear,
         mut cut: Pin<&mut impl Future<Output = C>>,
         mut timer: Pin<&mut Sleep>,
     ) -> Option<End<C>> {
         let base = [self.to_backend, self.to_client];
-        let ends = [Rc::clone(&ends[0]), Rc::clone(&ends[1])];
+        let ends = ends.map(|socket| Rc::clone(socket.bare()));
         let lane = ring.join(ends, self.bytes.clone(), self.upward.pace());
         let mut half_closed_at: Option<Instant> = None;
         let mut ending = None;

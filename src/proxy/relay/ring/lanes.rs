@@ -226,6 +226,7 @@ impl Lanes {
                 if bytes > 0 {
                     if entry.last_progress < self.now {
                         entry.last_progress = self.now;
+                        entry.bytes.touch(self.now);
                     }
                     entry.bytes.add(DIRECTIONS[direction], u64::from(bytes));
                     if direction == 1 && entry.first_byte.is_none() {
@@ -277,6 +278,7 @@ impl Lanes {
             return;
         }
         entry.last_progress = self.now;
+        entry.bytes.touch(self.now);
         match entry.ends[1 - direction].send_fin() {
             Ok(()) => {
                 way.stage = Stage::Finished;
