@@ -29,7 +29,7 @@
 //! 3  proxy: listener > session > upstream, relay; worker          DATA PLANE
 //! 3' keeper     probe     discovery > consul crate                CONTROL PLANE, joined by channels in server
 //! 2  pool                                      the only thing that both planes touch
-//! 1  endpoint, standing, health, balance, header, pace    pure: no async, no I/O, no global randomness
+//! 1  endpoint, standing, operator, health, balance, header, pace    pure: no async, no I/O, no global randomness
 //! 0  config, metrics                           vocabulary
 //! ```
 //!
@@ -47,7 +47,8 @@
 //! [`discovery`] sends whole sets of [`endpoint::Endpoint`]s; an error is never a set. The [`keeper`] of the pool compares
 //! them with what it has, starts probes, and writes facts; [`standing::Facts::standing`] makes one word of them; the
 //! [`pool`] lets sessions pick who is up. An identity survives everything that does not change it, with its counters and
-//! sessions, and is remembered for ten minutes after it left.
+//! sessions, and is remembered for ten minutes after it left. What becomes of sessions that run when a standing changes is
+//! for `server/closing` to say, which sees standings and sessions and ends the latter at a pace.
 //!
 //! # Threads
 //!
@@ -66,6 +67,7 @@ pub mod header;
 pub mod health;
 pub mod keeper;
 pub mod metrics;
+pub mod operator;
 pub mod pace;
 pub mod pool;
 pub mod probe;
