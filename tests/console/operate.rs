@@ -107,7 +107,7 @@ async fn what_is_for_a_time_ends_by_itself() {
     assert!(out.contains(", until 20"), "{out}");
     until("up again", || async { (console.backend("one").await["standing"] == "up").then_some(()) }).await;
     assert!(console.backend("one").await["operator"].is_null());
-    assert!(console.program.log().iter().any(|line| line.contains("operator: it is over: drain by ")));
+    console.program.until_says("operator: it is over: drain by ").await;
     for (time, hint) in [("0s", "is no time"), ("soon", "is no time"), ("1000000h", "is no time")] {
         let said = console.says(&["drain", "one", "--for", time]).await;
         assert_eq!(said.code, Some(1));
@@ -134,7 +134,7 @@ async fn orders_survive_a_restart_in_state_dir() {
     console.program.end().await;
 
     let mut console = Console::start(&text).await;
-    assert!(console.program.log().iter().any(|line| line.contains("operators' orders are restored")));
+    console.program.until_says("operators' orders are restored").await;
     assert_eq!(answers(&console, 10).await, ["two"]);
     assert_eq!(console.backend("two").await["weight"], 7);
     let out = console.good(&["drain", "two", "--until-restart"]).await;
