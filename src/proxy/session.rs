@@ -2,7 +2,7 @@
 //! on one worker.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
@@ -71,9 +71,11 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let terms = Terms { mode, limits, early, before };
     drop(settings);
     let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
+    let shown = enlisted.live().show_ends([client_end.as_raw_fd(), backend_end.as_raw_fd()]);
     let answered = || lease.answered();
     let done = relay(client, backend, &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
 
+    drop(shown);
     record.to_backend += done.to_backend;
     record.to_client = done.to_client;
     if let Some(at) = done.first_byte {
