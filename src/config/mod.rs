@@ -5,6 +5,7 @@
 mod address;
 mod agents;
 mod checks;
+mod conduct;
 mod duration;
 mod error;
 mod expand;
@@ -31,6 +32,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::conduct::Conduct;
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
 
 /// The whole of `lb.toml`, validated.
@@ -127,6 +128,8 @@ pub struct Pool {
     pub when_all_down: WhenAllDown,
     /// `/ready` waits for this pool.
     pub required: bool,
+    /// What follows from how its backends behave.
+    pub conduct: Conduct,
 }
 
 /// `balance`
@@ -188,6 +191,10 @@ pub struct StaticBackend {
     pub address: HostPort,
     /// 0 = nothing new.
     pub weight: u16,
+    /// Its tier: 0 is used first.
+    pub priority: u8,
+    /// Sessions at once.
+    pub max_sessions: Option<u32>,
 }
 
 /// `host:port` where the host may be a name.

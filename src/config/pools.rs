@@ -8,12 +8,13 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::agents::Agents;
+use super::conduct::TIERS;
 use super::faults::{Complaint, Reading, Zero, shown};
-use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
+use super::shape::{BackendShape, ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
     Balance, Connect, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Timeouts, Warning,
-    WhenAllDown, address, checks, header, sockets,
+    WhenAllDown, address, checks, conduct, header, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
@@ -32,12 +33,14 @@ pub(super) fn pool(
         [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
     let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
+    let check = checks::check(shape.check.as_ref(), version, reading);
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
-        check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
+        conduct: conduct::conduct(shape, check.fall, reading),
+        check: Arc::new(check),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
@@ -119,11 +122,23 @@ fn static_backend(entry: &BackendEntry, reading: &mut Reading<'_>) -> Option<(St
     // Before the address, so that all that is wrong with the entry is said at once.
     let weight = reading.number("weight", &shape.weight, 0..=65_535).unwrap_or(1);
     let id = reading.parsed("id", &shape.id, plain);
+    let priority = priority(shape, reading);
+    let max_sessions = reading.number("max_sessions", &shape.max_sessions, 1..=i64::from(u32::MAX));
     let key = if written.span() == *span { "backends" } else { "address" };
     let parse = |text: &str| Ok((text.to_owned(), address::backend(text)?));
     let (text, address) = reading.parsed_item(key, written, parse)?;
     let id_span = shape.id.as_ref().map_or_else(|| written.span(), Spanned::span);
-    Some((StaticBackend { id: id.unwrap_or(text), address, weight }, id_span))
+    Some((StaticBackend { id: id.unwrap_or(text), address, weight, priority, max_sessions }, id_span))
+}
+
+/// `priority`, or the short form `backup = true` of its most usual value.
+fn priority(shape: &BackendShape, reading: &mut Reading<'_>) -> u8 {
+    if let (Some(backup), Some(_)) = (&shape.backup, &shape.priority) {
+        let hint = "keep one of the two; `backup = true` is `priority = 1`";
+        reading.fault(backup.span(), "`backup` next to `priority`", hint);
+    }
+    let backup = shape.backup.as_ref().is_some_and(|backup| *backup.get_ref());
+    reading.number("priority", &shape.priority, 0..=TIERS as i64 - 1).unwrap_or_else(|| u8::from(backup))
 }
 
 fn consul_source(
