@@ -95,9 +95,9 @@ impl Balancer {
     pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
         let of = |listener: &Arc<crate::proxy::Listener>| {
             let name = listener.name.to_string();
-            listener.addresses.iter().map(move |&address| (name.clone(), address)).collect::<Vec<_>>()
+            listener.addresses().iter().map(move |&address| (name.clone(), address)).collect::<Vec<_>>()
         };
-        self.server.state().listeners.iter().flat_map(of).collect()
+        self.server.state().set().listeners.iter().flat_map(of).collect()
     }
 
     /// Where the admin listener is, unless it is off.

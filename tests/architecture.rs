@@ -30,7 +30,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.
 const DOORS: &[(&str, &[&str])] = &[
-    ("arc_swap", &["pool/mod.rs", "pool/backend.rs"]),
+    ("arc_swap", &["pool/mod.rs", "pool/backend.rs", "proxy/listener.rs", "server/mod.rs"]),
     ("axum", &["admin/mod.rs", "admin/pools.rs"]),
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/pools.rs"]),

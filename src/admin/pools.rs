@@ -123,25 +123,25 @@ struct ProbeBody {
 }
 
 pub(super) fn answer(state: &State) -> Response {
-    Json(Answer { pools: state.pools.iter().map(|pool| pool_body(pool)).collect() }).into_response()
+    Json(Answer { pools: state.set().pools.iter().map(|pool| pool_body(pool)).collect() }).into_response()
 }
 
 fn pool_body(pool: &Pool) -> PoolBody {
-    let source = pool.source.view();
+    let (source, settings) = (pool.source.view(), pool.settings());
     PoolBody {
         name: pool.name.to_string(),
-        balance: match pool.settings.balance {
+        balance: match settings.balance {
             Balance::RoundRobin => "round_robin",
             Balance::LeastConnections => "least_connections",
         },
         source: SourceBody {
-            kind: pool.settings.source.kind(),
+            kind: settings.source.kind(),
             age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),
             error: source.error.map(|(at, kind, text)| ErrorBody { at: time(at), kind, text }),
             rejected: source.rejected.into_iter().map(|r| RejectedBody { id: r.id, why: r.why }).collect(),
         },
-        check: pool.settings.check.kind.name(),
-        when_all_down: match pool.settings.when_all_down {
+        check: settings.check.kind.name(),
+        when_all_down: match settings.when_all_down {
             WhenAllDown::Refuse => "refuse",
             WhenAllDown::Any => "any",
         },
@@ -149,7 +149,7 @@ fn pool_body(pool: &Pool) -> PoolBody {
         all_down: pool.is_all_down(),
         fail_open: pool.fail_open(),
         panic: pool.is_panicking(),
-        outliers: pool.settings.conduct.outliers.mode.name(),
+        outliers: pool.settings().conduct.outliers.mode.name(),
         tiers: tiers(pool),
         eligible: pool.counts().eligible,
         sessions: pool.sessions(),

@@ -5,6 +5,7 @@
 mod address;
 mod agents;
 mod checks;
+mod closing;
 mod conduct;
 mod duration;
 mod error;
@@ -32,10 +33,12 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use closing::{Closing, Policy};
 pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
+pub use pools::StaticBackend;
 
 use faults::Reading;
 use shape::FileShape;

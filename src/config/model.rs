@@ -8,8 +8,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::closing::Closing;
 use super::conduct::Conduct;
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
+use super::pools::StaticBackend;
 
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug)]
@@ -114,6 +116,11 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// When sessions are ended that could go on.
+    pub closing: Closing,
+    /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
+    /// `None` = none.
+    pub replay: Option<usize>,
     /// Which way the bytes take.
     pub relay: Relay,
     /// The PROXY header that begins each connection to a backend.
@@ -180,21 +187,6 @@ impl Source {
             Self::Consul(_) => "consul",
         }
     }
-}
-
-/// One entry of `backends`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaticBackend {
-    /// Written, or else `address` as written.
-    pub id: String,
-    /// Where it listens.
-    pub address: HostPort,
-    /// 0 = nothing new.
-    pub weight: u16,
-    /// Its tier: 0 is used first.
-    pub priority: u8,
-    /// Sessions at once.
-    pub max_sessions: Option<u32>,
 }
 
 /// `host:port` where the host may be a name.
@@ -460,6 +452,10 @@ pub struct Connect {
     pub deadline: Duration,
     /// Before a backend is tried a second time; may be zero.
     pub retry_delay: Duration,
+    /// Further attempts of the whole pool, in percent of the connects that succeed; a few a second are always free.
+    pub retry_budget: u16,
+    /// After this long without an answer another backend is dialled beside the first; `None` (written `"0s"`) = never.
+    pub hedge: Option<Duration>,
 }
 
 /// `timeouts = { … }`
@@ -470,6 +466,8 @@ pub struct Timeouts {
     /// No progress for this long after the first FIN. Unset: `idle` while the backend has yet to finish,
     /// 30 s while the client has.
     pub half_close: Option<Duration>,
+    /// From the first byte that is sent to the backend to the first byte from it; `None` = no limit.
+    pub first_byte: Option<Duration>,
 }
 
 /// `tcp = { … }`: options of one side's sockets.

@@ -93,7 +93,7 @@ impl Member {
         self.backend.keep_report(None);
         self.take_advice(None);
         self.probe = None;
-        if pool.settings.check.kind == CheckKind::None {
+        if pool.settings().check.kind == CheckKind::None {
             self.facts.probe = None;
             self.probe = Some(Box::new(()));
         } else {

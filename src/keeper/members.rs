@@ -104,7 +104,7 @@ impl Members {
         self.pool.probe_time.observe(probed.report.result.duration);
         let before = member.facts;
         member.facts.probe = Some(probed.report.state);
-        let acquitted = member.is_acquitted_by(&self.pool.settings.check, now, &probed);
+        let acquitted = member.is_acquitted_by(&self.pool.settings().check, now, &probed);
         let result = &probed.report.result;
         let advised = result.advice.filter(|_| result.kind == "agent");
         // Whatever it was, it is over: worth a look at what else was wrong.
@@ -252,9 +252,10 @@ impl Members {
     pub(super) fn settle(&mut self, now: Instant, id: &Arc<str>) {
         let oldest = self.oldest_up();
         let Some(member) = self.members.get_mut(id) else { return };
-        let conduct = &self.pool.settings.conduct;
+        let settings = self.pool.settings();
+        let conduct = &settings.conduct;
         let before = member.backend.view();
-        member.facts.passive = member.passive(&self.pool.settings.check);
+        member.facts.passive = member.passive(&settings.check);
         if let Some(up) = member.facts.is_sound().filter(|_| member.facts.registry != Registry::Absent) {
             let flaps = member.damping.flaps();
             member.damping.record(&conduct.damping, now, up);

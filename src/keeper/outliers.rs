@@ -27,7 +27,7 @@ impl Members {
         if has_left || member.endpoint.address != *address || !Arc::ptr_eq(&member.backend, backend) {
             return;
         }
-        let rules = self.pool.settings.conduct.outliers;
+        let rules = self.pool.settings().conduct.outliers;
         match (*evidence, member.facts.passive) {
             (Evidence::Succeeded, Passive::Ejected { .. }) if was_trial => {
                 backend.stats.trials_passed.fetch_add(1, Relaxed);
@@ -57,7 +57,7 @@ impl Members {
     }
 
     fn detected(&mut self, now: Instant, id: &Arc<str>, detection: Detection, evidence: Evidence) {
-        let rules = self.pool.settings.conduct.outliers;
+        let rules = self.pool.settings().conduct.outliers;
         self.pool.outliers.detect(detection);
         let Some(member) = self.members.get(id) else { return };
         let why = explained(detection, evidence, member.backend.tally().in_a_row(), || {
@@ -90,7 +90,7 @@ impl Members {
 
     /// Why the pool can't do without it; `None` = it can.
     fn spared(&self, id: &Arc<str>) -> Option<&'static str> {
-        let rules = &self.pool.settings.conduct.outliers;
+        let rules = &self.pool.settings().conduct.outliers;
         let counts = self.pool.counts();
         let serves = self.members.get(id).is_some_and(|member| member.backend.wants_sessions());
         if counts.up <= usize::from(serves) {

@@ -27,7 +27,7 @@ impl Members {
             info!(pool = %self.pool.name, backends = counts.members, up = counts.up, "settled: every backend is probed");
         }
         let pool = &self.pool.name;
-        let threshold = usize::from(self.pool.settings.conduct.panic_threshold);
+        let threshold = usize::from(self.pool.settings().conduct.panic_threshold);
         let panicking = counts.proven > 0 && counts.up * 100 < counts.proven * threshold;
         if panicking != self.panicking {
             self.panicking = panicking;
@@ -45,7 +45,7 @@ impl Members {
         }
         self.all_down = all_down;
         self.pool.set_all_down(all_down);
-        let any = self.pool.settings.when_all_down == WhenAllDown::Any || panicking;
+        let any = self.pool.settings().when_all_down == WhenAllDown::Any || panicking;
         match (all_down, any) {
             (true, true) => warn!(%pool, backends = counts.members, "no backend is up: sessions may try any of them"),
             (true, false) => warn!(%pool, backends = counts.members, "no backend is up: new sessions are refused"),
@@ -72,7 +72,7 @@ impl Members {
 
     /// When the oldest of those that are up came up; `None` where shares do not grow or nothing is up.
     pub(super) fn oldest_up(&mut self) -> Option<Instant> {
-        if self.pool.settings.conduct.slow_start.is_zero() {
+        if self.pool.settings().conduct.slow_start.is_zero() {
             return None;
         }
         if self.oldest.is_none() {

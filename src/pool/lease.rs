@@ -104,13 +104,13 @@ impl Lease {
     /// The backend failed the session before its first byte, although the client had sent some.
     pub fn ended_early(&self, end: EarlyEnd) {
         self.backend.stats.early_ends.count(end);
-        if self.pool.settings.conduct.outliers.early_ends {
+        if self.pool.settings().conduct.outliers.early_ends {
             self.accuse(Evidence::EndedEarly(end));
         }
     }
 
     fn accuse(&self, evidence: Evidence) {
-        if self.pool.settings.conduct.outliers.mode == OutlierMode::Off || !self.is_current() {
+        if self.pool.settings().conduct.outliers.mode == OutlierMode::Off || !self.is_current() {
             return;
         }
         self.backend.record.failed(evidence);

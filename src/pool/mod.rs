@@ -28,7 +28,7 @@ pub use record::{EarlyEnds, OutlierCounts};
 pub use source::{SourceStatus, SourceView};
 use state::Inner;
 pub use state::{Counts, TrialState};
-pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -39,8 +39,6 @@ const EVIDENCE_WAITING: usize = 1_024;
 pub struct Pool {
     /// The key in `[pools]`.
     pub name: Arc<str>,
-    /// What the file says of it.
-    pub settings: config::Pool,
     /// How its discovery is doing.
     pub source: Arc<SourceStatus>,
     /// Histograms over all backends, removed ones included.
@@ -49,6 +47,10 @@ pub struct Pool {
     pub probe_time: Histogram,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Sessions that are ended although both their sides live.
+    pub closes: Closes,
+    /// Bumped when a standing changes.
+    standings: watch::Sender<()>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -59,6 +61,8 @@ pub struct Pool {
     evidence: mpsc::Sender<Testimony>,
     /// What is counted about its outliers.
     pub outliers: OutlierCounts,
+    /// Swapped whole when a new configuration is applied.
+    settings: ArcSwap<config::Pool>,
 }
 
 /// What readers see.
@@ -96,6 +100,8 @@ impl Pool {
             times: Times::default(),
             probe_time: Histogram::fast(),
             ended_without_backend: Ended::default(),
+            closes: Closes::default(),
+            standings: watch::Sender::default(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
@@ -104,9 +110,14 @@ impl Pool {
             outliers: OutlierCounts::default(),
             published: ArcSwap::default(),
             evidence,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
         };
         (Arc::new(pool), heard)
+    }
+
+    /// What the file says of it now. Taken once where several of them have to fit together.
+    pub fn settings(&self) -> Arc<config::Pool> {
+        self.settings.load_full()
     }
 
     /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
@@ -121,6 +132,11 @@ impl Pool {
     /// The end of a lease; if it was a trial without a verdict, the next session is.
     fn give_back(&self, backend: &Backend, undecided_trial: Option<u64>) {
         self.inner().give_back(backend, undecided_trial);
+    }
+
+    /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
+    pub fn standings(&self) -> watch::Receiver<()> {
+        self.standings.subscribe()
     }
 
     /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
@@ -144,8 +160,12 @@ impl Pool {
 
     /// The numbers of the local addresses from which a backend at `address` can be dialled, each once, beginning with the
     /// one whose turn it is; empty = the kernel chooses.
-    pub fn sources_for(&self, address: SocketAddr) -> impl Iterator<Item = usize> + '_ {
-        let sources = &self.settings.sources;
+    pub fn sources_for<'a>(
+        &self,
+        settings: &'a config::Pool,
+        address: SocketAddr,
+    ) -> impl Iterator<Item = usize> + use<'a> {
+        let sources = &settings.sources;
         let first = if sources.len() > 1 { self.next_source.fetch_add(1, Relaxed) } else { 0 };
         (0..sources.len())
             .map(move |i| first.wrapping_add(i) % sources.len())
@@ -208,14 +228,19 @@ impl Pool {
 impl Pool {
     /// A new member; it shows to readers after the next [`Self::publish`].
     pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
-        let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, self.settings.sources.len(), view);
+        let sources = self.settings.load().sources.len();
+        let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, sources, view);
         self.inner().add(view, make)
     }
 
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
+        let changed = backend.view().standing != view.standing;
         self.inner().place(backend, &view);
         backend.show(view);
+        if changed {
+            self.standings.send_replace(());
+        }
     }
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
@@ -238,10 +263,12 @@ impl Pool {
     /// and nobody took out.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
-        let fail_open = all_down && self.settings.when_all_down == config::WhenAllDown::Any;
+        let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
         inner.apply_all();
+        drop(inner);
+        self.standings.send_replace(());
     }
 
     /// Says whether so few work that sessions may try what is not up and nobody took out.
@@ -249,6 +276,8 @@ impl Pool {
         let mut inner = self.inner();
         inner.panicking = panicking;
         inner.apply_all();
+        drop(inner);
+        self.standings.send_replace(());
     }
 
     /// Says that the pool is settled; returns whether it was not before.

@@ -32,17 +32,18 @@ pub(super) fn start(
     evidence: mpsc::Receiver<Testimony>,
     follower: Follower,
     prober: &Prober,
+    closing: AbortHandle,
 ) -> Control {
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports);
     let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, Inputs { updates, reports, evidence }));
     let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates));
-    Control(vec![keeper.abort_handle(), discovery.abort_handle()])
+    Control(vec![keeper.abort_handle(), discovery.abort_handle(), closing])
 }
 
 fn watch(pool: &Arc<Pool>, prober: &Prober, reports: mpsc::UnboundedSender<Probed>) -> Watch {
-    let check = Arc::clone(&pool.settings.check);
+    let check = Arc::clone(&pool.settings().check);
     let prober = prober.clone();
     Box::new(move |id, address| {
         let (id, reports) = (Arc::clone(id), reports.clone());

@@ -31,20 +31,20 @@ impl Simulation {
         assert_eq!(pool.sessions(), self.leases.len());
         assert_eq!(pool.bytes(Direction::ToClient), self.bytes);
 
-        let any = pool.settings.when_all_down == WhenAllDown::Any;
+        let any = pool.settings().when_all_down == WhenAllDown::Any;
         assert!(!(pool.is_all_down() && counts.up > 0), "all down with one up");
         assert!(!self.heard || pool.is_all_down() || counts.up > 0 || counts.unproven > 0, "all down and not said so");
         assert_eq!(pool.fail_open(), any && pool.is_all_down());
         assert!(!self.heard || pool.is_settled() || counts.unproven > 0);
         assert!(!self.heard || counts.up > 0 || counts.spare == 0, "nothing is up, and one that could be is kept out");
-        let threshold = usize::from(pool.settings.conduct.panic_threshold);
+        let threshold = usize::from(pool.settings().conduct.panic_threshold);
         let panics = counts.proven > 0 && counts.up * 100 < counts.proven * threshold;
         assert_eq!(pool.is_panicking(), self.heard && panics);
     }
 
     fn check_members(&mut self, now: Instant) -> Counts {
         let pool = Arc::clone(&self.bench.pool);
-        let any = pool.settings.when_all_down == WhenAllDown::Any;
+        let any = pool.settings().when_all_down == WhenAllDown::Any;
         let open = pool.is_panicking() || (any && pool.is_all_down());
         let mut counts = Counts::default();
         let mut tiers = [TierHealth::default(); TIERS];
@@ -78,7 +78,7 @@ impl Simulation {
             let unneeded = self.last_needed.get(id).map_or(Duration::ZERO, |&at| now - at);
             assert!(unneeded <= seconds(610), "{id} is remembered for {unneeded:?}");
         }
-        let loads = loads(&tiers, pool.settings.conduct.overprovisioning);
+        let loads = loads(&tiers, pool.settings().conduct.overprovisioning);
         assert_eq!(pool.tier_loads(), loads);
         for backend in pool.members().iter() {
             let view = backend.view();
@@ -92,8 +92,8 @@ impl Simulation {
 
     /// The standing is what the facts come to, and each fact has what it takes.
     fn check_facts(&self, id: &str, view: &View, now: Instant) {
-        let conduct = &self.bench.pool.settings.conduct;
-        let checked = self.bench.pool.settings.check.kind != CheckKind::None;
+        let conduct = &self.bench.pool.settings().conduct;
+        let checked = self.bench.pool.settings().check.kind != CheckKind::None;
         assert_eq!(view.facts.standing(), view.standing, "{id}");
         assert_eq!(view.facts.probe.is_some(), checked, "{id}");
         assert!(!view.reason.is_empty(), "{id}");

@@ -288,7 +288,7 @@ impl Simulation {
             let before = self.ejected();
             self.bench.members.evidence(self.bench.now, &testimony);
             let (after, counts) = (self.ejected(), self.bench.pool.counts());
-            let most = most_ejected(&self.bench.pool.settings.conduct.outliers, counts.members);
+            let most = most_ejected(&self.bench.pool.settings().conduct.outliers, counts.members);
             assert!(after <= before || after <= most, "{after} ejected, {most} may be");
             assert!(after <= before || counts.up > 0, "the last one was ejected");
         }
