@@ -88,7 +88,7 @@ metrics! {
     OUTLIER_TRIALS = "evenkeel_outlier_trials_total", Counter, ["pool", "backend", "result"], "Single sessions that an ejected backend got, by how they went.";
     BACKEND_STANDING = "evenkeel_backend_standing", Gauge, ["pool", "backend", "state"], "1 for the standing that the backend has, 0 for the others.";
     BACKEND_STANDING_CHANGES = "evenkeel_backend_standing_changes_total", Counter, ["pool", "backend"], "Changes of standing.";
-    BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its weight as the registry has it; 0 = nothing new.";
+    BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its weight; 0 = nothing new.";
     BACKEND_SHARE = "evenkeel_backend_effective_weight", Gauge, ["pool", "backend"], "Its weight after its agent's advice and slow start.";
     BACKEND_CONNECT_SECONDS = "evenkeel_backend_connect_seconds", Histogram, ["pool", "backend"], "Time of successful connects.";
     BACKEND_FIRST_BYTE_SECONDS = "evenkeel_backend_first_byte_seconds", Histogram, ["pool", "backend"], "From the connect to the backend's first byte.";

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::Admin;
 use super::closing::Closing;
 use super::conduct::Conduct;
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
@@ -16,6 +17,8 @@ use super::pools::StaticBackend;
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where what has to survive a restart is kept; `None` = nowhere.
+    pub state_dir: Option<PathBuf>,
     /// Data-plane threads; `None` = one per CPU that this process may use.
     pub workers: Option<usize>,
     /// Sessions that the whole process takes at once; `None` = what the fd limit holds.
@@ -37,15 +40,6 @@ impl Config {
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
     }
-}
-
-/// `[admin]`
-#[derive(Clone, Debug)]
-pub struct Admin {
-    /// `None` = written as `bind = "off"`.
-    pub bind: Option<SocketAddr>,
-    /// How many backends get histograms of their own in `/metrics`; pools always have theirs.
-    pub backend_histograms: usize,
 }
 
 /// `[log]`

@@ -17,7 +17,7 @@ impl Config {
     /// One line each, beginning with the place: what is legal but risky.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let Some(bind) = self.admin.bind.filter(|bind| !bind.ip().is_loopback()) {
+        if let Some(bind) = self.admin.bind.filter(|bind| !bind.ip().is_loopback() && self.admin.read_token.is_none()) {
             warnings.push(format!("[admin]: bind {bind} lets other machines in, and it asks for no password"));
         }
         if self.shutdown.timeout.is_zero() {

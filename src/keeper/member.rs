@@ -19,6 +19,8 @@ pub(super) struct Member {
     pub(super) backend: Arc<Backend>,
     pub(super) endpoint: Endpoint,
     pub(super) facts: Facts,
+    /// The registry's weight, or an operator's instead.
+    pub(super) weight: u16,
     pub(super) outlier: Outlier,
     pub(super) ejected_because: String,
     /// When the end of its ejection is looked at; never later than that.
@@ -68,6 +70,7 @@ impl Member {
         };
         Self {
             backend: pool.add(&endpoint.id, view),
+            weight: endpoint.weight,
             endpoint,
             facts,
             outlier: Outlier::new(),
@@ -152,7 +155,7 @@ impl Member {
         let ejection = self.outlier.ejection().filter(|_| standing != Standing::Removed);
         View {
             address: self.endpoint.address,
-            weight: self.endpoint.weight,
+            weight: self.weight,
             share: self.share(),
             priority: self.endpoint.priority,
             max_sessions: self.cap(conduct),
@@ -173,7 +176,7 @@ impl Member {
     /// In parts of [`crate::pool::SHARE_OF_WEIGHT`]: percent times percent, and nothing is rounded.
     fn share(&self) -> u32 {
         let advised = self.advice.and_then(|advice| advice.weight).unwrap_or(ALL);
-        u32::from(self.endpoint.weight) * u32::from(advised) * self.ramp
+        u32::from(self.weight) * u32::from(advised) * self.ramp
     }
 
     /// The strictest of what is written and what its agent asks for.

@@ -16,6 +16,7 @@ use super::reason::Cause;
 use super::{Probed, Watch, together};
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::{Advice, Damping, Outlier, ProbeState, Release, slow_start};
+use crate::operator::Ledger;
 use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::standing::{Guard, Standing};
@@ -33,6 +34,8 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 pub(super) struct Members {
     pub(super) pool: Arc<Pool>,
     watch: Watch,
+    /// What operators want.
+    pub(super) ledger: Ledger,
     pub(super) members: BTreeMap<Arc<str>, Member>,
     /// When to look at whom; entries may be out of date, a look is harmless.
     pub(super) deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
@@ -52,9 +55,11 @@ pub(super) struct Members {
 impl Members {
     /// `random` spreads the ends of ejections.
     pub(super) fn new(pool: Arc<Pool>, watch: Watch, random: Rng) -> Self {
+        let ledger = Ledger::clone(&pool.orders.ledger());
         Self {
             pool,
             watch,
+            ledger,
             members: BTreeMap::new(),
             deadlines: BinaryHeap::new(),
             heard: false,
@@ -69,16 +74,18 @@ impl Members {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let next = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        next.into_iter().chain(self.ramp_at).min()
+        let of_members = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        of_members.into_iter().chain(self.ledger.next_end()).chain(self.ramp_at).min()
     }
 
     /// A whole set: who is not in it has left.
     pub(super) fn update(&mut self, now: Instant, update: Update) {
         let hold_until = update.hold_missing_until.filter(|&until| until > now);
+        let wall = SystemTime::now();
         let mut present = HashSet::with_capacity(update.endpoints.len());
         for endpoint in update.endpoints {
             present.insert(Arc::clone(&endpoint.id));
+            self.ledger.presence(&endpoint.id, true, wall);
             self.arrived(now, endpoint);
         }
         let missing: Vec<_> = self.members.keys().filter(|id| !present.contains(*id)).cloned().collect();
@@ -139,6 +146,7 @@ impl Members {
 
     /// Looks at everybody whose time has come.
     pub(super) fn tick(&mut self, now: Instant) {
+        self.end_orders(now);
         let mut forgotten = false;
         while let Some(Reverse((at, _))) = self.deadlines.peek() {
             if *at > now {
@@ -238,6 +246,7 @@ impl Members {
     fn leave(&mut self, now: Instant, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };
         self.ejected -= usize::from(member.outlier.ejection().is_some());
+        self.ledger.presence(id, false, SystemTime::now());
         member.facts.registry = Registry::Absent;
         member.outlier = Outlier::new();
         member.held_until = None;
@@ -254,6 +263,8 @@ impl Members {
         let Some(member) = self.members.get_mut(id) else { return };
         let settings = self.pool.settings();
         let conduct = &settings.conduct;
+        member.facts.operator = self.ledger.fact(id);
+        member.weight = self.ledger.weight(id).map_or(member.endpoint.weight, |order| order.value);
         let before = member.backend.view();
         member.facts.passive = member.passive(&settings.check);
         if let Some(up) = member.facts.is_sound().filter(|_| member.facts.registry != Registry::Absent) {
@@ -292,7 +303,7 @@ impl Members {
         if member.ramp < slow_start::FULL && self.ramp_at.is_none() {
             self.ramp_at = Some(now + together::step(conduct));
         }
-        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref());
+        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref(), || self.ledger.explained(id));
         let reason = if member.cause.as_ref() == Some(&cause) && cause != Cause::Ejected {
             Arc::clone(&before.reason)
         } else {

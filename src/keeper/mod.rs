@@ -3,6 +3,7 @@
 
 mod member;
 mod members;
+mod orders;
 mod outliers;
 mod reason;
 #[cfg(test)]
@@ -18,7 +19,7 @@ use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
 use crate::health::Report;
-use crate::pool::{Pool, Testimony};
+use crate::pool::{Given, Pool, Testimony};
 use members::Members;
 
 /// Starts the probe of a backend; dropping what it returns ends the interest.
@@ -44,6 +45,8 @@ pub struct Inputs {
     pub reports: mpsc::UnboundedReceiver<Probed>,
     /// From sessions.
     pub evidence: mpsc::Receiver<Testimony>,
+    /// From operators.
+    pub commands: mpsc::Receiver<Given>,
 }
 
 /// Keeps a pool until its inputs are gone.
@@ -58,6 +61,11 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
             Some(testimony) = inputs.evidence.recv() => members.evidence(Instant::now(), &testimony),
+            Some(given) = inputs.commands.recv() => {
+                let result = members.operate(Instant::now(), given.command);
+                // Whoever gave it may have left.
+                let _ = given.done.send(result);
+            }
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                 members.tick(Instant::now());
             }

@@ -10,7 +10,7 @@ use crate::standing::{Facts, Guard, Operator, Standing};
 /// What decides the standing: while it is the same, so is the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    Operator,
+    Operator(String),
     Agent(Wish),
     Removed,
     Maintenance(Option<Arc<str>>),
@@ -23,10 +23,10 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>) -> Self {
+    pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>, order: impl FnOnce() -> String) -> Self {
         match facts.standing() {
             Standing::Draining | Standing::Maintenance if by_agent(facts) => Self::Agent(facts.agent),
-            Standing::Disabled | Standing::Draining => Self::Operator,
+            Standing::Disabled | Standing::Draining => Self::Operator(order()),
             Standing::Removed => Self::Removed,
             Standing::Maintenance => Self::Maintenance(note.cloned()),
             Standing::Down if facts.registry == Registry::Critical => Self::Critical(note.cloned()),
@@ -40,7 +40,7 @@ impl Cause {
     /// For people.
     pub(super) fn explained(&self, member: &Member) -> String {
         match self {
-            Self::Operator => "by the operator".to_owned(),
+            Self::Operator(order) => order.clone(),
             Self::Agent(_) => "its agent asks for it".to_owned(),
             Self::Removed => "no longer in the registry".to_owned(),
             Self::Maintenance(note) => with_note("the registry has it in maintenance", note.as_deref()),

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::Preconnects;
 use super::record::{EarlyEnds, Record};
 use super::stats::{Bytes, Ended, Failures, Sources, Times};
+use super::{History, Preconnects};
 use crate::health::{Advice, Report, Tally};
 use crate::standing::{Facts, Standing};
 
@@ -23,6 +23,8 @@ pub struct Backend {
     view: ArcSwap<View>,
     last_report: Mutex<Option<Report>>,
     pub(super) record: Record,
+    /// Its last changes.
+    pub history: History,
     /// What is counted about its sessions.
     pub stats: BackendStats,
 }
@@ -32,7 +34,7 @@ pub struct Backend {
 pub struct View {
     /// Where new sessions go.
     pub address: SocketAddr,
-    /// Its weight in the registry.
+    /// Its weight in the registry, or an operator's instead.
     pub weight: u16,
     /// What it gets of its tier's sessions in relation to the others: the weight after advice and slow start, times
     /// [`SHARE_OF_WEIGHT`].
@@ -102,6 +104,7 @@ impl Backend {
             view: ArcSwap::from_pointee(view),
             last_report: Mutex::new(None),
             record: Record::default(),
+            history: History::default(),
             stats: BackendStats {
                 ended: Ended::default(),
                 bytes: Bytes::new(workers),

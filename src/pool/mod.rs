@@ -2,7 +2,10 @@
 //! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
 
 mod backend;
+mod events;
+mod history;
 mod lease;
+mod orders;
 mod preconnected;
 mod record;
 mod source;
@@ -13,7 +16,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -21,8 +24,12 @@ use tokio::sync::{mpsc, watch};
 use crate::config;
 use crate::health::{Evidence, Failing};
 use crate::metrics::Direction;
+use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, SHARE_OF_WEIGHT, View};
+pub use events::{Event, Events, Happened};
+pub use history::{Change, History};
 pub use lease::Lease;
+pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
 pub use record::{EarlyEnds, OutlierCounts};
 pub use source::{SourceStatus, SourceView};
@@ -45,12 +52,16 @@ pub struct Pool {
     pub times: Times,
     /// How long probes take.
     pub probe_time: Histogram,
+    /// What operators want of it.
+    pub orders: OrderDesk,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
     /// Sessions that are ended although both their sides live.
     pub closes: Closes,
     /// Bumped when a standing changes.
     standings: watch::Sender<()>,
+    /// Who is told of changes; unset = nobody.
+    events: OnceLock<Events>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -99,9 +110,11 @@ impl Pool {
             source: Arc::default(),
             times: Times::default(),
             probe_time: Histogram::fast(),
+            orders: OrderDesk::default(),
             ended_without_backend: Ended::default(),
             closes: Closes::default(),
             standings: watch::Sender::default(),
+            events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
@@ -219,6 +232,19 @@ impl Pool {
         members + published.retired[direction as usize]
     }
 
+    /// From now on changes are told there.
+    pub fn tell_to(&self, events: &Events) {
+        // Once in a pool's life; a second one has no effect.
+        let _ = self.events.set(events.clone());
+    }
+
+    /// Tells whoever follows.
+    pub fn tell(&self, what: impl FnOnce() -> Happened) {
+        if let Some(events) = self.events.get() {
+            events.tell(what);
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,17 +256,34 @@ impl Pool {
     pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
         let sources = self.settings.load().sources.len();
         let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, sources, view);
-        self.inner().add(view, make)
+        let backend = self.inner().add(view, make);
+        self.changed(&backend, None);
+        backend
     }
 
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
-        let changed = backend.view().standing != view.standing;
         self.inner().place(backend, &view);
+        let before = backend.view().standing;
+        let changed = before != view.standing;
         backend.show(view);
         if changed {
             self.standings.send_replace(());
+            self.changed(backend, Some(before));
         }
+    }
+
+    fn changed(&self, backend: &Backend, from: Option<Standing>) {
+        let view = backend.view();
+        backend.history.add(from, &view);
+        self.tell(|| Happened::Standing {
+            pool: Arc::clone(&self.name),
+            backend: Arc::clone(&backend.id),
+            address: view.address,
+            from,
+            to: view.standing,
+            reason: Arc::clone(&view.reason),
+        });
     }
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
@@ -263,6 +306,7 @@ impl Pool {
     /// and nobody took out.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
+        self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
         let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
@@ -282,7 +326,11 @@ impl Pool {
 
     /// Says that the pool is settled; returns whether it was not before.
     pub fn settle(&self) -> bool {
-        !self.settled.send_replace(true)
+        let is_news = !self.settled.send_replace(true);
+        if is_news {
+            self.tell(|| Happened::Settled { pool: Arc::clone(&self.name) });
+        }
+        is_news
     }
 
     /// What readers see from now on.

@@ -6,6 +6,7 @@ mod ejection;
 mod held;
 mod lines;
 mod membership;
+mod orders;
 mod shares;
 mod simulation;
 mod together;

@@ -36,7 +36,7 @@ async fn connection() -> (TcpStream, Socket) {
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (ours, _) = listener.accept().unwrap();
     ours.set_nonblocking(true).unwrap();
-    (peer, Socket::new(ours.into()).unwrap())
+    (peer, Socket::new(ours.into()))
 }
 
 async fn session(mode: Mode, gear: &Rc<Gear>, first_byte: Option<Duration>) -> Session {
