@@ -54,10 +54,9 @@ async fn serve(mut stream: TcpStream, name: &'static str, mood: u8) {
         return;
     }
     let answer = match (request[..n].starts_with(b"GET /health"), mood == Mood::Sick as u8) {
-        (true, sick) => format!(
-            "HTTP/1.1 {} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            if sick { 503 } else { 200 }
-        ),
+        (true, sick) => {
+            format!("HTTP/1.1 {} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", if sick { 503 } else { 200 })
+        }
         (false, _) => name.to_owned(),
     };
     let _ = stream.write_all(answer.as_bytes()).await;
@@ -232,10 +231,7 @@ async fn a_recovered_backend_starts_slowly() {
     })
     .await;
     assert!((0.1..=1.0).contains(&weights), "{weights}");
-    until("all of it", || async {
-        (rig.backend(&new_id).await?["effective_weight"] == 1.0).then_some(())
-    })
-    .await;
+    until("all of it", || async { (rig.backend(&new_id).await?["effective_weight"] == 1.0).then_some(()) }).await;
     rig.stop().await;
 }
 

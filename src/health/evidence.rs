@@ -60,10 +60,12 @@ impl Evidence {
         }
     }
 
-    /// Whether a client may pay for finding it again: a refused connect is retried at once and unseen.
-    pub fn is_cheap(self) -> bool {
+    /// Whether no client pays for finding it again: a refused connect is retried at once and unseen, and so is a session
+    /// that ended early where such are replayed. To wait for an answer is never free.
+    pub fn is_cheap(self, replays: bool) -> bool {
         match self {
-            Self::ConnectFailed(ConnectFailure::Timeout) | Self::EndedEarly(_) => false,
+            Self::ConnectFailed(ConnectFailure::Timeout) | Self::EndedEarly(EarlyEnd::Silent) => false,
+            Self::EndedEarly(_) => replays,
             Self::ConnectFailed(_) | Self::Succeeded => true,
         }
     }

@@ -122,8 +122,8 @@ impl Outlier {
         (failed, failed + tally.succeeded().saturating_sub(oldest.succeeded))
     }
 
-    /// It is ejected from now on.
-    pub fn eject(&mut self, rules: &Outliers, now: Instant, evidence: Evidence, random: &mut Rng) {
+    /// It is ejected from now on. `replays`: whether sessions that end early are replayed elsewhere.
+    pub fn eject(&mut self, rules: &Outliers, now: Instant, evidence: Evidence, replays: bool, random: &mut Rng) {
         let failing = evidence.failing().unwrap_or(Failing::Connect);
         // A probe that spoke for it just now was wrong about it.
         let misled = self.released.is_some_and(|released| {
@@ -139,7 +139,7 @@ impl Outlier {
             trial_at: now,
             trusts_probes: !misled,
             failed_trials: 0,
-            cheap: evidence.is_cheap(),
+            cheap: evidence.is_cheap(replays),
         };
         ejection.prolong(rules, now, self.strikes, random);
         self.ejection = Some(ejection);
@@ -147,13 +147,20 @@ impl Outlier {
     }
 
     /// A trial failed: longer this time. The next trial comes later, too, if a client pays for it.
-    pub fn trial_failed(&mut self, rules: &Outliers, now: Instant, evidence: Evidence, random: &mut Rng) {
+    pub fn trial_failed(
+        &mut self,
+        rules: &Outliers,
+        now: Instant,
+        evidence: Evidence,
+        replays: bool,
+        random: &mut Rng,
+    ) {
         let Some(ejection) = &mut self.ejection else { return };
         self.strikes = self.strikes.saturating_add(1);
         if let Some(failing) = evidence.failing() {
             ejection.failing = failing;
         }
-        ejection.cheap = evidence.is_cheap();
+        ejection.cheap = evidence.is_cheap(replays);
         ejection.since = now;
         ejection.failed_trials = ejection.failed_trials.saturating_add(1);
         ejection.prolong(rules, now, self.strikes, random);

@@ -48,7 +48,7 @@ impl Clock {
     }
 
     fn eject(&mut self) -> Duration {
-        self.outlier.eject(&RULES, self.now, CLOSED, &mut self.random);
+        self.outlier.eject(&RULES, self.now, CLOSED, false, &mut self.random);
         self.tally.early_in_a_row = 0;
         self.outlier.ejection().unwrap().until - self.now
     }
@@ -152,16 +152,16 @@ fn a_probe_that_misled_is_not_trusted_in_the_next_ejection() {
 
 #[test]
 fn trials_grow_apart_where_a_client_pays_and_never_pass_the_end() {
-    for (evidence, constant) in [(CLOSED, false), (REFUSED, true)] {
+    for (evidence, replays, constant) in [(CLOSED, false, false), (CLOSED, true, true), (REFUSED, false, true)] {
         let mut clock = Clock::new();
-        clock.outlier.eject(&RULES, clock.now, evidence, &mut clock.random);
+        clock.outlier.eject(&RULES, clock.now, evidence, replays, &mut clock.random);
         let mut waits = Vec::new();
         for _ in 0..8 {
             let ejection = *clock.outlier.ejection().unwrap();
             assert!(ejection.trial_at < ejection.until);
             waits.push(ejection.trial_at - clock.now);
             clock.now = ejection.trial_at;
-            clock.outlier.trial_failed(&RULES, clock.now, evidence, &mut clock.random);
+            clock.outlier.trial_failed(&RULES, clock.now, evidence, replays, &mut clock.random);
         }
         if constant {
             assert!(waits.iter().all(|wait| *wait <= CHEAP_TRIAL.mul_f64(1.2)), "{waits:?}");

@@ -27,7 +27,8 @@ impl Members {
         if has_left || member.endpoint.address != *address || !Arc::ptr_eq(&member.backend, backend) {
             return;
         }
-        let rules = self.pool.settings().conduct.outliers;
+        let settings = self.pool.settings();
+        let (rules, replays) = (settings.conduct.outliers, settings.replay.is_some());
         match (*evidence, member.facts.passive) {
             (Evidence::Succeeded, Passive::Ejected { .. }) if was_trial => {
                 backend.stats.trials_passed.fetch_add(1, Relaxed);
@@ -37,7 +38,7 @@ impl Members {
             (_, Passive::Ejected { .. }) if was_trial => {
                 backend.stats.trials_failed.fetch_add(1, Relaxed);
                 backend.stats.ejections.fetch_add(1, Relaxed);
-                member.outlier.trial_failed(&rules, now, *evidence, &mut self.random);
+                member.outlier.trial_failed(&rules, now, *evidence, replays, &mut self.random);
                 debug!(pool = %self.pool.name, backend = %id, %address, "a trial failed: {}", evidence.words());
                 self.await_end(id);
                 self.settle(now, id);
@@ -57,7 +58,8 @@ impl Members {
     }
 
     fn detected(&mut self, now: Instant, id: &Arc<str>, detection: Detection, evidence: Evidence) {
-        let rules = self.pool.settings().conduct.outliers;
+        let settings = self.pool.settings();
+        let (rules, replays) = (settings.conduct.outliers, settings.replay.is_some());
         self.pool.outliers.detect(detection);
         let Some(member) = self.members.get(id) else { return };
         let why = explained(detection, evidence, member.backend.tally().in_a_row(), || {
@@ -81,7 +83,7 @@ impl Members {
             return;
         }
         member.backend.stats.ejections.fetch_add(1, Relaxed);
-        member.outlier.eject(&rules, now, evidence, &mut self.random);
+        member.outlier.eject(&rules, now, evidence, replays, &mut self.random);
         member.ejected_because = why;
         self.ejected += 1;
         self.await_end(id);
