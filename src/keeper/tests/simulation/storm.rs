@@ -6,7 +6,7 @@ use super::*;
 const LASTS: u64 = 600;
 
 /// In those. Without damping a backend that is dead and alive in turns comes up hundreds of times.
-const MOST: usize = 15;
+const MOST: usize = 40;
 
 #[test]
 fn a_bad_backend_comes_up_only_so_often() {
