@@ -119,7 +119,8 @@ fn traffic(relay: &'static str, front: SocketAddr, backend: &TcpListener) -> Fig
 
 fn main() {
     loadtest::raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let mut text = String::from("| relay | idle | a message under way |\n| --- | ---: | ---: |\n");
     for relay in ["copy", "splice", "io_uring"] {
         let Figures { relay, idle, active } = runtime.block_on(measure(relay));
