@@ -27,7 +27,11 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let surroundings = Surroundings { inherited, log_lines_dropped: Some(Arc::new(logging.dropped())) };
+    let surroundings = Surroundings {
+        inherited,
+        log_lines_dropped: Some(Arc::new(logging.dropped())),
+        log_level: Some(logging.level()),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")

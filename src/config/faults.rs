@@ -81,7 +81,8 @@ impl<'a> Reading<'a> {
     /// A value, as it is shown, that can't stand at that key.
     pub(super) fn refuse(&mut self, span: Range<usize>, key: &str, value: &str, complaint: Complaint) {
         // Not even a part of a token may be in a message.
-        let message = if key == "token" { "`token`".to_owned() } else { format!("`{key} = {value}`") };
+        let message =
+            if key == "token" || key.ends_with("_token") { format!("`{key}`") } else { format!("`{key} = {value}`") };
         let Complaint { what: why, hint } = complaint;
         self.faults.push(Fault { span: Some(span), message, why, hint });
     }

@@ -12,6 +12,7 @@ use super::values::{
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileShape {
+    pub(super) state_dir: Text,
     pub(super) workers: Number,
     pub(super) max_connections: Number,
     pub(super) admin: Option<Section<AdminShape>>,
@@ -26,6 +27,12 @@ pub(super) struct FileShape {
 #[serde(deny_unknown_fields)]
 pub(super) struct AdminShape {
     pub(super) bind: Text,
+    pub(super) socket: Text,
+    pub(super) hosts: Option<Strings>,
+    pub(super) read_token: Text,
+    pub(super) read_token_file: Text,
+    pub(super) admin_token: Text,
+    pub(super) admin_token_file: Text,
     pub(super) backend_histograms: Number,
 }
 

@@ -2,7 +2,11 @@
 //! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
 
 mod backend;
+mod budget;
+mod events;
+mod history;
 mod lease;
+mod orders;
 mod preconnected;
 mod source;
 mod stats;
@@ -11,7 +15,8 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -21,10 +26,14 @@ use crate::config;
 use crate::metrics::{ConnectFailure, Direction};
 use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, View};
+pub use budget::{Allowance, Budget, Permit};
+pub use events::{Event, Events, Happened};
+pub use history::{Change, History};
 pub use lease::Lease;
+pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -41,12 +50,22 @@ pub struct Pool {
     pub times: Times,
     /// How long probes take.
     pub probe_time: Histogram,
+    /// What operators want of it.
+    pub orders: OrderDesk,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Attempts beyond the first of each session.
+    pub retries: Allowance,
+    /// Backends dialled beside one that is slow.
+    pub hedges: Allowance,
+    /// What became of them, and of replays.
+    pub second: Second,
     /// Sessions that are ended although both their sides live.
     pub closes: Closes,
     /// Bumped when a standing changes.
     standings: watch::Sender<()>,
+    /// Who is told of changes; unset = nobody.
+    events: OnceLock<Events>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -128,9 +147,14 @@ impl Pool {
             source: Arc::default(),
             times: Times::default(),
             probe_time: Histogram::fast(),
+            orders: OrderDesk::default(),
             ended_without_backend: Ended::default(),
+            retries: Allowance::new(Instant::now()),
+            hedges: Allowance::new(Instant::now()),
+            second: Second::default(),
             closes: Closes::default(),
             standings: watch::Sender::default(),
+            events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
@@ -244,6 +268,19 @@ impl Pool {
         members + published.retired[direction as usize]
     }
 
+    /// From now on changes are told there.
+    pub fn tell_to(&self, events: &Events) {
+        // Once in a pool's life; a second one has no effect.
+        let _ = self.events.set(events.clone());
+    }
+
+    /// Tells whoever follows.
+    pub fn tell(&self, what: impl FnOnce() -> Happened) {
+        if let Some(events) = self.events.get() {
+            events.tell(what);
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,6 +301,8 @@ impl Pool {
         inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
         inner.counts.add(standing, weight);
         inner.apply(slot);
+        drop(inner);
+        self.changed(&backend, None);
         backend
     }
 
@@ -279,11 +318,27 @@ impl Pool {
             inner.counts.add(view.standing, view.weight);
             inner.apply(backend.slot);
         }
-        let changed = backend.view().standing != view.standing;
+        drop(inner);
+        let before = backend.view().standing;
+        let changed = before != view.standing;
         backend.show(view);
         if changed {
             self.standings.send_replace(());
+            self.changed(backend, Some(before));
         }
+    }
+
+    fn changed(&self, backend: &Backend, from: Option<Standing>) {
+        let view = backend.view();
+        backend.history.add(from, &view);
+        self.tell(|| Happened::Standing {
+            pool: Arc::clone(&self.name),
+            backend: Arc::clone(&backend.id),
+            address: view.address,
+            from,
+            to: view.standing,
+            reason: Arc::clone(&view.reason),
+        });
     }
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
@@ -311,6 +366,7 @@ impl Pool {
     /// and nobody took out.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
+        self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
         let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
@@ -323,7 +379,11 @@ impl Pool {
 
     /// Says that the pool is settled; returns whether it was not before.
     pub fn settle(&self) -> bool {
-        !self.settled.send_replace(true)
+        let is_news = !self.settled.send_replace(true);
+        if is_news {
+            self.tell(|| Happened::Settled { pool: Arc::clone(&self.name) });
+        }
+        is_news
     }
 
     /// What readers see from now on.

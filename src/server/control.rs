@@ -37,7 +37,11 @@ pub(super) fn start(
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports);
-    let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, Inputs { updates, reports, evidence }));
+    let keeper = tokio::spawn(keeper::run(
+        Arc::clone(pool),
+        watch,
+        Inputs { updates, reports, evidence, commands: pool.orders.listen() },
+    ));
     let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates));
     Control(vec![keeper.abort_handle(), discovery.abort_handle(), closing])
 }

@@ -3,6 +3,7 @@
 mod closing;
 mod control;
 mod limits;
+mod orders;
 mod relays;
 mod sockets;
 #[cfg(test)]
@@ -23,13 +24,14 @@ use tracing::{info, warn};
 use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::metrics::CloseCause;
-use crate::pool::Pool;
+use crate::pool::{Events, Happened, Pool};
 use crate::probe::Prober;
 use crate::proxy::{Floor, Glimpse, Listener, Settings, Workers, local_address, pipe_descriptors, try_ring};
 use closing::Closer;
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
+pub use orders::OrderFile;
 pub use relays::RingError;
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
@@ -107,6 +109,10 @@ pub struct Server {
 pub struct State {
     /// Sessions that the process takes.
     pub max_connections: usize,
+    /// What happens.
+    pub events: Events,
+    /// Where operators' orders are kept.
+    pub orders: OrderFile,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
@@ -150,11 +156,14 @@ impl Server {
         let workers = Workers::start(count, config.log.sessions, rings).map_err(StartError::Worker)?;
 
         let prober = Prober::new();
+        let (events, orders) = (Events::default(), OrderFile::open(config.state_dir.as_deref()));
         let mut pools = Vec::new();
         let (mut control, mut closers) = (Vec::new(), Vec::new());
         let floor = workers.floor();
         for (settings, follower) in config.pools.iter().zip(followers) {
             let (pool, evidence) = Pool::new(settings.clone(), count);
+            pool.tell_to(&events);
+            pool.orders.show(orders.of(&pool.name));
             let (closer, closing) = Closer::start(&pool, &floor);
             closers.push(Arc::new(closer));
             control.push(control::start(&pool, evidence, follower, &prober, closing));
@@ -186,7 +195,7 @@ impl Server {
         }
         let draining = AtomicBool::new(false);
         let set = ArcSwap::from_pointee(Set { pools, listeners, closers });
-        let state = State { set, max_connections, prober, floor, draining, stop_accepting, tracker };
+        let state = State { set, max_connections, events, orders, prober, floor, draining, stop_accepting, tracker };
         Ok(Self { workers, state: Arc::new(state), _control: control })
     }
 
@@ -225,7 +234,17 @@ impl State {
 
     /// From now on it is stopping: not ready any more, although it still accepts.
     pub fn drain(&self) {
-        self.draining.store(true, Relaxed);
+        if !self.draining.swap(true, Relaxed) {
+            self.events.tell(|| Happened::Stopping);
+        }
+    }
+
+    /// Keeps what operators want across restarts, if the configuration says where.
+    ///
+    /// # Errors
+    /// The file can't be written; what it held before it still holds.
+    pub async fn save_orders(&self) -> io::Result<()> {
+        self.orders.save(&self.set().pools).await
     }
 
     /// Sessions now.
