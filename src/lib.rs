@@ -38,14 +38,17 @@
 //! `proxy/listener.rs` waits until a socket is readable, takes a slot under the limits, accepts, and gives the socket to
 //! the worker with the fewest sessions. `proxy/session.rs` is the rest of its life, top to bottom: `caller` finds out
 //! who it is, by the [`header`] of a trusted peer perhaps; `upstream` picks a backend ([`pool::Pool::pick`]) and dials it,
-//! with retries as long as no byte of the client has been sent; `relay` moves bytes both ways until an end; `outcome` writes one set of counters and one log line, whatever way the session ended.
+//! with retries as long as no byte of the client has been sent, and another one beside it if that takes long; `replay`,
+//! where it is wanted, finds one that answers; `relay` moves bytes both ways until an end; `outcome` writes one set of
+//! counters and one log line, whatever way the session ended.
 //!
 //! # Life of a backend
 //!
 //! [`discovery`] sends whole sets of [`endpoint::Endpoint`]s; an error is never a set. The [`keeper`] of the pool compares
 //! them with what it has, starts probes, and writes facts; [`standing::Facts::standing`] makes one word of them; the
 //! [`pool`] lets sessions pick who is up. An identity survives everything that does not change it, with its counters and
-//! sessions, and is remembered for ten minutes after it left.
+//! sessions, and is remembered for ten minutes after it left. What becomes of sessions that run when a standing changes is
+//! for `server/closing` to say, which sees standings and sessions and ends the latter at a pace.
 //!
 //! # Threads
 //!
