@@ -15,6 +15,7 @@ mod balancing;
 mod binds;
 mod cli;
 mod closing;
+mod console;
 mod discovery;
 mod embedded;
 mod ends;

@@ -58,7 +58,7 @@ impl Access {
             Caller::Tcp(peer) => {
                 self.host(headers)?;
                 self.token(need, headers).await?;
-                format!("{} by token", peer.ip()).into()
+                format!("{} with a token", peer.ip()).into()
             }
         };
         if need == Need::Write {

@@ -75,8 +75,8 @@ pub(super) async fn listeners(Shared(desk): Shared<Desk>) -> Json<ListenersBody>
 
 pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
     let state = &desk.view.state;
-    let waiting_for = ready::waiting_for(state);
     let set = state.set();
+    let waiting_for = ready::waiting_for(state);
     let pools = set.pools.iter().map(|pool| {
         let counts = pool.counts();
         PoolBody {

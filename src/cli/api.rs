@@ -16,7 +16,6 @@ pub(super) struct Pool {
     pub(super) name: String,
     pub(super) all_down: bool,
     pub(super) fail_open: bool,
-    pub(super) eligible: usize,
     pub(super) sessions: usize,
     pub(super) times: Option<Times>,
     pub(super) backends: Vec<Backend>,
@@ -35,7 +34,6 @@ pub(super) struct Backend {
     pub(super) bytes_to_client: u64,
     pub(super) connects: u64,
     pub(super) connect_failures: u64,
-    pub(super) operator: Option<Order>,
     pub(super) operator_weight: Option<Order>,
     pub(super) times: Option<Times>,
 }

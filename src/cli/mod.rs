@@ -15,6 +15,7 @@ mod run;
 mod status;
 mod systemd;
 mod table;
+mod top;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -73,6 +74,8 @@ enum Command {
     Backends(backends::Options),
     /// Why a backend gets sessions, or none, and what happened to it
     Explain(explain::Options),
+    /// Pools and backends, live: rates, connect times, standings; keys to sort, filter and drain
+    Top(top::Options),
     /// What happens, while it happens
     Events(events::Options),
     /// Let a backend, or a whole pool, run empty: nothing new, what runs goes on
@@ -101,6 +104,16 @@ enum Failure {
     Unknown(String),
     /// Exit status 4.
     TimedOut(String),
+}
+
+impl Failure {
+    /// For people, on a line.
+    fn text(self) -> String {
+        match self {
+            Self::Config(text) | Self::Unknown(text) | Self::TimedOut(text) => text,
+            Self::Runtime(error) => format!("{error:#}"),
+        }
+    }
 }
 
 impl From<anyhow::Error> for Failure {
@@ -175,6 +188,7 @@ async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failu
         Command::Status => status::status(client, json).await,
         Command::Backends(options) => backends::backends(client, options, json).await,
         Command::Explain(options) => explain::explain(client, options, json).await,
+        Command::Top(options) => top::top(client, options, table::coloured()).await,
         Command::Events(options) => events::events(client, options, json).await,
         Command::Drain(options) => operate::take_out(client, "drain", options, json).await,
         Command::Disable(options) => operate::take_out(client, "disabled", options, json).await,
