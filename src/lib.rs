@@ -38,7 +38,9 @@
 //! `proxy/listener.rs` waits until a socket is readable, takes a slot under the limits, accepts, and gives the socket to
 //! the worker with the fewest sessions. `proxy/session.rs` is the rest of its life, top to bottom: `caller` finds out
 //! who it is, by the [`header`] of a trusted peer perhaps; `upstream` picks a backend ([`pool::Pool::pick`]) and dials it,
-//! with retries as long as no byte of the client has been sent; `relay` moves bytes both ways until an end; `outcome` writes one set of counters and one log line, whatever way the session ended.
+//! with retries as long as no byte of the client has been sent, and another one beside it if that takes long; `replay`,
+//! where it is wanted, finds one that answers; `relay` moves bytes both ways until an end; `outcome` writes one set of
+//! counters and one log line, whatever way the session ended.
 //!
 //! # Life of a backend
 //!

@@ -64,6 +64,10 @@ metrics! {
     POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
     POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";
     POOL_SESSION_SECONDS = "evenkeel_pool_session_seconds", Histogram, ["pool"], "From accept to the end, sessions without a backend included.";
+    POOL_RETRIES = "evenkeel_pool_retries_total", Counter, ["pool"], "Attempts to connect beyond a session's first, hedged ones aside.";
+    POOL_RETRIES_HELD = "evenkeel_pool_retries_held_total", Counter, ["pool"], "Times that a retry had to wait for connect.retry_budget.";
+    POOL_HEDGES = "evenkeel_pool_hedged_connects_total", Counter, ["pool", "result"], "Backends dialled beside a slow one: won, lost, or refused by the budget.";
+    POOL_REPLAYS = "evenkeel_pool_replays_total", Counter, ["pool", "result"], "Clients' bytes sent to another backend: answered, failed again, ended otherwise, or no_backend was left.";
     DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
     DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
     DISCOVERY_REJECTED = "evenkeel_discovery_rejected_instances", Gauge, ["pool", "source"], "Instances in the last full answer that can't be used.";
@@ -289,6 +293,59 @@ impl EarlyEnd {
             Self::Reset => "reset",
             Self::Closed => "closed",
             Self::Silent => "silent",
+        }
+    }
+}
+
+/// What became of a backend that was dialled beside a slow one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// It answered first.
+    Won,
+    /// It failed, or another one answered first, or nobody waits any more.
+    Lost,
+    /// It was not dialled: the budget is used up, or the process has no room for one more connection.
+    Refused,
+}
+
+impl Hedge {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Won, Self::Lost, Self::Refused];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What became of a replay: a client's bytes that were sent to another backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// That backend answered.
+    Answered,
+    /// It failed before its first byte, too.
+    Failed,
+    /// The session went on, or ended, without an answer to it.
+    Ended,
+    /// There was no other backend to send them to.
+    NoBackend,
+}
+
+impl Replay {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Answered, Self::Failed, Self::Ended, Self::NoBackend];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Ended => "ended",
+            Self::NoBackend => "no_backend",
         }
     }
 }

@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("standing", &["config", "metrics", "endpoint", "health"]),
     ("operator", &["standing"]),
     ("balance", &["config", "metrics"]),
-    ("pool", &["config", "metrics", "endpoint", "health", "standing", "operator", "balance"]),
+    ("pool", &["config", "metrics", "endpoint", "health", "standing", "operator", "balance", "pace"]),
     ("keeper", &["config", "metrics", "endpoint", "health", "standing", "operator", "pool", "pace"]),
     ("probe", &["config", "metrics", "endpoint", "header", "health", "pace"]),
     ("discovery", &["config", "metrics", "endpoint", "pool", "pace"]),

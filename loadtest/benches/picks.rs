@@ -161,7 +161,8 @@ fn section(medians: &[(String, f64)]) -> String {
         let nanoseconds = medians.iter().find(|(known, _)| known == name).map_or(f64::NAN, |(_, median)| *median);
         if nanoseconds < 1e4 { format!("{nanoseconds:.0} ns") } else { format!("{:.2} ms", nanoseconds / 1e6) }
     };
-    let mut text = String::from("| policy | backends | alone | with a second thread at it |\n| --- | ---: | ---: | ---: |\n");
+    let mut text =
+        String::from("| policy | backends | alone | with a second thread at it |\n| --- | ---: | ---: | ---: |\n");
     for (policy, _) in POLICIES {
         for size in SIZES {
             let group = format!("pick and release, {policy}");

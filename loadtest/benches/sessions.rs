@@ -86,8 +86,8 @@ async fn measure(relay: &'static str) -> Figures {
 
 fn traffic(relay: &'static str, front: SocketAddr, backend: &TcpListener) -> Figures {
     let mut message = [7; MESSAGE];
-    let mut exchange = |client: &mut TcpStream, server: &mut TcpStream| {
-        for (from, to) in [(&mut *client, &mut *server), (&mut *server, &mut *client)] {
+    let mut exchange = |client: &TcpStream, server: &TcpStream| {
+        for (mut from, mut to) in [(client, server), (server, client)] {
             from.write_all(&message).expect("sent");
             to.read_exact(&mut message).expect("received");
         }
@@ -97,14 +97,14 @@ fn traffic(relay: &'static str, front: SocketAddr, backend: &TcpListener) -> Fig
         (client, backend.accept().expect("the balancer connects").0)
     };
     // One before, which makes what all share.
-    let (mut client, mut server) = open();
-    exchange(&mut client, &mut server);
+    let (client, server) = open();
+    exchange(&client, &server);
     let mut ends = Vec::with_capacity(SESSIONS);
     thread::sleep(QUIET);
     let before = LIVE.load(Relaxed);
     for _ in 0..SESSIONS {
-        let (mut client, mut server) = open();
-        exchange(&mut client, &mut server);
+        let (client, server) = open();
+        exchange(&client, &server);
         ends.push((client, server));
     }
     thread::sleep(QUIET);
@@ -119,7 +119,8 @@ fn traffic(relay: &'static str, front: SocketAddr, backend: &TcpListener) -> Fig
 
 fn main() {
     loadtest::raise_descriptor_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let mut text = String::from("| relay | idle | a message under way |\n| --- | ---: | ---: |\n");
     for relay in ["copy", "splice", "io_uring"] {
         let Figures { relay, idle, active } = runtime.block_on(measure(relay));

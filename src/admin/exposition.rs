@@ -11,7 +11,9 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::View;
-use crate::metrics::{self as names, AcceptFailure, CloseCause, ConnectFailure, Direction, Kind, Metric, Outcome};
+use crate::metrics::{
+    self as names, AcceptFailure, CloseCause, ConnectFailure, Direction, Hedge, Kind, Metric, Outcome, Replay,
+};
 use crate::pool::{Backend, Histogram, Pool};
 use crate::proxy::Listener;
 use crate::standing::Standing;
@@ -100,6 +102,14 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.histogram(&names::POOL_FIRST_BYTE_SECONDS, &[name], &pool.times.first_byte);
     families.histogram(&names::POOL_SESSION_SECONDS, &[name], &pool.times.session);
     families.histogram(&names::PROBE_SECONDS, &[name], &pool.probe_time);
+    families.value(&names::POOL_RETRIES, &[name], pool.retries.granted() as f64);
+    families.value(&names::POOL_RETRIES_HELD, &[name], pool.retries.refused() as f64);
+    for result in Hedge::ALL {
+        families.value(&names::POOL_HEDGES, &[name, result.name()], pool.second.hedges(result) as f64);
+    }
+    for result in Replay::ALL {
+        families.value(&names::POOL_REPLAYS, &[name, result.name()], pool.second.replays(result) as f64);
+    }
 
     let source = pool.source.view();
     let kind = pool.settings().source.kind();

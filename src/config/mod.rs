@@ -7,6 +7,7 @@ mod address;
 mod agents;
 mod checks;
 mod closing;
+mod connect;
 mod duration;
 mod error;
 mod expand;
@@ -35,6 +36,7 @@ use toml::de::{DeTable, Deserializer};
 
 pub use access::{AccessToken, Admin};
 pub use closing::{Closing, Policy};
+pub use connect::{Connect, Timeouts};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;

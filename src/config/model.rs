@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::access::Admin;
 use super::closing::Closing;
+use super::connect::{Connect, Timeouts};
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
 
 /// The whole of `lb.toml`, validated.
@@ -440,35 +441,6 @@ impl Hash for Pattern {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.source.hash(state);
     }
-}
-
-/// `connect = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connect {
-    /// For one attempt.
-    pub timeout: Duration,
-    /// At least 1.
-    pub attempts: u32,
-    /// For all attempts together, pauses included.
-    pub deadline: Duration,
-    /// Before a backend is tried a second time; may be zero.
-    pub retry_delay: Duration,
-    /// Further attempts of the whole pool, in percent of the connects that succeed; a few a second are always free.
-    pub retry_budget: u16,
-    /// After this long without an answer another backend is dialled beside the first; `None` (written `"0s"`) = never.
-    pub hedge: Option<Duration>,
-}
-
-/// `timeouts = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// No byte in either direction for this long; `None` (written `"0s"`) = no limit.
-    pub idle: Option<Duration>,
-    /// No progress for this long after the first FIN. Unset: `idle` while the backend has yet to finish,
-    /// 30 s while the client has.
-    pub half_close: Option<Duration>,
-    /// From the first byte that is sent to the backend to the first byte from it; `None` = no limit.
-    pub first_byte: Option<Duration>,
 }
 
 /// `tcp = { … }`: options of one side's sockets.

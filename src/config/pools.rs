@@ -3,26 +3,20 @@
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use toml::Spanned;
 
 use super::agents::Agents;
-use super::faults::{Complaint, Reading, Zero, shown};
-use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
+use super::faults::{Complaint, Reading, shown};
+use super::shape::{ConsulShape, PoolShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
-    Balance, Connect, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Timeouts, Warning,
-    WhenAllDown, address, checks, closing, header, size, sockets,
+    Balance, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Warning, WhenAllDown, address,
+    checks, closing, connect, header, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
 const MOST_PRECONNECTED: i64 = 1_000;
-/// In percent: more than any number of attempts could use.
-const MOST_RETRIES: i64 = 10_000;
-const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
-pub(super) const DEFAULT_HEDGE: Duration = Duration::from_millis(300);
-const DEFAULT_REPLAY_BUFFER: usize = 64 << 10;
 
 pub(super) fn pool(
     name: &str,
@@ -42,10 +36,10 @@ pub(super) fn pool(
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
         check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
-        connect: connect(shape.connect.as_ref(), reading),
-        timeouts: timeouts(shape.timeouts.as_ref(), reading),
+        connect: connect::connect(shape.connect.as_ref(), reading),
+        timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
+        replay: connect::replay(shape, reading),
         closing: closing::closing(shape, reading),
-        replay: replay(shape, reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
         sources: sources(shape.source.as_ref(), reading),
         send_proxy,
@@ -156,52 +150,6 @@ fn consul_source(
         filter: reading.parsed("filter", &shape.filter, plain),
         warning: reading.word("warning", &shape.warning, &warnings, Warning::Serve),
         consistency: reading.word("consistency", &shape.consistency, &consistencies, Consistency::Default),
-    }
-}
-
-fn connect(section: Option<&Section<ConnectShape>>, reading: &mut Reading<'_>) -> Connect {
-    let default = ConnectShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    Connect {
-        timeout: reading.duration("timeout", &shape.timeout, Zero::Refused).unwrap_or(Duration::from_secs(1)),
-        attempts: reading.number("attempts", &shape.attempts, 1..=1000).unwrap_or(3),
-        deadline: reading.duration("deadline", &shape.deadline, Zero::Refused).unwrap_or(Duration::from_secs(5)),
-        retry_delay: reading
-            .duration("retry_delay", &shape.retry_delay, Zero::Allowed)
-            .unwrap_or(Duration::from_millis(200)),
-        retry_budget: reading.number("retry_budget", &shape.retry_budget, 0..=MOST_RETRIES).unwrap_or(100),
-        hedge: Some(reading.duration("hedge", &shape.hedge, Zero::Allowed).unwrap_or(DEFAULT_HEDGE))
-            .filter(|hedge| !hedge.is_zero()),
-    }
-}
-
-fn timeouts(section: Option<&Section<TimeoutsShape>>, reading: &mut Reading<'_>) -> Timeouts {
-    let default = TimeoutsShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    let idle = reading.duration("idle", &shape.idle, Zero::Allowed).unwrap_or(DEFAULT_IDLE);
-    Timeouts {
-        idle: Some(idle).filter(|idle| !idle.is_zero()),
-        half_close: reading.duration("half_close", &shape.half_close, Zero::Refused),
-        first_byte: reading.duration("first_byte", &shape.first_byte, Zero::Allowed).filter(|limit| !limit.is_zero()),
-    }
-}
-
-/// `replay` and `replay_buffer`.
-fn replay(shape: &PoolShape, reading: &mut Reading<'_>) -> Option<usize> {
-    let is_on = reading.word("replay", &shape.replay, &[("off", false), ("until_response", true)], false);
-    let buffer = reading.parsed("replay_buffer", &shape.replay_buffer, replay_buffer);
-    if let (Some(written), false) = (&shape.replay_buffer, is_on) {
-        let hint = "add replay = \"until_response\", or leave it out";
-        reading.fault(written.span(), "`replay_buffer` without `replay`: nothing is kept", hint);
-    }
-    is_on.then(|| buffer.unwrap_or(DEFAULT_REPLAY_BUFFER))
-}
-
-/// Every session that waits for its answer may hold as much.
-fn replay_buffer(text: &str) -> Result<usize, Complaint> {
-    match usize::try_from(size::parse(text)?) {
-        Ok(bytes) if (1_024..=16 << 20).contains(&bytes) => Ok(bytes),
-        _ => Err(Complaint::new("out of range", "write a size from \"1KiB\" to \"16MiB\"")),
     }
 }
 

@@ -67,6 +67,18 @@ impl Config {
             let (deadline, timeout) = (written(pool.connect.deadline), written(pool.connect.timeout));
             warnings.push(format!("connect.deadline {deadline} ends an attempt before its timeout {timeout}"));
         }
+        if let Some(hedge) = pool.connect.hedge.filter(|hedge| *hedge != super::connect::DEFAULT_HEDGE)
+            && hedge >= pool.connect.timeout
+        {
+            let (hedge, timeout) = (written(hedge), written(pool.connect.timeout));
+            warnings.push(format!("connect.hedge {hedge} is never reached, an attempt ends after {timeout}"));
+        }
+        if pool.replay.is_some() {
+            warnings.push("replay \"until_response\": a request may run twice, on two backends".to_owned());
+            if pool.timeouts.first_byte.is_none() {
+                warnings.push("replay without timeouts.first_byte: a backend that hangs is waited for".to_owned());
+            }
+        }
         if pool.when_all_down == WhenAllDown::Any && pool.check.kind != CheckKind::None {
             warnings.push(
                 "when_all_down \"any\": with no backend up, sessions go to backends whose checks fail".to_owned(),

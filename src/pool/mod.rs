@@ -2,6 +2,7 @@
 //! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
 
 mod backend;
+mod budget;
 mod events;
 mod history;
 mod lease;
@@ -15,6 +16,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -24,13 +26,14 @@ use crate::config;
 use crate::metrics::{ConnectFailure, Direction};
 use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, View};
+pub use budget::{Allowance, Budget, Permit};
 pub use events::{Event, Events, Happened};
 pub use history::{Change, History};
 pub use lease::Lease;
 pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -51,6 +54,12 @@ pub struct Pool {
     pub orders: OrderDesk,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Attempts beyond the first of each session.
+    pub retries: Allowance,
+    /// Backends dialled beside one that is slow.
+    pub hedges: Allowance,
+    /// What became of them, and of replays.
+    pub second: Second,
     /// Sessions that are ended although both their sides live.
     pub closes: Closes,
     /// Bumped when a standing changes.
@@ -140,6 +149,9 @@ impl Pool {
             probe_time: Histogram::fast(),
             orders: OrderDesk::default(),
             ended_without_backend: Ended::default(),
+            retries: Allowance::new(Instant::now()),
+            hedges: Allowance::new(Instant::now()),
+            second: Second::default(),
             closes: Closes::default(),
             standings: watch::Sender::default(),
             events: OnceLock::new(),

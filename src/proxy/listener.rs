@@ -121,6 +121,11 @@ impl Listener {
         self.tracker.token()
     }
 
+    /// A session's place for a connection that is none; given back when dropped.
+    pub(super) fn spare_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.global).try_acquire_owned().ok()
+    }
+
     fn try_slot(self: &Arc<Self>) -> Option<Slot> {
         let own = match &self.own {
             Some(own) => Some(Arc::clone(own).try_acquire_owned().ok()?),

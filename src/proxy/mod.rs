@@ -1,14 +1,16 @@
 //! THE DATA PLANE. A connection's way: `listener` accepts → `session` → `caller` says who it is → `upstream` picks and
-//! dials → `relay` moves bytes → one `outcome`. Nothing in here knows of keepers, probes, discovery or the admin side.
+//! dials (→ `replay` finds one that answers) → `relay` moves bytes → one `outcome`. Nothing in here knows of keepers, probes, discovery or the admin side.
 
 mod caller;
 mod cut;
+mod dial;
 mod listener;
 mod live;
 mod option;
 mod outcome;
 mod preconnect;
 mod relay;
+mod replay;
 mod session;
 mod socket;
 mod upstream;

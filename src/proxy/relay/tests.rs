@@ -30,7 +30,7 @@ fn gear() -> Gear {
 }
 
 fn terms() -> Terms {
-    Terms { mode: Mode::Copy, limits: Limits::new(None, None, None), early: Vec::new() }
+    Terms { mode: Mode::Copy, limits: Limits::new(None, None, None), early: Vec::new(), before: None }
 }
 
 async fn a_moment() {

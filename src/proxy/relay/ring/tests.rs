@@ -74,7 +74,7 @@ impl Bench {
                 }
             };
             let limits = Limits::new(Some(PATIENCE), Some(PATIENCE), None);
-            let terms = Terms { mode: Mode::Ring, limits, early: Vec::new() };
+            let terms = Terms { mode: Mode::Ring, limits, early: Vec::new(), before: None };
             let done = relay(client_side, backend_side, &gear, terms, bytes, &|| (), cut).await;
             let [client, backend] = ends;
             if done.finished_client {
