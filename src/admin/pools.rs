@@ -87,6 +87,7 @@ struct ProbeBody {
     wanted: String,
     got: String,
     in_a_row: u32,
+    certificate_ends: Option<String>,
 }
 
 pub(super) fn answer(state: &State) -> Response {
@@ -155,6 +156,7 @@ fn probe_body(report: Report) -> ProbeBody {
         wanted: result.wanted.clone(),
         got: result.got.clone(),
         in_a_row: report.streak,
+        certificate_ends: result.certificate.map(|certificate| time(certificate.not_after)),
     }
 }
 

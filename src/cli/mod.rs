@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::balancer::StartError;
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
@@ -35,6 +36,10 @@ struct Arguments {
     /// The configuration file
     #[arg(long, global = true, value_name = "PATH", env = "EVENKEEL_CONFIG", default_value = "lb.toml")]
     config: PathBuf,
+
+    /// Let checks of kind "exec" run programs, as the user that this runs as
+    #[arg(long, global = true)]
+    allow_exec: bool,
 
     #[command(subcommand)]
     command: Option<Command>,
@@ -72,6 +77,12 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::Config(format!("{:#}", anyhow::Error::from(error)))
+    }
+}
+
 impl From<LimitError> for Failure {
     fn from(error: LimitError) -> Self {
         Self::Config(error.to_string())
@@ -85,8 +96,8 @@ pub fn main() -> ExitCode {
         Err(answer) => return answer_usage(&answer),
     };
     let result = match arguments.command.unwrap_or(Command::Run) {
-        Command::Run => run::run(&arguments.config),
-        Command::Check => check::check(&arguments.config),
+        Command::Run => run::run(&arguments.config, arguments.allow_exec),
+        Command::Check => check::check(&arguments.config, arguments.allow_exec),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

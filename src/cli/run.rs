@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Failure, logging, systemd};
-use crate::balancer::{Balancer, StartError, Surroundings};
+use crate::balancer::{Balancer, StartError, Surroundings, permit};
 use crate::config::{self, Config};
 use crate::server;
 
@@ -20,14 +20,15 @@ const CONTROL_THREADS: usize = 2;
 /// For the sessions of the other workers after one has died: they end at once, unless something else is wrong, too.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-pub(super) fn run(path: &Path) -> Result<(), Failure> {
+pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     let config = config::load(path)?;
+    permit(&config, allow_exec)?;
     let inherited = systemd::inherited().context("the sockets from systemd")?;
     let logging = logging::start(&config.log)?;
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let surroundings = Surroundings { inherited, log_lines_dropped: Some(Arc::new(logging.dropped())) };
+    let surroundings = Surroundings { inherited, log_lines_dropped: Some(Arc::new(logging.dropped())), allow_exec };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -44,6 +45,7 @@ async fn serve(config: Config, surroundings: Surroundings) -> Result<(), Failure
     let mut signals = Signals::new().context("signals can't be caught")?;
     let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
         StartError::Server(server::StartError::Limit(error)) => error.into(),
+        error @ StartError::Server(server::StartError::Check { .. }) => error.into(),
         error => Failure::Runtime(error.into()),
     })?;
     systemd::ready();

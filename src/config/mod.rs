@@ -4,6 +4,7 @@
 
 mod address;
 mod agents;
+mod check;
 mod checks;
 mod duration;
 mod error;
@@ -12,6 +13,7 @@ mod expectations;
 mod explain;
 mod faults;
 mod header;
+mod kinds;
 mod model;
 mod nearest;
 mod place;
@@ -31,6 +33,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use check::*;
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;

@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
 
 use super::agents::Agents;
+use super::checks::Checks;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
 use super::values::{BackendEntry, Section, Strings, Text};
@@ -23,6 +23,7 @@ const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 pub(super) fn pool(
     name: &str,
     section: &Section<PoolShape>,
+    checks: &Checks,
     agents: &mut Agents<'_>,
     reading: &mut Reading<'_>,
 ) -> Pool {
@@ -37,7 +38,8 @@ pub(super) fn pool(
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
-        check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
+        check: checks.of_pool(shape.check.as_ref(), version, reading),
+        agent: checks::adviser(shape.agent.as_ref(), reading),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),

@@ -3,5 +3,5 @@
 mod result;
 mod rise_fall;
 
-pub use result::{Advice, ProbeResult, Report, Wish, escaped};
+pub use result::{Advice, Certificate, ProbeResult, Report, Wish, escaped};
 pub use rise_fall::{Flip, ProbeState, RiseFall};

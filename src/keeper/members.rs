@@ -14,7 +14,7 @@ use super::reason::Cause;
 use super::{Probed, Watch};
 use crate::config::{CheckKind, WhenAllDown};
 use crate::endpoint::{Endpoint, Registry, Update};
-use crate::health::ProbeState;
+use crate::health::{Advice, ProbeState};
 use crate::pool::{Backend, Evidence, Pool, View};
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
@@ -43,6 +43,8 @@ pub(super) struct Member {
     pub(super) endpoint: Endpoint,
     pub(super) facts: Facts,
     pub(super) ejected_because: String,
+    /// What its agent asks for; all is well until one says otherwise.
+    pub(super) advice: Advice,
     /// What the reason in its view explains; `None` = nothing yet.
     cause: Option<Cause>,
     since: SystemTime,
@@ -91,6 +93,8 @@ impl Members {
         }
         self.pool.probe_time.observe(probed.report.result.duration);
         let passed = probed.report.result.passed;
+        // An agent that is the check itself.
+        let advice = probed.report.result.advice;
         let before = member.facts;
         member.facts.probe = Some(probed.report.state);
         member.backend.keep_report(Some(probed.report));
@@ -103,6 +107,21 @@ impl Members {
         } else if member.facts != before {
             self.settle(&probed.id);
         }
+        if let Some(advice) = advice {
+            self.advise(now, &probed.id, probed.address, advice);
+        }
+        self.weigh();
+    }
+
+    /// A backend's agent has answered.
+    pub(super) fn advise(&mut self, _now: Instant, id: &Arc<str>, address: SocketAddr, advice: Advice) {
+        let Some(member) = self.members.get_mut(id) else { return };
+        if member.endpoint.address != address || member.probe.is_none() || member.advice == advice {
+            return;
+        }
+        member.advice = advice;
+        info!(pool = %self.pool.name, backend = %id, %address, "its agent says: {advice}");
+        self.settle(id);
         self.weigh();
     }
 
@@ -223,6 +242,7 @@ impl Members {
             endpoint,
             facts,
             ejected_because: String::new(),
+            advice: Advice::default(),
             cause: None,
             since,
             held_until: None,
@@ -334,15 +354,14 @@ impl Member {
     /// A new address, or back after it had left: health starts from nothing.
     fn begin_again(&mut self, pool: &Pool, watch: &Watch, address: SocketAddr) {
         self.facts.passive = Passive::Ok;
+        self.advice = Advice::default();
         self.backend.clear_failures();
         self.backend.keep_report(None);
         self.probe = None;
-        if pool.settings.check.kind == CheckKind::None {
-            self.facts.probe = None;
-            self.probe = Some(Box::new(()));
-        } else {
-            self.facts.probe = Some(ProbeState::Unproven);
-            self.probe = Some(watch(&self.endpoint.id, address));
-        }
+        // Where nothing is probed there may still be an agent.
+        let unchecked = pool.settings.check.kind == CheckKind::None;
+        self.facts.probe = (!unchecked).then_some(ProbeState::Unproven);
+        let nobody = unchecked && pool.settings.agent.is_none();
+        self.probe = Some(if nobody { Box::new(()) } else { watch(&self.endpoint.id, address) });
     }
 }

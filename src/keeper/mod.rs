@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
-use crate::health::Report;
+use crate::health::{Advice, Report};
 use crate::pool::{Evidence, Pool};
 use members::Members;
 
@@ -32,6 +32,17 @@ pub struct Probed {
     pub report: Report,
 }
 
+/// What a backend's agent asks for.
+#[derive(Clone, Debug)]
+pub struct Advised {
+    /// The backend's identity.
+    pub id: Arc<str>,
+    /// Whose agent was asked; the backend may have another address by now.
+    pub address: SocketAddr,
+    /// Its wishes, all of them.
+    pub advice: Advice,
+}
+
 /// What a keeper listens to.
 pub struct Inputs {
     /// Whole sets from discovery.
@@ -39,6 +50,8 @@ pub struct Inputs {
     /// From the probes that it watches. Unbounded, because a lost report could be the one that flips a backend; their
     /// number is bounded by the probes' own pace.
     pub reports: mpsc::UnboundedReceiver<Probed>,
+    /// From the agents that it watches. Unbounded for the same reason.
+    pub advice: mpsc::UnboundedReceiver<Advised>,
     /// From sessions.
     pub evidence: mpsc::Receiver<Evidence>,
 }
@@ -54,6 +67,9 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
         tokio::select! {
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
+            Some(advised) = inputs.advice.recv() => {
+                members.advise(Instant::now(), &advised.id, advised.address, advised.advice);
+            }
             Some(evidence) = inputs.evidence.recv() => members.evidence(Instant::now(), &evidence),
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                 members.tick(Instant::now());
