@@ -59,6 +59,11 @@ impl Members {
         Self { pool, watch, members: BTreeMap::new(), deadlines: BinaryHeap::new(), heard: false, all_down: false }
     }
 
+    #[cfg(test)]
+    pub(super) fn member(&self, id: &str) -> &Member {
+        &self.members[id]
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.peek().map(|Reverse((at, _))| *at)
     }

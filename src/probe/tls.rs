@@ -261,6 +261,12 @@ fn refused(error: io::Error, name: &str, trace: &Trace) -> Miss {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => format!("certificate is not for {name}"),
+        // In webpki's words, which are not in rustls' set.
+        Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "certificate is signed by itself; name it in ca_file to trust it".to_owned()
+        }
         Error::InvalidMessage(_) => "not TLS".to_owned(),
         other => other.to_string(),
     })

@@ -39,8 +39,14 @@ pub fn program(name: &str) -> Option<PathBuf> {
     programs([name]).map(|[path]| path)
 }
 
-/// Debian's own before whatever else is on the `PATH`; PostgreSQL's programs are in none of its directories.
+/// Debian's own before whatever else is on the `PATH`; PostgreSQL's programs are in none of its directories;
+/// `interop-python` is the one that has the packages of tests/run.sh.
 fn find(name: &str) -> Option<PathBuf> {
+    // Not resolved: the link's own place is how Python knows which packages it has.
+    if name == "interop-python" {
+        let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop-venv/bin/python");
+        return python.exists().then_some(python);
+    }
     let mut postgres: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
         .unwrap_or_default();

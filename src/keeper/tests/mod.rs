@@ -1,5 +1,6 @@
 //! Members on a bench: the clock, the probes and the sessions are the test's.
 
+mod advice;
 mod ejection;
 mod held;
 mod lines;
