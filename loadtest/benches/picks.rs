@@ -99,8 +99,10 @@ fn membership(criterion: &mut Criterion) {
         let (pool, evidence) = Pool::new(settings(Balance::RoundRobin), 2);
         let (send, updates) = mpsc::channel(1);
         let (_reports, reports) = mpsc::unbounded_channel();
+        let (_advice, advice) = mpsc::unbounded_channel();
         let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn Send>);
-        let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, Inputs { updates, reports, evidence }));
+        let _keeper =
+            runtime.spawn(keeper::run(Arc::clone(&pool), watch, Inputs { updates, reports, advice, evidence }));
         let mut next = whole.len();
         let apply = |endpoints: Vec<Endpoint>| {
             runtime.block_on(async {
