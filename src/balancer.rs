@@ -2,6 +2,7 @@
 //! Evenkeel, or tests it, starts.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -9,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, LogLevel};
 use crate::config::{Config, Shutdown};
 use crate::server::{self, Inherited, Server, State};
 
@@ -18,7 +19,8 @@ use crate::server::{self, Inherited, Server, State};
 pub struct Balancer {
     server: Server,
     shutdown: Shutdown,
-    admin: Option<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
+    admin: Option<SocketAddr>,
+    serving: JoinHandle<()>,
     stop_admin: DropGuard,
 }
 
@@ -31,6 +33,8 @@ pub struct Surroundings {
     pub log_lines_dropped: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
     /// Whether checks may run programs, as whoever runs the balancer.
     pub allow_exec: bool,
+    /// The log's level; `None` = it is not ours to change.
+    pub log_level: Option<LogLevel>,
 }
 
 /// Why a balancer did not start.
@@ -52,6 +56,14 @@ pub enum StartError {
     Admin {
         /// As written.
         address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The admin socket is not at hand.
+    #[error("the admin socket {} is not at hand", path.display())]
+    AdminSocket {
+        /// As written.
+        path: PathBuf,
         /// Why.
         source: std::io::Error,
     },
@@ -89,42 +101,47 @@ impl Balancer {
     /// Nothing is left behind.
     pub async fn start_in(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
         permit(&config, surroundings.allow_exec)?;
-        let admin = match config.admin.bind {
-            None => None,
-            Some(address) => {
-                let admin = async {
-                    let admin = Admin::bind(address).await?;
-                    Ok((admin.address()?, admin))
-                };
-                Some(admin.await.map_err(|source| StartError::Admin { address, source })?)
-            }
-        };
+        let mut admin = Admin::default();
+        let mut admin_address = None;
+        if let Some(address) = config.admin.bind {
+            let bound = admin.bind(address).await.map_err(|source| StartError::Admin { address, source })?;
+            admin_address = Some(bound);
+        }
+        if let Some(path) = &config.admin.socket {
+            let bound = admin.bind_socket(path).await;
+            bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
+        }
         let server = Server::start(&config, surroundings.inherited)?;
         let stop_admin = CancellationToken::new();
         let view = admin::View {
             state: Arc::clone(server.state()),
             log_lines_dropped: surroundings.log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0)),
             backend_histograms: config.admin.backend_histograms,
+            log_level: surroundings.log_level,
         };
-        let admin = admin.map(|(address, admin)| {
+        if let Some(address) = admin_address {
             info!(%address, "admin listening");
-            (address, tokio::spawn(admin.serve(view, stop_admin.clone())))
-        });
-        Ok(Self { server, shutdown: config.shutdown, admin, stop_admin: stop_admin.drop_guard() })
+        }
+        if let Some(path) = &config.admin.socket {
+            info!(path = %path.display(), "admin socket listening");
+        }
+        let serving = tokio::spawn(admin.serve(view, config.admin, stop_admin.clone()));
+        let (shutdown, stop_admin) = (config.shutdown, stop_admin.drop_guard());
+        Ok(Self { server, shutdown, admin: admin_address, serving, stop_admin })
     }
 
     /// Every front address, port 0 resolved, with its listener's name.
     pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
         let of = |listener: &Arc<crate::proxy::Listener>| {
             let name = listener.name.to_string();
-            listener.addresses.iter().map(move |&address| (name.clone(), address)).collect::<Vec<_>>()
+            listener.addresses().iter().map(move |&address| (name.clone(), address)).collect::<Vec<_>>()
         };
-        self.server.state().listeners.iter().flat_map(of).collect()
+        self.server.state().set().listeners.iter().flat_map(of).collect()
     }
 
     /// Where the admin listener is, unless it is off.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|(address, _)| *address)
+        self.admin
     }
 
     /// What runs.
@@ -173,9 +190,7 @@ impl Balancer {
     pub async fn shutdown(self) {
         self.drain().await;
         drop(self.stop_admin);
-        if let Some((_, serving)) = self.admin {
-            // It can only have ended by itself.
-            let _ = serving.await;
-        }
+        // It can only have ended by itself.
+        let _ = self.serving.await;
     }
 }

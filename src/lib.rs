@@ -29,7 +29,7 @@
 //! 3  proxy: listener > session > upstream, relay; worker          DATA PLANE
 //! 3' keeper     probe     discovery > consul crate                CONTROL PLANE, joined by channels in server
 //! 2  pool                                      the only thing that both planes touch
-//! 1  endpoint, standing, health, balance, header, pace    pure: no async, no I/O, no global randomness
+//! 1  endpoint, standing, operator, health, balance, header, pace    pure: no async, no I/O, no global randomness
 //! 0  config, metrics                           vocabulary
 //! ```
 //!
@@ -64,6 +64,7 @@ pub mod header;
 pub mod health;
 pub mod keeper;
 pub mod metrics;
+pub mod operator;
 pub mod pace;
 pub mod pool;
 pub mod probe;

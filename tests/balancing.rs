@@ -1,6 +1,7 @@
 //! Who gets a session, seen from outside: exact over all workers, by weight, through changes of membership.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use evenkeel::metrics::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -145,7 +146,7 @@ async fn least_connections_counts_long_sessions() {
     }
     assert_eq!(count(held.iter().map(|h| h.1)), BTreeMap::from([('a', 4), ('b', 4), ('c', 8)]));
     held.retain(|(_, name)| *name != 'b');
-    let pool = &rig.balancer().state().pools[0];
+    let pool = Arc::clone(&rig.balancer().state().set().pools[0]);
     until("b is free", || async { (pool.sessions() == 12).then_some(()) }).await;
     let mut new = Vec::new();
     for _ in 0..4 {

@@ -79,10 +79,10 @@ impl Scene {
 
     /// Waits until clients have been served a while longer.
     async fn a_while(&self) {
-        let asked = self.rig.balancer().state().listeners[0].accepted.load(SeqCst);
+        let asked = self.rig.balancer().state().set().listeners[0].accepted.load(SeqCst);
         until("clients go on", || async {
             assert!(!self.clients.is_finished(), "a client noticed");
-            (self.rig.balancer().state().listeners[0].accepted.load(SeqCst) >= asked + 30).then_some(())
+            (self.rig.balancer().state().set().listeners[0].accepted.load(SeqCst) >= asked + 30).then_some(())
         })
         .await;
     }
@@ -118,7 +118,7 @@ impl Scene {
 async fn session_on(rig: &Rig, id: &str) -> TcpStream {
     loop {
         let session = TcpStream::connect(rig.front()).await.unwrap();
-        let pool = &rig.balancer().state().pools[0];
+        let pool = Arc::clone(&rig.balancer().state().set().pools[0]);
         until("it has a backend", || async { (pool.sessions() == 1).then_some(()) }).await;
         if rig.backend(id).await.unwrap()["sessions"] == 1 {
             return session;
@@ -136,7 +136,7 @@ async fn go_on(rig: Arc<Rig>, enough: Arc<AtomicBool>, gate: Arc<Mutex<()>>) -> 
         let _open = gate.lock().await;
         let answer = exchange(rig.front(), b"who?").await.expect("a session");
         assert!(!answer.is_empty(), "refused after {served} sessions");
-        assert!(rig.balancer().state().pools[0].counts().eligible > 0, "nobody is left after {served} sessions");
+        assert!(rig.balancer().state().set().pools[0].counts().eligible > 0, "nobody is left after {served} sessions");
         served += 1;
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -379,7 +379,7 @@ async fn an_empty_list_after_errors_is_not_believed_while_probes_pass() {
     // Who is really gone is found out by its probes.
     let closed = Arc::clone(&scene.gate);
     let closed = closed.lock().await;
-    let pool = &scene.rig.balancer().state().pools[0];
+    let pool = Arc::clone(&scene.rig.balancer().state().set().pools[0]);
     until("only the old session is left", || async { (pool.sessions() == 1).then_some(()) }).await;
     scene.backends.pop().unwrap().stop().await;
     drop(closed);
@@ -459,7 +459,8 @@ async fn dropped_connections_are_made_anew() {
 #[tokio::test]
 async fn an_answer_without_news_changes_nothing() {
     let scene = Scene::new().await;
-    let views: Vec<_> = scene.rig.balancer().state().pools[0].members().iter().map(|backend| backend.view()).collect();
+    let views: Vec<_> =
+        scene.rig.balancer().state().set().pools[0].members().iter().map(|backend| backend.view()).collect();
     for _ in 0..3 {
         let asked = scene.registry.requests();
         scene.registry.wake("web");
@@ -468,7 +469,7 @@ async fn an_answer_without_news_changes_nothing() {
         })
         .await;
     }
-    for (before, backend) in views.iter().zip(scene.rig.balancer().state().pools[0].members().iter()) {
+    for (before, backend) in views.iter().zip(scene.rig.balancer().state().set().pools[0].members().iter()) {
         assert!(Arc::ptr_eq(before, &backend.view()), "nothing was written");
     }
     scene.end().await;

@@ -1,6 +1,7 @@
 //! Every way in which a session ends: what the client sees, and what it is called. (`panicked` needs a hook: see
 //! src/server/tests.rs.)
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel::metrics::{Direction, Outcome};
@@ -158,7 +159,7 @@ async fn a_client_that_leaves_while_connecting() {
         Rig::with_backends(&[&address], &format!("connect = {{ timeout = \"1m\", deadline = \"1m\" }}\n{NO_CHECK}"))
             .await;
     let client = TcpStream::connect(rig.front()).await.unwrap();
-    let pool = &rig.balancer().state().pools[0];
+    let pool = Arc::clone(&rig.balancer().state().set().pools[0]);
     until("a dial", || async { (pool.sessions() == 1).then_some(()) }).await;
     reset(client);
     rig.until_no_sessions().await;
@@ -211,11 +212,11 @@ async fn killed_while_connecting() {
     let rig = Rig::with_backends(&[&hole.address().to_string()], &pool).await;
     let mut client = TcpStream::connect(rig.front()).await.unwrap();
     let state = rig.balancer().state();
-    until("a dial", || async { (state.pools[0].sessions() == 1).then_some(()) }).await;
+    until("a dial", || async { (state.set().pools[0].sessions() == 1).then_some(()) }).await;
     soon("the kill", rig.balancer().kill()).await;
     assert_eq!(soon("an end", last(&mut client)).await, Last::Reset);
     rig.until_no_sessions().await;
-    assert_eq!((rig.ended(Outcome::Killed), state.pools[0].members()[0].failures_in_a_row()), (1, 0));
+    assert_eq!((rig.ended(Outcome::Killed), state.set().pools[0].members()[0].failures_in_a_row()), (1, 0));
     rig.stop().await;
 }
 

@@ -70,7 +70,7 @@ async fn a_listener_limit_is_exact() {
     let front = rig.front();
     let more = Crowd::new(front, 10);
     rig.until_metric(at_limit, 1.0).await;
-    assert_eq!((more.served(), rig.balancer().state().listeners[0].sessions()), (0, 5));
+    assert_eq!((more.served(), rig.balancer().state().set().listeners[0].sessions()), (0, 5));
     for n in 1..=5 {
         crowd.leave.send(()).unwrap();
         more.until_served(n).await;
@@ -123,7 +123,7 @@ async fn a_limit_holds_in_a_storm() {
     let watcher = std::thread::spawn(move || {
         let mut most = (0, 0);
         while watch.load(SeqCst) {
-            most = (most.0.max(state.listeners[0].sessions()), most.1.max(state.sessions()));
+            most = (most.0.max(state.set().listeners[0].sessions()), most.1.max(state.sessions()));
             std::thread::sleep(Duration::from_micros(50));
         }
         most

@@ -57,6 +57,7 @@ install_missing() {
     has memcached || missing+=(memcached)
     has mariadbd || missing+=(mariadb-server-core)
     /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    has nft || missing+=(nftables)
     if [ "${#missing[@]}" = 0 ]; then
         echo "everything is there"
         return

@@ -11,7 +11,7 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::View;
-use crate::metrics::{self as names, AcceptFailure, ConnectFailure, Direction, Kind, Metric, Outcome};
+use crate::metrics::{self as names, AcceptFailure, CloseCause, ConnectFailure, Direction, Kind, Metric, Outcome};
 use crate::pool::{Backend, Histogram, Pool};
 use crate::proxy::Listener;
 use crate::standing::Standing;
@@ -22,12 +22,13 @@ pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = Families::new();
     process(&mut families, view);
-    for listener in &view.state.listeners {
+    let set = view.state.set();
+    for listener in &set.listeners {
         add_listener(&mut families, listener);
     }
     let mut histograms_left = view.backend_histograms;
     let mut omitted = 0;
-    for pool in &view.state.pools {
+    for pool in &set.pools {
         add_pool(&mut families, pool);
         for backend in pool.members().iter() {
             let with_histograms = histograms_left > 0;
@@ -77,7 +78,7 @@ fn add_listener(families: &mut Families, listener: &Listener) {
         families.value(&names::LISTENER_ACCEPT_ERRORS, &[name, reason.name()], errors);
     }
     families.value(&names::LISTENER_AT_LIMIT, &[name], flag(listener.is_at_limit()));
-    if let Some(max) = listener.max_connections {
+    if let Some(max) = listener.settings().file.max_connections {
         families.value(&names::LISTENER_MAX_CONNECTIONS, &[name], max as f64);
     }
 }
@@ -88,6 +89,10 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.value(&names::POOL_ALL_DOWN, &[name], flag(pool.is_all_down()));
     families.value(&names::POOL_FAIL_OPEN, &[name], flag(pool.fail_open()));
     families.value(&names::POOL_SESSIONS, &[name], pool.sessions() as f64);
+    families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
+    for cause in CloseCause::ALL {
+        families.value(&names::POOL_FORCED_CLOSES, &[name, cause.name()], pool.closes.read(cause) as f64);
+    }
     for direction in Direction::ALL {
         families.value(&names::POOL_BYTES, &[name, direction.name()], pool.bytes(direction) as f64);
     }
@@ -97,7 +102,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.histogram(&names::PROBE_SECONDS, &[name], &pool.probe_time);
 
     let source = pool.source.view();
-    let kind = pool.settings.source.kind();
+    let kind = pool.settings().source.kind();
     if let Some(at) = source.last_success {
         let age = Instant::now().duration_since(at).as_secs_f64();
         families.value(&names::DISCOVERY_AGE, &[name, kind], age);
@@ -118,7 +123,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
 
 fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_histograms: bool) {
     let (name, id, stats) = (&*pool.name, &*backend.id, &backend.stats);
-    let view = backend.view();
+    let (view, settings) = (backend.view(), pool.settings());
     for (listener, outcomes) in stats.ended.read() {
         for outcome in Outcome::ALL {
             let count = outcomes.read(outcome);
@@ -129,11 +134,11 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
         }
     }
     families.value(&names::BACKEND_SESSIONS, &[name, id], f64::from(pool.sessions_of(backend)));
-    for (number, source) in pool.settings.sources.iter().enumerate() {
+    for (number, source) in settings.sources.iter().enumerate() {
         let sessions = stats.sources.read(number) as f64;
         families.value(&names::BACKEND_SOURCE_SESSIONS, &[name, id, &source.to_string()], sessions);
     }
-    if pool.settings.preconnect > 0 {
+    if settings.preconnect > 0 {
         let kept = &stats.preconnects;
         families.value(&names::BACKEND_PRECONNECTED, &[name, id], kept.waiting.load(Relaxed) as f64);
         families.value(&names::BACKEND_PRECONNECTS_OPENED, &[name, id], kept.opened.load(Relaxed) as f64);
@@ -156,7 +161,7 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
     }
     families.value(&names::BACKEND_STANDING_CHANGES, &[name, id], stats.changes.load(Relaxed) as f64);
     families.value(&names::BACKEND_WEIGHT, &[name, id], f64::from(view.weight));
-    let kind = pool.settings.check.kind.name();
+    let kind = settings.check.kind.name();
     for (result, count) in [("pass", &stats.probes_passed), ("fail", &stats.probes_failed)] {
         families.value(&names::PROBES, &[name, id, kind, result], count.load(Relaxed) as f64);
     }

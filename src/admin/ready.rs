@@ -8,9 +8,9 @@ pub(super) fn waiting_for(state: &State) -> Vec<String> {
         return vec!["stopping".to_owned()];
     }
     let mut waiting = Vec::new();
-    for pool in state.pools.iter().filter(|pool| pool.settings.required && !pool.is_settled()) {
+    for pool in state.set().pools.iter().filter(|pool| pool.settings().required && !pool.is_settled()) {
         let source = pool.source.view();
-        let kind = pool.settings.source.kind();
+        let kind = pool.settings().source.kind();
         waiting.push(match (source.last_success, source.error) {
             (None, None) => format!("pool `{}` waits for the first answer of its discovery ({kind})", pool.name),
             (None, Some((_, _, error))) => {

@@ -28,6 +28,12 @@ fn describe(config: &Config, max: usize) -> String {
         Some(address) => format!("admin: http://{address}"),
         None => "admin: off".to_owned(),
     });
+    if let Some(socket) = &config.admin.socket {
+        lines.push(format!("admin socket: {}", socket.display()));
+    }
+    if let Some(directory) = &config.state_dir {
+        lines.push(format!("state: {}", directory.display()));
+    }
     for listener in &config.listeners {
         let addresses: Vec<_> = listener.bind.iter().map(ToString::to_string).collect();
         let limit = listener.max_connections.map_or_else(String::new, |max| format!(", at most {max} sessions"));

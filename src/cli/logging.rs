@@ -4,12 +4,15 @@
 mod writer;
 
 use std::panic::PanicHookInfo;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
+use crate::admin::LogLevel;
 use crate::config::{Log, LogFormat};
 use writer::{Flush, Writer};
 
@@ -17,9 +20,15 @@ use writer::{Flush, Writer};
 pub struct Logging {
     _flush: Flush,
     writer: Writer,
+    level: LogLevel,
 }
 
 impl Logging {
+    /// What it says, for who may change it.
+    pub fn level(&self) -> LogLevel {
+        self.level.clone()
+    }
+
     /// Says how many lines have been dropped.
     pub(super) fn dropped(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let writer = self.writer.clone();
@@ -37,14 +46,38 @@ pub fn start(log: &Log) -> anyhow::Result<Logging> {
     let make_writer = writer.clone();
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || make_writer.clone()).with_target(false);
-    let result = match log.format {
-        LogFormat::Text => subscriber.with_ansi(false).try_init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).with_current_span(false).try_init(),
+    // The type of the handle has the whole subscriber in it, so each format makes its own.
+    let (level, result) = match log.format {
+        LogFormat::Text => {
+            let subscriber = subscriber.with_ansi(false).with_filter_reloading();
+            (level(&log.level, subscriber.reload_handle()), subscriber.try_init())
+        }
+        LogFormat::Json => {
+            let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_filter_reloading();
+            (level(&log.level, subscriber.reload_handle()), subscriber.try_init())
+        }
     };
     result.map_err(|error| anyhow::anyhow!("logging can't be started: {error}"))?;
     // The standard hook writes to stderr itself: a worker would wait for its reader, and JSON would not stay JSON.
     std::panic::set_hook(Box::new(report));
-    Ok(Logging { _flush: flush, writer })
+    Ok(Logging { _flush: flush, writer, level })
+}
+
+/// A lock around the words, because the filter itself shows others; held for a copy.
+fn level<S: 'static>(written: &str, handle: Handle<EnvFilter, S>) -> LogLevel {
+    let words = Arc::new(Mutex::new(written.to_owned()));
+    let read = {
+        let words = Arc::clone(&words);
+        Arc::new(move || words.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    };
+    let write = Arc::new(move |level: &str| {
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        handle.reload(filter).map_err(|error| error.to_string())?;
+        level.clone_into(&mut words);
+        Ok(())
+    });
+    LogLevel::new(read, write)
 }
 
 fn report(panic: &PanicHookInfo<'_>) {

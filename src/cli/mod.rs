@@ -1,10 +1,20 @@
 //! The command line: one file a command. Errors go to stderr once, as `evenkeel: what: why`; stdout is for what a
 //! command has to say.
 
+mod api;
+mod backends;
 mod check;
+mod client;
+mod events;
+mod explain;
+mod level;
 mod logging;
+mod operate;
+mod pages;
 mod run;
+mod status;
 mod systemd;
+mod table;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -12,7 +22,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+
+use client::Client;
 
 use crate::balancer::StartError;
 use crate::config::ConfigError;
@@ -30,7 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[command(
     name = "evenkeel",
     version,
-    after_help = "Exit status: 0 clean, 1 runtime failure, 2 bad usage or bad config."
+    after_help = "Exit status: 0 done, 1 it could not be done, 2 bad usage or bad config, 3 there is no such pool or \
+                  backend, 4 the time to wait is over."
 )]
 struct Arguments {
     /// The configuration file
@@ -41,16 +54,46 @@ struct Arguments {
     #[arg(long, global = true)]
     allow_exec: bool,
 
+    /// Where the running balancer is: http://HOST:PORT, or the path of its socket; else the configuration file says
+    #[arg(long, global = true, value_name = "URL", env = "EVENKEEL_ADMIN")]
+    admin: Option<String>,
+
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    json: bool,
+
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Run the balancer until SIGTERM or SIGINT; a second signal does not wait for sessions
     Run,
     /// Say whether the configuration is valid, what it would run, and what is risky in it
     Check,
+    /// The whole at a glance: listeners, pools, sessions
+    Status,
+    /// Every backend: standing, since when, why
+    Backends(backends::Options),
+    /// Why a backend gets sessions, or none, and what happened to it
+    Explain(explain::Options),
+    /// What happens, while it happens
+    Events(events::Options),
+    /// Let a backend, or a whole pool, run empty: nothing new, what runs goes on
+    Drain(operate::TakeOut),
+    /// Take a backend, or a whole pool, out; what runs goes on
+    Disable(operate::TakeOut),
+    /// Take `drain` or `disable` back
+    Ready(operate::PutBack),
+    /// Give a backend another share of the new sessions
+    Weight(operate::Weight),
+    /// Show or change what the log says
+    LogLevel(level::Options),
+    /// Write a shell's completions to stdout
+    Completions(pages::Completions),
+    /// Write the manual
+    Man(pages::Man),
 }
 
 /// How a command failed.
@@ -59,6 +102,10 @@ enum Failure {
     Config(String),
     /// Exit status 1.
     Runtime(anyhow::Error),
+    /// Exit status 3: there is no such thing, or more than one.
+    Unknown(String),
+    /// Exit status 4.
+    TimedOut(String),
 }
 
 impl From<anyhow::Error> for Failure {
@@ -95,11 +142,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(answer) => return answer_usage(&answer),
     };
-    let result = match arguments.command.unwrap_or(Command::Run) {
-        Command::Run => run::run(&arguments.config, arguments.allow_exec),
-        Command::Check => check::check(&arguments.config, arguments.allow_exec),
-    };
-    match result {
+    match obey(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(text)) => {
             complain(text);
@@ -109,6 +152,46 @@ pub fn main() -> ExitCode {
             complain(format!("{error:#}"));
             ExitCode::FAILURE
         }
+        Err(Failure::Unknown(text)) => {
+            complain(text);
+            ExitCode::from(3)
+        }
+        Err(Failure::TimedOut(text)) => {
+            complain(text);
+            ExitCode::from(4)
+        }
+    }
+}
+
+fn obey(arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { config, admin, json, allow_exec, command } = arguments;
+    match command {
+        None | Some(Command::Run) => run::run(config, *allow_exec),
+        Some(Command::Check) => check::check(config, *allow_exec),
+        Some(Command::Completions(options)) => pages::completions(options, Arguments::command()),
+        Some(Command::Man(options)) => pages::man(options, Arguments::command()),
+        Some(command) => {
+            let client = Client::new(admin.as_deref(), config)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.context("the event loop")?.block_on(ask(&client, command, *json))
+        }
+    }
+}
+
+/// What needs a balancer that runs.
+async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failure> {
+    match command {
+        // Done above, without one.
+        Command::Run | Command::Check | Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Status => status::status(client, json).await,
+        Command::Backends(options) => backends::backends(client, options, json).await,
+        Command::Explain(options) => explain::explain(client, options, json).await,
+        Command::Events(options) => events::events(client, options, json).await,
+        Command::Drain(options) => operate::take_out(client, "drain", options, json).await,
+        Command::Disable(options) => operate::take_out(client, "disabled", options, json).await,
+        Command::Ready(options) => operate::put_back(client, options, json).await,
+        Command::Weight(options) => operate::weight(client, options, json).await,
+        Command::LogLevel(options) => level::level(client, options, json).await,
     }
 }
 
@@ -126,6 +209,11 @@ fn answer_usage(answer: &clap::Error) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes an answer of the API to stdout.
+fn say_json(value: &serde_json::Value) -> Result<(), Failure> {
+    Ok(say(&format!("{value:#}\n"))?)
 }
 
 /// Writes to stdout.

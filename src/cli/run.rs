@@ -28,7 +28,12 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
-    let surroundings = Surroundings { inherited, log_lines_dropped: Some(Arc::new(logging.dropped())), allow_exec };
+    let surroundings = Surroundings {
+        inherited,
+        log_lines_dropped: Some(Arc::new(logging.dropped())),
+        log_level: Some(logging.level()),
+        allow_exec,
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")

@@ -2,10 +2,12 @@
 //! The text becomes a tree with places (`toml`), the tree becomes flat structs (`shape`), and `validate` makes
 //! the closed enums of the model of them. Nothing here knows the rest of the balancer.
 
+mod access;
 mod address;
 mod agents;
 mod check;
 mod checks;
+mod closing;
 mod duration;
 mod error;
 mod expand;
@@ -33,10 +35,14 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use access::{AccessToken, Admin};
 pub use check::*;
+pub use closing::{Closing, Policy};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
+
+pub(crate) use nearest::nearest;
 
 use faults::Reading;
 use shape::FileShape;
@@ -76,4 +82,12 @@ pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> 
         faults if faults.is_empty() => Ok(config),
         faults => refuse(faults),
     }
+}
+
+/// Whether a text is a log level as `log.level` takes it.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn check_log_level(text: &str) -> Result<(), String> {
+    validate::log_level(text).map(|_| ()).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
 }

@@ -7,12 +7,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::access::Admin;
 use super::check::{Check, CheckKind};
+use super::closing::Closing;
 use super::header::{AcceptProxy, SendProxy};
 
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// Where what has to survive a restart is kept; `None` = nowhere.
+    pub state_dir: Option<PathBuf>,
     /// Data-plane threads; `None` = one per CPU that this process may use.
     pub workers: Option<usize>,
     /// Sessions that the whole process takes at once; `None` = what the fd limit holds.
@@ -39,15 +43,6 @@ impl Config {
     pub fn pools_that_execute(&self) -> impl Iterator<Item = &Pool> {
         self.pools.iter().filter(|pool| matches!(pool.check.kind, CheckKind::Exec(_)))
     }
-}
-
-/// `[admin]`
-#[derive(Clone, Debug)]
-pub struct Admin {
-    /// `None` = written as `bind = "off"`.
-    pub bind: Option<SocketAddr>,
-    /// How many backends get histograms of their own in `/metrics`; pools always have theirs.
-    pub backend_histograms: usize,
 }
 
 /// `[log]`
@@ -120,6 +115,11 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// When sessions are ended that could go on.
+    pub closing: Closing,
+    /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
+    /// `None` = none.
+    pub replay: Option<usize>,
     /// Which way the bytes take.
     pub relay: Relay,
     /// The PROXY header that begins each connection to a backend.
@@ -297,6 +297,10 @@ pub struct Connect {
     pub deadline: Duration,
     /// Before a backend is tried a second time; may be zero.
     pub retry_delay: Duration,
+    /// Further attempts of the whole pool, in percent of the connects that succeed; a few a second are always free.
+    pub retry_budget: u16,
+    /// After this long without an answer another backend is dialled beside the first; `None` (written `"0s"`) = never.
+    pub hedge: Option<Duration>,
 }
 
 /// `timeouts = { … }`
@@ -307,6 +311,8 @@ pub struct Timeouts {
     /// No progress for this long after the first FIN. Unset: `idle` while the backend has yet to finish,
     /// 30 s while the client has.
     pub half_close: Option<Duration>,
+    /// From the first byte that is sent to the backend to the first byte from it; `None` = no limit.
+    pub first_byte: Option<Duration>,
 }
 
 /// `tcp = { … }`: options of one side's sockets.

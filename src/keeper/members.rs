@@ -15,6 +15,7 @@ use super::{Probed, Watch};
 use crate::config::{CheckKind, WhenAllDown};
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::{Advice, ProbeState};
+use crate::operator::Ledger;
 use crate::pool::{Backend, Evidence, Pool, View};
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
@@ -29,9 +30,11 @@ const EJECTED_FOR: Duration = Duration::from_secs(10);
 
 /// See the module.
 pub(super) struct Members {
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     watch: Watch,
-    members: BTreeMap<Arc<str>, Member>,
+    /// What operators want.
+    pub(super) ledger: Ledger,
+    pub(super) members: BTreeMap<Arc<str>, Member>,
     /// When to look at whom; entries may be out of date, a look is harmless.
     deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     heard: bool,
@@ -56,7 +59,9 @@ pub(super) struct Member {
 
 impl Members {
     pub(super) fn new(pool: Arc<Pool>, watch: Watch) -> Self {
-        Self { pool, watch, members: BTreeMap::new(), deadlines: BinaryHeap::new(), heard: false, all_down: false }
+        let ledger = Ledger::clone(&pool.orders.ledger());
+        let (members, deadlines) = (BTreeMap::new(), BinaryHeap::new());
+        Self { pool, watch, ledger, members, deadlines, heard: false, all_down: false }
     }
 
     #[cfg(test)]
@@ -65,15 +70,18 @@ impl Members {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((at, _))| *at)
+        let of_members = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        of_members.into_iter().chain(self.ledger.next_end()).min()
     }
 
     /// A whole set: who is not in it has left.
     pub(super) fn update(&mut self, now: Instant, update: Update) {
         let hold_until = update.hold_missing_until.filter(|&until| until > now);
+        let wall = SystemTime::now();
         let mut present = HashSet::with_capacity(update.endpoints.len());
         for endpoint in update.endpoints {
             present.insert(Arc::clone(&endpoint.id));
+            self.ledger.presence(&endpoint.id, true, wall);
             self.arrived(now, endpoint);
         }
         let missing: Vec<_> = self.members.keys().filter(|id| !present.contains(*id)).cloned().collect();
@@ -132,7 +140,7 @@ impl Members {
 
     /// A session could not connect.
     pub(super) fn evidence(&mut self, now: Instant, evidence: &Evidence) {
-        let check = Arc::clone(&self.pool.settings.check);
+        let check = Arc::clone(&self.pool.settings().check);
         let id = &evidence.backend.id;
         let Some(member) = self.members.get_mut(id) else { return };
         let stale = member.endpoint.address != evidence.address || !Arc::ptr_eq(&member.backend, &evidence.backend);
@@ -157,6 +165,7 @@ impl Members {
 
     /// Looks at everybody whose time has come.
     pub(super) fn tick(&mut self, now: Instant) {
+        self.end_orders(now);
         let mut forgotten = false;
         while let Some(Reverse((at, _))) = self.deadlines.peek() {
             if *at > now {
@@ -283,6 +292,7 @@ impl Members {
 
     fn leave(&mut self, now: Instant, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };
+        self.ledger.presence(id, false, SystemTime::now());
         member.facts.registry = Registry::Absent;
         member.facts.guard = Guard::None;
         member.facts.passive = Passive::Ok;
@@ -295,11 +305,12 @@ impl Members {
     }
 
     /// The facts of a member may have changed: computes its standing, tells the pool, logs a change.
-    fn settle(&mut self, id: &Arc<str>) {
+    pub(super) fn settle(&mut self, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };
+        member.facts.operator = self.ledger.fact(id);
         let before = member.backend.view();
         let standing = member.facts.standing();
-        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref());
+        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref(), || self.ledger.explained(id));
         let reason = if member.cause.as_ref() == Some(&cause) {
             Arc::clone(&before.reason)
         } else {
@@ -316,7 +327,7 @@ impl Members {
         }
         let view = View {
             address: member.endpoint.address,
-            weight: member.endpoint.weight,
+            weight: self.ledger.weight(id).map_or(member.endpoint.weight, |order| order.value),
             facts: member.facts,
             standing,
             reason,
@@ -330,7 +341,7 @@ impl Members {
     }
 
     /// What follows from all members together: is the pool settled, is nothing up.
-    fn weigh(&mut self) {
+    pub(super) fn weigh(&mut self) {
         if !self.heard {
             return;
         }
@@ -345,7 +356,7 @@ impl Members {
         }
         self.all_down = all_down;
         self.pool.set_all_down(all_down);
-        let any = self.pool.settings.when_all_down == WhenAllDown::Any;
+        let any = self.pool.settings().when_all_down == WhenAllDown::Any;
         let pool = &self.pool.name;
         match (all_down, any) {
             (true, true) => warn!(%pool, backends = counts.members, "no backend is up: sessions may try any of them"),
@@ -364,9 +375,9 @@ impl Member {
         self.backend.keep_report(None);
         self.probe = None;
         // Where nothing is probed there may still be an agent.
-        let unchecked = pool.settings.check.kind == CheckKind::None;
+        let unchecked = pool.settings().check.kind == CheckKind::None;
         self.facts.probe = (!unchecked).then_some(ProbeState::Unproven);
-        let nobody = unchecked && pool.settings.agent.is_none();
+        let nobody = unchecked && pool.settings().agent.is_none();
         self.probe = Some(if nobody { Box::new(()) } else { watch(&self.endpoint.id, address) });
     }
 }

@@ -2,6 +2,7 @@
 //! membership and facts. The decisions are in `members`, which knows no clock and no channel; this file feeds it.
 
 mod members;
+mod orders;
 mod reason;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
 use crate::health::{Advice, Report};
-use crate::pool::{Evidence, Pool};
+use crate::pool::{Evidence, Given, Pool};
 use members::Members;
 
 /// Starts the probe of a backend; dropping what it returns ends the interest.
@@ -54,6 +55,8 @@ pub struct Inputs {
     pub advice: mpsc::UnboundedReceiver<Advised>,
     /// From sessions.
     pub evidence: mpsc::Receiver<Evidence>,
+    /// From operators.
+    pub commands: mpsc::Receiver<Given>,
 }
 
 /// Keeps a pool until its inputs are gone.
@@ -71,6 +74,11 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
                 members.advise(Instant::now(), &advised.id, advised.address, advised.advice);
             }
             Some(evidence) = inputs.evidence.recv() => members.evidence(Instant::now(), &evidence),
+            Some(given) = inputs.commands.recv() => {
+                let result = members.operate(Instant::now(), given.command);
+                // Whoever gave it may have left.
+                let _ = given.done.send(result);
+            }
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                 members.tick(Instant::now());
             }

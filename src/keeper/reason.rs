@@ -10,7 +10,7 @@ use crate::standing::{Facts, Guard, Standing};
 /// What decides the standing: while it is the same, so is the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    Operator,
+    Operator(String),
     Removed,
     Maintenance(Option<Arc<str>>),
     Critical(Option<Arc<str>>),
@@ -22,9 +22,9 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>) -> Self {
+    pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>, order: impl FnOnce() -> String) -> Self {
         match facts.standing() {
-            Standing::Disabled | Standing::Draining => Self::Operator,
+            Standing::Disabled | Standing::Draining => Self::Operator(order()),
             Standing::Removed => Self::Removed,
             Standing::Maintenance => Self::Maintenance(note.cloned()),
             Standing::Down if facts.registry == Registry::Critical => Self::Critical(note.cloned()),
@@ -38,7 +38,7 @@ impl Cause {
     /// For people.
     pub(super) fn explained(&self, member: &Member) -> String {
         match self {
-            Self::Operator => "by the operator".to_owned(),
+            Self::Operator(order) => order.clone(),
             Self::Removed => "no longer in the registry".to_owned(),
             Self::Maintenance(note) => with_note("the registry has it in maintenance", note.as_deref()),
             Self::Critical(note) => with_note("the registry says critical", note.as_deref()),

@@ -7,8 +7,8 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::Preconnects;
 use super::stats::{Bytes, Ended, Failures, Sources, Times};
+use super::{History, Preconnects};
 use crate::health::Report;
 use crate::standing::{Facts, Standing};
 
@@ -23,6 +23,8 @@ pub struct Backend {
     last_report: Mutex<Option<Report>>,
     /// Connects by sessions that failed in a row, by the backend's fault.
     failures_in_a_row: AtomicU32,
+    /// Its last changes.
+    pub history: History,
     /// What is counted about its sessions.
     pub stats: BackendStats,
 }
@@ -77,6 +79,7 @@ impl Backend {
             view: ArcSwap::from_pointee(view),
             last_report: Mutex::new(None),
             failures_in_a_row: AtomicU32::new(0),
+            history: History::default(),
             stats: BackendStats {
                 ended: Ended::default(),
                 bytes: Bytes::new(workers),

@@ -2,7 +2,10 @@
 //! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
 
 mod backend;
+mod events;
+mod history;
 mod lease;
+mod orders;
 mod preconnected;
 mod source;
 mod stats;
@@ -11,7 +14,7 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -21,10 +24,13 @@ use crate::config;
 use crate::metrics::{ConnectFailure, Direction};
 use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, View};
+pub use events::{Event, Events, Happened};
+pub use history::{Change, History};
 pub use lease::Lease;
+pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -35,16 +41,22 @@ const EVIDENCE_WAITING: usize = 1_024;
 pub struct Pool {
     /// The key in `[pools]`.
     pub name: Arc<str>,
-    /// What the file says of it.
-    pub settings: config::Pool,
     /// How its discovery is doing.
     pub source: Arc<SourceStatus>,
     /// Histograms over all backends, removed ones included.
     pub times: Times,
     /// How long probes take.
     pub probe_time: Histogram,
+    /// What operators want of it.
+    pub orders: OrderDesk,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Sessions that are ended although both their sides live.
+    pub closes: Closes,
+    /// Bumped when a standing changes.
+    standings: watch::Sender<()>,
+    /// Who is told of changes; unset = nobody.
+    events: OnceLock<Events>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -53,6 +65,8 @@ pub struct Pool {
     inner: Mutex<Inner>,
     published: ArcSwap<Published>,
     evidence: mpsc::Sender<Evidence>,
+    /// Swapped whole when a new configuration is applied.
+    settings: ArcSwap<config::Pool>,
 }
 
 /// What readers see.
@@ -124,7 +138,11 @@ impl Pool {
             source: Arc::default(),
             times: Times::default(),
             probe_time: Histogram::fast(),
+            orders: OrderDesk::default(),
             ended_without_backend: Ended::default(),
+            closes: Closes::default(),
+            standings: watch::Sender::default(),
+            events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
@@ -140,9 +158,14 @@ impl Pool {
             }),
             published: ArcSwap::default(),
             evidence,
-            settings,
+            settings: ArcSwap::from_pointee(settings),
         };
         (Arc::new(pool), heard)
+    }
+
+    /// What the file says of it now. Taken once where several of them have to fit together.
+    pub fn settings(&self) -> Arc<config::Pool> {
+        self.settings.load_full()
     }
 
     /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
@@ -160,6 +183,11 @@ impl Pool {
         inner.sessions += 1;
         drop(inner);
         Ok(Lease::new(Arc::clone(self), backend, address))
+    }
+
+    /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
+    pub fn standings(&self) -> watch::Receiver<()> {
+        self.standings.subscribe()
     }
 
     /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
@@ -183,8 +211,12 @@ impl Pool {
 
     /// The numbers of the local addresses from which a backend at `address` can be dialled, each once, beginning with the
     /// one whose turn it is; empty = the kernel chooses.
-    pub fn sources_for(&self, address: SocketAddr) -> impl Iterator<Item = usize> + '_ {
-        let sources = &self.settings.sources;
+    pub fn sources_for<'a>(
+        &self,
+        settings: &'a config::Pool,
+        address: SocketAddr,
+    ) -> impl Iterator<Item = usize> + use<'a> {
+        let sources = &settings.sources;
         let first = if sources.len() > 1 { self.next_source.fetch_add(1, Relaxed) } else { 0 };
         (0..sources.len())
             .map(move |i| first.wrapping_add(i) % sources.len())
@@ -224,6 +256,19 @@ impl Pool {
         members + published.retired[direction as usize]
     }
 
+    /// From now on changes are told there.
+    pub fn tell_to(&self, events: &Events) {
+        // Once in a pool's life; a second one has no effect.
+        let _ = self.events.set(events.clone());
+    }
+
+    /// Tells whoever follows.
+    pub fn tell(&self, what: impl FnOnce() -> Happened) {
+        if let Some(events) = self.events.get() {
+            events.tell(what);
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -239,10 +284,13 @@ impl Pool {
             inner.slots.push(None);
         }
         let (address, weight, standing) = (view.address, view.weight, view.standing);
-        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, self.settings.sources.len(), view));
+        let sources = self.settings.load().sources.len();
+        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, sources, view));
         inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
         inner.counts.add(standing, weight);
         inner.apply(slot);
+        drop(inner);
+        self.changed(&backend, None);
         backend
     }
 
@@ -258,7 +306,27 @@ impl Pool {
             inner.counts.add(view.standing, view.weight);
             inner.apply(backend.slot);
         }
+        drop(inner);
+        let before = backend.view().standing;
+        let changed = before != view.standing;
         backend.show(view);
+        if changed {
+            self.standings.send_replace(());
+            self.changed(backend, Some(before));
+        }
+    }
+
+    fn changed(&self, backend: &Backend, from: Option<Standing>) {
+        let view = backend.view();
+        backend.history.add(from, &view);
+        self.tell(|| Happened::Standing {
+            pool: Arc::clone(&self.name),
+            backend: Arc::clone(&backend.id),
+            address: view.address,
+            from,
+            to: view.standing,
+            reason: Arc::clone(&view.reason),
+        });
     }
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
@@ -286,17 +354,24 @@ impl Pool {
     /// and nobody took out.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
-        let fail_open = all_down && self.settings.when_all_down == config::WhenAllDown::Any;
+        self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
+        let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
         for slot in 0..inner.slots.len() {
             inner.apply(slot);
         }
+        drop(inner);
+        self.standings.send_replace(());
     }
 
     /// Says that the pool is settled; returns whether it was not before.
     pub fn settle(&self) -> bool {
-        !self.settled.send_replace(true)
+        let is_news = !self.settled.send_replace(true);
+        if is_news {
+            self.tell(|| Happened::Settled { pool: Arc::clone(&self.name) });
+        }
+        is_news
     }
 
     /// What readers see from now on.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,7 @@ use tracing::warn;
 use super::session::Accepted;
 use super::socket::{Acceptor, accept_failure};
 use super::worker::{Seat, hand_over};
-use crate::config::AcceptProxy;
+use crate::config;
 use crate::metrics::AcceptFailure;
 use crate::pace::Pace;
 use crate::pool::{Outcomes, Pool};
@@ -40,18 +41,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub struct Listener {
     /// The key in `[listeners]`.
     pub name: Arc<str>,
-    /// Where its sessions go.
-    pub pool: Arc<Pool>,
-    /// Where it really listens, port 0 resolved.
-    pub addresses: Vec<SocketAddr>,
-    /// Its own limit.
-    pub max_connections: Option<usize>,
-    /// Which peers name their client in a PROXY header.
-    pub accept_proxy: Option<AcceptProxy>,
     /// Connections accepted.
     pub accepted: AtomicU64,
     /// Sessions ended.
     pub ended: Outcomes,
+    /// Where it really listens, port 0 resolved.
+    addresses: ArcSwap<Vec<SocketAddr>>,
+    /// Swapped whole when a new configuration is applied.
+    settings: ArcSwap<Settings>,
     sessions: AtomicUsize,
     /// Accept loops (one for each address) with somebody in the backlog and no slot.
     waiting: AtomicUsize,
@@ -61,25 +58,30 @@ pub struct Listener {
     tracker: TaskTracker,
 }
 
+/// What the file says of a listener, and where its sessions go.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// From the file.
+    pub file: config::Listener,
+    /// The pool of its name.
+    pub pool: Arc<Pool>,
+}
+
 impl Listener {
     /// `global` is the process's limit; `tracker` counts what has to end before the process may.
     pub fn new(
-        name: &str,
-        pool: Arc<Pool>,
+        settings: Settings,
         addresses: Vec<SocketAddr>,
-        max_connections: Option<usize>,
-        accept_proxy: Option<AcceptProxy>,
         global: Arc<Semaphore>,
         tracker: TaskTracker,
     ) -> Arc<Self> {
+        let max_connections = settings.file.max_connections;
         Arc::new(Self {
-            name: name.into(),
-            pool,
-            addresses,
-            max_connections,
-            accept_proxy,
+            name: settings.file.name.as_str().into(),
             accepted: AtomicU64::new(0),
             ended: Outcomes::default(),
+            addresses: ArcSwap::from_pointee(addresses),
+            settings: ArcSwap::from_pointee(settings),
             sessions: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             accept_errors: Default::default(),
@@ -87,6 +89,16 @@ impl Listener {
             global,
             tracker,
         })
+    }
+
+    /// What a new session goes by. Taken once a session.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
+    }
+
+    /// Where it really listens, port 0 resolved.
+    pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
+        self.addresses.load_full()
     }
 
     /// Sessions now.
@@ -159,9 +171,10 @@ pub(super) async fn accept(
     stop: CancellationToken,
     tracked: TaskTrackerToken,
 ) {
+    let pool = Arc::clone(&listener.settings().pool);
     tokio::select! {
         () = stop.cancelled() => {}
-        () = listener.pool.until_settled() => {}
+        () = pool.until_settled() => {}
         () = sleep(PATIENCE) => {}
     }
     let mut front = Front { listener, seats, complaints: Pace::new(Duration::from_secs(5)) };

@@ -4,6 +4,7 @@
 mod caller;
 mod cut;
 mod listener;
+mod live;
 mod option;
 mod outcome;
 mod preconnect;
@@ -14,8 +15,9 @@ mod upstream;
 mod worker;
 
 pub use cut::Cut;
-pub use listener::Listener;
-pub use relay::{AUTO_PREFERS_RING, Forbidden, PipeCounts, RingCounts, try_ring};
+pub use listener::{Listener, Settings};
+pub use live::{Glimpse, LegView, Phase, SessionKey, SessionView};
+pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
 pub(crate) use socket::{adopt, listen, local_address};

@@ -138,13 +138,14 @@ pub(super) async fn tend(
 async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &Arc<Semaphore>) -> Option<Kept> {
     let place = Arc::clone(places).try_acquire_owned().ok()?;
     let address = backend.view().address;
-    let source = pool.sources_for(address).next();
-    if source.is_none() && !pool.settings.sources.is_empty() {
+    let settings = pool.settings();
+    let source = pool.sources_for(&settings, address).next();
+    if source.is_none() && !settings.sources.is_empty() {
         return None;
     }
-    let from = source.map(|number| pool.settings.sources[number]);
-    let connecting = Socket::connect(address, from, &pool.settings.tcp);
-    let socket = timeout(pool.settings.connect.timeout, connecting).await.ok()?.ok()?;
+    let from = source.map(|number| settings.sources[number]);
+    let connecting = Socket::connect(address, from, &settings.tcp);
+    let socket = timeout(settings.connect.timeout, connecting).await.ok()?.ok()?;
     backend.stats.preconnects.opened.fetch_add(1, Relaxed);
     let counted = Preconnected::new(pool, backend, address);
     Some(Kept { socket, counted, old_at: Instant::now() + age, source, _place: place })

@@ -11,10 +11,11 @@ use std::time::Instant;
 use tokio::time::timeout;
 
 use super::caller::{self, Caller, Stranger};
-use super::cut::{Cut, Enlisted};
-use super::listener::{Listener, Slot};
+use super::cut::Cut;
+use super::listener::{Listener, Settings, Slot};
+use super::live::Enlisted;
 use super::outcome::Record;
-use super::relay::{AUTO_PREFERS_RING, Done, End, Limits, Mode, Side, Terms, relay};
+use super::relay::{Done, End, Limits, Mode, Side, Terms, relay};
 use super::socket::Socket;
 use super::upstream::{self, Connected, Refusal};
 use super::worker::Worker;
@@ -41,46 +42,50 @@ pub(super) struct Accepted {
 /// Serves one client until its end.
 pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let Accepted { fd, peer, at, listener, slot: _slot } = accepted;
-    let mut record = Record::new(NEXT.fetch_add(1, Relaxed), listener, peer, at, worker.log_sessions);
-    let client = match Socket::new(fd) {
-        Ok(client) => client,
-        Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
-    };
-    let enlisted = worker.enlist();
+    let front = listener.settings();
+    let enlisted = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
+    let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions);
+    let client = Socket::new(fd);
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
-    let Some(mut caller) = identify(&client, &enlisted, &mut record).await else { return drop(record) };
+    let Some(mut caller) = identify(&client, &front, &enlisted, &mut record).await else { return drop(record) };
+    // One set of them until it is relayed, whatever is applied meanwhile.
+    let settings = front.pool.settings();
+    drop(front);
     // Boxed: a session spends its life in the relay, which needs a third of the room.
-    let reached = Box::pin(reach(&client, &worker, &enlisted, &mut record)).await;
+    let reached = Box::pin(reach(&client, &settings, &worker, &enlisted, &mut record)).await;
     let Some(Connected { socket: backend, lease }) = reached else { return drop(record) };
     #[cfg(test)]
     tests::panic_if_asked();
 
     let connected = Instant::now();
-    record.backend = Some((Arc::clone(lease.backend()), lease.address()));
+    let bytes = lease.backend().stats.bytes.cell(worker.index);
+    enlisted.live().reached(lease.backend(), lease.address(), &bytes);
     record.connected_after = Some(connected - at);
-    if !announce(&caller, (&client, &backend), &enlisted, &mut record).await {
+    if !announce(&caller, (&client, &backend), &settings, &enlisted, &mut record).await {
         drop(lease);
         return drop(record);
     }
-    let timeouts = record.listener.pool.settings.timeouts;
-    let limits = Limits::new(timeouts.idle, timeouts.half_close);
-    let bytes = lease.backend().stats.bytes.cell(worker.index);
-    let mode = match record.listener.pool.settings.relay {
-        config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
-        config::Relay::Auto => Mode::Auto,
+    let timeouts = settings.timeouts;
+    let limits = Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
+    let mode = match settings.relay {
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,
-        config::Relay::IoUring => Mode::Ring,
+        config::Relay::Auto if !worker.gear.has_ring() => Mode::Auto,
+        config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
     };
     let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
-    drop(caller);
+    drop((caller, settings));
     let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
-    let done = relay(client, backend, &worker.gear, terms, bytes, enlisted.cut()).await;
+    let answered = || lease.answered();
+    let done = relay(client, backend, &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
 
     record.to_backend = done.to_backend;
     record.to_client = done.to_client;
     record.first_byte = done.first_byte.map(|at| at - connected);
+    if let Some(early) = done.early {
+        lease.ended_early(early);
+    }
     if done.finished_client {
         client_end.may_close();
     }
@@ -94,16 +99,19 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
 }
 
 /// Finds out who the client is. `None` = the record says why not; then the client is reset.
-async fn identify(client: &Socket, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Caller> {
-    let trusting = record.listener.accept_proxy.as_ref().filter(|accept| accept.trusts(record.peer.ip()));
-    let Some(accept) = trusting else { return Some(Caller::is(record.peer)) };
+async fn identify(client: &Socket, front: &Settings, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Caller> {
+    let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(record.live.peer.ip()));
+    let Some(accept) = trusting else {
+        record.live.identified(record.live.peer);
+        return Some(Caller::is(record.live.peer));
+    };
     // In a box of its own: it is over before the relay begins, and most listeners never need it.
-    let identified = Box::pin(caller::identify(client, record.peer, accept));
+    let identified = Box::pin(caller::identify(client, record.live.peer, accept));
     let (outcome, detail) = tokio::select! {
         biased;
         identified = identified => match identified {
             Ok(caller) => {
-                record.client = caller.client;
+                record.live.identified(caller.client);
                 record.unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string());
                 return Some(caller);
             }
@@ -120,12 +128,12 @@ async fn identify(client: &Socket, enlisted: &Enlisted<'_>, record: &mut Record)
 async fn announce(
     caller: &Caller,
     (client, backend): (&Socket, &Socket),
+    settings: &config::Pool,
     enlisted: &Enlisted<'_>,
     record: &mut Record,
 ) -> bool {
-    let settings = &record.listener.pool.settings;
     let Some(send) = &settings.send_proxy else { return true };
-    let id = format!("{:016x}-{:x}", *RUN, record.id);
+    let id = format!("{:016x}-{:x}", *RUN, record.live.id());
     let (header, unique_id) = caller.header(send, client, &id);
     if let Some(unique_id) = unique_id {
         record.unique_id = Some(unique_id.escape_ascii().to_string());
@@ -144,12 +152,18 @@ async fn announce(
 }
 
 /// Connects, unless the client leaves or an operator ends the session first. `None` = the record says why.
-async fn reach(client: &Socket, worker: &Worker, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Connected> {
+async fn reach(
+    client: &Socket,
+    settings: &config::Pool,
+    worker: &Worker,
+    enlisted: &Enlisted<'_>,
+    record: &mut Record,
+) -> Option<Connected> {
     let mut random = worker.random();
-    let pool = Arc::clone(&record.listener.pool);
+    let pool = Arc::clone(&record.live.pool);
     let refusal = tokio::select! {
         biased;
-        result = upstream::connect(&pool, &worker.stock, &mut random, &mut record.attempts) => match result {
+        result = upstream::connect((&pool, settings), &worker.stock, &mut random, &mut record.attempts) => match result {
             Ok(connected) => return Some(connected),
             Err(refusal) => refusal,
         },
@@ -182,6 +196,7 @@ fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
         End::Broken(Side::Backend, error) => (Outcome::BackendReset, Some(error.to_string())),
         End::Idle => (Outcome::IdleTimeout, None),
         End::HalfClosed => (Outcome::HalfCloseTimeout, None),
+        End::FirstByte => (Outcome::FirstByteTimeout, None),
         End::Cut(cut) => (cut.outcome(), None),
         End::Local(error) => (Outcome::LocalError, Some(error.to_string())),
     }

@@ -9,6 +9,7 @@ use tokio::time::timeout;
 
 use super::preconnect::Stock;
 use super::socket::{Socket, connect_failure};
+use crate::config;
 use crate::metrics::ConnectFailure;
 use crate::pool::{Backend, Lease, NoneLeft, Pool};
 
@@ -33,12 +34,12 @@ pub(super) enum Refusal {
 /// # Cancel safety
 /// Dropping it closes the socket in the making and gives back the lease; the attempt is counted as abandoned.
 pub(super) async fn connect(
-    pool: &Arc<Pool>,
+    (pool, settings): (&Arc<Pool>, &config::Pool),
     stock: &Stock,
     random: &mut fastrand::Rng,
     attempts: &mut u32,
 ) -> Result<Connected, Refusal> {
-    let policy = &pool.settings.connect;
+    let policy = &settings.connect;
     let deadline = Instant::now() + policy.deadline;
     let mut tried: Vec<Arc<Backend>> = Vec::new();
     let mut last = None;
@@ -64,7 +65,7 @@ pub(super) async fn connect(
             break;
         }
         *attempts += 1;
-        match dial(&mut lease, pool, policy.timeout.min(left)).await {
+        match dial(&mut lease, (pool, settings), policy.timeout.min(left)).await {
             Ok(socket) => return Ok(Connected { socket, lease }),
             Err((reason, error)) => {
                 tried.push(Arc::clone(lease.backend()));
@@ -75,15 +76,19 @@ pub(super) async fn connect(
     Err(last.map_or(Refusal::NoBackend, |(backend, reason, error)| Refusal::Failed(backend, reason, error)))
 }
 
-async fn dial(lease: &mut Lease, pool: &Pool, limit: Duration) -> Result<Socket, (ConnectFailure, io::Error)> {
-    if pool.settings.sources.is_empty() {
-        return dial_from(lease, pool, None, limit).await;
+async fn dial(
+    lease: &mut Lease,
+    (pool, settings): (&Pool, &config::Pool),
+    limit: Duration,
+) -> Result<Socket, (ConnectFailure, io::Error)> {
+    if settings.sources.is_empty() {
+        return dial_from(lease, settings, None, limit).await;
     }
     let began = Instant::now();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
-    for number in pool.sources_for(lease.address()) {
+    for number in pool.sources_for(settings, lease.address()) {
         let left = limit.saturating_sub(began.elapsed());
-        match dial_from(lease, pool, Some(number), left).await {
+        match dial_from(lease, settings, Some(number), left).await {
             // This address has no free port towards that backend; another one may.
             Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
             result => return result,
@@ -94,7 +99,7 @@ async fn dial(lease: &mut Lease, pool: &Pool, limit: Duration) -> Result<Socket,
 
 async fn dial_from(
     lease: &mut Lease,
-    pool: &Pool,
+    settings: &config::Pool,
     source: Option<usize>,
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
@@ -104,8 +109,8 @@ async fn dial_from(
     let attempt = Attempt { lease, over: false };
     attempt.lease.dialled();
     let began = Instant::now();
-    let address = source.map(|number| pool.settings.sources[number]);
-    let result = timeout(limit, Socket::connect(attempt.lease.address(), address, &pool.settings.tcp)).await;
+    let address = source.map(|number| settings.sources[number]);
+    let result = timeout(limit, Socket::connect(attempt.lease.address(), address, &settings.tcp)).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             attempt.succeeded(began.elapsed());

@@ -2,12 +2,13 @@
 //! may hold.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -16,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
-use super::cut::{Cut, Enlisted, List};
+use super::cut::Cut;
 use super::listener::{self, Listener};
+use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
 use super::preconnect::{self, Stock};
 use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
@@ -77,7 +79,7 @@ pub(super) struct Seat {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// Sessions here or on their way here.
     load: AtomicUsize,
@@ -120,7 +122,12 @@ impl Workers {
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
             let (jobs, to_do) = mpsc::unbounded_channel();
-            let shared = Arc::new(Shared::default());
+            let shared = Arc::new(Shared {
+                load: AtomicUsize::new(0),
+                list: List::new(index),
+                pipes: Arc::default(),
+                ring: Arc::default(),
+            });
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
@@ -201,7 +208,7 @@ impl Floor {
     /// `places`.
     pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Semaphore>, stop: &CancellationToken) {
         for (index, seat) in self.0.iter().enumerate() {
-            let share = preconnect::share(pool.settings.preconnect, index, self.0.len());
+            let share = preconnect::share(pool.settings().preconnect, index, self.0.len());
             if share > 0 {
                 let job = Job::Preconnect(Arc::clone(pool), share, Arc::clone(places), stop.clone());
                 let _ = seat.jobs.send(job);
@@ -209,10 +216,33 @@ impl Floor {
         }
     }
 
-    /// Ends every session, also those that come later.
-    pub fn cut_all(&self, cut: Cut) {
+    /// Looks at every live session, worker by worker; one that begins or ends meanwhile may be among them or not. `look`
+    /// holds up the session that it is shown: it must be short, and must not end sessions.
+    pub fn glimpse_sessions(&self, mut look: impl FnMut(Glimpse<'_>)) {
         for seat in self.0.iter() {
-            seat.shared.list.cut_all(cut);
+            seat.shared.list.glimpse(&mut look);
+        }
+    }
+
+    /// Every live session, with everything that is known about it.
+    pub fn list_sessions(&self) -> Vec<SessionView> {
+        let mut all = Vec::new();
+        for seat in self.0.iter() {
+            seat.shared.list.view(&mut all);
+        }
+        all
+    }
+
+    /// Ends a session. Returns whether it still lived and nobody had ended it before.
+    pub fn cut(&self, session: SessionKey, cut: Cut) -> bool {
+        self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut))
+    }
+
+    /// Ends every session, also those that come later. `told` is shown the listener of each that lives and that nobody
+    /// had ended before.
+    pub fn cut_all(&self, cut: Cut, mut told: impl FnMut(&Pool)) {
+        for seat in self.0.iter() {
+            seat.shared.list.cut_all(cut, &mut told);
         }
     }
 
@@ -260,8 +290,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn enlist(&self) -> Enlisted<'_> {
-        self.shared.list.enlist()
+    pub(super) fn enlist(
+        &self,
+        id: u64,
+        front: (Arc<Listener>, &Arc<Pool>),
+        peer: SocketAddr,
+        began: Instant,
+    ) -> Enlisted<'_> {
+        self.shared.list.enlist(id, front, peer, began)
     }
 
     pub(super) fn random(&self) -> fastrand::Rng {
@@ -359,6 +395,7 @@ mod tests {
     use super::*;
     use crate::config;
     use crate::pool::Pool;
+    use crate::proxy::listener::Settings;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -366,7 +403,8 @@ mod tests {
         let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
         let config = config::parse(text, "test.toml", &|_| None).unwrap();
         let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-        Listener::new("a", pool, Vec::new(), None, None, Arc::new(Semaphore::new(10)), TaskTracker::new())
+        let settings = Settings { file: config.listeners[0].clone(), pool };
+        Listener::new(settings, Vec::new(), Arc::new(Semaphore::new(10)), TaskTracker::new())
     }
 
     #[tokio::test]

@@ -35,15 +35,16 @@ pub(super) fn start(
     evidence: mpsc::Receiver<Evidence>,
     follower: Follower,
     prober: &Prober,
+    closing: AbortHandle,
 ) -> Control {
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
     let (send_advice, advice) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports, send_advice);
-    let inputs = Inputs { updates, reports, advice, evidence };
+    let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen() };
     let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, inputs));
     let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates));
-    Control(vec![keeper.abort_handle(), discovery.abort_handle()])
+    Control(vec![keeper.abort_handle(), discovery.abort_handle(), closing])
 }
 
 fn watch(
@@ -52,7 +53,7 @@ fn watch(
     reports: mpsc::UnboundedSender<Probed>,
     advice: mpsc::UnboundedSender<Advised>,
 ) -> Watch {
-    let (check, agent) = (Arc::clone(&pool.settings.check), pool.settings.agent.clone());
+    let (check, agent) = (Arc::clone(&pool.settings().check), pool.settings().agent.clone());
     let prober = prober.clone();
     Box::new(move |id, address| {
         let (id, reports) = (Arc::clone(id), reports.clone());

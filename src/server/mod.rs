@@ -1,7 +1,9 @@
 //! The running set: listeners, pools, workers and the tasks that feed them. Starts all or nothing, drains, kills.
 
+mod closing;
 mod control;
 mod limits;
+mod orders;
 mod relays;
 mod sockets;
 #[cfg(test)]
@@ -10,8 +12,9 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -20,12 +23,15 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
-use crate::pool::Pool;
+use crate::metrics::CloseCause;
+use crate::pool::{Events, Happened, Pool};
 use crate::probe::{self, Prober};
-use crate::proxy::{Cut, Floor, Listener, Workers, local_address, pipe_descriptors, try_ring};
+use crate::proxy::{Floor, Glimpse, Listener, Settings, Workers, local_address, pipe_descriptors, try_ring};
+use closing::Closer;
 use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
+pub use orders::OrderFile;
 pub use relays::RingError;
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
@@ -127,19 +133,31 @@ pub struct Server {
 /// What others may see of a running server.
 #[derive(Debug)]
 pub struct State {
-    /// In the order of their names.
-    pub pools: Vec<Arc<Pool>>,
-    /// In the order of their names.
-    pub listeners: Vec<Arc<Listener>>,
     /// Sessions that the process takes.
     pub max_connections: usize,
+    /// What happens.
+    pub events: Events,
+    /// Where operators' orders are kept.
+    pub orders: OrderFile,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
     pub floor: Floor,
+    set: ArcSwap<Set>,
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
+}
+
+/// The listeners and pools of one moment.
+#[derive(Clone, Debug)]
+pub struct Set {
+    /// In the order of their names.
+    pub pools: Vec<Arc<Pool>>,
+    /// In the order of their names.
+    pub listeners: Vec<Arc<Listener>>,
+    /// One for each pool, in their order.
+    closers: Vec<Arc<Closer>>,
 }
 
 impl Server {
@@ -165,17 +183,22 @@ impl Server {
         let workers = Workers::start(count, config.log.sessions, rings).map_err(StartError::Worker)?;
 
         let prober = Prober::bounded(probes);
+        let (events, orders) = (Events::default(), OrderFile::open(config.state_dir.as_deref()));
         let mut pools = Vec::new();
-        let mut control = Vec::new();
+        let (mut control, mut closers) = (Vec::new(), Vec::new());
+        let floor = workers.floor();
         for (settings, follower) in config.pools.iter().zip(followers) {
             let (pool, evidence) = Pool::new(settings.clone(), count);
-            control.push(control::start(&pool, evidence, follower, &prober));
+            pool.tell_to(&events);
+            pool.orders.show(orders.of(&pool.name));
+            let (closer, closing) = Closer::start(&pool, &floor);
+            closers.push(Arc::new(closer));
+            control.push(control::start(&pool, evidence, follower, &prober, closing));
             pools.push(pool);
         }
 
         let global = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
         let (tracker, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
-        let floor = workers.floor();
         for pool in &pools {
             floor.preconnect(pool, &global, &stop_accepting);
         }
@@ -186,11 +209,8 @@ impl Server {
             let addresses: Vec<_> = sockets.iter().filter_map(|fd| local_address(fd).ok()).collect();
             info!(listener = %settings.name, pool = %pool.name, ?addresses, "listening");
             let listener = Listener::new(
-                &settings.name,
-                Arc::clone(pool),
+                Settings { file: settings.clone(), pool: Arc::clone(pool) },
                 addresses,
-                settings.max_connections,
-                settings.accept_proxy.clone(),
                 Arc::clone(&global),
                 tracker.clone(),
             );
@@ -201,7 +221,8 @@ impl Server {
             listeners.push(listener);
         }
         let draining = AtomicBool::new(false);
-        let state = State { pools, listeners, max_connections, prober, floor, draining, stop_accepting, tracker };
+        let set = ArcSwap::from_pointee(Set { pools, listeners, closers });
+        let state = State { set, max_connections, events, orders, prober, floor, draining, stop_accepting, tracker };
         Ok(Self { workers, state: Arc::new(state), _control: control })
     }
 
@@ -222,12 +243,17 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.state.stop_accepting.cancel();
-        self.state.floor.cut_all(Cut::Killed);
+        self.state.cut_all(CloseCause::Operator);
         self.state.floor.stop();
     }
 }
 
 impl State {
+    /// What runs now; to be taken once where its parts have to fit together.
+    pub fn set(&self) -> Arc<Set> {
+        self.set.load_full()
+    }
+
     /// Whether it is stopping.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
@@ -235,38 +261,78 @@ impl State {
 
     /// From now on it is stopping: not ready any more, although it still accepts.
     pub fn drain(&self) {
-        self.draining.store(true, Relaxed);
+        if !self.draining.swap(true, Relaxed) {
+            self.events.tell(|| Happened::Stopping);
+        }
+    }
+
+    /// Keeps what operators want across restarts, if the configuration says where.
+    ///
+    /// # Errors
+    /// The file can't be written; what it held before it still holds.
+    pub async fn save_orders(&self) -> io::Result<()> {
+        self.orders.save(&self.set().pools).await
     }
 
     /// Sessions now.
     pub fn sessions(&self) -> usize {
-        self.listeners.iter().map(|listener| listener.sessions()).sum()
+        self.set.load().listeners.iter().map(|listener| listener.sessions()).sum()
     }
 
-    /// Stops accepting, lets sessions finish until `timeout` and cuts the rest. Returns how many were cut.
+    /// Closes the live sessions that are `chosen`, each at the pace of its pool. Returns how many that are; some of them
+    /// may end by themselves meanwhile.
+    pub fn close(&self, cause: CloseCause, mut chosen: impl FnMut(&Glimpse<'_>) -> bool) -> usize {
+        let set = self.set();
+        let mut by_pool = vec![Vec::new(); set.closers.len()];
+        self.floor.glimpse_sessions(|session| {
+            let place = set.closers.iter().position(|closer| std::ptr::eq(&*closer.pool, session.pool));
+            if let Some(place) = place
+                && !session.is_ending
+                && chosen(&session)
+            {
+                by_pool[place].push(session.key);
+            }
+        });
+        let count = by_pool.iter().map(Vec::len).sum();
+        for (closer, sessions) in set.closers.iter().zip(by_pool).filter(|(_, sessions)| !sessions.is_empty()) {
+            closer.close(sessions, cause);
+        }
+        count
+    }
+
+    /// Stops accepting, lets sessions finish until `timeout` and cuts the rest: at the pace of their pools, so that the last
+    /// goes when the time is over; what is too much for that goes then, at once. Returns how many were cut.
     ///
     /// # Cancel safety
     /// May be dropped: what was begun stays so.
-    pub async fn finish(&self, timeout: Duration) -> usize {
+    pub async fn finish(&self, timeout: Duration) -> u64 {
         self.stop_accepting.cancel();
         self.tracker.close();
-        if tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok() {
-            return 0;
+        let set = self.set();
+        let closes = || set.pools.iter().map(|pool| pool.closes.read(CloseCause::Shutdown)).sum::<u64>();
+        let (before, now) = (closes(), Instant::now());
+        for closer in &set.closers {
+            closer.finish(now + timeout / 2, now + timeout);
         }
-        let left = self.sessions();
-        self.floor.cut_all(Cut::Drained);
-        self.tracker.wait().await;
-        left
+        if tokio::time::timeout(timeout, self.tracker.wait()).await.is_err() {
+            self.cut_all(CloseCause::Shutdown);
+            self.tracker.wait().await;
+        }
+        closes() - before
     }
 
-    /// Stops accepting and cuts everything at once.
+    /// Stops accepting and cuts everything at once, without regard to any pace: who says it twice means now.
     ///
     /// # Cancel safety
     /// May be dropped: what was begun stays so.
     pub async fn kill(&self) {
         self.stop_accepting.cancel();
         self.tracker.close();
-        self.floor.cut_all(Cut::Killed);
+        self.cut_all(CloseCause::Operator);
         self.tracker.wait().await;
+    }
+
+    fn cut_all(&self, cause: CloseCause) {
+        self.floor.cut_all(closing::cut(cause), |pool| pool.closes.count(cause, 1));
     }
 }

@@ -45,7 +45,7 @@ async fn a_panic_ends_one_session() {
     let server = Server::start(&config::parse(&text, "test", &|_| None).unwrap(), Vec::new()).unwrap();
     let state = Arc::clone(server.state());
     tokio::task::spawn_blocking(move || {
-        let front = state.listeners[0].addresses[0];
+        let front = state.set().listeners[0].addresses()[0];
         let mut living = client(front);
         echo(&mut living).unwrap();
 
@@ -57,15 +57,15 @@ async fn a_panic_ends_one_session() {
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
             echo(&mut living).unwrap();
             until("its place is free", || state.sessions() == 1 && state.floor.sessions() == [1]);
-            assert_eq!(state.listeners[0].ended.read(Outcome::Panicked), n);
-            let pool = &state.pools[0];
+            assert_eq!(state.set().listeners[0].ended.read(Outcome::Panicked), n);
+            let pool = Arc::clone(&state.set().pools[0]);
             assert_eq!((pool.sessions(), pool.sessions_of(&pool.members()[0])), (1, 1));
         }
         echo(&mut client(front)).unwrap();
         drop(living);
         until("all have ended", || state.sessions() == 0 && state.floor.sessions() == [0]);
-        let ended: u64 = Outcome::ALL.iter().map(|&outcome| state.listeners[0].ended.read(outcome)).sum();
-        assert_eq!((ended, state.listeners[0].accepted.load(Relaxed)), (7, 7));
+        let ended: u64 = Outcome::ALL.iter().map(|&outcome| state.set().listeners[0].ended.read(outcome)).sum();
+        assert_eq!((ended, state.set().listeners[0].accepted.load(Relaxed)), (7, 7));
     })
     .await
     .unwrap();

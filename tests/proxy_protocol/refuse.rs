@@ -107,5 +107,5 @@ async fn a_stop_does_not_wait_for_a_header() {
     until("accepted", || async { (state.sessions() == 1).then_some(()) }).await;
     soon("a stop", rig.stop()).await;
     is_reset(&mut client).await;
-    assert_eq!(state.listeners[0].ended.read(Outcome::Drained), 1);
+    assert_eq!(state.set().listeners[0].ended.read(Outcome::Drained), 1);
 }

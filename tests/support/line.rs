@@ -15,8 +15,12 @@ pub const MODES: &[(&str, &str)] = &[
     ("copy", "relay = \"copy\"\n"),
     ("splice", "relay = \"splice\"\n"),
     ("auto", "relay = \"auto\"\n"),
+    ("auto without io_uring", WITHOUT_IO_URING),
     ("io_uring", "relay = \"io_uring\"\n"),
 ];
+
+/// In the text of a configuration: the balancer that runs it may not use io_uring.
+pub const WITHOUT_IO_URING: &str = "# io_uring is forbidden\n";
 
 /// Which end sends first, or does what the test is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +84,7 @@ impl Bench {
     /// A session's two ends: the client's, then the backend's. The balancer knows by then that it is connected: a reset
     /// that it meets before is a failed connect, and tried again.
     pub async fn session(&self) -> (TcpStream, TcpStream) {
-        let connects = || self.rig.balancer().state().pools[0].times.connect.read().1;
+        let connects = || self.rig.balancer().state().set().pools[0].times.connect.read().1;
         let before = connects();
         let ends = soon("a session", async {
             let client = TcpStream::connect(self.rig.front()).await.unwrap();
@@ -103,7 +107,7 @@ impl Bench {
 
     /// The only pool's relayed bytes.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        self.rig.balancer().state().pools[0].bytes(direction)
+        self.rig.balancer().state().set().pools[0].bytes(direction)
     }
 
     /// Waits until all sessions have ended and counts add up; exactly `count` of them must have ended so.

@@ -9,6 +9,7 @@ mod programs;
 mod registry;
 mod rig;
 mod sealed;
+mod seccomp;
 
 use std::future::Future;
 use std::io;
@@ -27,6 +28,7 @@ pub use programs::{HeldPort, Process, Said, command, program, programs, run};
 pub use registry::Registry;
 pub use rig::Rig;
 pub use sealed::{fixture, sealed};
+pub use seccomp::forbid_io_uring;
 
 /// No wait is longer; generous, because CI machines stall.
 pub const PATIENCE: Duration = Duration::from_secs(20);

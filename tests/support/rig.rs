@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use evenkeel::{Balancer, config};
 use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
-use super::{get, soon, until};
+use super::line::WITHOUT_IO_URING;
+use super::{forbid_io_uring, get, soon, until};
 
 pub struct Rig {
     balancer: Balancer,
@@ -19,7 +22,16 @@ impl Rig {
             Ok(config) => config,
             Err(error) => panic!("{error}\n{text}"),
         };
-        Self { balancer: Balancer::start(config).await.unwrap() }
+        if !text.contains(WITHOUT_IO_URING) {
+            return Self { balancer: Balancer::start(config).await.unwrap() };
+        }
+        // On a thread of its own, which its workers take after; its tasks are this runtime's all the same.
+        let (runtime, (started, start)) = (Handle::current(), oneshot::channel());
+        std::thread::spawn(move || {
+            forbid_io_uring().unwrap();
+            let _ = started.send(runtime.block_on(Balancer::start(config)));
+        });
+        Self { balancer: start.await.unwrap().unwrap() }
     }
 
     /// One listener `front`, one pool `back` with these backends, probed fast by connects; `more` is added to the pool's
@@ -94,10 +106,10 @@ impl Rig {
         .await;
         until("rings without lanes and buffers in use", || async { (state.floor.rings() == (0, 0)).then_some(()) })
             .await;
-        for pool in &state.pools {
+        for pool in &state.set().pools {
             assert_eq!(pool.sessions(), 0);
         }
-        for listener in &state.listeners {
+        for listener in &state.set().listeners {
             let accepted = listener.accepted.load(std::sync::atomic::Ordering::SeqCst);
             let ended: u64 = evenkeel::metrics::Outcome::ALL.iter().map(|&outcome| listener.ended.read(outcome)).sum();
             assert_eq!(accepted, ended, "accepted = ended + active");
@@ -106,7 +118,7 @@ impl Rig {
 
     /// Sessions of the listener that ended with an outcome.
     pub fn ended(&self, outcome: evenkeel::metrics::Outcome) -> u64 {
-        self.balancer.state().listeners[0].ended.read(outcome)
+        self.balancer.state().set().listeners[0].ended.read(outcome)
     }
 
     pub async fn stop(self) {

@@ -5,6 +5,7 @@ mod ejection;
 mod held;
 mod lines;
 mod membership;
+mod orders;
 mod simulation;
 mod together;
 

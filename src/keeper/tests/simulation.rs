@@ -242,7 +242,7 @@ impl Simulation {
         let (pool, now) = (Arc::clone(&self.bench.pool), self.bench.now);
         let members = pool.members();
         let (any, checked) =
-            (pool.settings.when_all_down == WhenAllDown::Any, pool.settings.check.kind != CheckKind::None);
+            (pool.settings().when_all_down == WhenAllDown::Any, pool.settings().check.kind != CheckKind::None);
 
         let mut counts = Counts::default();
         for backend in members.iter() {
