@@ -93,3 +93,8 @@ pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> 
 pub fn check_log_level(text: &str) -> Result<(), String> {
     validate::log_level(text).map(|_| ()).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
 }
+
+/// `10.0.0.0/8`, or an address alone.
+pub fn parse_network(text: &str) -> Option<Network> {
+    header::network(text).ok()
+}
