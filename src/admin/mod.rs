@@ -15,6 +15,7 @@ mod ready;
 mod refusal;
 mod seats;
 mod serve;
+mod sessions;
 mod socket;
 mod status;
 
@@ -29,7 +30,7 @@ use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -144,6 +145,9 @@ fn routes(door: &Door) -> Router {
         .route("/pools", get(pools::all))
         .route("/pools/{pool}", get(pools::one).patch(operate::pool))
         .route("/backends/{pool}/{*backend}", get(pools::backend).patch(operate::backend))
+        .route("/sessions", get(sessions::list))
+        .route("/sessions/{id}", get(sessions::one))
+        .route("/sessions/close", post(sessions::close))
         .route("/events", get(events::follow))
         .route("/log", get(level::read).put(level::write))
         .route("/openapi.json", get(openapi::document));

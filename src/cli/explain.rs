@@ -3,16 +3,19 @@
 use super::api::{Explained, find_backend};
 use super::client::{Client, known};
 use super::table::{Colour, Table, ago, cell, colour_of, coloured, safe, standing};
-use super::{Failure, say, say_json};
+use super::{Failure, say, say_json, sessions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// ID, POOL/ID, or the beginning of one that no other has
-    backend: String,
+    /// A backend: ID, POOL/ID, or the beginning of one that no other has; or the number of a session
+    whom: String,
 }
 
 pub(super) async fn explain(client: &Client, options: &Options, json: bool) -> Result<(), Failure> {
-    let named = find_backend(client, &options.backend).await?;
+    if let Ok(id) = options.whom.parse() {
+        return sessions::explain(client, id, json).await;
+    }
+    let named = find_backend(client, &options.whom).await?;
     let answer = client.get(&named.path()).await?;
     if json {
         return say_json(&answer);

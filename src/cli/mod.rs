@@ -12,6 +12,7 @@ mod logging;
 mod operate;
 mod pages;
 mod run;
+mod sessions;
 mod status;
 mod systemd;
 mod table;
@@ -72,7 +73,11 @@ enum Command {
     Status,
     /// Every backend: standing, since when, why
     Backends(backends::Options),
-    /// Why a backend gets sessions, or none, and what happened to it
+    /// Who is connected to whom
+    Sessions(sessions::List),
+    /// Close sessions, at the pace of their pools
+    Close(sessions::Close),
+    /// Why a backend gets sessions, or none, and what happened to it; or a session, with what the kernel knows of it
     Explain(explain::Options),
     /// Pools and backends, live: rates, connect times, standings; keys to sort, filter and drain
     Top(top::Options),
@@ -187,6 +192,8 @@ async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failu
         Command::Run | Command::Check | Command::Completions(_) | Command::Man(_) => Ok(()),
         Command::Status => status::status(client, json).await,
         Command::Backends(options) => backends::backends(client, options, json).await,
+        Command::Sessions(options) => sessions::list(client, options, json).await,
+        Command::Close(options) => sessions::close(client, options, json).await,
         Command::Explain(options) => explain::explain(client, options, json).await,
         Command::Top(options) => top::top(client, options, table::coloured()).await,
         Command::Events(options) => events::events(client, options, json).await,

@@ -47,6 +47,9 @@ pub(super) struct TakeOut {
     whom: Whom,
     #[command(flatten)]
     lasting: Lasting,
+    /// Close what runs, at the pace of the pool
+    #[arg(long)]
+    close: bool,
     /// Wait until the last session is gone
     #[arg(long)]
     wait: bool,
@@ -98,6 +101,10 @@ pub(super) async fn take_out(client: &Client, word: &str, options: &TakeOut, jso
     let mut body = options.lasting.body();
     body.insert("operator".to_owned(), json!(word));
     let answer = give(client, &found, body).await?;
+    if options.close {
+        let closed = json!({ "filter": found.filter() });
+        client.change(Method::POST, "/api/v1/sessions/close", &closed).await?;
+    }
     if !options.wait {
         return show(&answer, &found, json);
     }
@@ -151,6 +158,14 @@ impl Lasting {
 }
 
 impl Found {
+    /// Its sessions.
+    fn filter(&self) -> Value {
+        match self {
+            Self::Pool(pool) => json!({ "pool": pool }),
+            Self::Backend(named) => json!({ "pool": named.pool, "backend": named.id }),
+        }
+    }
+
     fn path(&self) -> String {
         match self {
             Self::Pool(pool) => format!("/api/v1/pools/{}", escaped(pool)),

@@ -7,6 +7,7 @@ mod address;
 mod agents;
 mod checks;
 mod closing;
+mod conduct;
 mod connect;
 mod duration;
 mod error;
@@ -36,10 +37,12 @@ use toml::de::{DeTable, Deserializer};
 
 pub use access::{AccessToken, Admin};
 pub use closing::{Closing, Policy};
+pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
 pub use connect::{Connect, Timeouts};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
+pub use pools::StaticBackend;
 
 pub(crate) use nearest::nearest;
 
@@ -89,4 +92,9 @@ pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> 
 /// What is wrong with it, and what would be right.
 pub fn check_log_level(text: &str) -> Result<(), String> {
     validate::log_level(text).map(|_| ()).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
+}
+
+/// `10.0.0.0/8`, or an address alone.
+pub fn parse_network(text: &str) -> Option<Network> {
+    header::network(text).ok()
 }

@@ -73,6 +73,11 @@ pub enum Happened {
         /// The pool.
         pool: Arc<str>,
     },
+    /// An operator closes sessions.
+    Closing {
+        /// How many, which, by whom.
+        says: String,
+    },
     /// The log's level was changed.
     LogLevel {
         /// To what.
@@ -115,6 +120,7 @@ impl Happened {
             Self::Operator { .. } => "operator",
             Self::AllDown { .. } => "all_down",
             Self::Settled { .. } => "settled",
+            Self::Closing { .. } => "closing",
             Self::LogLevel { .. } => "log_level",
             Self::Stopping => "stopping",
         }
@@ -127,7 +133,7 @@ impl Happened {
             | Self::Operator { pool, .. }
             | Self::AllDown { pool, .. }
             | Self::Settled { pool } => Some(pool),
-            Self::LogLevel { .. } | Self::Stopping => None,
+            Self::Closing { .. } | Self::LogLevel { .. } | Self::Stopping => None,
         }
     }
 }

@@ -19,6 +19,7 @@ mod worker;
 pub use cut::Cut;
 pub use listener::{Listener, Settings};
 pub use live::{Glimpse, LegView, Phase, SessionKey, SessionView};
+pub use option::TcpView;
 pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;

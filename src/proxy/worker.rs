@@ -20,6 +20,7 @@ use tracing::error;
 use super::cut::Cut;
 use super::listener::{self, Listener};
 use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
+use super::option::TcpView;
 use super::preconnect::{self, Stock};
 use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
@@ -231,6 +232,11 @@ impl Floor {
             seat.shared.list.view(&mut all);
         }
         all
+    }
+
+    /// What the kernel knows of a session's connections, the client's first; `None` = it is gone, or not connected yet.
+    pub fn tcp(&self, session: SessionKey) -> Option<[TcpView; 2]> {
+        self.0.get(session.worker())?.shared.list.tcp(session)
     }
 
     /// Ends a session. Returns whether it still lived and nobody had ended it before.

@@ -15,7 +15,7 @@ async fn every_path_of_the_document_is_there_and_says_what_it_may() {
     for (path, methods) in document["paths"].as_object().unwrap() {
         let real = path.replace("{pool}", "web").replace("{backend}", "a/b%20c");
         for method in methods.as_object().unwrap().keys() {
-            if path.ends_with("/events") {
+            if path.ends_with("/events") || path.contains("{id}") {
                 continue;
             }
             let (status, body) = console.ask(&method.to_uppercase(), &real, "").await.unwrap();

@@ -6,6 +6,7 @@ mod access;
 mod api;
 mod commands;
 mod operate;
+mod schema;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -107,7 +107,7 @@ async fn what_is_for_a_time_ends_by_itself() {
     assert!(out.contains(", until 20"), "{out}");
     until("up again", || async { (console.backend("one").await["standing"] == "up").then_some(()) }).await;
     assert!(console.backend("one").await["operator"].is_null());
-    assert!(console.program.log().iter().any(|line| line.contains("operator: it is over: drain by ")));
+    console.program.until_says("operator: it is over: drain by ").await;
     for (time, hint) in [("0s", "is no time"), ("soon", "is no time"), ("1000000h", "is no time")] {
         let said = console.says(&["drain", "one", "--for", time]).await;
         assert_eq!(said.code, Some(1));
@@ -134,7 +134,7 @@ async fn orders_survive_a_restart_in_state_dir() {
     console.program.end().await;
 
     let mut console = Console::start(&text).await;
-    assert!(console.program.log().iter().any(|line| line.contains("operators' orders are restored")));
+    console.program.until_says("operators' orders are restored").await;
     assert_eq!(answers(&console, 10).await, ["two"]);
     assert_eq!(console.backend("two").await["weight"], 7);
     let out = console.good(&["drain", "two", "--until-restart"]).await;
@@ -184,4 +184,69 @@ async fn a_disabled_backend_keeps_its_sessions_and_comes_back_as_its_probes_say(
     console.good(&["ready", "one"]).await;
     assert_eq!(console.backend("one").await["standing"], "down");
     tokio::time::timeout(Duration::from_secs(20), live.read(&mut [0; 8])).await.unwrap().ok();
+}
+
+#[tokio::test]
+async fn sessions_are_listed_explained_and_closed_by_what_they_are() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
+    let front = console.program.front("front").await;
+    let mut live = Vec::new();
+    for _ in 0..10 {
+        live.push(session(front).await);
+    }
+    let list = |arguments: &'static [&'static str]| {
+        let console = &console;
+        async move {
+            let out = console.good(&[&["sessions", "--json"], arguments].concat()).await;
+            serde_json::from_str::<serde_json::Value>(&out).unwrap()
+        }
+    };
+    let all = list(&[]).await;
+    assert_eq!((&all["matched"], &all["all"]), (&10.into(), &10.into()));
+    assert_eq!(list(&["--backend", "one"]).await["matched"], 5);
+    assert_eq!(list(&["--backend", "one", "--client", "127.0.0.0/8", "--pool", "web"]).await["matched"], 5);
+    assert_eq!(list(&["--client", "10.0.0.0/8"]).await["matched"], 0);
+    assert_eq!(list(&["--age", "1h"]).await["matched"], 0);
+    let few = list(&["--limit", "3", "--sort", "bytes"]).await;
+    assert_eq!((few["sessions"].as_array().unwrap().len(), &few["matched"]), (3, &10.into()));
+    let table = console.good(&["sessions", "--limit", "3"]).await;
+    assert!(table.starts_with("SESSION  AGE  IDLE") && table.ends_with("and 7 more (--limit)\n"), "{table}");
+
+    // One of them, which the test holds the other end of.
+    let ours = live[3].local_addr().unwrap().to_string();
+    live[3].write_all(&[b'x'; 1_000]).await.unwrap();
+    soon("the echo", live[3].read_exact(&mut [0; 1_000])).await.unwrap();
+    let found = console.good(&["sessions", "--json", "--client", &ours]).await;
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    let id = found["sessions"][0]["id"].as_u64().unwrap().to_string();
+    let explained: serde_json::Value = serde_json::from_str(&console.good(&["explain", "--json", &id]).await).unwrap();
+    assert_eq!((&explained["to_backend"], &explained["to_client"]), (&1_001.into(), &1_001.into()));
+    assert!(explained["tcp"]["client"]["rtt_ms"].as_f64().unwrap() > 0.0, "{explained}");
+    assert!(explained["tcp"]["backend"]["congestion_window"].as_u64().unwrap() > 0, "{explained}");
+    assert!(console.good(&["explain", &id]).await.contains("1001 bytes to the backend, 1001 to the client"));
+
+    // It alone is closed, then those of a backend, and nothing without being said.
+    console.good(&["close", &id]).await;
+    assert!(soon("its end", live[3].read(&mut [0; 8])).await.is_err(), "a cut stream never reads as complete");
+    until("nine are left", || async { (list(&[]).await["all"] == 9).then_some(()) }).await;
+    assert_eq!(console.says(&["close", &id]).await.code, Some(3));
+    assert_eq!(console.says(&["explain", &id]).await.code, Some(3));
+    for arguments in [&["close"][..], &["close", "--all", "--pool", "web"], &["close", "x"]] {
+        assert_eq!(console.says(arguments).await.code, Some(2), "{arguments:?}");
+    }
+    for body in
+        ["{}", "{\"filter\":{}}", "{\"filter\":{\"pool\":\"web\"},\"all\":true}", "{\"filter\":{\"client\":\"x\"}}"]
+    {
+        assert_eq!(console.ask("POST", "/api/v1/sessions/close", body).await.unwrap().0, 400, "{body}");
+    }
+    assert_eq!(list(&[]).await["all"], 9);
+    console.good(&["disable", "two", "--close", "--wait"]).await;
+    until("those of the other are left", || async {
+        let all = list(&[]).await;
+        (all["all"] == list(&["--backend", "one"]).await["matched"]).then_some(())
+    })
+    .await;
+    console.good(&["close", "--all"]).await;
+    until("none is left", || async { (list(&[]).await["all"] == 0).then_some(()) }).await;
 }

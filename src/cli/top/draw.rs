@@ -12,6 +12,9 @@ use crate::cli::table::{Colour, colour_of, safe};
 
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
+/// Both tables end with these.
+const MEASURED: [&str; 8] = ["SESSIONS", "CONN/S", "FAIL/S", "IN/S", "OUT/S", "P50", "P99", "CONNECTS"];
+
 pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let pools = u16::try_from(view.pools.len()).unwrap_or(u16::MAX).saturating_add(1);
     // The backends are what it is about: many pools do not push them off a small screen.
@@ -19,60 +22,81 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let parts = [Constraint::Length(pools), Constraint::Length(1), Constraint::Min(2), Constraint::Length(1)];
     let [top, _, middle, bottom] = Layout::vertical(parts).areas(frame.area());
 
-    let heads = ["POOL", "STATE", "UP", "SESSIONS", "CONN/S", "FAIL/S", "IN/S", "OUT/S", "P50", "P99", "CONNECTS"];
-    let widths = [20, 10, 9, 9, 9, 8, 9, 9, 8, 8, POINTS as u16];
-    let rows = view.pools.iter().map(|line| {
-        let mut cells = vec![
-            Cell::from(safe(&line.pool)),
-            Cell::from(Span::styled(line.standing.clone(), state_style(view, &line.standing))),
-            right(format!("{}/{}", line.up, line.of), 9),
-            right(line.sessions.to_string(), 9),
-        ];
-        cells.extend(measured(line));
-        Row::new(cells)
-    });
-    frame.render_widget(Table::new(rows, widths).header(head(&heads)), top);
-
-    let heads = [
-        "BACKEND", "STANDING", "SINCE", "WEIGHT", "SESSIONS", "CONN/S", "FAIL/S", "IN/S", "OUT/S", "P50", "P99",
-        "CONNECTS",
-    ];
-    let widths = [20, 11, 5, 6, 9, 9, 8, 9, 9, 8, 8, POINTS as u16];
     let several = view.pools.len() > 1;
+    let width = frame.area().width;
+    let rows = view.pools.iter().map(|line| {
+        let state = Cell::from(Span::styled(line.standing.clone(), state_style(view, &line.standing)));
+        let first = vec![Cell::from(safe(&line.pool)), state, right(format!("{}/{}", line.up, line.of), 9)];
+        first.into_iter().chain(measured(line)).collect()
+    });
+    let (columns, rows) = fitting(&["POOL", "STATE", "UP"], width, rows.collect());
+    frame.render_widget(Table::new(rows, widths(&columns)).header(head(&columns)), top);
+
     let rows = view.backends.iter().map(|line| {
         let name = if several { format!("{}/{}", line.pool, line.id) } else { line.id.clone() };
-        let mut cells = vec![
-            Cell::from(safe(&name)),
-            Cell::from(Span::styled(line.standing.clone(), standing_style(view, &line.standing))),
-            Cell::from(line.since.clone()),
-            right(line.weight.to_string(), 6),
-            right(line.sessions.to_string(), 9),
-        ];
-        cells.extend(measured(line));
-        Row::new(cells)
+        let standing = Cell::from(Span::styled(line.standing.clone(), standing_style(view, &line.standing)));
+        let weight = right(line.weight.to_string(), 6);
+        let first = vec![Cell::from(safe(&name)), standing, Cell::from(line.since.clone()), weight];
+        first.into_iter().chain(measured(line)).collect()
     });
-    let table = Table::new(rows, widths)
-        .header(head(&heads))
+    let (columns, rows) = fitting(&["BACKEND", "STANDING", "SINCE", "WEIGHT"], width, rows.collect());
+    let table = Table::new(rows, widths(&columns))
+        .header(head(&columns))
         .row_highlight_style(Style::default().add_modifier(Modifier::REVERSED));
     let mut state = TableState::default().with_selected((!view.backends.is_empty()).then_some(view.selected));
     frame.render_stateful_widget(table, middle, &mut state);
     frame.render_widget(Paragraph::new(foot(view)), bottom);
 }
 
-fn head(names: &[&'static str]) -> Row<'static> {
-    // What is a number is at the right, and so is its name.
-    let width = |name: &str| match name {
-        "UP" | "SESSIONS" | "CONN/S" | "IN/S" | "OUT/S" => 9,
+/// What of it fits: on a narrow screen the least telling columns are left out, rather than all of them cut.
+fn fitting(
+    first: &[&'static str],
+    width: u16,
+    rows: Vec<Vec<Cell<'static>>>,
+) -> (Vec<&'static str>, Vec<Row<'static>>) {
+    const LEAST_FIRST: [&str; 7] = ["CONNECTS", "FAIL/S", "P50", "IN/S", "OUT/S", "WEIGHT", "SINCE"];
+    let all: Vec<&str> = first.iter().chain(&MEASURED).copied().collect();
+    let mut kept = all.clone();
+    for left_out in LEAST_FIRST {
+        if kept.iter().map(|name| width_of(name) + 1).sum::<u16>() <= width + 1 {
+            break;
+        }
+        kept.retain(|name| *name != left_out);
+    }
+    let of_kept = |cells: Vec<Cell<'static>>| {
+        let cells = cells.into_iter().zip(&all).filter(|(_, name)| kept.contains(name));
+        Row::new(cells.map(|(cell, _)| cell).collect::<Vec<_>>())
+    };
+    let rows = rows.into_iter().map(of_kept).collect();
+    (kept, rows)
+}
+
+fn widths(columns: &[&str]) -> Vec<Constraint> {
+    columns.iter().map(|name| Constraint::Length(width_of(name))).collect()
+}
+
+fn width_of(column: &str) -> u16 {
+    match column {
+        "POOL" | "BACKEND" => 20,
+        "CONNECTS" => POINTS as u16,
+        "STATE" | "STANDING" => 11,
         "FAIL/S" | "P50" | "P99" => 8,
         "WEIGHT" => 6,
-        _ => 0,
-    };
-    let cells: Vec<Cell<'_>> = names.iter().map(|name| right((*name).to_owned(), width(name))).collect();
-    Row::new(cells).style(Style::default().add_modifier(Modifier::BOLD))
+        "SINCE" => 5,
+        _ => 9,
+    }
+}
+
+fn head(columns: &[&'static str]) -> Row<'static> {
+    // What is a number is at the right, and so is its name.
+    let at_right = |name: &str| MEASURED[..7].contains(&name) || ["UP", "WEIGHT"].contains(&name);
+    let cell = |name: &&'static str| right((*name).to_owned(), if at_right(name) { width_of(name).into() } else { 0 });
+    Row::new(columns.iter().map(cell).collect::<Vec<_>>()).style(Style::default().add_modifier(Modifier::BOLD))
 }
 
 fn measured(line: &Line) -> Vec<Cell<'static>> {
     vec![
+        right(line.sessions.to_string(), 9),
         right(rate(line.connects), 9),
         right(rate(line.failures), 8),
         right(bytes(line.to_backend), 9),

@@ -65,6 +65,16 @@ fn rates_quantiles_and_standings_are_on_the_screen() {
 }
 
 #[test]
+fn a_narrow_screen_has_fewer_columns() {
+    let (lines, _) = screen(&view(), 80, 12);
+    let head = lines.iter().find(|line| line.starts_with("BACKEND")).unwrap();
+    assert_eq!(
+        head.split_whitespace().collect::<Vec<_>>().join(" "),
+        "BACKEND STANDING SINCE WEIGHT SESSIONS CONN/S P99"
+    );
+}
+
+#[test]
 fn no_colour_is_no_colour_and_no_size_is_too_small() {
     let mut view = view();
     view.ink = false;
