@@ -16,7 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("operator", &["standing"]),
     ("balance", &["config", "metrics"]),
     ("pool", &["config", "metrics", "endpoint", "health", "standing", "operator", "balance", "pace"]),
-    ("keeper", &["config", "metrics", "endpoint", "health", "standing", "operator", "pool", "pace"]),
+    ("keeper", &["config", "metrics", "endpoint", "health", "standing", "operator", "pool", "pace", "balance"]),
     ("probe", &["config", "metrics", "endpoint", "header", "health", "pace"]),
     ("discovery", &["config", "metrics", "endpoint", "pool", "pace"]),
     ("proxy", &["config", "metrics", "header", "pool", "pace"]),

@@ -63,9 +63,11 @@ async fn scene() -> (Backend, Rig) {
     assert_eq!(exchange(rig.balancer().listeners()[1].1, b"").await.unwrap(), b"");
     let mut asked = TcpStream::connect(rig.balancer().listeners()[2].1).await.unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut asked, b"?").await.unwrap();
-    let counted = || async { (rig.metrics().await.contains("evenkeel_backend_early_ends_total")).then_some(()) };
-    until("it ends early", counted).await;
+    // Its session ends when both sides have.
+    let _ = tokio::io::AsyncReadExt::read_u8(&mut asked).await;
     drop(asked);
+    let counted = || async { rig.metrics().await.contains("evenkeel_backend_early_ends_total{").then_some(()) };
+    until("it ends early", counted).await;
     rig.until_no_sessions().await;
     let failed = "evenkeel_discovery_errors_total{pool=\"found\",source=\"consul\",reason=\"connect\"}";
     until("discovery fails", || async { (rig.metric(failed).await >= 1.0).then_some(()) }).await;
