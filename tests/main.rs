@@ -27,6 +27,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod outliers;
+mod pages;
 mod preconnect;
 mod proxy_protocol;
 mod readme;

@@ -34,6 +34,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("cargo run --release", "tests/cli.rs: without_a_command_it_runs_and_says_nothing_on_stdout"),
     ("loadtest/peers.sh", "by hand, before a comparison"),
     ("cargo run --profile dist -p loadtest -- compare --write-results", "loadtest's smoke test; in full by hand"),
+    ("cargo run --release -p loadtest -- chaos --write-results", "loadtest/tests/chaos.rs; in full by hand"),
 ];
 
 fn file(name: &str) -> String {
