@@ -57,6 +57,8 @@ metrics! {
     POOL_ELIGIBLE = "evenkeel_pool_eligible_backends", Gauge, ["pool"], "Backends that may get a new session now.";
     POOL_ALL_DOWN = "evenkeel_pool_all_down", Gauge, ["pool"], "1 while no backend is up although all have been probed.";
     POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and when_all_down = \"any\" lets sessions try the rest.";
+    POOL_PANIC = "evenkeel_pool_panic", Gauge, ["pool"], "1 while so few backends work that sessions may try the rest (panic_threshold).";
+    POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only tiers that get some.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
     POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
@@ -72,6 +74,10 @@ metrics! {
     DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
     DISCOVERY_REJECTED = "evenkeel_discovery_rejected_instances", Gauge, ["pool", "source"], "Instances in the last full answer that can't be used.";
 
+    OUTLIER_DETECTED = "evenkeel_outlier_detected_total", Counter, ["pool", "reason"], "Times that a backend stood out by failed sessions, whatever was done about it.";
+    OUTLIER_REFUSED = "evenkeel_outlier_ejections_refused_total", Counter, ["pool"], "Of these, where max_ejected was reached or nothing else was up.";
+    OUTLIER_EJECTED = "evenkeel_outlier_ejected_backends", Gauge, ["pool"], "Backends that are ejected now, also where something else keeps them out, too.";
+
     SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached.";
     BACKEND_SESSIONS = "evenkeel_backend_sessions", Gauge, ["pool", "backend"], "Sessions that hold the backend now.";
     BACKEND_SOURCE_SESSIONS = "evenkeel_backend_source_sessions", Gauge, ["pool", "backend", "source"], "Sessions that hold the backend, by the local address that they dial from; absent without `source`.";
@@ -81,9 +87,13 @@ metrics! {
     BACKEND_BYTES = "evenkeel_backend_bytes_total", Counter, ["pool", "backend", "direction"], "Bytes that the receiving socket accepted; advances during a session.";
     BACKEND_CONNECTS = "evenkeel_backend_connect_attempts_total", Counter, ["pool", "backend"], "Connects begun by sessions.";
     BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed.";
+    BACKEND_EARLY_ENDS = "evenkeel_backend_early_ends_total", Counter, ["pool", "backend", "reason"], "Sessions that the backend failed before its first byte, although the client had sent some.";
+    OUTLIER_EJECTIONS = "evenkeel_outlier_ejections_total", Counter, ["pool", "backend"], "Ejections, failed trials included.";
+    OUTLIER_TRIALS = "evenkeel_outlier_trials_total", Counter, ["pool", "backend", "result"], "Single sessions that an ejected backend got, by how they went.";
     BACKEND_STANDING = "evenkeel_backend_standing", Gauge, ["pool", "backend", "state"], "1 for the standing that the backend has, 0 for the others.";
     BACKEND_STANDING_CHANGES = "evenkeel_backend_standing_changes_total", Counter, ["pool", "backend"], "Changes of standing.";
-    BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its share; 0 = nothing new.";
+    BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its weight; 0 = nothing new.";
+    BACKEND_SHARE = "evenkeel_backend_effective_weight", Gauge, ["pool", "backend"], "Its weight after its agent's advice and slow start.";
     BACKEND_CONNECT_SECONDS = "evenkeel_backend_connect_seconds", Histogram, ["pool", "backend"], "Time of successful connects.";
     BACKEND_FIRST_BYTE_SECONDS = "evenkeel_backend_first_byte_seconds", Histogram, ["pool", "backend"], "From the connect to the backend's first byte.";
     BACKEND_SESSION_SECONDS = "evenkeel_backend_session_seconds", Histogram, ["pool", "backend"], "From accept to the end.";
@@ -350,6 +360,31 @@ impl Replay {
     }
 }
 
+/// Why a backend stands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detection {
+    /// Too many failures in a row.
+    Consecutive,
+    /// Too large a part of the sessions in a window.
+    Percentage,
+    /// The first thing that it did after an ejection was to fail.
+    Relapse,
+}
+
+impl Detection {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Consecutive, Self::Percentage, Self::Relapse];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive",
+            Self::Percentage => "percentage",
+            Self::Relapse => "relapse",
+        }
+    }
+}
+
 /// Why accept(2) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptFailure {
@@ -423,6 +458,8 @@ mod tests {
         assert!(Outcome::ALL.iter().enumerate().all(|(i, &o)| o as usize == i));
         assert!(CloseCause::ALL.iter().enumerate().all(|(i, &c)| c as usize == i));
         assert!(ConnectFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
+        assert!(EarlyEnd::ALL.iter().enumerate().all(|(i, &e)| e as usize == i));
+        assert!(Detection::ALL.iter().enumerate().all(|(i, &d)| d as usize == i));
         assert!(AcceptFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
     }
 }

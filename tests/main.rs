@@ -25,6 +25,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod metrics;
+mod outliers;
 mod preconnect;
 mod proxy_protocol;
 mod readme;

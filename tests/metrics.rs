@@ -16,6 +16,10 @@ use crate::support::{Backend, Registry, Rig, exchange, free_port, get, soon, unt
 /// source, limits.
 async fn scene() -> (Backend, Rig) {
     let (backend, dead) = (Backend::answering("a").await, free_port());
+    let mute = Backend::serving(|mut stream| async move {
+        let _ = tokio::io::AsyncReadExt::read_u8(&mut stream).await;
+    })
+    .await;
     let rig = Rig::start(&format!(
         "workers = 2
         consul.address = \"http://{dead}\"
@@ -34,12 +38,19 @@ async fn scene() -> (Backend, Rig) {
         source = \"127.0.0.2\"
         preconnect = 1
         check = {{ kind = \"tcp\", port = {}, interval = \"1h\", fall = 1 }}
+        [listeners.quiet]
+        bind = \"127.0.0.1:0\"
+        pool = \"quiet\"
+        [pools.quiet]
+        backends = [{{ address = \"{}\", id = \"mute\" }}]
+        check = {{ kind = \"none\" }}
         [pools.found]
         consul = {{ service = \"web\" }}
         required = false
         ",
         backend.address(),
         backend.address().port(),
+        mute.address(),
     ))
     .await;
     for (id, standing) in [("good", "up"), ("dead", "up"), ("lost", "down")] {
@@ -50,6 +61,11 @@ async fn scene() -> (Backend, Rig) {
     }
     rig.until_standing("dead", "ejected").await;
     assert_eq!(exchange(rig.balancer().listeners()[1].1, b"").await.unwrap(), b"");
+    let mut asked = TcpStream::connect(rig.balancer().listeners()[2].1).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut asked, b"?").await.unwrap();
+    let counted = || async { (rig.metrics().await.contains("evenkeel_backend_early_ends_total")).then_some(()) };
+    until("it ends early", counted).await;
+    drop(asked);
     rig.until_no_sessions().await;
     let failed = "evenkeel_discovery_errors_total{pool=\"found\",source=\"consul\",reason=\"connect\"}";
     until("discovery fails", || async { (rig.metric(failed).await >= 1.0).then_some(()) }).await;
@@ -196,7 +212,7 @@ async fn the_api_has_the_shape_that_it_had() {
     assert_eq!(
         good["facts"],
         serde_json::json!({
-            "operator": "ready", "registry": "passing", "probe": "up", "passive": "ok", "guard": "none"
+            "operator": "ready", "registry": "passing", "agent": "ready", "probe": "up", "passive": "ok", "guard": "none"
         })
     );
     assert_eq!((&good["bytes_to_backend"], &good["bytes_to_client"]), (&8.into(), &2.into()));

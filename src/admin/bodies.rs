@@ -9,7 +9,7 @@ use crate::config::{Balance, WhenAllDown};
 use crate::health::Report;
 use crate::metrics::{ConnectFailure, Direction, Outcome};
 use crate::operator::{Lasting, Ledger, Order};
-use crate::pool::{Backend, Histogram, Pool};
+use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
 
 #[derive(Serialize)]
 pub(super) struct PoolBody {
@@ -21,6 +21,9 @@ pub(super) struct PoolBody {
     settled: bool,
     all_down: bool,
     fail_open: bool,
+    panic: bool,
+    outliers: &'static str,
+    tiers: Vec<TierBody>,
     eligible: usize,
     sessions: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,6 +31,13 @@ pub(super) struct PoolBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     times: Option<TimesBody>,
     backends: Vec<BackendBody>,
+}
+
+/// Only tiers that get sessions.
+#[derive(Serialize)]
+struct TierBody {
+    priority: usize,
+    percent: u32,
 }
 
 #[derive(Serialize)]
@@ -56,10 +66,16 @@ pub(super) struct BackendBody {
     pub(super) id: String,
     address: String,
     weight: u16,
+    effective_weight: f64,
+    priority: u8,
+    max_sessions: Option<u32>,
     standing: &'static str,
     reason: String,
     since: String,
     facts: FactsBody,
+    ejected: Option<EjectedBody>,
+    damped_until: Option<String>,
+    advice: Option<AdviceBody>,
     sessions: u32,
     bytes_to_backend: u64,
     bytes_to_client: u64,
@@ -76,9 +92,26 @@ pub(super) struct BackendBody {
 }
 
 #[derive(Serialize)]
+struct EjectedBody {
+    /// When it ends at the latest, unless `passive` waits for a probe.
+    until: String,
+    in_a_row: u32,
+    /// Whether a single session is to show if it works again.
+    trial: &'static str,
+}
+
+#[derive(Serialize)]
+struct AdviceBody {
+    weight_percent: Option<u8>,
+    wish: &'static str,
+    max_sessions: Option<u32>,
+}
+
+#[derive(Serialize)]
 struct FactsBody {
     operator: &'static str,
     registry: &'static str,
+    agent: &'static str,
     probe: &'static str,
     passive: &'static str,
     guard: &'static str,
@@ -137,6 +170,9 @@ pub(super) fn pool_body(pool: &Pool, with_times: bool) -> PoolBody {
         settled: pool.is_settled(),
         all_down: pool.is_all_down(),
         fail_open: pool.fail_open(),
+        panic: pool.is_panicking(),
+        outliers: settings.conduct.outliers.mode.name(),
+        tiers: tiers(pool),
         eligible: pool.counts().eligible,
         sessions: pool.sessions(),
         operator: ledger.pool().map(|order| order_body(order, order.value.name())),
@@ -145,22 +181,46 @@ pub(super) fn pool_body(pool: &Pool, with_times: bool) -> PoolBody {
     }
 }
 
+fn tiers(pool: &Pool) -> Vec<TierBody> {
+    let loads = pool.tier_loads().into_iter().enumerate();
+    loads.filter(|(_, percent)| *percent > 0).map(|(priority, percent)| TierBody { priority, percent }).collect()
+}
+
 pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with_times: bool) -> BackendBody {
     let view = backend.view();
     BackendBody {
         id: backend.id.to_string(),
         address: view.address.to_string(),
         weight: view.weight,
+        effective_weight: f64::from(view.share) / f64::from(SHARE_OF_WEIGHT),
+        priority: view.priority,
+        max_sessions: view.max_sessions,
         standing: view.standing.name(),
         reason: view.reason.to_string(),
         since: time(view.since),
         facts: FactsBody {
             operator: view.facts.operator.name(),
             registry: view.facts.registry.name(),
+            agent: view.facts.agent.name(),
             probe: view.facts.probe.map_or("none", crate::health::ProbeState::name),
             passive: view.facts.passive.name(),
             guard: view.facts.guard.name(),
         },
+        ejected: view.ejected.map(|(until, in_a_row)| EjectedBody {
+            until: time(until),
+            in_a_row,
+            trial: match pool.trial_of(backend) {
+                TrialState::None => "none",
+                TrialState::Offered => "offered",
+                TrialState::Running(_) => "running",
+            },
+        }),
+        damped_until: view.damped_until.map(time),
+        advice: view.advice.map(|advice| AdviceBody {
+            weight_percent: advice.weight,
+            wish: advice.wish.name(),
+            max_sessions: advice.max_sessions,
+        }),
         sessions: pool.sessions_of(backend),
         bytes_to_backend: backend.stats.bytes.read(Direction::ToBackend),
         bytes_to_client: backend.stats.bytes.read(Direction::ToClient),

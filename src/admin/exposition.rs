@@ -12,9 +12,10 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::View;
 use crate::metrics::{
-    self as names, AcceptFailure, CloseCause, ConnectFailure, Direction, Hedge, Kind, Metric, Outcome, Replay,
+    self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
+    Outcome, Replay,
 };
-use crate::pool::{Backend, Histogram, Pool};
+use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
 use crate::standing::Standing;
 
@@ -90,6 +91,17 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.value(&names::POOL_ELIGIBLE, &[name], pool.counts().eligible as f64);
     families.value(&names::POOL_ALL_DOWN, &[name], flag(pool.is_all_down()));
     families.value(&names::POOL_FAIL_OPEN, &[name], flag(pool.fail_open()));
+    families.value(&names::POOL_PANIC, &[name], flag(pool.is_panicking()));
+    for (tier, load) in pool.tier_loads().into_iter().enumerate().filter(|(_, load)| *load > 0) {
+        families.value(&names::POOL_TIER_LOAD, &[name, &tier.to_string()], f64::from(load) / 100.0);
+    }
+    for detection in Detection::ALL {
+        let count = pool.outliers.detected(detection) as f64;
+        families.value(&names::OUTLIER_DETECTED, &[name, detection.name()], count);
+    }
+    families.value(&names::OUTLIER_REFUSED, &[name], pool.outliers.refused() as f64);
+    let ejected = pool.members().iter().filter(|backend| backend.view().ejected.is_some()).count();
+    families.value(&names::OUTLIER_EJECTED, &[name], ejected as f64);
     families.value(&names::POOL_SESSIONS, &[name], pool.sessions() as f64);
     families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
     for cause in CloseCause::ALL {
@@ -165,12 +177,24 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
             families.value(&names::BACKEND_CONNECT_FAILURES, &[name, id, reason.name()], count as f64);
         }
     }
+    for end in EarlyEnd::ALL {
+        let count = stats.early_ends.read(end);
+        if count > 0 {
+            families.value(&names::BACKEND_EARLY_ENDS, &[name, id, end.name()], count as f64);
+        }
+    }
+    families.value(&names::OUTLIER_EJECTIONS, &[name, id], stats.ejections.load(Relaxed) as f64);
+    for (result, count) in [("pass", &stats.trials_passed), ("fail", &stats.trials_failed)] {
+        families.value(&names::OUTLIER_TRIALS, &[name, id, result], count.load(Relaxed) as f64);
+    }
     for standing in Standing::ALL {
         let is = flag(view.standing == standing);
         families.value(&names::BACKEND_STANDING, &[name, id, standing.name()], is);
     }
     families.value(&names::BACKEND_STANDING_CHANGES, &[name, id], stats.changes.load(Relaxed) as f64);
     families.value(&names::BACKEND_WEIGHT, &[name, id], f64::from(view.weight));
+    let share = f64::from(view.share) / f64::from(SHARE_OF_WEIGHT);
+    families.value(&names::BACKEND_SHARE, &[name, id], share);
     let kind = settings.check.kind.name();
     for (result, count) in [("pass", &stats.probes_passed), ("fail", &stats.probes_failed)] {
         families.value(&names::PROBES, &[name, id, kind, result], count.load(Relaxed) as f64);

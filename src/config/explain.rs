@@ -103,6 +103,7 @@ fn wrong_type(key: &str, found: &str, wanted: &str) -> (String, String) {
     let value = value.trim_matches([' ', '`', '"']);
     let wanted = match wanted {
         "i64" => "a whole number",
+        "f64" => "a number",
         "a sequence" => "an array",
         "a map" => "a table",
         "a boolean" => "true or false",
@@ -125,6 +126,7 @@ fn wrong_type(key: &str, found: &str, wanted: &str) -> (String, String) {
         ("a string", "an array") => format!("write it in brackets: {key} = [\"{value}\"]"),
         (_, "a table") => format!("write {key} = {{ … }}, with its keys in braces"),
         (_, "a whole number") => "write it like 3".to_owned(),
+        (_, "a number") => "write it like 1.4, without quotes".to_owned(),
         (_, "true or false") => "write true or false, without quotes".to_owned(),
         (_, "a string") => "write one value in quotes".to_owned(),
         _ if key == "keepalive" => "write it like { idle = \"60s\" }".to_owned(),

@@ -7,6 +7,7 @@ mod address;
 mod agents;
 mod checks;
 mod closing;
+mod conduct;
 mod connect;
 mod duration;
 mod error;
@@ -36,10 +37,12 @@ use toml::de::{DeTable, Deserializer};
 
 pub use access::{AccessToken, Admin};
 pub use closing::{Closing, Policy};
+pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
 pub use connect::{Connect, Timeouts};
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
+pub use pools::StaticBackend;
 
 pub(crate) use nearest::nearest;
 

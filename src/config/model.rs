@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use super::access::Admin;
 use super::closing::Closing;
+use super::conduct::Conduct;
 use super::connect::{Connect, Timeouts};
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
+use super::pools::StaticBackend;
 
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug)]
@@ -128,6 +130,8 @@ pub struct Pool {
     pub when_all_down: WhenAllDown,
     /// `/ready` waits for this pool.
     pub required: bool,
+    /// What follows from how its backends behave.
+    pub conduct: Conduct,
 }
 
 /// `balance`
@@ -178,17 +182,6 @@ impl Source {
             Self::Consul(_) => "consul",
         }
     }
-}
-
-/// One entry of `backends`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StaticBackend {
-    /// Written, or else `address` as written.
-    pub id: String,
-    /// Where it listens.
-    pub address: HostPort,
-    /// 0 = nothing new.
-    pub weight: u16,
 }
 
 /// `host:port` where the host may be a name.

@@ -7,16 +7,32 @@ use std::sync::Arc;
 use toml::Spanned;
 
 use super::agents::Agents;
+use super::conduct::TIERS;
 use super::faults::{Complaint, Reading, shown};
-use super::shape::{ConsulShape, PoolShape};
+use super::shape::{BackendShape, ConsulShape, PoolShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
-    Balance, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Warning, WhenAllDown, address,
-    checks, closing, connect, header, sockets,
+    Balance, Consistency, ConsulSource, HostPort, Pool, Relay, SendProxy, Source, Warning, WhenAllDown, address,
+    checks, closing, conduct, connect, header, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
 const MOST_PRECONNECTED: i64 = 1_000;
+
+/// One entry of `backends`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticBackend {
+    /// Written, or else `address` as written.
+    pub id: String,
+    /// Where it listens.
+    pub address: HostPort,
+    /// 0 = nothing new.
+    pub weight: u16,
+    /// Its tier: 0 is used first.
+    pub priority: u8,
+    /// Sessions at once.
+    pub max_sessions: Option<u32>,
+}
 
 pub(super) fn pool(
     name: &str,
@@ -30,12 +46,14 @@ pub(super) fn pool(
         [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
     let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
+    let check = checks::check(shape.check.as_ref(), version, reading);
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
-        check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
+        conduct: conduct::conduct(shape, check.fall, reading),
+        check: Arc::new(check),
         connect: connect::connect(shape.connect.as_ref(), reading),
         timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
         replay: connect::replay(shape, reading),
@@ -119,11 +137,23 @@ fn static_backend(entry: &BackendEntry, reading: &mut Reading<'_>) -> Option<(St
     // Before the address, so that all that is wrong with the entry is said at once.
     let weight = reading.number("weight", &shape.weight, 0..=65_535).unwrap_or(1);
     let id = reading.parsed("id", &shape.id, plain);
+    let priority = priority(shape, reading);
+    let max_sessions = reading.number("max_sessions", &shape.max_sessions, 1..=i64::from(u32::MAX));
     let key = if written.span() == *span { "backends" } else { "address" };
     let parse = |text: &str| Ok((text.to_owned(), address::backend(text)?));
     let (text, address) = reading.parsed_item(key, written, parse)?;
     let id_span = shape.id.as_ref().map_or_else(|| written.span(), Spanned::span);
-    Some((StaticBackend { id: id.unwrap_or(text), address, weight }, id_span))
+    Some((StaticBackend { id: id.unwrap_or(text), address, weight, priority, max_sessions }, id_span))
+}
+
+/// `priority`, or the short form `backup = true` of its most usual value.
+fn priority(shape: &BackendShape, reading: &mut Reading<'_>) -> u8 {
+    if let (Some(backup), Some(_)) = (&shape.backup, &shape.priority) {
+        let hint = "keep one of the two; `backup = true` is `priority = 1`";
+        reading.fault(backup.span(), "`backup` next to `priority`", hint);
+    }
+    let backup = shape.backup.as_ref().is_some_and(|backup| *backup.get_ref());
+    reading.number("priority", &shape.priority, 0..=TIERS as i64 - 1).unwrap_or_else(|| u8::from(backup))
 }
 
 fn consul_source(

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    BackendEntry, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings, SwitchOrText, Text,
-    Time,
+    BackendEntry, Decimal, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings,
+    SwitchOrText, Text, Time,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -104,6 +104,35 @@ pub(super) struct PoolShape {
     pub(super) max_lifetime_jitter: Number,
     pub(super) when_all_down: Text,
     pub(super) required: Option<bool>,
+    pub(super) outliers: Option<Section<OutliersShape>>,
+    pub(super) damping: Option<Section<DampingShape>>,
+    pub(super) slow_start: Time,
+    pub(super) overprovisioning: Decimal,
+    pub(super) panic_threshold: Number,
+    pub(super) backend_max_sessions: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OutliersShape {
+    pub(super) mode: Text,
+    pub(super) consecutive: Number,
+    pub(super) percentage: Number,
+    pub(super) minimum_volume: Number,
+    pub(super) window: Time,
+    pub(super) ejection: Time,
+    pub(super) max_ejection: Time,
+    pub(super) max_ejected: Number,
+    pub(super) trial: Time,
+    pub(super) early_ends: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DampingShape {
+    pub(super) window: Time,
+    pub(super) stay_up: Time,
+    pub(super) max_stay_up: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -118,6 +147,9 @@ pub(super) struct BackendShape {
     pub(super) address: Text,
     pub(super) id: Text,
     pub(super) weight: Number,
+    pub(super) priority: Number,
+    pub(super) backup: Option<Spanned<bool>>,
+    pub(super) max_sessions: Number,
 }
 
 /// `flatten` would lose both spans and the check for unknown keys, so the agent's keys stand here again.

@@ -14,6 +14,7 @@ use super::shape::{BackendShape, KeepaliveShape, PolicyShape, SendProxyShape};
 
 pub(super) type Text = Option<Spanned<String>>;
 pub(super) type Number = Option<Spanned<i64>>;
+pub(super) type Decimal = Option<Spanned<f64>>;
 pub(super) type Time = Option<Spanned<DurationText>>;
 
 /// Tables by name.

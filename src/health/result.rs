@@ -53,6 +53,17 @@ pub enum Wish {
     Maintenance,
 }
 
+impl Wish {
+    /// The word for it in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
 impl fmt::Display for ProbeResult {
     /// `http GET /health: status 503, wanted 200-399`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

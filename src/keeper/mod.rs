@@ -1,11 +1,14 @@
 //! Merges what discovery, probes and sessions say about a pool's backends. One task per pool, the only writer of its
 //! membership and facts. The decisions are in `members`, which knows no clock and no channel; this file feeds it.
 
+mod member;
 mod members;
 mod orders;
+mod outliers;
 mod reason;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
 use crate::health::Report;
-use crate::pool::{Evidence, Given, Pool};
+use crate::pool::{Given, Pool, Testimony};
 use members::Members;
 
 /// Starts the probe of a backend; dropping what it returns ends the interest.
@@ -41,7 +44,7 @@ pub struct Inputs {
     /// number is bounded by the probes' own pace.
     pub reports: mpsc::UnboundedReceiver<Probed>,
     /// From sessions.
-    pub evidence: mpsc::Receiver<Evidence>,
+    pub evidence: mpsc::Receiver<Testimony>,
     /// From operators.
     pub commands: mpsc::Receiver<Given>,
 }
@@ -51,13 +54,13 @@ pub struct Inputs {
 /// # Cancel safety
 /// May be dropped at any time: what was applied stays, probes end.
 pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
-    let mut members = Members::new(pool, watch);
+    let mut members = Members::new(pool, watch, fastrand::Rng::new());
     loop {
         let deadline = members.next_deadline();
         tokio::select! {
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
-            Some(evidence) = inputs.evidence.recv() => members.evidence(Instant::now(), &evidence),
+            Some(testimony) = inputs.evidence.recv() => members.evidence(Instant::now(), &testimony),
             Some(given) = inputs.commands.recv() => {
                 let result = members.operate(Instant::now(), given.command);
                 // Whoever gave it may have left.

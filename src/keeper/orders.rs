@@ -56,12 +56,12 @@ impl Members {
     }
 
     /// Facts follow the ledger: of one member, or of all.
-    fn obey(&mut self, _now: Instant, backend: Option<Arc<str>>) {
+    fn obey(&mut self, now: Instant, backend: Option<Arc<str>>) {
         self.pool.orders.show(Ledger::clone(&self.ledger));
         let touched = backend.map_or_else(|| self.members.keys().cloned().collect(), |id| vec![id]);
         for id in touched {
-            self.settle(&id);
+            self.settle(now, &id);
         }
-        self.weigh();
+        self.weigh(now);
     }
 }

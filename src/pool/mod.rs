@@ -8,7 +8,9 @@ mod history;
 mod lease;
 mod orders;
 mod preconnected;
+mod record;
 mod source;
+mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -21,18 +23,21 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
-use crate::balance::Balancer;
 use crate::config;
-use crate::metrics::{ConnectFailure, Direction};
+use crate::health::{Evidence, Failing};
+use crate::metrics::Direction;
 use crate::standing::Standing;
-pub use backend::{Backend, BackendStats, View};
+pub use backend::{Backend, BackendStats, SHARE_OF_WEIGHT, View};
 pub use budget::{Allowance, Budget, Permit};
 pub use events::{Event, Events, Happened};
 pub use history::{Change, History};
 pub use lease::Lease;
 pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
+pub use record::{EarlyEnds, OutlierCounts};
 pub use source::{SourceStatus, SourceView};
+use state::Inner;
+pub use state::{Counts, TrialState};
 pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
@@ -73,7 +78,9 @@ pub struct Pool {
     next_source: AtomicUsize,
     inner: Mutex<Inner>,
     published: ArcSwap<Published>,
-    evidence: mpsc::Sender<Evidence>,
+    evidence: mpsc::Sender<Testimony>,
+    /// What is counted about its outliers.
+    pub outliers: OutlierCounts,
     /// Swapped whole when a new configuration is applied.
     settings: ArcSwap<config::Pool>,
 }
@@ -86,52 +93,17 @@ struct Published {
     retired: [u64; Direction::ALL.len()],
 }
 
-#[derive(Debug)]
-struct Inner {
-    balancer: Balancer,
-    slots: Vec<Option<Slot>>,
-    free: Vec<usize>,
-    sessions: usize,
-    counts: Counts,
-    fail_open: bool,
-    /// Bytes of forgotten backends, also of those that readers still see as members.
-    retired: [u64; Direction::ALL.len()],
-}
-
-#[derive(Debug)]
-struct Slot {
-    backend: Arc<Backend>,
-    address: SocketAddr,
-    weight: u16,
-    standing: Standing,
-    /// What the balancer was told last.
-    runs: bool,
-}
-
-/// How many members a pool has, by what they can do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Not removed.
-    pub members: usize,
-    /// Standing `up` and a weight.
-    pub up: usize,
-    /// Standing `unproven`.
-    pub unproven: usize,
-    /// May get a new session now.
-    pub eligible: usize,
-}
-
-/// A session's connect failed by the backend's fault.
+/// A session's word on its backend.
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub struct Testimony {
     /// Whose.
     pub backend: Arc<Backend>,
     /// The address that was dialled; the backend may have another one by now.
     pub address: SocketAddr,
-    /// Failures in a row, this one included.
-    pub in_a_row: u32,
-    /// Why it failed.
-    pub reason: ConnectFailure,
+    /// What it met.
+    pub evidence: Evidence,
+    /// The number of the trial that the session was.
+    pub trial: Option<u64>,
 }
 
 /// No backend is eligible, or all that are have been tried.
@@ -140,7 +112,7 @@ pub struct NoneLeft;
 
 impl Pool {
     /// An empty pool, and what its keeper is to listen to.
-    pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<Evidence>) {
+    pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<Testimony>) {
         let (evidence, heard) = mpsc::channel(EVIDENCE_WAITING);
         let pool = Self {
             name: settings.name.as_str().into(),
@@ -159,15 +131,8 @@ impl Pool {
             settled: watch::Sender::new(false),
             workers,
             next_source: AtomicUsize::new(0),
-            inner: Mutex::new(Inner {
-                balancer: Balancer::new(settings.balance),
-                slots: Vec::new(),
-                free: Vec::new(),
-                sessions: 0,
-                counts: Counts::default(),
-                fail_open: false,
-                retired: Default::default(),
-            }),
+            inner: Mutex::new(Inner::new(settings.balance, settings.conduct.overprovisioning)),
+            outliers: OutlierCounts::default(),
             published: ArcSwap::default(),
             evidence,
             settings: ArcSwap::from_pointee(settings),
@@ -185,16 +150,13 @@ impl Pool {
     /// # Errors
     /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
     pub fn pick(self: &Arc<Self>, tried: &[Arc<Backend>]) -> Result<Lease, NoneLeft> {
-        let mut inner = self.inner();
-        let tried: Vec<usize> =
-            tried.iter().filter(|backend| inner.knows(backend)).map(|backend| backend.slot).collect();
-        let slot = inner.balancer.pick(&tried).ok_or(NoneLeft)?;
-        // The balancer knows only slots that are taken.
-        let Some(Slot { backend, address, .. }) = &inner.slots[slot] else { return Err(NoneLeft) };
-        let (backend, address) = (Arc::clone(backend), *address);
-        inner.sessions += 1;
-        drop(inner);
-        Ok(Lease::new(Arc::clone(self), backend, address))
+        let (backend, address, trial) = self.inner().pick(tried)?;
+        Ok(Lease::new(Arc::clone(self), backend, address, trial))
+    }
+
+    /// The end of a lease; if it was a trial without a verdict, the next session is.
+    fn give_back(&self, backend: &Backend, undecided_trial: Option<u64>) {
+        self.inner().give_back(backend, undecided_trial);
     }
 
     /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
@@ -242,7 +204,22 @@ impl Pool {
 
     /// How many there are.
     pub fn counts(&self) -> Counts {
-        self.inner().counts
+        self.inner().counts()
+    }
+
+    /// Percent of the new sessions that each tier gets.
+    pub fn tier_loads(&self) -> [u32; config::TIERS] {
+        self.inner().balancer.loads()
+    }
+
+    /// Whether so few backends work that sessions may try the rest (`panic_threshold`).
+    pub fn is_panicking(&self) -> bool {
+        self.inner().panicking
+    }
+
+    /// How the trial of an ejected backend is doing.
+    pub fn trial_of(&self, backend: &Backend) -> TrialState {
+        self.inner().trial_of(backend)
     }
 
     /// Sessions that hold a backend.
@@ -252,8 +229,7 @@ impl Pool {
 
     /// Sessions that hold this backend.
     pub fn sessions_of(&self, backend: &Backend) -> u32 {
-        let inner = self.inner();
-        if inner.knows(backend) { inner.balancer.sessions(backend.slot) } else { 0 }
+        self.inner().sessions_of(backend)
     }
 
     /// Whether nothing is up and sessions may try the rest.
@@ -290,35 +266,16 @@ impl Pool {
 impl Pool {
     /// A new member; it shows to readers after the next [`Self::publish`].
     pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
-        let mut inner = self.inner();
-        let slot = inner.free.pop().unwrap_or(inner.slots.len());
-        if slot == inner.slots.len() {
-            inner.slots.push(None);
-        }
-        let (address, weight, standing) = (view.address, view.weight, view.standing);
         let sources = self.settings.load().sources.len();
-        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, sources, view));
-        inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
-        inner.counts.add(standing, weight);
-        inner.apply(slot);
-        drop(inner);
+        let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, sources, view);
+        let backend = self.inner().add(view, make);
         self.changed(&backend, None);
         backend
     }
 
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
-        let mut inner = self.inner();
-        if inner.knows(backend)
-            && let Some(slot) = &mut inner.slots[backend.slot]
-        {
-            let before = (slot.standing, slot.weight);
-            (slot.address, slot.standing, slot.weight) = (view.address, view.standing, view.weight);
-            inner.counts.remove(before.0, before.1);
-            inner.counts.add(view.standing, view.weight);
-            inner.apply(backend.slot);
-        }
-        drop(inner);
+        self.inner().place(backend, &view);
         let before = backend.view().standing;
         let changed = before != view.standing;
         backend.show(view);
@@ -343,23 +300,18 @@ impl Pool {
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
     pub fn forget(&self, backend: &Backend) -> bool {
-        let mut inner = self.inner();
-        if !inner.knows(backend) {
-            return true;
-        }
-        if inner.balancer.sessions(backend.slot) > 0 {
-            return false;
-        }
-        if let Some(slot) = inner.slots[backend.slot].take() {
-            inner.counts.remove(slot.standing, slot.weight);
-            inner.counts.eligible -= usize::from(slot.runs);
-            inner.balancer.clear(backend.slot);
-            inner.free.push(backend.slot);
-        }
-        for direction in Direction::ALL {
-            inner.retired[direction as usize] += backend.stats.bytes.read(direction);
-        }
-        true
+        self.inner().forget(backend)
+    }
+
+    /// The next session that has tried nothing yet may be an ejected backend's trial. Nothing changes if one is offered or
+    /// on its way, or if it is not ejected.
+    pub fn offer_trial(&self, backend: &Backend, failing: Failing) {
+        self.inner().offer_trial(backend, failing);
+    }
+
+    /// Whether that is the trial that is on its way; it is over then.
+    pub fn end_trial(&self, backend: &Backend, number: u64) -> bool {
+        self.inner().end_trial(backend, number)
     }
 
     /// Says whether nothing is up. If the pool is set to `when_all_down = "any"`, sessions may then try what is not up
@@ -370,9 +322,16 @@ impl Pool {
         let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
-        for slot in 0..inner.slots.len() {
-            inner.apply(slot);
-        }
+        inner.apply_all();
+        drop(inner);
+        self.standings.send_replace(());
+    }
+
+    /// Says whether so few work that sessions may try what is not up and nobody took out.
+    pub fn set_panicking(&self, panicking: bool) {
+        let mut inner = self.inner();
+        inner.panicking = panicking;
+        inner.apply_all();
         drop(inner);
         self.standings.send_replace(());
     }
@@ -390,37 +349,5 @@ impl Pool {
     pub fn publish(&self, members: Vec<Arc<Backend>>) {
         let retired = self.inner().retired;
         self.published.store(Arc::new(Published { members: Arc::new(members), retired }));
-    }
-}
-
-impl Inner {
-    /// Whether it has not been forgotten; its slot may be another one's by now.
-    fn knows(&self, backend: &Backend) -> bool {
-        self.slots[backend.slot].as_ref().is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
-    }
-
-    /// Brings the balancer in line with a slot.
-    fn apply(&mut self, number: usize) {
-        let Some(slot) = &mut self.slots[number] else { return };
-        let eligible = slot.standing == Standing::Up || (self.fail_open && slot.standing.is_last_resort());
-        self.balancer.set(number, slot.weight, eligible);
-        let runs = eligible && slot.weight > 0;
-        self.counts.eligible -= usize::from(slot.runs);
-        self.counts.eligible += usize::from(runs);
-        slot.runs = runs;
-    }
-}
-
-impl Counts {
-    fn add(&mut self, standing: Standing, weight: u16) {
-        self.members += usize::from(standing != Standing::Removed);
-        self.up += usize::from(standing == Standing::Up && weight > 0);
-        self.unproven += usize::from(standing == Standing::Unproven);
-    }
-
-    fn remove(&mut self, standing: Standing, weight: u16) {
-        self.members -= usize::from(standing != Standing::Removed);
-        self.up -= usize::from(standing == Standing::Up && weight > 0);
-        self.unproven -= usize::from(standing == Standing::Unproven);
     }
 }

@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 
 use crate::discovery::Follower;
 use crate::keeper::{self, Inputs, Probed, Watch};
-use crate::pool::{Evidence, Pool};
+use crate::pool::{Pool, Testimony};
 use crate::probe::Prober;
 
 /// Whole sets that may wait for the keeper. One is enough: discovery then waits, and its next set says everything again.
@@ -29,7 +29,7 @@ impl Drop for Control {
 /// Starts them on the current runtime.
 pub(super) fn start(
     pool: &Arc<Pool>,
-    evidence: mpsc::Receiver<Evidence>,
+    evidence: mpsc::Receiver<Testimony>,
     follower: Follower,
     prober: &Prober,
     closing: AbortHandle,

@@ -113,6 +113,15 @@ fn pools() {
         "duration_zero": with_more("connect = { timeout = \"0s\" }"),
         "backlog_on_pool": with_more("tcp = { backlog = 128 }"),
         "keepalive_fraction": with_more("tcp = { keepalive = { idle = \"1500ms\" } }"),
+        "backup_next_to_priority": with_pool("backends = [{ address = \"b:1\", backup = true, priority = 2 }]"),
+        "priority_too_large": with_pool("backends = [{ address = \"b:1\", priority = 16 }]"),
+        "overprovisioning_too_small": with_more("overprovisioning = 0.5"),
+        "overprovisioning_text": with_more("overprovisioning = \"1.4\""),
+        "panic_threshold_too_large": with_more("panic_threshold = 101"),
+        "outliers_wrong_word": with_more("outliers = { mode = \"ejct\" }"),
+        "outliers_unknown_key": with_more("outliers = { max_ejectd = 50 }"),
+        "outliers_ejection_longer_than_max": with_more("outliers = { ejection = \"10m\", max_ejection = \"5m\" }"),
+        "damping_longer_than_max": with_more("damping = { stay_up = \"1m\", max_stay_up = \"10s\" }"),
         "many_at_once": with_more("balance = \"x\"\nconnect = { timeout = \"x\", attempts = 0 }\n[log]\nformat = \"xml\""),
     }
 }

@@ -104,7 +104,7 @@ fn a_keeper_begins_with_what_held_before_it() {
     let ledger = bench.pool.orders.ledger();
     let mut bench = Bench::new(TCP);
     bench.pool.orders.show((*ledger).clone());
-    bench.members = Members::new(Arc::clone(&bench.pool), Box::new(|_, _| Box::new(())));
+    bench.members = Members::new(Arc::clone(&bench.pool), Box::new(|_, _| Box::new(())), fastrand::Rng::with_seed(1));
     bench.set(&["a", "b"]);
     assert_eq!((bench.standing("a"), bench.standing("b")), (Standing::Draining, Standing::Unproven));
 }

@@ -181,50 +181,52 @@ pub(crate) struct Done<C> {
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when somebody outside wants it to end. Who wants the sockets to live on, or not to
-/// be reset, holds them too.
+/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when somebody outside wants it to
+/// end. The sockets are the caller's, to be closed or reset.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
-pub(crate) async fn relay<C>(
-    mut client: Socket,
-    mut backend: Socket,
-    gear: &Gear,
+pub(crate) fn relay<'a, C: 'a>(
+    [client, backend]: [&'a mut Socket; 2],
+    gear: &'a Gear,
     terms: Terms,
     bytes: ByteCell,
-    answered: &dyn Fn(),
-    cut: impl Future<Output = C>,
-) -> Done<C> {
-    let mut cut = pin!(cut);
+    answered: &'a dyn Fn(),
+    cut: impl Future<Output = C> + 'a,
+) -> impl Future<Output = Done<C>> + 'a {
     let mode = terms.mode;
     let mut state = Relay::new(terms, bytes, answered, gear);
-    let mut timer = pin!(sleep_until(state.deadline().into()));
-    let end = loop {
-        if let Some(ring) = &gear.ring
-            && state.may_join(mode)
-        {
-            client.unwatch();
-            backend.unwatch();
-            if let Some(end) = state.on_ring(ring, [&client, &backend], gear, cut.as_mut(), timer.as_mut()).await {
+    // No `async fn`: that would hold its arguments a second time, for as long as the session is idle.
+    async move {
+        let mut cut = pin!(cut);
+        let mut timer = pin!(sleep_until(state.deadline().into()));
+        let end = loop {
+            if let Some(ring) = &gear.ring
+                && state.may_join(mode)
+            {
+                client.unwatch();
+                backend.unwatch();
+                if let Some(end) = state.on_ring(ring, [client, backend], gear, cut.as_mut(), timer.as_mut()).await {
+                    break end;
+                }
+            }
+            if let Err(error) = client.watch().and_then(|_| backend.watch()) {
+                break End::Local(error);
+            }
+            // Boxed, because a session on the ring has no use for its room.
+            let turn = Box::pin(state.on_loop(client, backend, gear, mode, cut.as_mut(), timer.as_mut()));
+            if let Some(end) = turn.await {
                 break end;
             }
+        };
+        Done {
+            early: state.answer.early(&end),
+            end,
+            to_backend: state.to_backend,
+            to_client: state.to_client,
+            first_byte: state.answer.came(),
+            finished_client: state.downward.has_finished(),
+            finished_backend: state.upward.has_finished(),
         }
-        if let Err(error) = client.watch().and_then(|_| backend.watch()) {
-            break End::Local(error);
-        }
-        // Boxed, because a session on the ring has no use for its room.
-        let turn = Box::pin(state.on_loop(&client, &backend, gear, mode, cut.as_mut(), timer.as_mut()));
-        if let Some(end) = turn.await {
-            break end;
-        }
-    };
-    Done {
-        early: state.answer.early(&end),
-        end,
-        to_backend: state.to_backend,
-        to_client: state.to_client,
-        first_byte: state.answer.came(),
-        finished_client: state.downward.has_finished(),
-        finished_backend: state.upward.has_finished(),
     }
 }
 
