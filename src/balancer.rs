@@ -31,6 +31,8 @@ pub struct Surroundings {
     pub inherited: Vec<Inherited>,
     /// Counts log lines that were dropped; `None` = none ever is.
     pub log_lines_dropped: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
+    /// Whether checks may run programs, as whoever runs the balancer.
+    pub allow_exec: bool,
     /// The log's level; `None` = it is not ours to change.
     pub log_level: Option<LogLevel>,
 }
@@ -38,6 +40,14 @@ pub struct Surroundings {
 /// Why a balancer did not start.
 #[derive(Debug, Error)]
 pub enum StartError {
+    /// A check would run a program, and nobody said that it may.
+    #[error(
+        "the check of pool `{pool}` is of kind `exec`: it runs a program as this user; start with --allow-exec if that is wanted"
+    )]
+    ExecNotAllowed {
+        /// Its name.
+        pool: String,
+    },
     /// The running set did not.
     #[error(transparent)]
     Server(#[from] server::StartError),
@@ -64,6 +74,17 @@ pub enum StartError {
 #[error("worker {0} died")]
 pub struct WorkerDied(pub usize);
 
+/// Whether a configuration does only what it may.
+///
+/// # Errors
+/// A check would run a program, and `allow_exec` is not set.
+pub(crate) fn permit(config: &Config, allow_exec: bool) -> Result<(), StartError> {
+    match config.pools_that_execute().next() {
+        Some(pool) if !allow_exec => Err(StartError::ExecNotAllowed { pool: pool.name.clone() }),
+        _ => Ok(()),
+    }
+}
+
 impl Balancer {
     /// Starts everything: control plane and admin listener on the current tokio runtime, the data plane on threads of its
     /// own. When it returns, the front sockets listen.
@@ -79,6 +100,7 @@ impl Balancer {
     /// # Errors
     /// Nothing is left behind.
     pub async fn start_in(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        permit(&config, surroundings.allow_exec)?;
         let mut admin = Admin::default();
         let mut admin_address = None;
         if let Some(address) = config.admin.bind {

@@ -102,6 +102,8 @@ metrics! {
     PROBES = "evenkeel_probes_total", Counter, ["pool", "backend", "kind", "result"], "Finished active health checks.";
     PROBE_SECONDS = "evenkeel_probe_seconds", Histogram, ["pool"], "How long finished active health checks took.";
     PROBE_LAST_SECONDS = "evenkeel_probe_last_seconds", Gauge, ["pool", "backend"], "How long the backend's last check took.";
+    PROBE_CERTIFICATE_EXPIRY = "evenkeel_probe_certificate_expiry_timestamp_seconds", Gauge, ["pool", "backend"], "When the certificate that the last check saw ends, in Unix time; absent where no check sees one.";
+    PROBE_CERTIFICATE_EXPIRES_SOON = "evenkeel_probe_certificate_expires_soon", Gauge, ["pool", "backend"], "1 while that is nearer than the check's expires_within.";
     PROBES_IN_FLIGHT = "evenkeel_probes_in_flight", Gauge, [], "Active health checks on their way now.";
 }
 

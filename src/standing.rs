@@ -136,6 +136,7 @@ impl Facts {
         match self.agent {
             Wish::Drain => return Standing::Draining,
             Wish::Maintenance => return Standing::Maintenance,
+            Wish::Down => return Standing::Down,
             Wish::Ready => {}
         }
         match self.probe {

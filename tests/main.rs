@@ -13,6 +13,7 @@ mod admin;
 mod architecture;
 mod balancing;
 mod binds;
+mod checks;
 mod cli;
 mod closing;
 mod console;

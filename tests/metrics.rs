@@ -10,12 +10,12 @@ use evenkeel::metrics::{self, Kind};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Registry, Rig, exchange, free_port, get, soon, until};
+use crate::support::{Backend, Registry, Rig, exchange, free_port, get, sealed, soon, until};
 
 /// A small scene in which everything that can be measured has happened once: sessions, a failed connect, a failing
 /// source, limits.
-async fn scene() -> (Backend, Rig) {
-    let (backend, dead) = (Backend::answering("a").await, free_port());
+async fn scene() -> ([Backend; 2], Rig) {
+    let (backend, dead, sealed) = (Backend::answering("a").await, free_port(), sealed("certificate.pem").await);
     let mute = Backend::serving(|mut stream| async move {
         let _ = tokio::io::AsyncReadExt::read_u8(&mut stream).await;
     })
@@ -44,6 +44,9 @@ async fn scene() -> (Backend, Rig) {
         [pools.quiet]
         backends = [{{ address = \"{}\", id = \"mute\" }}]
         check = {{ kind = \"none\" }}
+        [pools.sealed]
+        backends = [{{ address = \"{}\", id = \"sealed\" }}]
+        check = {{ kind = \"tls\", verify = false }}
         [pools.found]
         consul = {{ service = \"web\" }}
         required = false
@@ -51,9 +54,10 @@ async fn scene() -> (Backend, Rig) {
         backend.address(),
         backend.address().port(),
         mute.address(),
+        sealed.address(),
     ))
     .await;
-    for (id, standing) in [("good", "up"), ("dead", "up"), ("lost", "down")] {
+    for (id, standing) in [("good", "up"), ("dead", "up"), ("lost", "down"), ("sealed", "up")] {
         rig.until_standing(id, standing).await;
     }
     for _ in 0..2 {
@@ -71,7 +75,7 @@ async fn scene() -> (Backend, Rig) {
     rig.until_no_sessions().await;
     let failed = "evenkeel_discovery_errors_total{pool=\"found\",source=\"consul\",reason=\"connect\"}";
     until("discovery fails", || async { (rig.metric(failed).await >= 1.0).then_some(()) }).await;
-    (backend, rig)
+    ([backend, sealed], rig)
 }
 
 /// Name → (type, help, label names of its samples).
@@ -137,7 +141,7 @@ async fn every_metric_is_shown_as_it_is_declared() {
 
 #[tokio::test]
 async fn no_label_names_a_client_or_an_address_where_there_is_an_id() {
-    let (backend, rig) = scene().await;
+    let ([backend, _], rig) = scene().await;
     for line in rig.metrics().await.lines() {
         assert!(!line.contains("127.0.0.1") && !line.contains(&backend.address().to_string()), "{line}");
     }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test command: installs from Debian what the tests need and is not there, then checks everything. Stops at the first
+# The test command: installs from Debian and PyPI what the tests need and is not there, then checks everything. Stops at the first
 # failure. Nothing that it installs is started: tests start their own servers, in temporary directories, on the loopback.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -54,7 +54,9 @@ install_missing() {
     has promtool || missing+=(prometheus)
     has systemd-socket-activate || missing+=(systemd)
     has ip || missing+=(iproute2)
-    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+    has memcached || missing+=(memcached)
+    has mariadbd || missing+=(mariadb-server-core)
+    /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     has nft || missing+=(nftables)
     if [ "${#missing[@]}" = 0 ]; then
         echo "everything is there"

@@ -12,8 +12,9 @@ use std::time::SystemTime;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use evenkeel::config::{self, Balance};
 use evenkeel::endpoint::{Endpoint, Registry, Update};
+use evenkeel::health::Wish;
 use evenkeel::keeper::{self, Inputs};
-use evenkeel::pool::{Pool, View};
+use evenkeel::pool::{Pool, SHARE_OF_WEIGHT, View};
 use evenkeel::standing::{Facts, Guard, Operator, Passive, Standing};
 use loadtest::results;
 use serde_json::Value;
@@ -43,6 +44,8 @@ fn endpoint(number: usize) -> Endpoint {
         address: SocketAddr::from((Ipv4Addr::new(10, 0, a, b), 80)),
         // Weights that are not all equal: the balancers have to compare.
         weight: 1 + u16::from(b % 4),
+        priority: 0,
+        max_sessions: None,
         registry: Registry::Passing,
         note: None,
     }
@@ -54,6 +57,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
         let facts = Facts {
             operator: Operator::Ready,
             registry: Registry::Passing,
+            agent: Wish::Ready,
             probe: None,
             passive: Passive::Ok,
             guard: Guard::None,
@@ -61,10 +65,16 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
         let view = View {
             address: endpoint.address,
             weight: endpoint.weight,
+            share: u32::from(endpoint.weight) * SHARE_OF_WEIGHT,
+            priority: endpoint.priority,
+            max_sessions: endpoint.max_sessions,
             facts,
             standing: Standing::Up,
             reason: "bench".into(),
             since: SystemTime::now(),
+            advice: None,
+            ejected: None,
+            damped_until: None,
         };
         pool.add(&endpoint.id, view);
     }
@@ -108,8 +118,9 @@ fn membership(criterion: &mut Criterion) {
         let (pool, evidence) = Pool::new(settings(Balance::RoundRobin), 2);
         let (send, updates) = mpsc::channel(1);
         let (_reports, reports) = mpsc::unbounded_channel();
+        let (_advice, advice) = mpsc::unbounded_channel();
         let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn Send>);
-        let inputs = Inputs { updates, reports, evidence, commands: pool.orders.listen() };
+        let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen() };
         let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, inputs));
         let mut next = whole.len();
         let apply = |endpoints: Vec<Endpoint>| {

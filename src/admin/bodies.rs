@@ -145,6 +145,7 @@ struct ProbeBody {
     wanted: String,
     got: String,
     in_a_row: u32,
+    certificate_ends: Option<String>,
 }
 
 pub(super) fn pool_body(pool: &Pool, with_times: bool) -> PoolBody {
@@ -245,6 +246,7 @@ fn probe_body(report: Report) -> ProbeBody {
         wanted: result.wanted.clone(),
         got: result.got.clone(),
         in_a_row: report.streak,
+        certificate_ends: result.certificate.map(|certificate| time(certificate.not_after)),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -201,6 +201,11 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
     }
     if let Some(report) = backend.last_report() {
         families.value(&names::PROBE_LAST_SECONDS, &[name, id], report.result.duration.as_secs_f64());
+        if let Some(certificate) = report.result.certificate {
+            let ends = certificate.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+            families.value(&names::PROBE_CERTIFICATE_EXPIRY, &[name, id], ends.as_secs_f64());
+            families.value(&names::PROBE_CERTIFICATE_EXPIRES_SOON, &[name, id], flag(certificate.expires_soon));
+        }
     }
     if with_histograms {
         families.histogram(&names::BACKEND_CONNECT_SECONDS, &[name, id], &stats.times.connect);

@@ -18,13 +18,16 @@ use super::refusal::Refusal;
 use crate::config::check_log_level;
 use crate::pool::Happened;
 
+/// Changes a level; an error says what is wrong with it.
+pub type SetLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// The log's level, wherever the log is.
 #[derive(Clone)]
 pub struct LogLevel {
     /// What it is.
     pub read: Arc<dyn Fn() -> String + Send + Sync>,
     /// Makes it another one; an error says what is wrong with it.
-    pub write: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub write: SetLevel,
     /// Which change is the last one, so that the end of an older one changes nothing.
     changes: Arc<AtomicU64>,
 }
@@ -44,10 +47,7 @@ struct Change {
 
 impl LogLevel {
     /// By these two.
-    pub fn new(
-        read: Arc<dyn Fn() -> String + Send + Sync>,
-        write: Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
-    ) -> Self {
+    pub fn new(read: Arc<dyn Fn() -> String + Send + Sync>, write: SetLevel) -> Self {
         Self { read, write, changes: Arc::default() }
     }
 }

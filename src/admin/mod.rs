@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config;
 use crate::server::State;
 use access::{Access, Caller, Need};
-pub use level::LogLevel;
+pub use level::{LogLevel, SetLevel};
 use rate::Rate;
 use refusal::Refusal;
 use serve::Front;

@@ -136,11 +136,12 @@ fn command(desk: &Desk, who: &Who, change: &Change, what: What) -> Result<Comman
         (None, false) if !desk.view.state.orders.is_kept() => Lasting::Restart,
         (None, false) => Lasting::Kept,
     };
-    let note = change.note.as_deref().map(str::trim).filter(|note| !note.is_empty());
+    let note = change.note.as_deref();
     if note.is_some_and(|note| note.chars().count() > LONGEST_NOTE || note.chars().any(char::is_control)) {
         let error = format!("`note` has more than {LONGEST_NOTE} characters, or a control character");
         return Err(Refusal::bad(error, ""));
     }
+    let note = note.map(str::trim).filter(|note| !note.is_empty());
     Ok(Command { what, by: Arc::clone(&who.0), note: note.map(Arc::from), at, lasting })
 }
 

@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use super::{Failure, say};
+use crate::balancer::{StartError, permit};
 use crate::config::{self, CheckKind, Config, Source};
 use crate::server;
 
-pub(super) fn check(path: &Path) -> Result<(), Failure> {
+pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     let config = config::load(path)?;
+    permit(&config, allow_exec)?;
+    server::checks_ready(&config).map_err(StartError::from)?;
     let max = server::max_connections(&config)?;
     let mut text = describe(&config, max);
     for warning in config.warnings() {
@@ -52,7 +55,9 @@ fn describe(config: &Config, max: usize) -> String {
                 check.fall
             ),
         };
-        lines.push(format!("pool {}: {source}, {probes}", pool.name));
+        let agent = pool.agent.as_ref().and_then(|agent| agent.port);
+        let agent = agent.map_or_else(String::new, |port| format!(", agents on port {port}"));
+        lines.push(format!("pool {}: {source}, {probes}{agent}", pool.name));
     }
     lines.join("\n") + "\n"
 }

@@ -28,6 +28,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use client::Client;
 
+use crate::balancer::StartError;
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
@@ -50,6 +51,10 @@ struct Arguments {
     /// The configuration file
     #[arg(long, global = true, value_name = "PATH", env = "EVENKEEL_CONFIG", default_value = "lb.toml")]
     config: PathBuf,
+
+    /// Let checks of kind "exec" run programs, as the user that this runs as
+    #[arg(long, global = true)]
+    allow_exec: bool,
 
     /// Where the running balancer is: http://HOST:PORT, or the path of its socket; else the configuration file says
     #[arg(long, global = true, value_name = "URL", env = "EVENKEEL_ADMIN")]
@@ -137,6 +142,12 @@ impl From<ConfigError> for Failure {
     }
 }
 
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::Config(format!("{:#}", anyhow::Error::from(error)))
+    }
+}
+
 impl From<LimitError> for Failure {
     fn from(error: LimitError) -> Self {
         Self::Config(error.to_string())
@@ -171,10 +182,10 @@ pub fn main() -> ExitCode {
 }
 
 fn obey(arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { config, admin, json, command } = arguments;
+    let Arguments { config, admin, json, allow_exec, command } = arguments;
     match command {
-        None | Some(Command::Run) => run::run(config),
-        Some(Command::Check) => check::check(config),
+        None | Some(Command::Run) => run::run(config, *allow_exec),
+        Some(Command::Check) => check::check(config, *allow_exec),
         Some(Command::Completions(options)) => pages::completions(options, Arguments::command()),
         Some(Command::Man(options)) => pages::man(options, Arguments::command()),
         Some(command) => {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Failure, logging, systemd};
-use crate::balancer::{Balancer, StartError, Surroundings};
+use crate::balancer::{Balancer, StartError, Surroundings, permit};
 use crate::config::{self, Config};
 use crate::server;
 
@@ -20,8 +20,9 @@ const CONTROL_THREADS: usize = 2;
 /// For the sessions of the other workers after one has died: they end at once, unless something else is wrong, too.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-pub(super) fn run(path: &Path) -> Result<(), Failure> {
+pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     let config = config::load(path)?;
+    permit(&config, allow_exec)?;
     let inherited = systemd::inherited().context("the sockets from systemd")?;
     let logging = logging::start(&config.log)?;
     for warning in config.warnings() {
@@ -31,6 +32,7 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
         inherited,
         log_lines_dropped: Some(Arc::new(logging.dropped())),
         log_level: Some(logging.level()),
+        allow_exec,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -48,6 +50,7 @@ async fn serve(config: Config, surroundings: Surroundings) -> Result<(), Failure
     let mut signals = Signals::new().context("signals can't be caught")?;
     let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
         StartError::Server(server::StartError::Limit(error)) => error.into(),
+        error @ StartError::Server(server::StartError::Check { .. }) => error.into(),
         error => Failure::Runtime(error.into()),
     })?;
     systemd::ready();

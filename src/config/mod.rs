@@ -5,6 +5,7 @@
 mod access;
 mod address;
 mod agents;
+mod check;
 mod checks;
 mod closing;
 mod conduct;
@@ -16,6 +17,7 @@ mod expectations;
 mod explain;
 mod faults;
 mod header;
+mod kinds;
 mod model;
 mod nearest;
 mod place;
@@ -36,6 +38,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
 pub use access::{AccessToken, Admin};
+pub use check::*;
 pub use closing::{Closing, Policy};
 pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
 pub use connect::{Connect, Timeouts};

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
 
 use toml::Spanned;
 
 use super::agents::Agents;
+use super::checks::Checks;
 use super::conduct::TIERS;
 use super::faults::{Complaint, Reading, shown};
 use super::shape::{BackendShape, ConsulShape, PoolShape};
@@ -37,6 +37,7 @@ pub struct StaticBackend {
 pub(super) fn pool(
     name: &str,
     section: &Section<PoolShape>,
+    checks: &Checks,
     agents: &mut Agents<'_>,
     reading: &mut Reading<'_>,
 ) -> Pool {
@@ -46,14 +47,15 @@ pub(super) fn pool(
         [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
     let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
-    let check = checks::check(shape.check.as_ref(), version, reading);
+    let check = checks.of_pool(shape.check.as_ref(), version, reading);
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
         conduct: conduct::conduct(shape, check.fall, reading),
-        check: Arc::new(check),
+        check,
+        agent: checks::adviser(shape.agent.as_ref(), reading),
         connect: connect::connect(shape.connect.as_ref(), reading),
         timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
         replay: connect::replay(shape, reading),

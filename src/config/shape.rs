@@ -5,7 +5,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    BackendEntry, Decimal, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings,
+    BackendEntry, CheckEntry, Decimal, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings,
     SwitchOrText, Text, Time,
 };
 
@@ -21,6 +21,7 @@ pub(super) struct FileShape {
     pub(super) shutdown: Option<Section<ShutdownShape>>,
     pub(super) listeners: Option<Named<ListenerShape>>,
     pub(super) pools: Option<Named<PoolShape>>,
+    pub(super) checks: Option<Named<CheckShape>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,7 +86,8 @@ pub(super) struct PoolShape {
     pub(super) balance: Text,
     pub(super) backends: Option<Spanned<Vec<BackendEntry>>>,
     pub(super) consul: Option<Section<ConsulShape>>,
-    pub(super) check: Option<Section<CheckShape>>,
+    pub(super) check: Option<CheckEntry>,
+    pub(super) agent: Option<Section<AdviserShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
     pub(super) replay: Text,
@@ -187,6 +189,30 @@ pub(super) struct CheckShape {
     pub(super) body_regex: Text,
     pub(super) steps: Option<Spanned<Vec<Section<StepShape>>>>,
     pub(super) send_proxy: Option<Spanned<SwitchOrText>>,
+    pub(super) tls: Option<Spanned<bool>>,
+    pub(super) server_name: Text,
+    pub(super) verify: Option<Spanned<bool>>,
+    pub(super) ca_file: Text,
+    pub(super) expires_within: Time,
+    pub(super) role: Text,
+    pub(super) username: Text,
+    pub(super) password: Text,
+    pub(super) password_file: Text,
+    pub(super) user: Text,
+    pub(super) database: Text,
+    pub(super) service: Text,
+    pub(super) send: Text,
+    pub(super) command: Option<Strings>,
+}
+
+/// `agent = { … }` of a pool.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdviserShape {
+    pub(super) port: Number,
+    pub(super) interval: Time,
+    pub(super) timeout: Time,
+    pub(super) send: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

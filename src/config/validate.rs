@@ -8,6 +8,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::agents::Agents;
+use super::checks::Checks;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::nearest::{nearest, suggest};
 use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ShutdownShape};
@@ -26,10 +27,14 @@ const SMALLEST_FILE: &str = r#"the smallest useful file is
 
 pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
     let mut agents = Agents::new(shape.consul.as_ref().map(|section| &section.shape), reading);
+    for (name, _) in shape.checks.iter().flat_map(|checks| &checks.shape) {
+        check_name("check", name, reading);
+    }
+    let checks = Checks::new(shape.checks.as_ref(), reading);
     let mut all_pools = Vec::new();
     for (name, section) in shape.pools.iter().flat_map(|pools| &pools.shape) {
         check_name("pool", name, reading);
-        all_pools.push(pools::pool(name.get_ref(), section, &mut agents, reading));
+        all_pools.push(pools::pool(name.get_ref(), section, &checks, &mut agents, reading));
     }
 
     let mut bound = Bound::default();

@@ -96,13 +96,12 @@ impl Member {
         self.backend.keep_report(None);
         self.take_advice(None);
         self.probe = None;
-        if pool.settings().check.kind == CheckKind::None {
-            self.facts.probe = None;
-            self.probe = Some(Box::new(()));
-        } else {
-            self.facts.probe = Some(ProbeState::Unproven);
-            self.probe = Some(watch(&self.endpoint.id, address));
-        }
+        let settings = pool.settings();
+        // Where nothing is probed there may still be an agent.
+        let unchecked = settings.check.kind == CheckKind::None;
+        self.facts.probe = (!unchecked).then_some(ProbeState::Unproven);
+        let nobody = unchecked && settings.agent.is_none();
+        self.probe = Some(if nobody { Box::new(()) } else { watch(&self.endpoint.id, address) });
     }
 
     pub(super) fn take_advice(&mut self, advice: Option<Advice>) {

@@ -140,6 +140,7 @@ impl Members {
             return;
         }
         member.take_advice(Some(advice));
+        info!(pool = %self.pool.name, backend = %id, %address, "its agent says: {advice}");
         self.settle(now, id);
         self.weigh(now);
     }

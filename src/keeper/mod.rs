@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
-use crate::health::Report;
+use crate::health::{Advice, Report};
 use crate::pool::{Given, Pool, Testimony};
 use members::Members;
 
@@ -36,6 +36,17 @@ pub struct Probed {
     pub report: Report,
 }
 
+/// What a backend's agent asks for.
+#[derive(Clone, Debug)]
+pub struct Advised {
+    /// The backend's identity.
+    pub id: Arc<str>,
+    /// Whose agent was asked; the backend may have another address by now.
+    pub address: SocketAddr,
+    /// Its wishes, all of them.
+    pub advice: Advice,
+}
+
 /// What a keeper listens to.
 pub struct Inputs {
     /// Whole sets from discovery.
@@ -43,6 +54,8 @@ pub struct Inputs {
     /// From the probes that it watches. Unbounded, because a lost report could be the one that flips a backend; their
     /// number is bounded by the probes' own pace.
     pub reports: mpsc::UnboundedReceiver<Probed>,
+    /// From the agents that it watches. Unbounded for the same reason.
+    pub advice: mpsc::UnboundedReceiver<Advised>,
     /// From sessions.
     pub evidence: mpsc::Receiver<Testimony>,
     /// From operators.
@@ -60,6 +73,9 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
         tokio::select! {
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
+            Some(advised) = inputs.advice.recv() => {
+                members.advise(Instant::now(), &advised.id, advised.address, advised.advice);
+            }
             Some(testimony) = inputs.evidence.recv() => members.evidence(Instant::now(), &testimony),
             Some(given) = inputs.commands.recv() => {
                 let result = members.operate(Instant::now(), given.command);

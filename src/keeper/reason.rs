@@ -25,7 +25,7 @@ pub(super) enum Cause {
 impl Cause {
     pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>, order: impl FnOnce() -> String) -> Self {
         match facts.standing() {
-            Standing::Draining | Standing::Maintenance if by_agent(facts) => Self::Agent(facts.agent),
+            Standing::Draining | Standing::Maintenance | Standing::Down if by_agent(facts) => Self::Agent(facts.agent),
             Standing::Disabled | Standing::Draining => Self::Operator(order()),
             Standing::Removed => Self::Removed,
             Standing::Maintenance => Self::Maintenance(note.cloned()),
@@ -41,6 +41,7 @@ impl Cause {
     pub(super) fn explained(&self, member: &Member) -> String {
         match self {
             Self::Operator(order) => order.clone(),
+            Self::Agent(Wish::Down) => "its agent says so".to_owned(),
             Self::Agent(_) => "its agent asks for it".to_owned(),
             Self::Removed => "no longer in the registry".to_owned(),
             Self::Maintenance(note) => with_note("the registry has it in maintenance", note.as_deref()),
@@ -64,7 +65,8 @@ impl Cause {
 }
 
 fn by_agent(facts: &Facts) -> bool {
-    facts.agent != Wish::Ready && facts.operator == Operator::Ready && facts.registry != Registry::Maintenance
+    let overruled = matches!(facts.registry, Registry::Maintenance | Registry::Critical);
+    facts.agent != Wish::Ready && facts.operator == Operator::Ready && !overruled
 }
 
 fn judged(report: &Report) -> String {

@@ -25,7 +25,7 @@ use crate::config::{Config, Relay};
 use crate::discovery::{Discovery, SourceError};
 use crate::metrics::CloseCause;
 use crate::pool::{Events, Happened, Pool};
-use crate::probe::Prober;
+use crate::probe::{self, Prober};
 use crate::proxy::{Floor, Glimpse, Listener, Settings, Workers, local_address, pipe_descriptors, try_ring};
 use closing::Closer;
 use control::Control;
@@ -48,6 +48,14 @@ pub enum StartError {
     /// A listening socket is not at hand.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// A pool can't be probed.
+    #[error("the check of pool `{pool}` can't work")]
+    Check {
+        /// Its name.
+        pool: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A pool's source can't be asked.
     #[error("pool `{pool}` can't be fed")]
     Source {
@@ -66,6 +74,11 @@ pub enum StartError {
 /// # Errors
 /// A limit is written that can't be held.
 pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
+    limits(config).map(|(sessions, _)| sessions)
+}
+
+/// Sessions, and probes in flight.
+fn limits(config: &Config) -> Result<(usize, usize), LimitError> {
     let copies = config.pools.iter().all(|pool| pool.relay == Relay::Copy);
     let budget = Budget::raise(if copies { 0 } else { pipe_descriptors(workers(config)) });
     for listener in &config.listeners {
@@ -73,7 +86,20 @@ pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
             budget.holds(&format!("listeners.{}.max_connections", listener.name), wanted)?;
         }
     }
-    budget.take(config.max_connections)
+    let sessions = budget.take(config.max_connections)?;
+    Ok((sessions, budget.probes(sessions)))
+}
+
+/// Whether everything is at hand that the checks of a configuration need.
+///
+/// # Errors
+/// The first thing that is not. Files are read.
+pub fn checks_ready(config: &Config) -> Result<(), StartError> {
+    for pool in &config.pools {
+        let wrong = |source| StartError::Check { pool: pool.name.clone(), source };
+        probe::ready(&pool.check).map_err(wrong)?;
+    }
+    Ok(())
 }
 
 /// The kernel takes data with a SYN only if the server bit of its own switch is set.
@@ -140,7 +166,8 @@ impl Server {
     /// # Errors
     /// Nothing is left behind.
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
-        let max_connections = max_connections(config)?;
+        let (max_connections, probes) = limits(config)?;
+        checks_ready(config)?;
         warn_about_fast_open(config);
         let sockets = sockets::open(&config.listeners, inherited)?;
         let rings = relays::choose(&config.pools, try_ring)?;
@@ -155,7 +182,7 @@ impl Server {
         let count = workers(config);
         let workers = Workers::start(count, config.log.sessions, rings).map_err(StartError::Worker)?;
 
-        let prober = Prober::new();
+        let prober = Prober::bounded(probes);
         let (events, orders) = (Events::default(), OrderFile::open(config.state_dir.as_deref()));
         let mut pools = Vec::new();
         let (mut control, mut closers) = (Vec::new(), Vec::new());

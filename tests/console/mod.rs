@@ -62,13 +62,10 @@ impl Console {
     }
 
     /// The output of a command that succeeds.
-    #[track_caller]
-    pub fn good<'a>(&'a self, arguments: &'a [&'a str]) -> impl Future<Output = String> + 'a {
-        async move {
-            let said = self.says(arguments).await;
-            assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
-            said.out
-        }
+    pub async fn good(&self, arguments: &[&str]) -> String {
+        let said = self.says(arguments).await;
+        assert_eq!(said.code, Some(0), "{arguments:?}: {said:?}");
+        said.out
     }
 
     /// A command, not yet run.

@@ -165,6 +165,37 @@ fn checks() {
 }
 
 #[test]
+fn kinds() {
+    let named = |name: &str, table: &str| format!("{}\n[checks.{name}]\n{table}", with_more("check = \"fast\""));
+    page! {
+        "refused_kinds";
+        "unknown_check": named("fats", "kind = \"tcp\""),
+        "unknown_check_far": named("thorough", "kind = \"tcp\""),
+        "unknown_check_of_none": with_more("check = \"fast\""),
+        "name_of_check": named("\"a b\"", "kind = \"tcp\""),
+        "fault_in_a_named_check": named("fast", "kind = \"tcp\"\npath = \"/\""),
+        "number_for_check": with_more("check = 5"),
+        "role_for_tcp": with_more("check = { role = \"master\" }"),
+        "wrong_role": with_more("check = { kind = \"redis\", role = \"slave\" }"),
+        "password_twice": with_more("check = { kind = \"redis\", password = \"s3cr3t\", password_file = \"/run/p\" }"),
+        "password_empty": with_more("check = { kind = \"redis\", password = \"\" }"),
+        "username_alone": with_more("check = { kind = \"redis\", username = \"me\" }"),
+        "tls_for_postgres": with_more("check = { kind = \"postgres\", tls = true }"),
+        "verify_without_tls": with_more("check = { kind = \"http\", verify = false }"),
+        "verify_for_tcp": with_more("check = { verify = false }"),
+        "wrong_server_name": with_more("check = { kind = \"tls\", server_name = \"a b\" }"),
+        "wrong_expires_within": with_more("check = { kind = \"tls\", expires_within = \"2w\" }"),
+        "no_command": with_more("check = { kind = \"exec\" }"),
+        "command_empty": with_more("check = { kind = \"exec\", command = [] }"),
+        "command_not_absolute": with_more("check = { kind = \"exec\", command = \"check.sh --quick\" }"),
+        "send_proxy_for_exec": with_more("check = { kind = \"exec\", command = \"/bin/true\", send_proxy = \"v1\" }"),
+        "agent_without_port": with_more("agent = { interval = \"1s\" }"),
+        "agent_unknown_key": with_more("agent = { prot = 9100 }"),
+        "agent_switch": with_more("agent = true"),
+    }
+}
+
+#[test]
 fn header() {
     let front = |accept: &str| SMALLEST.replace("pool = \"web\"", &format!("pool = \"web\"\naccept_proxy = {accept}"));
     page! {
@@ -222,6 +253,11 @@ fn no_token_is_shown() {
         with_pool("consul = { service = \"web\", \"token\"=s3cr3t }"),
         with_pool("consul = { token = \"s3cr3t\", tokn = 1 }"),
         with_pool("consul = { service = \"\", token = 's3cr3t' }"),
+        with_more("check = { kind = \"redis\", password = \"s3cr3t"),
+        with_more("check = { kind = \"redis\", password = s3cr3t }"),
+        with_more("check = { kind = \"redis\", password = \"s3cr3t-${NAME}\" }"),
+        with_more("check = { kind = \"redis\", password = \"s3cr3t\", passwort = 1 }"),
+        with_more("check = { kind = \"redis\", password = [\"s3cr3t\"] }"),
     ] {
         let message = refused(&text);
         assert!(!message.contains("cr3t"), "{message}");

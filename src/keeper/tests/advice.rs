@@ -91,3 +91,17 @@ fn the_strictest_cap_holds() {
     let _one = bench.pool.pick(&[]).unwrap();
     assert!(matches!(bench.pool.pick(&[]), Err(NoneLeft)));
 }
+
+#[test]
+fn advice_is_kept_until_the_next_and_goes_when_the_backend_leaves() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    let drain = Advice { weight: Some(50), wish: Wish::Drain, max_sessions: None };
+    advise(&mut bench, "a", drain);
+    bench.probe("a", true);
+    assert_eq!((bench.view("a").advice, bench.view("b").advice), (Some(drain), None));
+    // Nobody of that name.
+    bench.members.advise(bench.now, &"who".into(), bench.view("a").address, drain);
+    bench.set(&["b"]);
+    bench.set(&["a", "b"]);
+    assert_eq!(bench.view("a").advice, None, "it begins again");
+}

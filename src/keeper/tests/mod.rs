@@ -240,6 +240,7 @@ fn probed(id: &str, address: SocketAddr, passed: bool, health: &RiseFall) -> Pro
         wanted: "200-399".to_owned(),
         got: if passed { "status 200" } else { "status 503" }.to_owned(),
         advice: None,
+        certificate: None,
     };
     let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
     Probed { id: id.into(), address, report }

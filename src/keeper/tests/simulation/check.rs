@@ -114,7 +114,7 @@ impl Simulation {
 
         let advised = view.advice.and_then(|advice| advice.weight).map_or(100, u32::from);
         let full = u32::from(view.weight) * advised * 100;
-        let ramp = if full == 0 { 100 } else { view.share * 100 / full };
+        let ramp = (view.share * 100).checked_div(full).unwrap_or(100);
         assert!((10..=100).contains(&ramp), "{id}: {ramp} % of its share");
         assert!(ramp == 100 || (!conduct.slow_start.is_zero() && view.standing == Standing::Up), "{id}: {ramp} %");
 
