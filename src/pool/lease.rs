@@ -85,8 +85,13 @@ impl Lease {
     /// The connect failed. If that is the backend's fault, the keeper hears of it.
     pub fn failed(&self, reason: ConnectFailure) {
         self.backend.stats.failures.count(reason);
-        if reason.blames_backend() {
-            self.accuse(Evidence::ConnectFailed(reason));
+        match reason {
+            // Somebody accepted it, or the kernel would have refused: to connect once more disproves nothing.
+            ConnectFailure::Reset if self.pool.settings().conduct.outliers.early_ends => {
+                self.accuse(Evidence::EndedEarly(EarlyEnd::Reset));
+            }
+            _ if reason.blames_backend() => self.accuse(Evidence::ConnectFailed(reason)),
+            _ => {}
         }
     }
 

@@ -43,6 +43,24 @@ fn a_probe_disproves_only_what_it_tests() {
     }
 }
 
+/// The kernel of a dead backend refuses; who resets has accepted, and will for the next probe, too.
+#[test]
+fn a_reset_while_connecting_is_no_failed_connect_to_a_probe() {
+    for (keys, ends) in [(TCP.to_owned(), false), (format!("{TCP}\noutliers = {{ early_ends = false }}"), true)] {
+        let mut bench = Bench::up(&keys, &["a", "b"]);
+        for _ in 0..3 {
+            let lease = bench.lease("a");
+            lease.dialled();
+            lease.failed(ConnectFailure::Reset);
+            bench.hear();
+        }
+        assert_eq!(bench.standing("a"), Standing::Ejected, "{keys}");
+        bench.advance(seconds(1));
+        bench.probe("a", true);
+        assert_eq!(bench.standing("a") == Standing::Up, ends, "{keys}");
+    }
+}
+
 #[test]
 fn a_probe_that_had_begun_before_disproves_nothing() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
