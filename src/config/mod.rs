@@ -5,7 +5,9 @@
 mod address;
 mod agents;
 mod checks;
+mod diff;
 mod duration;
+mod effective;
 mod error;
 mod expand;
 mod expectations;
@@ -31,6 +33,8 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use diff::{Change, Diff, Named, What};
+pub use effective::masked;
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;

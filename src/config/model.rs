@@ -8,10 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
 
 /// The whole of `lb.toml`, validated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     /// Data-plane threads; `None` = one per CPU that this process may use.
     pub workers: Option<usize>,
@@ -37,7 +39,7 @@ impl Config {
 }
 
 /// `[admin]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Admin {
     /// `None` = written as `bind = "off"`.
     pub bind: Option<SocketAddr>,
@@ -46,7 +48,7 @@ pub struct Admin {
 }
 
 /// `[log]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Log {
     /// How a line looks.
     pub format: LogFormat,
@@ -57,7 +59,8 @@ pub struct Log {
 }
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LogFormat {
     /// For people.
     Text,
@@ -66,7 +69,7 @@ pub enum LogFormat {
 }
 
 /// `[shutdown]`: readiness off, wait `delay`, stop accepting, let sessions finish until `timeout`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Shutdown {
     /// May be zero.
     pub delay: Duration,
@@ -75,7 +78,7 @@ pub struct Shutdown {
 }
 
 /// `[listeners.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Listener {
     /// The key in `[listeners]`.
     pub name: String,
@@ -99,13 +102,14 @@ pub struct Listener {
 }
 
 /// `[pools.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Pool {
     /// The key in `[pools]`.
     pub name: String,
     /// How a backend is picked.
     pub balance: Balance,
     /// Where the backends come from.
+    #[serde(flatten)]
     pub source: Source,
     /// The active health check.
     pub check: Arc<Check>,
@@ -122,6 +126,7 @@ pub struct Pool {
     /// Connections kept open ahead of time per backend; 0 = none.
     pub preconnect: usize,
     /// Local addresses to dial from, in turn; empty = the kernel chooses.
+    #[serde(rename = "source")]
     pub sources: Vec<IpAddr>,
     /// What a session gets when no backend is up.
     pub when_all_down: WhenAllDown,
@@ -130,7 +135,8 @@ pub struct Pool {
 }
 
 /// `balance`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Each backend in turn, in proportion to its weight.
     RoundRobin,
@@ -139,7 +145,8 @@ pub enum Balance {
 }
 
 /// `relay`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Relay {
     /// Copied through user space, and spliced in the kernel while a direction is bulk.
     Auto,
@@ -152,7 +159,8 @@ pub enum Relay {
 }
 
 /// `when_all_down`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WhenAllDown {
     /// Close the client's connection.
     Refuse,
@@ -161,11 +169,13 @@ pub enum WhenAllDown {
 }
 
 /// Where a pool's backends come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Source {
     /// `backends = [...]`; at least one, ids unique.
+    #[serde(rename = "backends")]
     Static(Vec<StaticBackend>),
     /// `consul = { service = "…" }`
+    #[serde(rename = "consul")]
     Consul(ConsulSource),
 }
 
@@ -180,7 +190,7 @@ impl Source {
 }
 
 /// One entry of `backends`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StaticBackend {
     /// Written, or else `address` as written.
     pub id: String,
@@ -218,9 +228,10 @@ pub enum Host {
 }
 
 /// `consul = { … }` of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ConsulSource {
     /// The agent to ask; equal settings are one `Arc`, so that connections are shared.
+    #[serde(flatten)]
     pub agent: Arc<ConsulAgent>,
     /// The service's name, not escaped.
     pub service: String,
@@ -237,7 +248,7 @@ pub struct ConsulSource {
 }
 
 /// `[consul]`: how an agent is reached. Values from `CONSUL_*` are already in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ConsulAgent {
     /// `http://host:port`, `https://host:port` or `unix:///path`.
     pub address: String,
@@ -250,7 +261,8 @@ pub struct ConsulAgent {
 }
 
 /// `warning`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Warning {
     /// It gets sessions by `Weights.Warning`.
     Serve,
@@ -259,7 +271,8 @@ pub enum Warning {
 }
 
 /// `consistency`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// The leader answers, or a follower that the agent trusts (Consul's default).
     Default,
@@ -280,7 +293,7 @@ impl fmt::Debug for Secret {
 }
 
 /// `[pools.NAME.check]`. Two pools with an equal check on one address share one probe, hence `Eq` and `Hash`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Check {
     /// What a probe does.
     pub kind: CheckKind,
@@ -303,7 +316,8 @@ pub struct Check {
 }
 
 /// `kind` and what belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CheckKind {
     /// No probes: a backend is up unless something else says no.
     None,
@@ -328,7 +342,7 @@ impl CheckKind {
 }
 
 /// What belongs to `kind = "http"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HttpCheck {
     /// An HTTP token, upper case as written.
     pub method: String,
@@ -371,18 +385,22 @@ impl fmt::Display for StatusSet {
 }
 
 /// One step of a script check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Bytes to write; never empty.
+    #[serde(serialize_with = "super::effective::escaped")]
     Send(Vec<u8>),
     /// What the bytes read since the last matched step must hold.
     Expect(Expectation),
 }
 
 /// What received bytes must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Expectation {
     /// These bytes somewhere; never empty.
+    #[serde(serialize_with = "super::effective::escaped")]
     Bytes(Vec<u8>),
     /// A match of this pattern somewhere.
     Regex(Pattern),
@@ -428,6 +446,13 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// As written.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+}
+
 impl PartialEq for Pattern {
     fn eq(&self, other: &Self) -> bool {
         self.source == other.source
@@ -443,7 +468,7 @@ impl Hash for Pattern {
 }
 
 /// `connect = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Connect {
     /// For one attempt.
     pub timeout: Duration,
@@ -456,7 +481,7 @@ pub struct Connect {
 }
 
 /// `timeouts = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// No byte in either direction for this long; `None` (written `"0s"`) = no limit.
     pub idle: Option<Duration>,
@@ -466,7 +491,7 @@ pub struct Timeouts {
 }
 
 /// `tcp = { … }`: options of one side's sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TcpOptions {
     /// `TCP_NODELAY`
     pub nodelay: bool,
@@ -483,7 +508,7 @@ pub struct TcpOptions {
 }
 
 /// `keepalive = { … }`, whole seconds as the kernel has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Keepalive {
     /// Quiet time before the first probe (`TCP_KEEPIDLE`).
     pub idle: Duration,
