@@ -102,6 +102,8 @@ pub enum Outcome {
     IdleTimeout,
     /// No progress for `timeouts.half_close` after one side had finished.
     HalfCloseTimeout,
+    /// It had lasted for the pool's `max_lifetime`.
+    MaxLifetime,
     /// No backend was eligible.
     NoBackend,
     /// No attempt to connect succeeded.
@@ -112,6 +114,10 @@ pub enum Outcome {
     Drained,
     /// Cut by an operator.
     Killed,
+    /// Cut because its backend was down, as the pool's `on_down` says.
+    BackendDown,
+    /// Cut because its backend had left the registry, as the pool's `on_removed` says.
+    BackendRemoved,
     /// A peer that has to begin with a PROXY header did not.
     Refused,
     /// Something of our own failed: no fd, no port, no memory.
@@ -122,17 +128,20 @@ pub enum Outcome {
 
 impl Outcome {
     /// In the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::Completed,
         Self::ClientReset,
         Self::BackendReset,
         Self::IdleTimeout,
         Self::HalfCloseTimeout,
+        Self::MaxLifetime,
         Self::NoBackend,
         Self::ConnectFailed,
         Self::ClientGone,
         Self::Drained,
         Self::Killed,
+        Self::BackendDown,
+        Self::BackendRemoved,
         Self::Refused,
         Self::LocalError,
         Self::Panicked,
@@ -146,11 +155,14 @@ impl Outcome {
             Self::BackendReset => "backend_reset",
             Self::IdleTimeout => "idle_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",
+            Self::MaxLifetime => "max_lifetime",
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
             Self::ClientGone => "client_gone",
             Self::Drained => "drained",
             Self::Killed => "killed",
+            Self::BackendDown => "backend_down",
+            Self::BackendRemoved => "backend_removed",
             Self::Refused => "refused",
             Self::LocalError => "local_error",
             Self::Panicked => "panicked",

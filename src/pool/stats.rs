@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::metrics::{ConnectFailure, Direction, FAST_BUCKETS, Outcome, SESSION_BUCKETS};
 
@@ -70,9 +70,20 @@ pub struct Bytes(Arc<[Cell]>);
 #[repr(align(64))]
 struct Cell([AtomicU64; Direction::ALL.len()]);
 
-/// One worker's share of a backend's bytes. Written by that worker's thread only.
+/// The bytes of one session with a backend, and when the last of them moved; each counts in its worker's share of the
+/// backend's bytes, too. Written by that worker's thread only.
 #[derive(Clone, Debug)]
-pub struct ByteCell(Arc<[Cell]>, usize);
+pub struct ByteCell(Arc<Tally>);
+
+#[derive(Debug)]
+struct Tally {
+    cells: Arc<[Cell]>,
+    worker: usize,
+    session: [AtomicU64; Direction::ALL.len()],
+    since: Instant,
+    /// Milliseconds from `since` on.
+    last_activity: AtomicU64,
+}
 
 impl Bytes {
     /// For workers 0 to `workers` − 1.
@@ -80,9 +91,15 @@ impl Bytes {
         Self((0..workers).map(|_| Cell::default()).collect())
     }
 
-    /// The cell of a worker.
+    /// For a session on a worker that has just reached the backend.
     pub fn cell(&self, worker: usize) -> ByteCell {
-        ByteCell(Arc::clone(&self.0), worker)
+        ByteCell(Arc::new(Tally {
+            cells: Arc::clone(&self.0),
+            worker,
+            session: Default::default(),
+            since: Instant::now(),
+            last_activity: AtomicU64::new(0),
+        }))
     }
 
     /// So far, over all workers.
@@ -94,8 +111,32 @@ impl Bytes {
 impl ByteCell {
     /// Adds `bytes`. Not a read-modify-write: only one thread writes here.
     pub fn add(&self, direction: Direction, bytes: u64) {
-        let cell = &self.0[self.1].0[direction as usize];
-        cell.store(cell.load(Relaxed).wrapping_add(bytes), Relaxed);
+        let Tally { cells, worker, session, .. } = &*self.0;
+        for count in [&cells[*worker].0[direction as usize], &session[direction as usize]] {
+            count.store(count.load(Relaxed).wrapping_add(bytes), Relaxed);
+        }
+    }
+
+    /// Something moved.
+    pub fn touch(&self, now: Instant) {
+        let after = now.duration_since(self.0.since);
+        let milliseconds = after.as_secs() * 1_000 + u64::from(after.subsec_millis());
+        self.0.last_activity.store(milliseconds, Relaxed);
+    }
+
+    /// When the backend was reached.
+    pub fn since(&self) -> Instant {
+        self.0.since
+    }
+
+    /// When something last moved; to the millisecond.
+    pub fn last_activity(&self) -> Instant {
+        self.0.since + Duration::from_millis(self.0.last_activity.load(Relaxed))
+    }
+
+    /// The session's own bytes so far.
+    pub fn of_session(&self, direction: Direction) -> u64 {
+        self.0.session[direction as usize].load(Relaxed)
     }
 }
 

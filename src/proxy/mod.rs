@@ -4,6 +4,7 @@
 mod caller;
 mod cut;
 mod listener;
+mod live;
 mod option;
 mod outcome;
 mod preconnect;
@@ -15,6 +16,7 @@ mod worker;
 
 pub use cut::Cut;
 pub use listener::{Listener, Settings};
+pub use live::{LegView, Phase, SessionKey, SessionView};
 pub use relay::{AUTO_PREFERS_RING, Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;

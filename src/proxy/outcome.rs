@@ -1,31 +1,20 @@
 //! Everything that is said about a session when it ends: the outcome, one set of counters, one log line. Written when the
 //! record is dropped, so that no way out of a session, a panic included, forgets it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tracing::info;
 
-use super::listener::Listener;
+use super::live::Live;
 use crate::metrics::Outcome;
-use crate::pool::{Backend, Pool};
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Record {
-    pub(super) id: u64,
-    pub(super) listener: Arc<Listener>,
-    /// The listener's when the session began.
-    pub(super) pool: Arc<Pool>,
-    /// Whom the session is for.
-    pub(super) client: SocketAddr,
-    /// Who connected: a proxy, where its header names another client.
-    pub(super) peer: SocketAddr,
+    pub(super) live: Arc<Live>,
     /// What the session is called across proxies, printable.
     pub(super) unique_id: Option<String>,
-    pub(super) accepted: Instant,
-    pub(super) backend: Option<(Arc<Backend>, SocketAddr)>,
     pub(super) attempts: u32,
     /// From accept to a connected backend.
     pub(super) connected_after: Option<Duration>,
@@ -41,22 +30,10 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn new(
-        id: u64,
-        (listener, pool): (Arc<Listener>, &Arc<Pool>),
-        peer: SocketAddr,
-        accepted: Instant,
-        log: bool,
-    ) -> Self {
+    pub(super) fn new(live: Arc<Live>, log: bool) -> Self {
         Self {
-            id,
-            listener,
-            pool: Arc::clone(pool),
-            client: peer,
-            peer,
+            live,
             unique_id: None,
-            accepted,
-            backend: None,
             attempts: 0,
             connected_after: None,
             first_byte: None,
@@ -79,18 +56,20 @@ impl Drop for Record {
         // Nobody said: the task was ended from outside, or by a panic.
         let unsaid = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Killed };
         let outcome = self.outcome.unwrap_or(unsaid);
-        let total = self.accepted.elapsed();
-        let pool = &self.pool;
+        let total = self.live.began.elapsed();
+        let listener = &self.live.listener;
+        let pool = &self.live.pool;
+        let backend = self.live.backend();
 
-        self.listener.ended.count(outcome);
+        listener.ended.count(outcome);
         pool.times.session.observe(total);
         if let Some(first_byte) = self.first_byte {
             pool.times.first_byte.observe(first_byte);
         }
-        match &self.backend {
-            None => pool.ended_without_backend.count(&self.listener.name, outcome),
+        match &backend {
+            None => pool.ended_without_backend.count(&listener.name, outcome),
             Some((backend, _)) => {
-                backend.stats.ended.count(&self.listener.name, outcome);
+                backend.stats.ended.count(&listener.name, outcome);
                 backend.stats.times.session.observe(total);
                 if let Some(first_byte) = self.first_byte {
                     backend.stats.times.first_byte.observe(first_byte);
@@ -100,16 +79,17 @@ impl Drop for Record {
         if !self.log {
             return;
         }
+        let (client, peer) = (self.live.client(), self.live.peer);
         info!(
             target: "evenkeel::session",
-            session = self.id,
-            listener = %self.listener.name,
+            session = self.live.id(),
+            listener = %listener.name,
             pool = %pool.name,
-            client = %self.client,
-            peer = (self.peer != self.client).then(|| tracing::field::display(self.peer)),
+            client = %client,
+            peer = (peer != client).then(|| tracing::field::display(peer)),
             unique_id = self.unique_id,
-            backend = self.backend.as_ref().map(|(backend, _)| tracing::field::display(&backend.id)),
-            address = self.backend.as_ref().map(|(_, address)| tracing::field::display(address)),
+            backend = backend.as_ref().map(|(backend, _)| tracing::field::display(&backend.id)),
+            address = backend.as_ref().map(|(_, address)| tracing::field::display(address)),
             outcome = outcome.name(),
             detail = self.detail,
             attempts = self.attempts,

@@ -11,8 +11,9 @@ use std::time::Instant;
 use tokio::time::timeout;
 
 use super::caller::{self, Caller, Stranger};
-use super::cut::{Cut, Enlisted};
+use super::cut::Cut;
 use super::listener::{Listener, Settings, Slot};
+use super::live::Enlisted;
 use super::outcome::Record;
 use super::relay::{AUTO_PREFERS_RING, Done, End, Limits, Mode, Side, Terms, relay};
 use super::socket::Socket;
@@ -42,12 +43,12 @@ pub(super) struct Accepted {
 pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let Accepted { fd, peer, at, listener, slot: _slot } = accepted;
     let front = listener.settings();
-    let mut record = Record::new(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at, worker.log_sessions);
+    let enlisted = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
+    let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions);
     let client = match Socket::new(fd) {
         Ok(client) => client,
         Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
     };
-    let enlisted = worker.enlist();
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
     let Some(mut caller) = identify(&client, &front, &enlisted, &mut record).await else { return drop(record) };
@@ -61,14 +62,14 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     tests::panic_if_asked();
 
     let connected = Instant::now();
-    record.backend = Some((Arc::clone(lease.backend()), lease.address()));
+    let bytes = lease.backend().stats.bytes.cell(worker.index);
+    enlisted.live().reached(lease.backend(), lease.address(), &bytes);
     record.connected_after = Some(connected - at);
     if !announce(&caller, (&client, &backend), &settings, &enlisted, &mut record).await {
         drop(lease);
         return drop(record);
     }
     let limits = Limits::new(settings.timeouts.idle, settings.timeouts.half_close);
-    let bytes = lease.backend().stats.bytes.cell(worker.index);
     let mode = match settings.relay {
         config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
         config::Relay::Auto => Mode::Auto,
@@ -98,15 +99,18 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
 
 /// Finds out who the client is. `None` = the record says why not; then the client is reset.
 async fn identify(client: &Socket, front: &Settings, enlisted: &Enlisted<'_>, record: &mut Record) -> Option<Caller> {
-    let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(record.peer.ip()));
-    let Some(accept) = trusting else { return Some(Caller::is(record.peer)) };
+    let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(record.live.peer.ip()));
+    let Some(accept) = trusting else {
+        record.live.identified(record.live.peer);
+        return Some(Caller::is(record.live.peer));
+    };
     // In a box of its own: it is over before the relay begins, and most listeners never need it.
-    let identified = Box::pin(caller::identify(client, record.peer, accept));
+    let identified = Box::pin(caller::identify(client, record.live.peer, accept));
     let (outcome, detail) = tokio::select! {
         biased;
         identified = identified => match identified {
             Ok(caller) => {
-                record.client = caller.client;
+                record.live.identified(caller.client);
                 record.unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string());
                 return Some(caller);
             }
@@ -128,7 +132,7 @@ async fn announce(
     record: &mut Record,
 ) -> bool {
     let Some(send) = &settings.send_proxy else { return true };
-    let id = format!("{:016x}-{:x}", *RUN, record.id);
+    let id = format!("{:016x}-{:x}", *RUN, record.live.id());
     let (header, unique_id) = caller.header(send, client, &id);
     if let Some(unique_id) = unique_id {
         record.unique_id = Some(unique_id.escape_ascii().to_string());
@@ -155,7 +159,7 @@ async fn reach(
     record: &mut Record,
 ) -> Option<Connected> {
     let mut random = worker.random();
-    let pool = Arc::clone(&record.pool);
+    let pool = Arc::clone(&record.live.pool);
     let refusal = tokio::select! {
         biased;
         result = upstream::connect((&pool, settings), &worker.stock, &mut random, &mut record.attempts) => match result {

@@ -2,12 +2,13 @@
 //! may hold.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -16,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
-use super::cut::{Cut, Enlisted, List};
+use super::cut::Cut;
 use super::listener::{self, Listener};
+use super::live::{Enlisted, List, SessionKey, SessionView};
 use super::preconnect::{self, Stock};
 use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
@@ -77,7 +79,7 @@ pub(super) struct Seat {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// Sessions here or on their way here.
     load: AtomicUsize,
@@ -120,7 +122,12 @@ impl Workers {
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
             let (jobs, to_do) = mpsc::unbounded_channel();
-            let shared = Arc::new(Shared::default());
+            let shared = Arc::new(Shared {
+                load: AtomicUsize::new(0),
+                list: List::new(index),
+                pipes: Arc::default(),
+                ring: Arc::default(),
+            });
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
@@ -209,6 +216,25 @@ impl Floor {
         }
     }
 
+    /// Shows every live session, worker by worker; one that begins or ends meanwhile may be among them or not.
+    pub fn visit_sessions(&self, mut visit: impl FnMut(SessionView)) {
+        for seat in self.0.iter() {
+            seat.shared.list.visit(&mut visit);
+        }
+    }
+
+    /// Every live session, as [`Self::visit_sessions`] shows them.
+    pub fn list_sessions(&self) -> Vec<SessionView> {
+        let mut all = Vec::new();
+        self.visit_sessions(|session| all.push(session));
+        all
+    }
+
+    /// Ends a session. Returns whether it still lived and nobody had ended it before.
+    pub fn cut(&self, session: SessionKey, cut: Cut) -> bool {
+        self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut))
+    }
+
     /// Ends every session, also those that come later.
     pub fn cut_all(&self, cut: Cut) {
         for seat in self.0.iter() {
@@ -260,8 +286,14 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn enlist(&self) -> Enlisted<'_> {
-        self.shared.list.enlist()
+    pub(super) fn enlist(
+        &self,
+        id: u64,
+        front: (Arc<Listener>, &Arc<Pool>),
+        peer: SocketAddr,
+        began: Instant,
+    ) -> Enlisted<'_> {
+        self.shared.list.enlist(id, front, peer, began)
     }
 
     pub(super) fn random(&self) -> fastrand::Rng {

@@ -317,6 +317,7 @@ impl Relay {
         }
         if progress || ended != self.has_one_ended() {
             self.last_progress = Instant::now();
+            self.bytes.touch(self.last_progress);
             if self.to_client > 0 && self.first_byte.is_none() {
                 self.first_byte = Some(self.last_progress);
             }

@@ -224,6 +224,7 @@ impl Lanes {
                 if bytes > 0 {
                     if entry.last_progress < self.now {
                         entry.last_progress = self.now;
+                        entry.bytes.touch(self.now);
                     }
                     entry.bytes.add(DIRECTIONS[direction], u64::from(bytes));
                     if direction == 1 && entry.first_byte.is_none() {
@@ -274,6 +275,7 @@ impl Lanes {
             return;
         }
         entry.last_progress = self.now;
+        entry.bytes.touch(self.now);
         match entry.ends[1 - direction].send_fin() {
             Ok(()) => {
                 way.stage = Stage::Finished;

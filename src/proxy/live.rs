@@ -1,0 +1,328 @@
+//! The live sessions of one worker: who they are and how far they have come, for anybody who asks, and the way to end
+//! them. A session locks its own entry when it begins, connects and ends, and never for a byte.
+
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::ptr;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use slab::Slab;
+
+use super::cut::Cut;
+use super::listener::Listener;
+use crate::metrics::Direction;
+use crate::pool::{Backend, ByteCell, Pool};
+
+/// Sessions looked at before the worker may begin and end some: a lock of a few microseconds.
+const BATCH: usize = 256;
+
+/// Names a live session; never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    /// As in the log.
+    pub id: u64,
+    worker: u32,
+    place: u32,
+}
+
+impl SessionKey {
+    /// The number of the worker that it lives on.
+    pub fn worker(&self) -> usize {
+        self.worker as usize
+    }
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Phase {
+    /// A PROXY header is awaited.
+    Identifying,
+    /// On its way to a backend.
+    Connecting,
+    /// Connected to one.
+    Relaying,
+}
+
+impl Phase {
+    /// The word for it in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Identifying => "identifying",
+            Self::Connecting => "connecting",
+            Self::Relaying => "relaying",
+        }
+    }
+}
+
+/// A live session as it was a moment ago.
+#[derive(Clone, Debug)]
+pub struct SessionView {
+    /// Its name.
+    pub key: SessionKey,
+    /// Where it came in.
+    pub listener: Arc<Listener>,
+    /// The listener's when the session began.
+    pub pool: Arc<Pool>,
+    /// Whom it is for.
+    pub client: SocketAddr,
+    /// Who connected: a proxy, where its header names another client.
+    pub peer: SocketAddr,
+    /// How far it is.
+    pub phase: Phase,
+    /// When it was accepted.
+    pub began: Instant,
+    /// Once it is connected.
+    pub leg: Option<LegView>,
+    /// Why it is about to end, if it was told to.
+    pub cut: Option<Cut>,
+}
+
+/// A session's backend side.
+#[derive(Clone, Debug)]
+pub struct LegView {
+    /// Whom it holds.
+    pub backend: Arc<Backend>,
+    /// Where that was when it was dialled.
+    pub address: SocketAddr,
+    /// When it was reached.
+    pub connected: Instant,
+    /// When a byte last moved, or a side last finished; to the millisecond.
+    pub last_activity: Instant,
+    /// Bytes so far.
+    pub to_backend: u64,
+    /// Bytes so far.
+    pub to_client: u64,
+}
+
+impl SessionView {
+    /// Since when it has been quiet.
+    pub fn idle_since(&self) -> Instant {
+        self.leg.as_ref().map_or(self.began, |leg| leg.last_activity)
+    }
+}
+
+/// The live sessions of one worker. Locked at the begin and end of a session by its worker, and by who looks or ends
+/// sessions, for a batch at a time.
+#[derive(Debug)]
+pub(super) struct List {
+    worker: u32,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    live: Slab<Arc<Live>>,
+    /// Wanted of every session, also of those that come later.
+    all: Option<Cut>,
+}
+
+/// What is known about a session while it lives.
+#[derive(Debug)]
+pub(super) struct Live {
+    key: SessionKey,
+    pub(super) listener: Arc<Listener>,
+    /// The listener's when the session began.
+    pub(super) pool: Arc<Pool>,
+    pub(super) peer: SocketAddr,
+    pub(super) began: Instant,
+    /// A [`Cut`], written under the lock of `state`. Read without it: who sees it late is woken to see it.
+    cut: AtomicU8,
+    /// A [`Phase`], for readers alone.
+    phase: AtomicU8,
+    state: Mutex<State>,
+}
+
+/// What changes now and then. The waker instead of a `Notify`, whose waiter would take 60 bytes of every idle session.
+#[derive(Debug, Default)]
+struct State {
+    waiting: Option<Waker>,
+    /// Boxed, because few differ from their peer.
+    client: Option<Box<SocketAddr>>,
+    leg: Option<Leg>,
+}
+
+#[derive(Debug)]
+struct Leg {
+    backend: Arc<Backend>,
+    address: SocketAddr,
+    bytes: ByteCell,
+}
+
+impl List {
+    pub(super) fn new(worker: usize) -> Self {
+        Self { worker: worker as u32, inner: Mutex::default() }
+    }
+
+    pub(super) fn enlist(
+        &self,
+        id: u64,
+        (listener, pool): (Arc<Listener>, &Arc<Pool>),
+        peer: SocketAddr,
+        began: Instant,
+    ) -> Enlisted<'_> {
+        let pool = Arc::clone(pool);
+        let mut inner = self.lock();
+        let cut = inner.all.map_or(0, |cut| cut as u8);
+        let place = inner.live.vacant_entry();
+        let key = SessionKey { id, worker: self.worker, place: place.key() as u32 };
+        let phase = AtomicU8::new(Phase::Identifying as u8);
+        let live = Live { key, listener, pool, peer, began, cut: AtomicU8::new(cut), phase, state: Mutex::default() };
+        let live = Arc::clone(place.insert(Arc::new(live)));
+        drop(inner);
+        Enlisted { list: self, live }
+    }
+
+    pub(super) fn cut_all(&self, cut: Cut) {
+        // Before the others are told, so that nobody slips in between.
+        self.lock().all = Some(cut);
+        self.each(|live| {
+            live.tell(cut);
+        });
+    }
+
+    /// Returns whether the session still lived and had not been told before.
+    pub(super) fn cut(&self, key: SessionKey, cut: Cut) -> bool {
+        let live = self.lock().live.get(key.place as usize).map(Arc::clone);
+        live.is_some_and(|live| live.key == key && live.tell(cut))
+    }
+
+    pub(super) fn visit(&self, visit: &mut impl FnMut(SessionView)) {
+        self.each(|live| visit(live.view()));
+    }
+
+    fn each(&self, mut act: impl FnMut(&Live)) {
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut from = 0;
+        loop {
+            {
+                let inner = self.lock();
+                let places = from..inner.live.capacity().min(from + BATCH);
+                if places.is_empty() {
+                    return;
+                }
+                from = places.end;
+                batch.extend(places.filter_map(|place| inner.live.get(place)).map(Arc::clone));
+            }
+            batch.drain(..).for_each(|live| act(&live));
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Live {
+    pub(super) fn id(&self) -> u64 {
+        self.key.id
+    }
+
+    /// Whom it is for.
+    pub(super) fn client(&self) -> SocketAddr {
+        self.lock().client.as_deref().copied().unwrap_or(self.peer)
+    }
+
+    /// Its backend, once it is connected.
+    pub(super) fn backend(&self) -> Option<(Arc<Backend>, SocketAddr)> {
+        self.lock().leg.as_ref().map(|leg| (Arc::clone(&leg.backend), leg.address))
+    }
+
+    pub(super) fn identified(&self, client: SocketAddr) {
+        if client != self.peer {
+            self.lock().client = Some(Box::new(client));
+        }
+        self.phase.store(Phase::Connecting as u8, Relaxed);
+    }
+
+    pub(super) fn reached(&self, backend: &Arc<Backend>, address: SocketAddr, bytes: &ByteCell) {
+        self.lock().leg = Some(Leg { backend: Arc::clone(backend), address, bytes: bytes.clone() });
+        self.phase.store(Phase::Relaying as u8, Relaxed);
+    }
+
+    fn tell(&self, cut: Cut) -> bool {
+        let mut state = self.lock();
+        if self.cut.load(Relaxed) != 0 {
+            return false;
+        }
+        self.cut.store(cut as u8, Relaxed);
+        let waiting = state.waiting.take();
+        drop(state);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+        true
+    }
+
+    fn view(&self) -> SessionView {
+        let state = self.lock();
+        let leg = state.leg.as_ref().map(|leg| LegView {
+            backend: Arc::clone(&leg.backend),
+            address: leg.address,
+            connected: leg.bytes.since(),
+            last_activity: leg.bytes.last_activity(),
+            to_backend: leg.bytes.of_session(Direction::ToBackend),
+            to_client: leg.bytes.of_session(Direction::ToClient),
+        });
+        let phase = match self.phase.load(Relaxed) {
+            0 => Phase::Identifying,
+            1 => Phase::Connecting,
+            _ => Phase::Relaying,
+        };
+        SessionView {
+            key: self.key,
+            listener: Arc::clone(&self.listener),
+            pool: Arc::clone(&self.pool),
+            client: state.client.as_deref().copied().unwrap_or(self.peer),
+            peer: self.peer,
+            phase,
+            began: self.began,
+            leg,
+            cut: Cut::from_number(self.cut.load(Relaxed)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session's place on the list, until it is dropped.
+pub(super) struct Enlisted<'a> {
+    list: &'a List,
+    live: Arc<Live>,
+}
+
+impl Enlisted<'_> {
+    pub(super) fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Resolves when the session is to end. Locks once for each task that polls it, which is once.
+    ///
+    /// # Cancel safety
+    /// Safe: a wish stays.
+    pub(super) fn cut(&self) -> impl Future<Output = Cut> {
+        // Told apart by address, which is all that `Waker::will_wake` does for wakers of one runtime.
+        let mut waits_for = ptr::null();
+        poll_fn(move |cx| {
+            if waits_for != cx.waker().data() {
+                // Under the lock of who tells: either it finds the waker, or its wish is found below.
+                self.live.lock().waiting = Some(cx.waker().clone());
+                waits_for = cx.waker().data();
+            }
+            Cut::from_number(self.live.cut.load(Relaxed)).map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+}
+
+impl Drop for Enlisted<'_> {
+    fn drop(&mut self) {
+        let live = self.list.lock().live.try_remove(self.live.key.place as usize);
+        // Not under the lock: it may be the last handle to a listener and its pool.
+        drop(live);
+    }
+}
