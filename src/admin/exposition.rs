@@ -54,7 +54,7 @@ fn process(families: &mut Families, view: &View) {
     for (index, sessions) in sessions.into_iter().enumerate() {
         families.value(&names::WORKER_SESSIONS, &[&index.to_string()], sessions as f64);
     }
-    families.value(&names::MAX_CONNECTIONS, &[], state.max_connections as f64);
+    families.value(&names::MAX_CONNECTIONS, &[], state.limit.places().unwrap_or_default() as f64);
     families.value(&names::DRAINING, &[], flag(state.is_draining()));
     families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
     let (pipes, missing) = state.floor.pipes();
@@ -130,8 +130,8 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
         }
     }
     families.value(&names::BACKEND_SESSIONS, &[name, id], f64::from(pool.sessions_of(backend)));
-    for (number, source) in settings.sources.iter().enumerate() {
-        let sessions = stats.sources.read(number) as f64;
+    for source in &settings.sources {
+        let sessions = stats.sources.read(*source) as f64;
         families.value(&names::BACKEND_SOURCE_SESSIONS, &[name, id, &source.to_string()], sessions);
     }
     if settings.preconnect > 0 {

@@ -44,6 +44,17 @@ impl Balancer {
         Self { policy: Policy::new(balance), slots: Vec::new() }
     }
 
+    /// Goes on with another policy: same slots, same counts.
+    pub fn switch(&mut self, balance: Balance) {
+        if self.policy.is(balance) {
+            return;
+        }
+        self.policy = Policy::new(balance);
+        for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.runs()) {
+            self.policy.enter(number, *slot);
+        }
+    }
+
     /// Says what a slot is worth now. A slot that was never set, or was cleared, is not eligible. Setting the same again
     /// changes nothing.
     pub fn set(&mut self, slot: usize, weight: u16, eligible: bool) {
@@ -96,6 +107,13 @@ impl Policy {
         match balance {
             Balance::RoundRobin => Self::RoundRobin(RoundRobin::new()),
             Balance::LeastConnections => Self::LeastConnections(LeastConnections::new()),
+        }
+    }
+
+    fn is(&self, balance: Balance) -> bool {
+        match (self, balance) {
+            (Self::RoundRobin(_), Balance::RoundRobin) | (Self::LeastConnections(_), Balance::LeastConnections) => true,
+            (Self::RoundRobin(_) | Self::LeastConnections(_), _) => false,
         }
     }
 

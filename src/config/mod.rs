@@ -18,6 +18,7 @@ mod model;
 mod nearest;
 mod place;
 mod pools;
+mod process;
 mod shape;
 mod size;
 mod sockets;
@@ -38,6 +39,7 @@ pub use effective::masked;
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
+pub use process::{Admin, Log, LogFormat, Reload, Shutdown};
 
 use faults::Reading;
 use shape::FileShape;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
+use super::process::{Admin, Log, Reload, Shutdown};
 
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,6 +26,8 @@ pub struct Config {
     pub log: Log,
     /// How a stop goes.
     pub shutdown: Shutdown,
+    /// How a new configuration comes into effect.
+    pub reload: Reload,
     /// In the order of their names.
     pub listeners: Vec<Listener>,
     /// In the order of their names. Every `Listener::pool` is the name of one of them.
@@ -36,45 +39,6 @@ impl Config {
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
     }
-}
-
-/// `[admin]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Admin {
-    /// `None` = written as `bind = "off"`.
-    pub bind: Option<SocketAddr>,
-    /// How many backends get histograms of their own in `/metrics`; pools always have theirs.
-    pub backend_histograms: usize,
-}
-
-/// `[log]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Log {
-    /// How a line looks.
-    pub format: LogFormat,
-    /// A `tracing-subscriber` filter directive set: `info`, or `info,evenkeel::probe=debug`.
-    pub level: String,
-    /// One line per session end.
-    pub sessions: bool,
-}
-
-/// How a log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `[shutdown]`: readiness off, wait `delay`, stop accepting, let sessions finish until `timeout`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Shutdown {
-    /// May be zero.
-    pub delay: Duration,
-    /// May be zero; counted from the moment accepting stopped.
-    pub timeout: Duration,
 }
 
 /// `[listeners.NAME]`

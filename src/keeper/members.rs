@@ -12,9 +12,9 @@ use tracing::{debug, info, warn};
 
 use super::reason::Cause;
 use super::{Probed, Watch};
-use crate::config::{CheckKind, WhenAllDown};
+use crate::config::{Check, CheckKind, WhenAllDown};
 use crate::endpoint::{Endpoint, Registry, Update};
-use crate::health::ProbeState;
+use crate::health::{ProbeState, Report};
 use crate::pool::{Backend, Evidence, Pool, View};
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
@@ -50,6 +50,8 @@ pub(super) struct Member {
     forget_at: Option<Instant>,
     /// Ends the probe when dropped.
     probe: Option<Box<dyn Send>>,
+    /// The check is new, and the state is still the old one's.
+    inherited: bool,
 }
 
 impl Members {
@@ -83,6 +85,39 @@ impl Members {
         self.weigh();
     }
 
+    /// The pool's settings are other ones now. With another way to `watch`, every backend is probed by it, and keeps its
+    /// state until the new check has said the contrary as often as it says is needed.
+    pub(super) fn changed(&mut self, now: Instant, watch: Option<Watch>) {
+        if let Some(watch) = watch {
+            self.watch = watch;
+            let kind = &self.pool.settings().check.kind;
+            let ids: Vec<_> = self.members.keys().cloned().collect();
+            for id in ids {
+                let Some(member) = self.members.get_mut(&id) else { continue };
+                if member.probe.take().is_none() {
+                    continue;
+                }
+                if *kind == CheckKind::None {
+                    member.facts.probe = None;
+                    member.probe = Some(Box::new(()));
+                    if let Passive::Ejected { until: until @ None } = &mut member.facts.passive {
+                        // No probe will end it.
+                        *until = Some(now + EJECTED_FOR);
+                        self.deadlines.push(Reverse((now + EJECTED_FOR, Arc::clone(&id))));
+                    }
+                } else {
+                    member.inherited = member.facts.probe != Some(ProbeState::Unproven);
+                    member.facts.probe = Some(member.facts.probe.unwrap_or(ProbeState::Up));
+                    member.probe = Some((self.watch)(&id, member.endpoint.address));
+                }
+                self.settle(&id);
+            }
+        }
+        // `when_all_down` may be another one.
+        self.pool.set_all_down(self.all_down);
+        self.weigh();
+    }
+
     /// A probe finished.
     pub(super) fn report(&mut self, now: Instant, probed: Probed) {
         let Some(member) = self.members.get_mut(&probed.id) else { return };
@@ -92,7 +127,8 @@ impl Members {
         self.pool.probe_time.observe(probed.report.result.duration);
         let passed = probed.report.result.passed;
         let before = member.facts;
-        member.facts.probe = Some(probed.report.state);
+        let check = Arc::clone(&self.pool.settings().check);
+        member.take_state(&check, &probed.report);
         member.backend.keep_report(Some(probed.report));
         if passed && member.facts.passive != Passive::Ok {
             member.facts.passive = Passive::Ok;
@@ -228,6 +264,7 @@ impl Members {
             held_until: None,
             forget_at: None,
             probe: None,
+            inherited: false,
         };
         member.begin_again(&self.pool, &self.watch, address);
         self.members.insert(Arc::clone(&id), member);
@@ -331,12 +368,23 @@ impl Members {
 }
 
 impl Member {
+    /// What a probe says counts, unless it is the first word of a new check against what the old one had found out.
+    fn take_state(&mut self, check: &Check, report: &Report) {
+        let enough = if report.result.passed { check.rise } else { check.fall };
+        if self.inherited && self.facts.probe != Some(report.state) && report.streak < enough {
+            return;
+        }
+        self.inherited = false;
+        self.facts.probe = Some(report.state);
+    }
+
     /// A new address, or back after it had left: health starts from nothing.
     fn begin_again(&mut self, pool: &Pool, watch: &Watch, address: SocketAddr) {
         self.facts.passive = Passive::Ok;
         self.backend.clear_failures();
         self.backend.keep_report(None);
         self.probe = None;
+        self.inherited = false;
         if pool.settings().check.kind == CheckKind::None {
             self.facts.probe = None;
             self.probe = Some(Box::new(()));

@@ -32,6 +32,12 @@ pub struct Probed {
     pub report: Report,
 }
 
+/// The settings of the pool are other ones than before.
+pub struct Change {
+    /// How to probe from now on, and where reports then come from; `None` = as before.
+    pub probes: Option<(Watch, mpsc::UnboundedReceiver<Probed>)>,
+}
+
 /// What a keeper listens to.
 pub struct Inputs {
     /// Whole sets from discovery.
@@ -41,6 +47,8 @@ pub struct Inputs {
     pub reports: mpsc::UnboundedReceiver<Probed>,
     /// From sessions.
     pub evidence: mpsc::Receiver<Evidence>,
+    /// From whoever changed the pool's settings.
+    pub changes: mpsc::UnboundedReceiver<Change>,
 }
 
 /// Keeps a pool until its inputs are gone.
@@ -52,6 +60,14 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
     loop {
         let deadline = members.next_deadline();
         tokio::select! {
+            Some(Change { probes }) = inputs.changes.recv() => {
+                let watch = probes.map(|(watch, reports)| {
+                    // Reports of the old check that are still on their way say nothing about the new one.
+                    inputs.reports = reports;
+                    watch
+                });
+                members.changed(Instant::now(), watch);
+            }
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
             Some(evidence) = inputs.evidence.recv() => members.evidence(Instant::now(), &evidence),

@@ -1,10 +1,11 @@
 //! A session's claim on a backend. Dropping it gives it back, whatever way the session ends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use super::stats::SourceCount;
 use super::{Backend, Evidence, Pool};
 use crate::metrics::{ConnectFailure, EarlyEnd};
 
@@ -14,8 +15,8 @@ pub struct Lease {
     pool: Arc<Pool>,
     backend: Arc<Backend>,
     address: SocketAddr,
-    /// The number of the local address that it is counted under.
-    source: Option<usize>,
+    /// Where it is counted by the local address that it dials from.
+    source: Option<SourceCount>,
 }
 
 impl Lease {
@@ -34,16 +35,9 @@ impl Lease {
     }
 
     /// It is dialled from this local address of the pool's `sources` now.
-    pub fn set_source(&mut self, number: usize) {
-        self.leave_source();
-        self.backend.stats.sources.enter(number);
-        self.source = Some(number);
-    }
-
-    fn leave_source(&mut self) {
-        if let Some(number) = self.source.take() {
-            self.backend.stats.sources.leave(number);
-        }
+    pub fn set_source(&mut self, address: IpAddr) {
+        self.source = None;
+        self.source = Some(self.backend.stats.sources.enter(address));
     }
 
     /// A connect begins.
@@ -88,7 +82,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leave_source();
         let mut inner = self.pool.inner();
         inner.balancer.release(self.backend.slot);
         inner.sessions -= 1;

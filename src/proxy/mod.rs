@@ -3,6 +3,7 @@
 
 mod caller;
 mod cut;
+mod limit;
 mod listener;
 mod live;
 mod option;
@@ -15,10 +16,11 @@ mod upstream;
 mod worker;
 
 pub use cut::Cut;
+pub use limit::Limit;
 pub use listener::{Listener, Settings};
 pub use live::{LegView, Phase, SessionKey, SessionView};
 pub use relay::{AUTO_PREFERS_RING, Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
-pub(crate) use socket::{adopt, listen, local_address};
+pub(crate) use socket::{adopt, change, listen, local_address};
 pub use worker::{Floor, Rings, Workers, pipe_descriptors};

@@ -15,7 +15,7 @@ use super::cut::Cut;
 use super::listener::{Listener, Settings, Slot};
 use super::live::Enlisted;
 use super::outcome::Record;
-use super::relay::{AUTO_PREFERS_RING, Done, End, Limits, Mode, Side, Terms, relay};
+use super::relay::{AUTO_PREFERS_RING, Done, End, Mode, Side, Terms, relay};
 use super::socket::Socket;
 use super::upstream::{self, Connected, Refusal};
 use super::worker::Worker;
@@ -44,7 +44,7 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let Accepted { fd, peer, at, listener, slot: _slot } = accepted;
     let front = listener.settings();
     let enlisted = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
-    let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions);
+    let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions.load(Relaxed));
     let client = match Socket::new(fd) {
         Ok(client) => client,
         Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
@@ -69,7 +69,7 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
         drop(lease);
         return drop(record);
     }
-    let limits = Limits::new(settings.timeouts.idle, settings.timeouts.half_close);
+    let limits = worker.limits(&enlisted.live().pool);
     let mode = match settings.relay {
         config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
         config::Relay::Auto => Mode::Auto,

@@ -2,6 +2,7 @@
 //! have not been tried come first; when none is left, any eligible one after a pause.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,9 +87,9 @@ async fn dial(
     }
     let began = Instant::now();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
-    for number in pool.sources_for(settings, lease.address()) {
+    for source in pool.sources_for(settings, lease.address()) {
         let left = limit.saturating_sub(began.elapsed());
-        match dial_from(lease, settings, Some(number), left).await {
+        match dial_from(lease, settings, Some(source), left).await {
             // This address has no free port towards that backend; another one may.
             Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
             result => return result,
@@ -100,17 +101,16 @@ async fn dial(
 async fn dial_from(
     lease: &mut Lease,
     settings: &config::Pool,
-    source: Option<usize>,
+    source: Option<IpAddr>,
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
-    if let Some(number) = source {
-        lease.set_source(number);
+    if let Some(source) = source {
+        lease.set_source(source);
     }
     let attempt = Attempt { lease, over: false };
     attempt.lease.dialled();
     let began = Instant::now();
-    let address = source.map(|number| settings.sources[number]);
-    let result = timeout(limit, Socket::connect(attempt.lease.address(), address, &settings.tcp)).await;
+    let result = timeout(limit, Socket::connect(attempt.lease.address(), source, &settings.tcp)).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             attempt.succeeded(began.elapsed());

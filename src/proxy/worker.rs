@@ -1,27 +1,30 @@
 //! One data-plane thread: its own event loop, scratch buffer and sessions. Jobs reach it through its seat, which anybody
 //! may hold.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
 use super::cut::Cut;
+use super::limit::Limit;
 use super::listener::{self, Listener};
 use super::live::{Enlisted, List, SessionKey, SessionView};
 use super::preconnect::{self, Stock};
-use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
+use super::relay::{Forbidden, Gear, Limits, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
 use crate::pool::Pool;
@@ -90,9 +93,11 @@ struct Shared {
 
 pub(super) enum Job {
     Serve(Accepted, Load),
-    Preconnect(Arc<Pool>, usize, Arc<Semaphore>, CancellationToken),
+    Preconnect(Arc<Pool>, usize, Arc<Limit>, CancellationToken),
+    /// The pool's timeouts have changed.
+    Renew(Arc<Pool>),
     Listen {
-        fd: OwnedFd,
+        fd: Arc<OwnedFd>,
         listener: Arc<Listener>,
         seats: Arc<[Seat]>,
         stop: CancellationToken,
@@ -117,7 +122,7 @@ impl Workers {
     ///
     /// # Errors
     /// If the system gives no thread or no event loop.
-    pub fn start(count: usize, log_sessions: bool, rings: Rings) -> io::Result<Self> {
+    pub fn start(count: usize, log_sessions: &Arc<AtomicBool>, rings: Rings) -> io::Result<Self> {
         let (tell_death, died) = watch::channel(None);
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
@@ -131,6 +136,7 @@ impl Workers {
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
+            let log_sessions = Arc::clone(log_sessions);
             let obituary = Obituary { index, to: tell_death.clone() };
             let (started, start) = std::sync::mpsc::channel();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -151,7 +157,8 @@ impl Workers {
                 };
                 let _ = started.send(Ok(()));
                 let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
-                let worker = Worker { index, gear, stock: Stock::default(), log_sessions, shared: for_thread };
+                let (stock, limits) = (Stock::default(), RefCell::default());
+                let worker = Worker { index, gear, stock, log_sessions, limits, shared: for_thread };
                 runtime.block_on(work(worker, obituary, ring, to_do));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
@@ -197,7 +204,7 @@ pub struct Floor(Arc<[Seat]>);
 
 impl Floor {
     /// Lets worker `number` mod N accept on a listening socket until `stop`.
-    pub fn listen(&self, number: usize, fd: OwnedFd, listener: Arc<Listener>, stop: CancellationToken) {
+    pub fn listen(&self, number: usize, fd: Arc<OwnedFd>, listener: Arc<Listener>, stop: CancellationToken) {
         let tracked = listener.tracked();
         let job = Job::Listen { fd, listener, seats: Arc::clone(&self.0), stop, tracked };
         // A worker that is gone has told so; the process is about to end.
@@ -206,7 +213,7 @@ impl Floor {
 
     /// Lets every worker keep its share of the pool's `preconnect` until `stop`; each connection that waits takes one of
     /// `places`.
-    pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Semaphore>, stop: &CancellationToken) {
+    pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Limit>, stop: &CancellationToken) {
         for (index, seat) in self.0.iter().enumerate() {
             let share = preconnect::share(pool.settings().preconnect, index, self.0.len());
             if share > 0 {
@@ -233,6 +240,13 @@ impl Floor {
     /// Ends a session. Returns whether it still lived and nobody had ended it before.
     pub fn cut(&self, session: SessionKey, cut: Cut) -> bool {
         self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut))
+    }
+
+    /// Lets running sessions go by the timeouts that the pool has now.
+    pub fn renew(&self, pool: &Arc<Pool>) {
+        for seat in self.0.iter() {
+            let _ = seat.jobs.send(Job::Renew(Arc::clone(pool)));
+        }
     }
 
     /// Ends every session, also those that come later.
@@ -281,7 +295,10 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) gear: Gear,
     pub(super) stock: Stock,
-    pub(super) log_sessions: bool,
+    /// Whether a session's end is a log line.
+    pub(super) log_sessions: Arc<AtomicBool>,
+    /// What relays go by, for each pool that has had sessions here.
+    limits: RefCell<HashMap<*const Pool, PoolLimits>>,
     shared: Arc<Shared>,
 }
 
@@ -296,9 +313,49 @@ impl Worker {
         self.shared.list.enlist(id, front, peer, began)
     }
 
+    /// What the pool's relays on this worker go by, now and when it changes.
+    pub(super) fn limits(&self, pool: &Arc<Pool>) -> Rc<Cell<Limits>> {
+        let mut all = self.limits.borrow_mut();
+        if let Some(of_pool) = all.get(&Arc::as_ptr(pool)) {
+            return Rc::clone(&of_pool.limits);
+        }
+        all.retain(|_, of_pool| of_pool.pool.strong_count() > 0);
+        let of_pool = PoolLimits::of(pool);
+        let limits = Rc::clone(&of_pool.limits);
+        all.insert(Arc::as_ptr(pool), of_pool);
+        limits
+    }
+
+    fn renew(&self, pool: &Arc<Pool>) {
+        let mut all = self.limits.borrow_mut();
+        all.retain(|_, of_pool| of_pool.pool.strong_count() > 0);
+        if let Some(of_pool) = all.get(&Arc::as_ptr(pool)) {
+            of_pool.limits.set(limits_of(pool));
+            self.shared.list.wake(pool);
+        }
+    }
+
     pub(super) fn random(&self) -> fastrand::Rng {
         fastrand::Rng::new()
     }
+}
+
+/// Keeps the pool's place in memory, so that no other pool can be taken for it.
+#[derive(Debug)]
+struct PoolLimits {
+    pool: Weak<Pool>,
+    limits: Rc<Cell<Limits>>,
+}
+
+impl PoolLimits {
+    fn of(pool: &Arc<Pool>) -> Self {
+        Self { pool: Arc::downgrade(pool), limits: Rc::new(Cell::new(limits_of(pool))) }
+    }
+}
+
+fn limits_of(pool: &Pool) -> Limits {
+    let timeouts = pool.settings().timeouts;
+    Limits::new(timeouts.idle, timeouts.half_close)
 }
 
 async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do: mpsc::UnboundedReceiver<Job>) {
@@ -339,6 +396,7 @@ async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do:
             Job::Preconnect(pool, share, places, stop) => {
                 tokio::task::spawn_local(preconnect::tend(Rc::clone(&worker), pool, share, places, stop));
             }
+            Job::Renew(pool) => worker.renew(&pool),
             Job::Stop => return,
         }
     }
@@ -384,7 +442,6 @@ impl Drop for Obituary {
 mod tests {
     use std::time::Duration;
 
-    use tokio::sync::Semaphore;
     use tokio::time::timeout;
     use tokio_util::task::TaskTracker;
 
@@ -400,16 +457,16 @@ mod tests {
         let config = config::parse(text, "test.toml", &|_| None).unwrap();
         let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
         let settings = Settings { file: config.listeners[0].clone(), pool };
-        Listener::new(settings, Vec::new(), Arc::new(Semaphore::new(10)), TaskTracker::new())
+        Listener::new(settings, Vec::new(), Limit::new(Some(10)), TaskTracker::new())
     }
 
     #[tokio::test]
     async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
-        let workers = Workers::start(2, false, Rings::No).unwrap();
+        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
         let death = workers.death();
         // epoll takes no regular file.
         let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
-        workers.floor().listen(3, file, front(), CancellationToken::new());
+        workers.floor().listen(3, Arc::new(file), front(), CancellationToken::new());
         assert_eq!(timeout(PATIENCE, death).await.unwrap(), 1);
         assert_eq!(timeout(PATIENCE, workers.death()).await.unwrap(), 1);
         workers.floor().stop();
@@ -417,11 +474,11 @@ mod tests {
 
     #[tokio::test]
     async fn workers_that_stop_have_not_died() {
-        let workers = Workers::start(2, false, Rings::No).unwrap();
+        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        workers.floor().listen(0, socket.into(), front(), CancellationToken::new());
+        workers.floor().listen(0, Arc::new(socket.into()), front(), CancellationToken::new());
         let (died, threads) = (workers.died.clone(), workers.death());
         workers.floor().stop();
         // The threads are gone when nobody is left who could tell.

@@ -11,9 +11,11 @@ mod splice;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -113,7 +115,8 @@ impl Limits {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) mode: Mode,
-    pub(crate) limits: Limits,
+    /// Read anew each time: they may change while it runs, and whoever changes them wakes it.
+    pub(crate) limits: Rc<Cell<Limits>>,
     /// Read from the client before the relay began; the first bytes that the backend gets.
     pub(crate) early: Vec<u8>,
 }
@@ -216,7 +219,7 @@ struct Relay {
     last_progress: Instant,
     /// Turns in a row that were small messages.
     calm: u8,
-    limits: Limits,
+    limits: Rc<Cell<Limits>>,
 }
 
 impl Relay {
@@ -366,13 +369,14 @@ impl Relay {
 
     /// The limit that holds in this state.
     fn limit(&self) -> Option<Duration> {
+        let limits = self.limits.get();
         if self.broken.is_some() {
-            return self.limits.for_client.or(Some(HALF_CLOSED_CLIENT));
+            return limits.for_client.or(Some(HALF_CLOSED_CLIENT));
         }
         match (self.upward.has_ended(), self.downward.has_ended()) {
-            (false, false) => self.limits.idle,
-            (true, false) => self.limits.for_backend,
-            (_, true) => self.limits.for_client,
+            (false, false) => limits.idle,
+            (true, false) => limits.for_backend,
+            (_, true) => limits.for_client,
         }
     }
 

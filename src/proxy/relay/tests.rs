@@ -30,7 +30,7 @@ fn gear() -> Gear {
 }
 
 fn terms() -> Terms {
-    Terms { mode: Mode::Copy, limits: Limits::new(None, None), early: Vec::new() }
+    Terms { mode: Mode::Copy, limits: Rc::new(Cell::new(Limits::new(None, None))), early: Vec::new() }
 }
 
 async fn a_moment() {

@@ -73,7 +73,7 @@ impl Bench {
                     std::future::pending().await
                 }
             };
-            let limits = Limits::new(Some(PATIENCE), Some(PATIENCE));
+            let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE))));
             let terms = Terms { mode: Mode::Ring, limits, early: Vec::new() };
             let done = relay(client_side, backend_side, &gear, terms, bytes, cut).await;
             let [client, backend] = ends;
