@@ -2,25 +2,53 @@
 //! Evenkeel, or tests it, starts.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin};
-use crate::config::{Config, Shutdown};
-use crate::server::{self, Inherited, Server, State};
+use crate::config::{self, Config, ConfigError, Named, Shutdown, What};
+use crate::server::{self, Applied, Inherited, Server, State};
 
 /// See the module. Dropping it kills what still runs.
 #[derive(Debug)]
 pub struct Balancer {
     server: Server,
-    shutdown: Shutdown,
-    admin: Option<(SocketAddr, JoinHandle<std::io::Result<()>>)>,
-    stop_admin: DropGuard,
+    surroundings: Kept,
+    /// Locked while a configuration is applied, so that there is one at a time.
+    admin: Mutex<Option<AdminTask>>,
+    /// Locked for as long as it takes to copy.
+    admin_at: RwLock<Option<SocketAddr>>,
 }
+
+/// The admin listener, until it is dropped.
+#[derive(Debug)]
+struct AdminTask {
+    address: SocketAddr,
+    serving: JoinHandle<std::io::Result<()>>,
+    stop: DropGuard,
+}
+
+/// What lives on of [`Surroundings`].
+#[derive(Clone)]
+struct Kept {
+    log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
+    log_level: Option<LogLevel>,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
+/// Sets `log.level`; the error is a text.
+pub type LogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// What a balancer gets from its surroundings.
 #[derive(Default)]
@@ -29,6 +57,42 @@ pub struct Surroundings {
     pub inherited: Vec<Inherited>,
     /// Counts log lines that were dropped; `None` = none ever is.
     pub log_lines_dropped: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
+    /// Changes the level of the log; `None` = a change of it is not obeyed.
+    pub log_level: Option<LogLevel>,
+}
+
+/// Why a configuration was not applied: what ran goes on running.
+#[derive(Debug, Error)]
+pub enum ReloadError {
+    /// There is no valid one. The text is that of `evenkeel check`.
+    #[error("{}", explained(.0))]
+    Config(#[from] ConfigError),
+    /// It can't be applied.
+    #[error(transparent)]
+    Apply(#[from] server::ApplyError),
+    /// The admin listener can't move.
+    #[error("the admin listener can't listen on {address}{}", server::hint(source))]
+    Admin {
+        /// As written.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// An error of the configuration in words for people, over several lines if it has places.
+pub(crate) fn explained(error: &ConfigError) -> String {
+    match error {
+        // Several lines, the first of which begins with the place: as compilers do.
+        ConfigError::Invalid(report) => format!("the configuration is not valid\n{report}"),
+        error => chain(error),
+    }
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Why a balancer did not start.
@@ -67,28 +131,93 @@ impl Balancer {
     /// # Errors
     /// Nothing is left behind.
     pub async fn start_in(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
-        let admin = match config.admin.bind {
-            None => None,
-            Some(address) => {
-                let admin = async {
-                    let admin = Admin::bind(address).await?;
-                    Ok((admin.address()?, admin))
-                };
-                Some(admin.await.map_err(|source| StartError::Admin { address, source })?)
-            }
+        let Surroundings { inherited, log_lines_dropped, log_level } = surroundings;
+        let surroundings = Kept { log_lines_dropped: log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0)), log_level };
+        let bound = bind_admin(&config).await.map_err(|(address, source)| StartError::Admin { address, source })?;
+        let server = Server::start(&config, inherited)?;
+        let admin = bound.map(|bound| surroundings.serve(server.state(), bound));
+        let admin_at = RwLock::new(admin.as_ref().map(|admin| admin.address));
+        Ok(Self { server, surroundings, admin: Mutex::new(admin), admin_at })
+    }
+
+    /// Puts a configuration in the place of the one in effect, all or nothing: listeners, pools and sessions that it does
+    /// not name otherwise do not notice.
+    ///
+    /// # Errors
+    /// Nothing has changed. It is counted, and shown by the API.
+    ///
+    /// # Cancel safety
+    /// May be dropped: then it has happened, or not.
+    pub async fn reload(&self, config: Config) -> Result<Applied, ReloadError> {
+        let mut admin = self.admin.lock().await;
+        let state = self.server.state();
+        let moves = state.set().config.admin.bind != config.admin.bind;
+        let bound = match moves {
+            true => bind_admin(&config).await.map_err(|(address, source)| ReloadError::Admin { address, source }),
+            false => Ok(None),
         };
-        let server = Server::start(&config, surroundings.inherited)?;
-        let stop_admin = CancellationToken::new();
-        let view = admin::View {
-            state: Arc::clone(server.state()),
-            log_lines_dropped: surroundings.log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0)),
-            backend_histograms: config.admin.backend_histograms,
-        };
-        let admin = admin.map(|(address, admin)| {
-            info!(%address, "admin listening");
-            (address, tokio::spawn(admin.serve(view, stop_admin.clone())))
-        });
-        Ok(Self { server, shutdown: config.shutdown, admin, stop_admin: stop_admin.drop_guard() })
+        let applied = bound.and_then(|bound| Ok((bound, state.apply(&config)?)));
+        let (bound, applied) = applied.inspect_err(|error| {
+            state.reloads.refused(chain(error));
+            warn!("the new configuration is refused, what runs goes on: {}", chain(error));
+        })?;
+        if moves {
+            *admin = bound.map(|bound| self.surroundings.serve(state, bound));
+            let address = admin.as_ref().map(|admin| admin.address);
+            *self.admin_at.write().unwrap_or_else(PoisonError::into_inner) = address;
+        }
+        if applied.diff.is_empty() {
+            info!(generation = applied.generation, "the configuration is what it was");
+            return Ok(applied);
+        }
+        if applied.diff.process.iter().any(|change| change.key == "log.level")
+            && let Some(log_level) = &self.surroundings.log_level
+            && let Err(error) = log_level(&config.log.level)
+        {
+            warn!("log.level can't be changed: {error}");
+        }
+        self.tell(&config, &applied);
+        Ok(applied)
+    }
+
+    /// Reads a file and does what it says; see [`Self::reload`].
+    ///
+    /// # Errors
+    /// As [`Self::reload`], or the file is no configuration.
+    ///
+    /// # Cancel safety
+    /// As [`Self::reload`].
+    pub async fn reload_text(&self, path: &Path, text: &str) -> Result<Applied, ReloadError> {
+        match config::parse_file(path, text) {
+            Ok(config) => self.reload(config).await,
+            Err(error) => Err(self.refuse(error)),
+        }
+    }
+
+    /// Notes that there is no new configuration to apply.
+    pub fn refuse(&self, error: ConfigError) -> ReloadError {
+        self.server.state().reloads.refused(explained(&error));
+        warn!("the new configuration is refused, what runs goes on: {}", explained(&error));
+        error.into()
+    }
+
+    fn tell(&self, config: &Config, applied: &Applied) {
+        let (diff, generation) = (&applied.diff, applied.generation);
+        let count = |all: &[Named], what: fn(&What) -> bool| all.iter().filter(|named| what(&named.what)).count();
+        let all = [diff.listeners.as_slice(), diff.pools.as_slice()].concat();
+        info!(
+            generation,
+            added = count(&all, |what| *what == What::Added),
+            changed = count(&all, |what| matches!(what, What::Changed(_))),
+            removed = count(&all, |what| *what == What::Removed),
+            "the new configuration is in effect"
+        );
+        for place in &applied.needs_restart {
+            warn!("{place} is another one in the new configuration: that takes a restart");
+        }
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
     }
 
     /// Every front address, port 0 resolved, with its listener's name.
@@ -102,7 +231,7 @@ impl Balancer {
 
     /// Where the admin listener is, unless it is off.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().map(|(address, _)| *address)
+        *self.admin_at.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What runs.
@@ -127,7 +256,7 @@ impl Balancer {
     pub async fn drain(&self) {
         let state = self.server.state();
         state.drain();
-        let Shutdown { delay, timeout } = self.shutdown;
+        let Shutdown { delay, timeout } = state.set().config.shutdown;
         info!(sessions = state.sessions(), ?delay, ?timeout, "stopping");
         tokio::time::sleep(delay).await;
         match state.finish(timeout).await {
@@ -150,10 +279,30 @@ impl Balancer {
     /// Drains, then ends the admin listener too.
     pub async fn shutdown(self) {
         self.drain().await;
-        drop(self.stop_admin);
-        if let Some((_, serving)) = self.admin {
+        if let Some(AdminTask { serving, stop, .. }) = self.admin.into_inner() {
+            drop(stop);
             // It can only have ended by itself.
             let _ = serving.await;
         }
     }
+}
+
+impl Kept {
+    fn serve(&self, state: &Arc<State>, (address, admin): (SocketAddr, Admin)) -> AdminTask {
+        info!(%address, "admin listening");
+        let stop = CancellationToken::new();
+        let view = admin::View { state: Arc::clone(state), log_lines_dropped: Arc::clone(&self.log_lines_dropped) };
+        let serving = tokio::spawn(admin.serve(view, stop.clone()));
+        AdminTask { address, serving, stop: stop.drop_guard() }
+    }
+}
+
+/// `None` = it is off.
+async fn bind_admin(config: &Config) -> Result<Option<(SocketAddr, Admin)>, (SocketAddr, std::io::Error)> {
+    let Some(address) = config.admin.bind else { return Ok(None) };
+    let admin = async {
+        let admin = Admin::bind(address).await?;
+        Ok((admin.address()?, admin))
+    };
+    admin.await.map(Some).map_err(|source| (address, source))
 }

@@ -71,4 +71,4 @@ pub mod proxy;
 pub mod server;
 pub mod standing;
 
-pub use balancer::{Balancer, StartError, Surroundings, WorkerDied};
+pub use balancer::{Balancer, LogLevel, ReloadError, StartError, Surroundings, WorkerDied};

@@ -26,7 +26,7 @@ pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
     for listener in &set.listeners {
         add_listener(&mut families, listener);
     }
-    let mut histograms_left = view.backend_histograms;
+    let mut histograms_left = set.config.admin.backend_histograms;
     let mut omitted = 0;
     for pool in &set.pools {
         add_pool(&mut families, pool);

@@ -26,8 +26,6 @@ pub struct View {
     pub state: Arc<State>,
     /// Log lines dropped so far.
     pub log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// How many backends get histograms of their own.
-    pub backend_histograms: usize,
 }
 
 /// A bound admin listener; see [`Admin::serve`].

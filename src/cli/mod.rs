@@ -5,6 +5,7 @@ mod check;
 mod logging;
 mod run;
 mod systemd;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+use crate::balancer::explained;
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
@@ -64,11 +66,7 @@ impl From<anyhow::Error> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::Config(match error {
-            // Several lines, the first of which begins with the place: as compilers do.
-            ConfigError::Invalid(report) => format!("the configuration is not valid\n{report}"),
-            error => format!("{:#}", anyhow::Error::from(error)),
-        })
+        Self::Config(explained(&error))
     }
 }
 
