@@ -58,6 +58,8 @@ metrics! {
     POOL_ALL_DOWN = "evenkeel_pool_all_down", Gauge, ["pool"], "1 while no backend is up although all have been probed.";
     POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and when_all_down = \"any\" lets sessions try the rest.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
+    POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
+    POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
     POOL_BYTES = "evenkeel_pool_bytes_total", Counter, ["pool", "direction"], "Bytes that the receiving socket accepted, removed backends included.";
     POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
     POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";
@@ -104,6 +106,8 @@ pub enum Outcome {
     HalfCloseTimeout,
     /// It had lasted for the pool's `max_lifetime`.
     MaxLifetime,
+    /// The backend did not answer within `timeouts.first_byte`.
+    FirstByteTimeout,
     /// No backend was eligible.
     NoBackend,
     /// No attempt to connect succeeded.
@@ -128,13 +132,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// In the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Completed,
         Self::ClientReset,
         Self::BackendReset,
         Self::IdleTimeout,
         Self::HalfCloseTimeout,
         Self::MaxLifetime,
+        Self::FirstByteTimeout,
         Self::NoBackend,
         Self::ConnectFailed,
         Self::ClientGone,
@@ -156,6 +161,7 @@ impl Outcome {
             Self::IdleTimeout => "idle_timeout",
             Self::HalfCloseTimeout => "half_close_timeout",
             Self::MaxLifetime => "max_lifetime",
+            Self::FirstByteTimeout => "first_byte_timeout",
             Self::NoBackend => "no_backend",
             Self::ConnectFailed => "connect_failed",
             Self::ClientGone => "client_gone",
@@ -166,6 +172,41 @@ impl Outcome {
             Self::Refused => "refused",
             Self::LocalError => "local_error",
             Self::Panicked => "panicked",
+        }
+    }
+}
+
+/// Why a session is ended from outside although both its sides live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCause {
+    /// Its backend is down: the pool's `on_down`.
+    BackendDown,
+    /// Its backend left the registry: the pool's `on_removed`.
+    BackendRemoved,
+    /// Its backend is in maintenance: the pool's `on_maintenance`.
+    Maintenance,
+    /// It has lasted for the pool's `max_lifetime`.
+    MaxLifetime,
+    /// The process stops, and `shutdown.timeout` is nearly over.
+    Shutdown,
+    /// An operator said so.
+    Operator,
+}
+
+impl CloseCause {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 6] =
+        [Self::BackendDown, Self::BackendRemoved, Self::Maintenance, Self::MaxLifetime, Self::Shutdown, Self::Operator];
+
+    /// The log field and metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BackendDown => "backend_down",
+            Self::BackendRemoved => "backend_removed",
+            Self::Maintenance => "maintenance",
+            Self::MaxLifetime => "max_lifetime",
+            Self::Shutdown => "shutdown",
+            Self::Operator => "operator",
         }
     }
 }
@@ -323,6 +364,7 @@ mod tests {
     #[test]
     fn numbers_are_places_in_all() {
         assert!(Outcome::ALL.iter().enumerate().all(|(i, &o)| o as usize == i));
+        assert!(CloseCause::ALL.iter().enumerate().all(|(i, &c)| c as usize == i));
         assert!(ConnectFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
         assert!(AcceptFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
     }

@@ -1,5 +1,7 @@
 //! `relay = "io_uring"` in the whole program: many sessions on few buffers, and nothing left behind.
 
+mod forbidden;
+
 use std::net::SocketAddr;
 use std::time::Duration;
 

@@ -54,6 +54,7 @@ install_missing() {
     has promtool || missing+=(prometheus)
     has systemd-socket-activate || missing+=(systemd)
     has ip || missing+=(iproute2)
+    has nft || missing+=(nftables)
     if [ "${#missing[@]}" = 0 ]; then
         echo "everything is there"
         return

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand};
 
+use crate::chaos::{BackendArgs, ChaosArgs};
 use crate::compare::CompareArgs;
 use crate::plan::{CloseSide, Plan, default_threads};
 use crate::scenario::Scenario;
@@ -35,6 +36,11 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run Evenkeel and its peers side by side and report what each costs
     Compare(Box<CompareArgs>),
+    /// Break backends behind Evenkeel and its peers, and report what clients notice (root only)
+    Chaos(Box<ChaosArgs>),
+    /// A backend of `chaos`
+    #[command(hide = true)]
+    ChaosBackend(BackendArgs),
 }
 
 /// Exit codes: 0 = every operation ended well, 1 = mismatches or failures, 2 = bad usage.
@@ -166,7 +172,7 @@ mod tests {
         let words = format!("loadtest run {line}");
         match Cli::try_parse_from(words.split_whitespace())?.command {
             Command::Run(args) => args.plan(),
-            Command::Serve(_) | Command::Compare(_) => unreachable!("the line starts with run"),
+            _ => unreachable!("the line starts with run"),
         }
     }
 

@@ -1,13 +1,15 @@
 //! Load generator for Evenkeel: every byte that comes back is compared with what must come back.
 //!
 //! The map, top down: [`args`] turns a command line into a [`Plan`]; [`run()`] drives a plan on a few OS threads and gives a
-//! [`Report`]; [`Server`] is the matching backend; [`compare()`] runs both around Evenkeel and its peers. [`pattern`], [`protocol`] and [`pacing`] are pure: no clock, no socket.
+//! [`Report`]; [`Server`] is the matching backend; [`compare()`] runs both around Evenkeel and its peers;
+//! [`chaos()`] breaks backends behind them. [`pattern`], [`protocol`] and [`pacing`] are pure: no clock, no socket.
 //!
 //! A library as well as a program, so that tests, benchmarks and comparisons drive it without a process. Linux only: pacing
 //! uses timerfd, because an open loop with timers of a millisecond would measure its own timers.
 
 mod alarm;
 pub mod args;
+mod chaos;
 mod compare;
 mod fault;
 mod lane;
@@ -19,6 +21,7 @@ mod plan;
 mod progress;
 pub mod protocol;
 mod report;
+pub mod results;
 mod run;
 mod scenario;
 mod serve;
@@ -26,6 +29,7 @@ mod tally;
 pub mod units;
 mod watch;
 
+pub use chaos::{BackendArgs, ChaosArgs, chaos, chaos_backend};
 pub use compare::{CompareArgs, compare};
 pub use limits::{NoRoom, raise_descriptor_limit};
 pub use plan::{CloseSide, Plan};

@@ -6,15 +6,16 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use loadtest::CompareArgs;
 use loadtest::args::{Cli, Command, RunArgs, ServeArgs};
-use loadtest::{Bar, Report, Server};
+use loadtest::{BackendArgs, Bar, Report, Server};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Serve(args) => serve(&args),
-        Command::Compare(args) => Ok(compare(&args)),
+        Command::Compare(args) => Ok(judged(loadtest::compare(&args))),
+        Command::Chaos(args) => Ok(judged(loadtest::chaos(&args))),
+        Command::ChaosBackend(args) => Ok(chaos_backend(&args)),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");
@@ -63,11 +64,18 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn compare(args: &CompareArgs) -> ExitCode {
-    match loadtest::compare(args) {
+fn judged(result: anyhow::Result<bool>) -> ExitCode {
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => failure(&error),
+    }
+}
+
+fn chaos_backend(args: &BackendArgs) -> ExitCode {
+    match loadtest::chaos_backend(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure(&error.into()),
     }
 }
 

@@ -11,7 +11,7 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::View;
-use crate::metrics::{self as names, AcceptFailure, ConnectFailure, Direction, Kind, Metric, Outcome};
+use crate::metrics::{self as names, AcceptFailure, CloseCause, ConnectFailure, Direction, Kind, Metric, Outcome};
 use crate::pool::{Backend, Histogram, Pool};
 use crate::proxy::Listener;
 use crate::standing::Standing;
@@ -89,6 +89,10 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.value(&names::POOL_ALL_DOWN, &[name], flag(pool.is_all_down()));
     families.value(&names::POOL_FAIL_OPEN, &[name], flag(pool.fail_open()));
     families.value(&names::POOL_SESSIONS, &[name], pool.sessions() as f64);
+    families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
+    for cause in CloseCause::ALL {
+        families.value(&names::POOL_FORCED_CLOSES, &[name, cause.name()], pool.closes.read(cause) as f64);
+    }
     for direction in Direction::ALL {
         families.value(&names::POOL_BYTES, &[name, direction.name()], pool.bytes(direction) as f64);
     }

@@ -5,6 +5,7 @@
 mod address;
 mod agents;
 mod checks;
+mod closing;
 mod diff;
 mod duration;
 mod effective;
@@ -34,6 +35,7 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use closing::{Closing, Policy};
 pub use diff::{Change, Diff, Named, What};
 pub use effective::masked;
 pub use error::{ConfigError, Report};

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::closing::Closing;
 use super::header::{AcceptProxy, ProxyVersion, SendProxy};
 use super::process::{Admin, Log, Reload, Shutdown};
 
@@ -81,6 +82,12 @@ pub struct Pool {
     pub connect: Connect,
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
+    /// When sessions are ended that could go on.
+    #[serde(flatten)]
+    pub closing: Closing,
+    /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
+    /// `None` = none.
+    pub replay: Option<usize>,
     /// Which way the bytes take.
     pub relay: Relay,
     /// The PROXY header that begins each connection to a backend.
@@ -442,6 +449,10 @@ pub struct Connect {
     pub deadline: Duration,
     /// Before a backend is tried a second time; may be zero.
     pub retry_delay: Duration,
+    /// Further attempts of the whole pool, in percent of the connects that succeed; a few a second are always free.
+    pub retry_budget: u16,
+    /// After this long without an answer another backend is dialled beside the first; `None` (written `"0s"`) = never.
+    pub hedge: Option<Duration>,
 }
 
 /// `timeouts = { … }`
@@ -452,6 +463,8 @@ pub struct Timeouts {
     /// No progress for this long after the first FIN. Unset: `idle` while the backend has yet to finish,
     /// 30 s while the client has.
     pub half_close: Option<Duration>,
+    /// From the first byte that is sent to the backend to the first byte from it; `None` = no limit.
+    pub first_byte: Option<Duration>,
 }
 
 /// `tcp = { … }`: options of one side's sockets.

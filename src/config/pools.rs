@@ -13,12 +13,16 @@ use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
     Balance, Connect, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Timeouts, Warning,
-    WhenAllDown, address, checks, header, sockets,
+    WhenAllDown, address, checks, closing, header, size, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
 const MOST_PRECONNECTED: i64 = 1_000;
+/// In percent: more than any number of attempts could use.
+const MOST_RETRIES: i64 = 10_000;
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
+pub(super) const DEFAULT_HEDGE: Duration = Duration::from_millis(300);
+const DEFAULT_REPLAY_BUFFER: usize = 64 << 10;
 
 pub(super) fn pool(
     name: &str,
@@ -40,6 +44,8 @@ pub(super) fn pool(
         check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
         connect: connect(shape.connect.as_ref(), reading),
         timeouts: timeouts(shape.timeouts.as_ref(), reading),
+        closing: closing::closing(shape, reading),
+        replay: replay(shape, reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
         sources: sources(shape.source.as_ref(), reading),
         send_proxy,
@@ -163,6 +169,9 @@ fn connect(section: Option<&Section<ConnectShape>>, reading: &mut Reading<'_>) -
         retry_delay: reading
             .duration("retry_delay", &shape.retry_delay, Zero::Allowed)
             .unwrap_or(Duration::from_millis(200)),
+        retry_budget: reading.number("retry_budget", &shape.retry_budget, 0..=MOST_RETRIES).unwrap_or(100),
+        hedge: Some(reading.duration("hedge", &shape.hedge, Zero::Allowed).unwrap_or(DEFAULT_HEDGE))
+            .filter(|hedge| !hedge.is_zero()),
     }
 }
 
@@ -173,6 +182,26 @@ fn timeouts(section: Option<&Section<TimeoutsShape>>, reading: &mut Reading<'_>)
     Timeouts {
         idle: Some(idle).filter(|idle| !idle.is_zero()),
         half_close: reading.duration("half_close", &shape.half_close, Zero::Refused),
+        first_byte: reading.duration("first_byte", &shape.first_byte, Zero::Allowed).filter(|limit| !limit.is_zero()),
+    }
+}
+
+/// `replay` and `replay_buffer`.
+fn replay(shape: &PoolShape, reading: &mut Reading<'_>) -> Option<usize> {
+    let is_on = reading.word("replay", &shape.replay, &[("off", false), ("until_response", true)], false);
+    let buffer = reading.parsed("replay_buffer", &shape.replay_buffer, replay_buffer);
+    if let (Some(written), false) = (&shape.replay_buffer, is_on) {
+        let hint = "add replay = \"until_response\", or leave it out";
+        reading.fault(written.span(), "`replay_buffer` without `replay`: nothing is kept", hint);
+    }
+    is_on.then(|| buffer.unwrap_or(DEFAULT_REPLAY_BUFFER))
+}
+
+/// Every session that waits for its answer may hold as much.
+fn replay_buffer(text: &str) -> Result<usize, Complaint> {
+    match usize::try_from(size::parse(text)?) {
+        Ok(bytes) if (1_024..=16 << 20).contains(&bytes) => Ok(bytes),
+        _ => Err(Complaint::new("out of range", "write a size from \"1KiB\" to \"16MiB\"")),
     }
 }
 

@@ -5,7 +5,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    BackendEntry, KeepaliveSetting, Named, Number, Section, SendProxyEntry, Strings, SwitchOrText, Text, Time,
+    BackendEntry, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings, SwitchOrText, Text,
+    Time,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -88,13 +89,28 @@ pub(super) struct PoolShape {
     pub(super) check: Option<Section<CheckShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
+    pub(super) replay: Text,
+    pub(super) replay_buffer: Text,
     pub(super) send_proxy: Option<SendProxyEntry>,
     pub(super) tcp: Option<Section<TcpShape>>,
     pub(super) relay: Text,
     pub(super) source: Option<Strings>,
     pub(super) preconnect: Number,
+    pub(super) on_down: Option<PolicyEntry>,
+    pub(super) on_removed: Option<PolicyEntry>,
+    pub(super) on_maintenance: Option<PolicyEntry>,
+    pub(super) close_rate: Number,
+    pub(super) close_deadline: Time,
+    pub(super) max_lifetime: Time,
+    pub(super) max_lifetime_jitter: Number,
     pub(super) when_all_down: Text,
     pub(super) required: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PolicyShape {
+    pub(super) drain: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -169,6 +185,8 @@ pub(super) struct ConnectShape {
     pub(super) attempts: Number,
     pub(super) deadline: Time,
     pub(super) retry_delay: Time,
+    pub(super) retry_budget: Number,
+    pub(super) hedge: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -176,6 +194,7 @@ pub(super) struct ConnectShape {
 pub(super) struct TimeoutsShape {
     pub(super) idle: Time,
     pub(super) half_close: Time,
+    pub(super) first_byte: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
-use super::shape::{BackendShape, KeepaliveShape, SendProxyShape};
+use super::shape::{BackendShape, KeepaliveShape, PolicyShape, SendProxyShape};
 
 pub(super) type Text = Option<Spanned<String>>;
 pub(super) type Number = Option<Spanned<i64>>;
@@ -257,6 +257,53 @@ impl<'de> Visitor<'de> for SendProxyVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StringOrSendProxy, A::Error> {
         SendProxyShape::deserialize(MapAccessDeserializer::new(map)).map(StringOrSendProxy::Table)
+    }
+}
+
+/// `on_down = "keep" | "close" | { drain = … }`, and its like.
+#[derive(Debug)]
+pub(super) enum PolicyEntry {
+    Word(Spanned<String>),
+    Table(Section<PolicyShape>),
+}
+
+impl<'de> Deserialize<'de> for PolicyEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Spanned::<StringOrPolicy>::deserialize(deserializer)?;
+        let span = written.span();
+        Ok(match written.into_inner() {
+            StringOrPolicy::Word(text) => Self::Word(Spanned::new(span, text)),
+            StringOrPolicy::Table(shape) => Self::Table(Section { span, shape }),
+        })
+    }
+}
+
+enum StringOrPolicy {
+    Word(String),
+    Table(PolicyShape),
+}
+
+impl<'de> Deserialize<'de> for StringOrPolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PolicyVisitor)
+    }
+}
+
+struct PolicyVisitor;
+
+impl<'de> Visitor<'de> for PolicyVisitor {
+    type Value = StringOrPolicy;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string \"keep\" or \"close\" or a table { drain = \"30s\" }")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<StringOrPolicy, E> {
+        Ok(StringOrPolicy::Word(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StringOrPolicy, A::Error> {
+        PolicyShape::deserialize(MapAccessDeserializer::new(map)).map(StringOrPolicy::Table)
     }
 }
 

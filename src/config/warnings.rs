@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::duration::written;
 use super::{
-    Check, CheckKind, Config, ConsulAgent, Host, HostPort, Listener, Pool, Source, StaticBackend, WhenAllDown,
+    Check, CheckKind, Config, ConsulAgent, Host, HostPort, Listener, Policy, Pool, Source, StaticBackend, WhenAllDown,
 };
 
 /// Probes closer together than this are load of their own.
@@ -71,6 +71,12 @@ impl Config {
             warnings.push(
                 "when_all_down \"any\": with no backend up, sessions go to backends whose checks fail".to_owned(),
             );
+        }
+        if pool.closing.on_down != Policy::Keep
+            && pool.check.kind == CheckKind::None
+            && matches!(pool.source, Source::Static(_))
+        {
+            warnings.push(format!("on_down \"{}\" never applies: nothing checks the backends", pool.closing.on_down));
         }
         judge_check(&pool.check, warnings);
         match &pool.source {

@@ -7,6 +7,8 @@
 mod binary;
 mod crc32c;
 #[cfg(test)]
+mod law;
+#[cfg(test)]
 mod tests;
 mod text;
 

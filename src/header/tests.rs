@@ -308,3 +308,15 @@ fn a_hundred_thousand_mutants_are_survived() {
     }
     assert!(outcomes.iter().all(|&count| count > 2_000), "seed {seed}: {outcomes:?}");
 }
+
+/// What the fuzzer found worth keeping. A finding of it is added to the corpus.
+#[test]
+fn the_fuzzers_corpus() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/proxy_header");
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        law::holds(&std::fs::read(entry.unwrap().path()).unwrap());
+        inputs += 1;
+    }
+    assert!(inputs > 20, "{inputs} inputs in {corpus}");
+}

@@ -24,7 +24,7 @@ pub use backend::{Backend, BackendStats, View};
 pub use lease::Lease;
 pub use preconnected::{Preconnected, Preconnects};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -43,6 +43,10 @@ pub struct Pool {
     pub probe_time: Histogram,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Sessions that are ended although both their sides live.
+    pub closes: Closes,
+    /// Bumped when a standing changes.
+    standings: watch::Sender<()>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -125,6 +129,8 @@ impl Pool {
             times: Times::default(),
             probe_time: Histogram::fast(),
             ended_without_backend: Ended::default(),
+            closes: Closes::default(),
+            standings: watch::Sender::default(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
@@ -156,6 +162,9 @@ impl Pool {
         let mut inner = self.inner();
         inner.balancer.switch(settings.balance);
         self.settings.store(Arc::new(settings));
+        drop(inner);
+        // What becomes of running sessions may be another thing now.
+        self.standings.send_replace(());
     }
 
     /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
@@ -173,6 +182,11 @@ impl Pool {
         inner.sessions += 1;
         drop(inner);
         Ok(Lease::new(Arc::clone(self), backend, address))
+    }
+
+    /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
+    pub fn standings(&self) -> watch::Receiver<()> {
+        self.standings.subscribe()
     }
 
     /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
@@ -275,7 +289,11 @@ impl Pool {
             inner.counts.add(view.standing, view.weight);
             inner.apply(backend.slot);
         }
+        let changed = backend.view().standing != view.standing;
         backend.show(view);
+        if changed {
+            self.standings.send_replace(());
+        }
     }
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
@@ -309,6 +327,8 @@ impl Pool {
         for slot in 0..inner.slots.len() {
             inner.apply(slot);
         }
+        drop(inner);
+        self.standings.send_replace(());
     }
 
     /// Says that the pool is settled; returns whether it was not before.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::metrics::{ConnectFailure, Direction, FAST_BUCKETS, Outcome, SESSION_BUCKETS};
+use crate::metrics::{CloseCause, ConnectFailure, Direction, FAST_BUCKETS, Outcome, SESSION_BUCKETS};
 
 /// Counts by outcome.
 #[derive(Debug, Default)]
@@ -138,6 +138,26 @@ impl ByteCell {
     /// The session's own bytes so far.
     pub fn of_session(&self, direction: Direction) -> u64 {
         self.0.session[direction as usize].load(Relaxed)
+    }
+}
+
+/// Sessions that are ended although both their sides live.
+#[derive(Debug, Default)]
+pub struct Closes {
+    /// Sessions that wait for it now, also for the end of a drain.
+    pub waiting: AtomicUsize,
+    closed: [AtomicU64; CloseCause::ALL.len()],
+}
+
+impl Closes {
+    /// So many more were told to end.
+    pub fn count(&self, cause: CloseCause, sessions: u64) {
+        self.closed[cause as usize].fetch_add(sessions, Relaxed);
+    }
+
+    /// So far.
+    pub fn read(&self, cause: CloseCause) -> u64 {
+        self.closed[cause as usize].load(Relaxed)
     }
 }
 

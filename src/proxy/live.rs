@@ -98,11 +98,24 @@ pub struct LegView {
     pub to_client: u64,
 }
 
-impl SessionView {
+/// What it takes to judge a live session. Borrowed, so that looking at many does not contend for the counts of handles
+/// that workers use.
+#[derive(Debug)]
+pub struct Glimpse<'a> {
+    /// Its name.
+    pub key: SessionKey,
+    /// Where it came in.
+    pub listener: &'a Listener,
+    /// The listener's when the session began.
+    pub pool: &'a Pool,
+    /// Once it is connected: to whom, and where that was when it was dialled.
+    pub backend: Option<(&'a Arc<Backend>, SocketAddr)>,
+    /// When it was accepted.
+    pub began: Instant,
     /// Since when it has been quiet.
-    pub fn idle_since(&self) -> Instant {
-        self.leg.as_ref().map_or(self.began, |leg| leg.last_activity)
-    }
+    pub idle_since: Instant,
+    /// It was told to end.
+    pub is_ending: bool,
 }
 
 /// The live sessions of one worker. Locked at the begin and end of a session by its worker, and by who looks or ends
@@ -176,11 +189,14 @@ impl List {
         Enlisted { list: self, live }
     }
 
-    pub(super) fn cut_all(&self, cut: Cut) {
+    /// `told` hears of everybody who had not been told before.
+    pub(super) fn cut_all(&self, cut: Cut, told: &mut impl FnMut(&Pool)) {
         // Before the others are told, so that nobody slips in between.
         self.lock().all = Some(cut);
         self.each(|live| {
-            live.tell(cut);
+            if live.tell(cut) {
+                told(&live.pool);
+            }
         });
     }
 
@@ -201,8 +217,12 @@ impl List {
         live.is_some_and(|live| live.key == key && live.tell(cut))
     }
 
-    pub(super) fn visit(&self, visit: &mut impl FnMut(SessionView)) {
-        self.each(|live| visit(live.view()));
+    pub(super) fn view(&self, all: &mut Vec<SessionView>) {
+        self.each(|live| all.push(live.view()));
+    }
+
+    pub(super) fn glimpse(&self, look: &mut impl FnMut(Glimpse<'_>)) {
+        self.each(|live| live.glimpse(&mut *look));
     }
 
     fn each(&self, mut act: impl FnMut(&Live)) {
@@ -266,6 +286,19 @@ impl Live {
             waiting.wake();
         }
         true
+    }
+
+    fn glimpse(&self, look: impl FnOnce(Glimpse<'_>)) {
+        let state = self.lock();
+        look(Glimpse {
+            key: self.key,
+            listener: &self.listener,
+            pool: &self.pool,
+            backend: state.leg.as_ref().map(|leg| (&leg.backend, leg.address)),
+            began: self.began,
+            idle_since: state.leg.as_ref().map_or(self.began, |leg| leg.bytes.last_activity()),
+            is_ending: self.cut.load(Relaxed) != 0,
+        });
     }
 
     fn view(&self) -> SessionView {

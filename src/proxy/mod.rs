@@ -18,8 +18,8 @@ mod worker;
 pub use cut::Cut;
 pub use limit::Limit;
 pub use listener::{Listener, Settings};
-pub use live::{LegView, Phase, SessionKey, SessionView};
-pub use relay::{AUTO_PREFERS_RING, Forbidden, PipeCounts, RingCounts, try_ring};
+pub use live::{Glimpse, LegView, Phase, SessionKey, SessionView};
+pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
 pub(crate) use socket::{adopt, change, listen, local_address};

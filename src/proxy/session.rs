@@ -15,7 +15,7 @@ use super::cut::Cut;
 use super::listener::{Listener, Settings, Slot};
 use super::live::Enlisted;
 use super::outcome::Record;
-use super::relay::{AUTO_PREFERS_RING, Done, End, Mode, Side, Terms, relay};
+use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::socket::Socket;
 use super::upstream::{self, Connected, Refusal};
 use super::worker::Worker;
@@ -45,10 +45,7 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let front = listener.settings();
     let enlisted = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
     let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions.load(Relaxed));
-    let client = match Socket::new(fd) {
-        Ok(client) => client,
-        Err(error) => return record.end(Outcome::LocalError, Some(error.to_string())),
-    };
+    let client = Socket::new(fd);
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
     let Some(mut caller) = identify(&client, &front, &enlisted, &mut record).await else { return drop(record) };
@@ -71,20 +68,23 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     }
     let limits = worker.limits(&enlisted.live().pool);
     let mode = match settings.relay {
-        config::Relay::Auto if AUTO_PREFERS_RING => Mode::Ring,
-        config::Relay::Auto => Mode::Auto,
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,
-        config::Relay::IoUring => Mode::Ring,
+        config::Relay::Auto if !worker.gear.has_ring() => Mode::Auto,
+        config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
     };
     let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
     drop((caller, settings));
     let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
-    let done = relay(client, backend, &worker.gear, terms, bytes, enlisted.cut()).await;
+    let answered = || lease.answered();
+    let done = relay(client, backend, &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
 
     record.to_backend = done.to_backend;
     record.to_client = done.to_client;
     record.first_byte = done.first_byte.map(|at| at - connected);
+    if let Some(early) = done.early {
+        lease.ended_early(early);
+    }
     if done.finished_client {
         client_end.may_close();
     }
@@ -195,6 +195,7 @@ fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
         End::Broken(Side::Backend, error) => (Outcome::BackendReset, Some(error.to_string())),
         End::Idle => (Outcome::IdleTimeout, None),
         End::HalfClosed => (Outcome::HalfCloseTimeout, None),
+        End::FirstByte => (Outcome::FirstByteTimeout, None),
         End::Cut(cut) => (cut.outcome(), None),
         End::Local(error) => (Outcome::LocalError, Some(error.to_string())),
     }

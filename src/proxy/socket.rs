@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,7 +17,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, recv, send};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, getpeername, recv, send};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
 use tokio::io::Interest;
@@ -72,29 +72,38 @@ impl Drop for Bare {
     }
 }
 
-/// A [`Bare`] socket that belongs to the current thread's event loop.
+/// A [`Bare`] socket that is part of the current thread's event loop from the first wait on: a session that is over before
+/// it waits for a socket, or that spends its life on the ring, does not pay for that.
 #[derive(Debug)]
-pub(crate) struct Socket(AsyncFd<Rc<Bare>>);
+pub(crate) struct Socket {
+    bare: Rc<Bare>,
+    watched: OnceCell<AsyncFd<Rc<Bare>>>,
+}
 
 impl Socket {
     /// Takes over a connected, non-blocking socket.
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
-        Self::watch(Rc::new(Bare { fd, may_close: Cell::new(false) }))
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { bare: Rc::new(Bare { fd, may_close: Cell::new(false) }), watched: OnceCell::new() }
     }
 
-    /// Registers it with the event loop.
-    pub(super) fn watch(bare: Rc<Bare>) -> io::Result<Self> {
-        watch(bare, Interest::READABLE | Interest::WRITABLE).map(Socket)
+    /// Registers it with the event loop, if it is not yet. Every wait does so by itself, but can't tell a failure of it
+    /// from one of the connection.
+    pub(super) fn watch(&self) -> io::Result<&AsyncFd<Rc<Bare>>> {
+        if let Some(watched) = self.watched.get() {
+            return Ok(watched);
+        }
+        let watched = watch(Rc::clone(&self.bare), Interest::READABLE | Interest::WRITABLE)?;
+        Ok(self.watched.get_or_init(|| watched))
     }
 
     /// Takes it out of the event loop.
-    pub(super) fn unwatch(self) -> Rc<Bare> {
-        self.0.into_inner()
+    pub(super) fn unwatch(&mut self) {
+        self.watched.take();
     }
 
     /// The socket itself.
     pub(super) fn bare(&self) -> &Rc<Bare> {
-        self.0.get_ref()
+        &self.bare
     }
 
     /// Connects, from `source` if there is one.
@@ -115,10 +124,11 @@ impl Socket {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => true,
             Err(error) => return Err(error),
         };
-        let socket = Self::new(raw.into())?;
-        if in_progress {
+        let socket = Self::new(raw.into());
+        // On this machine, and so for a sidecar, the handshake is over when connect(2) returns: nothing to wait for.
+        if in_progress && getpeername(socket.bare()).is_err() {
             // Keep the readiness: the socket is writable if it is connected.
-            socket.0.writable().await?.retain_ready();
+            socket.watch()?.writable().await?.retain_ready();
             if let Some(error) = socket.raw().take_error()? {
                 return Err(error);
             }
@@ -133,7 +143,7 @@ impl Socket {
     /// Reads what there is, up to the size of `buffer`; 0 = FIN.
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.0.poll_read_ready(cx))?;
+            let mut readiness = ready!(self.watch()?.poll_read_ready(cx))?;
             match recv(self.bare(), &mut *buffer, RecvFlags::empty()) {
                 Ok((read, _)) => {
                     // Less than was asked for: nothing is left, more comes with a new edge. FIN and errors stay set.
@@ -152,7 +162,7 @@ impl Socket {
     /// Writes what fits.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.0.poll_write_ready(cx))?;
+            let mut readiness = ready!(self.watch()?.poll_write_ready(cx))?;
             match send(self.bare(), bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => {
                     if written < bytes.len() {
@@ -170,7 +180,7 @@ impl Socket {
     /// Moves what there is, up to `most`, into an empty pipe; 0 = FIN.
     pub(super) fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, most: usize) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.0.poll_read_ready(cx))?;
+            let mut readiness = ready!(self.watch()?.poll_read_ready(cx))?;
             match splice(self.bare(), None, pipe, None, most, SPLICE) {
                 Ok(read) => return Poll::Ready(Ok(read)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
@@ -188,7 +198,7 @@ impl Socket {
         most: usize,
     ) -> Poll<io::Result<usize>> {
         loop {
-            let mut readiness = ready!(self.0.poll_write_ready(cx))?;
+            let mut readiness = ready!(self.watch()?.poll_write_ready(cx))?;
             match splice(pipe, None, self.bare(), None, most, SPLICE) {
                 Ok(written) => return Poll::Ready(Ok(written)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
@@ -205,7 +215,11 @@ impl Socket {
     /// Safe.
     pub(super) async fn error(&self) -> io::Error {
         loop {
-            let mut readiness = match self.0.ready(Interest::ERROR).await {
+            let watched = match self.watch() {
+                Ok(watched) => watched,
+                Err(error) => return error,
+            };
+            let mut readiness = match watched.ready(Interest::ERROR).await {
                 Ok(readiness) => readiness,
                 Err(error) => return error,
             };

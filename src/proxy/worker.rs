@@ -22,7 +22,7 @@ use tracing::error;
 use super::cut::Cut;
 use super::limit::Limit;
 use super::listener::{self, Listener};
-use super::live::{Enlisted, List, SessionKey, SessionView};
+use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
 use super::preconnect::{self, Stock};
 use super::relay::{Forbidden, Gear, Limits, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
@@ -223,17 +223,20 @@ impl Floor {
         }
     }
 
-    /// Shows every live session, worker by worker; one that begins or ends meanwhile may be among them or not.
-    pub fn visit_sessions(&self, mut visit: impl FnMut(SessionView)) {
+    /// Looks at every live session, worker by worker; one that begins or ends meanwhile may be among them or not. `look`
+    /// holds up the session that it is shown: it must be short, and must not end sessions.
+    pub fn glimpse_sessions(&self, mut look: impl FnMut(Glimpse<'_>)) {
         for seat in self.0.iter() {
-            seat.shared.list.visit(&mut visit);
+            seat.shared.list.glimpse(&mut look);
         }
     }
 
-    /// Every live session, as [`Self::visit_sessions`] shows them.
+    /// Every live session, with everything that is known about it.
     pub fn list_sessions(&self) -> Vec<SessionView> {
         let mut all = Vec::new();
-        self.visit_sessions(|session| all.push(session));
+        for seat in self.0.iter() {
+            seat.shared.list.view(&mut all);
+        }
         all
     }
 
@@ -249,10 +252,11 @@ impl Floor {
         }
     }
 
-    /// Ends every session, also those that come later.
-    pub fn cut_all(&self, cut: Cut) {
+    /// Ends every session, also those that come later. `told` is shown the listener of each that lives and that nobody
+    /// had ended before.
+    pub fn cut_all(&self, cut: Cut, mut told: impl FnMut(&Pool)) {
         for seat in self.0.iter() {
-            seat.shared.list.cut_all(cut);
+            seat.shared.list.cut_all(cut, &mut told);
         }
     }
 
@@ -355,7 +359,7 @@ impl PoolLimits {
 
 fn limits_of(pool: &Pool) -> Limits {
     let timeouts = pool.settings().timeouts;
-    Limits::new(timeouts.idle, timeouts.half_close)
+    Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte)
 }
 
 async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do: mpsc::UnboundedReceiver<Job>) {

@@ -10,6 +10,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::closing::Closer;
 use super::control::{self, Control};
 use super::leaving::Leaving;
 use super::sockets::{self, Bound, Wanted};
@@ -159,7 +160,7 @@ impl State {
         sockets: Vec<Wanted>,
     ) {
         let before = self.set();
-        let mut pools = Vec::new();
+        let (mut pools, mut closers) = (Vec::new(), before.closers.clone());
         for settings in &config.pools {
             let follower = followers.remove(&settings.name);
             let known = before.pools.iter().find(|pool| *pool.name == *settings.name);
@@ -171,7 +172,9 @@ impl State {
                 None => {
                     // There is one for every pool that is new.
                     let Some(follower) = follower else { continue };
-                    self.add_pool(running, settings, follower)
+                    let (pool, closer) = self.add_pool(running, settings, follower);
+                    closers.push(closer);
+                    pool
                 }
             });
         }
@@ -201,17 +204,18 @@ impl State {
         pools.extend(gone);
         pools.sort_by(|a, b| a.name.cmp(&b.name));
         listeners.sort_by(|a, b| a.name.cmp(&b.name));
-        self.set.store(Arc::new(Set { config: Arc::new(config.clone()), pools, listeners }));
+        self.set.store(Arc::new(Set { config: Arc::new(config.clone()), pools, listeners, closers }));
         running.discovery.retain(&config.pools);
         self.see_off(running);
     }
 
-    fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> Arc<Pool> {
+    fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> (Arc<Pool>, Arc<Closer>) {
         let (pool, evidence) = Pool::new(settings.clone(), self.floor.sessions().len());
-        let control = control::start(&pool, evidence, follower, &self.prober);
+        let (closer, closing) = Closer::start(&pool, &self.floor);
+        let control = control::start(&pool, evidence, follower, &self.prober, closing);
         running.controls.insert(settings.name.clone(), control);
         self.preconnect(running, &pool);
-        pool
+        (pool, Arc::new(closer))
     }
 
     fn change_pool(

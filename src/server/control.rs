@@ -17,7 +17,7 @@ const UPDATES_WAITING: usize = 1;
 
 /// The tasks of one pool; they end when this is dropped.
 pub(super) struct Control {
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
     /// Unbounded: one message a reload.
     sources: UnboundedSender<Follower>,
     /// The same.
@@ -60,6 +60,7 @@ pub(super) fn start(
     evidence: mpsc::Receiver<Evidence>,
     follower: Follower,
     prober: &Prober,
+    closing: AbortHandle,
 ) -> Control {
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
@@ -68,7 +69,11 @@ pub(super) fn start(
     let (send_sources, sources) = mpsc::unbounded_channel();
     let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, Inputs { updates, reports, evidence, changes }));
     let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates, sources));
-    Control { tasks: [keeper.abort_handle(), discovery.abort_handle()], sources: send_sources, changes: send_changes }
+    Control {
+        tasks: [keeper.abort_handle(), discovery.abort_handle(), closing],
+        sources: send_sources,
+        changes: send_changes,
+    }
 }
 
 fn watch(pool: &Arc<Pool>, prober: &Prober, reports: UnboundedSender<Probed>) -> Watch {

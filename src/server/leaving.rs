@@ -9,17 +9,23 @@ use tracing::{info, warn};
 
 use super::apply::Running;
 use super::{Set, State};
+use crate::metrics::CloseCause;
 use crate::pool::Pool;
-use crate::proxy::{Cut, Listener};
+use crate::proxy::Listener;
 
 /// Between looks at those who leave; there are none most of the time.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// Between two orders to close what is left: the first one may still be carried out, at its pace.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Since when who is leaving, by name.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     listeners: BTreeMap<Arc<str>, Instant>,
     pools: BTreeMap<Arc<str>, Instant>,
+    /// When sessions whose time is over may be looked for again; `None` = now.
+    close_at: Option<Instant>,
     /// Whether somebody looks after them.
     attended: bool,
 }
@@ -56,18 +62,21 @@ impl State {
     fn look_after(&self, now: Instant) -> bool {
         let mut running = self.running();
         let set = self.set();
-        if let Some(timeout) = set.config.reload.drain_timeout {
+        if let Some(timeout) = set.config.reload.drain_timeout
+            && running.leaving.close_at.is_none_or(|at| at <= now)
+        {
+            running.leaving.close_at = Some(now + AGAIN);
             let over = |since: &BTreeMap<Arc<str>, Instant>, name: &Arc<str>| {
                 since.get(name).is_some_and(|&since| now >= since + timeout)
             };
-            let mut cut = 0;
-            self.floor.visit_sessions(|session| {
-                let (listeners, pools) = (&running.leaving.listeners, &running.leaving.pools);
-                let its = over(listeners, &session.listener.name) || over(pools, &session.pool.name);
-                cut += usize::from(its && self.floor.cut(session.key, Cut::Drained));
-            });
-            if cut > 0 {
-                warn!(sessions = cut, "sessions of removed listeners and pools were cut: reload.drain_timeout is over");
+            let (listeners, pools) = (&running.leaving.listeners, &running.leaving.pools);
+            if listeners.keys().any(|name| over(listeners, name)) || pools.keys().any(|name| over(pools, name)) {
+                let closed = self.close(CloseCause::Shutdown, |session| {
+                    over(listeners, &session.listener.name) || over(pools, &session.pool.name)
+                });
+                if closed > 0 {
+                    warn!(sessions = closed, "reload.drain_timeout is over: sessions of what is removed are closed");
+                }
             }
         }
         let has_left = |listener: &Listener, running: &Running| {
@@ -96,7 +105,9 @@ impl State {
             !gone
         });
         if (listeners.len(), pools.len()) != (set.listeners.len(), set.pools.len()) {
-            self.set.store(Arc::new(Set { config: Arc::clone(&set.config), pools, listeners }));
+            let mut closers = set.closers.clone();
+            closers.retain(|closer| pools.iter().any(|pool| Arc::ptr_eq(pool, &closer.pool)));
+            self.set.store(Arc::new(Set { config: Arc::clone(&set.config), pools, listeners, closers }));
         }
         running.leaving.attended = !running.leaving.listeners.is_empty() || !running.leaving.pools.is_empty();
         running.leaving.attended

@@ -1,6 +1,7 @@
 //! The running set: listeners, pools, workers and the tasks that feed them. Starts all or nothing, drains, kills.
 
 mod apply;
+mod closing;
 mod control;
 mod leaving;
 mod limits;
@@ -13,7 +14,7 @@ mod tests;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
@@ -23,11 +24,13 @@ use tracing::warn;
 
 use crate::config::{Config, Relay};
 use crate::discovery::SourceError;
+use crate::metrics::CloseCause;
 use crate::pool::Pool;
 use crate::probe::Prober;
-use crate::proxy::{Cut, Floor, Limit, Listener, Rings, Workers, pipe_descriptors, try_ring};
+use crate::proxy::{Floor, Glimpse, Limit, Listener, Rings, Workers, pipe_descriptors, try_ring};
 use apply::Running;
 pub use apply::{Applied, ApplyError};
+use closing::Closer;
 use limits::Budget;
 pub use limits::LimitError;
 pub use relays::RingError;
@@ -137,6 +140,8 @@ pub struct Set {
     pub pools: Vec<Arc<Pool>>,
     /// In the order of their names, those that are leaving too.
     pub listeners: Vec<Arc<Listener>>,
+    /// One for each pool, in their order.
+    closers: Vec<Arc<Closer>>,
 }
 
 impl Set {
@@ -166,7 +171,8 @@ impl Server {
         let log_sessions = Arc::new(AtomicBool::new(config.log.sessions));
         let workers = Workers::start(workers(config), &log_sessions, rings).map_err(StartError::Worker)?;
 
-        let none = Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new() };
+        let none =
+            Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
         let state = Arc::new(State {
             limit,
             prober: Prober::new(),
@@ -202,7 +208,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.state.running().end();
         self.state.stop_accepting.cancel();
-        self.state.floor.cut_all(Cut::Killed);
+        self.state.cut_all(CloseCause::Operator);
         self.state.floor.stop();
     }
 }
@@ -228,30 +234,60 @@ impl State {
         self.set.load().listeners.iter().map(|listener| listener.sessions()).sum()
     }
 
-    /// Stops accepting, lets sessions finish until `timeout` and cuts the rest. Returns how many were cut.
+    /// Closes the live sessions that are `chosen`, each at the pace of its pool. Returns how many that are; some of them
+    /// may end by themselves meanwhile.
+    pub fn close(&self, cause: CloseCause, mut chosen: impl FnMut(&Glimpse<'_>) -> bool) -> usize {
+        let set = self.set();
+        let mut by_pool = vec![Vec::new(); set.closers.len()];
+        self.floor.glimpse_sessions(|session| {
+            let place = set.closers.iter().position(|closer| std::ptr::eq(&*closer.pool, session.pool));
+            if let Some(place) = place
+                && !session.is_ending
+                && chosen(&session)
+            {
+                by_pool[place].push(session.key);
+            }
+        });
+        let count = by_pool.iter().map(Vec::len).sum();
+        for (closer, sessions) in set.closers.iter().zip(by_pool).filter(|(_, sessions)| !sessions.is_empty()) {
+            closer.close(sessions, cause);
+        }
+        count
+    }
+
+    /// Stops accepting, lets sessions finish until `timeout` and cuts the rest: at the pace of their pools, so that the last
+    /// goes when the time is over; what is too much for that goes then, at once. Returns how many were cut.
     ///
     /// # Cancel safety
     /// May be dropped: what was begun stays so.
-    pub async fn finish(&self, timeout: Duration) -> usize {
+    pub async fn finish(&self, timeout: Duration) -> u64 {
         self.stop_accepting.cancel();
         self.tracker.close();
-        if tokio::time::timeout(timeout, self.tracker.wait()).await.is_ok() {
-            return 0;
+        let set = self.set();
+        let closes = || set.pools.iter().map(|pool| pool.closes.read(CloseCause::Shutdown)).sum::<u64>();
+        let (before, now) = (closes(), Instant::now());
+        for closer in &set.closers {
+            closer.finish(now + timeout / 2, now + timeout);
         }
-        let left = self.sessions();
-        self.floor.cut_all(Cut::Drained);
-        self.tracker.wait().await;
-        left
+        if tokio::time::timeout(timeout, self.tracker.wait()).await.is_err() {
+            self.cut_all(CloseCause::Shutdown);
+            self.tracker.wait().await;
+        }
+        closes() - before
     }
 
-    /// Stops accepting and cuts everything at once.
+    /// Stops accepting and cuts everything at once, without regard to any pace: who says it twice means now.
     ///
     /// # Cancel safety
     /// May be dropped: what was begun stays so.
     pub async fn kill(&self) {
         self.stop_accepting.cancel();
         self.tracker.close();
-        self.floor.cut_all(Cut::Killed);
+        self.cut_all(CloseCause::Operator);
         self.tracker.wait().await;
+    }
+
+    fn cut_all(&self, cause: CloseCause) {
+        self.floor.cut_all(closing::cut(cause), |pool| pool.closes.count(cause, 1));
     }
 }

@@ -6,7 +6,7 @@ use thiserror::Error;
 use tracing::info;
 
 use crate::config::{Pool, Relay};
-use crate::proxy::{AUTO_PREFERS_RING, Forbidden, Rings};
+use crate::proxy::{Forbidden, Rings};
 
 /// `relay = "io_uring"` is written where it can't be had.
 #[derive(Debug, Error)]
@@ -21,18 +21,16 @@ pub struct RingError {
     pub source: Forbidden,
 }
 
-/// Decides, and says so. `try_ring` is asked only if somebody wants a ring.
+/// Decides, and says so: `auto` is io_uring where it is allowed. `try_ring` is asked only if somebody wants a ring.
 pub(super) fn choose(pools: &[Pool], try_ring: impl FnOnce() -> Result<(), Forbidden>) -> Result<Rings, RingError> {
     let written = pools.iter().find(|pool| pool.relay == Relay::IoUring);
-    let wanted = AUTO_PREFERS_RING && pools.iter().any(|pool| pool.relay == Relay::Auto);
-    if written.is_none() && !wanted {
-        info!(auto = "copy and splice", io_uring = "not asked for", "relay chosen");
+    if written.is_none() && !pools.iter().any(|pool| pool.relay == Relay::Auto) {
+        info!(io_uring = "not asked for", "relay chosen");
         return Ok(Rings::No);
     }
-    let auto = if AUTO_PREFERS_RING { "io_uring and splice" } else { "copy and splice" };
     match (try_ring(), written) {
         (Ok(()), written) => {
-            info!(auto, io_uring = "the kernel allows it", "relay chosen");
+            info!(auto = "io_uring and splice", io_uring = "the kernel allows it", "relay chosen");
             Ok(if written.is_some() { Rings::Must } else { Rings::IfAllowed })
         }
         (Err(source), Some(pool)) => Err(RingError { pool: pool.name.clone(), source }),
@@ -95,6 +93,11 @@ mod tests {
         for relay in ["copy", "splice"] {
             assert_eq!(choose(&pools(relay), || panic!("asked")).unwrap(), Rings::No);
         }
+    }
+
+    #[test]
+    fn auto_takes_it_where_it_is_allowed_and_does_without_where_it_is_not() {
+        assert_eq!(choose(&pools("auto"), || Ok(())).unwrap(), Rings::IfAllowed);
         assert_eq!(choose(&pools("auto"), || forbidden(1)).unwrap(), Rings::No);
         assert_eq!(choose(&pools("io_uring"), || Ok(())).unwrap(), Rings::Must);
     }

@@ -15,8 +15,12 @@ pub const MODES: &[(&str, &str)] = &[
     ("copy", "relay = \"copy\"\n"),
     ("splice", "relay = \"splice\"\n"),
     ("auto", "relay = \"auto\"\n"),
+    ("auto without io_uring", WITHOUT_IO_URING),
     ("io_uring", "relay = \"io_uring\"\n"),
 ];
+
+/// In the text of a configuration: the balancer that runs it may not use io_uring.
+pub const WITHOUT_IO_URING: &str = "# io_uring is forbidden\n";
 
 /// Which end sends first, or does what the test is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod program;
 mod programs;
 mod registry;
 mod rig;
+mod seccomp;
 
 use std::future::Future;
 use std::io;
@@ -25,6 +26,7 @@ pub use program::Program;
 pub use programs::{HeldPort, Process, Said, command, program, programs, run};
 pub use registry::Registry;
 pub use rig::Rig;
+pub use seccomp::forbid_io_uring;
 
 /// No wait is longer; generous, because CI machines stall.
 pub const PATIENCE: Duration = Duration::from_secs(20);

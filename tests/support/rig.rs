@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 
 use evenkeel::{Balancer, config};
 use serde_json::Value;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
-use super::{get, soon, until};
+use super::line::WITHOUT_IO_URING;
+use super::{forbid_io_uring, get, soon, until};
 
 pub struct Rig {
     balancer: Balancer,
@@ -19,7 +22,16 @@ impl Rig {
             Ok(config) => config,
             Err(error) => panic!("{error}\n{text}"),
         };
-        Self { balancer: Balancer::start(config).await.unwrap() }
+        if !text.contains(WITHOUT_IO_URING) {
+            return Self { balancer: Balancer::start(config).await.unwrap() };
+        }
+        // On a thread of its own, which its workers take after; its tasks are this runtime's all the same.
+        let (runtime, (started, start)) = (Handle::current(), oneshot::channel());
+        std::thread::spawn(move || {
+            forbid_io_uring().unwrap();
+            let _ = started.send(runtime.block_on(Balancer::start(config)));
+        });
+        Self { balancer: start.await.unwrap().unwrap() }
     }
 
     /// One listener `front`, one pool `back` with these backends, probed fast by connects; `more` is added to the pool's

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 
 /// The program to compare: the given one, or the one beside this program. Under `cargo run` that one is brought up to date
 /// first, since cargo has built only this package, and an old one would be measured without a word.
-pub(super) fn evenkeel(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn evenkeel(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.to_owned());
     }
@@ -30,19 +30,19 @@ pub(super) fn evenkeel(given: Option<&Path>) -> anyhow::Result<PathBuf> {
 }
 
 /// The name of the directory that this program lies in, which is that of its cargo profile.
-pub(super) fn profile() -> String {
+pub(crate) fn profile() -> String {
     let name = beside().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     name.unwrap_or_default()
 }
 
 /// Cargo's target directory.
-pub(super) fn target_directory() -> io::Result<PathBuf> {
+pub(crate) fn target_directory() -> io::Result<PathBuf> {
     let beside = beside()?;
     Ok(beside.parent().map_or_else(|| beside.clone(), Path::to_owned))
 }
 
 /// As it was started. Absolute paths are shortened to their names: whoever reads it has other ones.
-pub(super) fn command_line() -> String {
+pub(crate) fn command_line() -> String {
     let program = match env::var_os("CARGO") {
         Some(_) => format!("cargo run --profile {} -p loadtest --", profile().replace("debug", "dev")),
         None => "loadtest".to_owned(),

@@ -11,40 +11,40 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 /// Above this share of all CPUs in use before the start, figures are marked as disturbed.
-pub(super) const QUIET: f64 = 0.03;
+pub(crate) const QUIET: f64 = 0.03;
 
 /// How long the machine is watched for that.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What the figures were made on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     /// Model of the CPU.
-    pub(super) cpu: String,
+    pub(crate) cpu: String,
     /// CPUs that may be used.
-    pub(super) cpus: usize,
+    pub(crate) cpus: usize,
     /// Memory, in GiB.
-    pub(super) memory: f64,
+    pub(crate) memory: f64,
     /// Release of the kernel.
-    pub(super) kernel: String,
+    pub(crate) kernel: String,
     /// The load averages of 1, 5 and 15 minutes before the start.
-    pub(super) load: String,
+    pub(crate) load: String,
     /// The share of all CPUs that was in use in the second before the start.
-    pub(super) background: f64,
+    pub(crate) background: f64,
 }
 
 /// CPU seconds of the whole machine since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Cpu {
+pub(crate) struct Cpu {
     /// Spent on anything: everything but idle, iowait and steal.
-    pub(super) busy: f64,
+    pub(crate) busy: f64,
     /// Taken away by the host of a virtual machine: nobody's work here, but a sign of a neighbour.
-    pub(super) stolen: f64,
+    pub(crate) stolen: f64,
 }
 
 impl Machine {
     /// Looks; takes a second.
-    pub(super) fn look() -> io::Result<Self> {
+    pub(crate) fn look() -> io::Result<Self> {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
         let (before, start) = (Cpu::now()?, Instant::now());
         thread::sleep(LOOK);
@@ -63,7 +63,7 @@ impl Machine {
     }
 
     /// Why the figures may not be trusted, if there is a reason; `when` is when it was looked at.
-    pub(super) fn warning(&self, when: &str) -> Option<String> {
+    pub(crate) fn warning(&self, when: &str) -> Option<String> {
         (self.background > QUIET).then(|| {
             format!(
                 "the machine is not quiet: {:.0} % of its CPUs were in use {when} (load {}); the figures are disturbed",
@@ -76,7 +76,7 @@ impl Machine {
 
 impl Cpu {
     /// Reads /proc/stat.
-    pub(super) fn now() -> io::Result<Self> {
+    pub(crate) fn now() -> io::Result<Self> {
         // The kernel reports to user space in this unit, whatever its own timer is.
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         Self::parse(&fs::read_to_string("/proc/stat")?, ticks)
@@ -94,7 +94,7 @@ impl Cpu {
 }
 
 /// Today as year-month-day, in UTC.
-pub(super) fn today() -> String {
+pub(crate) fn today() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     date(seconds / 86_400)
 }

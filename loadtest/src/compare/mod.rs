@@ -3,22 +3,22 @@
 //! Down from here: `options` (the command line), `rounds` (who has a turn when), `measure` (one turn: `system`, `process`,
 //! `machine`), then pure: `window`, `summary`, `goal`, `record`, and what a reader gets: `table`, `html`, `chart`.
 
-mod build;
+pub(crate) mod build;
 mod case;
 mod chart;
 #[cfg(test)]
 mod fixture;
 mod goal;
 mod html;
-mod machine;
+pub(crate) mod machine;
 mod measure;
 mod options;
-mod process;
+pub(crate) mod process;
 mod record;
 mod rounds;
 mod summary;
-mod system;
-mod table;
+pub(crate) mod system;
+pub(crate) mod table;
 mod window;
 
 use std::path::{Path, PathBuf};
@@ -33,6 +33,7 @@ use self::record::{Comparison, Settings};
 use self::rounds::Rounds;
 use self::system::{Binaries, Kind};
 use crate::plan::default_threads;
+use crate::results;
 use crate::serve::Server;
 
 /// Compares, and writes what came out. Returns whether all that was to be measured was, without a wrong byte.
@@ -74,7 +75,8 @@ pub fn compare(args: &CompareArgs) -> anyhow::Result<bool> {
     print_table(&comparison)?;
     eprintln!("written: {} and {}", out.join("compare.json").display(), out.join("compare.html").display());
     if let Some(path) = &args.write_results {
-        fs::write(path, table::markdown(&comparison)).with_context(|| format!("can't write {}", path.display()))?;
+        let written = results::write_page(path, &table::markdown(&comparison));
+        written.with_context(|| format!("can't write {}", path.display()))?;
         eprintln!("written: {}", path.display());
     }
     Ok(!failed && comparison.mismatches() == 0 && (evenkeel_is_there || !args.systems.is_empty()))

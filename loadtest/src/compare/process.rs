@@ -1,13 +1,13 @@
 //! The processes that a comparison starts: each leads a process group of its own, which ends with the `Running` that owns it.
 //!
-//! A panic ends them by unwinding. A signal does not unwind, so all groups and the scratch directory are also in one register,
-//! which a thread that waits for signals works off.
+//! A panic ends them by unwinding. A signal does not unwind, so all groups, remnants and the scratch directory are also in one
+//! register, which a thread that waits for signals works off.
 
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,23 +19,24 @@ use tokio::signal::unix::{SignalKind, signal};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Locked for as long as it takes to start or forget a process, so that no signal comes in between.
-static REGISTER: Mutex<Register> = Mutex::new(Register { groups: Vec::new(), scratch: None });
+static REGISTER: Mutex<Register> = Mutex::new(Register { groups: Vec::new(), remnants: Vec::new(), scratch: None });
 
 struct Register {
     groups: Vec<Pid>,
+    remnants: Vec<Vec<String>>,
     scratch: Option<PathBuf>,
 }
 
 /// A process and its children. Dropping it ends them.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     child: Child,
     group: Pid,
 }
 
 impl Running {
     /// Starts it as the leader of a new group.
-    pub(super) fn start(mut command: Command) -> io::Result<Self> {
+    pub(crate) fn start(mut command: Command) -> io::Result<Self> {
         let mut register = register();
         let child = command.process_group(0).spawn()?;
         let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
@@ -46,12 +47,12 @@ impl Running {
     }
 
     /// How it ended, if it did.
-    pub(super) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+    pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
     /// The proportional set size of the whole group, in bytes: private memory, and its share of what is shared.
-    pub(super) fn memory(&self) -> io::Result<u64> {
+    pub(crate) fn memory(&self) -> io::Result<u64> {
         let mut total = 0;
         for entry in fs::read_dir("/proc")? {
             let path = entry?.path();
@@ -64,8 +65,18 @@ impl Running {
         Ok(total)
     }
 
+    /// Sends a signal to all of it.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        Ok(kill_process_group(self.group, signal)?)
+    }
+
+    /// Ends it without asking; the owner has it no longer.
+    pub(crate) fn kill(mut self) {
+        self.finish();
+    }
+
     /// Asks it to end, then makes it.
-    pub(super) fn stop(mut self) {
+    pub(crate) fn stop(mut self) {
         self.end();
     }
 
@@ -75,6 +86,10 @@ impl Running {
         while start.elapsed() < PATIENCE && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(2));
         }
+        self.finish();
+    }
+
+    fn finish(&mut self) {
         let mut register = register();
         // Also when the leader has ended: its children may not have. The group's number is taken while any of them lives.
         let _ = kill_process_group(self.group, Signal::KILL);
@@ -91,8 +106,49 @@ impl Drop for Running {
     }
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP end all processes, remove `scratch` and then end this process.
-pub(super) fn clean_up_on_signals(scratch: &Path) -> io::Result<()> {
+/// Something outside of this process that a command made and another one removes, such as a network namespace.
+#[derive(Debug)]
+pub(crate) struct Remnant {
+    removal: Vec<String>,
+}
+
+impl Remnant {
+    /// Runs the first command, which has to succeed. Dropping it runs the second one.
+    pub(crate) fn make(command: &[&str], removal: &[&str]) -> io::Result<Self> {
+        let mut register = register();
+        say(command)?;
+        let removal: Vec<_> = removal.iter().map(|word| (*word).to_owned()).collect();
+        register.remnants.push(removal.clone());
+        Ok(Self { removal })
+    }
+}
+
+impl Drop for Remnant {
+    fn drop(&mut self) {
+        let mut register = register();
+        remove(&self.removal);
+        register.remnants.retain(|removal| *removal != self.removal);
+    }
+}
+
+fn say(command: &[&str]) -> io::Result<()> {
+    let output = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(io::Error::other(format!("`{}`: {}", command.join(" "), said.trim())))
+}
+
+fn remove(removal: &[String]) {
+    let words: Vec<_> = removal.iter().map(String::as_str).collect();
+    if let Err(error) = say(&words) {
+        eprintln!("loadtest: left behind: {error}");
+    }
+}
+
+/// From now on SIGINT, SIGTERM and SIGHUP end all processes, remove all remnants and `scratch` and then end this process.
+pub(crate) fn clean_up_on_signals(scratch: &Path) -> io::Result<()> {
     static ONCE: Once = Once::new();
     register().scratch = Some(scratch.to_owned());
     let mut result = Ok(());
@@ -114,6 +170,9 @@ fn wait_for_signals() {
         let register = register();
         for group in &register.groups {
             let _ = kill_process_group(*group, Signal::KILL);
+        }
+        for removal in &register.remnants {
+            remove(removal);
         }
         if let Some(scratch) = &register.scratch {
             let _ = fs::remove_dir_all(scratch);

@@ -9,7 +9,7 @@ use super::record::Comparison;
 use super::summary::{Line, Ratio, Spread};
 
 /// Rows of cells, the first one being the head.
-pub(super) type Table = Vec<Vec<String>>;
+pub(crate) type Table = Vec<Vec<String>>;
 
 /// For a terminal.
 pub(super) fn terminal(comparison: &Comparison) -> String {
@@ -155,7 +155,7 @@ fn figures(case: Case, lines: &[&Line]) -> Table {
     table
 }
 
-fn aligned(table: &Table) -> String {
+pub(crate) fn aligned(table: &Table) -> String {
     let columns = table.first().map_or(0, Vec::len);
     let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..columns).map(width).collect();
@@ -171,7 +171,7 @@ fn aligned(table: &Table) -> String {
     out
 }
 
-fn piped(table: &Table) -> String {
+pub(crate) fn piped(table: &Table) -> String {
     let mut out = String::new();
     for (index, row) in table.iter().enumerate() {
         let _ = writeln!(out, "| {} |", row.join(" | "));

@@ -16,6 +16,13 @@ const WAITING: usize = 16_384;
 /// How long the end waits for stderr's reader.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// After each write, for lines to gather: with thousands of sessions a second, waking this thread for each one's line
+/// would cost the worker more than the line. Nobody waits for it; what is said at the end waits for the end.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Bytes after which no more lines are added to a write.
+const AT_ONCE: usize = 64 * 1024;
+
 /// Takes whole lines, one a write, and never waits. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Writer {
@@ -87,9 +94,30 @@ impl Drop for Flush {
 }
 
 fn write_out(queue: &Receiver<Line>, mut to: impl Write, finished: Sender<()>) {
-    while let Ok(Line::Text(line)) = queue.recv() {
+    let mut text = Vec::with_capacity(2 * AT_ONCE);
+    let mut is_last = false;
+    while !is_last {
+        let mut next = queue.recv().ok();
+        loop {
+            match next {
+                Some(Line::Text(line)) => text.extend_from_slice(&line),
+                Some(Line::Last) | None => is_last = true,
+            }
+            if is_last || text.len() >= AT_ONCE {
+                break;
+            }
+            next = match queue.try_recv() {
+                Ok(line) => Some(line),
+                Err(_) => break,
+            };
+        }
         // A reader that is gone reads no complaint about it either.
-        let _ = to.write_all(&line);
+        let _ = to.write_all(&text);
+        let is_full = text.len() >= AT_ONCE;
+        text.clear();
+        if !is_last && !is_full {
+            thread::sleep(GATHER);
+        }
     }
     drop(finished);
 }

@@ -112,6 +112,24 @@ fn pools() {
 }
 
 #[test]
+fn closing() {
+    page! {
+        "refused_closing";
+        "wrong_word": with_more("on_down = \"closed\""),
+        "drain_without_time": with_more("on_removed = \"drain\""),
+        "drain_as_time": with_more("on_maintenance = \"30s\""),
+        "empty_table": with_more("on_down = {}"),
+        "unknown_key": with_more("on_down = { drian = \"30s\" }"),
+        "zero_time": with_more("on_removed = { drain = \"0s\" }"),
+        "number": with_more("on_down = 30"),
+        "negative_rate": with_more("close_rate = -1"),
+        "rate_as_text": with_more("close_rate = \"10/s\""),
+        "deadline_without_unit": with_more("close_deadline = \"60\""),
+        "jitter_beyond": with_more("max_lifetime = \"1h\"\nmax_lifetime_jitter = 101"),
+    }
+}
+
+#[test]
 fn checks() {
     page! {
         "refused_checks";

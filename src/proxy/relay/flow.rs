@@ -262,6 +262,11 @@ impl Flow {
         self.is_flushed() && self.state != State::Last
     }
 
+    /// Whether something was read that is not written yet.
+    pub(super) fn holds_bytes(&self) -> bool {
+        !self.is_flushed()
+    }
+
     fn is_flushed(&self) -> bool {
         self.written >= self.kept.len() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
     }

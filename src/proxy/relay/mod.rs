@@ -3,7 +3,10 @@
 //! Ends as DESIGN says: FIN is passed on and the other direction goes on; what arrived before a reset is written before
 //! the reset is passed on; a side that has been sent FIN is closed, any other side of a cut stream is reset.
 
+mod answer;
 mod copy;
+#[cfg(test)]
+mod early_tests;
 mod flow;
 mod ring;
 mod ringed;
@@ -23,8 +26,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{Sleep, sleep_until};
 
 use super::socket::Socket;
-use crate::metrics::Direction;
+use crate::metrics::{Direction, EarlyEnd};
 use crate::pool::ByteCell;
+use answer::Answer;
 use copy::Scratch;
 use flow::{Flow, Turn};
 pub(crate) use ring::Ring;
@@ -37,9 +41,6 @@ const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
 
 /// Turns in a row with nothing but small messages, after which a session that has left the ring joins it again.
 const CALM: u8 = 16;
-
-/// Whether `relay = "auto"` is the ring where the kernel allows it, or copying.
-pub const AUTO_PREFERS_RING: bool = false;
 
 /// Which way bytes take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,11 +104,14 @@ pub(crate) struct Limits {
     for_backend: Option<Duration>,
     /// Waiting for the client to finish after the backend has.
     for_client: Option<Duration>,
+    /// From the first byte to the backend to the first byte from it.
+    first_byte: Option<Duration>,
 }
 
 impl Limits {
-    pub(crate) fn new(idle: Option<Duration>, half_close: Option<Duration>) -> Self {
-        Self { idle, for_backend: half_close.or(idle), for_client: half_close.or(Some(HALF_CLOSED_CLIENT)) }
+    pub(crate) fn new(idle: Option<Duration>, half_close: Option<Duration>, first_byte: Option<Duration>) -> Self {
+        let for_client = half_close.or(Some(HALF_CLOSED_CLIENT));
+        Self { idle, for_backend: half_close.or(idle), for_client, first_byte }
     }
 }
 
@@ -132,6 +136,8 @@ pub(crate) enum End<C> {
     Idle,
     /// No progress for too long after one side had finished or broken.
     HalfClosed,
+    /// The backend did not answer in time.
+    FirstByte,
     /// Somebody outside said so.
     Cut(C),
     /// The worker's event loop does not take the sockets.
@@ -144,55 +150,57 @@ pub(crate) struct Done<C> {
     pub(crate) end: End<C>,
     pub(crate) to_backend: u64,
     pub(crate) to_client: u64,
-    /// When the backend's first byte had been written to the client.
+    /// When the backend's first byte came.
     pub(crate) first_byte: Option<Instant>,
+    /// How the backend failed the session before that, although the client had sent something.
+    pub(crate) early: Option<EarlyEnd>,
     /// Whether that side may be closed as it is; else it is to be reset.
     pub(crate) finished_client: bool,
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `cut` resolves when somebody outside wants it to end. Who wants the sockets to live on, or not to
+/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when somebody outside wants it to end. Who wants the sockets to live on, or not to
 /// be reset, holds them too.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
 pub(crate) async fn relay<C>(
-    client: Socket,
-    backend: Socket,
+    mut client: Socket,
+    mut backend: Socket,
     gear: &Gear,
     terms: Terms,
     bytes: ByteCell,
+    answered: &dyn Fn(),
     cut: impl Future<Output = C>,
 ) -> Done<C> {
     let mut cut = pin!(cut);
     let mode = terms.mode;
-    let mut state = Relay::new(terms, bytes);
+    let mut state = Relay::new(terms, bytes, answered);
     let mut timer = pin!(sleep_until(state.deadline().into()));
-    let mut watched = (client, backend);
     let end = loop {
         if let Some(ring) = &gear.ring
             && state.may_join(mode)
         {
-            let bare = [watched.0.unwatch(), watched.1.unwatch()];
-            if let Some(end) = state.on_ring(ring, &bare, gear, cut.as_mut(), timer.as_mut()).await {
+            client.unwatch();
+            backend.unwatch();
+            if let Some(end) = state.on_ring(ring, [&client, &backend], gear, cut.as_mut(), timer.as_mut()).await {
                 break end;
             }
-            let [client, backend] = bare;
-            watched = match Socket::watch(client).and_then(|client| Ok((client, Socket::watch(backend)?))) {
-                Ok(watched) => watched,
-                Err(error) => break End::Local(error),
-            };
+        }
+        if let Err(error) = client.watch().and_then(|_| backend.watch()) {
+            break End::Local(error);
         }
         // Boxed, because a session on the ring has no use for its room.
-        let turn = Box::pin(state.on_loop(&watched.0, &watched.1, gear, mode, cut.as_mut(), timer.as_mut()));
+        let turn = Box::pin(state.on_loop(&client, &backend, gear, mode, cut.as_mut(), timer.as_mut()));
         if let Some(end) = turn.await {
             break end;
         }
     };
     Done {
+        early: state.answer.early(&end),
         end,
         to_backend: state.to_backend,
         to_client: state.to_client,
-        first_byte: state.first_byte,
+        first_byte: state.answer.came(),
         finished_client: state.downward.has_finished(),
         finished_backend: state.upward.has_finished(),
     }
@@ -206,7 +214,7 @@ impl<'a> LazyError<'a> {
     }
 }
 
-struct Relay {
+struct Relay<'a> {
     /// Client to backend.
     upward: Flow,
     /// Backend to client.
@@ -214,7 +222,8 @@ struct Relay {
     to_backend: u64,
     to_client: u64,
     bytes: ByteCell,
-    first_byte: Option<Instant>,
+    answer: Answer,
+    answered: &'a dyn Fn(),
     broken: Option<(Side, io::Error)>,
     last_progress: Instant,
     /// Turns in a row that were small messages.
@@ -222,15 +231,16 @@ struct Relay {
     limits: Rc<Cell<Limits>>,
 }
 
-impl Relay {
-    fn new(terms: Terms, bytes: ByteCell) -> Self {
+impl<'a> Relay<'a> {
+    fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn()) -> Self {
         Self {
             upward: Flow::new(terms.mode).beginning_with(terms.early),
             downward: Flow::new(terms.mode),
             to_backend: 0,
             to_client: 0,
             bytes,
-            first_byte: None,
+            answer: Answer::new(terms.limits.get().first_byte, None),
+            answered,
             broken: None,
             last_progress: Instant::now(),
             calm: CALM,
@@ -238,9 +248,10 @@ impl Relay {
         }
     }
 
-    /// Whether the ring is the place for it now.
+    /// Whether the ring is the place for it now. Nobody there watches the clock of the first byte.
     fn may_join(&self, mode: Mode) -> bool {
-        mode == Mode::Ring && self.calm >= CALM && self.upward.is_at_rest() && self.downward.is_at_rest()
+        let is_at_rest = self.upward.is_at_rest() && self.downward.is_at_rest();
+        mode == Mode::Ring && self.calm >= CALM && is_at_rest && !self.answer.is_timed()
     }
 
     /// Relays by readiness until an end, or (`None`) until it may join the ring.
@@ -300,6 +311,8 @@ impl Relay {
         let (moved, turn) = self.upward.turn(cx, (Side::Client, client, backend), gear);
         self.to_backend += moved;
         let mut progress = moved > 0;
+        // Also what it did not take because it was gone.
+        let asked = moved > 0 || matches!(turn, Turn::Broken(Side::Backend, _));
         if moved > 0 {
             self.bytes.add(Direction::ToBackend, moved);
         }
@@ -321,11 +334,24 @@ impl Relay {
         if progress || ended != self.has_one_ended() {
             self.last_progress = Instant::now();
             self.bytes.touch(self.last_progress);
-            if self.to_client > 0 && self.first_byte.is_none() {
-                self.first_byte = Some(self.last_progress);
+            if self.downward.has_ended() && !self.upward.has_ended() {
+                self.answer.close_first();
             }
         }
+        if asked {
+            self.answer.ask(self.last_progress);
+        }
+        if !self.answer.is_here() && (self.to_client > 0 || self.downward.holds_bytes()) {
+            self.arrived(Instant::now());
+        }
         may_go_on
+    }
+
+    /// The backend has sent something.
+    fn arrived(&mut self, at: Instant) {
+        if self.answer.arrive(at) {
+            (self.answered)();
+        }
     }
 
     fn take(&mut self, turn: Turn, gear: &Gear) -> bool {
@@ -382,7 +408,14 @@ impl Relay {
 
     fn deadline(&self) -> Instant {
         // "Never" is a look once a day.
-        self.last_progress + self.limit().unwrap_or(Duration::from_secs(86_400))
+        let quiet = self.last_progress + self.limit().unwrap_or(Duration::from_secs(86_400));
+        self.due().map_or(quiet, |due| quiet.min(due))
+    }
+
+    /// By when the backend has to answer, if it still can.
+    fn due(&self) -> Option<Instant> {
+        let can = self.broken.is_none() && !self.downward.has_ended();
+        self.answer.due().filter(|_| can)
     }
 
     /// One lazy timer: it is moved only when it fires, or when the limit became a shorter one.
@@ -396,6 +429,9 @@ impl Relay {
             if now < deadline {
                 timer.as_mut().reset(deadline.into());
                 continue;
+            }
+            if self.due().is_some_and(|due| now >= due) {
+                return Some(End::FirstByte);
             }
             if self.limit().is_none() {
                 timer.as_mut().reset((now + Duration::from_secs(86_400)).into());

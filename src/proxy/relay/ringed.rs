@@ -10,24 +10,24 @@ use tokio::time::Sleep;
 
 use super::ring::{Ring, Stage, State};
 use super::{End, Gear, Relay, Side};
-use crate::proxy::socket::Bare;
+use crate::proxy::socket::Socket;
 
 /// On the ring, an error of a side that has finished shows to nobody. Most sessions end soon after the first FIN; one that
 /// does not leaves the ring after this, and is watched again.
 const HALF_CLOSED: Duration = Duration::from_millis(20);
 
-impl Relay {
+impl Relay<'_> {
     /// Relays on the ring until an end, or (`None`) until it has left it.
     pub(super) async fn on_ring<C>(
         &mut self,
         ring: &Ring,
-        ends: &[Rc<Bare>; 2],
+        ends: [&Socket; 2],
         gear: &Gear,
         mut cut: Pin<&mut impl Future<Output = C>>,
         mut timer: Pin<&mut Sleep>,
     ) -> Option<End<C>> {
         let base = [self.to_backend, self.to_client];
-        let ends = [Rc::clone(&ends[0]), Rc::clone(&ends[1])];
+        let ends = ends.map(|socket| Rc::clone(socket.bare()));
         let lane = ring.join(ends, self.bytes.clone(), self.upward.pace());
         let mut half_closed_at: Option<Instant> = None;
         let mut ending = None;
@@ -73,11 +73,22 @@ impl Relay {
         self.downward.follow(state.stages[1]);
         (self.to_backend, self.to_client) = (base[0] + state.moved[0], base[1] + state.moved[1]);
         self.last_progress = self.last_progress.max(state.last_progress);
-        self.first_byte = self.first_byte.or(state.first_byte);
+        if self.to_backend > 0 {
+            self.answer.ask(self.last_progress);
+        }
+        if state.closed_first {
+            self.answer.close_first();
+        }
+        if let Some(at) = state.first_byte {
+            self.arrived(at);
+        }
     }
 
     fn come_back(&mut self, rest: super::ring::Rest, gear: &Gear) {
         let [up, down] = rest.kept;
+        if !up.is_empty() {
+            self.answer.ask(self.last_progress);
+        }
         self.upward.resume(up, rest.paces[0]);
         self.downward.resume(down, rest.paces[1]);
         self.calm = 0;

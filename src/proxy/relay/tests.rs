@@ -13,7 +13,7 @@ fn pair() -> (Socket, TcpStream) {
     let (ours, _) = listener.accept().unwrap();
     ours.set_nonblocking(true).unwrap();
     peer.set_nonblocking(true).unwrap();
-    (Socket::new(ours.into()).unwrap(), peer)
+    (Socket::new(ours.into()), peer)
 }
 
 /// Writes until the peer's way is full; how much was taken.
@@ -30,7 +30,7 @@ fn gear() -> Gear {
 }
 
 fn terms() -> Terms {
-    Terms { mode: Mode::Copy, limits: Rc::new(Cell::new(Limits::new(None, None))), early: Vec::new() }
+    Terms { mode: Mode::Copy, limits: Rc::new(Cell::new(Limits::new(None, None, None))), early: Vec::new() }
 }
 
 async fn a_moment() {
@@ -42,10 +42,10 @@ fn limits_that_are_not_written() {
     let hour = Some(Duration::from_secs(3_600));
     let second = Some(Duration::from_secs(1));
     let told = |limits: Limits| (limits.idle, limits.for_backend, limits.for_client);
-    assert_eq!(told(Limits::new(hour, None)), (hour, hour, Some(Duration::from_secs(30))));
-    assert_eq!(told(Limits::new(second, None)), (second, second, Some(Duration::from_secs(30))));
-    assert_eq!(told(Limits::new(hour, second)), (hour, second, second));
-    assert_eq!(told(Limits::new(None, None)), (None, None, Some(Duration::from_secs(30))));
+    assert_eq!(told(Limits::new(hour, None, None)), (hour, hour, Some(Duration::from_secs(30))));
+    assert_eq!(told(Limits::new(second, None, None)), (second, second, Some(Duration::from_secs(30))));
+    assert_eq!(told(Limits::new(hour, second, None)), (hour, second, second));
+    assert_eq!(told(Limits::new(None, None, None)), (None, None, Some(Duration::from_secs(30))));
 }
 
 /// However much the source sends, one read is all that is kept; an idle flow keeps nothing.
@@ -96,7 +96,7 @@ async fn a_cut_while_bytes_wait() {
     let ((client, mut client_peer), (backend, backend_peer)) = (pair(), pair());
     let (gear, bytes, told) = (gear(), Bytes::new(1).cell(0), Notify::new());
     backend_peer.shutdown(std::net::Shutdown::Write).unwrap();
-    let running = relay(client, backend, &gear, terms(), bytes, told.notified());
+    let running = relay(client, backend, &gear, terms(), bytes, &|| (), told.notified());
     let tell = async {
         for _ in 0..50 {
             fill(&mut client_peer);
@@ -115,7 +115,7 @@ async fn a_cut_while_bytes_wait() {
 async fn both_sides_break_while_bytes_wait() {
     let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(), pair());
     let (gear, bytes) = (gear(), Bytes::new(1).cell(0));
-    let running = relay(client, backend, &gear, terms(), bytes, std::future::pending::<()>());
+    let running = relay(client, backend, &gear, terms(), bytes, &|| (), std::future::pending::<()>());
     let act = async {
         for _ in 0..50 {
             fill(&mut client_peer);

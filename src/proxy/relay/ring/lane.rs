@@ -29,6 +29,8 @@ pub(in crate::proxy::relay) struct State {
     pub(in crate::proxy::relay) moved: [u64; 2],
     pub(in crate::proxy::relay) last_progress: Instant,
     pub(in crate::proxy::relay) first_byte: Option<Instant>,
+    /// The backend finished while the client had not.
+    pub(in crate::proxy::relay) closed_first: bool,
     /// It is off the ring: nothing is in flight any more.
     pub(in crate::proxy::relay) has_left: bool,
 }
@@ -64,6 +66,7 @@ impl Ring {
             bytes,
             last_progress: Instant::now(),
             first_byte: None,
+            closed_first: false,
         });
         lanes.receive(raw, key, 0);
         lanes.receive(raw, key, 1);
@@ -74,7 +77,8 @@ impl Ring {
 }
 
 impl Lane {
-    /// Where the session stands. The task is woken when a direction has been finished, and when it has left.
+    /// Where the session stands. The task is woken at the backend's first byte, when a
+    /// direction has been finished, and when it has left.
     pub(in crate::proxy::relay) fn poll(&self, cx: &mut Context<'_>) -> State {
         let mut inner = self.ring.0.inner.borrow_mut();
         let entry = &mut inner.lanes.entries[self.key];
@@ -86,6 +90,7 @@ impl Lane {
             moved: [entry.ways[0].moved, entry.ways[1].moved],
             last_progress: entry.last_progress,
             first_byte: entry.first_byte,
+            closed_first: entry.closed_first,
             has_left: entry.course == Course::Leaving && entry.pending == 0,
         }
     }

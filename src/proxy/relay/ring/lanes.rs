@@ -54,6 +54,7 @@ pub(super) struct Entry {
     pub(super) bytes: ByteCell,
     pub(super) last_progress: Instant,
     pub(super) first_byte: Option<Instant>,
+    pub(super) closed_first: bool,
 }
 
 /// A send, to see in the next round whether its target took it.
@@ -203,6 +204,7 @@ impl Lanes {
                 match result {
                     Ok(_) => {
                         way.stage = Stage::Ended;
+                        entry.closed_first |= direction == 1 && entry.ways[0].stage == Stage::Open;
                         self.finish(raw, key, direction);
                     }
                     Err(Errno::NOBUFS) => self.starving.push_back((key, direction)),
@@ -229,6 +231,7 @@ impl Lanes {
                     entry.bytes.add(DIRECTIONS[direction], u64::from(bytes));
                     if direction == 1 && entry.first_byte.is_none() {
                         entry.first_byte = Some(self.now);
+                        self.to_wake.extend(entry.waker.take());
                     }
                 }
                 entry.ways[direction].sent(&self.slots, raw, bytes);

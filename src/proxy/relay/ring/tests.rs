@@ -57,7 +57,7 @@ async fn connection() -> (TcpStream, Socket) {
     let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (ours, _) = listener.accept().unwrap();
     ours.set_nonblocking(true).unwrap();
-    (peer, Socket::new(ours.into()).unwrap())
+    (peer, Socket::new(ours.into()))
 }
 
 impl Bench {
@@ -73,9 +73,9 @@ impl Bench {
                     std::future::pending().await
                 }
             };
-            let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE))));
+            let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE), None)));
             let terms = Terms { mode: Mode::Ring, limits, early: Vec::new() };
-            let done = relay(client_side, backend_side, &gear, terms, bytes, cut).await;
+            let done = relay(client_side, backend_side, &gear, terms, bytes, &|| (), cut).await;
             let [client, backend] = ends;
             if done.finished_client {
                 client.may_close();

@@ -1,0 +1,142 @@
+//! PURE. The backend's first byte: whether the client has asked for it, by when it has to be there, and what became of it.
+//! The clock begins with the first byte that is sent to the backend, so a server that speaks first is never hurried.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::{End, Side};
+use crate::metrics::EarlyEnd;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// `None` = it may take as long as it wants.
+    limit: Option<Duration>,
+    state: State,
+    /// The backend finished while the client had not.
+    closed_first: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Unasked,
+    Asked(Instant),
+    Here(Instant),
+}
+
+impl Answer {
+    pub(super) fn new(limit: Option<Duration>, asked: Option<Instant>) -> Self {
+        Self { limit, state: asked.map_or(State::Unasked, State::Asked), closed_first: false }
+    }
+
+    /// The client has sent something.
+    pub(super) fn ask(&mut self, now: Instant) {
+        if matches!(self.state, State::Unasked) {
+            self.state = State::Asked(now);
+        }
+    }
+
+    /// The backend has sent something. Returns whether that was the first.
+    pub(super) fn arrive(&mut self, now: Instant) -> bool {
+        let is_first = !self.is_here();
+        if is_first {
+            self.state = State::Here(now);
+        }
+        is_first
+    }
+
+    /// The backend has finished, and the client had not.
+    pub(super) fn close_first(&mut self) {
+        self.closed_first = true;
+    }
+
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self.state, State::Here(_))
+    }
+
+    /// Whether somebody has to watch the clock, now or once the client has sent something.
+    pub(super) fn is_timed(&self) -> bool {
+        self.limit.is_some() && !self.is_here()
+    }
+
+    /// By when it has to be here.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Asked(at) => Some(at + self.limit?),
+            State::Unasked | State::Here(_) => None,
+        }
+    }
+
+    /// When it came.
+    pub(super) fn came(&self) -> Option<Instant> {
+        match self.state {
+            State::Here(at) => Some(at),
+            State::Unasked | State::Asked(_) => None,
+        }
+    }
+
+    /// Whether a session that ended so was failed by its backend before the first byte. One that only listens, and finishes
+    /// after its client has, has not failed.
+    pub(super) fn early<C>(&self, end: &End<C>) -> Option<EarlyEnd> {
+        if !matches!(self.state, State::Asked(_)) {
+            return None;
+        }
+        match end {
+            End::FirstByte => Some(EarlyEnd::Silent),
+            _ if self.closed_first => Some(EarlyEnd::Closed),
+            End::Broken(Side::Backend, error) => Some(early_break(error)),
+            _ => None,
+        }
+    }
+}
+
+/// How a connection that broke failed: the kernel's own patience ends with ETIMEDOUT, and nobody has said anything then.
+fn early_break(error: &io::Error) -> EarlyEnd {
+    if error.kind() == io::ErrorKind::TimedOut { EarlyEnd::Silent } else { EarlyEnd::Reset }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn broken(side: Side) -> End<()> {
+        End::Broken(side, io::ErrorKind::ConnectionReset.into())
+    }
+
+    #[test]
+    fn the_clock_begins_with_the_first_byte_to_the_backend_and_ends_with_the_first_from_it() {
+        let start = Instant::now();
+        let mut answer = Answer::new(Some(SECOND), None);
+        assert_eq!((answer.due(), answer.is_timed()), (None, true), "a server that speaks first may take its time");
+        answer.ask(start);
+        answer.ask(start + SECOND);
+        assert_eq!(answer.due(), Some(start + SECOND));
+        assert!(answer.arrive(start + SECOND / 2));
+        assert!(!answer.arrive(start + SECOND));
+        assert_eq!((answer.due(), answer.is_timed(), answer.came()), (None, false, Some(start + SECOND / 2)));
+        assert!(!Answer::new(None, Some(start)).is_timed());
+    }
+
+    #[test]
+    fn who_failed_whom() {
+        let start = Instant::now();
+        let asked = || Answer::new(Some(SECOND), Some(start));
+        assert_eq!(asked().early(&broken(Side::Backend)), Some(EarlyEnd::Reset));
+        assert_eq!(asked().early(&End::<()>::FirstByte), Some(EarlyEnd::Silent));
+        let vanished = End::<()>::Broken(Side::Backend, io::ErrorKind::TimedOut.into());
+        assert_eq!(asked().early(&vanished), Some(EarlyEnd::Silent));
+        // The client left, or both finished and the client did first, or we ended it.
+        for end in [broken(Side::Client), End::Completed, End::Idle, End::HalfClosed, End::Cut(())] {
+            assert_eq!(asked().early(&end), None, "{end:?}");
+        }
+        let mut closed = asked();
+        closed.close_first();
+        assert_eq!(closed.early(&End::<()>::Completed), Some(EarlyEnd::Closed));
+        // Nothing was asked, or there was an answer.
+        assert_eq!(Answer::new(None, None).early(&broken(Side::Backend)), None);
+        closed.arrive(start);
+        assert_eq!(closed.early(&broken(Side::Backend)), None);
+    }
+}

@@ -1,0 +1,300 @@
+//! Ends sessions whose both sides live: because of their backend's standing, their age, a stop or an operator. One task for
+//! each pool decides from looks at the live sessions, and keeps nothing about a session in between; whatever the cause, all
+//! closes of a pool go through one pace.
+
+mod pacer;
+#[cfg(test)]
+mod tests;
+mod wave;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, sleep_until};
+use tracing::debug;
+
+use crate::config::{Closing, Policy};
+use crate::metrics::CloseCause;
+use crate::pool::{Backend, Pool};
+use crate::proxy::{Cut, Floor, Glimpse, SessionKey};
+use crate::standing::Standing;
+use pacer::{Candidate, Pacer, latest_start};
+use wave::{Wave, Whom};
+
+/// Between two looks at the sessions, while some are to be closed.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// And at least so many times as long as the last look took: 100,000 sessions must not keep the control plane busy.
+const REST: u32 = 20;
+
+/// Standings that change together are one change, and what follows from all of them is known a moment later.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// What a pool's task is told.
+#[derive(Debug)]
+enum Order {
+    Close(Vec<SessionKey>, CloseCause),
+    Finish { from: Instant, until: Instant },
+}
+
+/// The handle to a pool's task.
+#[derive(Debug)]
+pub(super) struct Closer {
+    pub(super) pool: Arc<Pool>,
+    /// Unbounded: an operator's commands and a stop are few, and none may be lost.
+    orders: mpsc::UnboundedSender<Order>,
+}
+
+impl Closer {
+    /// Starts the task on the current runtime; it ends when this is dropped, or with the handle.
+    pub(super) fn start(pool: &Arc<Pool>, floor: &Floor) -> (Self, AbortHandle) {
+        let (orders, to_do) = mpsc::unbounded_channel();
+        let task = Task {
+            pool: Arc::clone(pool),
+            floor: floor.clone(),
+            waves: Vec::new(),
+            named: 0,
+            pacer: Pacer::new(fastrand::u64(..)),
+            lots: fastrand::u64(..),
+            next_look: None,
+            rest_until: Instant::now(),
+        };
+        let task = tokio::spawn(task.run(to_do));
+        (Self { pool: Arc::clone(pool), orders }, task.abort_handle())
+    }
+
+    /// Closes these sessions of the pool, at its pace.
+    pub(super) fn close(&self, sessions: Vec<SessionKey>, cause: CloseCause) {
+        // A task that is gone was stopped with all else.
+        let _ = self.orders.send(Order::Close(sessions, cause));
+    }
+
+    /// Closes all sessions so that none is left when `until` has come: as late as the pace allows, and not before `from`.
+    pub(super) fn finish(&self, from: Instant, until: Instant) {
+        let _ = self.orders.send(Order::Finish { from, until });
+    }
+}
+
+struct Task {
+    pool: Arc<Pool>,
+    floor: Floor,
+    waves: Vec<Wave>,
+    /// How many waves there have been: their names.
+    named: u64,
+    pacer: Pacer<Claim>,
+    /// Seeds each session's own lifetime.
+    lots: u64,
+    /// `None` = nothing is to be closed.
+    next_look: Option<Instant>,
+    rest_until: Instant,
+}
+
+/// What a session is closed for.
+#[derive(Clone, Copy, Debug)]
+struct Claim {
+    session: SessionKey,
+    cause: CloseCause,
+    /// The name of the wave; `None` = its lifetime.
+    wave: Option<u64>,
+}
+
+impl Task {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+        let mut standings = self.pool.standings();
+        // What was before is to be compared, too.
+        standings.mark_changed();
+        self.schedule(Instant::now(), false);
+        loop {
+            let wake = self.next_look.into_iter().chain(self.pacer.next()).min();
+            tokio::select! {
+                changed = standings.changed() => {
+                    // The sender is in the pool.
+                    if changed.is_err() { return }
+                    sleep(SETTLE).await;
+                    standings.mark_unchanged();
+                    let now = Instant::now();
+                    let changed = self.compare(now);
+                    self.schedule(now, changed);
+                }
+                order = orders.recv() => {
+                    let Some(order) = order else { return };
+                    self.obey(order);
+                    self.schedule(Instant::now(), true);
+                }
+                () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
+            }
+            let now = Instant::now();
+            if self.next_look.is_some_and(|at| at <= now) {
+                self.look(now);
+                (self.next_look, self.rest_until) = (None, now + now.elapsed() * REST);
+                self.schedule(Instant::now(), false);
+            }
+            self.close_due();
+            self.pool.closes.waiting.store(self.pacer.len(), Relaxed);
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        let now = Instant::now();
+        let deadline = self.pool.settings().closing.deadline;
+        let (whom, cause, from, until) = match order {
+            Order::Close(sessions, cause) => (Whom::These(sessions.into_iter().collect()), cause, now, now + deadline),
+            Order::Finish { from, until } => (Whom::All, CloseCause::Shutdown, from, until),
+        };
+        self.begin(Wave::new(whom, cause, from, until));
+    }
+
+    fn begin(&mut self, mut wave: Wave) {
+        self.named += 1;
+        wave.name = self.named;
+        self.waves.push(wave);
+    }
+
+    /// Compares the waves with the standings. Returns whether there is a new one.
+    fn compare(&mut self, now: Instant) -> bool {
+        let mut known = HashMap::new();
+        self.waves.retain(|wave| {
+            let Whom::Of(backend) = &wave.whom else { return true };
+            let Some(backend) = backend.upgrade() else { return false };
+            let stays = policy(&self.pool, &backend).is_some_and(|(cause, _)| cause == wave.cause);
+            if stays {
+                known.insert(Arc::as_ptr(&backend).addr(), ());
+            } else {
+                wave.call_off(&self.pool);
+            }
+            stays
+        });
+        self.pacer.retain(|claim| claim.wave.is_none_or(|name| self.waves.iter().any(|wave| wave.name == name)));
+        let deadline = self.pool.settings().closing.deadline;
+        let before = self.named;
+        for backend in self.pool.members().iter() {
+            let Some((cause, wait)) = policy(&self.pool, backend) else { continue };
+            if !known.contains_key(&Arc::as_ptr(backend).addr()) {
+                let from = now + wait;
+                self.begin(Wave::new(Whom::Of(Arc::downgrade(backend)), cause, from, from + deadline));
+            }
+        }
+        self.named > before
+    }
+
+    /// Says when the next look is.
+    fn schedule(&mut self, now: Instant, at_once: bool) {
+        let lifetime = self.pool.settings().closing.max_lifetime;
+        if self.waves.is_empty() && lifetime.is_none() {
+            self.next_look = None;
+            return;
+        }
+        // A tenth of a short lifetime, so that a session is not closed much too late.
+        let pause = lifetime.map_or(LOOK, |lifetime| LOOK.min(lifetime / 10)).max(Duration::from_millis(10));
+        let next = if at_once { now } else { self.next_look.unwrap_or(now + pause) };
+        self.next_look = Some(next.max(self.rest_until));
+    }
+
+    /// Looks at the sessions: who is to be closed now or later?
+    fn look(&mut self, now: Instant) {
+        let closing = self.pool.settings().closing;
+        let wanted = closing.max_lifetime.is_some() || self.waves.iter().any(|wave| wave.may_have_some(&self.pool));
+        let mut candidates = Vec::new();
+        let mut waiting = vec![0; self.waves.len()];
+        if wanted {
+            let by_backend = self.waves.iter().enumerate().filter_map(|(i, wave)| Some((wave.whom.address()?, i)));
+            let by_backend: HashMap<usize, usize> = by_backend.collect();
+            let others: Vec<usize> =
+                (0..self.waves.len()).filter(|&i| self.waves[i].whom.address().is_none()).collect();
+            self.floor.glimpse_sessions(|session| {
+                if session.is_ending || !std::ptr::eq(session.pool, &*self.pool) {
+                    return;
+                }
+                let of_backend = session.backend.and_then(|(backend, _)| by_backend.get(&Arc::as_ptr(backend).addr()));
+                let waves = of_backend.into_iter().chain(&others);
+                let wave = waves.filter(|&&i| self.waves[i].concerns(&session)).min_by_key(|&&i| self.waves[i].from);
+                let old = self.age_out(now, &closing, &session);
+                let claim = |cause, wave| Claim { session: session.key, cause, wave };
+                let (key, from, until) = match (wave, old) {
+                    (Some(&i), None) => {
+                        waiting[i] += 1;
+                        let wave = &self.waves[i];
+                        (claim(wave.cause, Some(wave.name)), wave.from, wave.until)
+                    }
+                    (Some(&i), Some(at)) if self.waves[i].from <= at => {
+                        waiting[i] += 1;
+                        let wave = &self.waves[i];
+                        (claim(wave.cause, Some(wave.name)), wave.from, wave.until)
+                    }
+                    (_, Some(at)) => (claim(CloseCause::MaxLifetime, None), at, at + closing.deadline),
+                    (None, None) => return,
+                };
+                candidates.push(Candidate { key, idle_since: session.idle_since, from, until });
+            });
+        }
+        let finish = |wave: &Wave| matches!(wave.whom, Whom::All).then_some((wave.name, wave.from, wave.until));
+        if let Some((name, from, until)) = self.waves.iter().find_map(finish) {
+            let of_stop = |candidate: &&mut Candidate<Claim>| candidate.key.wave == Some(name);
+            let start = latest_start(candidates.len(), closing.rate, from, until);
+            candidates.iter_mut().filter(of_stop).for_each(|candidate| candidate.from = start);
+        }
+        for (wave, waiting) in self.waves.iter_mut().zip(waiting) {
+            wave.looked_at(now, waiting, &self.pool);
+        }
+        self.waves.retain(|wave| !wave.is_over());
+        self.pacer.replace(now, closing.rate, candidates);
+    }
+
+    /// When the session's lifetime is over, if that is before the next look.
+    fn age_out(&self, now: Instant, closing: &Closing, session: &Glimpse<'_>) -> Option<Instant> {
+        let most = closing.max_lifetime?;
+        // The same at each look: it is drawn from the session's number.
+        let lot = fastrand::Rng::with_seed(self.lots ^ session.key.id).f64();
+        let at = session.began + most.mul_f64(1.0 - f64::from(closing.max_lifetime_jitter) / 100.0 * lot);
+        (at <= now + LOOK.min(most / 10)).then_some(at)
+    }
+
+    fn close_due(&mut self) {
+        for claim in self.pacer.due(Instant::now()) {
+            if !self.floor.cut(claim.session, cut(claim.cause)) {
+                // It has ended by itself.
+                continue;
+            }
+            self.pool.closes.count(claim.cause, 1);
+            match claim.wave.and_then(|name| self.waves.iter_mut().find(|wave| wave.name == name)) {
+                Some(wave) => wave.closed(&self.pool),
+                None => debug!(pool = %self.pool.name, session = claim.session.id, "max_lifetime is over"),
+            }
+        }
+    }
+}
+
+/// What the pool wants done with the sessions of a backend, and after how long; `None` = nothing.
+fn policy(pool: &Pool, backend: &Backend) -> Option<(CloseCause, Duration)> {
+    let closing = &pool.settings().closing;
+    let (cause, policy) = match backend.view().standing {
+        // Sessions are sent there on purpose, for want of anything better.
+        Standing::Down if pool.fail_open() => return None,
+        Standing::Down => (CloseCause::BackendDown, closing.on_down),
+        Standing::Removed => (CloseCause::BackendRemoved, closing.on_removed),
+        Standing::Maintenance => (CloseCause::Maintenance, closing.on_maintenance),
+        // Nobody said that what runs there does not work, or an operator decides by hand.
+        Standing::Up | Standing::Unproven | Standing::Ejected | Standing::Damped => return None,
+        Standing::Draining | Standing::Disabled => return None,
+    };
+    match policy {
+        Policy::Keep => None,
+        Policy::Drain(wait) => Some((cause, wait)),
+        Policy::Close => Some((cause, Duration::ZERO)),
+    }
+}
+
+/// The outcome is for who reads about one session: maintenance and a stop are the ends of drains.
+pub(super) fn cut(cause: CloseCause) -> Cut {
+    match cause {
+        CloseCause::BackendDown => Cut::BackendDown,
+        CloseCause::BackendRemoved => Cut::BackendRemoved,
+        CloseCause::Maintenance | CloseCause::Shutdown => Cut::Drained,
+        CloseCause::MaxLifetime => Cut::MaxLifetime,
+        CloseCause::Operator => Cut::Killed,
+    }
+}

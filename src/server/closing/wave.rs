@@ -1,0 +1,136 @@
+//! Sessions that are closed for one reason, from when it came up until none is left or it is called off; and what the log
+//! says of it: a line at the begin, a line at the end.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use tracing::info;
+
+use crate::metrics::CloseCause;
+use crate::pool::{Backend, Pool};
+use crate::proxy::{Glimpse, SessionKey};
+
+#[derive(Debug)]
+pub(super) enum Whom {
+    /// Those that hold this backend. Weak: the pool may forget it once it has no sessions.
+    Of(Weak<Backend>),
+    These(HashSet<SessionKey>),
+    All,
+}
+
+#[derive(Debug)]
+pub(super) struct Wave {
+    pub(super) name: u64,
+    pub(super) whom: Whom,
+    pub(super) cause: CloseCause,
+    /// Where the backend was when it went down: that is what is down.
+    address: Option<SocketAddr>,
+    pub(super) from: Instant,
+    pub(super) until: Instant,
+    /// At the last look.
+    waiting: usize,
+    looked_at: bool,
+    closed: u64,
+    said: bool,
+}
+
+impl Whom {
+    /// Of the backend in memory, which tells it from all others as long as this is held.
+    pub(super) fn address(&self) -> Option<usize> {
+        match self {
+            Self::Of(backend) => Some(backend.as_ptr().addr()),
+            Self::These(_) | Self::All => None,
+        }
+    }
+}
+
+impl Wave {
+    pub(super) fn new(whom: Whom, cause: CloseCause, from: Instant, until: Instant) -> Self {
+        let address = match &whom {
+            Whom::Of(backend) if cause == CloseCause::BackendDown => backend.upgrade().map(|b| b.view().address),
+            _ => None,
+        };
+        Self { name: 0, whom, cause, address, from, until, waiting: 0, looked_at: false, closed: 0, said: false }
+    }
+
+    pub(super) fn concerns(&self, session: &Glimpse<'_>) -> bool {
+        match &self.whom {
+            Whom::Of(_) => session.backend.is_some_and(|(_, address)| self.address.is_none_or(|down| down == address)),
+            Whom::These(sessions) => sessions.contains(&session.key),
+            Whom::All => true,
+        }
+    }
+
+    /// Whether a look at the sessions may find some of it.
+    pub(super) fn may_have_some(&self, pool: &Pool) -> bool {
+        match &self.whom {
+            Whom::Of(backend) => backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) > 0),
+            Whom::These(_) | Whom::All => true,
+        }
+    }
+
+    /// Notes how many a look found.
+    pub(super) fn looked_at(&mut self, now: Instant, waiting: usize, pool: &Pool) {
+        self.waiting = waiting;
+        self.looked_at = true;
+        if waiting > 0 && !self.said && !matches!(self.whom, Whom::All) {
+            self.say_begin(now, pool);
+        }
+        if waiting == 0 && self.said {
+            self.say_end(pool);
+        }
+    }
+
+    /// One was told to end.
+    pub(super) fn closed(&mut self, pool: &Pool) {
+        if !self.said {
+            // A stop: up to now sessions had their time.
+            self.say_begin(self.from, pool);
+        }
+        self.closed += 1;
+    }
+
+    pub(super) fn call_off(&self, pool: &Pool) {
+        if self.said {
+            let backend = self.backend();
+            info!(
+                pool = %pool.name, backend, cause = self.cause.name(), closed = self.closed, kept = self.waiting,
+                "closing is called off"
+            );
+        }
+    }
+
+    /// Whether nothing is left to be done, now or later.
+    pub(super) fn is_over(&self) -> bool {
+        match &self.whom {
+            Whom::Of(backend) => backend.strong_count() == 0,
+            Whom::These(_) => self.looked_at && self.waiting == 0,
+            // Some may still come: the backlog is served.
+            Whom::All => false,
+        }
+    }
+
+    fn say_begin(&mut self, now: Instant, pool: &Pool) {
+        (self.said, self.closed) = (true, 0);
+        let backend = self.backend();
+        let (cause, rate) = (self.cause.name(), pool.settings().closing.rate);
+        let wait = self.from.saturating_duration_since(now);
+        let after = (!wait.is_zero()).then(|| tracing::field::debug(wait));
+        info!(pool = %pool.name, backend, cause, sessions = self.waiting, after, rate, "closing sessions");
+    }
+
+    fn say_end(&mut self, pool: &Pool) {
+        self.said = false;
+        let backend = self.backend();
+        info!(pool = %pool.name, backend, cause = self.cause.name(), closed = self.closed, "closing is over");
+    }
+
+    fn backend(&self) -> Option<String> {
+        match &self.whom {
+            Whom::Of(backend) => backend.upgrade().map(|backend| Arc::clone(&backend.id).to_string()),
+            Whom::These(_) | Whom::All => None,
+        }
+    }
+}

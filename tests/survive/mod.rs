@@ -1,0 +1,3 @@
+//! Sessions that survive: clients do not notice a backend that fails while another one works.
+
+mod first_byte;
