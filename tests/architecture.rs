@@ -42,6 +42,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
     ("io_uring", &["proxy/relay/ring/raw.rs"]),
     ("sd_notify", &["cli/systemd.rs"]),
+    ("notify", &["cli/watch.rs"]),
     ("clap", &["cli/mod.rs"]),
     ("tracing_subscriber", &["cli/logging.rs"]),
     ("regex", &["config/model.rs"]),

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -14,6 +14,7 @@ use super::View;
 use crate::metrics::{self as names, AcceptFailure, CloseCause, ConnectFailure, Direction, Kind, Metric, Outcome};
 use crate::pool::{Backend, Histogram, Pool};
 use crate::proxy::Listener;
+use crate::server::ReloadResult;
 use crate::standing::Standing;
 
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -56,6 +57,16 @@ fn process(families: &mut Families, view: &View) {
     }
     families.value(&names::MAX_CONNECTIONS, &[], state.limit.places().unwrap_or_default() as f64);
     families.value(&names::DRAINING, &[], flag(state.is_draining()));
+    let reloads = state.reloads.view();
+    for result in ReloadResult::ALL {
+        families.value(&names::CONFIG_RELOADS, &[result.name()], reloads.count(result) as f64);
+    }
+    let refused = reloads.last.is_some_and(|(_, result, _)| result == ReloadResult::Refused);
+    families.value(&names::CONFIG_LAST_RELOAD_SUCCESS, &[], flag(!refused));
+    let applied_at = reloads.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    families.value(&names::CONFIG_APPLIED_TIMESTAMP, &[], applied_at.as_secs_f64());
+    families.value(&names::CONFIG_GENERATION, &[], reloads.generation as f64);
+    families.value(&names::CONFIG_NEEDS_RESTART, &[], reloads.needs_restart.len() as f64);
     families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
     let (pipes, missing) = state.floor.pipes();
     families.value(&names::RELAY_PIPES, &[], pipes as f64);

@@ -1,6 +1,7 @@
 //! The admin listener: metrics, liveness, readiness and what is known about pools, over HTTP. Reads the running set and
 //! changes nothing. The door to axum.
 
+mod config;
 mod exposition;
 mod pools;
 mod ready;
@@ -62,6 +63,8 @@ impl Admin {
             .route("/live", get(|| async { "live\n" }))
             .route("/ready", get(readiness))
             .route("/api/v1/pools", get(|Shared(view): Shared<View>| async move { pools::answer(&view.state) }))
+            .route("/api/v1/listeners", get(|Shared(view): Shared<View>| async move { config::listeners(&view.state) }))
+            .route("/api/v1/config", get(|Shared(view): Shared<View>| async move { config::answer(&view.state) }))
             .with_state(view);
         tokio::select! {
             result = async { axum::serve(self.listener, routes).await } => result,
@@ -76,7 +79,9 @@ async fn index() -> &'static str {
         env!("CARGO_PKG_VERSION"),
         "\n\n/metrics        for Prometheus\n/live           200 while the process works\n",
         "/ready          200 once every required pool is discovered and probed, 503 before that and while stopping\n",
-        "/api/v1/pools   every pool and backend: facts, standing, reason\n"
+        "/api/v1/pools      every pool and backend: facts, standing, reason\n",
+        "/api/v1/listeners  every listener: addresses, sessions, limits\n",
+        "/api/v1/config     what is in effect, secrets masked, and what became of the last reload\n"
     )
 }
 

@@ -24,6 +24,8 @@ struct PoolBody {
     source: SourceBody,
     check: &'static str,
     when_all_down: &'static str,
+    /// Not in the configuration any more: it waits for its last session.
+    leaving: bool,
     settled: bool,
     all_down: bool,
     fail_open: bool,
@@ -90,10 +92,11 @@ struct ProbeBody {
 }
 
 pub(super) fn answer(state: &State) -> Response {
-    Json(Answer { pools: state.set().pools.iter().map(|pool| pool_body(pool)).collect() }).into_response()
+    let set = state.set();
+    Json(Answer { pools: set.pools.iter().map(|pool| pool_body(pool, !set.stays(pool))).collect() }).into_response()
 }
 
-fn pool_body(pool: &Pool) -> PoolBody {
+fn pool_body(pool: &Pool, leaving: bool) -> PoolBody {
     let (source, settings) = (pool.source.view(), pool.settings());
     PoolBody {
         name: pool.name.to_string(),
@@ -112,6 +115,7 @@ fn pool_body(pool: &Pool) -> PoolBody {
             WhenAllDown::Refuse => "refuse",
             WhenAllDown::Any => "any",
         },
+        leaving,
         settled: pool.is_settled(),
         all_down: pool.is_all_down(),
         fail_open: pool.fail_open(),
@@ -159,6 +163,6 @@ fn probe_body(report: Report) -> ProbeBody {
 }
 
 /// RFC 3339, UTC, with milliseconds.
-fn time(at: SystemTime) -> String {
+pub(super) fn time(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(at).to_string()
 }

@@ -1,13 +1,16 @@
 //! The command line: one file a command. Errors go to stderr once, as `evenkeel: what: why`; stdout is for what a
 //! command has to say.
 
+mod ask;
 mod check;
 mod logging;
+mod plan;
 mod run;
 mod systemd;
 mod watch;
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[command(
     name = "evenkeel",
     version,
-    after_help = "Exit status: 0 clean, 1 runtime failure, 2 bad usage or bad config."
+    after_help = "Exit status: 0 clean, 1 runtime failure, 2 bad usage or bad config, 3 `plan --exit-code`: something would change."
 )]
 struct Arguments {
     /// The configuration file
@@ -48,6 +51,18 @@ enum Command {
     Run,
     /// Say whether the configuration is valid, what it would run, and what is risky in it
     Check,
+    /// Say what the configuration would change in the running process, and what becomes of live sessions; changes nothing
+    Plan {
+        /// Where the admin listener of the process is; default: where the configuration says
+        #[arg(long, value_name = "HOST:PORT")]
+        admin: Option<SocketAddr>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Exit with status 3 if something would change
+        #[arg(long)]
+        exit_code: bool,
+    },
 }
 
 /// How a command failed.
@@ -85,6 +100,11 @@ pub fn main() -> ExitCode {
     let result = match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run::run(&arguments.config),
         Command::Check => check::check(&arguments.config),
+        Command::Plan { admin, json, exit_code } => match plan::plan(&arguments.config, admin, json, exit_code) {
+            Ok(true) => return ExitCode::from(3),
+            Ok(false) => Ok(()),
+            Err(failure) => Err(failure),
+        },
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

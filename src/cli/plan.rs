@@ -1,0 +1,236 @@
+//! `evenkeel plan`: what a file would change in the running process, key by key, and what becomes of live sessions. Asks
+//! the process what it runs and changes nothing there; the file is read here, with the variables of this shell.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Failure, ask, say};
+use crate::config::{self, Change, Config, Diff, Named, Policy, What};
+use crate::server;
+
+/// What would happen.
+#[derive(Serialize)]
+struct Plan {
+    /// Outside of listeners and pools.
+    process: Vec<Change>,
+    listeners: Vec<Item>,
+    pools: Vec<Item>,
+    /// Places that take a restart; all else comes into effect.
+    needs_restart: Vec<String>,
+    /// Of all live sessions.
+    sessions: Sessions,
+}
+
+/// A listener or pool that would come, change or go.
+#[derive(Serialize)]
+struct Item {
+    #[serde(flatten)]
+    named: Named,
+    sessions: Sessions,
+    /// What else is to be known.
+    notes: Vec<String>,
+}
+
+/// Live sessions by what becomes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct Sessions {
+    /// They do not notice.
+    kept: u64,
+    /// They may finish, within `reload.drain_timeout` or a policy of the pool.
+    drained: u64,
+    /// They are closed, at the pace of the pool.
+    closed: u64,
+}
+
+pub(super) fn plan(path: &Path, admin: Option<SocketAddr>, json: bool, exit_code: bool) -> Result<bool, Failure> {
+    let config = config::load(path)?;
+    server::max_connections(&config)?;
+    let admin = admin.or_else(|| config.admin.bind.map(reachable));
+    let admin = admin.context("the file says that the admin listener is off; say where it is: --admin HOST:PORT")?;
+    let plan = make(&config, admin)?;
+    let differs = !plan.process.is_empty() || !plan.listeners.is_empty() || !plan.pools.is_empty();
+    if json {
+        say(&(serde_json::to_string_pretty(&plan).context("the plan can't be written")? + "\n"))?;
+    } else {
+        say(&table(&plan, differs))?;
+    }
+    Ok(differs && exit_code)
+}
+
+/// An address that listens everywhere is asked here.
+fn reachable(bind: SocketAddr) -> SocketAddr {
+    match bind {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => ([0, 0, 0, 0, 0, 0, 0, 1], v6.port()).into(),
+        bind => bind,
+    }
+}
+
+fn make(config: &Config, admin: SocketAddr) -> anyhow::Result<Plan> {
+    let [running, listeners, pools] = ["/api/v1/config", "/api/v1/listeners", "/api/v1/pools"]
+        .map(|path| ask::get(admin, path))
+        .map(|answer| answer.with_context(|| format!("the running process does not answer at {admin}")));
+    let (running, listeners_now, pools) = (running?, listeners?, pools?);
+    let new = config.effective();
+    let diff = Diff::between(&running["config"], &new);
+    let needs_restart = diff.needs_restart();
+    let listeners_live = |name: &str| live(&listeners_now["listeners"], name);
+    let items = diff.listeners.into_iter().map(|named| {
+        let all = listeners_live(&named.name);
+        let (sessions, notes) = match &named.what {
+            What::Added => (Sessions::default(), Vec::new()),
+            What::Removed => drained(all, config),
+            What::Changed(_) => (Sessions { kept: all, ..Sessions::default() }, moved(&named)),
+        };
+        Item { named, sessions, notes }
+    });
+    let listeners: Vec<_> = items.collect();
+    let items = diff.pools.into_iter().map(|named| {
+        let all = live(&pools["pools"], &named.name);
+        let (sessions, notes) = match &named.what {
+            What::Added => (Sessions::default(), Vec::new()),
+            What::Removed => drained(all, config),
+            What::Changed(_) => changed(&named, find(&pools["pools"], &named.name), config),
+        };
+        Item { named, sessions, notes }
+    });
+    let pools_planned: Vec<_> = items.collect();
+    let mut sessions = Sessions { kept: total(&pools["pools"]), ..Sessions::default() };
+    // A session has a pool for all of its life but its first moments: it is counted there, once.
+    for item in &pools_planned {
+        sessions.kept = sessions.kept.saturating_sub(item.sessions.drained + item.sessions.closed);
+        sessions.drained += item.sessions.drained;
+        sessions.closed += item.sessions.closed;
+    }
+    for item in &listeners {
+        let its_pool = find(&listeners_now["listeners"], &item.named.name).map(|listener| &listener["pool"]);
+        let removed =
+            |pool: &&Item| pool.named.what == What::Removed && its_pool.is_some_and(|its| *its == pool.named.name);
+        if pools_planned.iter().any(|pool| removed(&pool)) {
+            // They are counted there.
+            continue;
+        }
+        let more = item.sessions.drained.min(sessions.kept);
+        sessions.kept -= more;
+        sessions.drained += more;
+    }
+    Ok(Plan { process: diff.process, listeners, pools: pools_planned, needs_restart, sessions })
+}
+
+fn find<'a>(all: &'a Value, name: &str) -> Option<&'a Value> {
+    all.as_array()?.iter().find(|one| one["name"] == name)
+}
+
+fn live(all: &Value, name: &str) -> u64 {
+    find(all, name).and_then(|one| one["sessions"].as_u64()).unwrap_or(0)
+}
+
+fn total(all: &Value) -> u64 {
+    all.as_array().into_iter().flatten().filter_map(|one| one["sessions"].as_u64()).sum()
+}
+
+fn drained(all: u64, config: &Config) -> (Sessions, Vec<String>) {
+    let note = match config.reload.drain_timeout {
+        None => "its sessions go on until they end by themselves".to_owned(),
+        Some(limit) => format!("its sessions have {limit:?} to finish, then they are closed"),
+    };
+    (Sessions { drained: all, ..Sessions::default() }, vec![note])
+}
+
+fn moved(named: &Named) -> Vec<String> {
+    let mut notes = Vec::new();
+    if named.changes("pool") {
+        notes.push("sessions stay in the pool that they are in".to_owned());
+    }
+    if named.changes("bind") {
+        notes.push("who waits at an address that it leaves is served first".to_owned());
+    }
+    notes
+}
+
+fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions, Vec<String>) {
+    let mut sessions =
+        Sessions { kept: running.and_then(|pool| pool["sessions"].as_u64()).unwrap_or(0), ..Sessions::default() };
+    let mut notes = Vec::new();
+    let policy = config.pool(&named.name).map_or(Policy::Keep, |pool| pool.closing.on_removed);
+    let What::Changed(keys) = &named.what else { return (sessions, notes) };
+    for id in
+        keys.iter().filter(|change| change.new.is_none()).filter_map(|change| change.key.strip_prefix("backends."))
+    {
+        let all = running.and_then(|pool| pool["backends"].as_array()).into_iter().flatten();
+        let its: u64 =
+            all.filter(|backend| backend["id"] == id).filter_map(|backend| backend["sessions"].as_u64()).sum();
+        match policy {
+            Policy::Keep => notes.push(format!("{id} gets no new sessions; the {its} that it has go on")),
+            Policy::Drain(time) => {
+                notes.push(format!(
+                    "{id} gets no new sessions; the {its} that it has get {time:?}, then they are closed"
+                ));
+                sessions.drained += its;
+            }
+            Policy::Close => {
+                notes.push(format!("{id} gets no new sessions; the {its} that it has are closed"));
+                sessions.closed += its;
+            }
+        }
+    }
+    sessions.kept = sessions.kept.saturating_sub(sessions.drained + sessions.closed);
+    if named.changes("backends") && keys.iter().any(|change| change.key == "backends") || named.changes("consul") {
+        notes.push("who leaves follows from what the new source says: see on_removed".to_owned());
+    }
+    if named.changes("check") {
+        notes.push("backends keep their standing until the new check has said otherwise in a row".to_owned());
+    }
+    if named.changes("timeouts") || named.changes("max_lifetime") {
+        notes.push("running sessions go by the new times: those that are over end".to_owned());
+    }
+    (sessions, notes)
+}
+
+fn table(plan: &Plan, differs: bool) -> String {
+    if !differs {
+        return "nothing would change\n".to_owned();
+    }
+    let mut text = String::new();
+    let keys = |text: &mut String, changes: &[Change]| {
+        for change in changes {
+            let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+            let restart = if change.needs_restart { "  (takes a restart)" } else { "" };
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "    {}: {} -> {}{restart}", change.key, word(&change.old), word(&change.new));
+        }
+    };
+    if !plan.process.is_empty() {
+        text += "~ process\n";
+        keys(&mut text, &plan.process);
+    }
+    for (kind, items) in [("listener", &plan.listeners), ("pool", &plan.pools)] {
+        for Item { named, sessions, notes } in items {
+            let Sessions { kept, drained, closed } = sessions;
+            let sign = match named.what {
+                What::Added => "+",
+                What::Changed(_) => "~",
+                What::Removed => "-",
+            };
+            let counts = format!("sessions: {kept} kept, {drained} drained, {closed} closed");
+            let _ = writeln!(text, "{sign} {kind} {}  {counts}", named.name);
+            if let What::Changed(changes) = &named.what {
+                keys(&mut text, changes);
+            }
+            for note in notes {
+                let _ = writeln!(text, "    ({note})");
+            }
+        }
+    }
+    if !plan.needs_restart.is_empty() {
+        let _ = writeln!(text, "takes a restart, the rest comes into effect: {}", plan.needs_restart.join(", "));
+    }
+    let Sessions { kept, drained, closed } = plan.sessions;
+    let _ = writeln!(text, "all live sessions: {kept} kept, {drained} drained, {closed} closed");
+    text
+}
