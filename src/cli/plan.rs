@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Failure, ask, say};
-use crate::config::{self, Change, Config, Diff, Named, Policy, What};
+use crate::config::{self, Change, Config, Diff, Named, Policy, Pool, Source, What};
 use crate::server;
 
 /// What would happen.
@@ -83,9 +83,9 @@ fn make(config: &Config, admin: SocketAddr) -> anyhow::Result<Plan> {
     let items = diff.listeners.into_iter().map(|named| {
         let all = listeners_live(&named.name);
         let (sessions, notes) = match &named.what {
-            What::Added => (Sessions::default(), Vec::new()),
             What::Removed => drained(all, config),
-            What::Changed(_) => (Sessions { kept: all, ..Sessions::default() }, moved(&named)),
+            // One that is new may be one that has not yet left.
+            What::Added | What::Changed(_) => (Sessions { kept: all, ..Sessions::default() }, moved(&named)),
         };
         Item { named, sessions, notes }
     });
@@ -93,9 +93,9 @@ fn make(config: &Config, admin: SocketAddr) -> anyhow::Result<Plan> {
     let items = diff.pools.into_iter().map(|named| {
         let all = live(&pools["pools"], &named.name);
         let (sessions, notes) = match &named.what {
-            What::Added => (Sessions::default(), Vec::new()),
             What::Removed => drained(all, config),
-            What::Changed(_) => changed(&named, find(&pools["pools"], &named.name), config),
+            // One that is new may be one that has not yet left.
+            What::Added | What::Changed(_) => changed(&named, find(&pools["pools"], &named.name), config),
         };
         Item { named, sessions, notes }
     });
@@ -154,34 +154,29 @@ fn moved(named: &Named) -> Vec<String> {
 }
 
 fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions, Vec<String>) {
-    let mut sessions =
-        Sessions { kept: running.and_then(|pool| pool["sessions"].as_u64()).unwrap_or(0), ..Sessions::default() };
-    let mut notes = Vec::new();
-    let policy = config.pool(&named.name).map_or(Policy::Keep, |pool| pool.closing.on_removed);
-    let What::Changed(keys) = &named.what else { return (sessions, notes) };
-    for id in
-        keys.iter().filter(|change| change.new.is_none()).filter_map(|change| change.key.strip_prefix("backends."))
-    {
-        let all = running.and_then(|pool| pool["backends"].as_array()).into_iter().flatten();
-        let its: u64 =
-            all.filter(|backend| backend["id"] == id).filter_map(|backend| backend["sessions"].as_u64()).sum();
-        match policy {
-            Policy::Keep => notes.push(format!("{id} gets no new sessions; the {its} that it has go on")),
-            Policy::Drain(time) => {
-                notes.push(format!(
-                    "{id} gets no new sessions; the {its} that it has get {time:?}, then they are closed"
-                ));
+    let all = running.and_then(|pool| pool["sessions"].as_u64()).unwrap_or(0);
+    let (mut sessions, mut notes) = (Sessions { kept: all, ..Sessions::default() }, Vec::new());
+    let Some(pool) = config.pool(&named.name) else { return (sessions, notes) };
+    for backend in running.and_then(|pool| pool["backends"].as_array()).into_iter().flatten() {
+        let (id, its) = (backend["id"].as_str().unwrap_or_default(), backend["sessions"].as_u64().unwrap_or(0));
+        match policy(pool, id, &backend["standing"]) {
+            Some(Policy::Drain(time)) if its > 0 => {
+                notes.push(format!("{id} has {its} sessions: they get {time:?}, then they are closed"));
                 sessions.drained += its;
             }
-            Policy::Close => {
-                notes.push(format!("{id} gets no new sessions; the {its} that it has are closed"));
+            Some(Policy::Close) if its > 0 => {
+                notes.push(format!("{id} has {its} sessions: they are closed"));
                 sessions.closed += its;
             }
+            Some(Policy::Keep) if its > 0 => {
+                notes.push(format!("{id} gets no new sessions; the {its} that it has go on"))
+            }
+            _ => {}
         }
     }
     sessions.kept = sessions.kept.saturating_sub(sessions.drained + sessions.closed);
-    if named.changes("backends") && keys.iter().any(|change| change.key == "backends") || named.changes("consul") {
-        notes.push("who leaves follows from what the new source says: see on_removed".to_owned());
+    if named.changes("consul") {
+        notes.push("who leaves follows from what Consul then says: see on_removed".to_owned());
     }
     if named.changes("check") {
         notes.push("backends keep their standing until the new check has said otherwise in a row".to_owned());
@@ -190,6 +185,20 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
         notes.push("running sessions go by the new times: those that are over end".to_owned());
     }
     (sessions, notes)
+}
+
+/// What becomes of a backend's sessions; `None` = nothing speaks against it.
+fn policy(pool: &Pool, id: &str, standing: &Value) -> Option<Policy> {
+    let leaves = match &pool.source {
+        Source::Static(backends) => !backends.iter().any(|backend| backend.id == id),
+        Source::Consul(_) => standing == "removed",
+    };
+    match standing.as_str() {
+        _ if leaves => Some(pool.closing.on_removed),
+        Some("down") => Some(pool.closing.on_down),
+        Some("maintenance") => Some(pool.closing.on_maintenance),
+        _ => None,
+    }
 }
 
 fn table(plan: &Plan, differs: bool) -> String {

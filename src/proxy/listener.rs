@@ -4,8 +4,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -33,7 +33,7 @@ const REST: usize = 4_096;
 /// The pause after an error that would come again at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long clients wait in the backlog of a balancer that has just started, for its pool to be probed.
+/// How long clients wait in the backlog for a pool that is new to be probed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A front: what its accept loops and sessions share, and what is counted about it.
@@ -170,14 +170,13 @@ pub(super) async fn accept(
     stop: CancellationToken,
     tracked: TaskTrackerToken,
 ) {
-    let pool = Arc::clone(&listener.settings().pool);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = pool.until_settled() => {}
-        () = sleep(PATIENCE) => {}
-    }
-    let mut front = Front { listener, seats, complaints: Pace::new(Duration::from_secs(5)) };
+    let mut front = Front { listener, seats, complaints: Pace::new(Duration::from_secs(5)), waited_for: None };
     loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = front.pool_settles() => {}
+        }
         let step = tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -198,9 +197,32 @@ struct Front {
     listener: Arc<Listener>,
     seats: Arc<[Seat]>,
     complaints: Pace,
+    /// Whose first probes it has waited for, as long as they are not over.
+    waited_for: Option<Weak<Pool>>,
 }
 
 impl Front {
+    /// Waits until the pool is probed, each pool once, and not for ever.
+    ///
+    /// # Cancel safety
+    /// Safe: it begins again.
+    async fn pool_settles(&mut self) {
+        let settings = self.listener.settings.load();
+        if settings.pool.is_settled() {
+            return;
+        }
+        let pool = Arc::clone(&settings.pool);
+        drop(settings);
+        if self.waited_for.as_ref().is_some_and(|waited| std::ptr::eq(waited.as_ptr(), &*pool)) {
+            return;
+        }
+        tokio::select! {
+            () = pool.until_settled() => {}
+            () = sleep(PATIENCE) => {}
+        }
+        self.waited_for = Some(Arc::downgrade(&pool));
+    }
+
     /// Waits for connections and takes a batch of them. Returns how long to pause.
     ///
     /// # Cancel safety

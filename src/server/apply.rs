@@ -121,7 +121,9 @@ impl State {
         }
 
         let max = limits(config, self.floor.sessions().len())?;
-        let mut needs_restart = diff.needs_restart();
+        // What was not obeyed at earlier changes is not obeyed now, either.
+        let since_start = Diff::between(&self.started_with, &config.effective());
+        let mut needs_restart = since_start.needs_restart();
         let asks_for_ring = config.pools.iter().find(|pool| pool.relay == Relay::IoUring);
         if let Some(pool) = asks_for_ring.filter(|_| self.rings == Rings::No) {
             try_ring().map_err(|source| RingError { pool: pool.name.clone(), source })?;

@@ -127,6 +127,8 @@ pub struct State {
     /// Read by workers once a session.
     log_sessions: Arc<AtomicBool>,
     rings: Rings,
+    /// The effective tree of the first configuration: what takes a restart is obeyed as it was there.
+    started_with: serde_json::Value,
     /// Locked while a configuration is applied, so that there is one at a time, and by nobody else for long.
     running: Mutex<Running>,
 }
@@ -184,6 +186,7 @@ impl Server {
             tracker: TaskTracker::new(),
             log_sessions,
             rings,
+            started_with: config.effective(),
             running: Mutex::new(running),
         });
         state.install(&mut state.running(), config, followers, sockets);

@@ -57,7 +57,8 @@ async fn it_counts_the_sessions_that_each_change_touches() {
     let (_, json, _) = plan(&program, &["--config", "next.toml", "--json"]).await;
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["sessions"], serde_json::json!({ "kept": 0, "drained": 1, "closed": 2 }));
-    assert_eq!(json["pools"][0]["keys"][0]["key"].as_str().unwrap(), format!("backends.{}", a.address()));
+    let keys = json["pools"][0]["keys"].as_array().unwrap();
+    assert!(keys.iter().any(|key| key["key"] == format!("backends.{}", a.address())), "{keys:?}");
     for live in &mut of_front {
         live.goes_on().await;
     }
