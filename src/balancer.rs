@@ -156,7 +156,10 @@ impl Balancer {
             true => bind_admin(&config).await.map_err(|(address, source)| ReloadError::Admin { address, source }),
             false => Ok(None),
         };
-        let applied = bound.and_then(|bound| Ok((bound, state.apply(&config)?)));
+        let applied = match bound {
+            Ok(bound) => state.apply(&config).await.map(|applied| (bound, applied)).map_err(ReloadError::from),
+            Err(error) => Err(error),
+        };
         let (bound, applied) = applied.inspect_err(|error| {
             state.reloads.refused(chain(error));
             warn!("the new configuration is refused, what runs goes on: {}", chain(error));

@@ -47,6 +47,12 @@
 //! [`pool`] lets sessions pick who is up. An identity survives everything that does not change it, with its counters and
 //! sessions, and is remembered for ten minutes after it left.
 //!
+//! # Another configuration
+//!
+//! `cli/run.rs` notices that there may be one, [`Balancer::reload`] has it applied: [`config::Diff`] says what differs,
+//! `server/apply.rs` gets everything that can fail and then changes the running set; `server/leaving.rs` waits for the last
+//! sessions of what is gone.
+//!
 //! # Threads
 //!
 //! N workers, each an OS thread with its own event loop: a session lives and dies on one. The control plane and the admin

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -15,10 +17,17 @@ use super::control::{self, Control};
 use super::leaving::Leaving;
 use super::sockets::{self, Bound, Wanted};
 use super::{LimitError, RingError, Set, SocketError, StartError, State, limits};
-use crate::config::{self, Config, Diff, Relay};
+use crate::config::{self, Config, Diff, Host, Relay, Source, StaticBackend};
 use crate::discovery::{Discovery, Follower};
-use crate::pool::Pool;
+use crate::pool::{Backend, Pool};
 use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
+use crate::standing::Standing;
+
+/// For the keepers to place what is written; it takes them milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between looks whether they have.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// What came into effect.
 #[derive(Clone, Debug)]
@@ -101,13 +110,59 @@ impl Running {
 }
 
 impl State {
-    /// Puts a configuration in the place of the one in effect.
+    /// Puts a configuration in the place of the one in effect, and returns when new sessions go by it.
     ///
-    /// To be called on the runtime of the control plane. Applying what is in effect changes nothing.
+    /// To be called on the runtime of the control plane, once at a time. Applying what is in effect changes nothing.
     ///
     /// # Errors
     /// Nothing has changed.
-    pub fn apply(self: &Arc<Self>, config: &Config) -> Result<Applied, ApplyError> {
+    ///
+    /// # Cancel safety
+    /// May be dropped: then it has happened, or not, and may not have been counted.
+    pub async fn apply(self: &Arc<Self>, config: &Config) -> Result<Applied, ApplyError> {
+        let (diff, needs_restart) = self.change(config)?;
+        if diff.is_empty() {
+            self.reloads.unchanged();
+            let view = self.reloads.view();
+            return Ok(Applied { diff, needs_restart: view.needs_restart, generation: view.generation });
+        }
+        let (state, config, places) = (Arc::clone(self), config.clone(), needs_restart.clone());
+        // A task, so that it is done also if nobody waits for it any more.
+        let finished = tokio::spawn(async move {
+            // A keeper that is slower is no reason to keep the next change waiting.
+            let _ = timeout(PATIENCE, state.until_placed(&config)).await;
+            state.set_policies(&config);
+            state.reloads.applied(&config, places)
+        });
+        let generation = finished.await.unwrap_or_default();
+        Ok(Applied { diff, needs_restart, generation })
+    }
+
+    /// The last step: who is removed or back is known, so what becomes of their sessions can be decided.
+    fn set_policies(&self, config: &Config) {
+        let set = self.set();
+        for settings in &config.pools {
+            let pool = set.pools.iter().find(|pool| *pool.name == *settings.name);
+            if let Some(pool) = pool.filter(|pool| *pool.settings() != *settings) {
+                pool.change(settings.clone());
+            }
+        }
+    }
+
+    /// Waits until the pools' backends are those that are written: each of them is there, and everybody else has left.
+    async fn until_placed(&self, config: &Config) {
+        let set = self.set();
+        for settings in &config.pools {
+            let Source::Static(backends) = &settings.source else { continue };
+            let Some(pool) = set.pools.iter().find(|pool| *pool.name == *settings.name) else { continue };
+            while !is_placed(pool, backends) {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// What differs, and what of it takes a restart.
+    fn change(self: &Arc<Self>, config: &Config) -> Result<(Diff, Vec<String>), ApplyError> {
         let mut running = self.running();
         if self.is_draining() {
             return Err(ApplyError::Stopping);
@@ -115,9 +170,7 @@ impl State {
         let before = self.set();
         let diff = Diff::between(&before.config.effective(), &config.effective());
         if diff.is_empty() {
-            self.reloads.unchanged();
-            let view = self.reloads.view();
-            return Ok(Applied { diff, needs_restart: view.needs_restart, generation: view.generation });
+            return Ok((diff, Vec::new()));
         }
 
         let max = limits(config, self.floor.sessions().len())?;
@@ -149,8 +202,7 @@ impl State {
         self.limit.resize(Some(max));
         self.log_sessions.store(config.log.sessions, Relaxed);
         self.install(&mut running, config, followers, sockets);
-        let generation = self.reloads.applied(config, needs_restart.clone());
-        Ok(Applied { diff, needs_restart, generation })
+        Ok((diff, needs_restart))
     }
 
     /// Makes the running set what `config` says. `followers` are those of new pools and of pools with another source.
@@ -235,7 +287,7 @@ impl State {
             }
             return;
         }
-        pool.change(settings.clone());
+        pool.change(undecided(&before, settings));
         if let Some(control) = running.controls.get(&*pool.name) {
             control.change(pool, follower, (before.check != settings.check).then_some(&self.prober));
         }
@@ -311,6 +363,36 @@ impl State {
     pub(super) fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The settings without what ends sessions in another way than before. A backend that a file brings back must not be taken
+/// for a removed one under that file's policy, nor one that it removes be treated by the policy of the last.
+fn undecided(before: &config::Pool, after: &config::Pool) -> config::Pool {
+    let mut settings = after.clone();
+    let (old, new) = (&before.closing, &mut settings.closing);
+    let pairs = [
+        (old.on_down, &mut new.on_down),
+        (old.on_removed, &mut new.on_removed),
+        (old.on_maintenance, &mut new.on_maintenance),
+    ];
+    for (old, new) in pairs {
+        if old != *new {
+            *new = config::Policy::Keep;
+        }
+    }
+    settings
+}
+
+/// A host name that is not looked up yet is waited for by nobody.
+fn is_placed(pool: &Pool, backends: &[StaticBackend]) -> bool {
+    let members = pool.members();
+    let written = |id: &str| backends.iter().find(|backend| backend.id == id);
+    let gone = members.iter().filter(|member| written(&member.id).is_none());
+    let there = |backend: &StaticBackend| {
+        let weight = |member: &Arc<Backend>| *member.id == *backend.id && member.view().weight == backend.weight;
+        matches!(backend.address.host, Host::Name(_)) || members.iter().any(weight)
+    };
+    gone.into_iter().all(|member| member.view().standing == Standing::Removed) && backends.iter().all(there)
 }
 
 impl From<ApplyError> for io::Error {
