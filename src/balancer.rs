@@ -2,7 +2,7 @@
 //! Evenkeel, or tests it, starts.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, LogLevel};
 use crate::config::{self, Config, ConfigError, Named, Shutdown, What};
 use crate::server::{self, Applied, Inherited, Server, State};
 
@@ -20,17 +20,18 @@ use crate::server::{self, Applied, Inherited, Server, State};
 pub struct Balancer {
     server: Server,
     surroundings: Kept,
-    /// Locked while a configuration is applied, so that there is one at a time.
+    /// Over TCP. Locked while a configuration is applied, so that there is one at a time.
     admin: Mutex<Option<AdminTask>>,
     /// Locked for as long as it takes to copy.
     admin_at: RwLock<Option<SocketAddr>>,
+    /// Over a UNIX socket.
+    socket: Option<AdminTask>,
 }
 
 /// The admin listener, until it is dropped.
 #[derive(Debug)]
 struct AdminTask {
-    address: SocketAddr,
-    serving: JoinHandle<std::io::Result<()>>,
+    serving: JoinHandle<()>,
     stop: DropGuard,
 }
 
@@ -38,7 +39,10 @@ struct AdminTask {
 #[derive(Clone)]
 struct Kept {
     log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
+    allow_exec: bool,
     log_level: Option<LogLevel>,
+    /// Who may use the admin side: as it was said at the start.
+    started_with: config::Admin,
 }
 
 impl std::fmt::Debug for Kept {
@@ -47,9 +51,6 @@ impl std::fmt::Debug for Kept {
     }
 }
 
-/// Sets `log.level`; the error is a text.
-pub type LogLevel = Arc<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
 /// What a balancer gets from its surroundings.
 #[derive(Default)]
 pub struct Surroundings {
@@ -57,7 +58,9 @@ pub struct Surroundings {
     pub inherited: Vec<Inherited>,
     /// Counts log lines that were dropped; `None` = none ever is.
     pub log_lines_dropped: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
-    /// Changes the level of the log; `None` = a change of it is not obeyed.
+    /// Whether checks may run programs, as whoever runs the balancer.
+    pub allow_exec: bool,
+    /// The log's level; `None` = it is not ours to change.
     pub log_level: Option<LogLevel>,
 }
 
@@ -70,6 +73,9 @@ pub enum ReloadError {
     /// It can't be applied.
     #[error(transparent)]
     Apply(#[from] server::ApplyError),
+    /// A check would run a program, and may not.
+    #[error(transparent)]
+    NotPermitted(#[from] Box<StartError>),
     /// The admin listener can't move.
     #[error("the admin listener can't listen on {address}{}", server::hint(source))]
     Admin {
@@ -98,6 +104,14 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Why a balancer did not start.
 #[derive(Debug, Error)]
 pub enum StartError {
+    /// A check would run a program, and nobody said that it may.
+    #[error(
+        "the check of pool `{pool}` is of kind `exec`: it runs a program as this user; start with --allow-exec if that is wanted"
+    )]
+    ExecNotAllowed {
+        /// Its name.
+        pool: String,
+    },
     /// The running set did not.
     #[error(transparent)]
     Server(#[from] server::StartError),
@@ -109,12 +123,31 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// The admin socket is not at hand.
+    #[error("the admin socket {} is not at hand", path.display())]
+    AdminSocket {
+        /// As written.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
 }
 
 /// A worker thread is gone: a bug, after which the process can't be trusted.
 #[derive(Debug, Error)]
 #[error("worker {0} died")]
 pub struct WorkerDied(pub usize);
+
+/// Whether a configuration does only what it may.
+///
+/// # Errors
+/// A check would run a program, and `allow_exec` is not set.
+pub(crate) fn permit(config: &Config, allow_exec: bool) -> Result<(), StartError> {
+    match config.pools_that_execute().next() {
+        Some(pool) if !allow_exec => Err(StartError::ExecNotAllowed { pool: pool.name.clone() }),
+        _ => Ok(()),
+    }
+}
 
 impl Balancer {
     /// Starts everything: control plane and admin listener on the current tokio runtime, the data plane on threads of its
@@ -131,13 +164,24 @@ impl Balancer {
     /// # Errors
     /// Nothing is left behind.
     pub async fn start_in(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
-        let Surroundings { inherited, log_lines_dropped, log_level } = surroundings;
-        let surroundings = Kept { log_lines_dropped: log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0)), log_level };
+        permit(&config, surroundings.allow_exec)?;
         let bound = bind_admin(&config).await.map_err(|(address, source)| StartError::Admin { address, source })?;
+        let mut socket = Admin::default();
+        if let Some(path) = &config.admin.socket {
+            let bound = socket.bind_socket(path).await;
+            bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
+        }
+        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level } = surroundings;
+        let log_lines_dropped = log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0));
         let server = Server::start(&config, inherited)?;
-        let admin = bound.map(|bound| surroundings.serve(server.state(), bound));
-        let admin_at = RwLock::new(admin.as_ref().map(|admin| admin.address));
-        Ok(Self { server, surroundings, admin: Mutex::new(admin), admin_at })
+        let surroundings = Kept { log_lines_dropped, allow_exec, log_level, started_with: config.admin.clone() };
+        let admin_at = RwLock::new(bound.as_ref().map(|(address, _)| *address));
+        let admin = bound.map(|(address, admin)| surroundings.listen(server.state(), address, admin));
+        let socket = config.admin.socket.as_ref().map(|path| {
+            info!(path = %path.display(), "admin socket listening");
+            surroundings.serve(server.state(), socket)
+        });
+        Ok(Self { server, surroundings, admin: Mutex::new(admin), admin_at, socket })
     }
 
     /// Puts a configuration in the place of the one in effect, all or nothing: listeners, pools and sessions that it does
@@ -151,6 +195,11 @@ impl Balancer {
     pub async fn reload(&self, config: Config) -> Result<Applied, ReloadError> {
         let mut admin = self.admin.lock().await;
         let state = self.server.state();
+        if let Err(error) = permit(&config, self.surroundings.allow_exec) {
+            state.reloads.refused(chain(&error));
+            warn!("the new configuration is refused, what runs goes on: {}", chain(&error));
+            return Err(Box::new(error).into());
+        }
         let moves = state.set().config.admin.bind != config.admin.bind;
         let bound = match moves {
             true => bind_admin(&config).await.map_err(|(address, source)| ReloadError::Admin { address, source }),
@@ -165,8 +214,8 @@ impl Balancer {
             warn!("the new configuration is refused, what runs goes on: {}", chain(error));
         })?;
         if moves {
-            *admin = bound.map(|bound| self.surroundings.serve(state, bound));
-            let address = admin.as_ref().map(|admin| admin.address);
+            let address = bound.as_ref().map(|(address, _)| *address);
+            *admin = bound.map(|(address, admin)| self.surroundings.listen(state, address, admin));
             *self.admin_at.write().unwrap_or_else(PoisonError::into_inner) = address;
         }
         if applied.diff.is_empty() {
@@ -175,7 +224,7 @@ impl Balancer {
         }
         if applied.diff.process.iter().any(|change| change.key == "log.level")
             && let Some(log_level) = &self.surroundings.log_level
-            && let Err(error) = log_level(&config.log.level)
+            && let Err(error) = (log_level.write)(&config.log.level)
         {
             warn!("log.level can't be changed: {error}");
         }
@@ -282,7 +331,7 @@ impl Balancer {
     /// Drains, then ends the admin listener too.
     pub async fn shutdown(self) {
         self.drain().await;
-        if let Some(AdminTask { serving, stop, .. }) = self.admin.into_inner() {
+        for AdminTask { serving, stop } in self.admin.into_inner().into_iter().chain(self.socket) {
             drop(stop);
             // It can only have ended by itself.
             let _ = serving.await;
@@ -291,21 +340,27 @@ impl Balancer {
 }
 
 impl Kept {
-    fn serve(&self, state: &Arc<State>, (address, admin): (SocketAddr, Admin)) -> AdminTask {
+    fn listen(&self, state: &Arc<State>, address: SocketAddr, admin: Admin) -> AdminTask {
         info!(%address, "admin listening");
+        self.serve(state, admin)
+    }
+
+    fn serve(&self, state: &Arc<State>, admin: Admin) -> AdminTask {
         let stop = CancellationToken::new();
-        let view = admin::View { state: Arc::clone(state), log_lines_dropped: Arc::clone(&self.log_lines_dropped) };
-        let serving = tokio::spawn(admin.serve(view, stop.clone()));
-        AdminTask { address, serving, stop: stop.drop_guard() }
+        let view = admin::View {
+            state: Arc::clone(state),
+            log_lines_dropped: Arc::clone(&self.log_lines_dropped),
+            log_level: self.log_level.clone(),
+        };
+        let serving = tokio::spawn(admin.serve(view, self.started_with.clone(), stop.clone()));
+        AdminTask { serving, stop: stop.drop_guard() }
     }
 }
 
 /// `None` = it is off.
 async fn bind_admin(config: &Config) -> Result<Option<(SocketAddr, Admin)>, (SocketAddr, std::io::Error)> {
     let Some(address) = config.admin.bind else { return Ok(None) };
-    let admin = async {
-        let admin = Admin::bind(address).await?;
-        Ok((admin.address()?, admin))
-    };
-    admin.await.map(Some).map_err(|source| (address, source))
+    let mut admin = Admin::default();
+    let bound = admin.bind(address).await.map_err(|source| (address, source))?;
+    Ok(Some((bound, admin)))
 }

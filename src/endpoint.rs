@@ -15,6 +15,10 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Its share; 0 = nothing new. Already the one that goes with `registry`.
     pub weight: u16,
+    /// Its tier: 0 is used first.
+    pub priority: u8,
+    /// Sessions at once that it takes at most; `None` = as the pool says.
+    pub max_sessions: Option<u32>,
     /// What the registry thinks of it.
     pub registry: Registry,
     /// Why the registry thinks so, for people: the name and output of the check that decided. Bounded by the source.

@@ -29,7 +29,7 @@
 //! 3  proxy: listener > session > upstream, relay; worker          DATA PLANE
 //! 3' keeper     probe     discovery > consul crate                CONTROL PLANE, joined by channels in server
 //! 2  pool                                      the only thing that both planes touch
-//! 1  endpoint, standing, health, balance, header, pace    pure: no async, no I/O, no global randomness
+//! 1  endpoint, standing, operator, health, balance, header, pace    pure: no async, no I/O, no global randomness
 //! 0  config, metrics                           vocabulary
 //! ```
 //!
@@ -38,14 +38,17 @@
 //! `proxy/listener.rs` waits until a socket is readable, takes a slot under the limits, accepts, and gives the socket to
 //! the worker with the fewest sessions. `proxy/session.rs` is the rest of its life, top to bottom: `caller` finds out
 //! who it is, by the [`header`] of a trusted peer perhaps; `upstream` picks a backend ([`pool::Pool::pick`]) and dials it,
-//! with retries as long as no byte of the client has been sent; `relay` moves bytes both ways until an end; `outcome` writes one set of counters and one log line, whatever way the session ended.
+//! with retries as long as no byte of the client has been sent, and another one beside it if that takes long; `replay`,
+//! where it is wanted, finds one that answers; `relay` moves bytes both ways until an end; `outcome` writes one set of
+//! counters and one log line, whatever way the session ended.
 //!
 //! # Life of a backend
 //!
 //! [`discovery`] sends whole sets of [`endpoint::Endpoint`]s; an error is never a set. The [`keeper`] of the pool compares
 //! them with what it has, starts probes, and writes facts; [`standing::Facts::standing`] makes one word of them; the
 //! [`pool`] lets sessions pick who is up. An identity survives everything that does not change it, with its counters and
-//! sessions, and is remembered for ten minutes after it left.
+//! sessions, and is remembered for ten minutes after it left. What becomes of sessions that run when a standing changes is
+//! for `server/closing` to say, which sees standings and sessions and ends the latter at a pace.
 //!
 //! # Another configuration
 //!
@@ -70,6 +73,7 @@ pub mod header;
 pub mod health;
 pub mod keeper;
 pub mod metrics;
+pub mod operator;
 pub mod pace;
 pub mod pool;
 pub mod probe;
@@ -77,4 +81,4 @@ pub mod proxy;
 pub mod server;
 pub mod standing;
 
-pub use balancer::{Balancer, LogLevel, ReloadError, StartError, Surroundings, WorkerDied};
+pub use balancer::{Balancer, ReloadError, StartError, Surroundings, WorkerDied};

@@ -62,6 +62,8 @@ metrics! {
     POOL_ELIGIBLE = "evenkeel_pool_eligible_backends", Gauge, ["pool"], "Backends that may get a new session now.";
     POOL_ALL_DOWN = "evenkeel_pool_all_down", Gauge, ["pool"], "1 while no backend is up although all have been probed.";
     POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and when_all_down = \"any\" lets sessions try the rest.";
+    POOL_PANIC = "evenkeel_pool_panic", Gauge, ["pool"], "1 while so few backends work that sessions may try the rest (panic_threshold).";
+    POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only tiers that get some.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
     POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
@@ -69,9 +71,17 @@ metrics! {
     POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
     POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";
     POOL_SESSION_SECONDS = "evenkeel_pool_session_seconds", Histogram, ["pool"], "From accept to the end, sessions without a backend included.";
+    POOL_RETRIES = "evenkeel_pool_retries_total", Counter, ["pool"], "Attempts to connect beyond a session's first, hedged ones aside.";
+    POOL_RETRIES_HELD = "evenkeel_pool_retries_held_total", Counter, ["pool"], "Times that a retry had to wait for connect.retry_budget.";
+    POOL_HEDGES = "evenkeel_pool_hedged_connects_total", Counter, ["pool", "result"], "Backends dialled beside a slow one: won, lost, or refused by the budget.";
+    POOL_REPLAYS = "evenkeel_pool_replays_total", Counter, ["pool", "result"], "Clients' bytes sent to another backend: answered, failed again, ended otherwise, or no_backend was left.";
     DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
     DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
     DISCOVERY_REJECTED = "evenkeel_discovery_rejected_instances", Gauge, ["pool", "source"], "Instances in the last full answer that can't be used.";
+
+    OUTLIER_DETECTED = "evenkeel_outlier_detected_total", Counter, ["pool", "reason"], "Times that a backend stood out by failed sessions, whatever was done about it.";
+    OUTLIER_REFUSED = "evenkeel_outlier_ejections_refused_total", Counter, ["pool"], "Of these, where max_ejected was reached or nothing else was up.";
+    OUTLIER_EJECTED = "evenkeel_outlier_ejected_backends", Gauge, ["pool"], "Backends that are ejected now, also where something else keeps them out, too.";
 
     SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached.";
     BACKEND_SESSIONS = "evenkeel_backend_sessions", Gauge, ["pool", "backend"], "Sessions that hold the backend now.";
@@ -82,9 +92,13 @@ metrics! {
     BACKEND_BYTES = "evenkeel_backend_bytes_total", Counter, ["pool", "backend", "direction"], "Bytes that the receiving socket accepted; advances during a session.";
     BACKEND_CONNECTS = "evenkeel_backend_connect_attempts_total", Counter, ["pool", "backend"], "Connects begun by sessions.";
     BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed.";
+    BACKEND_EARLY_ENDS = "evenkeel_backend_early_ends_total", Counter, ["pool", "backend", "reason"], "Sessions that the backend failed before its first byte, although the client had sent some.";
+    OUTLIER_EJECTIONS = "evenkeel_outlier_ejections_total", Counter, ["pool", "backend"], "Ejections, failed trials included.";
+    OUTLIER_TRIALS = "evenkeel_outlier_trials_total", Counter, ["pool", "backend", "result"], "Single sessions that an ejected backend got, by how they went.";
     BACKEND_STANDING = "evenkeel_backend_standing", Gauge, ["pool", "backend", "state"], "1 for the standing that the backend has, 0 for the others.";
     BACKEND_STANDING_CHANGES = "evenkeel_backend_standing_changes_total", Counter, ["pool", "backend"], "Changes of standing.";
-    BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its share; 0 = nothing new.";
+    BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its weight; 0 = nothing new.";
+    BACKEND_SHARE = "evenkeel_backend_effective_weight", Gauge, ["pool", "backend"], "Its weight after its agent's advice and slow start.";
     BACKEND_CONNECT_SECONDS = "evenkeel_backend_connect_seconds", Histogram, ["pool", "backend"], "Time of successful connects.";
     BACKEND_FIRST_BYTE_SECONDS = "evenkeel_backend_first_byte_seconds", Histogram, ["pool", "backend"], "From the connect to the backend's first byte.";
     BACKEND_SESSION_SECONDS = "evenkeel_backend_session_seconds", Histogram, ["pool", "backend"], "From accept to the end.";
@@ -93,6 +107,8 @@ metrics! {
     PROBES = "evenkeel_probes_total", Counter, ["pool", "backend", "kind", "result"], "Finished active health checks.";
     PROBE_SECONDS = "evenkeel_probe_seconds", Histogram, ["pool"], "How long finished active health checks took.";
     PROBE_LAST_SECONDS = "evenkeel_probe_last_seconds", Gauge, ["pool", "backend"], "How long the backend's last check took.";
+    PROBE_CERTIFICATE_EXPIRY = "evenkeel_probe_certificate_expiry_timestamp_seconds", Gauge, ["pool", "backend"], "When the certificate that the last check saw ends, in Unix time; absent where no check sees one.";
+    PROBE_CERTIFICATE_EXPIRES_SOON = "evenkeel_probe_certificate_expires_soon", Gauge, ["pool", "backend"], "1 while that is nearer than the check's expires_within.";
     PROBES_IN_FLIGHT = "evenkeel_probes_in_flight", Gauge, [], "Active health checks on their way now.";
 }
 
@@ -298,6 +314,84 @@ impl EarlyEnd {
     }
 }
 
+/// What became of a backend that was dialled beside a slow one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hedge {
+    /// It answered first.
+    Won,
+    /// It failed, or another one answered first, or nobody waits any more.
+    Lost,
+    /// It was not dialled: the budget is used up, or the process has no room for one more connection.
+    Refused,
+}
+
+impl Hedge {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Won, Self::Lost, Self::Refused];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Won => "won",
+            Self::Lost => "lost",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// What became of a replay: a client's bytes that were sent to another backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// That backend answered.
+    Answered,
+    /// It failed before its first byte, too.
+    Failed,
+    /// The session went on, or ended, without an answer to it.
+    Ended,
+    /// There was no other backend to send them to.
+    NoBackend,
+}
+
+impl Replay {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Answered, Self::Failed, Self::Ended, Self::NoBackend];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Failed => "failed",
+            Self::Ended => "ended",
+            Self::NoBackend => "no_backend",
+        }
+    }
+}
+
+/// Why a backend stands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detection {
+    /// Too many failures in a row.
+    Consecutive,
+    /// Too large a part of the sessions in a window.
+    Percentage,
+    /// The first thing that it did after an ejection was to fail.
+    Relapse,
+}
+
+impl Detection {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Consecutive, Self::Percentage, Self::Relapse];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive",
+            Self::Percentage => "percentage",
+            Self::Relapse => "relapse",
+        }
+    }
+}
+
 /// Why accept(2) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AcceptFailure {
@@ -371,6 +465,8 @@ mod tests {
         assert!(Outcome::ALL.iter().enumerate().all(|(i, &o)| o as usize == i));
         assert!(CloseCause::ALL.iter().enumerate().all(|(i, &c)| c as usize == i));
         assert!(ConnectFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
+        assert!(EarlyEnd::ALL.iter().enumerate().all(|(i, &e)| e as usize == i));
+        assert!(Detection::ALL.iter().enumerate().all(|(i, &d)| d as usize == i));
         assert!(AcceptFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
     }
 }

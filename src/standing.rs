@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use crate::endpoint::Registry;
-use crate::health::ProbeState;
+use crate::health::{ProbeState, Wish};
 
 /// Everything that is known about a backend, by who said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,9 +13,11 @@ pub struct Facts {
     pub operator: Operator,
     /// What discovery says.
     pub registry: Registry,
+    /// What the backend's own agent asks for.
+    pub agent: Wish,
     /// What the active check says; `None` = the pool has none (`kind = "none"`).
     pub probe: Option<ProbeState>,
-    /// What the sessions' own connects say.
+    /// What sessions met there.
     pub passive: Passive,
     /// A rule that keeps a backend in or out against the facts above.
     pub guard: Guard,
@@ -32,14 +34,14 @@ pub enum Operator {
     Disabled,
 }
 
-/// The fact from connects that sessions made.
+/// The fact from sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passive {
     /// Nothing against it.
     Ok,
-    /// Too many failures in a row. `None` = until a probe passes.
+    /// It stood out by its failures.
     Ejected {
-        /// When it may come back by itself.
+        /// When it comes back by itself; `None` = a probe has to pass.
         until: Option<Instant>,
     },
 }
@@ -64,13 +66,13 @@ pub enum Standing {
     Unproven,
     /// The probe, or the registry, says it does not work.
     Down,
-    /// Sessions could not connect to it.
+    /// Sessions failed there.
     Ejected,
     /// Up, but flapped.
     Damped,
-    /// The operator lets it run empty.
+    /// The operator, or its agent, lets it run empty.
     Draining,
-    /// The registry's operator took it out.
+    /// The registry's operator, or its agent, took it out.
     Maintenance,
     /// The operator took it out.
     Disabled,
@@ -118,7 +120,7 @@ impl Standing {
 }
 
 impl Facts {
-    /// Precedence: operator, registry, probe, passive; a guard overrules "absent" (held) or "up" (damped).
+    /// Precedence: operator, registry, agent, probe, passive; a guard overrules "absent" (held) or "up" (damped).
     pub fn standing(&self) -> Standing {
         match self.operator {
             Operator::Disabled => return Standing::Disabled,
@@ -131,6 +133,12 @@ impl Facts {
             Registry::Critical => return Standing::Down,
             Registry::Absent | Registry::Passing | Registry::Warning => {}
         }
+        match self.agent {
+            Wish::Drain => return Standing::Draining,
+            Wish::Maintenance => return Standing::Maintenance,
+            Wish::Down => return Standing::Down,
+            Wish::Ready => {}
+        }
         match self.probe {
             Some(ProbeState::Unproven) => return Standing::Unproven,
             Some(ProbeState::Down) => return Standing::Down,
@@ -140,6 +148,18 @@ impl Facts {
             (Passive::Ejected { .. }, _) => Standing::Ejected,
             (Passive::Ok, Guard::Damped) => Standing::Damped,
             (Passive::Ok, Guard::None | Guard::Held) => Standing::Up,
+        }
+    }
+}
+
+impl Facts {
+    /// What the active check and the sessions make of it; `None` = nothing yet. This is what flaps: what people and the
+    /// registry say counts at once.
+    pub fn is_sound(&self) -> Option<bool> {
+        match (self.probe, self.passive) {
+            (Some(ProbeState::Down), _) | (_, Passive::Ejected { .. }) => Some(false),
+            (Some(ProbeState::Unproven), Passive::Ok) => None,
+            (Some(ProbeState::Up) | None, Passive::Ok) => Some(true),
         }
     }
 }
@@ -183,6 +203,7 @@ mod tests {
     const GOOD: Facts = Facts {
         operator: Operator::Ready,
         registry: Registry::Passing,
+        agent: Wish::Ready,
         probe: Some(ProbeState::Up),
         passive: Passive::Ok,
         guard: Guard::None,
@@ -202,13 +223,16 @@ mod tests {
         assert_eq!(Facts { probe: Some(ProbeState::Down), ..GOOD }.standing(), Standing::Down);
         assert_eq!(Facts { passive: Passive::Ejected { until: None }, ..GOOD }.standing(), Standing::Ejected);
         assert_eq!(Facts { guard: Guard::Damped, ..GOOD }.standing(), Standing::Damped);
+        assert_eq!(Facts { agent: Wish::Drain, ..GOOD }.standing(), Standing::Draining);
+        assert_eq!(Facts { agent: Wish::Maintenance, ..GOOD }.standing(), Standing::Maintenance);
     }
 
     #[test]
-    fn precedence_is_operator_registry_probe_passive() {
+    fn precedence_is_operator_registry_agent_probe_passive() {
         let mut facts = Facts {
             operator: Operator::Disabled,
             registry: Registry::Maintenance,
+            agent: Wish::Drain,
             probe: Some(ProbeState::Down),
             passive: Passive::Ejected { until: None },
             guard: Guard::None,
@@ -217,6 +241,8 @@ mod tests {
         facts.operator = Operator::Ready;
         assert_eq!(facts.standing(), Standing::Maintenance);
         facts.registry = Registry::Passing;
+        assert_eq!(facts.standing(), Standing::Draining);
+        facts.agent = Wish::Ready;
         assert_eq!(facts.standing(), Standing::Down);
         facts.probe = Some(ProbeState::Up);
         assert_eq!(facts.standing(), Standing::Ejected);

@@ -17,7 +17,9 @@ async fn it_says_live_shows_where_things_are_and_knows_nothing_else() {
         let status = until("an answer", || async { get(rig.admin(), path).await.ok() }).await.0;
         assert!(status == 200 || path == "/ready", "{path}: {status}");
     }
-    for path in ["/nothing", "/live/", "/api/v1", "/api/v1/pools/back", "/../etc/passwd", "/%00"] {
+    for path in
+        ["/nothing", "/live/", "/api/v1", "/api/v1/pools/none", "/api/v1/backends/back", "/../etc/passwd", "/%00"]
+    {
         assert_eq!(get(rig.admin(), path).await.unwrap().0, 404, "{path}");
     }
     let mut stream = TcpStream::connect(rig.admin()).await.unwrap();

@@ -10,12 +10,16 @@ use evenkeel::metrics::{self, Kind};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Registry, Rig, exchange, free_port, get, soon, until};
+use crate::support::{Backend, Registry, Rig, exchange, free_port, get, sealed, soon, until};
 
 /// A small scene in which everything that can be measured has happened once: sessions, a failed connect, a failing
 /// source, limits.
-async fn scene() -> (Backend, Rig) {
-    let (backend, dead) = (Backend::answering("a").await, free_port());
+async fn scene() -> ([Backend; 2], Rig) {
+    let (backend, dead, sealed) = (Backend::answering("a").await, free_port(), sealed("certificate.pem").await);
+    let mute = Backend::serving(|mut stream| async move {
+        let _ = tokio::io::AsyncReadExt::read_u8(&mut stream).await;
+    })
+    .await;
     let rig = Rig::start(&format!(
         "workers = 2
         consul.address = \"http://{dead}\"
@@ -34,15 +38,26 @@ async fn scene() -> (Backend, Rig) {
         source = \"127.0.0.2\"
         preconnect = 1
         check = {{ kind = \"tcp\", port = {}, interval = \"1h\", fall = 1 }}
+        [listeners.quiet]
+        bind = \"127.0.0.1:0\"
+        pool = \"quiet\"
+        [pools.quiet]
+        backends = [{{ address = \"{}\", id = \"mute\" }}]
+        check = {{ kind = \"none\" }}
+        [pools.sealed]
+        backends = [{{ address = \"{}\", id = \"sealed\" }}]
+        check = {{ kind = \"tls\", verify = false }}
         [pools.found]
         consul = {{ service = \"web\" }}
         required = false
         ",
         backend.address(),
         backend.address().port(),
+        mute.address(),
+        sealed.address(),
     ))
     .await;
-    for (id, standing) in [("good", "up"), ("dead", "up"), ("lost", "down")] {
+    for (id, standing) in [("good", "up"), ("dead", "up"), ("lost", "down"), ("sealed", "up")] {
         rig.until_standing(id, standing).await;
     }
     for _ in 0..2 {
@@ -50,10 +65,17 @@ async fn scene() -> (Backend, Rig) {
     }
     rig.until_standing("dead", "ejected").await;
     assert_eq!(exchange(rig.balancer().listeners()[1].1, b"").await.unwrap(), b"");
+    let mut asked = TcpStream::connect(rig.balancer().listeners()[2].1).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut asked, b"?").await.unwrap();
+    // Its session ends when both sides have.
+    let _ = tokio::io::AsyncReadExt::read_u8(&mut asked).await;
+    drop(asked);
+    let counted = || async { rig.metrics().await.contains("evenkeel_backend_early_ends_total{").then_some(()) };
+    until("it ends early", counted).await;
     rig.until_no_sessions().await;
     let failed = "evenkeel_discovery_errors_total{pool=\"found\",source=\"consul\",reason=\"connect\"}";
     until("discovery fails", || async { (rig.metric(failed).await >= 1.0).then_some(()) }).await;
-    (backend, rig)
+    ([backend, sealed], rig)
 }
 
 /// Name → (type, help, label names of its samples).
@@ -119,7 +141,7 @@ async fn every_metric_is_shown_as_it_is_declared() {
 
 #[tokio::test]
 async fn no_label_names_a_client_or_an_address_where_there_is_an_id() {
-    let (backend, rig) = scene().await;
+    let ([backend, _], rig) = scene().await;
     for line in rig.metrics().await.lines() {
         assert!(!line.contains("127.0.0.1") && !line.contains(&backend.address().to_string()), "{line}");
     }
@@ -196,7 +218,7 @@ async fn the_api_has_the_shape_that_it_had() {
     assert_eq!(
         good["facts"],
         serde_json::json!({
-            "operator": "ready", "registry": "passing", "probe": "up", "passive": "ok", "guard": "none"
+            "operator": "ready", "registry": "passing", "agent": "ready", "probe": "up", "passive": "ok", "guard": "none"
         })
     );
     assert_eq!((&good["bytes_to_backend"], &good["bytes_to_client"]), (&8.into(), &2.into()));

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test command: installs from Debian what the tests need and is not there, then checks everything. Stops at the first
+# The test command: installs from Debian and PyPI what the tests need and is not there, then checks everything. Stops at the first
 # failure. Nothing that it installs is started: tests start their own servers, in temporary directories, on the loopback.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -54,6 +54,9 @@ install_missing() {
     has promtool || missing+=(prometheus)
     has systemd-socket-activate || missing+=(systemd)
     has ip || missing+=(iproute2)
+    has memcached || missing+=(memcached)
+    has mariadbd || missing+=(mariadb-server-core)
+    /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     has nft || missing+=(nftables)
     if [ "${#missing[@]}" = 0 ]; then
         echo "everything is there"
@@ -73,6 +76,18 @@ install_missing() {
     return "$status"
 }
 
+# Programs that are to be had from PyPI alone, in an environment of their own.
+install_python() {
+    local venv=target/interop-venv
+    if "$venv/bin/python" -c 'import aiosmtpd, grpc, grpc_health.v1.health, schemathesis' 2>/dev/null; then
+        echo "everything is there"
+        return
+    fi
+    mkdir -p target
+    [ -x "$venv/bin/pip" ] || /usr/bin/python3 -m venv --clear "$venv"
+    "$venv/bin/pip" install -q aiosmtpd grpcio grpcio-health-checking schemathesis
+}
+
 begun=$SECONDS
 command -v cargo >/dev/null || PATH="$HOME/.cargo/bin:$PATH"
 if ! command -v cargo >/dev/null; then
@@ -80,6 +95,7 @@ if ! command -v cargo >/dev/null; then
     exit 1
 fi
 step install_missing
+step install_python
 step cargo fmt --all --check
 step cargo clippy --workspace --all-targets --locked -- -D warnings
 step cargo test --workspace --locked

@@ -1,22 +1,32 @@
-//! What a session costs the pool, and what a change of membership costs everybody: `cargo bench -p loadtest`.
+//! What a session costs the pool, and what a change of membership costs everybody: `cargo bench -p loadtest --bench picks`.
+//! With `-- --write-results` the figures go to `RESULTS.md`.
 
+use std::fs;
 use std::hint::black_box;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, BenchmarkId, Criterion};
 use evenkeel::config::{self, Balance};
 use evenkeel::endpoint::{Endpoint, Registry, Update};
+use evenkeel::health::Wish;
 use evenkeel::keeper::{self, Inputs};
-use evenkeel::pool::{Pool, View};
+use evenkeel::pool::{Pool, SHARE_OF_WEIGHT, View};
 use evenkeel::standing::{Facts, Guard, Operator, Passive, Standing};
+use loadtest::results;
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
 const POLICIES: [(&str, Balance); 2] =
     [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
+
+const ALONE: &str = "alone";
+const RIVAL: &str = "with a second thread at it";
+const MEMBERSHIP: &str = "a set of 10,000 with one newcomer";
 
 fn settings(balance: Balance) -> config::Pool {
     let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"b\"\n[pools.b]\nbackends = [\"127.0.0.1:1\"]\n\
@@ -34,6 +44,8 @@ fn endpoint(number: usize) -> Endpoint {
         address: SocketAddr::from((Ipv4Addr::new(10, 0, a, b), 80)),
         // Weights that are not all equal: the balancers have to compare.
         weight: 1 + u16::from(b % 4),
+        priority: 0,
+        max_sessions: None,
         registry: Registry::Passing,
         note: None,
     }
@@ -45,6 +57,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
         let facts = Facts {
             operator: Operator::Ready,
             registry: Registry::Passing,
+            agent: Wish::Ready,
             probe: None,
             passive: Passive::Ok,
             guard: Guard::None,
@@ -52,10 +65,16 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
         let view = View {
             address: endpoint.address,
             weight: endpoint.weight,
+            share: u32::from(endpoint.weight) * SHARE_OF_WEIGHT,
+            priority: endpoint.priority,
+            max_sessions: endpoint.max_sessions,
             facts,
             standing: Standing::Up,
             reason: "bench".into(),
             since: SystemTime::now(),
+            advice: None,
+            ejected: None,
+            damped_until: None,
         };
         pool.add(&endpoint.id, view);
     }
@@ -69,7 +88,7 @@ fn pick_and_release(criterion: &mut Criterion) {
             let pool = full_pool(balance, size);
             // Sessions that are there already, so that the heaps are not all ties.
             let held: Vec<_> = (0..size * 2).filter_map(|_| pool.pick(&[]).ok()).collect();
-            group.bench_function(BenchmarkId::new("alone", size), |bencher| {
+            group.bench_function(BenchmarkId::new(ALONE, size), |bencher| {
                 bencher.iter(|| black_box(pool.pick(&[]).is_ok()));
             });
             let stop = Arc::new(AtomicBool::new(false));
@@ -81,7 +100,7 @@ fn pick_and_release(criterion: &mut Criterion) {
                     }
                 }
             });
-            group.bench_function(BenchmarkId::new("with a second thread at it", size), |bencher| {
+            group.bench_function(BenchmarkId::new(RIVAL, size), |bencher| {
                 bencher.iter(|| black_box(pool.pick(&[]).is_ok()));
             });
             stop.store(true, Relaxed);
@@ -95,12 +114,14 @@ fn pick_and_release(criterion: &mut Criterion) {
 fn membership(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let whole: Vec<Endpoint> = (0..10_000).map(endpoint).collect();
-    criterion.bench_function("a set of 10,000 with one newcomer", |bencher| {
+    criterion.bench_function(MEMBERSHIP, |bencher| {
         let (pool, evidence) = Pool::new(settings(Balance::RoundRobin), 2);
         let (send, updates) = mpsc::channel(1);
         let (_reports, reports) = mpsc::unbounded_channel();
+        let (_advice, advice) = mpsc::unbounded_channel();
         let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn Send>);
-        let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, Inputs { updates, reports, evidence }));
+        let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen() };
+        let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, inputs));
         let mut next = whole.len();
         let apply = |endpoints: Vec<Endpoint>| {
             runtime.block_on(async {
@@ -126,9 +147,63 @@ fn membership(criterion: &mut Criterion) {
     });
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(30);
-    targets = pick_and_release, membership
+/// Medians in nanoseconds, by the identifier of the bench, as criterion has written them down.
+fn medians(folder: &Path) -> Vec<(String, f64)> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else { return found };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let read = |name: &str| -> Option<Value> {
+            serde_json::from_str(&fs::read_to_string(path.join("new").join(name)).ok()?).ok()
+        };
+        match (read("benchmark.json"), read("estimates.json")) {
+            (Some(what), Some(estimates)) => {
+                let name = what["full_id"].as_str().unwrap_or_default().to_owned();
+                found.push((name, estimates["median"]["point_estimate"].as_f64().unwrap_or(f64::NAN)));
+            }
+            _ => found.extend(medians(&path)),
+        }
+    }
+    found
 }
-criterion_main!(benches);
+
+fn section(medians: &[(String, f64)]) -> String {
+    let of = |name: &str| {
+        let nanoseconds = medians.iter().find(|(known, _)| known == name).map_or(f64::NAN, |(_, median)| *median);
+        if nanoseconds < 1e4 { format!("{nanoseconds:.0} ns") } else { format!("{:.2} ms", nanoseconds / 1e6) }
+    };
+    let mut text =
+        String::from("| policy | backends | alone | with a second thread at it |\n| --- | ---: | ---: | ---: |\n");
+    for (policy, _) in POLICIES {
+        for size in SIZES {
+            let group = format!("pick and release, {policy}");
+            let (alone, rival) = (of(&format!("{group}/{ALONE}/{size}")), of(&format!("{group}/{RIVAL}/{size}")));
+            text += &format!("| `{policy}` | {size} | {alone} | {rival} |\n");
+        }
+    }
+    text + &format!("\nA set of 10,000 backends with one newcomer, until the data plane has it: {}.\n", of(MEMBERSHIP))
+}
+
+fn main() {
+    // Cargo runs benches in the package's folder.
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
+    let is_to_be_written = std::env::args().any(|argument| argument == "--write-results");
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let mut criterion = Criterion::default().sample_size(30);
+    criterion = match is_to_be_written {
+        true => criterion.output_directory(folder.path()),
+        false => criterion.configure_from_args(),
+    };
+    pick_and_release(&mut criterion);
+    membership(&mut criterion);
+    criterion.final_summary();
+    if is_to_be_written {
+        let preamble = results::preamble("cargo bench -p loadtest --bench picks -- --write-results").expect("/proc");
+        let text = format!(
+            "## Picking and releasing a backend\n\n{preamble}\nMedians. The goal is 1 µs.\n\n{}",
+            section(&medians(folder.path()))
+        );
+        results::write_section(&results, "picks", &text).expect("RESULTS.md can be written");
+        print!("{text}");
+    }
+}

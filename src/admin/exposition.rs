@@ -11,8 +11,11 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::View;
-use crate::metrics::{self as names, AcceptFailure, CloseCause, ConnectFailure, Direction, Kind, Metric, Outcome};
-use crate::pool::{Backend, Histogram, Pool};
+use crate::metrics::{
+    self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
+    Outcome, Replay,
+};
+use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
 use crate::server::ReloadResult;
 use crate::standing::Standing;
@@ -99,6 +102,17 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.value(&names::POOL_ELIGIBLE, &[name], pool.counts().eligible as f64);
     families.value(&names::POOL_ALL_DOWN, &[name], flag(pool.is_all_down()));
     families.value(&names::POOL_FAIL_OPEN, &[name], flag(pool.fail_open()));
+    families.value(&names::POOL_PANIC, &[name], flag(pool.is_panicking()));
+    for (tier, load) in pool.tier_loads().into_iter().enumerate().filter(|(_, load)| *load > 0) {
+        families.value(&names::POOL_TIER_LOAD, &[name, &tier.to_string()], f64::from(load) / 100.0);
+    }
+    for detection in Detection::ALL {
+        let count = pool.outliers.detected(detection) as f64;
+        families.value(&names::OUTLIER_DETECTED, &[name, detection.name()], count);
+    }
+    families.value(&names::OUTLIER_REFUSED, &[name], pool.outliers.refused() as f64);
+    let ejected = pool.members().iter().filter(|backend| backend.view().ejected.is_some()).count();
+    families.value(&names::OUTLIER_EJECTED, &[name], ejected as f64);
     families.value(&names::POOL_SESSIONS, &[name], pool.sessions() as f64);
     families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
     for cause in CloseCause::ALL {
@@ -111,6 +125,14 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.histogram(&names::POOL_FIRST_BYTE_SECONDS, &[name], &pool.times.first_byte);
     families.histogram(&names::POOL_SESSION_SECONDS, &[name], &pool.times.session);
     families.histogram(&names::PROBE_SECONDS, &[name], &pool.probe_time);
+    families.value(&names::POOL_RETRIES, &[name], pool.retries.granted() as f64);
+    families.value(&names::POOL_RETRIES_HELD, &[name], pool.retries.refused() as f64);
+    for result in Hedge::ALL {
+        families.value(&names::POOL_HEDGES, &[name, result.name()], pool.second.hedges(result) as f64);
+    }
+    for result in Replay::ALL {
+        families.value(&names::POOL_REPLAYS, &[name, result.name()], pool.second.replays(result) as f64);
+    }
 
     let source = pool.source.view();
     let kind = pool.settings().source.kind();
@@ -166,18 +188,35 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
             families.value(&names::BACKEND_CONNECT_FAILURES, &[name, id, reason.name()], count as f64);
         }
     }
+    for end in EarlyEnd::ALL {
+        let count = stats.early_ends.read(end);
+        if count > 0 {
+            families.value(&names::BACKEND_EARLY_ENDS, &[name, id, end.name()], count as f64);
+        }
+    }
+    families.value(&names::OUTLIER_EJECTIONS, &[name, id], stats.ejections.load(Relaxed) as f64);
+    for (result, count) in [("pass", &stats.trials_passed), ("fail", &stats.trials_failed)] {
+        families.value(&names::OUTLIER_TRIALS, &[name, id, result], count.load(Relaxed) as f64);
+    }
     for standing in Standing::ALL {
         let is = flag(view.standing == standing);
         families.value(&names::BACKEND_STANDING, &[name, id, standing.name()], is);
     }
     families.value(&names::BACKEND_STANDING_CHANGES, &[name, id], stats.changes.load(Relaxed) as f64);
     families.value(&names::BACKEND_WEIGHT, &[name, id], f64::from(view.weight));
+    let share = f64::from(view.share) / f64::from(SHARE_OF_WEIGHT);
+    families.value(&names::BACKEND_SHARE, &[name, id], share);
     let kind = settings.check.kind.name();
     for (result, count) in [("pass", &stats.probes_passed), ("fail", &stats.probes_failed)] {
         families.value(&names::PROBES, &[name, id, kind, result], count.load(Relaxed) as f64);
     }
     if let Some(report) = backend.last_report() {
         families.value(&names::PROBE_LAST_SECONDS, &[name, id], report.result.duration.as_secs_f64());
+        if let Some(certificate) = report.result.certificate {
+            let ends = certificate.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+            families.value(&names::PROBE_CERTIFICATE_EXPIRY, &[name, id], ends.as_secs_f64());
+            families.value(&names::PROBE_CERTIFICATE_EXPIRES_SOON, &[name, id], flag(certificate.expires_soon));
+        }
     }
     if with_histograms {
         families.histogram(&names::BACKEND_CONNECT_SECONDS, &[name, id], &stats.times.connect);

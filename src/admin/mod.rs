@@ -1,24 +1,59 @@
-//! The admin listener: metrics, liveness, readiness and what is known about pools, over HTTP. Reads the running set and
-//! changes nothing. The door to axum.
+//! The admin side, over TCP and a UNIX socket: metrics, liveness, readiness, and the API that shows and changes what
+//! runs. `access` says who may, `serve` and `seats` bound what anybody can cost. The door to axum.
 
+mod access;
+mod bodies;
 mod config;
+mod events;
+mod explain;
 mod exposition;
+mod level;
+mod openapi;
+mod operate;
 mod pools;
+mod rate;
 mod ready;
+mod refusal;
+mod seats;
+mod serve;
+mod sessions;
+mod socket;
+mod status;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
-use axum::extract::State as Shared;
-use axum::http::{StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request, State as Shared};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Admin as Settings;
 use crate::server::State;
+use access::{Access, Caller, Need};
+pub use level::{LogLevel, SetLevel};
+use rate::Rate;
+use refusal::Refusal;
+use serve::Front;
+
+/// Of a change: some words of JSON.
+const LONGEST_BODY: usize = 16 * 1024;
+
+/// For a whole request, but for those that follow events.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Requests a second, and at once: a dozen scrapers and a console, far below what would be felt by the keepers.
+const PER_SECOND: u32 = 100;
+const BURST: u32 = 200;
 
 /// What the admin side looks at.
 #[derive(Clone)]
@@ -27,49 +62,145 @@ pub struct View {
     pub state: Arc<State>,
     /// Log lines dropped so far.
     pub log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// What the log says; `None` = it is not ours to change.
+    pub log_level: Option<LogLevel>,
 }
 
-/// A bound admin listener; see [`Admin::serve`].
-#[derive(Debug)]
+/// What all requests share.
+#[derive(Clone)]
+struct Desk {
+    view: View,
+    access: Arc<Access>,
+    /// Big answers are made one at a time, so that the control plane always has a thread left.
+    big: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
+    /// When the balancer started.
+    started: SystemTime,
+    /// Ends what would last: streams of events.
+    stop: CancellationToken,
+}
+
+/// One way in.
+#[derive(Clone)]
+struct Door {
+    desk: Desk,
+    /// Of this way in. A lock, because each connection is a task; held for some arithmetic.
+    rate: Arc<Mutex<Rate>>,
+}
+
+/// Bound, not yet answering; see [`Admin::serve`].
+#[derive(Debug, Default)]
 pub struct Admin {
-    listener: TcpListener,
+    fronts: Vec<Front>,
 }
 
 impl Admin {
-    /// Binds.
+    /// Adds a TCP address, and returns where it is.
     ///
     /// # Errors
     /// As `bind(2)` says.
-    pub async fn bind(address: SocketAddr) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::bind(address).await? })
+    pub async fn bind(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        self.fronts.push(Front::Tcp(listener));
+        Ok(address)
     }
 
-    /// Where it listens.
+    /// Adds a UNIX socket of mode 0600. A stale one is replaced.
     ///
     /// # Errors
-    /// As `getsockname(2)` says.
-    pub fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+    /// Another process listens there, something else is there, or as `bind(2)` says.
+    pub async fn bind_socket(&mut self, path: &Path) -> io::Result<()> {
+        let (listener, file) = socket::bind(path).await?;
+        self.fronts.push(Front::Socket { listener, _file: file });
+        Ok(())
     }
 
     /// Answers until `stop`.
-    ///
-    /// # Errors
-    /// None that a single connection could cause.
-    pub async fn serve(self, view: View, stop: CancellationToken) -> io::Result<()> {
-        let routes = Router::new()
-            .route("/", get(index))
-            .route("/metrics", get(metrics))
-            .route("/live", get(|| async { "live\n" }))
-            .route("/ready", get(readiness))
-            .route("/api/v1/pools", get(|Shared(view): Shared<View>| async move { pools::answer(&view.state) }))
-            .route("/api/v1/listeners", get(|Shared(view): Shared<View>| async move { config::listeners(&view.state) }))
-            .route("/api/v1/config", get(|Shared(view): Shared<View>| async move { config::answer(&view.state) }))
-            .with_state(view);
-        tokio::select! {
-            result = async { axum::serve(self.listener, routes).await } => result,
-            () = stop.cancelled() => Ok(()),
+    pub async fn serve(self, view: View, settings: Settings, stop: CancellationToken) {
+        let desk = Desk {
+            view,
+            access: Arc::new(Access::new(&settings)),
+            big: Arc::new(Semaphore::new(1)),
+            followers: Arc::new(Semaphore::new(events::MOST_FOLLOWERS)),
+            started: SystemTime::now(),
+            stop: stop.clone(),
+        };
+        let mut serving = tokio::task::JoinSet::new();
+        for front in self.fronts {
+            let rate = Arc::new(Mutex::new(Rate::new(PER_SECOND, BURST, Instant::now())));
+            serving.spawn(serve::serve(front, routes(&Door { desk: desk.clone(), rate })));
         }
+        stop.cancelled().await;
+        serving.shutdown().await;
+    }
+}
+
+fn routes(door: &Door) -> Router {
+    let api = Router::new()
+        .route("/version", get(status::version))
+        .route("/status", get(status::status))
+        .route("/listeners", get(status::listeners))
+        .route("/config", get(config::config))
+        .route("/pools", get(pools::all))
+        .route("/pools/{pool}", get(pools::one).patch(operate::pool))
+        .route("/backends/{pool}/{*backend}", get(pools::backend).patch(operate::backend))
+        .route("/sessions", get(sessions::list))
+        .route("/sessions/{id}", get(sessions::one))
+        .route("/sessions/close", post(sessions::close))
+        .route("/events", get(events::follow))
+        .route("/log", get(level::read).put(level::write))
+        .route("/openapi.json", get(openapi::document));
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(readiness))
+        .nest("/api/v1", api)
+        .route_layer(from_fn_with_state(door.clone(), let_in))
+        .fallback(|| async { Refusal::not_found("there is nothing here; / says what there is") })
+        .method_not_allowed_fallback(|| async {
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "that can't be done here; /api/v1/openapi.json says what can",
+                "",
+            )
+        })
+        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(from_fn_with_state(door.clone(), bounded))
+        .with_state(door.desk.clone())
+}
+
+/// So many requests a second, and each for so long.
+async fn bounded(Shared(door): Shared<Door>, request: Request, next: Next) -> Response {
+    // Whoever asks whether we live must not be told no because somebody else asks too much.
+    let vital = matches!(request.uri().path(), "/live" | "/ready");
+    if !vital && !door.rate.lock().unwrap_or_else(PoisonError::into_inner).allow(Instant::now()) {
+        return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "").into_response();
+    }
+    match timeout(PATIENCE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request took too long", "").into_response(),
+    }
+}
+
+/// Who may.
+async fn let_in(Shared(door): Shared<Door>, mut request: Request, next: Next) -> Response {
+    let need = match (request.uri().path(), request.method()) {
+        ("/live" | "/ready", _) => Need::Nothing,
+        (_, &Method::GET | &Method::HEAD) => Need::Read,
+        _ => Need::Write,
+    };
+    // `serve` puts it there.
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+    };
+    match door.desk.access.judge(&caller, need, request.headers()).await {
+        Ok(who) => {
+            request.extensions_mut().insert(operate::Who(who));
+            next.run(request).await
+        }
+        Err(refusal) => refusal.into_response(),
     }
 }
 
@@ -79,21 +210,21 @@ async fn index() -> &'static str {
         env!("CARGO_PKG_VERSION"),
         "\n\n/metrics        for Prometheus\n/live           200 while the process works\n",
         "/ready          200 once every required pool is discovered and probed, 503 before that and while stopping\n",
-        "/api/v1/pools      every pool and backend: facts, standing, reason\n",
-        "/api/v1/listeners  every listener: addresses, sessions, limits\n",
-        "/api/v1/config     what is in effect, secrets masked, and what became of the last reload\n"
+        "/api/v1/pools   every pool and backend: facts, standing, reason\n",
+        "/api/v1/openapi.json   everything else that can be read and changed here\n"
     )
 }
 
-async fn metrics(Shared(view): Shared<View>) -> Response {
-    match exposition::text(&view) {
+async fn metrics(Shared(desk): Shared<Desk>) -> Response {
+    let _alone = desk.big.acquire().await;
+    match exposition::text(&desk.view) {
         Ok(text) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
 }
 
-async fn readiness(Shared(view): Shared<View>) -> Response {
-    let waiting = ready::waiting_for(&view.state);
+async fn readiness(Shared(desk): Shared<Desk>) -> Response {
+    let waiting = ready::waiting_for(&desk.view.state);
     if waiting.is_empty() {
         return "ready\n".into_response();
     }

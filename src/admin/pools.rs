@@ -1,168 +1,97 @@
-//! `/api/v1/pools`: every pool and backend with facts, standing, reason and since when.
+//! `/api/v1/pools`, one pool, one backend.
 
-use std::time::{Instant, SystemTime};
+use std::sync::Arc;
 
 use axum::Json;
-use axum::response::{IntoResponse, Response};
-use serde::Serialize;
+use axum::extract::{Path, Query, State as Shared};
+use serde::{Deserialize, Serialize};
 
-use crate::config::{Balance, WhenAllDown};
-use crate::health::Report;
-use crate::metrics::Direction;
+use super::Desk;
+use super::bodies::{BackendBody, PoolBody, backend_body, pool_body, time};
+use super::explain::{self, Said};
+use super::refusal::Refusal;
 use crate::pool::{Backend, Pool};
 use crate::server::State;
 
 #[derive(Serialize)]
-struct Answer {
+pub(super) struct PoolsBody {
     pools: Vec<PoolBody>,
 }
 
+/// A backend, and everything that explains it.
 #[derive(Serialize)]
-struct PoolBody {
-    name: String,
-    balance: &'static str,
-    source: SourceBody,
-    check: &'static str,
-    when_all_down: &'static str,
-    /// Not in the configuration any more: it waits for its last session.
-    leaving: bool,
-    settled: bool,
-    all_down: bool,
-    fail_open: bool,
-    eligible: usize,
-    sessions: usize,
-    backends: Vec<BackendBody>,
+pub(super) struct ExplainedBody {
+    pool: String,
+    #[serde(flatten)]
+    backend: BackendBody,
+    explanation: Vec<Said>,
+    history: Vec<ChangeBody>,
 }
 
 #[derive(Serialize)]
-struct SourceBody {
-    kind: &'static str,
-    age_seconds: Option<f64>,
-    error: Option<ErrorBody>,
-    rejected: Vec<RejectedBody>,
-}
-
-#[derive(Serialize)]
-struct ErrorBody {
+struct ChangeBody {
     at: String,
-    kind: &'static str,
-    text: String,
-}
-
-#[derive(Serialize)]
-struct RejectedBody {
-    id: String,
-    why: String,
-}
-
-#[derive(Serialize)]
-struct BackendBody {
-    id: String,
-    address: String,
-    weight: u16,
-    standing: &'static str,
+    from: Option<&'static str>,
+    to: &'static str,
     reason: String,
-    since: String,
-    facts: FactsBody,
-    sessions: u32,
-    bytes_to_backend: u64,
-    bytes_to_client: u64,
-    last_probe: Option<ProbeBody>,
 }
 
-#[derive(Serialize)]
-struct FactsBody {
-    operator: &'static str,
-    registry: &'static str,
-    probe: &'static str,
-    passive: &'static str,
-    guard: &'static str,
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    /// With histograms.
+    #[serde(default)]
+    times: bool,
 }
 
-#[derive(Serialize)]
-struct ProbeBody {
-    kind: &'static str,
-    passed: bool,
-    at: String,
-    duration_ms: f64,
-    asked: String,
-    wanted: String,
-    got: String,
-    in_a_row: u32,
+pub(super) async fn all(
+    Shared(desk): Shared<Desk>,
+    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<PoolsBody>, Refusal> {
+    let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
+    let _alone = desk.big.acquire().await;
+    let set = desk.view.state.set();
+    let pools = set.pools.iter().map(|pool| pool_body(&set, pool, wanted.times)).collect();
+    Ok(Json(PoolsBody { pools }))
 }
 
-pub(super) fn answer(state: &State) -> Response {
-    let set = state.set();
-    Json(Answer { pools: set.pools.iter().map(|pool| pool_body(pool, !set.stays(pool))).collect() }).into_response()
+pub(super) async fn one(Shared(desk): Shared<Desk>, Path(pool): Path<String>) -> Result<Json<PoolBody>, Refusal> {
+    let pool = find_pool(&desk.view.state, &pool)?;
+    let _alone = desk.big.acquire().await;
+    Ok(Json(pool_body(&desk.view.state.set(), &pool, true)))
 }
 
-fn pool_body(pool: &Pool, leaving: bool) -> PoolBody {
-    let (source, settings) = (pool.source.view(), pool.settings());
-    PoolBody {
-        name: pool.name.to_string(),
-        balance: match settings.balance {
-            Balance::RoundRobin => "round_robin",
-            Balance::LeastConnections => "least_connections",
-        },
-        source: SourceBody {
-            kind: settings.source.kind(),
-            age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),
-            error: source.error.map(|(at, kind, text)| ErrorBody { at: time(at), kind, text }),
-            rejected: source.rejected.into_iter().map(|r| RejectedBody { id: r.id, why: r.why }).collect(),
-        },
-        check: settings.check.kind.name(),
-        when_all_down: match settings.when_all_down {
-            WhenAllDown::Refuse => "refuse",
-            WhenAllDown::Any => "any",
-        },
-        leaving,
-        settled: pool.is_settled(),
-        all_down: pool.is_all_down(),
-        fail_open: pool.fail_open(),
-        eligible: pool.counts().eligible,
-        sessions: pool.sessions(),
-        backends: pool.members().iter().map(|backend| backend_body(pool, backend)).collect(),
+pub(super) async fn backend(
+    Shared(desk): Shared<Desk>,
+    Path((pool, id)): Path<(String, String)>,
+) -> Result<Json<ExplainedBody>, Refusal> {
+    let pool = find_pool(&desk.view.state, &pool)?;
+    let backend = find_backend(&pool, &id)?;
+    Ok(Json(explained_body(&pool, &backend)))
+}
+
+pub(super) fn explained_body(pool: &Pool, backend: &Backend) -> ExplainedBody {
+    let history = backend.history.read().into_iter().map(|change| ChangeBody {
+        at: time(change.at),
+        from: change.from.map(crate::standing::Standing::name),
+        to: change.to.name(),
+        reason: change.reason.to_string(),
+    });
+    ExplainedBody {
+        pool: pool.name.to_string(),
+        backend: backend_body(pool, backend, &pool.orders.ledger(), true),
+        explanation: explain::explain(pool, backend),
+        history: history.collect(),
     }
 }
 
-fn backend_body(pool: &Pool, backend: &Backend) -> BackendBody {
-    let view = backend.view();
-    BackendBody {
-        id: backend.id.to_string(),
-        address: view.address.to_string(),
-        weight: view.weight,
-        standing: view.standing.name(),
-        reason: view.reason.to_string(),
-        since: time(view.since),
-        facts: FactsBody {
-            operator: view.facts.operator.name(),
-            registry: view.facts.registry.name(),
-            probe: view.facts.probe.map_or("none", crate::health::ProbeState::name),
-            passive: view.facts.passive.name(),
-            guard: view.facts.guard.name(),
-        },
-        sessions: pool.sessions_of(backend),
-        bytes_to_backend: backend.stats.bytes.read(Direction::ToBackend),
-        bytes_to_client: backend.stats.bytes.read(Direction::ToClient),
-        last_probe: backend.last_report().map(probe_body),
-    }
+pub(super) fn find_pool(state: &State, name: &str) -> Result<Arc<Pool>, Refusal> {
+    let found = state.set().pools.iter().find(|pool| *pool.name == *name).map(Arc::clone);
+    found.ok_or_else(|| Refusal::not_found(format!("there is no pool `{}`", name.escape_debug())))
 }
 
-fn probe_body(report: Report) -> ProbeBody {
-    let result = report.result;
-    ProbeBody {
-        kind: result.kind,
-        passed: result.passed,
-        at: time(result.at),
-        duration_ms: (result.duration.as_secs_f64() * 1e6).round() / 1e3,
-        asked: result.asked.clone(),
-        wanted: result.wanted.clone(),
-        got: result.got.clone(),
-        in_a_row: report.streak,
-    }
-}
-
-/// RFC 3339, UTC, with milliseconds.
-pub(super) fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
+pub(super) fn find_backend(pool: &Pool, id: &str) -> Result<Arc<Backend>, Refusal> {
+    let found = pool.members().iter().find(|backend| *backend.id == *id).map(Arc::clone);
+    found.ok_or_else(|| {
+        Refusal::not_found(format!("there is no backend `{}` in pool `{}`", id.escape_debug(), pool.name))
+    })
 }

@@ -15,7 +15,7 @@ pub(super) struct LeastConnections {
 #[derive(Clone, Copy, Debug)]
 struct Load {
     sessions: u32,
-    weight: u16,
+    weight: u32,
     stamp: u64,
     slot: usize,
 }
@@ -26,7 +26,7 @@ impl LeastConnections {
     }
 
     /// `weight` > 0. To be called when the slot enters, its weight or its number of sessions changes.
-    pub(super) fn enter(&mut self, slot: usize, weight: u16, sessions: u32) {
+    pub(super) fn enter(&mut self, slot: usize, weight: u32, sessions: u32) {
         if self.stamps.len() <= slot {
             self.stamps.resize(slot + 1, 0);
         }

@@ -7,16 +7,30 @@ mod least_connections;
 mod round_robin;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
-use crate::config::Balance;
+use crate::config::{Balance, TIERS};
 use least_connections::LeastConnections;
 use round_robin::RoundRobin;
+pub use tiers::{TierHealth, loads};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Balancer {
-    policy: Policy,
+    tiers: [Tier; TIERS],
+    /// Gives each tier its part of the sessions.
+    turns: RoundRobin,
     slots: Vec<Slot>,
+}
+
+/// The slots of one priority.
+#[derive(Debug)]
+struct Tier {
+    policy: Policy,
+    /// Slots that may be picked.
+    running: usize,
+    /// Percent of the sessions.
+    load: u32,
 }
 
 #[derive(Debug)]
@@ -25,80 +39,165 @@ enum Policy {
     LeastConnections(LeastConnections),
 }
 
+/// What a slot is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Worth {
+    /// Its share in relation to the others' in its tier; 0 = nothing new.
+    pub share: u32,
+    /// The number of its tier, below [`TIERS`].
+    pub tier: u8,
+    /// Sessions at once; never exceeded.
+    pub cap: Option<u32>,
+    /// Whether it may be picked at all.
+    pub eligible: bool,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
-    weight: u16,
-    eligible: bool,
+    worth: Worth,
     sessions: u32,
 }
 
 impl Slot {
+    fn has_room(self) -> bool {
+        self.worth.share > 0 && self.worth.cap.is_none_or(|cap| self.sessions < cap)
+    }
+
     fn runs(self) -> bool {
-        self.eligible && self.weight > 0
+        self.worth.eligible && self.has_room()
+    }
+
+    fn tier(self) -> usize {
+        usize::from(self.worth.tier).min(TIERS - 1)
     }
 }
 
 impl Balancer {
-    /// Without slots.
+    /// Without slots; the first tier gets everything.
     pub fn new(balance: Balance) -> Self {
-        Self { policy: Policy::new(balance), slots: Vec::new() }
+        let tiers = std::array::from_fn(|_| Tier { policy: Policy::new(balance), running: 0, load: 0 });
+        let mut balancer = Self { tiers, turns: RoundRobin::new(), slots: Vec::new() };
+        balancer.set_loads(std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 }));
+        balancer
     }
 
     /// Goes on with another policy: same slots, same counts.
     pub fn switch(&mut self, balance: Balance) {
-        if self.policy.is(balance) {
+        // All tiers have the same.
+        if self.tiers[0].policy.is(balance) {
             return;
         }
-        self.policy = Policy::new(balance);
+        for tier in &mut self.tiers {
+            tier.policy = Policy::new(balance);
+        }
         for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.runs()) {
-            self.policy.enter(number, *slot);
+            self.tiers[slot.tier()].policy.enter(number, *slot);
         }
     }
 
     /// Says what a slot is worth now. A slot that was never set, or was cleared, is not eligible. Setting the same again
     /// changes nothing.
-    pub fn set(&mut self, slot: usize, weight: u16, eligible: bool) {
+    pub fn set(&mut self, slot: usize, worth: Worth) {
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, Slot::default());
         }
-        let before = self.slots[slot];
-        let after = Slot { weight, eligible, ..before };
-        self.slots[slot] = after;
-        match (before.runs(), after.runs()) {
-            (false, false) => {}
-            (true, false) => self.policy.leave(slot),
-            (true, true) if before.weight == weight => {}
-            (_, true) => self.policy.enter(slot, after),
+        self.change(slot, Slot { worth, ..self.slots[slot] });
+    }
+
+    /// Says how many percent of the sessions each tier gets. The same again changes nothing.
+    pub fn set_loads(&mut self, loads: [u32; TIERS]) {
+        for (number, (tier, load)) in self.tiers.iter_mut().zip(loads).enumerate() {
+            if tier.load == load {
+                continue;
+            }
+            tier.load = load;
+            if load == 0 {
+                self.turns.leave(number);
+            } else {
+                self.turns.enter(number, load);
+            }
         }
+    }
+
+    /// Percent of the sessions that each tier gets.
+    pub fn loads(&self) -> [u32; TIERS] {
+        std::array::from_fn(|tier| self.tiers[tier].load)
     }
 
     /// Forgets a slot that has no sessions; its number may be used for another backend.
     pub fn clear(&mut self, slot: usize) {
-        self.set(slot, 0, false);
+        self.set(slot, Worth::default());
         debug_assert_eq!(self.slots[slot].sessions, 0);
         self.slots[slot] = Slot::default();
     }
 
     /// Picks an eligible slot that is not in `tried`, and counts a session on it until [`Self::release`].
     pub fn pick(&mut self, tried: &[usize]) -> Option<usize> {
-        let slot = self.policy.pick(tried)?;
-        self.slots[slot].sessions += 1;
-        self.policy.recount(slot, self.slots[slot]);
-        Some(slot)
+        let mut passed_over = Vec::new();
+        loop {
+            let tier = self.turns.pick(&passed_over)?;
+            if let Some(slot) = self.tiers[tier].policy.pick(tried) {
+                self.count(slot, 1);
+                return Some(slot);
+            }
+            passed_over.push(tier);
+        }
     }
 
-    /// Ends a session that [`Self::pick`] counted.
+    /// Counts a session on a slot that is not eligible, if it has room for one. Returns whether it has.
+    pub fn claim(&mut self, slot: usize) -> bool {
+        let room = self.slots[slot].has_room();
+        if room {
+            self.count(slot, 1);
+        }
+        room
+    }
+
+    /// Ends a session that [`Self::pick`] or [`Self::claim`] counted.
     pub fn release(&mut self, slot: usize) {
         debug_assert!(self.slots[slot].sessions > 0);
-        self.slots[slot].sessions = self.slots[slot].sessions.saturating_sub(1);
-        if self.slots[slot].runs() {
-            self.policy.recount(slot, self.slots[slot]);
-        }
+        self.count(slot, -1);
     }
 
     /// Sessions on a slot now.
     pub fn sessions(&self, slot: usize) -> u32 {
         self.slots.get(slot).map_or(0, |slot| slot.sessions)
+    }
+
+    /// Slots that a pick could give now.
+    pub fn eligible(&self) -> usize {
+        self.tiers.iter().filter(|tier| tier.load > 0).map(|tier| tier.running).sum()
+    }
+
+    fn count(&mut self, slot: usize, by: i32) {
+        let before = self.slots[slot];
+        let after = Slot { sessions: before.sessions.saturating_add_signed(by), ..before };
+        if before.runs() && after.runs() {
+            self.slots[slot] = after;
+            self.tiers[after.tier()].policy.recount(slot, after);
+        } else {
+            self.change(slot, after);
+        }
+    }
+
+    fn change(&mut self, slot: usize, after: Slot) {
+        let before = std::mem::replace(&mut self.slots[slot], after);
+        let moved = before.tier() != after.tier();
+        if before.runs() && (!after.runs() || moved) {
+            let tier = &mut self.tiers[before.tier()];
+            tier.policy.leave(slot);
+            tier.running -= 1;
+        }
+        if !after.runs() {
+            return;
+        }
+        let tier = &mut self.tiers[after.tier()];
+        if !before.runs() || moved {
+            tier.running += 1;
+        } else if before.worth.share == after.worth.share {
+            return;
+        }
+        tier.policy.enter(slot, after);
     }
 }
 
@@ -119,8 +218,8 @@ impl Policy {
 
     fn enter(&mut self, slot: usize, value: Slot) {
         match self {
-            Self::RoundRobin(policy) => policy.enter(slot, value.weight),
-            Self::LeastConnections(policy) => policy.enter(slot, value.weight, value.sessions),
+            Self::RoundRobin(policy) => policy.enter(slot, value.worth.share),
+            Self::LeastConnections(policy) => policy.enter(slot, value.worth.share, value.sessions),
         }
     }
 
@@ -142,7 +241,7 @@ impl Policy {
     fn recount(&mut self, slot: usize, value: Slot) {
         match self {
             Self::RoundRobin(_) => {}
-            Self::LeastConnections(policy) => policy.enter(slot, value.weight, value.sessions),
+            Self::LeastConnections(policy) => policy.enter(slot, value.worth.share, value.sessions),
         }
     }
 }

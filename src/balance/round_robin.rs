@@ -18,7 +18,7 @@ pub(super) struct RoundRobin {
 #[derive(Clone, Copy, Debug)]
 struct Turn {
     odd: u64,
-    weight: u16,
+    weight: u32,
     slot: usize,
 }
 
@@ -28,7 +28,7 @@ impl RoundRobin {
     }
 
     /// `weight` > 0. To be called only when the slot enters or its weight changes.
-    pub(super) fn enter(&mut self, slot: usize, weight: u16) {
+    pub(super) fn enter(&mut self, slot: usize, weight: u32) {
         self.turns.put(slot, self.position.next_of(slot, weight));
     }
 
@@ -62,7 +62,7 @@ impl RoundRobin {
 
 impl Turn {
     /// The first turn of `slot` after this one.
-    fn next_of(self, slot: usize, weight: u16) -> Self {
+    fn next_of(self, slot: usize, weight: u32) -> Self {
         let scaled = u128::from(self.odd) * u128::from(weight);
         let divisor = u128::from(self.weight);
         let same_time = scaled % divisor == 0;

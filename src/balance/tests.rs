@@ -4,16 +4,20 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn pool(balance: Balance, weights: &[u16]) -> Balancer {
+fn set(balancer: &mut Balancer, slot: usize, share: u32, eligible: bool) {
+    balancer.set(slot, Worth { share, eligible, ..Worth::default() });
+}
+
+fn pool(balance: Balance, weights: &[u32]) -> Balancer {
     let mut balancer = Balancer::new(balance);
     for (slot, &weight) in weights.iter().enumerate() {
-        balancer.set(slot, weight, true);
+        set(&mut balancer, slot, weight, true);
     }
     balancer
 }
 
 /// Every window of W picks holds each slot's share, wherever it starts.
-fn assert_exact(balancer: &mut Balancer, weights: &[u16], windows: usize) {
+fn assert_exact(balancer: &mut Balancer, weights: &[u32], windows: usize) {
     let g = weights.iter().fold(0, |g, &w| gcd(g, u64::from(w)));
     let shares: Vec<u64> = weights.iter().map(|&w| u64::from(w) / g).collect();
     let window = usize::try_from(shares.iter().sum::<u64>()).unwrap();
@@ -54,26 +58,26 @@ fn any_window_is_exact() {
 fn any_window_is_exact_after_any_change() {
     let mut random = fastrand::Rng::with_seed(1);
     for _ in 0..300 {
-        let mut weights: Vec<u16> = (0..random.usize(1..8)).map(|_| random.u16(1..9)).collect();
+        let mut weights: Vec<u32> = (0..random.usize(1..8)).map(|_| random.u32(1..9)).collect();
         let mut balancer = pool(Balance::RoundRobin, &weights);
         for _ in 0..10 {
             for _ in 0..random.usize(..40) {
                 balancer.pick(&[]);
             }
             match random.u8(..3) {
-                0 => weights.push(random.u16(1..9)),
+                0 => weights.push(random.u32(1..9)),
                 1 => {
                     let slot = random.usize(..weights.len());
-                    weights[slot] = random.u16(1..9);
+                    weights[slot] = random.u32(1..9);
                 }
                 _ => {
                     let slot = random.usize(..weights.len());
-                    balancer.set(slot, weights[slot], false);
+                    set(&mut balancer, slot, weights[slot], false);
                     balancer.pick(&[]);
                 }
             }
             for (slot, &weight) in weights.iter().enumerate() {
-                balancer.set(slot, weight, true);
+                set(&mut balancer, slot, weight, true);
             }
             assert_exact(&mut balancer, &weights, 60);
         }
@@ -87,7 +91,7 @@ fn publishing_the_same_set_keeps_the_position() {
     let mut republished = pool(Balance::RoundRobin, &weights);
     for _ in 0..100 {
         for (slot, &weight) in weights.iter().enumerate() {
-            republished.set(slot, weight, true);
+            set(&mut republished, slot, weight, true);
         }
         assert_eq!(left_alone.pick(&[]), republished.pick(&[]));
     }
@@ -98,13 +102,13 @@ fn weight_0_gets_nothing_new_and_keeps_its_sessions() {
     for balance in [Balance::RoundRobin, Balance::LeastConnections] {
         let mut balancer = pool(balance, &[1, 1]);
         assert_eq!((balancer.pick(&[]), balancer.pick(&[])), (Some(0), Some(1)));
-        balancer.set(0, 0, true);
+        set(&mut balancer, 0, 0, true);
         for _ in 0..10 {
             assert_eq!(balancer.pick(&[]), Some(1));
         }
         assert_eq!(balancer.sessions(0), 1);
         balancer.release(0);
-        balancer.set(1, 0, true);
+        set(&mut balancer, 1, 0, true);
         assert_eq!(balancer.pick(&[]), None);
     }
 }
@@ -134,12 +138,12 @@ fn least_connections_counts_survive_a_change_of_membership() {
     for _ in 0..10 {
         balancer.pick(&[]);
     }
-    balancer.set(0, 1, false);
+    set(&mut balancer, 0, 1, false);
     for _ in 0..3 {
         balancer.release(0);
     }
-    balancer.set(0, 1, true);
-    balancer.set(2, 1, true);
+    set(&mut balancer, 0, 1, true);
+    set(&mut balancer, 2, 1, true);
     assert_eq!((balancer.sessions(0), balancer.sessions(1)), (2, 5));
     let picks: Vec<_> = (0..3).map(|_| balancer.pick(&[]).unwrap()).collect();
     assert_eq!(picks, [2, 2, 0], "the new, empty backend is preferred until it has caught up");
@@ -148,7 +152,7 @@ fn least_connections_counts_survive_a_change_of_membership() {
 #[test]
 fn least_connections_matches_a_scan() {
     let mut random = fastrand::Rng::with_seed(3);
-    let weights: Vec<u16> = (0..20).map(|_| random.u16(1..5)).collect();
+    let weights: Vec<u32> = (0..20).map(|_| random.u32(1..5)).collect();
     let mut balancer = pool(Balance::LeastConnections, &weights);
     let mut sessions = vec![0_u32; weights.len()];
     for _ in 0..20_000 {
@@ -165,4 +169,47 @@ fn least_connections_matches_a_scan() {
             }
         }
     }
+}
+
+#[test]
+fn a_cap_is_never_exceeded_and_room_is_used_again() {
+    for balance in [Balance::RoundRobin, Balance::LeastConnections] {
+        let mut balancer = pool(balance, &[1, 1]);
+        balancer.set(0, Worth { share: 1, cap: Some(2), eligible: true, ..Worth::default() });
+        for _ in 0..10 {
+            balancer.pick(&[]);
+        }
+        assert_eq!((balancer.sessions(0), balancer.sessions(1), balancer.eligible()), (2, 8, 1));
+        assert_eq!(balancer.pick(&[1]), None);
+        assert!(!balancer.claim(0));
+        balancer.release(0);
+        assert_eq!((balancer.eligible(), balancer.pick(&[1])), (2, Some(0)));
+        // Lowered below what is there: nothing new until it has run down.
+        balancer.set(0, Worth { share: 1, cap: Some(1), eligible: true, ..Worth::default() });
+        balancer.release(0);
+        assert_eq!(balancer.pick(&[1]), None);
+        balancer.release(0);
+        assert_eq!(balancer.pick(&[1]), Some(0));
+    }
+}
+
+#[test]
+fn tiers_get_their_load_and_stay_exact_within() {
+    let mut balancer = Balancer::new(Balance::RoundRobin);
+    for (slot, tier) in [0, 0, 1, 1].into_iter().enumerate() {
+        balancer.set(slot, Worth { share: [3, 1, 1, 1][slot], tier, cap: None, eligible: true });
+    }
+    assert_eq!(balancer.eligible(), 2, "a tier without load is not used");
+    let mut loads = [0; TIERS];
+    (loads[0], loads[1]) = (70, 30);
+    balancer.set_loads(loads);
+    assert_eq!(balancer.eligible(), 4);
+    let mut counts = [0; 4];
+    for _ in 0..400 {
+        counts[balancer.pick(&[]).unwrap()] += 1;
+    }
+    assert_eq!(counts, [210, 70, 60, 60]);
+    let tried = [0, 1];
+    assert!((0..10).all(|_| balancer.pick(&tried).unwrap() > 1), "another tier that is in use has untried ones");
+    assert_eq!(balancer.pick(&[0, 1, 2, 3]), None);
 }

@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use super::{Failure, say};
+use crate::balancer::{StartError, permit};
 use crate::config::{self, CheckKind, Config, Source};
 use crate::server;
 
-pub(super) fn check(path: &Path) -> Result<(), Failure> {
+pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     let config = config::load(path)?;
+    permit(&config, allow_exec)?;
+    server::checks_ready(&config).map_err(StartError::from)?;
     let max = server::max_connections(&config)?;
     let mut text = describe(&config, max);
     for warning in config.warnings() {
@@ -25,6 +28,12 @@ fn describe(config: &Config, max: usize) -> String {
         Some(address) => format!("admin: http://{address}"),
         None => "admin: off".to_owned(),
     });
+    if let Some(socket) = &config.admin.socket {
+        lines.push(format!("admin socket: {}", socket.display()));
+    }
+    if let Some(directory) = &config.state_dir {
+        lines.push(format!("state: {}", directory.display()));
+    }
     for listener in &config.listeners {
         let addresses: Vec<_> = listener.bind.iter().map(ToString::to_string).collect();
         let limit = listener.max_connections.map_or_else(String::new, |max| format!(", at most {max} sessions"));
@@ -46,7 +55,9 @@ fn describe(config: &Config, max: usize) -> String {
                 check.fall
             ),
         };
-        lines.push(format!("pool {}: {source}, {probes}", pool.name));
+        let agent = pool.agent.as_ref().and_then(|agent| agent.port);
+        let agent = agent.map_or_else(String::new, |port| format!(", agents on port {port}"));
+        lines.push(format!("pool {}: {source}, {probes}{agent}", pool.name));
     }
     lines.join("\n") + "\n"
 }

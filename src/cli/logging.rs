@@ -4,15 +4,15 @@
 mod writer;
 
 use std::panic::PanicHookInfo;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Context;
 use tracing::error;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload::{self, Handle};
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
+use crate::admin::LogLevel;
 use crate::config::{Log, LogFormat};
 use writer::{Flush, Writer};
 
@@ -20,23 +20,19 @@ use writer::{Flush, Writer};
 pub struct Logging {
     _flush: Flush,
     writer: Writer,
-    level: Handle<EnvFilter, Registry>,
+    level: LogLevel,
 }
 
 impl Logging {
+    /// What it says, for who may change it.
+    pub fn level(&self) -> LogLevel {
+        self.level.clone()
+    }
+
     /// Says how many lines have been dropped.
     pub(super) fn dropped(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let writer = self.writer.clone();
         move || writer.dropped()
-    }
-
-    /// Changes the level.
-    pub(super) fn level(&self) -> impl Fn(&str) -> Result<(), String> + Send + Sync + use<> {
-        let level = self.level.clone();
-        move |text| {
-            let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
-            level.reload(filter).map_err(|error| error.to_string())
-        }
     }
 }
 
@@ -48,17 +44,40 @@ pub fn start(log: &Log) -> anyhow::Result<Logging> {
     let filter = EnvFilter::try_new(&log.level).with_context(|| format!("log.level = \"{}\"", log.level))?;
     let (writer, flush) = Writer::start().context("logging can't be started")?;
     let make_writer = writer.clone();
-    let (filter, level) = reload::Layer::new(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(move || make_writer.clone()).with_target(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    let result = match log.format {
-        LogFormat::Text => registry.with(lines.with_ansi(false)).try_init(),
-        LogFormat::Json => registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init(),
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || make_writer.clone()).with_target(false);
+    // The type of the handle has the whole subscriber in it, so each format makes its own.
+    let (level, result) = match log.format {
+        LogFormat::Text => {
+            let subscriber = subscriber.with_ansi(false).with_filter_reloading();
+            (level(&log.level, subscriber.reload_handle()), subscriber.try_init())
+        }
+        LogFormat::Json => {
+            let subscriber = subscriber.json().flatten_event(true).with_current_span(false).with_filter_reloading();
+            (level(&log.level, subscriber.reload_handle()), subscriber.try_init())
+        }
     };
     result.map_err(|error| anyhow::anyhow!("logging can't be started: {error}"))?;
     // The standard hook writes to stderr itself: a worker would wait for its reader, and JSON would not stay JSON.
     std::panic::set_hook(Box::new(report));
     Ok(Logging { _flush: flush, writer, level })
+}
+
+/// A lock around the words, because the filter itself shows others; held for a copy.
+fn level<S: 'static>(written: &str, handle: Handle<EnvFilter, S>) -> LogLevel {
+    let words = Arc::new(Mutex::new(written.to_owned()));
+    let read = {
+        let words = Arc::clone(&words);
+        Arc::new(move || words.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    };
+    let write = Arc::new(move |level: &str| {
+        let filter = EnvFilter::try_new(level).map_err(|error| error.to_string())?;
+        let mut words = words.lock().unwrap_or_else(PoisonError::into_inner);
+        handle.reload(filter).map_err(|error| error.to_string())?;
+        level.clone_into(&mut words);
+        Ok(())
+    });
+    LogLevel::new(read, write)
 }
 
 fn report(panic: &PanicHookInfo<'_>) {

@@ -1,24 +1,36 @@
 //! The command line: one file a command. Errors go to stderr once, as `evenkeel: what: why`; stdout is for what a
 //! command has to say.
 
-mod ask;
+mod api;
+mod backends;
 mod check;
+mod client;
+mod events;
+mod explain;
+mod level;
 mod logging;
+mod operate;
+mod pages;
 mod plan;
 mod run;
+mod sessions;
+mod status;
 mod systemd;
+mod table;
+mod top;
 mod watch;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::balancer::explained;
+use client::Client;
+
+use crate::balancer::{StartError, explained};
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
@@ -34,35 +46,66 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[command(
     name = "evenkeel",
     version,
-    after_help = "Exit status: 0 clean, 1 runtime failure, 2 bad usage or bad config, 3 `plan --exit-code`: something would change."
+    after_help = "Exit status: 0 done, 1 it could not be done, 2 bad usage or bad config, 3 there is no such pool or \
+                  backend, 4 the time to wait is over, 5 `plan --exit-code`: something would change."
 )]
 struct Arguments {
     /// The configuration file
     #[arg(long, global = true, value_name = "PATH", env = "EVENKEEL_CONFIG", default_value = "lb.toml")]
     config: PathBuf,
 
+    /// Let checks of kind "exec" run programs, as the user that this runs as
+    #[arg(long, global = true)]
+    allow_exec: bool,
+
+    /// Where the running balancer is: http://HOST:PORT, or the path of its socket; else the configuration file says
+    #[arg(long, global = true, value_name = "URL", env = "EVENKEEL_ADMIN")]
+    admin: Option<String>,
+
+    /// Answer in JSON
+    #[arg(long, global = true)]
+    json: bool,
+
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Run the balancer until SIGTERM or SIGINT; a second signal does not wait for sessions
     Run,
     /// Say whether the configuration is valid, what it would run, and what is risky in it
     Check,
-    /// Say what the configuration would change in the running process, and what becomes of live sessions; changes nothing
-    Plan {
-        /// Where the admin listener of the process is; default: where the configuration says
-        #[arg(long, value_name = "HOST:PORT")]
-        admin: Option<SocketAddr>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// Exit with status 3 if something would change
-        #[arg(long)]
-        exit_code: bool,
-    },
+    /// Say what the configuration would change in the running balancer, and what becomes of live sessions; changes nothing
+    Plan(plan::Options),
+    /// The whole at a glance: listeners, pools, sessions
+    Status,
+    /// Every backend: standing, since when, why
+    Backends(backends::Options),
+    /// Who is connected to whom
+    Sessions(sessions::List),
+    /// Close sessions, at the pace of their pools
+    Close(sessions::Close),
+    /// Why a backend gets sessions, or none, and what happened to it; or a session, with what the kernel knows of it
+    Explain(explain::Options),
+    /// Pools and backends, live: rates, connect times, standings; keys to sort, filter and drain
+    Top(top::Options),
+    /// What happens, while it happens
+    Events(events::Options),
+    /// Let a backend, or a whole pool, run empty: nothing new, what runs goes on
+    Drain(operate::TakeOut),
+    /// Take a backend, or a whole pool, out; what runs goes on
+    Disable(operate::TakeOut),
+    /// Take `drain` or `disable` back
+    Ready(operate::PutBack),
+    /// Give a backend another share of the new sessions
+    Weight(operate::Weight),
+    /// Show or change what the log says
+    LogLevel(level::Options),
+    /// Write a shell's completions to stdout
+    Completions(pages::Completions),
+    /// Write the manual
+    Man(pages::Man),
 }
 
 /// How a command failed.
@@ -71,6 +114,23 @@ enum Failure {
     Config(String),
     /// Exit status 1.
     Runtime(anyhow::Error),
+    /// Exit status 3: there is no such thing, or more than one.
+    Unknown(String),
+    /// Exit status 4.
+    TimedOut(String),
+    /// Exit status 5: asked for where something would change. All is said.
+    Differs,
+}
+
+impl Failure {
+    /// For people, on a line.
+    fn text(self) -> String {
+        match self {
+            Self::Config(text) | Self::Unknown(text) | Self::TimedOut(text) => text,
+            Self::Runtime(error) => format!("{error:#}"),
+            Self::Differs => "something would change".to_owned(),
+        }
+    }
 }
 
 impl From<anyhow::Error> for Failure {
@@ -82,6 +142,12 @@ impl From<anyhow::Error> for Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         Self::Config(explained(&error))
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::Config(format!("{:#}", anyhow::Error::from(error)))
     }
 }
 
@@ -97,16 +163,7 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(answer) => return answer_usage(&answer),
     };
-    let result = match arguments.command.unwrap_or(Command::Run) {
-        Command::Run => run::run(&arguments.config),
-        Command::Check => check::check(&arguments.config),
-        Command::Plan { admin, json, exit_code } => match plan::plan(&arguments.config, admin, json, exit_code) {
-            Ok(true) => return ExitCode::from(3),
-            Ok(false) => Ok(()),
-            Err(failure) => Err(failure),
-        },
-    };
-    match result {
+    match obey(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Config(text)) => {
             complain(text);
@@ -116,6 +173,56 @@ pub fn main() -> ExitCode {
             complain(format!("{error:#}"));
             ExitCode::FAILURE
         }
+        Err(Failure::Unknown(text)) => {
+            complain(text);
+            ExitCode::from(3)
+        }
+        Err(Failure::TimedOut(text)) => {
+            complain(text);
+            ExitCode::from(4)
+        }
+        Err(Failure::Differs) => ExitCode::from(5),
+    }
+}
+
+fn obey(arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { config, admin, json, allow_exec, command } = arguments;
+    match command {
+        None | Some(Command::Run) => run::run(config, *allow_exec),
+        Some(Command::Check) => check::check(config, *allow_exec),
+        Some(Command::Completions(options)) => pages::completions(options, Arguments::command()),
+        Some(Command::Man(options)) => pages::man(options, Arguments::command()),
+        Some(command) => {
+            let client = Client::new(admin.as_deref(), config)?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let done = async {
+                match command {
+                    Command::Plan(options) => plan::plan(&client, config, *allow_exec, options, *json).await,
+                    command => ask(&client, command, *json).await,
+                }
+            };
+            runtime.context("the event loop")?.block_on(done)
+        }
+    }
+}
+
+/// What needs a balancer that runs.
+async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failure> {
+    match command {
+        // Done above, without one.
+        Command::Run | Command::Check | Command::Plan(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Status => status::status(client, json).await,
+        Command::Backends(options) => backends::backends(client, options, json).await,
+        Command::Sessions(options) => sessions::list(client, options, json).await,
+        Command::Close(options) => sessions::close(client, options, json).await,
+        Command::Explain(options) => explain::explain(client, options, json).await,
+        Command::Top(options) => top::top(client, options, table::coloured()).await,
+        Command::Events(options) => events::events(client, options, json).await,
+        Command::Drain(options) => operate::take_out(client, "drain", options, json).await,
+        Command::Disable(options) => operate::take_out(client, "disabled", options, json).await,
+        Command::Ready(options) => operate::put_back(client, options, json).await,
+        Command::Weight(options) => operate::weight(client, options, json).await,
+        Command::LogLevel(options) => level::level(client, options, json).await,
     }
 }
 
@@ -133,6 +240,11 @@ fn answer_usage(answer: &clap::Error) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Writes an answer of the API to stdout.
+fn say_json(value: &serde_json::Value) -> Result<(), Failure> {
+    Ok(say(&format!("{value:#}\n"))?)
 }
 
 /// Writes to stdout.

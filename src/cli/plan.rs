@@ -2,14 +2,15 @@
 //! the process what it runs and changes nothing there; the file is read here, with the variables of this shell.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Failure, ask, say};
+use super::client::Client;
+use super::{Failure, say, say_json};
+use crate::balancer::permit;
 use crate::config::{self, Change, Config, Diff, Named, Policy, Pool, Source, What};
 use crate::server;
 
@@ -47,35 +48,37 @@ struct Sessions {
     closed: u64,
 }
 
-pub(super) fn plan(path: &Path, admin: Option<SocketAddr>, json: bool, exit_code: bool) -> Result<bool, Failure> {
+/// How to say it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Exit with status 5 if something would change
+    #[arg(long)]
+    exit_code: bool,
+}
+
+pub(super) async fn plan(
+    client: &Client,
+    path: &Path,
+    allow_exec: bool,
+    options: &Options,
+    json: bool,
+) -> Result<(), Failure> {
     let config = config::load(path)?;
+    permit(&config, allow_exec)?;
     server::max_connections(&config)?;
-    let admin = admin.or_else(|| config.admin.bind.map(reachable));
-    let admin = admin.context("the file says that the admin listener is off; say where it is: --admin HOST:PORT")?;
-    let plan = make(&config, admin)?;
+    let plan = make(client, &config).await?;
     let differs = !plan.process.is_empty() || !plan.listeners.is_empty() || !plan.pools.is_empty();
     if json {
-        say(&(serde_json::to_string_pretty(&plan).context("the plan can't be written")? + "\n"))?;
+        say_json(&serde_json::to_value(&plan).context("the plan can't be written")?)?;
     } else {
         say(&table(&plan, differs))?;
     }
-    Ok(differs && exit_code)
+    if differs && options.exit_code { Err(Failure::Differs) } else { Ok(()) }
 }
 
-/// An address that listens everywhere is asked here.
-fn reachable(bind: SocketAddr) -> SocketAddr {
-    match bind {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => ([127, 0, 0, 1], v4.port()).into(),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => ([0, 0, 0, 0, 0, 0, 0, 1], v6.port()).into(),
-        bind => bind,
-    }
-}
-
-fn make(config: &Config, admin: SocketAddr) -> anyhow::Result<Plan> {
-    let [running, listeners, pools] = ["/api/v1/config", "/api/v1/listeners", "/api/v1/pools"]
-        .map(|path| ask::get(admin, path))
-        .map(|answer| answer.with_context(|| format!("the running process does not answer at {admin}")));
-    let (running, listeners_now, pools) = (running?, listeners?, pools?);
+async fn make(client: &Client, config: &Config) -> Result<Plan, Failure> {
+    let running = client.get("/api/v1/config").await?;
+    let (listeners_now, pools) = (client.get("/api/v1/listeners").await?, client.get("/api/v1/pools").await?);
     let new = config.effective();
     let diff = Diff::between(&running["config"], &new);
     let needs_restart = diff.needs_restart();

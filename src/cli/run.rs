@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use super::watch::Watch;
 use super::{Failure, logging, systemd};
-use crate::balancer::{Balancer, StartError, Surroundings};
+use crate::balancer::{Balancer, StartError, Surroundings, permit};
 use crate::config::{self, Config};
 use crate::server;
 
@@ -21,9 +21,10 @@ const CONTROL_THREADS: usize = 2;
 /// For the sessions of the other workers after one has died: they end at once, unless something else is wrong, too.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-pub(super) fn run(path: &Path) -> Result<(), Failure> {
+pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     let text = config::read(path)?;
     let config = config::parse_file(path, &text)?;
+    permit(&config, allow_exec)?;
     let inherited = systemd::inherited().context("the sockets from systemd")?;
     let logging = logging::start(&config.log)?;
     for warning in config.warnings() {
@@ -32,7 +33,8 @@ pub(super) fn run(path: &Path) -> Result<(), Failure> {
     let surroundings = Surroundings {
         inherited,
         log_lines_dropped: Some(Arc::new(logging.dropped())),
-        log_level: Some(Arc::new(logging.level())),
+        log_level: Some(logging.level()),
+        allow_exec,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -50,6 +52,7 @@ async fn serve(path: &Path, text: String, config: Config, surroundings: Surround
     let mut signals = Signals::new().context("signals can't be caught")?;
     let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
         StartError::Server(server::StartError::Limit(error)) => error.into(),
+        error @ StartError::Server(server::StartError::Check { .. }) => error.into(),
         error => Failure::Runtime(error.into()),
     })?;
     systemd::ready();

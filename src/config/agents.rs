@@ -179,7 +179,8 @@ fn is_token(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-fn path(text: &str) -> Result<PathBuf, Complaint> {
+/// The path of a file, which is not looked at here.
+pub(super) fn path(text: &str) -> Result<PathBuf, Complaint> {
     if text.is_empty() || text.contains('\0') {
         return Err(Complaint::new("not a path", "write the path of a file, or leave the key out"));
     }

@@ -1,56 +1,100 @@
-//! `[pools.NAME.check]`: one kind, and only the keys that mean something to it.
+//! `[checks.NAME]`, `[pools.NAME.check]` and `[pools.NAME.agent]`: what all kinds have; what each has besides is in `kinds`.
+//! A named check is read once, and is the same check in every pool that names it.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use toml::Spanned;
-
-use super::expectations::{host, method, path, pattern, statuses, steps, wanted_text};
-use super::faults::{Reading, Zero};
-use super::shape::CheckShape;
-use super::values::{Section, Text};
-use super::{Check, CheckKind, Expectation, HttpCheck, ProxyVersion, StatusSet, header};
+use super::expectations::bytes;
+use super::faults::{Complaint, Reading, Zero, shown};
+use super::kinds::{self, Kind};
+use super::nearest::suggest;
+use super::shape::{AdviserShape, CheckShape};
+use super::values::{CheckEntry, Named, Section};
+use super::{AgentCheck, Check, CheckKind, ProxyVersion, header};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
 const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(500);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The word of a kind, before what belongs to it is known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    None,
-    Tcp,
-    Http,
-    Script,
+/// The checks that pools may name.
+pub(super) struct Checks {
+    named: BTreeMap<String, Read>,
 }
 
-const KINDS: [(&str, Kind); 4] =
-    [("tcp", Kind::Tcp), ("http", Kind::Http), ("script", Kind::Script), ("none", Kind::None)];
+/// A check as its table says, before a pool uses it.
+struct Read {
+    check: Check,
+    /// Its probes begin as the pool's sessions do.
+    follows_pool: bool,
+}
 
-/// `sent` is what the pool's sessions begin with: probes do so too unless told otherwise.
-pub(super) fn check(
-    section: Option<&Section<CheckShape>>,
-    sent: Option<ProxyVersion>,
-    reading: &mut Reading<'_>,
-) -> Check {
+impl Checks {
+    /// Also those that no pool names, so that a fault in them is seen now.
+    pub(super) fn new(sections: Option<&Named<CheckShape>>, reading: &mut Reading<'_>) -> Self {
+        let sections = sections.iter().flat_map(|sections| &sections.shape);
+        Self { named: sections.map(|(name, section)| (name.get_ref().clone(), read(Some(section), reading))).collect() }
+    }
+
+    /// `sent` is what the pool's sessions begin with: probes do so too unless told otherwise.
+    pub(super) fn of_pool(
+        &self,
+        entry: Option<&CheckEntry>,
+        sent: Option<ProxyVersion>,
+        reading: &mut Reading<'_>,
+    ) -> Arc<Check> {
+        let own;
+        let read = match entry {
+            None => {
+                own = read(None, reading);
+                &own
+            }
+            Some(CheckEntry::Table(section)) => {
+                own = read(Some(section), reading);
+                &own
+            }
+            Some(CheckEntry::Named(name)) => match self.find(name, reading) {
+                Some(named) => named,
+                None => {
+                    own = read(None, reading);
+                    &own
+                }
+            },
+        };
+        let mut check = read.check.clone();
+        if read.follows_pool {
+            check.send_proxy = sent;
+        }
+        Arc::new(check)
+    }
+
+    fn find(&self, written: &toml::Spanned<String>, reading: &mut Reading<'_>) -> Option<&Read> {
+        let name = reading.text("check", written)?;
+        let found = self.named.get(&name);
+        if found.is_none() {
+            let known = self.named.keys().map(String::as_str);
+            let hint = match self.named.len() {
+                0 => format!(
+                    "add a section [checks.{}], or write a table: check = {{ kind = \"tcp\" }}",
+                    name.escape_debug()
+                ),
+                _ => suggest(&name, "check", known),
+            };
+            reading.refuse(written.span(), "check", &shown(&name), Complaint::new("there is no such check", hint));
+        }
+        found
+    }
+}
+
+fn read(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Read {
     let default = CheckShape::default();
     let shape = section.map_or(&default, |section| &section.shape);
-    let faults = reading.count();
-    let kind = reading.word("kind", &shape.kind, &KINDS, Kind::Tcp);
-    // Without a kind nobody knows which keys apply.
-    if reading.count() == faults {
-        refuse_foreign_keys(shape, kind, reading);
-    }
+    let (kind, what) = kinds::read(section, shape, reading);
     let interval = reading.duration("interval", &shape.interval, Zero::Refused).unwrap_or(DEFAULT_INTERVAL);
     let fast = reading.duration("fast_interval", &shape.fast_interval, Zero::Refused);
     let down = reading.duration("down_interval", &shape.down_interval, Zero::Refused);
-    Check {
-        kind: match kind {
-            Kind::None => CheckKind::None,
-            Kind::Tcp => CheckKind::Tcp,
-            Kind::Http => CheckKind::Http(http(shape, reading)),
-            Kind::Script => CheckKind::Script(script(section, reading)),
-        },
+    let check = Check {
+        kind: what,
         interval,
         fast_interval: fast.unwrap_or_else(|| DEFAULT_FAST_INTERVAL.min(interval)),
         down_interval: down.unwrap_or(interval),
@@ -58,86 +102,30 @@ pub(super) fn check(
         rise: reading.number("rise", &shape.rise, 1..=1000).unwrap_or(2),
         fall: reading.number("fall", &shape.fall, 1..=1000).unwrap_or(3),
         port: reading.number("port", &shape.port, 1..=65_535),
-        send_proxy: header::of_check(shape.send_proxy.as_ref(), sent.filter(|_| kind != Kind::None), reading),
-    }
+        send_proxy: header::of_check(shape.send_proxy.as_ref(), None, reading),
+        tls: kinds::tls(kind, shape, reading),
+    };
+    Read { check, follows_pool: shape.send_proxy.is_none() && !matches!(kind, Kind::None | Kind::Exec) }
 }
 
-fn refuse_foreign_keys(shape: &CheckShape, kind: Kind, reading: &mut Reading<'_>) {
-    fn at<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
-        value.as_ref().map(Spanned::span)
+/// `agent = { … }`: asked at its own pace, with no results to count.
+pub(super) fn adviser(section: Option<&Section<AdviserShape>>, reading: &mut Reading<'_>) -> Option<Arc<Check>> {
+    let Section { span, shape } = section?;
+    if shape.port.is_none() {
+        let hint = "add the port that the agents of its backends listen on: agent = { port = 9100 }";
+        reading.fault(span.clone(), "`agent` without `port`", hint);
     }
-    // `fall` stays out of it: connects that fail count against it also where nothing is probed.
-    let probing: &[Kind] = &[Kind::Tcp, Kind::Http, Kind::Script];
-    let keys = [
-        ("interval", at(&shape.interval), probing),
-        ("fast_interval", at(&shape.fast_interval), probing),
-        ("down_interval", at(&shape.down_interval), probing),
-        ("timeout", at(&shape.timeout), probing),
-        ("rise", at(&shape.rise), probing),
-        ("port", at(&shape.port), probing),
-        ("send_proxy", at(&shape.send_proxy), probing),
-        ("path", at(&shape.path), &[Kind::Http]),
-        ("status", at(&shape.status), &[Kind::Http]),
-        ("host", at(&shape.host), &[Kind::Http]),
-        ("method", at(&shape.method), &[Kind::Http]),
-        ("body", at(&shape.body), &[Kind::Http]),
-        ("body_regex", at(&shape.body_regex), &[Kind::Http]),
-        ("steps", at(&shape.steps), &[Kind::Script]),
-    ];
-    let word = |kind: Kind| KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word);
-    for (key, span, kinds) in keys {
-        let Some(span) = span.filter(|_| !kinds.contains(&kind)) else { continue };
-        let hint = match kinds {
-            [only] if shape.kind.is_none() => format!("add kind = \"{}\"", word(*only)),
-            [only] => format!("remove it, or make the kind \"{}\"", word(*only)),
-            _ => "remove it, or choose a kind that probes: \"tcp\", \"http\" or \"script\"".to_owned(),
-        };
-        reading.fault(span, format!("`{key}` does not apply to kind `{}`", word(kind)), hint);
-    }
-}
-
-fn http(shape: &CheckShape, reading: &mut Reading<'_>) -> HttpCheck {
-    let method = reading.parsed("method", &shape.method, method).unwrap_or_else(|| "GET".to_owned());
-    let body = body(shape, &method, reading);
-    HttpCheck {
-        path: reading.parsed("path", &shape.path, path).unwrap_or_else(|| "/".to_owned()),
-        host: reading.parsed("host", &shape.host, host),
-        status: reading
-            .parsed("status", &shape.status, statuses)
-            .unwrap_or_else(|| StatusSet { ranges: vec![(200, 399)] }),
-        method,
-        body,
-    }
-}
-
-fn body(shape: &CheckShape, method: &str, reading: &mut Reading<'_>) -> Option<Expectation> {
-    if let (Some(_), Some(second)) = (&shape.body, &shape.body_regex) {
-        reading.fault(second.span(), "`body_regex` next to `body`", "keep one of the two");
-    }
-    if let Some(written) = written(&shape.body, &shape.body_regex).filter(|_| method == "HEAD") {
-        let hint = "remove it, or make the method \"GET\"";
-        reading.fault(written, "the answer to HEAD has no body that could match", hint);
-    }
-    let text = reading.parsed("body", &shape.body, wanted_text);
-    text.or_else(|| reading.parsed("body_regex", &shape.body_regex, pattern))
-}
-
-fn written(first: &Text, second: &Text) -> Option<Range<usize>> {
-    first.as_ref().or(second.as_ref()).map(Spanned::span)
-}
-
-fn script(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Vec<super::Step> {
-    let hint = "write what is sent and what must come: steps = [{ send = \"PING\\r\\n\" }, { expect = \"PONG\" }]";
-    let Some(section) = section else { return Vec::new() };
-    match &section.shape.steps {
-        None => {
-            reading.fault(section.span.clone(), "a check of kind `script` without `steps`", hint);
-            Vec::new()
-        }
-        Some(written) if written.get_ref().is_empty() => {
-            reading.fault(written.span(), "`steps` is empty", hint);
-            Vec::new()
-        }
-        Some(written) => steps(written.get_ref(), reading),
-    }
+    let interval = reading.duration("interval", &shape.interval, Zero::Refused).unwrap_or(DEFAULT_INTERVAL);
+    Some(Arc::new(Check {
+        kind: CheckKind::Agent(AgentCheck { send: reading.parsed("send", &shape.send, bytes).unwrap_or_default() }),
+        interval,
+        fast_interval: interval,
+        down_interval: interval,
+        timeout: reading.duration("timeout", &shape.timeout, Zero::Refused).unwrap_or(DEFAULT_TIMEOUT),
+        rise: 1,
+        fall: 1,
+        port: reading.number("port", &shape.port, 1..=65_535),
+        send_proxy: None,
+        tls: None,
+    }))
 }

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::effective::{MASK, is_secret, masked};
 
 /// What is made of files at the start only.
-const STARTS: [&str; 2] = ["workers", "log.format"];
+const STARTS: [&str; 7] =
+    ["workers", "log.format", "state_dir", "admin.socket", "admin.hosts", "admin.read_token", "admin.admin_token"];
 
 /// A listener's socket options that can't be taken back on a socket that listens.
 const STICKY: [&str; 2] = ["tcp.receive_buffer", "tcp.send_buffer"];

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::faults::Complaint;
 
-const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const LONGEST: u64 = 365 * 24 * 3_600_000;
 
-/// `"500ms"`, `"5s"`, `"1m30s"`, `"1h"`.
+/// `"500ms"`, `"5s"`, `"1m30s"`, `"1h"`, `"14d"`.
 pub(super) fn parse(text: &str) -> Result<Duration, Complaint> {
     let unreadable = || Complaint::new("not a duration", "write it like \"500ms\", \"5s\", \"1m30s\" or \"1h\"");
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn the_rest_is_refused() {
-        for text in ["", "5", "s", "5 s", "-5s", "1.5s", "5S", "30s1m", "1s1s", "5s5", "5sec", "９s", "1d"] {
+        for text in ["", "5", "s", "5 s", "-5s", "1.5s", "5S", "30s1m", "1s1s", "5s5", "5sec", "９s", "1w"] {
             assert!(parse(text).is_err(), "{text:?}");
         }
         assert!(parse("99999999999999999999h").is_err());

@@ -75,6 +75,11 @@ fn keys(map: Map<String, Value>) -> Map<String, Value> {
         match (key.as_str(), tidy(value)) {
             (_, Value::Null) => {}
             // `kind = "http"`, and what belongs to it beside it.
+            // A protocol that is nothing but its name.
+            ("kind", Value::Object(kind)) if kind.contains_key("protocol") => {
+                let protocol = kind.into_iter().next().map(|(_, name)| name);
+                tidied.extend(protocol.map(|name| ("kind".to_owned(), name)));
+            }
             ("kind", Value::Object(kind)) => {
                 for (name, values) in kind {
                     match values {

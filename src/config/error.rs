@@ -153,13 +153,17 @@ fn floor(text: &str, at: usize) -> usize {
     at
 }
 
-/// The line with the value of every `token` starred out, each character by one, so that columns stay.
+/// The line with the value of every `token` and `password` starred out, each character by one, so that columns stay.
 /// It looks at the text alone, since a file that is no TOML must not give its token away either.
 fn without_tokens(line: &str) -> String {
+    without(&without(line, "token"), "password")
+}
+
+fn without(line: &str, key: &str) -> String {
     let mut masked = String::with_capacity(line.len());
     let mut rest = line;
-    while let Some(at) = rest.find("token") {
-        let (before, found) = rest.split_at(at + "token".len());
+    while let Some(at) = rest.find(key) {
+        let (before, found) = rest.split_at(at + key.len());
         masked.push_str(before);
         rest = found;
         let value = found.trim_start_matches(['"', '\'', ' ', '\t']);
@@ -208,6 +212,8 @@ mod tests {
             ("token = 12 # x", "token = ** # x"),
             ("token_file = \"/run/t\"", "token_file = \"/run/t\""),
             ("# the token", "# the token"),
+            ("check = { password = \"a b\", role = 1 }", "check = { password = *****, role = 1 }"),
+            ("password_file = \"/run/t\"", "password_file = \"/run/t\""),
         ] {
             assert_eq!(without_tokens(line), wanted);
         }

@@ -108,7 +108,8 @@ fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<Step>
         .or_else(|| reading.parsed("expect_regex", expect_regex, pattern).map(Step::Expect))
 }
 
-fn bytes(text: &str) -> Result<Vec<u8>, Complaint> {
+/// What is sent.
+pub(super) fn bytes(text: &str) -> Result<Vec<u8>, Complaint> {
     if text.is_empty() {
         return Err(Complaint::new("it is empty", "write at least one character"));
     }

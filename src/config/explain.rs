@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use toml::de::DeTable;
 
-use super::faults::Fault;
+use super::faults::{Fault, is_secret};
 use super::nearest::suggest;
 use super::place;
 
@@ -19,8 +19,8 @@ pub(super) fn syntax(error: &toml::de::Error, text: &str) -> Fault {
         return fault(span, format!("`{}` is written a second time", word.escape_debug()), hint);
     }
     if let Some((start, word)) = span.as_ref().and_then(|span| bare_value(text, span.start)) {
-        if is_token(&text[..start]) {
-            return fault(Some(start..start + word.len()), "`token` without quotes", "write it in quotes");
+        if let Some(key) = secret(&text[..start]) {
+            return fault(Some(start..start + word.len()), format!("`{key}` without quotes"), "write it in quotes");
         }
         let hint = format!("a string needs quotes: \"{word}\"");
         return fault(Some(start..start + word.len()), format!("`{word}` is not a TOML value"), hint);
@@ -51,10 +51,10 @@ fn bare_value(text: &str, at: usize) -> Option<(usize, &str)> {
     (!word.is_empty() && plausible && (start..=start + word.len()).contains(&at)).then_some((start, word))
 }
 
-/// Whether the text before a value makes a token of it, which no message may show.
-fn is_token(before: &str) -> bool {
-    let key = before.trim_end_matches([' ', '\t', '=']);
-    key.trim_end_matches(['"', '\'']).ends_with("token")
+/// The key of a value that no message may show, if the text before it ends in one.
+fn secret(before: &str) -> Option<&'static str> {
+    let key = before.trim_end_matches([' ', '\t', '=']).trim_end_matches(['"', '\'']);
+    ["token", "password"].into_iter().find(|secret| key.ends_with(secret))
 }
 
 /// A file whose keys or types are not those of `shape`.
@@ -103,6 +103,7 @@ fn wrong_type(key: &str, found: &str, wanted: &str) -> (String, String) {
     let value = value.trim_matches([' ', '`', '"']);
     let wanted = match wanted {
         "i64" => "a whole number",
+        "f64" => "a number",
         "a sequence" => "an array",
         "a map" => "a table",
         "a boolean" => "true or false",
@@ -114,7 +115,7 @@ fn wrong_type(key: &str, found: &str, wanted: &str) -> (String, String) {
     let hint = match (found, wanted) {
         ("an integer", "a duration in quotes") => format!("write it with its unit: \"{value}s\" or \"{value}ms\""),
         (_, "a duration in quotes") => "write it like \"500ms\", \"5s\", \"1m30s\" or \"1h\"".to_owned(),
-        _ if key == "token" => "write it in quotes".to_owned(),
+        _ if is_secret(key) => "write it in quotes".to_owned(),
         ("an integer" | "a boolean" | "a fraction", _) if wanted.starts_with("a string") => {
             format!("write it in quotes: \"{value}\"")
         }
@@ -125,6 +126,7 @@ fn wrong_type(key: &str, found: &str, wanted: &str) -> (String, String) {
         ("a string", "an array") => format!("write it in brackets: {key} = [\"{value}\"]"),
         (_, "a table") => format!("write {key} = {{ … }}, with its keys in braces"),
         (_, "a whole number") => "write it like 3".to_owned(),
+        (_, "a number") => "write it like 1.4, without quotes".to_owned(),
         (_, "true or false") => "write true or false, without quotes".to_owned(),
         (_, "a string") => "write one value in quotes".to_owned(),
         _ if key == "keepalive" => "write it like { idle = \"60s\" }".to_owned(),

@@ -80,8 +80,8 @@ impl<'a> Reading<'a> {
 
     /// A value, as it is shown, that can't stand at that key.
     pub(super) fn refuse(&mut self, span: Range<usize>, key: &str, value: &str, complaint: Complaint) {
-        // Not even a part of a token may be in a message.
-        let message = if key == "token" { "`token`".to_owned() } else { format!("`{key} = {value}`") };
+        // Not even a part of a secret may be in a message.
+        let message = if is_secret(key) { format!("`{key}`") } else { format!("`{key} = {value}`") };
         let Complaint { what: why, hint } = complaint;
         self.faults.push(Fault { span: Some(span), message, why, hint });
     }
@@ -182,6 +182,11 @@ impl<'a> Reading<'a> {
             }
         }
     }
+}
+
+/// Whether no message may show the values of a key.
+pub(super) fn is_secret(key: &str) -> bool {
+    matches!(key, "token" | "password") || key.ends_with("_token")
 }
 
 /// A value as a message shows it: in quotes, on one line, not endless.

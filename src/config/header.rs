@@ -142,7 +142,7 @@ pub(super) fn accept(section: Option<&Section<AcceptProxyShape>>, reading: &mut 
 }
 
 /// `10.0.0.0/8`, or one address.
-fn network(text: &str) -> Result<Network, Complaint> {
+pub(super) fn network(text: &str) -> Result<Network, Complaint> {
     let hint = "write it like \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),

@@ -2,10 +2,14 @@
 //! The text becomes a tree with places (`toml`), the tree becomes flat structs (`shape`), and `validate` makes
 //! the closed enums of the model of them. Nothing here knows the rest of the balancer.
 
+mod access;
 mod address;
 mod agents;
+mod check;
 mod checks;
 mod closing;
+mod conduct;
+mod connect;
 mod diff;
 mod duration;
 mod effective;
@@ -15,6 +19,7 @@ mod expectations;
 mod explain;
 mod faults;
 mod header;
+mod kinds;
 mod model;
 mod nearest;
 mod place;
@@ -35,13 +40,20 @@ use std::path::Path;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
+pub use access::{AccessToken, Admin};
+pub use check::*;
 pub use closing::{Closing, Policy};
+pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
+pub use connect::{Connect, Timeouts};
 pub use diff::{Change, Diff, Named, What};
 pub use effective::masked;
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
-pub use process::{Admin, Log, LogFormat, Reload, Shutdown};
+pub use pools::StaticBackend;
+pub use process::{Log, LogFormat, Reload, Shutdown};
+
+pub(crate) use nearest::nearest;
 
 use faults::Reading;
 use shape::FileShape;
@@ -92,4 +104,17 @@ pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> 
         faults if faults.is_empty() => Ok(config),
         faults => refuse(faults),
     }
+}
+
+/// Whether a text is a log level as `log.level` takes it.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn check_log_level(text: &str) -> Result<(), String> {
+    validate::log_level(text).map(|_| ()).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
+}
+
+/// `10.0.0.0/8`, or an address alone.
+pub fn parse_network(text: &str) -> Option<Network> {
+    header::network(text).ok()
 }

@@ -2,7 +2,6 @@
 //! Written by [`super::load`] alone; read by everybody. Durations are never zero unless a field says so.
 
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,13 +9,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::access::Admin;
+use super::check::{Check, CheckKind};
 use super::closing::Closing;
-use super::header::{AcceptProxy, ProxyVersion, SendProxy};
-use super::process::{Admin, Log, Reload, Shutdown};
+use super::conduct::Conduct;
+use super::connect::{Connect, Timeouts};
+use super::header::{AcceptProxy, SendProxy};
+use super::pools::StaticBackend;
+use super::process::{Log, Reload, Shutdown};
 
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
+    /// Where what has to survive a restart is kept; `None` = nowhere.
+    pub state_dir: Option<PathBuf>,
     /// Data-plane threads; `None` = one per CPU that this process may use.
     pub workers: Option<usize>,
     /// Sessions that the whole process takes at once; `None` = what the fd limit holds.
@@ -39,6 +45,11 @@ impl Config {
     /// The pool of that name.
     pub fn pool(&self, name: &str) -> Option<&Pool> {
         self.pools.iter().find(|pool| pool.name == name)
+    }
+
+    /// The pools whose checks run programs.
+    pub fn pools_that_execute(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.iter().filter(|pool| matches!(pool.check.kind, CheckKind::Exec(_)))
     }
 }
 
@@ -78,6 +89,8 @@ pub struct Pool {
     pub source: Source,
     /// The active health check.
     pub check: Arc<Check>,
+    /// What asks each backend's own opinion beside it, always of kind `agent`; `None` = nobody does.
+    pub agent: Option<Arc<Check>>,
     /// How a backend is dialled.
     pub connect: Connect,
     /// When a session has been quiet for too long.
@@ -87,6 +100,7 @@ pub struct Pool {
     pub closing: Closing,
     /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
     /// `None` = none.
+    #[serde(rename = "replay_buffer")]
     pub replay: Option<usize>,
     /// Which way the bytes take.
     pub relay: Relay,
@@ -103,6 +117,9 @@ pub struct Pool {
     pub when_all_down: WhenAllDown,
     /// `/ready` waits for this pool.
     pub required: bool,
+    /// What follows from how its backends behave.
+    #[serde(flatten)]
+    pub conduct: Conduct,
 }
 
 /// `balance`
@@ -158,17 +175,6 @@ impl Source {
             Self::Consul(_) => "consul",
         }
     }
-}
-
-/// One entry of `backends`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct StaticBackend {
-    /// Written, or else `address` as written.
-    pub id: String,
-    /// Where it listens.
-    pub address: HostPort,
-    /// 0 = nothing new.
-    pub weight: u16,
 }
 
 /// `host:port` where the host may be a name.
@@ -261,210 +267,6 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("\"***\"")
     }
-}
-
-/// `[pools.NAME.check]`. Two pools with an equal check on one address share one probe, hence `Eq` and `Hash`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct Check {
-    /// What a probe does.
-    pub kind: CheckKind,
-    /// Between probes of a backend whose state is settled and up.
-    pub interval: Duration,
-    /// Between probes while results contradict the state, or before the first result.
-    pub fast_interval: Duration,
-    /// Between probes of a backend that is settled and down.
-    pub down_interval: Duration,
-    /// For the whole probe, connect included.
-    pub timeout: Duration,
-    /// Passes in a row that make it up.
-    pub rise: u32,
-    /// Failures in a row that make it down (also of connects by sessions: passive ejection).
-    pub fall: u32,
-    /// Probed instead of the backend's own port.
-    pub port: Option<u16>,
-    /// Which PROXY header a probe begins with.
-    pub send_proxy: Option<ProxyVersion>,
-}
-
-/// `kind` and what belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckKind {
-    /// No probes: a backend is up unless something else says no.
-    None,
-    /// Connect, then reset.
-    Tcp,
-    /// One HTTP/1.1 request.
-    Http(HttpCheck),
-    /// Send and expect bytes, in order.
-    Script(Vec<Step>),
-}
-
-impl CheckKind {
-    /// The word for it in config, metrics and logs.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Tcp => "tcp",
-            Self::Http(_) => "http",
-            Self::Script(_) => "script",
-        }
-    }
-}
-
-/// What belongs to `kind = "http"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct HttpCheck {
-    /// An HTTP token, upper case as written.
-    pub method: String,
-    /// Begins with `/`; may hold a query.
-    pub path: String,
-    /// The `Host` header; the probed address if unset.
-    pub host: Option<String>,
-    /// The statuses that pass.
-    pub status: StatusSet,
-    /// What the body must hold.
-    pub body: Option<Expectation>,
-}
-
-/// A set of HTTP statuses, such as `"200-299,404"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct StatusSet {
-    /// Inclusive ranges, at least one.
-    pub ranges: Vec<(u16, u16)>,
-}
-
-impl StatusSet {
-    /// Whether a status passes.
-    pub fn contains(&self, status: u16) -> bool {
-        self.ranges.iter().any(|&(low, high)| (low..=high).contains(&status))
-    }
-}
-
-impl fmt::Display for StatusSet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (low, high)) in self.ranges.iter().enumerate() {
-            let comma = if i == 0 { "" } else { "," };
-            if low == high {
-                write!(f, "{comma}{low}")?;
-            } else {
-                write!(f, "{comma}{low}-{high}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// One step of a script check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// Bytes to write; never empty.
-    #[serde(serialize_with = "super::effective::escaped")]
-    Send(Vec<u8>),
-    /// What the bytes read since the last matched step must hold.
-    Expect(Expectation),
-}
-
-/// What received bytes must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Expectation {
-    /// These bytes somewhere; never empty.
-    #[serde(serialize_with = "super::effective::escaped")]
-    Bytes(Vec<u8>),
-    /// A match of this pattern somewhere.
-    Regex(Pattern),
-}
-
-impl Expectation {
-    /// The end of the first match in `bytes`, if there is one.
-    pub fn find(&self, bytes: &[u8]) -> Option<usize> {
-        match self {
-            Self::Bytes(wanted) => bytes.windows(wanted.len()).position(|w| w == wanted).map(|at| at + wanted.len()),
-            Self::Regex(pattern) => pattern.regex.find(bytes).map(|found| found.end()),
-        }
-    }
-}
-
-impl fmt::Display for Expectation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
-            Self::Regex(pattern) => write!(f, "/{}/", pattern.source),
-        }
-    }
-}
-
-/// A regular expression over bytes; equal if written alike.
-#[derive(Clone, Debug)]
-pub struct Pattern {
-    source: String,
-    regex: regex::bytes::Regex,
-}
-
-impl Pattern {
-    /// # Errors
-    /// What the `regex` crate says of a pattern that it can't take, in one line.
-    pub fn new(source: &str) -> Result<Self, String> {
-        match regex::bytes::Regex::new(source) {
-            Ok(regex) => Ok(Self { source: source.to_owned(), regex }),
-            Err(regex::Error::Syntax(text)) => {
-                Err(text.lines().last().unwrap_or("not a regular expression").trim_start_matches("error: ").to_owned())
-            }
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-impl Pattern {
-    /// As written.
-    pub(super) fn source(&self) -> &str {
-        &self.source
-    }
-}
-
-impl PartialEq for Pattern {
-    fn eq(&self, other: &Self) -> bool {
-        self.source == other.source
-    }
-}
-
-impl Eq for Pattern {}
-
-impl Hash for Pattern {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.source.hash(state);
-    }
-}
-
-/// `connect = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Connect {
-    /// For one attempt.
-    pub timeout: Duration,
-    /// At least 1.
-    pub attempts: u32,
-    /// For all attempts together, pauses included.
-    pub deadline: Duration,
-    /// Before a backend is tried a second time; may be zero.
-    pub retry_delay: Duration,
-    /// Further attempts of the whole pool, in percent of the connects that succeed; a few a second are always free.
-    pub retry_budget: u16,
-    /// After this long without an answer another backend is dialled beside the first; `None` (written `"0s"`) = never.
-    pub hedge: Option<Duration>,
-}
-
-/// `timeouts = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Timeouts {
-    /// No byte in either direction for this long; `None` (written `"0s"`) = no limit.
-    pub idle: Option<Duration>,
-    /// No progress for this long after the first FIN. Unset: `idle` while the backend has yet to finish,
-    /// 30 s while the client has.
-    pub half_close: Option<Duration>,
-    /// From the first byte that is sent to the backend to the first byte from it; `None` = no limit.
-    pub first_byte: Option<Duration>,
 }
 
 /// `tcp = { … }`: options of one side's sockets.

@@ -1,7 +1,7 @@
 //! "Did you mean …?": the known word that a misspelt one is nearest to.
 
 /// The candidate with the fewest edits to `word`, if that is few enough for a slip of the fingers.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // The table below is quadratic, and nothing that long is a slip.
     if word.len() > 100 {
         return None;

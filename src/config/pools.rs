@@ -2,31 +2,43 @@
 
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
 
+use serde::Serialize;
 use toml::Spanned;
 
 use super::agents::Agents;
-use super::faults::{Complaint, Reading, Zero, shown};
-use super::shape::{ConnectShape, ConsulShape, PoolShape, TimeoutsShape};
+use super::checks::Checks;
+use super::conduct::TIERS;
+use super::faults::{Complaint, Reading, shown};
+use super::shape::{BackendShape, ConsulShape, PoolShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
-    Balance, Connect, Consistency, ConsulSource, Pool, Relay, SendProxy, Source, StaticBackend, Timeouts, Warning,
-    WhenAllDown, address, checks, closing, header, size, sockets,
+    Balance, Consistency, ConsulSource, HostPort, Pool, Relay, SendProxy, Source, Warning, WhenAllDown, address,
+    checks, closing, conduct, connect, header, sockets,
 };
 
 /// A few: what is kept is taken from the sessions.
 const MOST_PRECONNECTED: i64 = 1_000;
-/// In percent: more than any number of attempts could use.
-const MOST_RETRIES: i64 = 10_000;
-const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
-pub(super) const DEFAULT_HEDGE: Duration = Duration::from_millis(300);
-const DEFAULT_REPLAY_BUFFER: usize = 64 << 10;
+
+/// One entry of `backends`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StaticBackend {
+    /// Written, or else `address` as written.
+    pub id: String,
+    /// Where it listens.
+    pub address: HostPort,
+    /// 0 = nothing new.
+    pub weight: u16,
+    /// Its tier: 0 is used first.
+    pub priority: u8,
+    /// Sessions at once.
+    pub max_sessions: Option<u32>,
+}
 
 pub(super) fn pool(
     name: &str,
     section: &Section<PoolShape>,
+    checks: &Checks,
     agents: &mut Agents<'_>,
     reading: &mut Reading<'_>,
 ) -> Pool {
@@ -36,16 +48,19 @@ pub(super) fn pool(
         [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
     let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
+    let check = checks.of_pool(shape.check.as_ref(), version, reading);
     let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
     Pool {
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
-        check: Arc::new(checks::check(shape.check.as_ref(), version, reading)),
-        connect: connect(shape.connect.as_ref(), reading),
-        timeouts: timeouts(shape.timeouts.as_ref(), reading),
+        conduct: conduct::conduct(shape, check.fall, reading),
+        check,
+        agent: checks::adviser(shape.agent.as_ref(), reading),
+        connect: connect::connect(shape.connect.as_ref(), reading),
+        timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
+        replay: connect::replay(shape, reading),
         closing: closing::closing(shape, reading),
-        replay: replay(shape, reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
         sources: sources(shape.source.as_ref(), reading),
         send_proxy,
@@ -125,11 +140,23 @@ fn static_backend(entry: &BackendEntry, reading: &mut Reading<'_>) -> Option<(St
     // Before the address, so that all that is wrong with the entry is said at once.
     let weight = reading.number("weight", &shape.weight, 0..=65_535).unwrap_or(1);
     let id = reading.parsed("id", &shape.id, plain);
+    let priority = priority(shape, reading);
+    let max_sessions = reading.number("max_sessions", &shape.max_sessions, 1..=i64::from(u32::MAX));
     let key = if written.span() == *span { "backends" } else { "address" };
     let parse = |text: &str| Ok((text.to_owned(), address::backend(text)?));
     let (text, address) = reading.parsed_item(key, written, parse)?;
     let id_span = shape.id.as_ref().map_or_else(|| written.span(), Spanned::span);
-    Some((StaticBackend { id: id.unwrap_or(text), address, weight }, id_span))
+    Some((StaticBackend { id: id.unwrap_or(text), address, weight, priority, max_sessions }, id_span))
+}
+
+/// `priority`, or the short form `backup = true` of its most usual value.
+fn priority(shape: &BackendShape, reading: &mut Reading<'_>) -> u8 {
+    if let (Some(backup), Some(_)) = (&shape.backup, &shape.priority) {
+        let hint = "keep one of the two; `backup = true` is `priority = 1`";
+        reading.fault(backup.span(), "`backup` next to `priority`", hint);
+    }
+    let backup = shape.backup.as_ref().is_some_and(|backup| *backup.get_ref());
+    reading.number("priority", &shape.priority, 0..=TIERS as i64 - 1).unwrap_or_else(|| u8::from(backup))
 }
 
 fn consul_source(
@@ -156,52 +183,6 @@ fn consul_source(
         filter: reading.parsed("filter", &shape.filter, plain),
         warning: reading.word("warning", &shape.warning, &warnings, Warning::Serve),
         consistency: reading.word("consistency", &shape.consistency, &consistencies, Consistency::Default),
-    }
-}
-
-fn connect(section: Option<&Section<ConnectShape>>, reading: &mut Reading<'_>) -> Connect {
-    let default = ConnectShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    Connect {
-        timeout: reading.duration("timeout", &shape.timeout, Zero::Refused).unwrap_or(Duration::from_secs(1)),
-        attempts: reading.number("attempts", &shape.attempts, 1..=1000).unwrap_or(3),
-        deadline: reading.duration("deadline", &shape.deadline, Zero::Refused).unwrap_or(Duration::from_secs(5)),
-        retry_delay: reading
-            .duration("retry_delay", &shape.retry_delay, Zero::Allowed)
-            .unwrap_or(Duration::from_millis(200)),
-        retry_budget: reading.number("retry_budget", &shape.retry_budget, 0..=MOST_RETRIES).unwrap_or(100),
-        hedge: Some(reading.duration("hedge", &shape.hedge, Zero::Allowed).unwrap_or(DEFAULT_HEDGE))
-            .filter(|hedge| !hedge.is_zero()),
-    }
-}
-
-fn timeouts(section: Option<&Section<TimeoutsShape>>, reading: &mut Reading<'_>) -> Timeouts {
-    let default = TimeoutsShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    let idle = reading.duration("idle", &shape.idle, Zero::Allowed).unwrap_or(DEFAULT_IDLE);
-    Timeouts {
-        idle: Some(idle).filter(|idle| !idle.is_zero()),
-        half_close: reading.duration("half_close", &shape.half_close, Zero::Refused),
-        first_byte: reading.duration("first_byte", &shape.first_byte, Zero::Allowed).filter(|limit| !limit.is_zero()),
-    }
-}
-
-/// `replay` and `replay_buffer`.
-fn replay(shape: &PoolShape, reading: &mut Reading<'_>) -> Option<usize> {
-    let is_on = reading.word("replay", &shape.replay, &[("off", false), ("until_response", true)], false);
-    let buffer = reading.parsed("replay_buffer", &shape.replay_buffer, replay_buffer);
-    if let (Some(written), false) = (&shape.replay_buffer, is_on) {
-        let hint = "add replay = \"until_response\", or leave it out";
-        reading.fault(written.span(), "`replay_buffer` without `replay`: nothing is kept", hint);
-    }
-    is_on.then(|| buffer.unwrap_or(DEFAULT_REPLAY_BUFFER))
-}
-
-/// Every session that waits for its answer may hold as much.
-fn replay_buffer(text: &str) -> Result<usize, Complaint> {
-    match usize::try_from(size::parse(text)?) {
-        Ok(bytes) if (1_024..=16 << 20).contains(&bytes) => Ok(bytes),
-        _ => Err(Complaint::new("out of range", "write a size from \"1KiB\" to \"16MiB\"")),
     }
 }
 

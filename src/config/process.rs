@@ -1,18 +1,8 @@
 //! What belongs to the process and to no listener and no pool. As [`super::model`], of which it is a part.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
-
-/// `[admin]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Admin {
-    /// `None` = written as `bind = "off"`.
-    pub bind: Option<SocketAddr>,
-    /// How many backends get histograms of their own in `/metrics`; pools always have theirs.
-    pub backend_histograms: usize,
-}
 
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -5,13 +5,14 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    BackendEntry, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings, SwitchOrText, Text,
-    Time,
+    BackendEntry, CheckEntry, Decimal, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings,
+    SwitchOrText, Text, Time,
 };
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct FileShape {
+    pub(super) state_dir: Text,
     pub(super) workers: Number,
     pub(super) max_connections: Number,
     pub(super) admin: Option<Section<AdminShape>>,
@@ -21,12 +22,19 @@ pub(super) struct FileShape {
     pub(super) reload: Option<Section<ReloadShape>>,
     pub(super) listeners: Option<Named<ListenerShape>>,
     pub(super) pools: Option<Named<PoolShape>>,
+    pub(super) checks: Option<Named<CheckShape>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AdminShape {
     pub(super) bind: Text,
+    pub(super) socket: Text,
+    pub(super) hosts: Option<Strings>,
+    pub(super) read_token: Text,
+    pub(super) read_token_file: Text,
+    pub(super) admin_token: Text,
+    pub(super) admin_token_file: Text,
     pub(super) backend_histograms: Number,
 }
 
@@ -86,7 +94,8 @@ pub(super) struct PoolShape {
     pub(super) balance: Text,
     pub(super) backends: Option<Spanned<Vec<BackendEntry>>>,
     pub(super) consul: Option<Section<ConsulShape>>,
-    pub(super) check: Option<Section<CheckShape>>,
+    pub(super) check: Option<CheckEntry>,
+    pub(super) agent: Option<Section<AdviserShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
     pub(super) replay: Text,
@@ -105,6 +114,35 @@ pub(super) struct PoolShape {
     pub(super) max_lifetime_jitter: Number,
     pub(super) when_all_down: Text,
     pub(super) required: Option<bool>,
+    pub(super) outliers: Option<Section<OutliersShape>>,
+    pub(super) damping: Option<Section<DampingShape>>,
+    pub(super) slow_start: Time,
+    pub(super) overprovisioning: Decimal,
+    pub(super) panic_threshold: Number,
+    pub(super) backend_max_sessions: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OutliersShape {
+    pub(super) mode: Text,
+    pub(super) consecutive: Number,
+    pub(super) percentage: Number,
+    pub(super) minimum_volume: Number,
+    pub(super) window: Time,
+    pub(super) ejection: Time,
+    pub(super) max_ejection: Time,
+    pub(super) max_ejected: Number,
+    pub(super) trial: Time,
+    pub(super) early_ends: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DampingShape {
+    pub(super) window: Time,
+    pub(super) stay_up: Time,
+    pub(super) max_stay_up: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -119,6 +157,9 @@ pub(super) struct BackendShape {
     pub(super) address: Text,
     pub(super) id: Text,
     pub(super) weight: Number,
+    pub(super) priority: Number,
+    pub(super) backup: Option<Spanned<bool>>,
+    pub(super) max_sessions: Number,
 }
 
 /// `flatten` would lose both spans and the check for unknown keys, so the agent's keys stand here again.
@@ -156,6 +197,30 @@ pub(super) struct CheckShape {
     pub(super) body_regex: Text,
     pub(super) steps: Option<Spanned<Vec<Section<StepShape>>>>,
     pub(super) send_proxy: Option<Spanned<SwitchOrText>>,
+    pub(super) tls: Option<Spanned<bool>>,
+    pub(super) server_name: Text,
+    pub(super) verify: Option<Spanned<bool>>,
+    pub(super) ca_file: Text,
+    pub(super) expires_within: Time,
+    pub(super) role: Text,
+    pub(super) username: Text,
+    pub(super) password: Text,
+    pub(super) password_file: Text,
+    pub(super) user: Text,
+    pub(super) database: Text,
+    pub(super) service: Text,
+    pub(super) send: Text,
+    pub(super) command: Option<Strings>,
+}
+
+/// `agent = { … }` of a pool.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AdviserShape {
+    pub(super) port: Number,
+    pub(super) interval: Time,
+    pub(super) timeout: Time,
+    pub(super) send: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

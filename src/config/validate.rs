@@ -8,11 +8,12 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::agents::Agents;
+use super::checks::Checks;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::nearest::{nearest, suggest};
 use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ReloadShape, ShutdownShape};
 use super::values::{Number, Section};
-use super::{Admin, Config, Listener, Log, LogFormat, Pool, Reload, Shutdown, address, header, pools, sockets};
+use super::{Admin, Config, Listener, Log, LogFormat, Pool, Reload, Shutdown, access, address, header, pools, sockets};
 
 const LONGEST_NAME: usize = 64;
 const SMALLEST_FILE: &str = r#"the smallest useful file is
@@ -26,10 +27,14 @@ const SMALLEST_FILE: &str = r#"the smallest useful file is
 
 pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
     let mut agents = Agents::new(shape.consul.as_ref().map(|section| &section.shape), reading);
+    for (name, _) in shape.checks.iter().flat_map(|checks| &checks.shape) {
+        check_name("check", name, reading);
+    }
+    let checks = Checks::new(shape.checks.as_ref(), reading);
     let mut all_pools = Vec::new();
     for (name, section) in shape.pools.iter().flat_map(|pools| &pools.shape) {
         check_name("pool", name, reading);
-        all_pools.push(pools::pool(name.get_ref(), section, &mut agents, reading));
+        all_pools.push(pools::pool(name.get_ref(), section, &checks, &mut agents, reading));
     }
 
     let mut bound = Bound::default();
@@ -48,6 +53,7 @@ pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
     }
 
     Config {
+        state_dir: reading.parsed("state_dir", &shape.state_dir, access::path),
         workers: reading.number("workers", &shape.workers, 0..=1024).filter(|workers| *workers > 0),
         max_connections: max_connections(&shape.max_connections, reading),
         admin,
@@ -111,7 +117,24 @@ fn admin(section: Option<&Section<AdminShape>>, bound: &mut Bound, reading: &mut
         bound.0.push((address, "[admin] by default".to_owned()));
     }
     let histograms = reading.number("backend_histograms", &shape.backend_histograms, 0..=1_000_000);
-    Admin { bind, backend_histograms: histograms.unwrap_or(1000) }
+    Admin {
+        bind,
+        socket: reading.parsed("socket", &shape.socket, access::socket),
+        hosts: access::hosts(shape.hosts.as_ref(), reading),
+        read_token: access::token(
+            ["read_token", "read_token_file"],
+            &shape.read_token,
+            &shape.read_token_file,
+            reading,
+        ),
+        admin_token: access::token(
+            ["admin_token", "admin_token_file"],
+            &shape.admin_token,
+            &shape.admin_token_file,
+            reading,
+        ),
+        backend_histograms: histograms.unwrap_or(1000),
+    }
 }
 
 fn log(section: Option<&Section<LogShape>>, reading: &mut Reading<'_>) -> Log {
@@ -127,7 +150,7 @@ fn log(section: Option<&Section<LogShape>>, reading: &mut Reading<'_>) -> Log {
 
 /// The part of `tracing-subscriber`'s directives without spans and fields: `info,evenkeel::probe=debug`.
 /// A word alone that is no level would be taken for a target there, and silence all the others.
-fn log_level(text: &str) -> Result<String, Complaint> {
+pub(super) fn log_level(text: &str) -> Result<String, Complaint> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     for directive in text.split(',') {
         let (target, level) = match directive.split_once('=') {

@@ -10,10 +10,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
-use super::shape::{BackendShape, KeepaliveShape, PolicyShape, SendProxyShape};
+use super::shape::{BackendShape, CheckShape, KeepaliveShape, PolicyShape, SendProxyShape};
 
 pub(super) type Text = Option<Spanned<String>>;
 pub(super) type Number = Option<Spanned<i64>>;
+pub(super) type Decimal = Option<Spanned<f64>>;
 pub(super) type Time = Option<Spanned<DurationText>>;
 
 /// Tables by name.
@@ -304,6 +305,53 @@ impl<'de> Visitor<'de> for PolicyVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StringOrPolicy, A::Error> {
         PolicyShape::deserialize(MapAccessDeserializer::new(map)).map(StringOrPolicy::Table)
+    }
+}
+
+/// `check = "name" | { kind = … }`
+#[derive(Debug)]
+pub(super) enum CheckEntry {
+    Named(Spanned<String>),
+    Table(Box<Section<CheckShape>>),
+}
+
+impl<'de> Deserialize<'de> for CheckEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Spanned::<NameOrCheck>::deserialize(deserializer)?;
+        let span = written.span();
+        Ok(match written.into_inner() {
+            NameOrCheck::Name(name) => Self::Named(Spanned::new(span, name)),
+            NameOrCheck::Check(shape) => Self::Table(Box::new(Section { span, shape: *shape })),
+        })
+    }
+}
+
+enum NameOrCheck {
+    Name(String),
+    Check(Box<CheckShape>),
+}
+
+impl<'de> Deserialize<'de> for NameOrCheck {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(CheckVisitor)
+    }
+}
+
+struct CheckVisitor;
+
+impl<'de> Visitor<'de> for CheckVisitor {
+    type Value = NameOrCheck;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string (the name of a check) or a table { kind = \"tcp\" }")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<NameOrCheck, E> {
+        Ok(NameOrCheck::Name(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<NameOrCheck, A::Error> {
+        CheckShape::deserialize(MapAccessDeserializer::new(map)).map(|shape| NameOrCheck::Check(Box::new(shape)))
     }
 }
 

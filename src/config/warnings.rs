@@ -17,7 +17,7 @@ impl Config {
     /// One line each, beginning with the place: what is legal but risky.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
-        if let Some(bind) = self.admin.bind.filter(|bind| !bind.ip().is_loopback()) {
+        if let Some(bind) = self.admin.bind.filter(|bind| !bind.ip().is_loopback() && self.admin.read_token.is_none()) {
             warnings.push(format!("[admin]: bind {bind} lets other machines in, and it asks for no password"));
         }
         if self.shutdown.timeout.is_zero() {
@@ -66,6 +66,18 @@ impl Config {
         if pool.connect.deadline < pool.connect.timeout {
             let (deadline, timeout) = (written(pool.connect.deadline), written(pool.connect.timeout));
             warnings.push(format!("connect.deadline {deadline} ends an attempt before its timeout {timeout}"));
+        }
+        if let Some(hedge) = pool.connect.hedge.filter(|hedge| *hedge != super::connect::DEFAULT_HEDGE)
+            && hedge >= pool.connect.timeout
+        {
+            let (hedge, timeout) = (written(hedge), written(pool.connect.timeout));
+            warnings.push(format!("connect.hedge {hedge} is never reached, an attempt ends after {timeout}"));
+        }
+        if pool.replay.is_some() {
+            warnings.push("replay \"until_response\": a request may run twice, on two backends".to_owned());
+            if pool.timeouts.first_byte.is_none() {
+                warnings.push("replay without timeouts.first_byte: a backend that hangs is waited for".to_owned());
+            }
         }
         if pool.when_all_down == WhenAllDown::Any && pool.check.kind != CheckKind::None {
             warnings.push(

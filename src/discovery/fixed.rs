@@ -21,6 +21,8 @@ pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Resul
             host: backend.address.host.clone(),
             port: backend.address.port,
             weight: backend.weight,
+            priority: backend.priority,
+            max_sessions: backend.max_sessions,
             registry: Registry::Passing,
             note: None,
         })

@@ -14,6 +14,8 @@ pub(super) struct Instance {
     pub(super) host: Host,
     pub(super) port: u16,
     pub(super) weight: u16,
+    pub(super) priority: u8,
+    pub(super) max_sessions: Option<u32>,
     pub(super) registry: Registry,
     pub(super) note: Option<Arc<str>>,
 }
@@ -58,6 +60,8 @@ impl Instance {
             id: Arc::clone(&self.id),
             address: SocketAddr::new(ip, self.port),
             weight: self.weight,
+            priority: self.priority,
+            max_sessions: self.max_sessions,
             registry: self.registry,
             note: self.note.clone(),
         }
@@ -82,6 +86,8 @@ mod tests {
             host: Host::Name(name.to_owned()),
             port: 80,
             weight: 1,
+            priority: 0,
+            max_sessions: None,
             registry: Registry::Passing,
             note: None,
         }

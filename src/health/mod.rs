@@ -1,7 +1,15 @@
-//! PURE. State machines fed with results and told the time: rise and fall of active probes, and the result they eat.
+//! PURE. State machines fed with results and told the time: rise and fall of active probes, outliers, flap damping, slow
+//! start, and what they eat.
 
+mod damping;
+mod evidence;
+mod outlier;
 mod result;
 mod rise_fall;
+pub mod slow_start;
 
-pub use result::{Advice, ProbeResult, Report, Wish, escaped};
+pub use damping::Damping;
+pub use evidence::{Evidence, Failing, Tally};
+pub use outlier::{Ejection, Outlier, Release, most_ejected};
+pub use result::{Advice, Certificate, ProbeResult, Report, Wish, escaped};
 pub use rise_fall::{Flip, ProbeState, RiseFall};

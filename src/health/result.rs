@@ -12,7 +12,7 @@ const KEPT: usize = 120;
 /// One finished probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeResult {
-    /// `tcp`, `http`, `script`.
+    /// As in the configuration: `tcp`, `http`, `redis`.
     pub kind: &'static str,
     /// Whether it counts as a pass.
     pub passed: bool,
@@ -28,6 +28,29 @@ pub struct ProbeResult {
     pub got: String,
     /// What the backend asks of its balancer besides (kind `agent`).
     pub advice: Option<Advice>,
+    /// What the backend showed of itself in a TLS handshake.
+    pub certificate: Option<Certificate>,
+}
+
+/// A certificate as an operator has to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The end of its validity.
+    pub not_after: SystemTime,
+    /// Whether that is nearer than the check's `expires_within`.
+    pub expires_soon: bool,
+}
+
+impl fmt::Display for Certificate {
+    /// `certificate valid for 13 days`, `certificate expired 2 days ago`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY: u64 = 24 * 3600;
+        match self.not_after.duration_since(SystemTime::now()) {
+            Ok(left) if left.as_secs() < DAY => write!(f, "certificate valid for {} hours", left.as_secs() / 3600),
+            Ok(left) => write!(f, "certificate valid for {} days", left.as_secs() / DAY),
+            Err(past) => write!(f, "certificate expired {} days ago", past.duration().as_secs() / DAY),
+        }
+    }
 }
 
 /// What a backend's agent asks for. It holds until the next probe says otherwise.
@@ -51,6 +74,39 @@ pub enum Wish {
     Drain,
     /// It is being worked on.
     Maintenance,
+    /// It does not serve, whatever probes find.
+    Down,
+}
+
+impl fmt::Display for Advice {
+    /// `ready`, `drain, weight 30%, at most 20 sessions`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.wish {
+            Wish::Ready => "ready",
+            Wish::Drain => "drain",
+            Wish::Maintenance => "maintenance",
+            Wish::Down => "down",
+        })?;
+        if let Some(weight) = self.weight {
+            write!(f, ", weight {weight}%")?;
+        }
+        if let Some(most) = self.max_sessions {
+            write!(f, ", at most {most} sessions")?;
+        }
+        Ok(())
+    }
+}
+
+impl Wish {
+    /// The word for it in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Drain => "drain",
+            Self::Maintenance => "maintenance",
+            Self::Down => "down",
+        }
+    }
 }
 
 impl fmt::Display for ProbeResult {

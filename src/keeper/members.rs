@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
+use fastrand::Rng;
 use tracing::{debug, info, warn};
 
+use super::member::Member;
 use super::reason::Cause;
-use super::{Probed, Watch};
-use crate::config::{Check, CheckKind, WhenAllDown};
+use super::{Probed, Watch, together};
 use crate::endpoint::{Endpoint, Registry, Update};
-use crate::health::{ProbeState, Report};
-use crate::pool::{Backend, Evidence, Pool, View};
-use crate::standing::{Facts, Guard, Operator, Passive, Standing};
+use crate::health::{Advice, Damping, Outlier, ProbeState, Release, slow_start};
+use crate::operator::Ledger;
+use crate::pace::Pace;
+use crate::pool::Pool;
+use crate::standing::{Guard, Standing};
 
 /// How long an identity is remembered after it left: a restarted instance finds its counters.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -24,51 +27,65 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 /// How long an identity with sessions is left alone before it is looked at again.
 const LOOKED_AT_AGAIN: Duration = Duration::from_secs(10);
 
-/// How long an ejection lasts where no probe can end it.
-const EJECTED_FOR: Duration = Duration::from_secs(10);
+/// Between log lines on outliers that are left in.
+const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub(super) struct Members {
-    pool: Arc<Pool>,
+    pub(super) pool: Arc<Pool>,
     watch: Watch,
-    members: BTreeMap<Arc<str>, Member>,
+    /// What operators want.
+    pub(super) ledger: Ledger,
+    pub(super) members: BTreeMap<Arc<str>, Member>,
     /// When to look at whom; entries may be out of date, a look is harmless.
-    deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
-    heard: bool,
-    all_down: bool,
-}
-
-pub(super) struct Member {
-    pub(super) backend: Arc<Backend>,
-    pub(super) endpoint: Endpoint,
-    pub(super) facts: Facts,
-    pub(super) ejected_because: String,
-    /// What the reason in its view explains; `None` = nothing yet.
-    cause: Option<Cause>,
-    since: SystemTime,
-    held_until: Option<Instant>,
-    forget_at: Option<Instant>,
-    /// Ends the probe when dropped.
-    probe: Option<Box<dyn Send>>,
-    /// The check is new, and the state is still the old one's.
-    inherited: bool,
+    pub(super) deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
+    pub(super) heard: bool,
+    pub(super) all_down: bool,
+    pub(super) panicking: bool,
+    /// Members that are ejected.
+    pub(super) ejected: usize,
+    /// When the oldest of those that are up came up; `None` = to be looked up.
+    pub(super) oldest: Option<Instant>,
+    /// When shares that grow are looked at again.
+    pub(super) ramp_at: Option<Instant>,
+    pub(super) pace: Pace,
+    pub(super) random: Rng,
 }
 
 impl Members {
-    pub(super) fn new(pool: Arc<Pool>, watch: Watch) -> Self {
-        Self { pool, watch, members: BTreeMap::new(), deadlines: BinaryHeap::new(), heard: false, all_down: false }
+    /// `random` spreads the ends of ejections.
+    pub(super) fn new(pool: Arc<Pool>, watch: Watch, random: Rng) -> Self {
+        let ledger = Ledger::clone(&pool.orders.ledger());
+        Self {
+            pool,
+            watch,
+            ledger,
+            members: BTreeMap::new(),
+            deadlines: BinaryHeap::new(),
+            heard: false,
+            all_down: false,
+            panicking: false,
+            ejected: 0,
+            oldest: None,
+            ramp_at: None,
+            pace: Pace::new(LINE_EVERY),
+            random,
+        }
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.deadlines.peek().map(|Reverse((at, _))| *at)
+        let of_members = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        of_members.into_iter().chain(self.ledger.next_end()).chain(self.ramp_at).min()
     }
 
     /// A whole set: who is not in it has left.
     pub(super) fn update(&mut self, now: Instant, update: Update) {
         let hold_until = update.hold_missing_until.filter(|&until| until > now);
+        let wall = SystemTime::now();
         let mut present = HashSet::with_capacity(update.endpoints.len());
         for endpoint in update.endpoints {
             present.insert(Arc::clone(&endpoint.id));
+            self.ledger.presence(&endpoint.id, true, wall);
             self.arrived(now, endpoint);
         }
         let missing: Vec<_> = self.members.keys().filter(|id| !present.contains(*id)).cloned().collect();
@@ -82,7 +99,7 @@ impl Members {
         }
         self.heard = true;
         self.publish();
-        self.weigh();
+        self.weigh(now);
     }
 
     /// The pool's settings are other ones now. With another way to `watch`, every backend is probed by it, and keeps its
@@ -90,32 +107,19 @@ impl Members {
     pub(super) fn changed(&mut self, now: Instant, watch: Option<Watch>) {
         if let Some(watch) = watch {
             self.watch = watch;
-            let kind = &self.pool.settings().check.kind;
-            let ids: Vec<_> = self.members.keys().cloned().collect();
-            for id in ids {
-                let Some(member) = self.members.get_mut(&id) else { continue };
-                if member.probe.take().is_none() {
-                    continue;
-                }
-                if *kind == CheckKind::None {
-                    member.facts.probe = None;
-                    member.probe = Some(Box::new(()));
-                    if let Passive::Ejected { until: until @ None } = &mut member.facts.passive {
-                        // No probe will end it.
-                        *until = Some(now + EJECTED_FOR);
-                        self.deadlines.push(Reverse((now + EJECTED_FOR, Arc::clone(&id))));
-                    }
-                } else {
-                    member.inherited = member.facts.probe != Some(ProbeState::Unproven);
-                    member.facts.probe = Some(member.facts.probe.unwrap_or(ProbeState::Up));
-                    member.probe = Some((self.watch)(&id, member.endpoint.address));
-                }
-                self.settle(&id);
+            for member in self.members.values_mut().filter(|member| member.probe.is_some()) {
+                member.probe = None;
+                member.go_on_with(&self.pool, &self.watch);
             }
         }
-        // `when_all_down` may be another one.
+        // What the policies make of each of them may be another thing.
+        let ids: Vec<_> = self.members.keys().cloned().collect();
+        for id in ids {
+            self.settle(now, &id);
+            self.look_at_ejection(now, &id);
+        }
         self.pool.set_all_down(self.all_down);
-        self.weigh();
+        self.weigh(now);
     }
 
     /// A probe finished.
@@ -125,50 +129,46 @@ impl Members {
             return;
         }
         self.pool.probe_time.observe(probed.report.result.duration);
-        let passed = probed.report.result.passed;
         let before = member.facts;
-        let check = Arc::clone(&self.pool.settings().check);
-        member.take_state(&check, &probed.report);
-        member.backend.keep_report(Some(probed.report));
-        if passed && member.facts.passive != Passive::Ok {
-            member.facts.passive = Passive::Ok;
-            member.backend.clear_failures();
+        let settings = self.pool.settings();
+        member.take_state(&settings.check, &probed.report);
+        let acquitted = member.is_acquitted_by(&settings.check, now, &probed);
+        let result = &probed.report.result;
+        let advised = result.advice.filter(|_| result.kind == "agent");
+        // Whatever it was, it is over: worth a look at what else was wrong.
+        if before.probe == Some(ProbeState::Down) && member.facts.probe == Some(ProbeState::Up) {
+            member.outlier.hurry(now);
         }
+        member.backend.keep_report(Some(probed.report));
         if member.facts.guard == Guard::Held && member.facts.probe != Some(ProbeState::Up) {
             self.leave(now, &probed.id);
         } else if member.facts != before {
-            self.settle(&probed.id);
+            self.settle(now, &probed.id);
         }
-        self.weigh();
+        if acquitted {
+            self.release(now, &probed.id, Release::Probe);
+        }
+        if let Some(advice) = advised {
+            self.advise(now, &probed.id, probed.address, advice);
+        }
+        self.weigh(now);
     }
 
-    /// A session could not connect.
-    pub(super) fn evidence(&mut self, now: Instant, evidence: &Evidence) {
-        let check = Arc::clone(&self.pool.settings().check);
-        let id = &evidence.backend.id;
+    /// A backend's agent asks for something; it holds until it asks for something else, or its address changes.
+    pub(super) fn advise(&mut self, now: Instant, id: &Arc<str>, address: SocketAddr, advice: Advice) {
         let Some(member) = self.members.get_mut(id) else { return };
-        let stale = member.endpoint.address != evidence.address || !Arc::ptr_eq(&member.backend, &evidence.backend);
-        // The streak may have been broken since: a success counts more than old news.
-        let in_a_row = evidence.in_a_row.min(member.backend.failures_in_a_row());
-        if stale || in_a_row < check.fall || member.facts.passive != Passive::Ok {
+        if member.endpoint.address != address || member.probe.is_none() || member.advice == Some(advice) {
             return;
         }
-        let until = match check.kind {
-            CheckKind::None => Some(now + EJECTED_FOR),
-            _ => None,
-        };
-        member.facts.passive = Passive::Ejected { until };
-        member.ejected_because =
-            format!("{in_a_row} connects by sessions failed in a row, the last one: {}", evidence.reason.name());
-        if let Some(until) = until {
-            self.deadlines.push(Reverse((until, Arc::clone(id))));
-        }
-        self.settle(id);
-        self.weigh();
+        member.take_advice(Some(advice));
+        info!(pool = %self.pool.name, backend = %id, %address, "its agent says: {advice}");
+        self.settle(now, id);
+        self.weigh(now);
     }
 
     /// Looks at everybody whose time has come.
     pub(super) fn tick(&mut self, now: Instant) {
+        self.end_orders(now);
         let mut forgotten = false;
         while let Some(Reverse((at, _))) = self.deadlines.peek() {
             if *at > now {
@@ -180,7 +180,8 @@ impl Members {
         if forgotten {
             self.publish();
         }
-        self.weigh();
+        self.ramp(now);
+        self.weigh(now);
     }
 
     /// Returns whether it was forgotten.
@@ -196,24 +197,22 @@ impl Members {
             self.deadlines.push(Reverse((again, Arc::clone(id))));
             return false;
         }
-        if let Passive::Ejected { until: Some(until) } = member.facts.passive
-            && until <= now
-        {
-            member.facts.passive = Passive::Ok;
-            member.backend.clear_failures();
-            self.settle(id);
-            return false;
-        }
         if member.held_until.is_some_and(|until| until <= now) {
             self.leave(now, id);
+            return false;
         }
+        if member.damping.until().is_some_and(|until| until <= now) {
+            member.damping.lift();
+            self.settle(now, id);
+        }
+        self.look_at_ejection(now, id);
         false
     }
 
-    fn arrived(&mut self, _now: Instant, endpoint: Endpoint) {
+    fn arrived(&mut self, now: Instant, endpoint: Endpoint) {
         let id = Arc::clone(&endpoint.id);
         let Some(member) = self.members.get_mut(&id) else {
-            self.add(endpoint);
+            self.add(now, endpoint);
             return;
         };
         let moved = member.endpoint.address != endpoint.address;
@@ -223,52 +222,26 @@ impl Members {
         }
         let address = endpoint.address;
         member.facts.registry = endpoint.registry;
-        member.facts.guard = Guard::None;
         member.held_until = None;
         member.forget_at = None;
         member.endpoint = endpoint;
         if moved || member.probe.is_none() {
+            self.ejected -= usize::from(member.outlier.ejection().is_some());
             member.begin_again(&self.pool, &self.watch, address);
         }
-        self.settle(&id);
+        if moved {
+            member.damping = Damping::new();
+        }
+        self.settle(now, &id);
     }
 
-    fn add(&mut self, endpoint: Endpoint) {
-        let facts = Facts {
-            operator: Operator::Ready,
-            registry: endpoint.registry,
-            probe: None,
-            passive: Passive::Ok,
-            guard: Guard::None,
-        };
-        let since = SystemTime::now();
-        // In nobody's way until its facts are complete, just below.
-        let view = View {
-            address: endpoint.address,
-            weight: endpoint.weight,
-            facts,
-            standing: Standing::Unproven,
-            reason: "new".into(),
-            since,
-        };
-        let backend = self.pool.add(&endpoint.id, view);
+    fn add(&mut self, now: Instant, endpoint: Endpoint) {
         let (id, address) = (Arc::clone(&endpoint.id), endpoint.address);
         debug!(pool = %self.pool.name, backend = %id, %address, weight = endpoint.weight, "added");
-        let mut member = Member {
-            backend,
-            endpoint,
-            facts,
-            ejected_because: String::new(),
-            cause: None,
-            since,
-            held_until: None,
-            forget_at: None,
-            probe: None,
-            inherited: false,
-        };
+        let mut member = Member::new(&self.pool, endpoint);
         member.begin_again(&self.pool, &self.watch, address);
         self.members.insert(Arc::clone(&id), member);
-        self.settle(&id);
+        self.settle(now, &id);
     }
 
     /// Not in the newest set. Returns whether it is held from now on.
@@ -287,32 +260,73 @@ impl Members {
             return false;
         }
         member.facts.registry = Registry::Absent;
-        member.facts.guard = Guard::Held;
         debug!(pool = %self.pool.name, backend = %id, address = %member.endpoint.address, "held");
-        self.settle(id);
+        self.settle(now, id);
         true
     }
 
     fn leave(&mut self, now: Instant, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };
+        self.ejected -= usize::from(member.outlier.ejection().is_some());
+        self.ledger.presence(id, false, SystemTime::now());
         member.facts.registry = Registry::Absent;
-        member.facts.guard = Guard::None;
-        member.facts.passive = Passive::Ok;
+        member.outlier = Outlier::new();
         member.held_until = None;
         member.probe = None;
         let forget_at = now + REMEMBERED;
         member.forget_at = Some(forget_at);
         self.deadlines.push(Reverse((forget_at, Arc::clone(id))));
-        self.settle(id);
+        self.settle(now, id);
     }
 
     /// The facts of a member may have changed: computes its standing, tells the pool, logs a change.
-    fn settle(&mut self, id: &Arc<str>) {
+    pub(super) fn settle(&mut self, now: Instant, id: &Arc<str>) {
+        let oldest = self.oldest_up();
         let Some(member) = self.members.get_mut(id) else { return };
+        let settings = self.pool.settings();
+        let conduct = &settings.conduct;
+        member.facts.operator = self.ledger.fact(id);
+        member.weight = self.ledger.weight(id).map_or(member.endpoint.weight, |order| order.value);
         let before = member.backend.view();
+        member.facts.passive = member.passive(&settings.check);
+        if let Some(up) = member.facts.is_sound().filter(|_| member.facts.registry != Registry::Absent) {
+            let flaps = member.damping.flaps();
+            member.damping.record(&conduct.damping, now, up);
+            if member.damping.flaps() > flaps {
+                debug!(pool = %self.pool.name, backend = %id, flaps = member.damping.flaps(), "flapped");
+            }
+        }
+        member.facts.guard = member.guard();
+        if member.facts.standing() == Standing::Damped && before.standing != Standing::Damped {
+            let others = self.pool.counts().up - usize::from(member.backend.wants_sessions());
+            if others == 0 {
+                member.damping.lift();
+                member.facts.guard = member.guard();
+            }
+        }
         let standing = member.facts.standing();
-        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref());
-        let reason = if member.cause.as_ref() == Some(&cause) {
+        if standing == Standing::Damped
+            && before.standing != Standing::Damped
+            && let Some(until) = member.damping.until()
+        {
+            self.deadlines.push(Reverse((until, Arc::clone(id))));
+        }
+        match (standing, member.up_since) {
+            (Standing::Up, None) => member.up_since = Some(now),
+            (Standing::Up, Some(_)) => {}
+            (_, since) => {
+                member.up_since = None;
+                if since.is_some() && since == oldest {
+                    self.oldest = None;
+                }
+            }
+        }
+        member.ramp = together::grown(conduct, now, member.up_since, oldest);
+        if member.ramp < slow_start::FULL && self.ramp_at.is_none() {
+            self.ramp_at = Some(now + together::step(conduct));
+        }
+        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref(), || self.ledger.explained(id));
+        let reason = if member.cause.as_ref() == Some(&cause) && cause != Cause::Ejected {
             Arc::clone(&before.reason)
         } else {
             cause.explained(member).into()
@@ -326,71 +340,14 @@ impl Members {
                 from = before.standing.name(), "{}: {reason}", standing.name()
             );
         }
-        let view = View {
-            address: member.endpoint.address,
-            weight: member.endpoint.weight,
-            facts: member.facts,
-            standing,
-            reason,
-            since: member.since,
-        };
+        let view = member.view(now, conduct, standing, reason);
         self.pool.place(&member.backend, view);
+        if standing == Standing::Ejected && before.standing != Standing::Ejected {
+            self.look_at_ejection(now, id);
+        }
     }
 
     fn publish(&self) {
         self.pool.publish(self.members.values().map(|member| Arc::clone(&member.backend)).collect());
-    }
-
-    /// What follows from all members together: is the pool settled, is nothing up.
-    fn weigh(&mut self) {
-        if !self.heard {
-            return;
-        }
-        let counts = self.pool.counts();
-        if counts.unproven == 0 && self.pool.settle() {
-            info!(pool = %self.pool.name, backends = counts.members, up = counts.up, "settled: every backend is probed");
-        }
-        // Entered only when all are proven, left only when one is up: a newcomer that is not yet probed is neither.
-        let all_down = counts.up == 0 && (self.all_down || counts.unproven == 0);
-        if all_down == self.all_down {
-            return;
-        }
-        self.all_down = all_down;
-        self.pool.set_all_down(all_down);
-        let any = self.pool.settings().when_all_down == WhenAllDown::Any;
-        let pool = &self.pool.name;
-        match (all_down, any) {
-            (true, true) => warn!(%pool, backends = counts.members, "no backend is up: sessions may try any of them"),
-            (true, false) => warn!(%pool, backends = counts.members, "no backend is up: new sessions are refused"),
-            (false, _) => info!(%pool, up = counts.up, "a backend is up again"),
-        }
-    }
-}
-
-impl Member {
-    /// What a probe says counts, unless it is the first word of a new check against what the old one had found out.
-    fn take_state(&mut self, check: &Check, report: &Report) {
-        let enough = if report.result.passed { check.rise } else { check.fall };
-        if self.inherited && self.facts.probe != Some(report.state) && report.streak < enough {
-            return;
-        }
-        self.inherited = false;
-        self.facts.probe = Some(report.state);
-    }
-
-    /// A new address, or back after it had left: health starts from nothing.
-    fn begin_again(&mut self, pool: &Pool, watch: &Watch, address: SocketAddr) {
-        self.facts.passive = Passive::Ok;
-        self.backend.clear_failures();
-        self.backend.keep_report(None);
-        self.probe = None;
-        self.inherited = false;
-        if pool.settings().check.kind == CheckKind::None {
-            self.facts.probe = None;
-            self.probe = Some(Box::new(()));
-        } else {
-            self.facts.probe = Some(ProbeState::Unproven);
-            self.probe = Some(watch(&self.endpoint.id, address));
-        }
     }
 }

@@ -1,10 +1,14 @@
 //! Merges what discovery, probes and sessions say about a pool's backends. One task per pool, the only writer of its
 //! membership and facts. The decisions are in `members`, which knows no clock and no channel; this file feeds it.
 
+mod member;
 mod members;
+mod orders;
+mod outliers;
 mod reason;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,8 +18,8 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
-use crate::health::Report;
-use crate::pool::{Evidence, Pool};
+use crate::health::{Advice, Report};
+use crate::pool::{Given, Pool, Testimony};
 use members::Members;
 
 /// Starts the probe of a backend; dropping what it returns ends the interest.
@@ -34,8 +38,19 @@ pub struct Probed {
 
 /// The settings of the pool are other ones than before.
 pub struct Change {
-    /// How to probe from now on, and where reports then come from; `None` = as before.
-    pub probes: Option<(Watch, mpsc::UnboundedReceiver<Probed>)>,
+    /// How to probe from now on, and where reports and advice then come from; `None` = as before.
+    pub probes: Option<(Watch, mpsc::UnboundedReceiver<Probed>, mpsc::UnboundedReceiver<Advised>)>,
+}
+
+/// What a backend's agent asks for.
+#[derive(Clone, Debug)]
+pub struct Advised {
+    /// The backend's identity.
+    pub id: Arc<str>,
+    /// Whose agent was asked; the backend may have another address by now.
+    pub address: SocketAddr,
+    /// Its wishes, all of them.
+    pub advice: Advice,
 }
 
 /// What a keeper listens to.
@@ -45,8 +60,12 @@ pub struct Inputs {
     /// From the probes that it watches. Unbounded, because a lost report could be the one that flips a backend; their
     /// number is bounded by the probes' own pace.
     pub reports: mpsc::UnboundedReceiver<Probed>,
+    /// From the agents that it watches. Unbounded for the same reason.
+    pub advice: mpsc::UnboundedReceiver<Advised>,
     /// From sessions.
-    pub evidence: mpsc::Receiver<Evidence>,
+    pub evidence: mpsc::Receiver<Testimony>,
+    /// From operators.
+    pub commands: mpsc::Receiver<Given>,
     /// From whoever changed the pool's settings.
     pub changes: mpsc::UnboundedReceiver<Change>,
 }
@@ -56,21 +75,29 @@ pub struct Inputs {
 /// # Cancel safety
 /// May be dropped at any time: what was applied stays, probes end.
 pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
-    let mut members = Members::new(pool, watch);
+    let mut members = Members::new(pool, watch, fastrand::Rng::new());
     loop {
         let deadline = members.next_deadline();
         tokio::select! {
             Some(Change { probes }) = inputs.changes.recv() => {
-                let watch = probes.map(|(watch, reports)| {
+                let watch = probes.map(|(watch, reports, advice)| {
                     // Reports of the old check that are still on their way say nothing about the new one.
-                    inputs.reports = reports;
+                    (inputs.reports, inputs.advice) = (reports, advice);
                     watch
                 });
                 members.changed(Instant::now(), watch);
             }
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
-            Some(evidence) = inputs.evidence.recv() => members.evidence(Instant::now(), &evidence),
+            Some(advised) = inputs.advice.recv() => {
+                members.advise(Instant::now(), &advised.id, advised.address, advised.advice);
+            }
+            Some(testimony) = inputs.evidence.recv() => members.evidence(Instant::now(), &testimony),
+            Some(given) = inputs.commands.recv() => {
+                let result = members.operate(Instant::now(), given.command);
+                // Whoever gave it may have left.
+                let _ = given.done.send(result);
+            }
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {
                 members.tick(Instant::now());
             }

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use super::members::Member;
+use super::member::Member;
 use crate::endpoint::Registry;
-use crate::health::{ProbeState, Report};
-use crate::standing::{Facts, Guard, Standing};
+use crate::health::{ProbeState, Report, Wish};
+use crate::standing::{Facts, Guard, Operator, Standing};
 
 /// What decides the standing: while it is the same, so is the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    Operator,
+    Operator(String),
+    Agent(Wish),
     Removed,
     Maintenance(Option<Arc<str>>),
     Critical(Option<Arc<str>>),
@@ -22,9 +23,10 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>) -> Self {
+    pub(super) fn of(facts: &Facts, note: Option<&Arc<str>>, order: impl FnOnce() -> String) -> Self {
         match facts.standing() {
-            Standing::Disabled | Standing::Draining => Self::Operator,
+            Standing::Draining | Standing::Maintenance | Standing::Down if by_agent(facts) => Self::Agent(facts.agent),
+            Standing::Disabled | Standing::Draining => Self::Operator(order()),
             Standing::Removed => Self::Removed,
             Standing::Maintenance => Self::Maintenance(note.cloned()),
             Standing::Down if facts.registry == Registry::Critical => Self::Critical(note.cloned()),
@@ -38,7 +40,9 @@ impl Cause {
     /// For people.
     pub(super) fn explained(&self, member: &Member) -> String {
         match self {
-            Self::Operator => "by the operator".to_owned(),
+            Self::Operator(order) => order.clone(),
+            Self::Agent(Wish::Down) => "its agent says so".to_owned(),
+            Self::Agent(_) => "its agent asks for it".to_owned(),
             Self::Removed => "no longer in the registry".to_owned(),
             Self::Maintenance(note) => with_note("the registry has it in maintenance", note.as_deref()),
             Self::Critical(note) => with_note("the registry says critical", note.as_deref()),
@@ -48,9 +52,21 @@ impl Cause {
                 member.backend.last_report().map_or_else(|| "no probe has finished yet".to_owned(), |r| judged(&r))
             }
             Self::Ejected => member.ejected_because.clone(),
-            Self::Damped => "it flapped".to_owned(),
+            Self::Damped => {
+                let times = if member.damping.flaps() == 1 {
+                    "once".to_owned()
+                } else {
+                    format!("{} times", member.damping.flaps())
+                };
+                format!("it works again, but flapped {times}: it has to stay up for a while first")
+            }
         }
     }
+}
+
+fn by_agent(facts: &Facts) -> bool {
+    let overruled = matches!(facts.registry, Registry::Maintenance | Registry::Critical);
+    facts.agent != Wish::Ready && facts.operator == Operator::Ready && !overruled
 }
 
 fn judged(report: &Report) -> String {

@@ -1,15 +1,16 @@
 //! One instance that serves: its identity and everything that is kept about it for as long as that lasts.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::Preconnects;
+use super::record::{EarlyEnds, Record};
 use super::stats::{Bytes, Ended, Failures, Sources, Times};
-use crate::health::Report;
+use super::{History, Preconnects};
+use crate::health::{Advice, Report, Tally};
 use crate::standing::{Facts, Standing};
 
 /// See the module. The keeper writes the view and the report, sessions write the counters, everybody reads.
@@ -21,8 +22,9 @@ pub struct Backend {
     pub(super) slot: usize,
     view: ArcSwap<View>,
     last_report: Mutex<Option<Report>>,
-    /// Connects by sessions that failed in a row, by the backend's fault.
-    failures_in_a_row: AtomicU32,
+    pub(super) record: Record,
+    /// Its last changes.
+    pub history: History,
     /// What is counted about its sessions.
     pub stats: BackendStats,
 }
@@ -32,8 +34,15 @@ pub struct Backend {
 pub struct View {
     /// Where new sessions go.
     pub address: SocketAddr,
-    /// Its share.
+    /// Its weight in the registry, or an operator's instead.
     pub weight: u16,
+    /// What it gets of its tier's sessions in relation to the others: the weight after advice and slow start, times
+    /// [`SHARE_OF_WEIGHT`].
+    pub share: u32,
+    /// Its tier.
+    pub priority: u8,
+    /// Sessions at once; `None` = no limit.
+    pub max_sessions: Option<u32>,
     /// By who said them.
     pub facts: Facts,
     /// What they come to.
@@ -42,7 +51,17 @@ pub struct View {
     pub reason: Arc<str>,
     /// When the standing became this one.
     pub since: SystemTime,
+    /// What its agent asked for last.
+    pub advice: Option<Advice>,
+    /// When its ejection ends by itself, and which in a row it is.
+    pub ejected: Option<(SystemTime, u32)>,
+    /// When it counts as up, if it stays up until then.
+    pub damped_until: Option<SystemTime>,
 }
+
+/// The share of a backend of weight 1 that gets all of it: percent of advice times percent of slow start, so that no part
+/// of a weight is lost to rounding.
+pub const SHARE_OF_WEIGHT: u32 = 10_000;
 
 /// Counters that belong to the identity.
 #[derive(Debug)]
@@ -57,6 +76,14 @@ pub struct BackendStats {
     pub failures: Failures,
     /// Sessions by the local address that they dial from.
     pub sources: Sources,
+    /// Sessions that it failed before its first byte.
+    pub early_ends: EarlyEnds,
+    /// Ejections, failed trials included.
+    pub ejections: AtomicU64,
+    /// Trials that went well.
+    pub trials_passed: AtomicU64,
+    /// Trials that failed.
+    pub trials_failed: AtomicU64,
     /// Connections opened ahead of time.
     pub preconnects: Preconnects,
     /// Histograms.
@@ -76,13 +103,18 @@ impl Backend {
             slot,
             view: ArcSwap::from_pointee(view),
             last_report: Mutex::new(None),
-            failures_in_a_row: AtomicU32::new(0),
+            record: Record::default(),
+            history: History::default(),
             stats: BackendStats {
                 ended: Ended::default(),
                 bytes: Bytes::new(workers),
                 connects: AtomicU64::new(0),
                 failures: Failures::default(),
                 sources: Sources::default(),
+                early_ends: EarlyEnds::default(),
+                ejections: AtomicU64::new(0),
+                trials_passed: AtomicU64::new(0),
+                trials_failed: AtomicU64::new(0),
                 preconnects: Preconnects::default(),
                 times: Times::default(),
                 probes_passed: AtomicU64::new(0),
@@ -104,7 +136,7 @@ impl Backend {
     /// Whether sessions may come to it in the ordinary way.
     pub fn wants_sessions(&self) -> bool {
         let view = self.view.load();
-        view.standing == Standing::Up && view.weight > 0
+        view.standing == Standing::Up && view.share > 0
     }
 
     /// The last probe's report.
@@ -121,20 +153,18 @@ impl Backend {
         *self.last_report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
-    /// A session's connect succeeded, or the keeper gives it a new chance.
-    pub fn clear_failures(&self) {
-        // Only written when there is something to clear: the common case stays a read.
-        if self.failures_in_a_row.load(Relaxed) != 0 {
-            self.failures_in_a_row.store(0, Relaxed);
-        }
+    /// What sessions have met there so far.
+    pub fn tally(&self) -> Tally {
+        self.record.tally()
     }
 
-    /// Connects that failed in a row.
+    /// Sessions that failed in a row by the backend's fault.
     pub fn failures_in_a_row(&self) -> u32 {
-        self.failures_in_a_row.load(Relaxed)
+        self.tally().in_a_row()
     }
 
-    pub(super) fn count_failure_in_a_row(&self) -> u32 {
-        self.failures_in_a_row.fetch_add(1, Relaxed).saturating_add(1)
+    /// For the keeper: a new chance, nothing has failed in a row.
+    pub fn forgive(&self) {
+        self.record.forgive();
     }
 }

@@ -2,11 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::stats::SourceCount;
-use super::{Backend, Evidence, Pool};
+use super::{Backend, Pool, Testimony};
+use crate::config::OutlierMode;
+use crate::health::{Evidence, Failing};
 use crate::metrics::{ConnectFailure, EarlyEnd};
 
 /// See the module.
@@ -17,11 +19,23 @@ pub struct Lease {
     address: SocketAddr,
     /// Where it is counted by the local address that it dials from.
     source: Option<SourceCount>,
+    trial: Option<Trial>,
+}
+
+/// The session is to show whether an ejected backend works again.
+#[derive(Debug)]
+pub(super) struct Trial {
+    /// No two trials of a backend have the same.
+    pub(super) number: u64,
+    /// What it has to do well.
+    pub(super) failing: Failing,
+    /// Whether the keeper has been told. Relaxed: written and read by the one session that holds the lease.
+    pub(super) over: AtomicBool,
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, address: SocketAddr) -> Self {
-        Self { pool, backend, address, source: None }
+    pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, address: SocketAddr, trial: Option<Trial>) -> Self {
+        Self { pool, backend, address, source: None, trial }
     }
 
     /// Whom it claims.
@@ -32,6 +46,11 @@ impl Lease {
     /// Where to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Whether the backend is ejected and this session is to show whether it works again.
+    pub fn is_trial(&self) -> bool {
+        self.trial.is_some()
     }
 
     /// It is dialled from this local address of the pool's `sources` now.
@@ -47,8 +66,11 @@ impl Lease {
 
     /// The connect succeeded.
     pub fn connected(&self, took: Duration) {
-        if self.backend.failures_in_a_row() > 0 && self.is_current() {
-            self.backend.clear_failures();
+        if self.is_current() {
+            self.backend.record.connected();
+            if self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Connect) {
+                self.testify(Evidence::Succeeded);
+            }
         }
         self.backend.stats.times.connect.observe(took);
         self.pool.times.connect.observe(took);
@@ -57,21 +79,56 @@ impl Lease {
     /// The connect failed. If that is the backend's fault, the keeper hears of it.
     pub fn failed(&self, reason: ConnectFailure) {
         self.backend.stats.failures.count(reason);
-        if !reason.blames_backend() || !self.is_current() {
-            return;
+        if reason.blames_backend() {
+            self.accuse(Evidence::ConnectFailed(reason));
         }
-        let in_a_row = self.backend.count_failure_in_a_row();
-        let backend = Arc::clone(&self.backend);
-        // Full: the keeper is behind, and the next piece says more than this one. Closed: the pool is going away.
-        let _ = self.pool.evidence.try_send(Evidence { backend, address: self.address, in_a_row, reason });
     }
 
     /// The backend sent its first byte: it serves.
-    pub fn answered(&self) {}
+    pub fn answered(&self) {
+        if !self.is_current() {
+            return;
+        }
+        self.backend.record.answered();
+        if self.trial.is_some() {
+            self.testify(Evidence::Succeeded);
+        }
+    }
 
     /// The backend failed the session before its first byte, although the client had sent some.
     pub fn ended_early(&self, end: EarlyEnd) {
-        tracing::trace!(backend = %self.backend.id, end = end.name(), "ended early");
+        self.backend.stats.early_ends.count(end);
+        if self.pool.settings().conduct.outliers.early_ends {
+            self.accuse(Evidence::EndedEarly(end));
+        }
+    }
+
+    fn accuse(&self, evidence: Evidence) {
+        if self.pool.settings().conduct.outliers.mode == OutlierMode::Off || !self.is_current() {
+            return;
+        }
+        self.backend.record.failed(evidence);
+        self.testify(evidence);
+    }
+
+    /// Tells the keeper. A trial has one verdict: the first.
+    fn testify(&self, evidence: Evidence) {
+        let trial = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed));
+        if self.trial.is_some() && trial.is_none() && evidence == Evidence::Succeeded {
+            return;
+        }
+        let testimony = Testimony {
+            backend: Arc::clone(&self.backend),
+            address: self.address,
+            evidence,
+            trial: trial.map(|trial| trial.number),
+        };
+        // Full: the keeper is behind, and the counters say all that this one would; a trial is offered again. Closed: the
+        // pool is going away.
+        let told = self.pool.evidence.try_send(testimony).is_ok();
+        if let Some(trial) = trial.filter(|_| told) {
+            trial.over.store(true, Relaxed);
+        }
     }
 
     /// Whether the backend is still where this session dials: what an old address does says nothing about the new one.
@@ -82,8 +139,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let mut inner = self.pool.inner();
-        inner.balancer.release(self.backend.slot);
-        inner.sessions -= 1;
+        let undecided = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed)).map(|trial| trial.number);
+        self.pool.give_back(&self.backend, undecided);
     }
 }

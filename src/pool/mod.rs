@@ -2,29 +2,43 @@
 //! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
 
 mod backend;
+mod budget;
+mod events;
+mod history;
 mod lease;
+mod orders;
 mod preconnected;
+mod record;
 mod source;
+mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
-use crate::balance::Balancer;
 use crate::config;
-use crate::metrics::{ConnectFailure, Direction};
+use crate::health::{Evidence, Failing};
+use crate::metrics::Direction;
 use crate::standing::Standing;
-pub use backend::{Backend, BackendStats, View};
+pub use backend::{Backend, BackendStats, SHARE_OF_WEIGHT, View};
+pub use budget::{Allowance, Budget, Permit};
+pub use events::{Event, Events, Happened};
+pub use history::{Change, History};
 pub use lease::Lease;
+pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
+pub use record::{EarlyEnds, OutlierCounts};
 pub use source::{SourceStatus, SourceView};
-pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Sources, Times};
+use state::Inner;
+pub use state::{Counts, TrialState};
+pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -41,12 +55,22 @@ pub struct Pool {
     pub times: Times,
     /// How long probes take.
     pub probe_time: Histogram,
+    /// What operators want of it.
+    pub orders: OrderDesk,
     /// Sessions that ended without a backend.
     pub ended_without_backend: Ended,
+    /// Attempts beyond the first of each session.
+    pub retries: Allowance,
+    /// Backends dialled beside one that is slow.
+    pub hedges: Allowance,
+    /// What became of them, and of replays.
+    pub second: Second,
     /// Sessions that are ended although both their sides live.
     pub closes: Closes,
     /// Bumped when a standing changes.
     standings: watch::Sender<()>,
+    /// Who is told of changes; unset = nobody.
+    events: OnceLock<Events>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
     workers: usize,
@@ -54,7 +78,9 @@ pub struct Pool {
     next_source: AtomicUsize,
     inner: Mutex<Inner>,
     published: ArcSwap<Published>,
-    evidence: mpsc::Sender<Evidence>,
+    evidence: mpsc::Sender<Testimony>,
+    /// What is counted about its outliers.
+    pub outliers: OutlierCounts,
     /// Swapped whole when a new configuration is applied.
     settings: ArcSwap<config::Pool>,
 }
@@ -67,52 +93,17 @@ struct Published {
     retired: [u64; Direction::ALL.len()],
 }
 
-#[derive(Debug)]
-struct Inner {
-    balancer: Balancer,
-    slots: Vec<Option<Slot>>,
-    free: Vec<usize>,
-    sessions: usize,
-    counts: Counts,
-    fail_open: bool,
-    /// Bytes of forgotten backends, also of those that readers still see as members.
-    retired: [u64; Direction::ALL.len()],
-}
-
-#[derive(Debug)]
-struct Slot {
-    backend: Arc<Backend>,
-    address: SocketAddr,
-    weight: u16,
-    standing: Standing,
-    /// What the balancer was told last.
-    runs: bool,
-}
-
-/// How many members a pool has, by what they can do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Not removed.
-    pub members: usize,
-    /// Standing `up` and a weight.
-    pub up: usize,
-    /// Standing `unproven`.
-    pub unproven: usize,
-    /// May get a new session now.
-    pub eligible: usize,
-}
-
-/// A session's connect failed by the backend's fault.
+/// A session's word on its backend.
 #[derive(Clone, Debug)]
-pub struct Evidence {
+pub struct Testimony {
     /// Whose.
     pub backend: Arc<Backend>,
     /// The address that was dialled; the backend may have another one by now.
     pub address: SocketAddr,
-    /// Failures in a row, this one included.
-    pub in_a_row: u32,
-    /// Why it failed.
-    pub reason: ConnectFailure,
+    /// What it met.
+    pub evidence: Evidence,
+    /// The number of the trial that the session was.
+    pub trial: Option<u64>,
 }
 
 /// No backend is eligible, or all that are have been tried.
@@ -121,29 +112,27 @@ pub struct NoneLeft;
 
 impl Pool {
     /// An empty pool, and what its keeper is to listen to.
-    pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<Evidence>) {
+    pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<Testimony>) {
         let (evidence, heard) = mpsc::channel(EVIDENCE_WAITING);
         let pool = Self {
             name: settings.name.as_str().into(),
             source: Arc::default(),
             times: Times::default(),
             probe_time: Histogram::fast(),
+            orders: OrderDesk::default(),
             ended_without_backend: Ended::default(),
+            retries: Allowance::new(Instant::now()),
+            hedges: Allowance::new(Instant::now()),
+            second: Second::default(),
             closes: Closes::default(),
             standings: watch::Sender::default(),
+            events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
             workers,
             next_source: AtomicUsize::new(0),
-            inner: Mutex::new(Inner {
-                balancer: Balancer::new(settings.balance),
-                slots: Vec::new(),
-                free: Vec::new(),
-                sessions: 0,
-                counts: Counts::default(),
-                fail_open: false,
-                retired: Default::default(),
-            }),
+            inner: Mutex::new(Inner::new(settings.balance, settings.conduct.overprovisioning)),
+            outliers: OutlierCounts::default(),
             published: ArcSwap::default(),
             evidence,
             settings: ArcSwap::from_pointee(settings),
@@ -160,7 +149,7 @@ impl Pool {
     /// that is set now.
     pub fn change(&self, settings: config::Pool) {
         let mut inner = self.inner();
-        inner.balancer.switch(settings.balance);
+        inner.change(settings.balance, settings.conduct.overprovisioning);
         self.settings.store(Arc::new(settings));
         drop(inner);
         // What becomes of running sessions may be another thing now.
@@ -172,16 +161,13 @@ impl Pool {
     /// # Errors
     /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
     pub fn pick(self: &Arc<Self>, tried: &[Arc<Backend>]) -> Result<Lease, NoneLeft> {
-        let mut inner = self.inner();
-        let tried: Vec<usize> =
-            tried.iter().filter(|backend| inner.knows(backend)).map(|backend| backend.slot).collect();
-        let slot = inner.balancer.pick(&tried).ok_or(NoneLeft)?;
-        // The balancer knows only slots that are taken.
-        let Some(Slot { backend, address, .. }) = &inner.slots[slot] else { return Err(NoneLeft) };
-        let (backend, address) = (Arc::clone(backend), *address);
-        inner.sessions += 1;
-        drop(inner);
-        Ok(Lease::new(Arc::clone(self), backend, address))
+        let (backend, address, trial) = self.inner().pick(tried)?;
+        Ok(Lease::new(Arc::clone(self), backend, address, trial))
+    }
+
+    /// The end of a lease; if it was a trial without a verdict, the next session is.
+    fn give_back(&self, backend: &Backend, undecided_trial: Option<u64>) {
+        self.inner().give_back(backend, undecided_trial);
     }
 
     /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
@@ -229,7 +215,22 @@ impl Pool {
 
     /// How many there are.
     pub fn counts(&self) -> Counts {
-        self.inner().counts
+        self.inner().counts()
+    }
+
+    /// Percent of the new sessions that each tier gets.
+    pub fn tier_loads(&self) -> [u32; config::TIERS] {
+        self.inner().balancer.loads()
+    }
+
+    /// Whether so few backends work that sessions may try the rest (`panic_threshold`).
+    pub fn is_panicking(&self) -> bool {
+        self.inner().panicking
+    }
+
+    /// How the trial of an ejected backend is doing.
+    pub fn trial_of(&self, backend: &Backend) -> TrialState {
+        self.inner().trial_of(backend)
     }
 
     /// Sessions that hold a backend.
@@ -239,8 +240,7 @@ impl Pool {
 
     /// Sessions that hold this backend.
     pub fn sessions_of(&self, backend: &Backend) -> u32 {
-        let inner = self.inner();
-        if inner.knows(backend) { inner.balancer.sessions(backend.slot) } else { 0 }
+        self.inner().sessions_of(backend)
     }
 
     /// Whether nothing is up and sessions may try the rest.
@@ -255,6 +255,19 @@ impl Pool {
         members + published.retired[direction as usize]
     }
 
+    /// From now on changes are told there.
+    pub fn tell_to(&self, events: &Events) {
+        // Once in a pool's life; a second one has no effect.
+        let _ = self.events.set(events.clone());
+    }
+
+    /// Tells whoever follows.
+    pub fn tell(&self, what: impl FnOnce() -> Happened) {
+        if let Some(events) = self.events.get() {
+            events.tell(what);
+        }
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,113 +277,87 @@ impl Pool {
 impl Pool {
     /// A new member; it shows to readers after the next [`Self::publish`].
     pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
-        let mut inner = self.inner();
-        let slot = inner.free.pop().unwrap_or(inner.slots.len());
-        if slot == inner.slots.len() {
-            inner.slots.push(None);
-        }
-        let (address, weight, standing) = (view.address, view.weight, view.standing);
-        let backend = Arc::new(Backend::new(Arc::clone(id), slot, self.workers, view));
-        inner.slots[slot] = Some(Slot { backend: Arc::clone(&backend), address, weight, standing, runs: false });
-        inner.counts.add(standing, weight);
-        inner.apply(slot);
+        let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, view);
+        let backend = self.inner().add(view, make);
+        self.changed(&backend, None);
         backend
     }
 
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
-        let mut inner = self.inner();
-        if inner.knows(backend)
-            && let Some(slot) = &mut inner.slots[backend.slot]
-        {
-            let before = (slot.standing, slot.weight);
-            (slot.address, slot.standing, slot.weight) = (view.address, view.standing, view.weight);
-            inner.counts.remove(before.0, before.1);
-            inner.counts.add(view.standing, view.weight);
-            inner.apply(backend.slot);
-        }
-        let changed = backend.view().standing != view.standing;
+        self.inner().place(backend, &view);
+        let before = backend.view().standing;
+        let changed = before != view.standing;
         backend.show(view);
         if changed {
             self.standings.send_replace(());
+            self.changed(backend, Some(before));
         }
+    }
+
+    fn changed(&self, backend: &Backend, from: Option<Standing>) {
+        let view = backend.view();
+        backend.history.add(from, &view);
+        self.tell(|| Happened::Standing {
+            pool: Arc::clone(&self.name),
+            backend: Arc::clone(&backend.id),
+            address: view.address,
+            from,
+            to: view.standing,
+            reason: Arc::clone(&view.reason),
+        });
     }
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
     pub fn forget(&self, backend: &Backend) -> bool {
-        let mut inner = self.inner();
-        if !inner.knows(backend) {
-            return true;
-        }
-        if inner.balancer.sessions(backend.slot) > 0 {
-            return false;
-        }
-        if let Some(slot) = inner.slots[backend.slot].take() {
-            inner.counts.remove(slot.standing, slot.weight);
-            inner.counts.eligible -= usize::from(slot.runs);
-            inner.balancer.clear(backend.slot);
-            inner.free.push(backend.slot);
-        }
-        for direction in Direction::ALL {
-            inner.retired[direction as usize] += backend.stats.bytes.read(direction);
-        }
-        true
+        self.inner().forget(backend)
+    }
+
+    /// The next session that has tried nothing yet may be an ejected backend's trial. Nothing changes if one is offered or
+    /// on its way, or if it is not ejected.
+    pub fn offer_trial(&self, backend: &Backend, failing: Failing) {
+        self.inner().offer_trial(backend, failing);
+    }
+
+    /// Whether that is the trial that is on its way; it is over then.
+    pub fn end_trial(&self, backend: &Backend, number: u64) -> bool {
+        self.inner().end_trial(backend, number)
     }
 
     /// Says whether nothing is up. If the pool is set to `when_all_down = "any"`, sessions may then try what is not up
     /// and nobody took out.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
+        self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
         let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
         let mut inner = self.inner();
         inner.fail_open = fail_open;
-        for slot in 0..inner.slots.len() {
-            inner.apply(slot);
-        }
+        inner.apply_all();
+        drop(inner);
+        self.standings.send_replace(());
+    }
+
+    /// Says whether so few work that sessions may try what is not up and nobody took out.
+    pub fn set_panicking(&self, panicking: bool) {
+        let mut inner = self.inner();
+        inner.panicking = panicking;
+        inner.apply_all();
         drop(inner);
         self.standings.send_replace(());
     }
 
     /// Says that the pool is settled; returns whether it was not before.
     pub fn settle(&self) -> bool {
-        !self.settled.send_replace(true)
+        let is_news = !self.settled.send_replace(true);
+        if is_news {
+            self.tell(|| Happened::Settled { pool: Arc::clone(&self.name) });
+        }
+        is_news
     }
 
     /// What readers see from now on.
     pub fn publish(&self, members: Vec<Arc<Backend>>) {
         let retired = self.inner().retired;
         self.published.store(Arc::new(Published { members: Arc::new(members), retired }));
-    }
-}
-
-impl Inner {
-    /// Whether it has not been forgotten; its slot may be another one's by now.
-    fn knows(&self, backend: &Backend) -> bool {
-        self.slots[backend.slot].as_ref().is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
-    }
-
-    /// Brings the balancer in line with a slot.
-    fn apply(&mut self, number: usize) {
-        let Some(slot) = &mut self.slots[number] else { return };
-        let eligible = slot.standing == Standing::Up || (self.fail_open && slot.standing.is_last_resort());
-        self.balancer.set(number, slot.weight, eligible);
-        let runs = eligible && slot.weight > 0;
-        self.counts.eligible -= usize::from(slot.runs);
-        self.counts.eligible += usize::from(runs);
-        slot.runs = runs;
-    }
-}
-
-impl Counts {
-    fn add(&mut self, standing: Standing, weight: u16) {
-        self.members += usize::from(standing != Standing::Removed);
-        self.up += usize::from(standing == Standing::Up && weight > 0);
-        self.unproven += usize::from(standing == Standing::Unproven);
-    }
-
-    fn remove(&mut self, standing: Standing, weight: u16) {
-        self.members -= usize::from(standing != Standing::Removed);
-        self.up -= usize::from(standing == Standing::Up && weight > 0);
-        self.unproven -= usize::from(standing == Standing::Unproven);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::metrics::{CloseCause, ConnectFailure, Direction, FAST_BUCKETS, Outcome, SESSION_BUCKETS};
+use crate::metrics::{CloseCause, ConnectFailure, Direction, FAST_BUCKETS, Hedge, Outcome, Replay, SESSION_BUCKETS};
 
 /// Counts by outcome.
 #[derive(Debug, Default)]
@@ -60,6 +60,35 @@ impl Failures {
     /// So far.
     pub fn read(&self, reason: ConnectFailure) -> u64 {
         self.0[reason as usize].load(Relaxed)
+    }
+}
+
+/// Counts of second chances by what became of them.
+#[derive(Debug, Default)]
+pub struct Second {
+    hedges: [AtomicU64; Hedge::ALL.len()],
+    replays: [AtomicU64; Replay::ALL.len()],
+}
+
+impl Second {
+    /// One more hedged connect.
+    pub fn count_hedge(&self, result: Hedge) {
+        self.hedges[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn hedges(&self, result: Hedge) -> u64 {
+        self.hedges[result as usize].load(Relaxed)
+    }
+
+    /// One more replay.
+    pub fn count_replay(&self, result: Replay) {
+        self.replays[result as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn replays(&self, result: Replay) -> u64 {
+        self.replays[result as usize].load(Relaxed)
     }
 }
 

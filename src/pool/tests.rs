@@ -2,7 +2,8 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::endpoint::Registry;
-use crate::standing::{Facts, Guard, Operator, Passive};
+use crate::health::Wish;
+use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
 fn pool(more: &str) -> Arc<Pool> {
     let text = format!(
@@ -16,12 +17,26 @@ fn view(standing: Standing, weight: u16) -> View {
     let facts = Facts {
         operator: Operator::Ready,
         registry: Registry::Passing,
+        agent: Wish::Ready,
         probe: None,
         passive: Passive::Ok,
         guard: Guard::None,
     };
     let address = ([127, 0, 0, 1], 1).into();
-    View { address, weight, facts, standing, reason: "test".into(), since: SystemTime::UNIX_EPOCH }
+    View {
+        address,
+        weight,
+        share: u32::from(weight) * SHARE_OF_WEIGHT,
+        priority: 0,
+        max_sessions: None,
+        facts,
+        standing,
+        reason: "test".into(),
+        since: SystemTime::UNIX_EPOCH,
+        advice: None,
+        ejected: None,
+        damped_until: None,
+    }
 }
 
 fn add(pool: &Pool, id: &str, standing: Standing, weight: u16) -> Arc<Backend> {
@@ -87,7 +102,7 @@ fn a_forgotten_backend_is_nobody() {
     assert_eq!((pool.sessions_of(&old), pool.sessions_of(&new)), (0, 1));
     pool.place(&old, view(Standing::Down, 1));
     assert!(pool.forget(&old));
-    assert_eq!(pool.counts(), Counts { members: 1, up: 1, unproven: 0, eligible: 1 });
+    assert_eq!(pool.counts(), Counts { members: 1, up: 1, proven: 1, eligible: 1, ..Counts::default() });
     assert!(pool.pick(std::slice::from_ref(&old)).is_ok(), "to have tried the old one says nothing about the new one");
 }
 
@@ -249,6 +264,8 @@ impl Model {
             members: having(&|standing, _| standing != Standing::Removed),
             up: having(&|standing, weight| standing == Standing::Up && weight > 0),
             unproven: having(&|standing, _| standing == Standing::Unproven),
+            proven: having(&|standing, weight| matches!(standing, Standing::Up | Standing::Down) && weight > 0),
+            spare: 0,
             eligible: self.eligible().count(),
         };
         assert_eq!(self.pool.counts(), counts);

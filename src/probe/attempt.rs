@@ -13,9 +13,12 @@ use tokio::time::timeout;
 
 use crate::config::{Check, CheckKind, ProxyVersion};
 use crate::header::{Header, write_v1, write_v2};
-use crate::health::{ProbeResult, escaped};
+use crate::health::{Certificate, ProbeResult, escaped};
 
-use super::{http, script};
+use super::agent::Opinion;
+use super::tls::Context;
+use super::wire::Wire;
+use super::{agent, exec, grpc, http, postgres, redis, script, tls};
 
 /// Where a probe is. Kept outside of the exchange, so that a timeout can tell how far it got.
 pub(super) struct Trace {
@@ -27,6 +30,16 @@ pub(super) struct Trace {
     pub(super) came: Vec<u8>,
     /// Set once the verdict is a pass and only good manners are left.
     pub(super) settled: Option<String>,
+    /// See [`ProbeResult::certificate`].
+    pub(super) certificate: Option<Certificate>,
+}
+
+/// What a probe takes along from the one before it, and brings back.
+pub(super) struct Luggage {
+    /// For TLS, where the check wants it.
+    pub(super) context: Option<Context>,
+    /// Of the kind `agent`.
+    pub(super) opinion: Opinion,
 }
 
 /// Why a probe did not pass.
@@ -44,11 +57,16 @@ pub(super) enum Miss {
 ///
 /// # Errors
 /// What this machine lacked (fds, ephemeral ports, memory). Then nothing is known about the backend.
-pub(super) async fn attempt(address: SocketAddr, check: &Check) -> io::Result<ProbeResult> {
+pub(super) async fn attempt(address: SocketAddr, check: &Check, luggage: &mut Luggage) -> io::Result<ProbeResult> {
     let started = Instant::now();
-    let mut trace =
-        Trace { asked: format!("connect {address}"), wanted: String::new(), came: Vec::new(), settled: None };
-    let verdict = match timeout(check.timeout, exchange(address, check, &mut trace)).await {
+    let mut trace = Trace {
+        asked: format!("connect {address}"),
+        wanted: String::new(),
+        came: Vec::new(),
+        settled: None,
+        certificate: None,
+    };
+    let verdict = match timeout(check.timeout, exchange(address, check, luggage, &mut trace)).await {
         Ok(verdict) => verdict,
         Err(_) => trace.timed_out(check.timeout),
     };
@@ -65,20 +83,41 @@ pub(super) async fn attempt(address: SocketAddr, check: &Check) -> io::Result<Pr
         asked: trace.asked,
         wanted: trace.wanted,
         got,
-        advice: None,
+        advice: luggage.opinion.advice(),
+        certificate: trace.certificate,
     })
 }
 
-async fn exchange(address: SocketAddr, check: &Check, trace: &mut Trace) -> Result<String, Miss> {
+async fn exchange(
+    address: SocketAddr,
+    check: &Check,
+    luggage: &mut Luggage,
+    trace: &mut Trace,
+) -> Result<String, Miss> {
+    if let CheckKind::Exec(exec) = &check.kind {
+        return exec::run(address, exec, check.timeout, trace).await;
+    }
     let mut stream = connect(address).await?;
     if let Some(version) = check.send_proxy {
         stream.write_all(&header(version)).await?;
     }
+    let mut stream = match (&check.tls, &luggage.context) {
+        (Some(settings), Some(context)) => {
+            Wire::Tls(tls::handshake(stream, address, settings, context.clone(), trace).await?)
+        }
+        _ => Wire::Plain(stream),
+    };
     match &check.kind {
-        // `None` never gets here, see `Prober::subscribe`.
-        CheckKind::None | CheckKind::Tcp => Ok("connected".to_owned()),
+        // Neither `None` nor `Exec` gets here, see `Prober::subscribe` and above.
+        CheckKind::None | CheckKind::Tcp | CheckKind::Exec(_) => Ok("connected".to_owned()),
         CheckKind::Http(check) => http::exchange(stream, address, check, trace).await,
-        CheckKind::Script(steps) => script::exchange(stream, steps, trace).await,
+        CheckKind::Script(steps) => script::exchange(&mut stream, steps, trace).await,
+        CheckKind::Protocol(protocol) => script::exchange(&mut stream, script::of(*protocol), trace).await,
+        CheckKind::Redis(check) => redis::exchange(&mut stream, check, trace).await,
+        CheckKind::Tls => Ok(tls::told(&mut stream, trace).await),
+        CheckKind::Postgres(check) => postgres::exchange(&mut stream, check, trace).await,
+        CheckKind::Grpc(check) => grpc::exchange(stream, address, check, trace).await,
+        CheckKind::Agent(check) => agent::exchange(&mut stream, check, &mut luggage.opinion, trace).await,
     }
 }
 

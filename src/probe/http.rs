@@ -18,12 +18,12 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper::http::Request;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use crate::config::HttpCheck;
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace, words};
+use super::wire::Wire;
 
 /// The longest head that is taken (hyper looks between reads, so up to twice that may be read): several times what
 /// servers send at most.
@@ -38,7 +38,7 @@ const MANNERS: Duration = Duration::from_millis(50);
 
 /// Sends the request and judges the answer.
 pub(super) async fn exchange(
-    stream: TcpStream,
+    stream: Wire,
     address: SocketAddr,
     check: &HttpCheck,
     trace: &mut Trace,
@@ -137,7 +137,7 @@ fn explained(error: &hyper::Error) -> String {
 
 /// A stream that keeps the beginning of what came, as hyper's errors don't quote it.
 struct Taped<'a> {
-    stream: TcpStream,
+    stream: Wire,
     tape: &'a mut Vec<u8>,
 }
 

@@ -2,35 +2,55 @@
 //! Owned by the running set, subscribed to by keepers; knows nothing of pools, it only hands out reports.
 //! One task per probe and one clock per task, so that a slow backend can only ever delay itself.
 
+mod agent;
 mod attempt;
 mod audience;
+mod certificate;
+mod exec;
+mod expiry;
+mod grpc;
 mod http;
 mod local;
+mod postgres;
+mod redis;
 mod schedule;
 mod script;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod wire;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 
 use crate::config::{Check, CheckKind};
-use crate::health::{Report, RiseFall};
+use crate::health::{ProbeResult, Report, RiseFall};
 
+use agent::Opinion;
+use attempt::Luggage;
 use audience::{Audience, Ticket};
+use expiry::Expiring;
 use local::LocalErrors;
 
-/// Probes in flight at once. Enough that a few dozen silent backends hold nobody up; few enough that a start with
-/// thousands of backends neither bursts onto the network nor eats the fds of sessions.
+/// Probes in flight at once unless [`Prober::bounded`] says otherwise: enough for a few dozen silent backends.
 const IN_FLIGHT: usize = 128;
+
+/// Young probes in flight at once: what a start with thousands of backends puts on the network in one go.
+const YOUNG: usize = 128;
+
+/// How long a probe is young. Most are over by then. Those that are not, since their backends are silent or far, hold up
+/// nobody: what is left of the bound on bursts is 12,800 probes a second, more than a set that is probed in time needs.
+const YOUTH: Duration = Duration::from_millis(10);
 
 /// How a report reaches a subscriber: called in the probe's task (the first time perhaps in [`Prober::subscribe`])
 /// with a lock of that probe held. It must not block, panic, subscribe or drop a [`Subscription`]; sending on a
@@ -73,8 +93,14 @@ struct Interest {
 struct Shared {
     /// A lock, as it is taken when backends come and go and never by a running probe. Taken before an audience's lock.
     probes: Mutex<HashMap<Key, Probe>>,
+    /// For the whole of a probe: descriptors.
     permits: Semaphore,
+    limit: usize,
+    /// For a probe's youth: bursts.
+    young: Semaphore,
+    contexts: tls::Contexts,
     local_errors: LocalErrors,
+    expiring: Expiring,
 }
 
 /// The address is the probed one: with `port` set, two backends of one host share a probe.
@@ -90,13 +116,25 @@ struct Probe {
 }
 
 impl Prober {
-    /// A prober without probes.
+    /// A prober without probes, for a few.
     pub fn new() -> Self {
+        Self::bounded(IN_FLIGHT)
+    }
+
+    /// A prober without probes, of which at most `limit` are ever in flight: one descriptor each (`exec`: four). A probe
+    /// has at most one attempt under way, so a limit of the number of backends keeps every schedule, also when all of them
+    /// are silent; beyond the limit they take turns.
+    pub fn bounded(limit: usize) -> Self {
+        let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
             shared: Arc::new(Shared {
                 probes: Mutex::default(),
-                permits: Semaphore::new(IN_FLIGHT),
+                permits: Semaphore::new(limit),
+                limit,
+                young: Semaphore::new(YOUNG),
+                contexts: tls::Contexts::default(),
                 local_errors: LocalErrors::default(),
+                expiring: Expiring::default(),
             }),
         }
     }
@@ -137,7 +175,7 @@ impl Prober {
     pub fn stats(&self) -> ProbeStats {
         ProbeStats {
             running: locked(&self.shared.probes).len(),
-            in_flight: IN_FLIGHT - self.shared.permits.available_permits(),
+            in_flight: self.shared.limit - self.shared.permits.available_permits(),
             local_errors: self.shared.local_errors.total(),
         }
     }
@@ -176,16 +214,20 @@ async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
     let Key { address, check } = key;
     let mut health = RiseFall::new(check.rise, check.fall);
     let mut rng = fastrand::Rng::with_seed(seed(address, &check));
+    let mut luggage = Luggage { context: None, opinion: Opinion::default() };
+    let mut warned = None;
     loop {
         // Outside of the probe's timeout and before its start: a wait for a permit is not the backend's doing.
         let Ok(permit) = shared.permits.acquire().await else { return };
+        let Ok(young) = shared.young.acquire().await else { return };
         let started = Instant::now();
-        let attempted = attempt::attempt(address, &check).await;
+        let attempted = grown(young, attempt_with(&shared, address, &check, &mut luggage)).await;
         drop(permit);
 
         let delay = match attempted {
             Ok(result) => {
                 tracing::trace!(%address, passed = result.passed, "{result}");
+                shared.expiring.warn(&result, address, &mut warned, Instant::now());
                 health.record(result.passed);
                 let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
                 audience.publish(report);
@@ -198,6 +240,34 @@ async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
         };
         tokio::time::sleep(delay.saturating_sub(started.elapsed())).await;
     }
+}
+
+async fn attempt_with(
+    shared: &Shared,
+    address: SocketAddr,
+    check: &Check,
+    luggage: &mut Luggage,
+) -> io::Result<ProbeResult> {
+    luggage.context = shared.contexts.of(check).await?;
+    attempt::attempt(address, check, luggage).await
+}
+
+/// Runs a probe, and gives back the permit of its youth when that is over.
+async fn grown<T>(young: SemaphorePermit<'_>, probe: impl Future<Output = T>) -> T {
+    let mut probe = pin!(probe);
+    if let Ok(done) = tokio::time::timeout(YOUTH, &mut probe).await {
+        return done;
+    }
+    drop(young);
+    probe.await
+}
+
+/// Whether everything is at hand that probes of a check need: its file of authorities, if it has one. It reads files.
+///
+/// # Errors
+/// What is not, and why.
+pub fn ready(check: &Check) -> io::Result<()> {
+    tls::ready(check)
 }
 
 /// The same jitter in every run for the same probe, another one for each of its siblings.

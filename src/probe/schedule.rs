@@ -43,6 +43,7 @@ mod tests {
             fall: 3,
             port: None,
             send_proxy: None,
+            tls: None,
         }
     }
 

@@ -1,51 +1,133 @@
-//! The `script` kind: sends and expects bytes in the order of its steps.
+//! The `script` kind, and the protocols that need no more than one: sends and expects bytes in the order of the steps.
 //! Called by `attempt`. An answer may come in any number of pieces; what is left behind a match is what the next
 //! `expect` begins with.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use std::sync::LazyLock;
 
-use crate::config::Step;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::config::{Expectation, Pattern, Protocol, Step};
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace, words};
+use super::wire::Wire;
 
 /// Bytes read by one probe, all steps together: an answer to a health check is short, and a backend that streams must
 /// not fill our memory.
-const READ_LIMIT: u64 = 64 * 1024;
+const READ_LIMIT: usize = 64 * 1024;
+
+/// A step of a built-in script, as data.
+enum Line {
+    Send(&'static [u8]),
+    /// What passes, and what settles the opposite.
+    Judge(&'static str, &'static str),
+}
+
+/// memcached, protocol.txt: `version` is answered at any time and by any of its versions.
+const MEMCACHED: &[Line] = &[
+    Line::Send(b"version\r\n"),
+    Line::Judge(r"^VERSION [^\r\n]*\r\n", r"^(?:ERROR|CLIENT_ERROR[^\r\n]*|SERVER_ERROR[^\r\n]*)\r\n"),
+];
+
+/// RFC 5321: a greeting of one or more lines, 220 = serves, 421 or 554 = does not; QUIT so that no server logs a client
+/// that got lost.
+const SMTP: &[Line] = &[
+    Line::Judge(r"^(?:220-[^\r\n]*\r\n)*220(?: [^\r\n]*)?\r\n", r"^(?:[^2][^\r\n]*|2[^2][^\r\n]*)\r\n"),
+    Line::Send(b"QUIT\r\n"),
+    Line::Judge(r"221(?: [^\r\n]*)?\r\n", r"^[45][^\r\n]*\r\n"),
+];
+
+/// MySQL's and MariaDB's first packet: length, sequence 0, protocol version 10 and the server's version; or the error
+/// that is there instead, such as 1040 (too many connections), 1129 (host blocked), 1130 (host not allowed).
+const MYSQL: &[Line] = &[Line::Judge(r"(?s-u)^...\x00\x0a[ -~]+\x00", r"(?s-u)^...\x00\xff..[ -~]+")];
+
+static MEMCACHED_STEPS: LazyLock<Vec<Step>> = LazyLock::new(|| steps(MEMCACHED));
+static SMTP_STEPS: LazyLock<Vec<Step>> = LazyLock::new(|| steps(SMTP));
+static MYSQL_STEPS: LazyLock<Vec<Step>> = LazyLock::new(|| steps(MYSQL));
+
+fn steps(lines: &[Line]) -> Vec<Step> {
+    // A test sees to it that all of them are patterns.
+    let pattern = |source: &str| Pattern::new(source).ok().map(Expectation::Regex);
+    let step = |line: &Line| match line {
+        Line::Send(bytes) => Some(Step::Send(bytes.to_vec())),
+        Line::Judge(pass, fail) => Some(Step::Judge { pass: pattern(pass)?, fail: pattern(fail)? }),
+    };
+    lines.iter().filter_map(step).collect()
+}
+
+/// The script of a protocol.
+pub(super) fn of(protocol: Protocol) -> &'static [Step] {
+    match protocol {
+        Protocol::Memcached => &MEMCACHED_STEPS,
+        Protocol::Smtp => &SMTP_STEPS,
+        Protocol::Mysql => &MYSQL_STEPS,
+    }
+}
 
 /// Runs the steps. A last `send` passes once the kernel has taken its bytes; the reset that ends the probe may overtake
 /// them where the network is congested.
-pub(super) async fn exchange(mut stream: TcpStream, steps: &[Step], trace: &mut Trace) -> Result<String, Miss> {
-    let (incoming, mut outgoing) = stream.split();
-    let mut incoming = incoming.take(READ_LIMIT);
+pub(super) async fn exchange(stream: &mut Wire, steps: &[Step], trace: &mut Trace) -> Result<String, Miss> {
     let mut got = "connected".to_owned();
+    let mut left = READ_LIMIT;
     for (i, step) in steps.iter().enumerate() {
         let number = format!("step {} of {}", i + 1, steps.len());
         match step {
             Step::Send(bytes) => {
                 // The bytes themselves may be a password.
                 trace.asked = format!("{number}: send {} bytes", bytes.len());
-                outgoing.write_all(bytes).await.map_err(|error| trace.failed(words(&error)))?;
+                stream.write_all(bytes).await.map_err(|error| trace.failed(words(&error)))?;
+                stream.flush().await.map_err(|error| trace.failed(words(&error)))?;
                 got = "sent".to_owned();
             }
             Step::Expect(wanted) => {
                 trace.asked = format!("{number}: expect {wanted}");
-                let end = loop {
-                    if let Some(end) = wanted.find(&trace.came) {
-                        break end;
-                    }
-                    match incoming.read_buf(&mut trace.came).await {
-                        Ok(0) if incoming.limit() == 0 => return Err(trace.failed("no match in 64 KiB")),
-                        Ok(0) => return Err(trace.failed("closed")),
-                        Ok(_) => {}
-                        Err(error) => return Err(trace.failed(words(&error))),
-                    }
-                };
-                got = escaped(&trace.came[..end]);
-                trace.came.drain(..end);
+                got = hear(stream, wanted, None, &mut left, trace).await?;
+            }
+            Step::Judge { pass, fail } => {
+                trace.asked = if i == 0 { "greeting".to_owned() } else { number };
+                got = hear(stream, pass, Some(fail), &mut left, trace).await?;
             }
         }
     }
     Ok(got)
+}
+
+/// Reads until something matches, and uses that up.
+async fn hear(
+    stream: &mut Wire,
+    wanted: &Expectation,
+    unwanted: Option<&Expectation>,
+    left: &mut usize,
+    trace: &mut Trace,
+) -> Result<String, Miss> {
+    loop {
+        if let Some(end) = wanted.find(&trace.came) {
+            let got = escaped(&trace.came[..end]);
+            trace.came.drain(..end);
+            return Ok(got);
+        }
+        if let Some(end) = unwanted.and_then(|unwanted| unwanted.find(&trace.came)) {
+            return Err(Miss::Failed(escaped(&trace.came[..end])));
+        }
+        if *left == 0 {
+            return Err(trace.failed("no match in 64 KiB"));
+        }
+        match (&mut *stream).take(*left as u64).read_buf(&mut trace.came).await {
+            Ok(0) => return Err(trace.failed("closed")),
+            Ok(count) => *left -= count.min(*left),
+            Err(error) => return Err(trace.failed(words(&error))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_the_built_in_scripts_is_a_step() {
+        for (protocol, lines) in [(Protocol::Memcached, MEMCACHED), (Protocol::Smtp, SMTP), (Protocol::Mysql, MYSQL)] {
+            assert_eq!(of(protocol).len(), lines.len(), "{protocol:?}");
+        }
+    }
 }

@@ -129,6 +129,11 @@ impl Listener {
         self.tracker.token()
     }
 
+    /// A session's place for a connection that is none; given back when dropped.
+    pub(super) fn spare_place(&self) -> Option<Place> {
+        self.global.try_take()
+    }
+
     fn try_slot(self: &Arc<Self>) -> Option<Slot> {
         let own = self.own.try_take()?;
         Some(Slot::new(self, own, self.global.try_take()?))

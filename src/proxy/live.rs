@@ -3,6 +3,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +14,7 @@ use slab::Slab;
 
 use super::cut::Cut;
 use super::listener::Listener;
+use super::option::{TcpView, tcp_view};
 use crate::metrics::Direction;
 use crate::pool::{Backend, ByteCell, Pool};
 
@@ -163,6 +165,19 @@ struct Leg {
     backend: Arc<Backend>,
     address: SocketAddr,
     bytes: ByteCell,
+    /// The client's socket and the backend's, while they are surely open.
+    ends: Option<[RawFd; 2]>,
+}
+
+/// While it lives, a session's sockets may be asked about; dropped before they are closed.
+pub(super) struct Shown<'a>(&'a Live);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if let Some(leg) = &mut self.0.lock().leg {
+            leg.ends = None;
+        }
+    }
 }
 
 impl List {
@@ -221,6 +236,12 @@ impl List {
         self.each(|live| all.push(live.view()));
     }
 
+    /// What the kernel knows of a session's connections, the client's first.
+    pub(super) fn tcp(&self, key: SessionKey) -> Option<[TcpView; 2]> {
+        let live = self.lock().live.get(key.place as usize).map(Arc::clone)?;
+        (live.key == key).then(|| live.tcp())?
+    }
+
     pub(super) fn glimpse(&self, look: &mut impl FnMut(Glimpse<'_>)) {
         self.each(|live| live.glimpse(&mut *look));
     }
@@ -270,8 +291,24 @@ impl Live {
     }
 
     pub(super) fn reached(&self, backend: &Arc<Backend>, address: SocketAddr, bytes: &ByteCell) {
-        self.lock().leg = Some(Leg { backend: Arc::clone(backend), address, bytes: bytes.clone() });
+        self.lock().leg = Some(Leg { backend: Arc::clone(backend), address, bytes: bytes.clone(), ends: None });
         self.phase.store(Phase::Relaying as u8, Relaxed);
+    }
+
+    /// Its sockets may be asked about from now on.
+    pub(super) fn show_ends(&self, ends: [RawFd; 2]) -> Shown<'_> {
+        if let Some(leg) = &mut self.lock().leg {
+            leg.ends = Some(ends);
+        }
+        Shown(self)
+    }
+
+    /// What the kernel knows of the client's connection and the backend's.
+    fn tcp(&self) -> Option<[TcpView; 2]> {
+        // Under the lock: as long as it is held, the sockets are not closed.
+        let state = self.lock();
+        let [client, backend] = state.leg.as_ref()?.ends?;
+        Some([tcp_view(client).ok()?, tcp_view(backend).ok()?])
     }
 
     fn tell(&self, cut: Cut) -> bool {

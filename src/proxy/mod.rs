@@ -1,8 +1,9 @@
 //! THE DATA PLANE. A connection's way: `listener` accepts → `session` → `caller` says who it is → `upstream` picks and
-//! dials → `relay` moves bytes → one `outcome`. Nothing in here knows of keepers, probes, discovery or the admin side.
+//! dials (→ `replay` finds one that answers) → `relay` moves bytes → one `outcome`. Nothing in here knows of keepers, probes, discovery or the admin side.
 
 mod caller;
 mod cut;
+mod dial;
 mod limit;
 mod listener;
 mod live;
@@ -10,6 +11,7 @@ mod option;
 mod outcome;
 mod preconnect;
 mod relay;
+mod replay;
 mod session;
 mod socket;
 mod upstream;
@@ -19,6 +21,7 @@ pub use cut::Cut;
 pub use limit::Limit;
 pub use listener::{Listener, Settings};
 pub use live::{Glimpse, LegView, Phase, SessionKey, SessionView};
+pub use option::TcpView;
 pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;

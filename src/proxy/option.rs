@@ -1,7 +1,7 @@
 //! Socket options that neither socket2 nor rustix knows. The door to libc.
 
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use socket2::Socket;
@@ -28,4 +28,56 @@ fn set(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
     // has just that size.
     let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What the kernel knows about a connection (tcp(7), `TCP_INFO`).
+#[derive(Clone, Copy, Debug)]
+pub struct TcpView {
+    /// Smoothed round trip, and its mean deviation.
+    pub rtt: Duration,
+    /// See there.
+    pub rtt_deviation: Duration,
+    /// Segments sent again so far.
+    pub retransmits: u32,
+    /// Segments sent and not yet acknowledged.
+    pub unacknowledged: u32,
+    /// Segments believed to be lost.
+    pub lost: u32,
+    /// Segments that may be on their way.
+    pub congestion_window: u32,
+    /// Bytes that nobody has read.
+    pub receive_queue: u32,
+    /// Bytes that the other side has not acknowledged.
+    pub send_queue: u32,
+}
+
+/// Asks the kernel about a connected socket, whose owner must keep it open meanwhile: else it may be about another one.
+#[allow(unsafe_code, reason = "getsockopt(2) and ioctl(2) take pointers")]
+pub(super) fn tcp_view(fd: RawFd) -> io::Result<TcpView> {
+    // SAFETY: all-zero bytes are a valid `tcp_info`: it holds integers alone.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut size = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `size` bytes into a local of just that size; a descriptor that is not a socket is
+    // an error.
+    let result =
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut size) };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let queue = |request| {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: both requests write one int.
+        let result = unsafe { libc::ioctl(fd, request, &raw mut bytes) };
+        if result == 0 { u32::try_from(bytes).unwrap_or(0) } else { 0 }
+    };
+    Ok(TcpView {
+        rtt: Duration::from_micros(info.tcpi_rtt.into()),
+        rtt_deviation: Duration::from_micros(info.tcpi_rttvar.into()),
+        retransmits: info.tcpi_total_retrans,
+        unacknowledged: info.tcpi_unacked,
+        lost: info.tcpi_lost,
+        congestion_window: info.tcpi_snd_cwnd,
+        receive_queue: queue(libc::FIONREAD),
+        send_queue: queue(libc::TIOCOUTQ),
+    })
 }

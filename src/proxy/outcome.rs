@@ -2,12 +2,13 @@
 //! record is dropped, so that no way out of a session, a panic included, forgets it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::info;
 
 use super::live::Live;
 use crate::metrics::Outcome;
+use crate::pool::{ByteCell, Lease};
 
 /// See the module.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) struct Record {
     /// What the session is called across proxies, printable.
     pub(super) unique_id: Option<String>,
     pub(super) attempts: u32,
+    /// Backends that were sent the client's bytes after another one had failed.
+    pub(super) replays: u32,
     /// From accept to a connected backend.
     pub(super) connected_after: Option<Duration>,
     /// From then to the backend's first byte.
@@ -35,6 +38,7 @@ impl Record {
             live,
             unique_id: None,
             attempts: 0,
+            replays: 0,
             connected_after: None,
             first_byte: None,
             to_backend: 0,
@@ -43,6 +47,19 @@ impl Record {
             detail: None,
             log,
         }
+    }
+
+    /// A backend was connected; what is relayed to and from it is counted in what is returned.
+    pub(super) fn reached(&mut self, lease: &Lease, worker: usize) -> ByteCell {
+        let bytes = lease.backend().stats.bytes.cell(worker);
+        self.live.reached(lease.backend(), lease.address(), &bytes);
+        self.connected_after = Some(self.live.began.elapsed());
+        bytes
+    }
+
+    /// Its first byte came.
+    pub(super) fn answered(&mut self, at: Instant) {
+        self.first_byte = self.connected_after.map(|after| at.saturating_duration_since(self.live.began + after));
     }
 
     pub(super) fn end(&mut self, outcome: Outcome, detail: Option<String>) {
@@ -93,6 +110,7 @@ impl Drop for Record {
             outcome = outcome.name(),
             detail = self.detail,
             attempts = self.attempts,
+            replays = (self.replays > 0).then_some(self.replays),
             connected_ms = self.connected_after.map(milliseconds),
             first_byte_ms = self.first_byte.map(milliseconds),
             total_ms = milliseconds(total),

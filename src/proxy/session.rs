@@ -2,7 +2,7 @@
 //! on one worker.
 
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
@@ -16,8 +16,9 @@ use super::listener::{Listener, Settings, Slot};
 use super::live::Enlisted;
 use super::outcome::Record;
 use super::relay::{Done, End, Mode, Side, Terms, relay};
+use super::replay::{Request, Settled};
 use super::socket::Socket;
-use super::upstream::{self, Connected, Refusal};
+use super::upstream::{Connected, Refusal, Search};
 use super::worker::Worker;
 use crate::config;
 use crate::metrics::Outcome;
@@ -45,27 +46,20 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let front = listener.settings();
     let enlisted = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
     let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions.load(Relaxed));
-    let client = Socket::new(fd);
+    let mut client = Socket::new(fd);
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
-    let Some(mut caller) = identify(&client, &front, &enlisted, &mut record).await else { return drop(record) };
+    let Some(caller) = identify(&client, &front, &enlisted, &mut record).await else { return drop(record) };
     // One set of them until it is relayed, whatever is applied meanwhile.
     let settings = front.pool.settings();
     drop(front);
     // Boxed: a session spends its life in the relay, which needs a third of the room.
-    let reached = Box::pin(reach(&client, &settings, &worker, &enlisted, &mut record)).await;
-    let Some(Connected { socket: backend, lease }) = reached else { return drop(record) };
+    let reached = Box::pin(reach((&client, caller), &settings, &worker, &enlisted, &mut record)).await;
+    let Some(Settled { connected, bytes, early, before }) = reached else { return drop(record) };
+    let Connected { socket: mut backend, lease } = connected;
     #[cfg(test)]
     tests::panic_if_asked();
 
-    let connected = Instant::now();
-    let bytes = lease.backend().stats.bytes.cell(worker.index);
-    enlisted.live().reached(lease.backend(), lease.address(), &bytes);
-    record.connected_after = Some(connected - at);
-    if !announce(&caller, (&client, &backend), &settings, &enlisted, &mut record).await {
-        drop(lease);
-        return drop(record);
-    }
     let limits = worker.limits(&enlisted.live().pool);
     let mode = match settings.relay {
         config::Relay::Copy => Mode::Copy,
@@ -73,23 +67,26 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
         config::Relay::Auto if !worker.gear.has_ring() => Mode::Auto,
         config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
     };
-    let terms = Terms { mode, limits, early: std::mem::take(&mut caller.early) };
-    drop((caller, settings));
-    let (client_end, backend_end) = (Rc::clone(client.bare()), Rc::clone(backend.bare()));
+    let terms = Terms { mode, limits, early, before };
+    drop(settings);
+    let shown = enlisted.live().show_ends([client.bare().as_raw_fd(), backend.bare().as_raw_fd()]);
     let answered = || lease.answered();
-    let done = relay(client, backend, &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
+    let done = relay([&mut client, &mut backend], &worker.gear, terms, bytes, &answered, enlisted.cut()).await;
 
-    record.to_backend = done.to_backend;
+    drop(shown);
+    record.to_backend += done.to_backend;
     record.to_client = done.to_client;
-    record.first_byte = done.first_byte.map(|at| at - connected);
+    if let Some(at) = done.first_byte {
+        record.answered(at);
+    }
     if let Some(early) = done.early {
         lease.ended_early(early);
     }
     if done.finished_client {
-        client_end.may_close();
+        client.bare().may_close();
     }
     if done.finished_backend {
-        backend_end.may_close();
+        backend.bare().may_close();
     }
     let (outcome, detail) = judge(done);
     record.end(outcome, detail);
@@ -123,46 +120,72 @@ async fn identify(client: &Socket, front: &Settings, enlisted: &Enlisted<'_>, re
     None
 }
 
-/// Tells the backend who the client is, if it is to be told. `false` = the record says why not; then both are reset.
-async fn announce(
-    caller: &Caller,
-    (client, backend): (&Socket, &Socket),
-    settings: &config::Pool,
+/// Finds a backend, and one that answers where requests are replayed. `None` = the record says why there is none.
+async fn reach(
+    (client, caller): (&Socket, Caller),
+    settings: &Arc<config::Pool>,
+    worker: &Worker,
     enlisted: &Enlisted<'_>,
     record: &mut Record,
-) -> bool {
-    let Some(send) = &settings.send_proxy else { return true };
+) -> Option<Settled> {
+    let live = Arc::clone(&record.live);
+    let mut search = Search::new((&live.pool, settings), &live.listener, &worker.stock, worker.random());
+    let connected = connect(client, &mut search, enlisted, record).await?;
+    let header = greeting(&caller, client, settings, record);
+    let Some(most) = settings.replay else {
+        let bytes = record.reached(&connected.lease, worker.index);
+        announce(header, &connected.socket, settings, enlisted, record).await?;
+        return Some(Settled { connected, bytes, early: caller.early, before: None });
+    };
+    let request = Request::new(caller.early, most);
+    let with = (client, worker, &**settings);
+    // In a box of its own: most pools never need it.
+    Box::pin(request.settle(connected, header.as_deref(), with, (&mut search, enlisted), record)).await
+}
+
+/// What the backend is told about the client before all else, if it is to be told.
+fn greeting(caller: &Caller, client: &Socket, settings: &config::Pool, record: &mut Record) -> Option<Vec<u8>> {
+    let send = settings.send_proxy.as_ref()?;
     let id = format!("{:016x}-{:x}", *RUN, record.live.id());
     let (header, unique_id) = caller.header(send, client, &id);
     if let Some(unique_id) = unique_id {
         record.unique_id = Some(unique_id.escape_ascii().to_string());
     }
+    Some(header)
+}
+
+/// Tells the backend. `None` = the record says why not; then both are reset.
+async fn announce(
+    header: Option<Vec<u8>>,
+    backend: &Socket,
+    settings: &config::Pool,
+    enlisted: &Enlisted<'_>,
+    record: &mut Record,
+) -> Option<()> {
+    let Some(header) = header else { return Some(()) };
     let (outcome, detail) = tokio::select! {
         biased;
         written = timeout(settings.connect.timeout, caller::tell(backend, &header)) => match written {
-            Ok(Ok(())) => return true,
+            Ok(Ok(())) => return Some(()),
             Ok(Err(error)) => (Outcome::BackendReset, Some(error.to_string())),
             Err(_) => (Outcome::BackendReset, Some("it does not take the PROXY header".to_owned())),
         },
         cut = enlisted.cut() => (cut.outcome(), None),
     };
     record.end(outcome, detail);
-    false
+    None
 }
 
 /// Connects, unless the client leaves or an operator ends the session first. `None` = the record says why.
-async fn reach(
+async fn connect(
     client: &Socket,
-    settings: &config::Pool,
-    worker: &Worker,
+    search: &mut Search<'_>,
     enlisted: &Enlisted<'_>,
     record: &mut Record,
 ) -> Option<Connected> {
-    let mut random = worker.random();
-    let pool = Arc::clone(&record.live.pool);
     let refusal = tokio::select! {
         biased;
-        result = upstream::connect((&pool, settings), &worker.stock, &mut random, &mut record.attempts) => match result {
+        result = search.next(&mut record.attempts) => match result {
             Ok(connected) => return Some(connected),
             Err(refusal) => refusal,
         },
@@ -177,7 +200,7 @@ async fn reach(
     };
     let (outcome, detail) = match refusal {
         Refusal::NoBackend => (Outcome::NoBackend, None),
-        Refusal::Failed(backend, reason, error) => {
+        Refusal::Failed((backend, reason, error)) => {
             let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
             (outcome, Some(format!("{}: {}: {error}", backend.id, reason.name())))
         }
@@ -210,5 +233,17 @@ pub(crate) mod tests {
 
     pub(super) fn panic_if_asked() {
         assert!(!PANIC.swap(false, SeqCst), "asked for by a test");
+    }
+
+    /// An idle session is little more than this. Debug builds make it larger than others; a bound that is too low has to be
+    /// raised with a reason.
+    #[test]
+    fn a_session_is_small() {
+        fn size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(super::run);
+        eprintln!("a session: {size} bytes");
+        assert!(size <= 1_600, "{size}");
     }
 }

@@ -159,6 +159,19 @@ impl Socket {
         }
     }
 
+    /// How many of the bytes that wait to be read fit in `buffer`; they stay where they are. 0 = FIN.
+    pub(super) fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let mut readiness = ready!(self.watch()?.poll_read_ready(cx))?;
+            match recv(self.bare(), &mut *buffer, RecvFlags::PEEK) {
+                Ok((waiting, _)) => return Poll::Ready(Ok(waiting)),
+                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+    }
+
     /// Writes what fits.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {

@@ -1,18 +1,27 @@
-//! From a session to a connected backend: pick, dial, and retry while no byte of the client has been sent. Backends that
-//! have not been tried come first; when none is left, any eligible one after a pause.
+//! From a session to a connected backend: pick, dial, dial another one beside it if that takes long, and retry while the
+//! backend has sent nothing. Backends that have not been tried come first; when none is left, any eligible one after a
+//! pause.
 
-use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, sleep_until};
+use tracing::info;
 
+use super::dial::{Dials, Failed};
+use super::listener::Listener;
 use super::preconnect::Stock;
-use super::socket::{Socket, connect_failure};
+use super::socket::Socket;
 use crate::config;
-use crate::metrics::ConnectFailure;
-use crate::pool::{Backend, Lease, NoneLeft, Pool};
+use crate::metrics::Hedge;
+use crate::pool::{Backend, Lease, NoneLeft, Permit, Pool};
+
+/// The least time between two questions for the retry budget.
+const BREATH: Duration = Duration::from_millis(20);
+
+/// Backends dialled beside a slow one, in percent of the connects that succeed: where all are far away and every connect is
+/// slow, half as many more at most.
+const HEDGES: u16 = 50;
 
 /// A backend that answered.
 #[derive(Debug)]
@@ -26,133 +35,170 @@ pub(super) struct Connected {
 pub(super) enum Refusal {
     /// Nothing was eligible.
     NoBackend,
-    /// Every attempt failed; the last reason, and on whom.
-    Failed(Arc<Backend>, ConnectFailure, io::Error),
+    /// Every attempt failed; the last one.
+    Failed(Failed),
 }
 
-/// Connects to a backend of the pool, or takes a connection that the worker has in stock for it. `attempts` counts the dials, also when the future is dropped.
-///
-/// # Cancel safety
-/// Dropping it closes the socket in the making and gives back the lease; the attempt is counted as abandoned.
-pub(super) async fn connect(
-    (pool, settings): (&Arc<Pool>, &config::Pool),
-    stock: &Stock,
-    random: &mut fastrand::Rng,
-    attempts: &mut u32,
-) -> Result<Connected, Refusal> {
-    let policy = &settings.connect;
-    let deadline = Instant::now() + policy.deadline;
-    let mut tried: Vec<Arc<Backend>> = Vec::new();
-    let mut last = None;
-    while *attempts < policy.attempts {
-        let mut lease = match pool.pick(&tried) {
-            Ok(lease) => lease,
-            Err(NoneLeft) if tried.is_empty() => break,
-            Err(NoneLeft) => {
-                tried.clear();
-                let pause = jittered(policy.retry_delay, random);
-                if Instant::now() + pause >= deadline {
+/// One session's search for a backend that serves it. It may be gone on with when the one that was found fails.
+#[derive(Debug)]
+pub(super) struct Search<'a> {
+    pool: &'a Arc<Pool>,
+    settings: &'a Arc<config::Pool>,
+    listener: &'a Listener,
+    stock: &'a Stock,
+    random: fastrand::Rng,
+    /// Dialled, or used, so far.
+    tried: Vec<Arc<Backend>>,
+    found: bool,
+}
+
+impl<'a> Search<'a> {
+    /// `listener` is where places for more connections come from.
+    pub(super) fn new(
+        (pool, settings): (&'a Arc<Pool>, &'a Arc<config::Pool>),
+        listener: &'a Listener,
+        stock: &'a Stock,
+        random: fastrand::Rng,
+    ) -> Self {
+        Self { pool, settings, listener, stock, random, tried: Vec::new(), found: false }
+    }
+
+    /// Connects to a backend of the pool, or takes a connection that the worker has in stock for it. `attempts` counts the
+    /// dials over all calls, also when the future is dropped; `connect.deadline` begins with each call. After one was found,
+    /// only backends that have not been tried are.
+    ///
+    /// # Cancel safety
+    /// Dropping it closes the sockets in the making and gives back the leases; the attempts are counted as abandoned.
+    pub(super) async fn next(&mut self, attempts: &mut u32) -> Result<Connected, Refusal> {
+        let (pool, settings) = (self.pool, self.settings);
+        let policy = &settings.connect;
+        let deadline = Instant::now() + policy.deadline;
+        // An attempt that ends before it could be hedged needs no timer.
+        let pause = policy.hedge.filter(|hedge| *hedge < policy.timeout);
+        let is_second = self.found;
+        let (mut dials, mut hedge_at, mut last, mut is_paid) = (Dials::default(), None, None, false);
+        loop {
+            if dials.is_empty() {
+                if *attempts >= policy.attempts {
                     break;
                 }
-                tokio::time::sleep(pause).await;
-                continue;
+                if (*attempts > 0 || is_second) && !is_paid && !self.pay(deadline).await {
+                    break;
+                }
+                is_paid = true;
+                let mut lease = match pool.pick(&self.tried) {
+                    Ok(lease) => lease,
+                    Err(NoneLeft) if self.tried.is_empty() || is_second => break,
+                    Err(NoneLeft) => {
+                        self.tried.clear();
+                        if !self.rest(policy.retry_delay, deadline).await {
+                            break;
+                        }
+                        continue;
+                    }
+                };
+                if let Some(socket) = self.stock.take(&mut lease) {
+                    *attempts += u32::from(is_second);
+                    return Ok(self.found(Connected { socket, lease }));
+                }
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                *attempts += 1;
+                is_paid = false;
+                self.tried.push(Arc::clone(lease.backend()));
+                dials.begin(lease, (pool, settings), policy.timeout.min(left));
+                hedge_at = pause.map(|pause| Instant::now() + pause);
             }
+            tokio::select! {
+                biased;
+                result = dials.first() => match result {
+                    Ok(connected) => return Ok(self.found(connected)),
+                    Err(failed) => {
+                        last = Some(failed);
+                        // The others are slow: there is nothing to wait for before one more is tried.
+                        hedge_at = hedge_at.map(|_| Instant::now());
+                    }
+                },
+                () = until(hedge_at), if *attempts < policy.attempts => {
+                    hedge_at = pause.map(|pause| Instant::now() + pause);
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if let Some(connected) = self.hedge(&mut dials, policy.timeout.min(left), attempts) {
+                        return Ok(self.found(connected));
+                    }
+                }
+            }
+        }
+        Err(last.map_or(Refusal::NoBackend, Refusal::Failed))
+    }
+
+    /// Dials one more backend beside the others, if one is left and it may; a connection in stock is there at once.
+    fn hedge(&mut self, dials: &mut Dials, limit: Duration, attempts: &mut u32) -> Option<Connected> {
+        let pool = self.pool;
+        let mut lease = pool.pick(&self.tried).ok()?;
+        if let Some(socket) = self.stock.take(&mut lease) {
+            dials.outrun();
+            pool.second.count_hedge(Hedge::Won);
+            return Some(Connected { socket, lease });
+        }
+        let place = self.listener.spare_place();
+        let Some(place) = place.filter(|_| pool.hedges.take(Instant::now(), HEDGES) == Permit::Granted) else {
+            pool.second.count_hedge(Hedge::Refused);
+            return None;
         };
-        if let Some(socket) = stock.take(&mut lease) {
-            return Ok(Connected { socket, lease });
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
         *attempts += 1;
-        match dial(&mut lease, (pool, settings), policy.timeout.min(left)).await {
-            Ok(socket) => return Ok(Connected { socket, lease }),
-            Err((reason, error)) => {
-                tried.push(Arc::clone(lease.backend()));
-                last = Some((Arc::clone(lease.backend()), reason, error));
+        self.tried.push(Arc::clone(lease.backend()));
+        dials.hedge(lease, (pool, self.settings), limit, place);
+        None
+    }
+
+    /// Waits until the pool's budget has a retry to give; `false` = not before the deadline.
+    async fn pay(&mut self, deadline: Instant) -> bool {
+        let (pool, policy) = (self.pool, &self.settings.connect);
+        loop {
+            match pool.retries.take(Instant::now(), policy.retry_budget) {
+                Permit::Granted => return true,
+                Permit::Refused(None) => {}
+                Permit::Refused(Some(left_out)) => info!(
+                    pool = %pool.name, left_out, "retries wait: connect.retry_budget is used up"
+                ),
+            }
+            if !self.rest(policy.retry_delay.max(BREATH), deadline).await {
+                return false;
             }
         }
     }
-    Err(last.map_or(Refusal::NoBackend, |(backend, reason, error)| Refusal::Failed(backend, reason, error)))
-}
 
-async fn dial(
-    lease: &mut Lease,
-    (pool, settings): (&Pool, &config::Pool),
-    limit: Duration,
-) -> Result<Socket, (ConnectFailure, io::Error)> {
-    if settings.sources.is_empty() {
-        return dial_from(lease, settings, None, limit).await;
-    }
-    let began = Instant::now();
-    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
-    for source in pool.sources_for(settings, lease.address()) {
-        let left = limit.saturating_sub(began.elapsed());
-        match dial_from(lease, settings, Some(source), left).await {
-            // This address has no free port towards that backend; another one may.
-            Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
-            result => return result,
+    /// Waits 50 % to 100 % of it, so that the clients of a dead pool do not come back together; `false` = it would be later
+    /// than the deadline.
+    async fn rest(&mut self, delay: Duration, deadline: Instant) -> bool {
+        let pause = delay.mul_f64(0.5 + self.random.f64() / 2.0);
+        if Instant::now() + pause >= deadline {
+            return false;
         }
+        sleep(pause).await;
+        true
     }
-    Err((ConnectFailure::AddressNotAvailable, last))
-}
 
-async fn dial_from(
-    lease: &mut Lease,
-    settings: &config::Pool,
-    source: Option<IpAddr>,
-    limit: Duration,
-) -> Result<Socket, (ConnectFailure, io::Error)> {
-    if let Some(source) = source {
-        lease.set_source(source);
-    }
-    let attempt = Attempt { lease, over: false };
-    attempt.lease.dialled();
-    let began = Instant::now();
-    let result = timeout(limit, Socket::connect(attempt.lease.address(), source, &settings.tcp)).await;
-    let (reason, error) = match result {
-        Ok(Ok(socket)) => {
-            attempt.succeeded(began.elapsed());
-            return Ok(socket);
+    fn found(&mut self, connected: Connected) -> Connected {
+        let pool = self.pool;
+        pool.hedges.succeeded();
+        // Where requests are replayed, it is the answer that counts.
+        if self.settings.replay.is_none() {
+            pool.retries.succeeded();
         }
-        Ok(Err(error)) => (connect_failure(&error), error),
-        Err(_) => {
-            let text = format!("no answer within {limit:?}");
-            (ConnectFailure::Timeout, io::Error::new(io::ErrorKind::TimedOut, text))
+        if !self.tried.iter().any(|tried| Arc::ptr_eq(tried, connected.lease.backend())) {
+            self.tried.push(Arc::clone(connected.lease.backend()));
         }
-    };
-    attempt.failed(reason);
-    Err((reason, error))
-}
-
-/// Counts an attempt that nobody waits for any more.
-struct Attempt<'a> {
-    lease: &'a Lease,
-    over: bool,
-}
-
-impl Attempt<'_> {
-    fn succeeded(mut self, took: Duration) {
-        self.over = true;
-        self.lease.connected(took);
-    }
-
-    fn failed(mut self, reason: ConnectFailure) {
-        self.over = true;
-        self.lease.failed(reason);
+        self.found = true;
+        connected
     }
 }
 
-impl Drop for Attempt<'_> {
-    fn drop(&mut self) {
-        if !self.over {
-            self.lease.failed(ConnectFailure::Abandoned);
-        }
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
-}
-
-/// 50 % to 100 % of it, so that the clients of a dead pool do not come back together.
-fn jittered(delay: Duration, random: &mut fastrand::Rng) -> Duration {
-    delay.mul_f64(0.5 + random.f64() / 2.0)
 }

@@ -23,6 +23,7 @@ use super::cut::Cut;
 use super::limit::Limit;
 use super::listener::{self, Listener};
 use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
+use super::option::TcpView;
 use super::preconnect::{self, Stock};
 use super::relay::{Forbidden, Gear, Limits, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
@@ -238,6 +239,11 @@ impl Floor {
             seat.shared.list.view(&mut all);
         }
         all
+    }
+
+    /// What the kernel knows of a session's connections, the client's first; `None` = it is gone, or not connected yet.
+    pub fn tcp(&self, session: SessionKey) -> Option<[TcpView; 2]> {
+        self.0.get(session.worker())?.shared.list.tcp(session)
     }
 
     /// Ends a session. Returns whether it still lived and nobody had ended it before.

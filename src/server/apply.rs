@@ -55,6 +55,9 @@ pub enum ApplyError {
     /// A new listening socket is not at hand.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// What a check needs is not there.
+    #[error(transparent)]
+    Check(#[from] Box<StartError>),
     /// A pool can't be fed.
     #[error("pool `{pool}` can't be fed")]
     Source {
@@ -173,7 +176,8 @@ impl State {
             return Ok((diff, Vec::new()));
         }
 
-        let max = limits(config, self.floor.sessions().len())?;
+        let (max, _) = limits(config, self.floor.sessions().len())?;
+        super::checks_ready(config).map_err(Box::new)?;
         // What was not obeyed at earlier changes is not obeyed now, either.
         let since_start = Diff::between(&self.started_with, &config.effective());
         let mut needs_restart = since_start.needs_restart();
@@ -265,6 +269,8 @@ impl State {
 
     fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> (Arc<Pool>, Arc<Closer>) {
         let (pool, evidence) = Pool::new(settings.clone(), self.floor.sessions().len());
+        pool.tell_to(&self.events);
+        pool.orders.show(self.orders.of(&pool.name));
         let (closer, closing) = Closer::start(&pool, &self.floor);
         let control = control::start(&pool, evidence, follower, &self.prober, closing);
         running.controls.insert(settings.name.clone(), control);
@@ -289,7 +295,11 @@ impl State {
         }
         pool.change(undecided(&before, settings));
         if let Some(control) = running.controls.get(&*pool.name) {
-            control.change(pool, follower, (before.check != settings.check).then_some(&self.prober));
+            control.change(
+                pool,
+                follower,
+                (before.check != settings.check || before.agent != settings.agent).then_some(&self.prober),
+            );
         }
         if before.timeouts != settings.timeouts {
             self.floor.renew(pool);
@@ -389,8 +399,8 @@ fn is_placed(pool: &Pool, backends: &[StaticBackend]) -> bool {
     let written = |id: &str| backends.iter().find(|backend| backend.id == id);
     let gone = members.iter().filter(|member| written(&member.id).is_none());
     let there = |backend: &StaticBackend| {
-        let weight = |member: &Arc<Backend>| *member.id == *backend.id && member.view().weight == backend.weight;
-        matches!(backend.address.host, Host::Name(_)) || members.iter().any(weight)
+        let is = |member: &Arc<Backend>| *member.id == *backend.id && member.view().standing != Standing::Removed;
+        matches!(backend.address.host, Host::Name(_)) || members.iter().any(is)
     };
     gone.into_iter().all(|member| member.view().standing == Standing::Removed) && backends.iter().all(there)
 }

@@ -2,15 +2,18 @@
 //! them are made here.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::AbortHandle;
 
+use crate::config::Check;
 use crate::discovery::Follower;
-use crate::keeper::{self, Change, Inputs, Probed, Watch};
-use crate::pool::{Evidence, Pool};
-use crate::probe::Prober;
+use crate::health::Report;
+use crate::keeper::{self, Advised, Change, Inputs, Probed, Watch};
+use crate::pool::{Pool, Testimony};
+use crate::probe::{Prober, Subscription};
 
 /// Whole sets that may wait for the keeper. One is enough: discovery then waits, and its next set says everything again.
 const UPDATES_WAITING: usize = 1;
@@ -37,7 +40,8 @@ impl Control {
         // Who does not listen any more has ended with the pool.
         let probes = probe_anew.map(|prober| {
             let (send_reports, reports) = mpsc::unbounded_channel();
-            (watch(pool, prober, send_reports), reports)
+            let (send_advice, advice) = mpsc::unbounded_channel();
+            (watch(pool, prober, send_reports, send_advice), reports, advice)
         });
         let _ = self.changes.send(Change { probes });
         if let Some(source) = source {
@@ -57,17 +61,19 @@ impl Drop for Control {
 /// Starts them on the current runtime.
 pub(super) fn start(
     pool: &Arc<Pool>,
-    evidence: mpsc::Receiver<Evidence>,
+    evidence: mpsc::Receiver<Testimony>,
     follower: Follower,
     prober: &Prober,
     closing: AbortHandle,
 ) -> Control {
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
-    let watch = watch(pool, prober, send_reports);
+    let (send_advice, advice) = mpsc::unbounded_channel();
     let (send_changes, changes) = mpsc::unbounded_channel();
     let (send_sources, sources) = mpsc::unbounded_channel();
-    let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, Inputs { updates, reports, evidence, changes }));
+    let watch = watch(pool, prober, send_reports, send_advice);
+    let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
+    let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, inputs));
     let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates, sources));
     Control {
         tasks: [keeper.abort_handle(), discovery.abort_handle(), closing],
@@ -76,15 +82,37 @@ pub(super) fn start(
     }
 }
 
-fn watch(pool: &Arc<Pool>, prober: &Prober, reports: UnboundedSender<Probed>) -> Watch {
-    let check = Arc::clone(&pool.settings().check);
+fn watch(
+    pool: &Arc<Pool>,
+    prober: &Prober,
+    reports: UnboundedSender<Probed>,
+    advice: UnboundedSender<Advised>,
+) -> Watch {
+    let (check, agent) = (Arc::clone(&pool.settings().check), pool.settings().agent.clone());
     let prober = prober.clone();
     Box::new(move |id, address| {
         let (id, reports) = (Arc::clone(id), reports.clone());
-        let sink = Box::new(move |report: &crate::health::Report| {
+        let agent = agent.as_ref().map(|agent| ask(&prober, &id, address, agent, advice.clone()));
+        let sink = Box::new(move |report: &Report| {
             // A keeper that is gone needs no reports.
             let _ = reports.send(Probed { id: Arc::clone(&id), address, report: report.clone() });
         });
-        Box::new(prober.subscribe(address, &check, sink))
+        Box::new((prober.subscribe(address, &check, sink), agent))
     })
+}
+
+/// Of a backend's agent only the advice is wanted: one that can't be reached says nothing, and changes nothing.
+fn ask(
+    prober: &Prober,
+    id: &Arc<str>,
+    address: SocketAddr,
+    agent: &Arc<Check>,
+    to: UnboundedSender<Advised>,
+) -> Subscription {
+    let id = Arc::clone(id);
+    let sink = Box::new(move |report: &Report| {
+        let Some(advice) = report.result.advice else { return };
+        let _ = to.send(Advised { id: Arc::clone(&id), address, advice });
+    });
+    prober.subscribe(address, agent, sink)
 }

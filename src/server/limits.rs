@@ -4,8 +4,15 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-/// Descriptors that sessions never get: listeners, event loops, logs, probes in flight, discovery, admin.
-const RESERVE: u64 = 256;
+/// Descriptors that sessions never get: listeners, event loops, logs, discovery, admin.
+const RESERVE: u64 = 128;
+
+/// The part of all descriptors that is kept for probes in flight: at the usual limits as many as a large set of backends has,
+/// so that one that falls silent as a whole is still probed in time.
+const PROBES: u64 = 32;
+
+/// At the least.
+const FEWEST_PROBES: u64 = 128;
 
 /// A session's client and backend socket.
 const PER_SESSION: u64 = 2;
@@ -51,7 +58,14 @@ pub struct Budget {
 impl Budget {
     /// Raises the soft limit to the hard one, which is the budget; `pipes` are descriptors for splicing.
     pub(super) fn raise(pipes: usize) -> Self {
-        Self { hard: raise(), kept: RESERVE + pipes as u64 }
+        let hard = raise();
+        Self { hard, kept: RESERVE + probes(hard) + pipes as u64 }
+    }
+
+    /// Probes that may be in flight beside so many sessions: their part, and what sessions leave.
+    pub(super) fn probes(self, sessions: usize) -> usize {
+        let taken = (sessions as u64).saturating_mul(PER_SESSION).saturating_add(self.kept);
+        usize::try_from(probes(self.hard) + self.hard.saturating_sub(taken)).unwrap_or(usize::MAX)
     }
 
     /// Sessions that the process takes if it takes as many as are `written`, or as it can.
@@ -79,6 +93,10 @@ impl Budget {
     }
 }
 
+fn probes(hard: u64) -> u64 {
+    (hard / PROBES).max(FEWEST_PROBES)
+}
+
 fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(UNLIMITED);
@@ -101,6 +119,14 @@ mod tests {
     fn unset_is_what_the_limit_holds() {
         assert_eq!(BUDGET.take(None).unwrap(), 9_808);
         assert_eq!(BUDGET.take(Some(9_808)).unwrap(), 9_808);
+    }
+
+    #[test]
+    fn probes_have_a_part_and_what_sessions_leave() {
+        assert_eq!(BUDGET.probes(9_808), 625);
+        assert_eq!(BUDGET.probes(1_000), 625 + 20_000 - 384 - 2_000);
+        assert_eq!(Budget { hard: 1024, kept: 384 }.probes(320), 128);
+        assert_eq!(BUDGET.probes(usize::MAX), 625);
     }
 
     #[test]

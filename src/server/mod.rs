@@ -5,6 +5,7 @@ mod closing;
 mod control;
 mod leaving;
 mod limits;
+mod orders;
 mod relays;
 mod reloads;
 mod sockets;
@@ -25,14 +26,15 @@ use tracing::warn;
 use crate::config::{Config, Relay};
 use crate::discovery::SourceError;
 use crate::metrics::CloseCause;
-use crate::pool::Pool;
-use crate::probe::Prober;
+use crate::pool::{Events, Happened, Pool};
+use crate::probe::{self, Prober};
 use crate::proxy::{Floor, Glimpse, Limit, Listener, Rings, Workers, pipe_descriptors, try_ring};
 use apply::Running;
 pub use apply::{Applied, ApplyError};
 use closing::Closer;
 use limits::Budget;
 pub use limits::LimitError;
+pub use orders::OrderFile;
 pub use relays::RingError;
 pub use reloads::{Reloads, Result as ReloadResult, View as ReloadView};
 pub(crate) use sockets::hint;
@@ -50,6 +52,14 @@ pub enum StartError {
     /// A listening socket is not at hand.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// A pool can't be probed.
+    #[error("the check of pool `{pool}` can't work")]
+    Check {
+        /// Its name.
+        pool: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A pool's source can't be asked.
     #[error("pool `{pool}` can't be fed")]
     Source {
@@ -68,10 +78,11 @@ pub enum StartError {
 /// # Errors
 /// A limit is written that can't be held.
 pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
-    limits(config, workers(config))
+    limits(config, workers(config)).map(|(sessions, _)| sessions)
 }
 
-fn limits(config: &Config, workers: usize) -> Result<usize, LimitError> {
+/// Sessions, and probes in flight.
+fn limits(config: &Config, workers: usize) -> Result<(usize, usize), LimitError> {
     let copies = config.pools.iter().all(|pool| pool.relay == Relay::Copy);
     let budget = Budget::raise(if copies { 0 } else { pipe_descriptors(workers) });
     for listener in &config.listeners {
@@ -79,7 +90,20 @@ fn limits(config: &Config, workers: usize) -> Result<usize, LimitError> {
             budget.holds(&format!("listeners.{}.max_connections", listener.name), wanted)?;
         }
     }
-    budget.take(config.max_connections)
+    let sessions = budget.take(config.max_connections)?;
+    Ok((sessions, budget.probes(sessions)))
+}
+
+/// Whether everything is at hand that the checks of a configuration need.
+///
+/// # Errors
+/// The first thing that is not. Files are read.
+pub fn checks_ready(config: &Config) -> Result<(), StartError> {
+    for pool in &config.pools {
+        let wrong = |source| StartError::Check { pool: pool.name.clone(), source };
+        probe::ready(&pool.check).map_err(wrong)?;
+    }
+    Ok(())
 }
 
 /// The kernel takes data with a SYN only if the server bit of its own switch is set.
@@ -114,6 +138,10 @@ pub struct Server {
 pub struct State {
     /// Sessions that the process takes.
     pub limit: Arc<Limit>,
+    /// What happens.
+    pub events: Events,
+    /// Where operators' orders are kept.
+    pub orders: OrderFile,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
@@ -164,7 +192,9 @@ impl Server {
     /// # Errors
     /// Nothing is left behind.
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
-        let limit = Limit::new(Some(max_connections(config)?));
+        let (max, probes) = limits(config, workers(config))?;
+        let limit = Limit::new(Some(max));
+        checks_ready(config)?;
         warn_about_fast_open(config);
         let sockets = sockets::open(&config.listeners, inherited)?;
         let rings = relays::choose(&config.pools, try_ring)?;
@@ -177,7 +207,9 @@ impl Server {
             Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
         let state = Arc::new(State {
             limit,
-            prober: Prober::new(),
+            events: Events::default(),
+            orders: OrderFile::open(config.state_dir.as_deref()),
+            prober: Prober::bounded(probes),
             floor: workers.floor(),
             reloads: Reloads::new(config),
             set: ArcSwap::from_pointee(none),
@@ -229,7 +261,17 @@ impl State {
 
     /// From now on it is stopping: not ready any more, although it still accepts.
     pub fn drain(&self) {
-        self.draining.store(true, Relaxed);
+        if !self.draining.swap(true, Relaxed) {
+            self.events.tell(|| Happened::Stopping);
+        }
+    }
+
+    /// Keeps what operators want across restarts, if the configuration says where.
+    ///
+    /// # Errors
+    /// The file can't be written; what it held before it still holds.
+    pub async fn save_orders(&self) -> io::Result<()> {
+        self.orders.save(&self.set().pools).await
     }
 
     /// Sessions now.

@@ -185,6 +185,28 @@ async fn not_while_failing_open() {
     scene.ended(Outcome::BackendDown, 2).await;
 }
 
+/// A backend that moved and then goes down is down where it is now: what is still connected to where it was, stays.
+#[tokio::test]
+async fn only_where_it_is_down() {
+    let scene = Scene::new(MODES[0], "on_down = \"close\"").await;
+    let mut old = scene.session().await;
+    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = elsewhere.local_addr().unwrap();
+    scene.registry.add("web", "a", address);
+    let id = scene.registry.id("a");
+    until("it has moved", || async { (scene.rig.backend(&id).await?["address"] == address.to_string()).then_some(()) })
+        .await;
+    let scene = Scene { b: Some(elsewhere), ..scene };
+    let mut new = scene.session().await;
+    scene.until_happened(CloseCause::BackendDown).await;
+    assert_eq!(soon("the end", last(&mut new.client)).await, Last::Reset);
+    old.ping().await;
+    old.finish().await;
+    scene.rig.until_no_sessions().await;
+    assert_eq!((scene.rig.ended(Outcome::BackendDown), scene.rig.ended(Outcome::Completed)), (1, 1));
+    scene.rig.stop().await;
+}
+
 /// However busy it is.
 #[tokio::test]
 async fn max_lifetime_ends_it() {

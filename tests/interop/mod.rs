@@ -3,6 +3,8 @@
 //!
 //! A test whose programs are not installed says so and passes, except under `tests/run.sh` and in CI.
 
+mod agent;
+mod checks;
 mod load;
 mod nginx;
 mod postgres;

@@ -177,6 +177,48 @@ async fn postgresql_with_a_server_killed_under_pgbench() {
     rig.stop().await;
 }
 
+/// A server that recovers from an archive is starting until the archive has answered, however long that takes.
+#[tokio::test]
+async fn a_postgresql_that_starts_is_not_up_before_it_is_ready() {
+    let Some([initdb, postgres, psql]) = programs(["initdb", "postgres", "psql"]) else { return };
+    let mut server = Server::start(&initdb, &postgres).await;
+    server.process.ask(Signal::INT, Duration::from_secs(20));
+    let (data, go) = (server.directory.path().join("data"), server.directory.path().join("go"));
+    fs::write(data.join("recovery.signal"), "").unwrap();
+    fs::set_permissions(data.join("recovery.signal"), fs::Permissions::from_mode(0o644)).unwrap();
+    let wait = format!("restore_command = 'until [ -e {} ]; do sleep 0.05; done; false'\n", go.display());
+    let mut settings = fs::read_to_string(data.join("postgresql.conf")).unwrap();
+    settings += &wait;
+    fs::write(data.join("postgresql.conf"), settings).unwrap();
+    server.process = Server::spawn(&postgres, server.directory.path(), server.port.address());
+
+    let id = server.port.address().to_string();
+    let check = "check = { kind = \"postgres\", interval = \"100ms\", fast_interval = \"50ms\", timeout = \"5s\" }";
+    let rig = Rig::with_backends(&[&id], check).await;
+    until("it says that it is starting", || {
+        server.process.check_runs();
+        async {
+            let reason = rig.backend(&id).await?["last_probe"]["got"].as_str()?.to_owned();
+            (reason == "57P03 \"the database system is starting up\"").then_some(())
+        }
+    })
+    .await;
+    // Its port is open: a check that only connects would have it up.
+    assert!(tokio::net::TcpStream::connect(server.port.address()).await.is_ok());
+    assert_eq!(rig.until_standing(&id, "down").await["last_probe"]["kind"], "postgres");
+
+    fs::write(&go, "").unwrap();
+    let up = rig.until_standing(&id, "up").await;
+    let got = up["last_probe"]["got"].as_str().unwrap();
+    assert!(got.starts_with("28000 ") || got == "ready" || got == "asks to authenticate", "{up}");
+    assert_eq!(sql(&psql, rig.front(), "SELECT 1").await.good().trim(), "1");
+    // Probes leave without a trace in its log but for the user that is not there.
+    let log = server.process.log();
+    assert!(!log.contains("could not receive data") && !log.contains("unexpected EOF"), "{log}");
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
+
 /// Both ways.
 async fn bytes(rig: &Rig, id: &str) -> u64 {
     let backend = rig.backend(id).await.unwrap();

@@ -6,6 +6,7 @@ use std::path::Path;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::checks::Watched;
 use super::port;
 use crate::support::{HeldPort, Process, Rig, Said, command, programs, run, soon, until};
 
@@ -24,8 +25,11 @@ struct Server {
 
 impl Server {
     async fn start(redis: &Path) -> Self {
+        Self::start_on(redis, HeldPort::new()).await
+    }
+
+    async fn start_on(redis: &Path, port: HeldPort) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let port = HeldPort::new();
         let mut command = command(redis);
         command.current_dir(directory.path());
         command.args(["--bind", "127.0.0.1", "--port", &port.address().port().to_string(), "--daemonize", "no"]);
@@ -92,6 +96,80 @@ async fn redis_with_a_server_killed_under_redis_benchmark() {
     bench(&benchmark, rig.front(), &["-n", "2000", "-t", "ping"]).await.good();
     rig.until_no_sessions().await;
     rig.stop().await;
+}
+
+/// The server that takes writes is the one that is up.
+#[tokio::test]
+async fn writes_follow_the_master_through_a_failover() {
+    let Some([redis, cli]) = programs(["redis-server", "redis-cli"]) else { return };
+    let (mut first, second) = tokio::join!(Server::start(&redis), Server::start(&redis));
+    let (one, two) = (first.port.address(), second.port.address());
+    let ask = |to: SocketAddr, words: &'static str| {
+        let (cli, to) = (cli.clone(), port(to));
+        async move {
+            let words: Vec<&str> = ["-h", "127.0.0.1", "-p", &to, "-e"].into_iter().chain(words.split(' ')).collect();
+            run(&cli, &words, b"").await.good()
+        }
+    };
+    let follow = async |follower: SocketAddr, leader: SocketAddr| {
+        let (cli, leader) = (cli.clone(), port(leader));
+        let to = port(follower);
+        let words = ["-h", "127.0.0.1", "-p", &to, "-e", "REPLICAOF", "127.0.0.1", &leader];
+        run(&cli, &words, b"").await.good();
+    };
+    follow(two, one).await;
+    let (gone, next) = (one.to_string(), two.to_string());
+    let check = "check = { kind = \"redis\", role = \"master\", interval = \"100ms\", fast_interval = \"50ms\" }";
+    let rig = Rig::with_backends(&[&gone, &next], check).await;
+    assert_eq!(rig.until_standing(&gone, "up").await["reason"], "redis ROLE: master (1st pass)");
+    let reason = rig.until_standing(&next, "down").await["reason"].as_str().unwrap().to_owned();
+    assert!(reason.starts_with("redis ROLE: replica, wanted master"), "{reason}");
+    for _ in 0..4 {
+        assert_eq!(ask(rig.front(), "SET written before").await, "OK\n");
+    }
+
+    first.process.kill();
+    rig.until_standing(&gone, "down").await;
+    ask(two, "REPLICAOF NO ONE").await;
+    rig.until_standing(&next, "up").await;
+    for _ in 0..4 {
+        assert_eq!(ask(rig.front(), "SET written after").await, "OK\n");
+    }
+    assert_eq!(ask(two, "GET written").await, "after\n");
+
+    // The old master comes back as one: nobody has told it yet. Then it follows the new one.
+    let again = Server::start_on(&redis, first.port).await;
+    follow(again.port.address(), two).await;
+    until("the old master is a replica for the check, too", || async {
+        let backend = rig.backend(&gone).await?;
+        (backend["standing"] == "down" && backend["last_probe"]["got"] == "replica").then_some(())
+    })
+    .await;
+    for _ in 0..4 {
+        assert_eq!(ask(rig.front(), "SET written last").await, "OK\n");
+    }
+    assert_eq!(ask(two, "GET written").await, "last\n");
+    rig.stop().await;
+}
+
+/// What is behind a password is up for a check without one, and has a role for a check with it.
+#[tokio::test]
+async fn redis_behind_a_password() {
+    let Some([redis, cli]) = programs(["redis-server", "redis-cli"]) else { return };
+    let server = Server::start(&redis).await;
+    let address = server.port.address();
+    run(&cli, &["-p", &port(address), "CONFIG", "SET", "requirepass", "s3cret"], b"").await.good();
+    for (more, passed, got) in [
+        ("", true, "\"-NOAUTH"),
+        (", role = \"master\"", false, "\"-NOAUTH"),
+        (", role = \"master\", password = \"s3cret\"", true, "master"),
+        (", role = \"master\", username = \"default\", password = \"s3cret\"", true, "master"),
+        (", password = \"wrong\"", false, "\"-WRONGPASS"),
+    ] {
+        let result = Watched::new(address, &format!("check = {{ kind = \"redis\"{more} }}")).next().await;
+        assert_eq!(result.passed, passed, "{more}: {result}");
+        assert!(result.got.starts_with(got) && !result.to_string().contains("s3cret"), "{more}: {result}");
+    }
 }
 
 /// With 20 connections; it ends with an error as soon as one of them breaks.

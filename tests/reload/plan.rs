@@ -6,7 +6,7 @@ use super::{Live, file};
 use crate::support::{Backend, Program, get, until};
 
 async fn plan(program: &Program, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let admin = program.admin().await.to_string();
+    let admin = format!("http://{}", program.admin().await);
     let output = tokio::process::Command::new(Program::PATH)
         .args(["plan", "--admin", &admin])
         .args(arguments)
@@ -40,7 +40,7 @@ async fn it_counts_the_sessions_that_each_change_touches() {
     );
     std::fs::write(program.directory().join("next.toml"), &after).unwrap();
     let (status, said, _) = plan(&program, &["--config", "next.toml", "--exit-code"]).await;
-    assert_eq!(status, Some(3));
+    assert_eq!(status, Some(5));
     for line in [
         "    workers: none -> 7  (takes a restart)",
         "~ listener front  sessions: 2 kept, 0 drained, 0 closed",
@@ -89,7 +89,7 @@ async fn it_says_what_is_wrong_and_who_does_not_answer() {
     let (status, said, error) = plan(&program, &["--config", "bad.toml"]).await;
     assert_eq!((status, said.as_str()), (Some(2), ""));
     assert!(error.contains("nonsense"), "{error}");
-    let nobody = crate::support::free_port().to_string();
+    let nobody = format!("http://{}", crate::support::free_port());
     let output = tokio::process::Command::new(Program::PATH)
         .args(["plan", "--admin", &nobody])
         .current_dir(program.directory())

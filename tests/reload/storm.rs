@@ -199,7 +199,7 @@ async fn no_session_is_cut_that_the_plan_did_not_announce() {
 
         let (text, now_open) = some_file(&mut random, &fronts, &backends);
         std::fs::write(program.directory().join("next.toml"), &text).unwrap();
-        let plan = planned(&program, &admin.to_string()).await;
+        let plan = planned(&program, &format!("http://{admin}")).await;
         let before = config(admin).await;
         let some = |key: &str| !plan[key].as_array().unwrap().is_empty();
         std::fs::rename(program.directory().join("next.toml"), program.directory().join("lb.toml")).unwrap();

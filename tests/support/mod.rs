@@ -8,6 +8,7 @@ mod program;
 mod programs;
 mod registry;
 mod rig;
+mod sealed;
 mod seccomp;
 
 use std::future::Future;
@@ -26,6 +27,7 @@ pub use program::Program;
 pub use programs::{HeldPort, Process, Said, command, program, programs, run};
 pub use registry::Registry;
 pub use rig::Rig;
+pub use sealed::{fixture, sealed};
 pub use seccomp::forbid_io_uring;
 
 /// No wait is longer; generous, because CI machines stall.

@@ -39,8 +39,19 @@ pub fn program(name: &str) -> Option<PathBuf> {
     programs([name]).map(|[path]| path)
 }
 
-/// Debian's own before whatever else is on the `PATH`; PostgreSQL's programs are in none of its directories.
+/// Debian's own before whatever else is on the `PATH`; PostgreSQL's programs are in none of its directories;
+/// `interop-python` is the one that has the packages of tests/run.sh.
 fn find(name: &str) -> Option<PathBuf> {
+    // In the environment that tests/run.sh makes. Not resolved: Python's own place is how it knows which packages it has.
+    let of_venv = match name {
+        "schemathesis" => Some("schemathesis"),
+        "interop-python" => Some("python"),
+        _ => None,
+    };
+    if let Some(name) = of_venv {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/interop-venv/bin").join(name);
+        return path.exists().then_some(path);
+    }
     let mut postgres: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
         .map(|versions| versions.flatten().map(|version| version.path().join("bin")).collect())
         .unwrap_or_default();

@@ -117,9 +117,8 @@ impl Rig {
         .await;
         until("rings without lanes and buffers in use", || async { (state.floor.rings() == (0, 0)).then_some(()) })
             .await;
-        for pool in &state.set().pools {
-            assert_eq!(pool.sessions(), 0);
-        }
+        // A dial that was outrun goes on by itself for as long as it may.
+        until("no leases", || async { state.set().pools.iter().all(|pool| pool.sessions() == 0).then_some(()) }).await;
         for listener in &state.set().listeners {
             let accepted = listener.accepted.load(std::sync::atomic::Ordering::SeqCst);
             let ended: u64 = evenkeel::metrics::Outcome::ALL.iter().map(|&outcome| listener.ended.read(outcome)).sum();

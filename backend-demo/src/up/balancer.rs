@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context;
 use evenkeel::{
-    Balancer,
+    Balancer, Surroundings,
     cli::{Logging, start_logging},
     config,
 };
@@ -45,7 +45,8 @@ pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<
     let mut config = config::parse(&text, origin, &environment)?;
     config.log.sessions = false;
     let log = start_logging(&config.log)?;
-    let balancer = Balancer::start(config).await.context("can't start the balancer")?;
+    let surroundings = Surroundings { log_level: Some(log.level()), ..Surroundings::default() };
+    let balancer = Balancer::start_in(config, surroundings).await.context("can't start the balancer")?;
     Ok(Started { balancer, log })
 }
 

@@ -12,6 +12,9 @@ use super::system::{Program, Subject, Variant};
 /// Until a backend that works again has traffic, in seconds; where a check or a connect sees what is wrong.
 const BACK: f64 = 0.8;
 
+/// After a blackhole: the packets of the probe that was on its way are lost, so its timeout has to pass first.
+const BACK_FROM_SILENCE: f64 = BACK + 0.5;
+
 /// One goal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Verdict {
@@ -71,13 +74,15 @@ impl Row<'_> {
         if let Some(goal) = failures(self.fault, variant) {
             verdicts.push(self.limit("failed", goal, |counts| Some(counts.failed as f64)));
         }
-        if matches!(self.fault, Fault::Blackhole | Fault::Half) {
+        let blackhole = matches!(self.fault, Fault::Blackhole | Fault::Half);
+        if blackhole {
             verdicts.push(self.limit("slow", 0.0, |counts| Some(counts.slow as f64)));
         }
         let seen = !self.fault.hides_from_a_connect() || self.check == Check::Script;
         // A backend that flaps may well be kept waiting.
         if seen && self.fault != Fault::Flap {
-            verdicts.push(self.limit("back, s", BACK, |counts| counts.back));
+            let goal = if blackhole { BACK_FROM_SILENCE } else { BACK };
+            verdicts.push(self.limit("back, s", goal, |counts| counts.back));
         }
         verdicts
     }

@@ -46,7 +46,8 @@ const READING: [&str; 6] = [
     "Ranges are over the repetitions.",
     "evenkeel-first-byte is Evenkeel with `timeouts.first_byte = \"1s\"`, evenkeel-replay has `replay = \"until_response\"` \
      besides; all else is as it comes.",
-    "nginx has no active checks; Envoy has no faster interval for a backend that is about to go down, and its panic threshold is off.",
+    "nginx has no active checks; Envoy has no faster interval for a backend that is about to go down, so it checks every 0.5 s \
+     while all is well, and its panic threshold is off.",
 ];
 
 fn facts(chaos: &Chaos) -> Vec<(&'static str, String)> {
@@ -75,7 +76,7 @@ fn facts(chaos: &Chaos) -> Vec<(&'static str, String)> {
         ),
         (
             "checks",
-            "every second, every 300 ms while results contradict the state and while down; timeout 1 s, rise 2, fall 3; \
+            "every second, every 300 ms while results contradict the state and while down; timeout 0.5 s, rise 2, fall 3; \
              a second to connect, three attempts; nginx: max_fails=1 fail_timeout=1s"
                 .into(),
         ),

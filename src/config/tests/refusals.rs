@@ -104,9 +104,24 @@ fn pools() {
         "consul_wrong_token": with_pool("consul = { service = \"web\", token = \"s3c r3t\" }"),
         "duration_without_unit": with_more("connect = { timeout = \"1500\" }"),
         "duration_fraction": with_more("connect = { timeout = \"1.5s\" }"),
+        "hedge_number": with_more("connect = { hedge = 300 }"),
+        "retry_budget_text": with_more("connect = { retry_budget = \"20%\" }"),
+        "retry_budget_negative": with_more("connect = { retry_budget = -1 }"),
+        "replay_wrong_word": with_more("replay = \"always\""),
+        "replay_buffer_alone": with_more("replay_buffer = \"64KiB\""),
+        "replay_buffer_too_large": with_more("replay = \"until_response\"\nreplay_buffer = \"1GiB\""),
         "duration_zero": with_more("connect = { timeout = \"0s\" }"),
         "backlog_on_pool": with_more("tcp = { backlog = 128 }"),
         "keepalive_fraction": with_more("tcp = { keepalive = { idle = \"1500ms\" } }"),
+        "backup_next_to_priority": with_pool("backends = [{ address = \"b:1\", backup = true, priority = 2 }]"),
+        "priority_too_large": with_pool("backends = [{ address = \"b:1\", priority = 16 }]"),
+        "overprovisioning_too_small": with_more("overprovisioning = 0.5"),
+        "overprovisioning_text": with_more("overprovisioning = \"1.4\""),
+        "panic_threshold_too_large": with_more("panic_threshold = 101"),
+        "outliers_wrong_word": with_more("outliers = { mode = \"ejct\" }"),
+        "outliers_unknown_key": with_more("outliers = { max_ejectd = 50 }"),
+        "outliers_ejection_longer_than_max": with_more("outliers = { ejection = \"10m\", max_ejection = \"5m\" }"),
+        "damping_longer_than_max": with_more("damping = { stay_up = \"1m\", max_stay_up = \"10s\" }"),
         "many_at_once": with_more("balance = \"x\"\nconnect = { timeout = \"x\", attempts = 0 }\n[log]\nformat = \"xml\""),
     }
 }
@@ -146,6 +161,37 @@ fn checks() {
         "no_steps": with_more("[pools.web.check]\nkind = \"script\""),
         "step_with_two_keys": with_more("check = { kind = \"script\", steps = [{ send = \"a\", expect = \"b\" }, {}] }"),
         "step_wrong_hex": with_more("check = { kind = \"script\", steps = [{ send_hex = \"0a0\" }] }"),
+    }
+}
+
+#[test]
+fn kinds() {
+    let named = |name: &str, table: &str| format!("{}\n[checks.{name}]\n{table}", with_more("check = \"fast\""));
+    page! {
+        "refused_kinds";
+        "unknown_check": named("fats", "kind = \"tcp\""),
+        "unknown_check_far": named("thorough", "kind = \"tcp\""),
+        "unknown_check_of_none": with_more("check = \"fast\""),
+        "name_of_check": named("\"a b\"", "kind = \"tcp\""),
+        "fault_in_a_named_check": named("fast", "kind = \"tcp\"\npath = \"/\""),
+        "number_for_check": with_more("check = 5"),
+        "role_for_tcp": with_more("check = { role = \"master\" }"),
+        "wrong_role": with_more("check = { kind = \"redis\", role = \"slave\" }"),
+        "password_twice": with_more("check = { kind = \"redis\", password = \"s3cr3t\", password_file = \"/run/p\" }"),
+        "password_empty": with_more("check = { kind = \"redis\", password = \"\" }"),
+        "username_alone": with_more("check = { kind = \"redis\", username = \"me\" }"),
+        "tls_for_postgres": with_more("check = { kind = \"postgres\", tls = true }"),
+        "verify_without_tls": with_more("check = { kind = \"http\", verify = false }"),
+        "verify_for_tcp": with_more("check = { verify = false }"),
+        "wrong_server_name": with_more("check = { kind = \"tls\", server_name = \"a b\" }"),
+        "wrong_expires_within": with_more("check = { kind = \"tls\", expires_within = \"2w\" }"),
+        "no_command": with_more("check = { kind = \"exec\" }"),
+        "command_empty": with_more("check = { kind = \"exec\", command = [] }"),
+        "command_not_absolute": with_more("check = { kind = \"exec\", command = \"check.sh --quick\" }"),
+        "send_proxy_for_exec": with_more("check = { kind = \"exec\", command = \"/bin/true\", send_proxy = \"v1\" }"),
+        "agent_without_port": with_more("agent = { interval = \"1s\" }"),
+        "agent_unknown_key": with_more("agent = { prot = 9100 }"),
+        "agent_switch": with_more("agent = true"),
     }
 }
 
@@ -207,6 +253,11 @@ fn no_token_is_shown() {
         with_pool("consul = { service = \"web\", \"token\"=s3cr3t }"),
         with_pool("consul = { token = \"s3cr3t\", tokn = 1 }"),
         with_pool("consul = { service = \"\", token = 's3cr3t' }"),
+        with_more("check = { kind = \"redis\", password = \"s3cr3t"),
+        with_more("check = { kind = \"redis\", password = s3cr3t }"),
+        with_more("check = { kind = \"redis\", password = \"s3cr3t-${NAME}\" }"),
+        with_more("check = { kind = \"redis\", password = \"s3cr3t\", passwort = 1 }"),
+        with_more("check = { kind = \"redis\", password = [\"s3cr3t\"] }"),
     ] {
         let message = refused(&text);
         assert!(!message.contains("cr3t"), "{message}");

@@ -3,11 +3,12 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use consul::{CheckStatus, HealthCheck, RejectedEntry, ServiceEntry};
 
-use crate::config::{Host, Warning};
+use crate::config::{Host, TIERS, Warning};
 use crate::discovery::instance::Instance;
 use crate::endpoint::{Registry, Rejected};
 
@@ -56,9 +57,17 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
         port: entry.service.port,
         // 0 is not "default" but "nothing new", and so is what is below.
         weight: u16::try_from(weight.max(0)).unwrap_or(u16::MAX),
+        priority: meta(entry, "evenkeel_priority", 0..TIERS as u64).unwrap_or(0),
+        max_sessions: meta(entry, "evenkeel_max_sessions", 1..1 << 32),
         registry,
         note,
     })
+}
+
+/// A number from the service's metadata. One that can't be meant counts as absent: a slip in a label must not empty a pool.
+fn meta<T: TryFrom<u64>>(entry: &ServiceEntry, key: &str, range: Range<u64>) -> Option<T> {
+    let number: u64 = entry.service.meta.get(key)?.trim().parse().ok()?;
+    T::try_from(number).ok().filter(|_| range.contains(&number))
 }
 
 /// The worst of the checks, and which that is.

@@ -22,7 +22,7 @@ impl Zone {
             Some(if addresses.is_empty() { Err(io::Error::other("no such name")) } else { Ok(addresses) })
         });
         let address = HostPort { host: Host::Name("db".to_owned()), port: 80 };
-        let backend = StaticBackend { id: "db".to_owned(), address, weight: 1 };
+        let backend = StaticBackend { id: "db".to_owned(), address, weight: 1, priority: 0, max_sessions: None };
         let running = Running::start(&mut Discovery::with(names, quick()), &Source::Static(vec![backend]));
         (zone, running)
     }

@@ -1,11 +1,16 @@
 //! Members on a bench: the clock, the probes and the sessions are the test's.
 
+mod advice;
+mod damping;
 mod ejection;
 mod held;
 mod lines;
 mod membership;
+mod orders;
+mod shares;
 mod simulation;
 mod together;
+mod trials;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,8 +24,8 @@ use super::{Probed, Watch};
 use crate::config;
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::{ProbeResult, Report, RiseFall};
-use crate::metrics::ConnectFailure;
-use crate::pool::{Backend, Evidence, Lease, Pool, View};
+use crate::metrics::{ConnectFailure, EarlyEnd};
+use crate::pool::{Backend, Lease, Pool, Testimony, View};
 use crate::standing::Standing;
 
 /// rise 2, fall 3, no matter what the defaults are.
@@ -31,7 +36,7 @@ const ANY: &str = "check = { kind = \"tcp\", rise = 2, fall = 3 }\nwhen_all_down
 struct Bench {
     pool: Arc<Pool>,
     members: Members,
-    evidence: mpsc::Receiver<Evidence>,
+    evidence: mpsc::Receiver<Testimony>,
     probes: Arc<Mutex<Probes>>,
     now: Instant,
 }
@@ -86,7 +91,7 @@ impl Bench {
             probes.running.insert(Arc::clone(id), Running { address, health, number });
             Box::new(Interest { probes: Arc::clone(&running), id: Arc::clone(id), number })
         });
-        let members = Members::new(Arc::clone(&pool), watch);
+        let members = Members::new(Arc::clone(&pool), watch, fastrand::Rng::with_seed(1));
         Self { pool, members, evidence, probes, now: Instant::now() }
     }
 
@@ -152,6 +157,29 @@ impl Bench {
         }
     }
 
+    /// A session that goes well.
+    fn succeed(&mut self, id: &str) {
+        let lease = self.lease(id);
+        lease.connected(Duration::from_millis(1));
+        lease.answered();
+        self.hear();
+    }
+
+    /// Sessions reach this backend, and it fails them before its first byte.
+    fn end_early(&mut self, id: &str, times: usize) {
+        for _ in 0..times {
+            let lease = self.lease(id);
+            lease.connected(Duration::from_millis(1));
+            lease.ended_early(EarlyEnd::Closed);
+            self.hear();
+        }
+    }
+
+    /// The next session, if it is the trial of an ejected backend.
+    fn trial(&self) -> Option<Lease> {
+        self.pool.pick(&[]).ok().filter(Lease::is_trial)
+    }
+
     /// A session's claim on this very backend.
     fn lease(&self, id: &str) -> Lease {
         let others: Vec<_> = self.pool.members().iter().filter(|backend| &*backend.id != id).cloned().collect();
@@ -195,6 +223,8 @@ fn endpoint(id: &str) -> Endpoint {
         id: id.into(),
         address: SocketAddr::from(([10, 0, 0, number], 80)),
         weight: 1,
+        priority: 0,
+        max_sessions: None,
         registry: Registry::Passing,
         note: None,
     }
@@ -210,6 +240,7 @@ fn probed(id: &str, address: SocketAddr, passed: bool, health: &RiseFall) -> Pro
         wanted: "200-399".to_owned(),
         got: if passed { "status 200" } else { "status 503" }.to_owned(),
         advice: None,
+        certificate: None,
     };
     let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
     Probed { id: id.into(), address, report }

@@ -97,13 +97,57 @@ fn any_means_whom_nobody_took_out() {
 }
 
 #[test]
-fn ejections_alone_can_take_all_down_and_it_heals() {
-    let mut bench = Bench::new("check = { kind = \"none\", fall = 3 }\nwhen_all_down = \"any\"");
-    bench.set(&["a", "b"]);
-    bench.fail("a", 3);
-    bench.fail("b", 3);
-    assert!(bench.pool.fail_open());
-    assert_eq!(bench.picked(), ["a", "b"]);
-    bench.advance(seconds(10));
+fn ejections_alone_never_take_all_down() {
+    let mut bench = Bench::up(TCP, &["a", "b", "c"]);
+    bench.end_early("a", 3);
+    bench.advance(seconds(3));
+    bench.end_early("b", 3);
+    bench.end_early("c", 9);
+    assert_eq!(["a", "b", "c"].map(|id| bench.standing(id)), [Standing::Ejected, Standing::Ejected, Standing::Up]);
+    assert_eq!(bench.pool.outliers.refused(), 3);
+    // Also when the last one goes for another reason: one that failed is better than none.
+    for _ in 0..3 {
+        bench.probe("c", false);
+    }
+    assert_eq!(["a", "b", "c"].map(|id| bench.standing(id)), [Standing::Up, Standing::Ejected, Standing::Down]);
     assert!(!bench.pool.is_all_down());
+    bench.end_early("a", 9);
+    assert_eq!(bench.standing("a"), Standing::Up);
+    bench.set(&["b", "c"]);
+    assert_eq!(bench.standing("b"), Standing::Up);
+    bench.set(&["c"]);
+    assert!(bench.pool.is_all_down());
+}
+
+#[test]
+fn panic_uses_all_that_nobody_took_out() {
+    let mut bench = Bench::up(&format!("{TCP}\npanic_threshold = 50"), &["a", "b", "c", "d"]);
+    for id in ["a", "b"] {
+        for _ in 0..3 {
+            bench.probe(id, false);
+        }
+    }
+    assert!(!bench.pool.is_panicking(), "half of them is not less than half");
+    assert_eq!(bench.picked(), ["c", "d"]);
+    for _ in 0..3 {
+        bench.probe("c", false);
+    }
+    assert!(bench.pool.is_panicking());
+    assert_eq!(bench.picked(), ["a", "b", "c", "d"]);
+    // Whoever is taken out does not count, and a newcomer neither.
+    bench.set_of(vec![
+        Endpoint { registry: Registry::Maintenance, ..endpoint("a") },
+        Endpoint { registry: Registry::Maintenance, ..endpoint("b") },
+        endpoint("c"),
+        endpoint("d"),
+        endpoint("e"),
+    ]);
+    assert!(!bench.pool.is_panicking());
+    assert_eq!(bench.picked(), ["d"]);
+    // And it goes before `when_all_down`.
+    for _ in 0..3 {
+        bench.probe("d", false);
+    }
+    assert!(bench.pool.is_panicking());
+    assert_eq!(bench.picked(), ["c", "d", "e"]);
 }

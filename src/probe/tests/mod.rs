@@ -1,11 +1,16 @@
 //! Probes against real sockets on port 0, with the real clock: waits are on conditions and bounded.
 
+mod advice;
+mod exec;
+mod grpc;
 mod http;
 mod local;
+mod protocols;
 mod script;
 mod sharing;
 mod tcp;
 mod timing;
+mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -36,6 +41,7 @@ fn check(kind: CheckKind) -> Check {
         fall: 3,
         port: None,
         send_proxy: None,
+        tls: None,
     }
 }
 

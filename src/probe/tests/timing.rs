@@ -3,6 +3,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::config::{Expectation, HttpCheck, StatusSet, Step};
 use crate::health::ProbeState;
+use std::sync::Mutex;
 
 fn expecting(text: &str) -> CheckKind {
     CheckKind::Script(vec![Step::Expect(Expectation::Bytes(text.into()))])
@@ -132,4 +133,75 @@ async fn three_hundred_silent_backends_are_probed_128_at_a_time_each_with_its_wh
     eventually("nothing in flight", || prober.stats().in_flight == 0).await;
     drop(probes);
     assert_eq!(prober.stats().running, 0);
+}
+
+/// A check that asks for a path of its own, so that probes can be told apart.
+fn named(i: usize, check: Check) -> Check {
+    let kind = CheckKind::Http(HttpCheck {
+        method: "GET".into(),
+        path: format!("/{i}/"),
+        host: None,
+        status: StatusSet { ranges: vec![(200, 299)] },
+        body: None,
+    });
+    Check { kind, ..check }
+}
+
+#[tokio::test]
+async fn a_set_that_is_silent_as_a_whole_holds_up_nobody_and_no_probe_piles_up() {
+    const SILENT: usize = 300;
+    let under_way = Arc::new(Mutex::new(vec![0_usize; SILENT]));
+    let most = Arc::new(AtomicUsize::new(0));
+    let (seen, at_once) = (Arc::clone(&under_way), Arc::clone(&most));
+    let silent = Backend::start(move |mut stream, _| {
+        let (seen, at_once) = (Arc::clone(&seen), Arc::clone(&at_once));
+        async move {
+            let mut request = [0; 256];
+            let Ok(count @ 1..) = stream.read(&mut request).await else { return };
+            let text = String::from_utf8_lossy(&request[..count]).into_owned();
+            let i: usize = text.split('/').nth(1).unwrap().parse().unwrap();
+            let now = {
+                let mut seen = seen.lock().unwrap();
+                seen[i] += 1;
+                seen.iter().sum()
+            };
+            at_once.fetch_max(now, Ordering::SeqCst);
+            while stream.read(&mut request).await.is_ok_and(|count| count > 0) {}
+            seen.lock().unwrap()[i] -= 1;
+        }
+    })
+    .await;
+    let good = Backend::start(|mut stream, _| async move {
+        drop(stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await);
+        drop(stream.read_to_end(&mut Vec::new()).await);
+    })
+    .await;
+
+    let prober = Prober::bounded(SILENT + 1);
+    // They never time out in this test: each stays in flight, and none gets a second attempt on its way.
+    let silents: Vec<_> =
+        (0..SILENT).map(|i| subscribe(&prober, silent.address, &named(i, check(CheckKind::Tcp)))).collect();
+    eventually("all are under way", || under_way.lock().unwrap().iter().sum::<usize>() == SILENT).await;
+    // Each of them is older than its youth or will be; one more is served at its own pace.
+    let (_good, mut reports) = subscribe(&prober, good.address, &named(0, check(CheckKind::Tcp)));
+    for _ in 0..20 {
+        assert!(next(&mut reports).await.result.passed);
+    }
+    assert!(under_way.lock().unwrap().iter().all(|&count| count == 1), "one at a time of each");
+    assert_eq!((most.load(Ordering::SeqCst), silent.accepted()), (SILENT, SILENT));
+    assert!(prober.stats().in_flight <= SILENT + 1);
+    drop(silents);
+    eventually("they are gone", || under_way.lock().unwrap().iter().sum::<usize>() == 0).await;
+}
+
+#[tokio::test]
+async fn beyond_the_bound_probes_take_turns() {
+    let silent = Backend::silent().await;
+    let prober = Prober::bounded(10);
+    let quick = Check { timeout: Duration::from_millis(50), ..check(CheckKind::Tcp) };
+    let mut probes: Vec<_> = (0..40).map(|i| subscribe(&prober, silent.address, &named(i, quick.clone()))).collect();
+    for (_, reports) in &mut probes {
+        assert_eq!(next(reports).await.result.got, "timeout after 50ms");
+        assert!(prober.stats().in_flight <= 10);
+    }
 }

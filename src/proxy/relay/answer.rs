@@ -15,6 +15,8 @@ pub(super) struct Answer {
     state: State,
     /// The backend finished while the client had not.
     closed_first: bool,
+    /// Somebody else has said how it failed.
+    is_judged: bool,
 }
 
 #[derive(Debug)]
@@ -25,8 +27,8 @@ enum State {
 }
 
 impl Answer {
-    pub(super) fn new(limit: Option<Duration>, asked: Option<Instant>) -> Self {
-        Self { limit, state: asked.map_or(State::Unasked, State::Asked), closed_first: false }
+    pub(super) fn new(limit: Option<Duration>, asked: Option<Instant>, is_judged: bool) -> Self {
+        Self { limit, state: asked.map_or(State::Unasked, State::Asked), closed_first: false, is_judged }
     }
 
     /// The client has sent something.
@@ -78,7 +80,7 @@ impl Answer {
     /// Whether a session that ended so was failed by its backend before the first byte. One that only listens, and finishes
     /// after its client has, has not failed.
     pub(super) fn early<C>(&self, end: &End<C>) -> Option<EarlyEnd> {
-        if !matches!(self.state, State::Asked(_)) {
+        if self.is_judged || !matches!(self.state, State::Asked(_)) {
             return None;
         }
         match end {
@@ -91,7 +93,7 @@ impl Answer {
 }
 
 /// How a connection that broke failed: the kernel's own patience ends with ETIMEDOUT, and nobody has said anything then.
-fn early_break(error: &io::Error) -> EarlyEnd {
+pub(crate) fn early_break(error: &io::Error) -> EarlyEnd {
     if error.kind() == io::ErrorKind::TimedOut { EarlyEnd::Silent } else { EarlyEnd::Reset }
 }
 
@@ -108,7 +110,7 @@ mod tests {
     #[test]
     fn the_clock_begins_with_the_first_byte_to_the_backend_and_ends_with_the_first_from_it() {
         let start = Instant::now();
-        let mut answer = Answer::new(Some(SECOND), None);
+        let mut answer = Answer::new(Some(SECOND), None, false);
         assert_eq!((answer.due(), answer.is_timed()), (None, true), "a server that speaks first may take its time");
         answer.ask(start);
         answer.ask(start + SECOND);
@@ -116,13 +118,13 @@ mod tests {
         assert!(answer.arrive(start + SECOND / 2));
         assert!(!answer.arrive(start + SECOND));
         assert_eq!((answer.due(), answer.is_timed(), answer.came()), (None, false, Some(start + SECOND / 2)));
-        assert!(!Answer::new(None, Some(start)).is_timed());
+        assert!(!Answer::new(None, Some(start), false).is_timed());
     }
 
     #[test]
     fn who_failed_whom() {
         let start = Instant::now();
-        let asked = || Answer::new(Some(SECOND), Some(start));
+        let asked = || Answer::new(Some(SECOND), Some(start), false);
         assert_eq!(asked().early(&broken(Side::Backend)), Some(EarlyEnd::Reset));
         assert_eq!(asked().early(&End::<()>::FirstByte), Some(EarlyEnd::Silent));
         let vanished = End::<()>::Broken(Side::Backend, io::ErrorKind::TimedOut.into());
@@ -134,8 +136,9 @@ mod tests {
         let mut closed = asked();
         closed.close_first();
         assert_eq!(closed.early(&End::<()>::Completed), Some(EarlyEnd::Closed));
+        assert_eq!(Answer::new(None, Some(start), true).early(&broken(Side::Backend)), None, "said already");
         // Nothing was asked, or there was an answer.
-        assert_eq!(Answer::new(None, None).early(&broken(Side::Backend)), None);
+        assert_eq!(Answer::new(None, None, false).early(&broken(Side::Backend)), None);
         closed.arrive(start);
         assert_eq!(closed.early(&broken(Side::Backend)), None);
     }

@@ -29,6 +29,7 @@ use super::socket::Socket;
 use crate::metrics::{Direction, EarlyEnd};
 use crate::pool::ByteCell;
 use answer::Answer;
+pub(crate) use answer::early_break;
 use copy::Scratch;
 use flow::{Flow, Turn};
 pub(crate) use ring::Ring;
@@ -113,6 +114,11 @@ impl Limits {
         let for_client = half_close.or(Some(HALF_CLOSED_CLIENT));
         Self { idle, for_backend: half_close.or(idle), for_client, first_byte }
     }
+
+    /// While the backend has said nothing: for how long all may be quiet, and from when it may be silent.
+    pub(crate) fn unanswered(&self, client_has_finished: bool) -> (Option<Duration>, Option<Duration>) {
+        (if client_has_finished { self.for_backend } else { self.idle }, self.first_byte)
+    }
 }
 
 /// What one relay is told.
@@ -123,6 +129,25 @@ pub(crate) struct Terms {
     pub(crate) limits: Rc<Cell<Limits>>,
     /// Read from the client before the relay began; the first bytes that the backend gets.
     pub(crate) early: Vec<u8>,
+    /// What else was before. In a box: most sessions have none, and all would spend their lives with its room.
+    pub(crate) before: Option<Box<Before>>,
+}
+
+/// What happened between the two sockets before their relay began.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    /// Bytes that the backend's socket took; no more than that is known of the client's.
+    pub(crate) to_backend: u64,
+    /// When the first of them was sent, or could not be.
+    pub(crate) asked: Option<Instant>,
+    /// The backend has been sent the client's FIN.
+    pub(crate) has_finished: bool,
+    /// This side's connection is known to have broken; bytes from it may still wait to be read.
+    pub(crate) broken: Option<(Side, io::Error)>,
+    /// The latest that anything moved.
+    pub(crate) last_progress: Option<Instant>,
+    /// How the backend fails before its first byte has been said already.
+    pub(crate) is_judged: bool,
 }
 
 /// Why a relay ended.
@@ -159,50 +184,52 @@ pub(crate) struct Done<C> {
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when somebody outside wants it to end. Who wants the sockets to live on, or not to
-/// be reset, holds them too.
+/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when somebody outside wants it to
+/// end. The sockets are the caller's, to be closed or reset.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
-pub(crate) async fn relay<C>(
-    mut client: Socket,
-    mut backend: Socket,
-    gear: &Gear,
+pub(crate) fn relay<'a, C: 'a>(
+    [client, backend]: [&'a mut Socket; 2],
+    gear: &'a Gear,
     terms: Terms,
     bytes: ByteCell,
-    answered: &dyn Fn(),
-    cut: impl Future<Output = C>,
-) -> Done<C> {
-    let mut cut = pin!(cut);
+    answered: &'a dyn Fn(),
+    cut: impl Future<Output = C> + 'a,
+) -> impl Future<Output = Done<C>> + 'a {
     let mode = terms.mode;
-    let mut state = Relay::new(terms, bytes, answered);
-    let mut timer = pin!(sleep_until(state.deadline().into()));
-    let end = loop {
-        if let Some(ring) = &gear.ring
-            && state.may_join(mode)
-        {
-            client.unwatch();
-            backend.unwatch();
-            if let Some(end) = state.on_ring(ring, [&client, &backend], gear, cut.as_mut(), timer.as_mut()).await {
+    let mut state = Relay::new(terms, bytes, answered, gear);
+    // No `async fn`: that would hold its arguments a second time, for as long as the session is idle.
+    async move {
+        let mut cut = pin!(cut);
+        let mut timer = pin!(sleep_until(state.deadline().into()));
+        let end = loop {
+            if let Some(ring) = &gear.ring
+                && state.may_join(mode)
+            {
+                client.unwatch();
+                backend.unwatch();
+                if let Some(end) = state.on_ring(ring, [client, backend], gear, cut.as_mut(), timer.as_mut()).await {
+                    break end;
+                }
+            }
+            if let Err(error) = client.watch().and_then(|_| backend.watch()) {
+                break End::Local(error);
+            }
+            // Boxed, because a session on the ring has no use for its room.
+            let turn = Box::pin(state.on_loop(client, backend, gear, mode, cut.as_mut(), timer.as_mut()));
+            if let Some(end) = turn.await {
                 break end;
             }
+        };
+        Done {
+            early: state.answer.early(&end),
+            end,
+            to_backend: state.to_backend,
+            to_client: state.to_client,
+            first_byte: state.answer.came(),
+            finished_client: state.downward.has_finished(),
+            finished_backend: state.upward.has_finished(),
         }
-        if let Err(error) = client.watch().and_then(|_| backend.watch()) {
-            break End::Local(error);
-        }
-        // Boxed, because a session on the ring has no use for its room.
-        let turn = Box::pin(state.on_loop(&client, &backend, gear, mode, cut.as_mut(), timer.as_mut()));
-        if let Some(end) = turn.await {
-            break end;
-        }
-    };
-    Done {
-        early: state.answer.early(&end),
-        end,
-        to_backend: state.to_backend,
-        to_client: state.to_client,
-        first_byte: state.answer.came(),
-        finished_client: state.downward.has_finished(),
-        finished_backend: state.upward.has_finished(),
     }
 }
 
@@ -232,20 +259,28 @@ struct Relay<'a> {
 }
 
 impl<'a> Relay<'a> {
-    fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn()) -> Self {
-        Self {
+    fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn(), gear: &Gear) -> Self {
+        let before = terms.before.map_or_else(Before::default, |before| *before);
+        let mut relay = Self {
             upward: Flow::new(terms.mode).beginning_with(terms.early),
             downward: Flow::new(terms.mode),
-            to_backend: 0,
+            to_backend: before.to_backend,
             to_client: 0,
             bytes,
-            answer: Answer::new(terms.limits.get().first_byte, None),
+            answer: Answer::new(terms.limits.get().first_byte, before.asked, before.is_judged),
             answered,
             broken: None,
-            last_progress: Instant::now(),
+            last_progress: before.last_progress.unwrap_or_else(Instant::now),
             calm: CALM,
             limits: terms.limits,
+        };
+        if before.has_finished {
+            relay.upward.follow(ring::Stage::Finished);
         }
+        if let Some((side, error)) = before.broken {
+            relay.side_broke(side, error, gear);
+        }
+        relay
     }
 
     /// Whether the ring is the place for it now. Nobody there watches the clock of the first byte.

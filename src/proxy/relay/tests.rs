@@ -30,7 +30,8 @@ fn gear() -> Gear {
 }
 
 fn terms() -> Terms {
-    Terms { mode: Mode::Copy, limits: Rc::new(Cell::new(Limits::new(None, None, None))), early: Vec::new() }
+    let limits = Rc::new(Cell::new(Limits::new(None, None, None)));
+    Terms { mode: Mode::Copy, limits, early: Vec::new(), before: None }
 }
 
 async fn a_moment() {
@@ -93,10 +94,10 @@ fn the_stock_is_bounded() {
 /// Told to end while bytes wait: it ends, and says who has been sent FIN.
 #[tokio::test]
 async fn a_cut_while_bytes_wait() {
-    let ((client, mut client_peer), (backend, backend_peer)) = (pair(), pair());
+    let ((mut client, mut client_peer), (mut backend, backend_peer)) = (pair(), pair());
     let (gear, bytes, told) = (gear(), Bytes::new(1).cell(0), Notify::new());
     backend_peer.shutdown(std::net::Shutdown::Write).unwrap();
-    let running = relay(client, backend, &gear, terms(), bytes, &|| (), told.notified());
+    let running = relay([&mut client, &mut backend], &gear, terms(), bytes, &|| (), told.notified());
     let tell = async {
         for _ in 0..50 {
             fill(&mut client_peer);
@@ -113,9 +114,9 @@ async fn a_cut_while_bytes_wait() {
 /// Each side breaks, one after the other, while bytes wait both ways: one end, named after the first.
 #[tokio::test]
 async fn both_sides_break_while_bytes_wait() {
-    let ((client, mut client_peer), (backend, mut backend_peer)) = (pair(), pair());
+    let ((mut client, mut client_peer), (mut backend, mut backend_peer)) = (pair(), pair());
     let (gear, bytes) = (gear(), Bytes::new(1).cell(0));
-    let running = relay(client, backend, &gear, terms(), bytes, &|| (), std::future::pending::<()>());
+    let running = relay([&mut client, &mut backend], &gear, terms(), bytes, &|| (), std::future::pending::<()>());
     let act = async {
         for _ in 0..50 {
             fill(&mut client_peer);

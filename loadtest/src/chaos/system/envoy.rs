@@ -1,4 +1,5 @@
-//! Envoy's TCP proxy. It has no faster interval for a backend that is about to go down, only for one that is down.
+//! Envoy's TCP proxy. It has no faster interval for a backend that is about to go down, only for one that is down, so it checks
+//! twice as often while all is well.
 
 use std::net::SocketAddr;
 
@@ -43,8 +44,10 @@ pub(super) fn config(setting: &Setting<'_>) -> String {
                 // The default of 1,024 would refuse clients while a backend is silent.
                 "circuit_breakers": {"thresholds": [{"max_connections": 20000, "max_pending_requests": 20000}]},
                 "health_checks": [{
-                    "timeout": "1s",
-                    "interval": "1s",
+                    "timeout": "0.5s",
+                    "interval": "0.5s",
+                    // By default the second check comes a minute after the first, if there was no traffic yet at that time.
+                    "no_traffic_interval": "0.5s",
                     "unhealthy_interval": "0.3s",
                     "unhealthy_edge_interval": "0.3s",
                     "healthy_threshold": 2,

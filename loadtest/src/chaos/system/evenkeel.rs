@@ -40,7 +40,7 @@ pub(super) fn config(variant: Variant, setting: &Setting<'_>) -> String {
         Check::Tcp => "kind = \"tcp\"",
         Check::Script => "kind = \"script\"\nsteps = [{ send = \"PING\\r\\n\" }, { expect = \"PONG\" }]",
     };
-    // `connect`, `timeout`, `rise` and `fall` are the defaults.
+    // `connect`, `rise` and `fall` are the defaults.
     format!(
         r#"[listeners.front]
 bind = "{front}"
@@ -54,6 +54,7 @@ backends = [{backends}]
 interval = "1s"
 fast_interval = "300ms"
 down_interval = "300ms"
+timeout = "500ms"
 "#
     )
 }

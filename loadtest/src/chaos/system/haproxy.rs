@@ -20,7 +20,7 @@ pub(super) fn config(setting: &Setting<'_>) -> String {
 defaults
     mode tcp
     timeout connect 1s
-    timeout check 1s
+    timeout check 500ms
     timeout client 1h
     timeout server 1h
     retries 3

@@ -1,7 +1,7 @@
 //! The systems under test: a closed set, one file each for how it is configured.
 //!
 //! All get the same: checks every second while a backend is up and every 300 ms otherwise, as far as they have words for that,
-//! timeout 1 s, rise 2, fall 3; a second to connect, three attempts. Everything else is as it comes out of the box.
+//! timeout 500 ms, rise 2, fall 3; a second to connect, three attempts. Everything else is as it comes out of the box.
 
 mod envoy;
 mod evenkeel;

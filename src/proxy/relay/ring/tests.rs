@@ -62,7 +62,7 @@ async fn connection() -> (TcpStream, Socket) {
 
 impl Bench {
     async fn session(&mut self) -> Session {
-        let ((client, client_side), (backend, backend_side)) = (connection().await, connection().await);
+        let ((client, mut client_side), (backend, mut backend_side)) = (connection().await, connection().await);
         let ends = [Rc::clone(client_side.bare()), Rc::clone(backend_side.bare())];
         self.sockets.extend(ends.iter().map(Rc::downgrade));
         let (cut, wish) = oneshot::channel();
@@ -74,8 +74,8 @@ impl Bench {
                 }
             };
             let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE), None)));
-            let terms = Terms { mode: Mode::Ring, limits, early: Vec::new() };
-            let done = relay(client_side, backend_side, &gear, terms, bytes, &|| (), cut).await;
+            let terms = Terms { mode: Mode::Ring, limits, early: Vec::new(), before: None };
+            let done = relay([&mut client_side, &mut backend_side], &gear, terms, bytes, &|| (), cut).await;
             let [client, backend] = ends;
             if done.finished_client {
                 client.may_close();

@@ -1,19 +1,22 @@
 //! Random lives of pools against what must always hold. A failure names its seed: `SEED=… cargo test simulation`.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod check;
+mod storm;
+
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
 
 use super::*;
-use crate::config::{CheckKind, WhenAllDown};
+use crate::health::{Advice, Wish, most_ejected};
 use crate::metrics::Direction;
-use crate::pool::Counts;
-use crate::standing::{Guard, Passive};
+use crate::pool::{Counts, TrialState};
+use crate::standing::Guard;
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-const SEEDS: u64 = 1_000;
-const STEPS: usize = 150;
+const SEEDS: u64 = 2_000;
+const STEPS: usize = 100;
 
 #[test]
 fn what_must_always_hold_holds() {
@@ -40,21 +43,38 @@ struct Simulation {
     /// As above, or with a session.
     last_needed: BTreeMap<String, Instant>,
     bytes: u64,
-    waiting: Vec<Evidence>,
+    waiting: Vec<Testimony>,
 }
 
 impl Simulation {
     fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
-        let kind = if random.bool() { "tcp" } else { "none" };
+        let kind = ["tcp", "http", "none"][random.usize(..3)];
         let all_down = if random.bool() { "any" } else { "refuse" };
         let balance = if random.bool() { "round_robin" } else { "least_connections" };
         let (rise, fall) = (random.u32(1..4), random.u32(1..4));
-        let bench = Bench::new(&format!(
+        let mut keys = format!(
             "balance = \"{balance}\"\nwhen_all_down = \"{all_down}\"\n\
-             check = {{ kind = \"{kind}\", {} fall = {fall} }}",
+             check = {{ kind = \"{kind}\", {} fall = {fall} }}\n",
             if kind == "none" { String::new() } else { format!("rise = {rise},") }
-        ));
+        );
+        for key in [
+            format!("slow_start = \"{}s\"", random.u32(1..100)),
+            format!("overprovisioning = {}", random.u32(1..4)),
+            format!("panic_threshold = {}", random.u32(0..101)),
+            format!("backend_max_sessions = {}", random.u32(1..5)),
+            format!("damping.stay_up = \"{}s\"", random.u32(0..20)),
+            format!("damping.window = \"{}s\"", random.u32(1..60)),
+            format!("outliers.max_ejected = {}", random.u32(1..101)),
+            format!("outliers.minimum_volume = {}", random.u32(1..9)),
+            format!("outliers.mode = \"{}\"", if random.bool() { "observe" } else { "off" }),
+        ] {
+            if random.u32(0..3) == 0 {
+                keys += &key;
+                keys += "\n";
+            }
+        }
+        let bench = Bench::new(&keys);
         Self {
             bench,
             random,
@@ -96,10 +116,11 @@ impl Simulation {
                 let by = Duration::from_millis(self.random.u64(0..15_000));
                 self.pass(by);
             }
-            95..99 => {
+            95..97 => {
                 let by = seconds(self.random.u64(0..700));
                 self.pass(by);
             }
+            97..99 => self.advise(),
             _ => self.bench.members.tick(self.bench.now),
         }
     }
@@ -127,6 +148,8 @@ impl Simulation {
         Endpoint {
             address: SocketAddr::from(([10, 0, 0, self.random.u8(1..3)], 80)),
             weight: self.random.u16(0..4),
+            priority: self.random.u8(0..6).saturating_sub(3),
+            max_sessions: (self.random.u32(0..4) == 0).then(|| self.random.u32(1..4)),
             registry,
             ..endpoint(id)
         }
@@ -159,7 +182,8 @@ impl Simulation {
                 continue;
             };
             assert_eq!((view.address, view.weight), (endpoint.address, endpoint.weight), "{}", backend.id);
-            assert_eq!((view.facts.registry, view.facts.guard), (endpoint.registry, Guard::None), "{}", backend.id);
+            assert_eq!(view.facts.registry, endpoint.registry, "{}", backend.id);
+            assert_ne!(view.facts.guard, Guard::Held, "{}", backend.id);
         }
     }
 
@@ -183,17 +207,45 @@ impl Simulation {
         assert_eq!(before.map(|view| view.facts), after.map(|view| view.facts));
     }
 
+    fn advise(&mut self) {
+        let id = IDS[self.random.usize(..IDS.len())];
+        let Some(backend) = self.bench.backend(id) else { return };
+        let wish = [Wish::Ready, Wish::Ready, Wish::Drain, Wish::Maintenance][self.random.usize(..4)];
+        let advice = Advice {
+            weight: self.random.bool().then(|| self.random.u8(..)),
+            wish,
+            max_sessions: self.random.bool().then(|| self.random.u32(0..4)),
+        };
+        let view = backend.view();
+        self.bench.members.advise(self.bench.now, &backend.id, view.address, advice);
+        let taken = backend.view().advice == Some(advice);
+        assert!(taken || view.standing == Standing::Removed, "{id}: advice");
+    }
+
     fn pick(&mut self) {
         let members = self.bench.pool.members();
         let tried: Vec<_> = members.iter().filter(|_| self.random.u32(0..5) == 0).cloned().collect();
-        let (fail_open, eligible) = (self.bench.pool.fail_open(), self.bench.pool.counts().eligible);
+        let trials: Vec<_> = members.iter().map(|backend| self.bench.pool.trial_of(backend)).collect();
+        let open = self.bench.pool.fail_open() || self.bench.pool.is_panicking();
+        let eligible = self.bench.pool.counts().eligible;
         let Ok(lease) = self.bench.pool.pick(&tried) else {
             assert!(eligible <= tried.len(), "{eligible} eligible, {} tried, none picked", tried.len());
             return;
         };
-        let view = lease.backend().view();
-        let may = view.standing == Standing::Up || (fail_open && view.standing.is_last_resort());
-        assert!(may && view.weight > 0, "picked {}: {view:?}", lease.backend().id);
+        let (id, view) = (&lease.backend().id, lease.backend().view());
+        if lease.is_trial() {
+            let place = members.iter().position(|backend| Arc::ptr_eq(backend, lease.backend())).unwrap();
+            assert_eq!((view.standing, trials[place]), (Standing::Ejected, TrialState::Offered), "{id}: a trial");
+            assert!(tried.is_empty(), "{id}: a trial for one that has failed before");
+            assert!(matches!(self.bench.pool.trial_of(lease.backend()), TrialState::Running(_)));
+        } else {
+            let may = view.standing == Standing::Up || (open && view.standing.is_last_resort());
+            assert!(may, "picked {id}: {view:?}");
+            assert!(self.bench.pool.tier_loads()[usize::from(view.priority)] > 0, "{id}: its tier gets nothing");
+        }
+        assert!(view.share > 0, "picked {id}: {view:?}");
+        let sessions = self.bench.pool.sessions_of(lease.backend());
+        assert!(view.max_sessions.is_none_or(|cap| sessions <= cap), "{id}: {sessions} of {:?}", view.max_sessions);
         assert_eq!(lease.address(), view.address);
         assert!(!tried.iter().any(|tried| Arc::ptr_eq(tried, lease.backend())), "tried before");
         self.leases.push(lease);
@@ -204,14 +256,19 @@ impl Simulation {
             return;
         }
         let lease = &self.leases[self.random.usize(..self.leases.len())];
-        if self.random.u32(0..4) == 0 {
-            lease.connected(Duration::from_millis(1));
-            let bytes = self.random.u64(0..100);
-            lease.backend().stats.bytes.cell(0).add(Direction::ToClient, bytes);
-            self.bytes += bytes;
-        } else {
-            let all = ConnectFailure::ALL;
-            lease.failed(all[self.random.usize(..all.len())]);
+        match self.random.u32(0..6) {
+            0 => {
+                lease.connected(Duration::from_millis(1));
+                let bytes = self.random.u64(0..100);
+                lease.backend().stats.bytes.cell(0).add(Direction::ToClient, bytes);
+                self.bytes += bytes;
+            }
+            1 => lease.answered(),
+            2 | 3 => lease.ended_early(EarlyEnd::ALL[self.random.usize(..EarlyEnd::ALL.len())]),
+            _ => {
+                let all = ConnectFailure::ALL;
+                lease.failed(all[self.random.usize(..all.len())]);
+            }
         }
     }
 
@@ -227,80 +284,23 @@ impl Simulation {
         }
         self.random.shuffle(&mut self.waiting);
         let keep = self.random.usize(..=self.waiting.len());
-        for evidence in self.waiting.split_off(keep) {
-            self.bench.members.evidence(self.bench.now, &evidence);
+        for testimony in self.waiting.split_off(keep) {
+            let before = self.ejected();
+            self.bench.members.evidence(self.bench.now, &testimony);
+            let (after, counts) = (self.ejected(), self.bench.pool.counts());
+            let most = most_ejected(&self.bench.pool.settings().conduct.outliers, counts.members);
+            assert!(after <= before || after <= most, "{after} ejected, {most} may be");
+            assert!(after <= before || counts.up > 0, "the last one was ejected");
         }
+    }
+
+    fn ejected(&self) -> usize {
+        self.bench.pool.members().iter().filter(|backend| backend.view().ejected.is_some()).count()
     }
 
     fn pass(&mut self, by: Duration) {
         self.bench.advance(by);
         let now = self.bench.now;
         assert!(self.bench.members.next_deadline().is_none_or(|at| at > now), "a deadline was passed over");
-    }
-
-    fn check(&mut self) {
-        let (pool, now) = (Arc::clone(&self.bench.pool), self.bench.now);
-        let members = pool.members();
-        let (any, checked) =
-            (pool.settings().when_all_down == WhenAllDown::Any, pool.settings().check.kind != CheckKind::None);
-
-        let mut counts = Counts::default();
-        for backend in members.iter() {
-            let (id, view) = (&*backend.id, backend.view());
-            assert_eq!(view.facts.standing(), view.standing, "{id}");
-            assert_eq!(view.facts.probe.is_some(), checked, "{id}");
-            if let Passive::Ejected { until } = view.facts.passive {
-                assert_eq!(until.is_some(), !checked, "{id}: who ends the ejection?");
-                assert!(until.is_none_or(|until| until > now), "{id}: ejected for longer than meant");
-            }
-            let eligible =
-                view.standing == Standing::Up || (any && pool.is_all_down() && view.standing.is_last_resort());
-            counts.members += usize::from(view.standing != Standing::Removed);
-            counts.up += usize::from(view.standing == Standing::Up && view.weight > 0);
-            counts.unproven += usize::from(view.standing == Standing::Unproven);
-            counts.eligible += usize::from(eligible && view.weight > 0);
-
-            let left = view.facts.registry == Registry::Absent && view.facts.guard == Guard::None;
-            assert_eq!(left, view.standing == Standing::Removed, "{id}");
-            let probe = self.bench.probed(id);
-            assert_eq!(probe, (checked && !left).then_some(view.address), "{id}: the probe");
-            assert!(left || view.facts.guard == Guard::Held || self.newest.contains_key(id), "{id}: why is it here?");
-
-            let sessions = self.leases.iter().filter(|lease| Arc::ptr_eq(lease.backend(), backend)).count();
-            assert_eq!(pool.sessions_of(backend) as usize, sessions, "{id}");
-            if !left {
-                self.last_present.insert(id.to_owned(), now);
-            }
-            if !left || sessions > 0 {
-                // Who is held may leave at any time of the next step.
-                let until = if view.facts.guard == Guard::Held { now + seconds(60) } else { now };
-                self.last_needed.insert(id.to_owned(), until);
-            }
-            // 10 minutes after it left, or 10 seconds after its last session if that is later.
-            let unneeded = self.last_needed.get(id).map_or(Duration::ZERO, |&at| now - at);
-            assert!(unneeded <= seconds(610), "{id} is remembered for {unneeded:?}");
-        }
-        assert_eq!(pool.counts(), counts);
-        for id in self.newest.keys() {
-            assert!(self.bench.backend(id).is_some(), "{id} is forgotten although it is in the set");
-        }
-        self.last_present.retain(|id, &mut at| {
-            let forgotten = self.bench.backend(id).is_none();
-            assert!(!forgotten || now - at >= seconds(600), "{id} is forgotten after {:?}", now - at);
-            !forgotten
-        });
-        let ids: BTreeSet<_> = members.iter().map(|backend| &backend.id).collect();
-        assert_eq!(ids.len(), members.len(), "an identity twice");
-        for lease in &self.leases {
-            let known = members.iter().any(|backend| Arc::ptr_eq(backend, lease.backend()));
-            assert!(known, "{} is forgotten although it has a session", lease.backend().id);
-        }
-        assert_eq!(pool.sessions(), self.leases.len());
-        assert_eq!(pool.bytes(Direction::ToClient), self.bytes);
-
-        assert!(!(pool.is_all_down() && counts.up > 0), "all down with one up");
-        assert!(!self.heard || pool.is_all_down() || counts.up > 0 || counts.unproven > 0, "all down and not said so");
-        assert_eq!(pool.fail_open(), any && pool.is_all_down());
-        assert!(!self.heard || pool.is_settled() || counts.unproven > 0);
     }
 }

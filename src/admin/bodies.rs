@@ -1,0 +1,285 @@
+//! What the API says of a pool and of a backend: facts, standing, reason and since when.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Instant, SystemTime};
+
+use serde::Serialize;
+
+use crate::config::{Balance, WhenAllDown};
+use crate::health::Report;
+use crate::metrics::{ConnectFailure, Direction, Outcome};
+use crate::operator::{Lasting, Ledger, Order};
+use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
+use crate::server::Set;
+
+#[derive(Serialize)]
+pub(super) struct PoolBody {
+    name: String,
+    balance: &'static str,
+    source: SourceBody,
+    check: &'static str,
+    when_all_down: &'static str,
+    /// Not in the configuration any more: it waits for its last session.
+    leaving: bool,
+    settled: bool,
+    all_down: bool,
+    fail_open: bool,
+    panic: bool,
+    outliers: &'static str,
+    tiers: Vec<TierBody>,
+    eligible: usize,
+    sessions: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator: Option<OrderBody<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<TimesBody>,
+    backends: Vec<BackendBody>,
+}
+
+/// Only tiers that get sessions.
+#[derive(Serialize)]
+struct TierBody {
+    priority: usize,
+    percent: u32,
+}
+
+#[derive(Serialize)]
+struct SourceBody {
+    kind: &'static str,
+    age_seconds: Option<f64>,
+    error: Option<ErrorBody>,
+    rejected: Vec<RejectedBody>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody {
+    at: String,
+    kind: &'static str,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct RejectedBody {
+    id: String,
+    why: String,
+}
+
+#[derive(Serialize)]
+pub(super) struct BackendBody {
+    pub(super) id: String,
+    address: String,
+    weight: u16,
+    effective_weight: f64,
+    priority: u8,
+    max_sessions: Option<u32>,
+    standing: &'static str,
+    reason: String,
+    since: String,
+    facts: FactsBody,
+    ejected: Option<EjectedBody>,
+    damped_until: Option<String>,
+    advice: Option<AdviceBody>,
+    sessions: u32,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
+    connects: u64,
+    connect_failures: u64,
+    sessions_ended: u64,
+    last_probe: Option<ProbeBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator: Option<OrderBody<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator_weight: Option<OrderBody<u16>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    times: Option<TimesBody>,
+}
+
+#[derive(Serialize)]
+struct EjectedBody {
+    /// When it ends at the latest, unless `passive` waits for a probe.
+    until: String,
+    in_a_row: u32,
+    /// Whether a single session is to show if it works again.
+    trial: &'static str,
+}
+
+#[derive(Serialize)]
+struct AdviceBody {
+    weight_percent: Option<u8>,
+    wish: &'static str,
+    max_sessions: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct FactsBody {
+    operator: &'static str,
+    registry: &'static str,
+    agent: &'static str,
+    probe: &'static str,
+    passive: &'static str,
+    guard: &'static str,
+}
+
+/// An operator's.
+#[derive(Serialize)]
+pub(super) struct OrderBody<T> {
+    value: T,
+    by: String,
+    at: String,
+    until: Option<String>,
+    survives_restart: bool,
+    note: Option<String>,
+}
+
+/// Cumulative counts by upper bound in seconds, as Prometheus has them; of successful connects.
+#[derive(Serialize)]
+struct TimesBody {
+    connect_buckets: Vec<(f64, u64)>,
+    connect_count: u64,
+}
+
+#[derive(Serialize)]
+struct ProbeBody {
+    kind: &'static str,
+    passed: bool,
+    at: String,
+    duration_ms: f64,
+    asked: String,
+    wanted: String,
+    got: String,
+    in_a_row: u32,
+    certificate_ends: Option<String>,
+}
+
+pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
+    let (source, settings) = (pool.source.view(), pool.settings());
+    let ledger = pool.orders.ledger();
+    PoolBody {
+        name: pool.name.to_string(),
+        balance: match settings.balance {
+            Balance::RoundRobin => "round_robin",
+            Balance::LeastConnections => "least_connections",
+        },
+        source: SourceBody {
+            kind: settings.source.kind(),
+            age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),
+            error: source.error.map(|(at, kind, text)| ErrorBody { at: time(at), kind, text }),
+            rejected: source.rejected.into_iter().map(|r| RejectedBody { id: r.id, why: r.why }).collect(),
+        },
+        check: settings.check.kind.name(),
+        when_all_down: match settings.when_all_down {
+            WhenAllDown::Refuse => "refuse",
+            WhenAllDown::Any => "any",
+        },
+        leaving: !set.stays(pool),
+        settled: pool.is_settled(),
+        all_down: pool.is_all_down(),
+        fail_open: pool.fail_open(),
+        panic: pool.is_panicking(),
+        outliers: settings.conduct.outliers.mode.name(),
+        tiers: tiers(pool),
+        eligible: pool.counts().eligible,
+        sessions: pool.sessions(),
+        operator: ledger.pool().map(|order| order_body(order, order.value.name())),
+        times: with_times.then(|| times_body(&pool.times.connect)),
+        backends: pool.members().iter().map(|backend| backend_body(pool, backend, &ledger, with_times)).collect(),
+    }
+}
+
+fn tiers(pool: &Pool) -> Vec<TierBody> {
+    let loads = pool.tier_loads().into_iter().enumerate();
+    loads.filter(|(_, percent)| *percent > 0).map(|(priority, percent)| TierBody { priority, percent }).collect()
+}
+
+pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with_times: bool) -> BackendBody {
+    let view = backend.view();
+    BackendBody {
+        id: backend.id.to_string(),
+        address: view.address.to_string(),
+        weight: view.weight,
+        effective_weight: f64::from(view.share) / f64::from(SHARE_OF_WEIGHT),
+        priority: view.priority,
+        max_sessions: view.max_sessions,
+        standing: view.standing.name(),
+        reason: view.reason.to_string(),
+        since: time(view.since),
+        facts: FactsBody {
+            operator: view.facts.operator.name(),
+            registry: view.facts.registry.name(),
+            agent: view.facts.agent.name(),
+            probe: view.facts.probe.map_or("none", crate::health::ProbeState::name),
+            passive: view.facts.passive.name(),
+            guard: view.facts.guard.name(),
+        },
+        ejected: view.ejected.map(|(until, in_a_row)| EjectedBody {
+            until: time(until),
+            in_a_row,
+            trial: match pool.trial_of(backend) {
+                TrialState::None => "none",
+                TrialState::Offered => "offered",
+                TrialState::Running(_) => "running",
+            },
+        }),
+        damped_until: view.damped_until.map(time),
+        advice: view.advice.map(|advice| AdviceBody {
+            weight_percent: advice.weight,
+            wish: advice.wish.name(),
+            max_sessions: advice.max_sessions,
+        }),
+        sessions: pool.sessions_of(backend),
+        bytes_to_backend: backend.stats.bytes.read(Direction::ToBackend),
+        bytes_to_client: backend.stats.bytes.read(Direction::ToClient),
+        connects: backend.stats.connects.load(Relaxed),
+        connect_failures: ConnectFailure::ALL.into_iter().map(|reason| backend.stats.failures.read(reason)).sum(),
+        sessions_ended: ended(backend),
+        last_probe: backend.last_report().map(probe_body),
+        operator: ledger.order(&backend.id).map(|order| order_body(order, order.value.name())),
+        operator_weight: ledger.weight(&backend.id).map(|order| order_body(order, order.value)),
+        times: with_times.then(|| times_body(&backend.stats.times.connect)),
+    }
+}
+
+fn probe_body(report: Report) -> ProbeBody {
+    let result = report.result;
+    ProbeBody {
+        kind: result.kind,
+        passed: result.passed,
+        at: time(result.at),
+        duration_ms: (result.duration.as_secs_f64() * 1e6).round() / 1e3,
+        asked: result.asked.clone(),
+        wanted: result.wanted.clone(),
+        got: result.got.clone(),
+        in_a_row: report.streak,
+        certificate_ends: result.certificate.map(|certificate| time(certificate.not_after)),
+    }
+}
+
+fn order_body<T, W>(order: &Order<T>, value: W) -> OrderBody<W> {
+    let until = match order.lasting {
+        Lasting::Until { at, .. } => Some(time(at)),
+        Lasting::Kept | Lasting::Restart => None,
+    };
+    OrderBody {
+        value,
+        by: order.by.to_string(),
+        at: time(order.at),
+        until,
+        survives_restart: order.lasting != Lasting::Restart,
+        note: order.note.as_ref().map(ToString::to_string),
+    }
+}
+
+fn times_body(connect: &Histogram) -> TimesBody {
+    let (connect_buckets, connect_count, _) = connect.read();
+    TimesBody { connect_buckets, connect_count }
+}
+
+fn ended(backend: &Backend) -> u64 {
+    let all = backend.stats.ended.read();
+    all.iter().flat_map(|(_, outcomes)| Outcome::ALL.map(|outcome| outcomes.read(outcome))).sum()
+}
+
+/// RFC 3339, UTC, with milliseconds.
+pub(super) fn time(at: SystemTime) -> String {
+    humantime::format_rfc3339_millis(at).to_string()
+}

@@ -1,0 +1,146 @@
+//! `/api/v1/events`: what happens, as server-sent events. A follower that is too slow loses some and is told so. The door
+//! to futures-util.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Query, State as Shared};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::sse::{Event as Sent, KeepAlive, Sse};
+use futures_util::stream::unfold;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio_util::sync::CancellationToken;
+
+use super::Desk;
+use super::bodies::time;
+use super::refusal::Refusal;
+use crate::pool::{Event, Happened};
+use crate::standing::Standing;
+
+/// Of all ways in together: a dashboard and some terminals.
+pub(super) const MOST_FOLLOWERS: usize = 16;
+
+/// So that both sides notice when the other is gone.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    /// Of one pool alone; what is about no pool comes all the same.
+    pool: Option<String>,
+}
+
+struct Following {
+    events: Receiver<Arc<Event>>,
+    pool: Option<String>,
+    stop: CancellationToken,
+    /// The first thing that is said, so that a follower knows that nothing is missed from now on.
+    greeted: bool,
+    _seat: OwnedSemaphorePermit,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<&'static str>,
+    /// For people.
+    says: &'a str,
+}
+
+pub(super) async fn follow(
+    Shared(desk): Shared<Desk>,
+    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+) -> Result<impl IntoResponse, Refusal> {
+    let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
+    let seat = Arc::clone(&desk.followers).try_acquire_owned().map_err(|_| {
+        let error = format!("{MOST_FOLLOWERS} follow already");
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "end one of them")
+    })?;
+    let following = Following {
+        events: desk.view.state.events.follow(),
+        pool: wanted.pool,
+        stop: desk.stop.clone(),
+        greeted: false,
+        _seat: seat,
+    };
+    let stream = unfold(following, |mut following| async move {
+        let sent = following.next().await?;
+        Some((Ok::<_, Infallible>(sent), following))
+    });
+    Ok(Sse::new(stream).keep_alive(KeepAlive::new().interval(SIGN_OF_LIFE)))
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<Sent> {
+        if !std::mem::replace(&mut self.greeted, true) {
+            return Some(Sent::default().event("following").data("{}"));
+        }
+        loop {
+            let received = tokio::select! {
+                received = self.events.recv() => received,
+                () = self.stop.cancelled() => return None,
+            };
+            match received {
+                Ok(event) if self.wants(&event) => return Some(sent(&event)),
+                Ok(_) => {}
+                Err(RecvError::Lagged(lost)) => {
+                    return Some(Sent::default().event("lost").data(format!("{{\"lost\":{lost}}}")));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    fn wants(&self, event: &Event) -> bool {
+        match (&self.pool, event.what.pool()) {
+            (Some(wanted), Some(pool)) => wanted == pool,
+            _ => true,
+        }
+    }
+}
+
+fn sent(event: &Event) -> Sent {
+    let mut body = Body {
+        at: time(event.at),
+        pool: event.what.pool(),
+        backend: None,
+        address: None,
+        from: None,
+        to: None,
+        says: "",
+    };
+    match &event.what {
+        Happened::Standing { backend, address, from, to, reason, .. } => {
+            body.backend = Some(backend);
+            body.address = Some(address.to_string());
+            body.from = from.map(Standing::name);
+            body.to = Some(to.name());
+            body.says = reason;
+        }
+        Happened::Operator { backend, says, .. } => {
+            body.backend = backend.as_deref();
+            body.says = says;
+        }
+        Happened::AllDown { all_down, .. } => {
+            body.says = if *all_down { "no backend is up" } else { "a backend is up again" };
+        }
+        Happened::Settled { .. } => body.says = "every backend is probed",
+        Happened::Closing { says } => body.says = says,
+        Happened::LogLevel { level } => body.says = level,
+        Happened::Stopping => body.says = "the balancer is stopping",
+    }
+    let data = serde_json::to_string(&body).unwrap_or_default();
+    Sent::default().id(event.number.to_string()).event(event.what.name()).data(data)
+}

@@ -1,0 +1,177 @@
+//! Why a backend gets sessions, or none: what each party says, in the order in which they count.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::endpoint::Registry;
+use crate::health::ProbeState;
+use crate::pool::{Backend, Pool, SHARE_OF_WEIGHT, View};
+use crate::standing::{Guard, Operator, Passive, Standing};
+
+/// What one party says.
+#[derive(Serialize)]
+pub(super) struct Said {
+    who: &'static str,
+    value: &'static str,
+    says: String,
+    /// Whether it is why there are no sessions.
+    decides: bool,
+}
+
+/// All of them.
+pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
+    let view = backend.view();
+    let (facts, standing) = (view.facts, view.standing);
+    let ledger = pool.orders.ledger();
+    let mut all = vec![
+        Said {
+            who: "operator",
+            value: facts.operator.name(),
+            says: ledger.explained(&backend.id),
+            decides: facts.operator != Operator::Ready,
+        },
+        Said {
+            who: "registry",
+            value: facts.registry.name(),
+            says: registry(facts.registry).to_owned(),
+            decides: match standing {
+                Standing::Removed => true,
+                Standing::Maintenance => facts.registry == Registry::Maintenance,
+                Standing::Down => facts.registry == Registry::Critical,
+                _ => false,
+            },
+        },
+        Said {
+            who: "agent",
+            value: facts.agent.name(),
+            says: agent(&view),
+            decides: match standing {
+                Standing::Maintenance => facts.registry != Registry::Maintenance,
+                Standing::Draining => facts.operator == Operator::Ready,
+                _ => false,
+            },
+        },
+        Said {
+            who: "probe",
+            value: facts.probe.map_or("none", ProbeState::name),
+            says: probe(pool, backend),
+            decides: standing == Standing::Unproven
+                || (standing == Standing::Down && facts.registry != Registry::Critical),
+        },
+        Said {
+            who: "passive",
+            value: facts.passive.name(),
+            says: passive(backend, facts.passive),
+            decides: standing == Standing::Ejected,
+        },
+        Said {
+            who: "guard",
+            value: facts.guard.name(),
+            says: guard(facts.guard).to_owned(),
+            decides: standing == Standing::Damped,
+        },
+    ];
+    let weight = ledger.weight(&backend.id);
+    let share = share(pool, backend);
+    all.push(Said {
+        who: "weight",
+        value: if view.weight == 0 { "zero" } else { "some" },
+        says: match weight {
+            Some(order) => format!("{}{share}, {order}", view.weight),
+            None => format!("{}{share}, as discovery says", view.weight),
+        },
+        decides: standing == Standing::Up && view.weight == 0,
+    });
+    if view.priority > 0 || pool.tier_loads()[0] < 100 {
+        let percent = pool.tier_loads().get(usize::from(view.priority)).copied().unwrap_or(0);
+        let says = format!("priority {}, whose tier gets {percent} % of the new sessions", view.priority);
+        let value = if percent == 0 { "unused" } else { "used" };
+        all.push(Said { who: "tier", value, says, decides: standing == Standing::Up && percent == 0 });
+    }
+    if let Some(cap) = view.max_sessions {
+        let sessions = pool.sessions_of(backend);
+        let full = sessions >= cap;
+        let value = if full { "reached" } else { "room" };
+        let says = format!("{sessions} sessions of at most {cap}");
+        all.push(Said { who: "cap", value, says, decides: standing == Standing::Up && full });
+    }
+    if pool.is_panicking() && standing.is_last_resort() {
+        let says = "so few work (panic_threshold) that it gets sessions although it should not".to_owned();
+        all.push(Said { who: "pool", value: "panic", says, decides: false });
+    }
+    if pool.fail_open() && standing.is_last_resort() {
+        let says = "nothing is up and when_all_down is \"any\": it gets sessions although it should not".to_owned();
+        all.push(Said { who: "pool", value: "fail_open", says, decides: false });
+    }
+    all
+}
+
+/// Of the new sessions, among those that may get any.
+fn share(pool: &Pool, backend: &Backend) -> String {
+    if !backend.wants_sessions() {
+        return String::new();
+    }
+    let members = pool.members();
+    let view = backend.view();
+    let rivals = members.iter().filter(|other| other.wants_sessions()).map(|other| other.view());
+    let all: u64 = rivals.filter(|other| other.priority == view.priority).map(|other| u64::from(other.share)).sum();
+    let one = f64::from(SHARE_OF_WEIGHT);
+    let own = f64::from(view.share) / one;
+    let counts = if own == f64::from(view.weight) { String::new() } else { format!(" counts as {own}") };
+    format!("{counts} of {}", all as f64 / one)
+}
+
+fn agent(view: &View) -> String {
+    let Some(advice) = view.advice else { return "it has not asked for anything".to_owned() };
+    let mut asks = vec![advice.wish.name().to_owned()];
+    asks.extend(advice.weight.map(|percent| format!("{percent} % of its weight")));
+    asks.extend(advice.max_sessions.map(|most| format!("at most {most} sessions")));
+    format!("it asks for {}", asks.join(", "))
+}
+
+fn registry(fact: Registry) -> &'static str {
+    match fact {
+        Registry::Passing => "nothing against it",
+        Registry::Warning => "a check warns, and the pool serves such instances",
+        Registry::Critical => "a check is critical",
+        Registry::Maintenance => "its operator took it out",
+        Registry::Absent => "it is no longer in the set",
+    }
+}
+
+fn probe(pool: &Pool, backend: &Backend) -> String {
+    let settings = pool.settings();
+    let check = &settings.check;
+    match backend.last_report() {
+        Some(report) => {
+            let word = if report.result.passed { "passes" } else { "failures" };
+            format!("{}; {} {word} in a row, rise {}, fall {}", report.result, report.streak, check.rise, check.fall)
+        }
+        None if check.kind.name() == "none" => "there is no active check".to_owned(),
+        None => "none has finished yet".to_owned(),
+    }
+}
+
+fn passive(backend: &Backend, fact: Passive) -> String {
+    let failures = backend.failures_in_a_row();
+    match fact {
+        Passive::Ok if failures == 0 => "sessions go well".to_owned(),
+        Passive::Ok => format!("{failures} sessions failed in a row"),
+        Passive::Ejected { until: None } => {
+            "sessions failed; until a probe passes, or a trial session goes well".to_owned()
+        }
+        Passive::Ejected { until: Some(until) } => {
+            let left = until.saturating_duration_since(Instant::now()).as_secs_f64().ceil();
+            format!("sessions failed; for {left} s more, or until a trial session goes well")
+        }
+    }
+}
+
+fn guard(fact: Guard) -> &'static str {
+    match fact {
+        Guard::None => "no rule acts",
+        Guard::Held => "it left the registry while that was in trouble, and its own probes pass",
+        Guard::Damped => "it flapped and has to stay up for a while first",
+    }
+}

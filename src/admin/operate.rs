@@ -1,0 +1,185 @@
+//! What operators change: whether a backend or a whole pool serves, and a backend's share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path, State as Shared};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Desk;
+use super::bodies::{PoolBody, pool_body};
+use super::pools::{ExplainedBody, explained_body, find_backend, find_pool};
+use super::refusal::Refusal;
+use crate::operator::{Command, Lasting, What};
+use crate::pool::{OrderError, Pool};
+use crate::standing::Operator;
+
+/// A year; also what clocks can add.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 3_600);
+
+/// Characters of a note.
+const LONGEST_NOTE: usize = 200;
+
+/// On whose behalf a request is.
+#[derive(Clone)]
+pub(super) struct Who(pub(super) Arc<str>);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    operator: Option<Word>,
+    /// `null` = as discovery says.
+    #[serde(default, deserialize_with = "written")]
+    weight: Option<Option<u16>>,
+    #[serde(rename = "for")]
+    time: Option<String>,
+    until_restart: Option<bool>,
+    note: Option<String>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Ready,
+    Drain,
+    Disabled,
+}
+
+#[derive(Serialize)]
+pub(super) struct PoolAnswer {
+    pool: PoolBody,
+    warning: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct BackendAnswer {
+    backend: ExplainedBody,
+    warning: Option<String>,
+}
+
+pub(super) async fn pool(
+    Shared(desk): Shared<Desk>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<PoolAnswer>, Refusal> {
+    let pool = find_pool(&desk.view.state, &name)?;
+    let change: Change = parsed(body)?;
+    if change.weight.is_some() {
+        return Err(Refusal::bad("`weight` is a backend's, not a pool's", "ask /api/v1/backends/POOL/ID"));
+    }
+    let operator = change.operator.ok_or_else(nothing_to_do)?;
+    let command = command(&desk, &who, &change, What::Pool(operator.into()))?;
+    give(&pool, command).await?;
+    let warning = saved(&desk).await;
+    let _alone = desk.big.acquire().await;
+    Ok(Json(PoolAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), warning }))
+}
+
+pub(super) async fn backend(
+    Shared(desk): Shared<Desk>,
+    Extension(who): Extension<Who>,
+    Path((name, id)): Path<(String, String)>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<BackendAnswer>, Refusal> {
+    let pool = find_pool(&desk.view.state, &name)?;
+    let backend = find_backend(&pool, &id)?;
+    let change: Change = parsed(body)?;
+    let mut commands = Vec::new();
+    if let Some(operator) = change.operator {
+        let what = What::Backend(Arc::clone(&backend.id), operator.into());
+        commands.push(command(&desk, &who, &change, what)?);
+    }
+    if let Some(weight) = change.weight {
+        let what = What::Weight(Arc::clone(&backend.id), weight);
+        commands.push(command(&desk, &who, &change, what)?);
+    }
+    if commands.is_empty() {
+        return Err(nothing_to_do());
+    }
+    for command in commands {
+        give(&pool, command).await?;
+    }
+    let warning = saved(&desk).await;
+    Ok(Json(BackendAnswer { backend: explained_body(&pool, &backend), warning }))
+}
+
+fn nothing_to_do() -> Refusal {
+    Refusal::bad("nothing to change", "write `operator` (\"ready\", \"drain\", \"disabled\"), or a backend's `weight`")
+}
+
+/// A body that can be read, whatever is wrong with it.
+pub(super) fn parsed<T: for<'a> Deserialize<'a>>(body: Result<Bytes, BytesRejection>) -> Result<T, Refusal> {
+    let body = body.map_err(|error| Refusal::new(error.status(), error.body_text(), ""))?;
+    serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not understood: {error}"), ""))
+}
+
+fn command(desk: &Desk, who: &Who, change: &Change, what: What) -> Result<Command, Refusal> {
+    let at = SystemTime::now();
+    let takes_back =
+        matches!(what, What::Pool(Operator::Ready) | What::Backend(_, Operator::Ready) | What::Weight(_, None));
+    let lasting = match (&change.time, change.until_restart.unwrap_or(false)) {
+        (Some(_), true) => return Err(Refusal::bad("`for` next to `until_restart`", "keep one of the two")),
+        (Some(_), _) if takes_back => {
+            return Err(Refusal::bad("`for` with an order that takes another one back", "leave `for` out"));
+        }
+        (Some(text), false) => {
+            let time = duration(text)?;
+            Lasting::for_so_long(time, Instant::now(), at).ok_or_else(|| Refusal::bad("`for` is too long", ""))?
+        }
+        (None, true) => Lasting::Restart,
+        // Nothing survives where nothing is kept, and it should say so.
+        (None, false) if !desk.view.state.orders.is_kept() => Lasting::Restart,
+        (None, false) => Lasting::Kept,
+    };
+    let note = change.note.as_deref();
+    if note.is_some_and(|note| note.chars().count() > LONGEST_NOTE || note.chars().any(char::is_control)) {
+        let error = format!("`note` has more than {LONGEST_NOTE} characters, or a control character");
+        return Err(Refusal::bad(error, ""));
+    }
+    let note = note.map(str::trim).filter(|note| !note.is_empty());
+    Ok(Command { what, by: Arc::clone(&who.0), note: note.map(Arc::from), at, lasting })
+}
+
+/// `1h`, `90s`, `1h 30m`.
+pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
+    let time = humantime::parse_duration(text).ok().filter(|time| *time >= Duration::from_secs(1) && *time <= LONGEST);
+    time.ok_or_else(|| {
+        Refusal::bad(
+            format!("`for`: \"{}\" is no time", text.escape_debug()),
+            "write it like \"90s\" or \"1h\"; at most a year",
+        )
+    })
+}
+
+async fn give(pool: &Pool, command: Command) -> Result<(), Refusal> {
+    pool.orders.give(command).await.map_err(|error| match error {
+        OrderError::NoSuchBackend => Refusal::not_found(error.to_string()),
+        OrderError::NoKeeper => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), ""),
+    })
+}
+
+/// What to tell an operator whose order would not survive a restart as it should.
+async fn saved(desk: &Desk) -> Option<String> {
+    let error = desk.view.state.save_orders().await.err()?;
+    tracing::warn!(%error, "an operator's order holds, but can't be kept across a restart");
+    Some(format!("it holds, but is not kept across a restart: {error}"))
+}
+
+fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u16>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl From<Word> for Operator {
+    fn from(word: Word) -> Self {
+        match word {
+            Word::Ready => Self::Ready,
+            Word::Drain => Self::Drain,
+            Word::Disabled => Self::Disabled,
+        }
+    }
+}

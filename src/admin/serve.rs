@@ -1,0 +1,146 @@
+//! The admin side's connections: accepted within bounds, and none of them trusted to be quick or sane. The door to hyper.
+
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::header;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::access::Caller;
+use super::seats::{Seat, Seats, State};
+use super::socket::SocketFile;
+use crate::pace::Pace;
+
+/// Connections over TCP, and over the socket: all of them fit in the descriptors that are kept back from sessions (256),
+/// and neither side can shut out the other.
+const MOST_TCP: usize = 64;
+const MOST_SOCKET: usize = 16;
+
+/// For the head of a request, and between two requests.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Of a request's head, and of what is read ahead of a body.
+const LONGEST_HEAD: usize = 16 * 1024;
+
+/// The pause when no seat is to be had, or accept(2) fails.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where connections come from.
+#[derive(Debug)]
+pub(super) enum Front {
+    Tcp(TcpListener),
+    Socket { listener: UnixListener, _file: SocketFile },
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Socket(UnixStream),
+}
+
+/// Serves for ever; dropping it ends every connection.
+pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
+    let seats = Seats::new(match front {
+        Front::Tcp(_) => MOST_TCP,
+        Front::Socket { .. } => MOST_SOCKET,
+    });
+    let mut connections = JoinSet::new();
+    let mut complaints = Pace::new(Duration::from_secs(5));
+    for number in 0.. {
+        let (stream, caller) = loop {
+            while connections.try_join_next().is_some() {}
+            match front.accept().await {
+                Ok(accepted) => break accepted,
+                Err(error) => {
+                    if let Some(unsaid) = complaints.allow(Instant::now()) {
+                        warn!(%error, unsaid, "the admin side's accept failed; accepting goes on");
+                    }
+                    sleep(PAUSE).await;
+                }
+            }
+        };
+        let seat = loop {
+            match seats.take(number, Instant::now()) {
+                Some(seat) => break seat,
+                None => sleep(PAUSE).await,
+            }
+        };
+        let routes = routes.clone();
+        connections.spawn(async move {
+            match stream {
+                Stream::Tcp(stream) => talk(stream, caller, seat, routes).await,
+                Stream::Socket(stream) => talk(stream, caller, seat, routes).await,
+            }
+        });
+    }
+    unreachable!("2^64 connections")
+}
+
+impl Front {
+    async fn accept(&self) -> io::Result<(Stream, Caller)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                Ok((Stream::Tcp(stream), Caller::Tcp(peer)))
+            }
+            Self::Socket { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                let user = stream.peer_cred().map_or_else(|_| "somebody".to_owned(), |peer| user_name(peer.uid()));
+                Ok((Stream::Socket(stream), Caller::Socket(user.into())))
+            }
+        }
+    }
+}
+
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, caller: Caller, seat: Seat, routes: Router) {
+    let end = seat.end.clone();
+    let seat = Arc::new(seat);
+    let routes = TowerToHyperService::new(routes);
+    let answer = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+        request.extensions_mut().insert(caller.clone());
+        seat.set(State::Busy);
+        let (answer, seat) = (routes.call(request), Arc::clone(&seat));
+        async move {
+            let answer = answer.await;
+            let follows = answer.as_ref().is_ok_and(|answer| {
+                answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
+            });
+            seat.set(if follows { State::Follows } else { State::Idle });
+            answer
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .max_buf_size(LONGEST_HEAD)
+        .serve_connection(TokioIo::new(stream), answer);
+    tokio::select! {
+        // What a client does wrong is its own affair.
+        _ = connection => {}
+        () = end.cancelled() => {}
+    }
+}
+
+/// As the machine's own list of users has it.
+fn user_name(uid: u32) -> String {
+    let users = std::fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default();
+    let wanted = uid.to_string();
+    let found = users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == wanted).then(|| name.to_owned())
+    });
+    found.unwrap_or_else(|| format!("uid {uid}"))
+}

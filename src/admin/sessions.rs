@@ -1,0 +1,321 @@
+//! `/api/v1/sessions`: who is connected to whom, one of them with what the kernel knows, and the end of some of them.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{Path, Query, State as Shared};
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
+use tracing::info;
+
+use super::Desk;
+use super::bodies::time;
+use super::operate::{Who, parsed};
+use super::refusal::Refusal;
+use crate::config::{Network, parse_network};
+use crate::metrics::CloseCause;
+use crate::pool::Happened;
+use crate::proxy::{SessionView, TcpView};
+
+/// Sessions in an answer, unless it says another number, and at most.
+const USUAL: usize = 100;
+const MOST: usize = 10_000;
+
+/// Which sessions; all that is said has to fit.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Filter {
+    /// The number in the log.
+    id: Option<u64>,
+    pool: Option<String>,
+    backend: Option<String>,
+    listener: Option<String>,
+    /// An address, an address with its port, or a network.
+    client: Option<String>,
+    phase: Option<String>,
+    /// Quiet for at least so long.
+    idle: Option<String>,
+    /// At least so old.
+    age: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Wanted {
+    id: Option<u64>,
+    pool: Option<String>,
+    backend: Option<String>,
+    listener: Option<String>,
+    client: Option<String>,
+    phase: Option<String>,
+    idle: Option<String>,
+    age: Option<String>,
+    sort: Sort,
+    limit: usize,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Sort {
+    /// The oldest first.
+    #[default]
+    Age,
+    /// The quietest first.
+    Idle,
+    /// Who moved most first.
+    Bytes,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Close {
+    #[serde(default)]
+    filter: Filter,
+    /// Said aloud, so that a filter that was forgotten closes nothing.
+    #[serde(default)]
+    all: bool,
+}
+
+#[derive(Serialize)]
+pub(super) struct SessionsBody {
+    sessions: Vec<SessionBody>,
+    /// That fit, also those beyond the limit.
+    matched: usize,
+    all: usize,
+}
+
+#[derive(Serialize)]
+pub(super) struct SessionBody {
+    id: u64,
+    listener: String,
+    pool: String,
+    client: String,
+    peer: String,
+    phase: &'static str,
+    began: String,
+    age_seconds: f64,
+    idle_seconds: f64,
+    backend: Option<String>,
+    address: Option<String>,
+    to_backend: u64,
+    to_client: u64,
+    is_ending: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tcp: Option<TcpBody>,
+}
+
+#[derive(Serialize)]
+struct TcpBody {
+    client: SideBody,
+    backend: SideBody,
+}
+
+#[derive(Serialize)]
+struct SideBody {
+    rtt_ms: f64,
+    rtt_deviation_ms: f64,
+    retransmits: u32,
+    unacknowledged: u32,
+    lost: u32,
+    congestion_window: u32,
+    receive_queue_bytes: u32,
+    send_queue_bytes: u32,
+}
+
+#[derive(Serialize)]
+pub(super) struct ClosingBody {
+    closing: usize,
+}
+
+/// A filter that was understood.
+struct Judge {
+    filter: Filter,
+    client: Option<Client>,
+    idle: Duration,
+    age: Duration,
+    now: Instant,
+}
+
+enum Client {
+    Exact(SocketAddr),
+    Network(Network),
+}
+
+pub(super) async fn list(
+    Shared(desk): Shared<Desk>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
+) -> Result<Json<SessionsBody>, Refusal> {
+    let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
+    let (sort, limit) = (wanted.sort, wanted.limit);
+    if limit > MOST {
+        return Err(Refusal::bad(format!("`limit` is more than {MOST}"), "narrow the filter"));
+    }
+    let judge = Judge::new(wanted.into())?;
+    let _alone = desk.big.acquire().await;
+    let mut sessions = desk.view.state.floor.list_sessions();
+    let all = sessions.len();
+    sessions.retain(|session| judge.fits(session));
+    let matched = sessions.len();
+    match sort {
+        Sort::Age => sessions.sort_by_key(|session| session.began),
+        Sort::Idle => sessions.sort_by_key(idle_since),
+        Sort::Bytes => sessions.sort_by_key(|session| {
+            std::cmp::Reverse(session.leg.as_ref().map_or(0, |leg| leg.to_backend + leg.to_client))
+        }),
+    }
+    let sessions = sessions.iter().take(limit).map(|session| session_body(session, judge.now, None)).collect();
+    Ok(Json(SessionsBody { sessions, matched, all }))
+}
+
+pub(super) async fn one(Shared(desk): Shared<Desk>, Path(id): Path<String>) -> Result<Json<SessionBody>, Refusal> {
+    let gone = || Refusal::not_found(format!("there is no session `{}`, or not any more", id.escape_debug()));
+    let number: u64 = id.parse().map_err(|_| gone())?;
+    let _alone = desk.big.acquire().await;
+    let floor = &desk.view.state.floor;
+    let session = floor.list_sessions().into_iter().find(|session| session.key.id == number).ok_or_else(gone)?;
+    let tcp = floor.tcp(session.key);
+    Ok(Json(session_body(&session, Instant::now(), tcp)))
+}
+
+pub(super) async fn close(
+    Shared(desk): Shared<Desk>,
+    Extension(who): Extension<Who>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<ClosingBody>, Refusal> {
+    let Close { filter, all } = parsed(body)?;
+    let text = filter.text();
+    if text.is_empty() != all {
+        let error = if all { "`all` next to a `filter`" } else { "nothing says which sessions" };
+        return Err(Refusal::bad(error, "write a `filter`, or `\"all\": true` for every session"));
+    }
+    let judge = Judge::new(filter)?;
+    let _alone = desk.big.acquire().await;
+    let state = &desk.view.state;
+    let sessions = state.floor.list_sessions();
+    let chosen: HashSet<_> = sessions.iter().filter(|session| judge.fits(session)).map(|s| s.key).collect();
+    // Their handles go before the engine looks.
+    drop(sessions);
+    let closing = state.close(CloseCause::Operator, |session| chosen.contains(&session.key));
+    let by = &who.0;
+    info!(sessions = closing, %by, "operator: close {}", if all { "every session" } else { &text });
+    let says = format!("close {closing} sessions ({}) by {by}", if all { "all" } else { &text });
+    state.events.tell(|| Happened::Closing { says });
+    Ok(Json(ClosingBody { closing }))
+}
+
+impl Filter {
+    fn text(&self) -> String {
+        let Self { id, pool, backend, listener, client, phase, idle, age } = self;
+        let id = id.map(|id| id.to_string());
+        let names = ["id", "pool", "backend", "listener", "client", "phase", "idle", "age"];
+        let values = [&id, pool, backend, listener, client, phase, idle, age];
+        let said = names.iter().zip(values).filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        said.map(|(name, value)| format!("{name}={}", value.escape_debug())).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Judge {
+    fn new(filter: Filter) -> Result<Self, Refusal> {
+        let time = |name: &str, text: &Option<String>| match text {
+            None => Ok(Duration::ZERO),
+            Some(text) => humantime::parse_duration(text).map_err(|_| {
+                let error = format!("`{name}`: \"{}\" is no time", text.escape_debug());
+                Refusal::bad(error, "write it like \"90s\" or \"1h\"")
+            }),
+        };
+        let client = match &filter.client {
+            None => None,
+            Some(text) => Some(client(text).ok_or_else(|| {
+                let error = format!("`client`: \"{}\" is no address", text.escape_debug());
+                Refusal::bad(error, "write it like 10.0.0.1, 10.0.0.1:5000 or 10.0.0.0/8")
+            })?),
+        };
+        if let Some(phase) = filter.phase.as_deref().filter(|p| !["identifying", "connecting", "relaying"].contains(p))
+        {
+            let error = format!("`phase`: there is no \"{}\"", phase.escape_debug());
+            return Err(Refusal::bad(error, "the phases are identifying, connecting and relaying"));
+        }
+        let (idle, age) = (time("idle", &filter.idle)?, time("age", &filter.age)?);
+        Ok(Self { filter, client, idle, age, now: Instant::now() })
+    }
+
+    fn fits(&self, session: &SessionView) -> bool {
+        let Filter { id, pool, backend, listener, phase, .. } = &self.filter;
+        let backend_id = session.leg.as_ref().map(|leg| &*leg.backend.id);
+        id.is_none_or(|id| session.key.id == id)
+            && pool.as_ref().is_none_or(|pool| *session.pool.name == **pool)
+            && listener.as_ref().is_none_or(|listener| *session.listener.name == **listener)
+            && backend.as_ref().is_none_or(|backend| backend_id == Some(backend))
+            && phase.as_ref().is_none_or(|phase| session.phase.name() == phase)
+            && self.now.saturating_duration_since(idle_since(session)) >= self.idle
+            && self.now.saturating_duration_since(session.began) >= self.age
+            && match &self.client {
+                None => true,
+                Some(Client::Exact(address)) => session.client == *address,
+                Some(Client::Network(network)) => network.contains(session.client.ip()),
+            }
+    }
+}
+
+fn idle_since(session: &SessionView) -> Instant {
+    session.leg.as_ref().map_or(session.began, |leg| leg.last_activity)
+}
+
+fn client(text: &str) -> Option<Client> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return parse_network(&ip.to_string()).map(Client::Network);
+    }
+    text.parse().map(Client::Exact).ok().or_else(|| parse_network(text).map(Client::Network))
+}
+
+fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) -> SessionBody {
+    let age = now.saturating_duration_since(session.began);
+    let leg = session.leg.as_ref();
+    SessionBody {
+        id: session.key.id,
+        listener: session.listener.name.to_string(),
+        pool: session.pool.name.to_string(),
+        client: session.client.to_string(),
+        peer: session.peer.to_string(),
+        phase: session.phase.name(),
+        began: time(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)),
+        age_seconds: age.as_secs_f64(),
+        idle_seconds: now.saturating_duration_since(idle_since(session)).as_secs_f64(),
+        backend: leg.map(|leg| leg.backend.id.to_string()),
+        address: leg.map(|leg| leg.address.to_string()),
+        to_backend: leg.map_or(0, |leg| leg.to_backend),
+        to_client: leg.map_or(0, |leg| leg.to_client),
+        is_ending: session.cut.is_some(),
+        tcp: tcp.map(|[client, backend]| TcpBody { client: side_body(client), backend: side_body(backend) }),
+    }
+}
+
+fn side_body(view: TcpView) -> SideBody {
+    SideBody {
+        rtt_ms: view.rtt.as_secs_f64() * 1e3,
+        rtt_deviation_ms: view.rtt_deviation.as_secs_f64() * 1e3,
+        retransmits: view.retransmits,
+        unacknowledged: view.unacknowledged,
+        lost: view.lost,
+        congestion_window: view.congestion_window,
+        receive_queue_bytes: view.receive_queue,
+        send_queue_bytes: view.send_queue,
+    }
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        let (id, pool, backend, listener, client, phase, idle, age) = Default::default();
+        Self { id, pool, backend, listener, client, phase, idle, age, sort: Sort::Age, limit: USUAL }
+    }
+}
+
+impl From<Wanted> for Filter {
+    fn from(wanted: Wanted) -> Self {
+        let Wanted { id, pool, backend, listener, client, phase, idle, age, .. } = wanted;
+        Self { id, pool, backend, listener, client, phase, idle, age }
+    }
+}

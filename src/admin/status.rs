@@ -1,0 +1,125 @@
+//! `/api/v1/status`, `version` and `listeners`: the whole at a glance.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::State as Shared;
+use serde::Serialize;
+
+use super::bodies::time;
+use super::{Desk, ready};
+use crate::metrics::Outcome;
+use crate::proxy::Listener;
+use crate::server::Set;
+
+#[derive(Serialize)]
+pub(super) struct VersionBody {
+    version: &'static str,
+}
+
+#[derive(Serialize)]
+pub(super) struct StatusBody {
+    version: &'static str,
+    pid: u32,
+    started: String,
+    uptime_seconds: f64,
+    ready: bool,
+    waiting_for: Vec<String>,
+    stopping: bool,
+    workers: usize,
+    sessions: usize,
+    max_connections: usize,
+    log_lines_dropped: u64,
+    listeners: Vec<ListenerBody>,
+    pools: Vec<PoolBody>,
+}
+
+#[derive(Serialize)]
+pub(super) struct ListenersBody {
+    listeners: Vec<ListenerBody>,
+}
+
+#[derive(Serialize)]
+struct ListenerBody {
+    name: String,
+    pool: String,
+    addresses: Vec<String>,
+    sessions: usize,
+    max_connections: Option<usize>,
+    at_limit: bool,
+    accepted: u64,
+    ended: u64,
+    /// Not in the configuration any more: it waits for its last session.
+    leaving: bool,
+}
+
+#[derive(Serialize)]
+struct PoolBody {
+    name: String,
+    backends: usize,
+    up: usize,
+    eligible: usize,
+    sessions: usize,
+    settled: bool,
+    all_down: bool,
+    fail_open: bool,
+}
+
+pub(super) async fn version() -> Json<VersionBody> {
+    Json(VersionBody { version: env!("CARGO_PKG_VERSION") })
+}
+
+pub(super) async fn listeners(Shared(desk): Shared<Desk>) -> Json<ListenersBody> {
+    let set = desk.view.state.set();
+    Json(ListenersBody { listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect() })
+}
+
+pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
+    let state = &desk.view.state;
+    let set = state.set();
+    let waiting_for = ready::waiting_for(state);
+    let pools = set.pools.iter().map(|pool| {
+        let counts = pool.counts();
+        PoolBody {
+            name: pool.name.to_string(),
+            backends: counts.members,
+            up: counts.up,
+            eligible: counts.eligible,
+            sessions: pool.sessions(),
+            settled: pool.is_settled(),
+            all_down: pool.is_all_down(),
+            fail_open: pool.fail_open(),
+        }
+    });
+    Json(StatusBody {
+        version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
+        started: time(desk.started),
+        uptime_seconds: SystemTime::now().duration_since(desk.started).unwrap_or_default().as_secs_f64(),
+        ready: waiting_for.is_empty(),
+        waiting_for,
+        stopping: state.is_draining(),
+        workers: state.floor.sessions().len(),
+        sessions: state.sessions(),
+        max_connections: state.limit.places().unwrap_or(usize::MAX),
+        log_lines_dropped: (desk.view.log_lines_dropped)(),
+        listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect(),
+        pools: pools.collect(),
+    })
+}
+
+fn listener_body(set: &Set, listener: &Listener) -> ListenerBody {
+    let settings = listener.settings();
+    ListenerBody {
+        name: listener.name.to_string(),
+        pool: settings.pool.name.to_string(),
+        addresses: listener.addresses().iter().map(ToString::to_string).collect(),
+        sessions: listener.sessions(),
+        max_connections: settings.file.max_connections,
+        at_limit: listener.is_at_limit(),
+        accepted: listener.accepted.load(Relaxed),
+        ended: Outcome::ALL.into_iter().map(|outcome| listener.ended.read(outcome)).sum(),
+        leaving: !set.listener_stays(listener),
+    }
+}

@@ -1,0 +1,103 @@
+//! Which tier a session goes to: a tier takes all that its working backends can carry, the next one what is left.
+
+use crate::config::TIERS;
+
+/// How a tier is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierHealth {
+    /// Backends that nobody took out and that have been proven, one way or the other.
+    pub backends: usize,
+    /// Of those, how many work.
+    pub working: usize,
+}
+
+impl TierHealth {
+    /// In percent of what it is meant to carry, at most 100; `overprovisioning` is in hundredths.
+    fn capacity(self, overprovisioning: u32) -> u64 {
+        let working = self.working as u64 * u64::from(overprovisioning);
+        working.checked_div(self.backends as u64).unwrap_or(0).min(100)
+    }
+}
+
+/// Percent of the sessions that each tier gets, as Envoy's priority levels have it. They add up to 100, or to nothing
+/// where nothing works.
+pub fn loads(tiers: &[TierHealth; TIERS], overprovisioning: u32) -> [u32; TIERS] {
+    let capacities = tiers.map(|tier| tier.capacity(overprovisioning));
+    let all = capacities.iter().sum::<u64>().min(100);
+    let mut loads = [0; TIERS];
+    if all == 0 {
+        // A few that work among very many that do not: nobody else is there to take it.
+        if let Some(tier) = tiers.iter().position(|tier| tier.working > 0) {
+            loads[tier] = 100;
+        }
+        return loads;
+    }
+    let mut left: u64 = 100;
+    for (load, capacity) in loads.iter_mut().zip(capacities) {
+        let part = (capacity * 100 / all).min(left);
+        *load = u32::try_from(part).unwrap_or(0);
+        left -= part;
+    }
+    // What rounding left over goes to the first that is in use.
+    if let Some(first) = loads.iter_mut().find(|load| **load > 0) {
+        *first += u32::try_from(left).unwrap_or(0);
+    }
+    loads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(tiers: &[(usize, usize)], overprovisioning: u32) -> Vec<u32> {
+        let mut all = [TierHealth::default(); TIERS];
+        for (tier, &(working, backends)) in all.iter_mut().zip(tiers) {
+            *tier = TierHealth { backends, working };
+        }
+        loads(&all, overprovisioning)[..tiers.len()].to_vec()
+    }
+
+    /// The table of Envoy's documentation on priority levels.
+    #[test]
+    fn as_envoy_documents_it() {
+        for (working, wanted) in [
+            ([100, 100], [100, 0]),
+            ([72, 72], [100, 0]),
+            ([71, 71], [99, 1]),
+            ([50, 50], [70, 30]),
+            ([25, 100], [35, 65]),
+            ([25, 25], [50, 50]),
+            ([0, 100], [0, 100]),
+        ] {
+            assert_eq!(of(&[(working[0], 100), (working[1], 100)], 140), wanted, "{working:?}");
+        }
+    }
+
+    #[test]
+    fn a_tier_without_backends_is_passed_over() {
+        assert_eq!(of(&[(0, 0), (1, 1)], 140), [0, 100]);
+        assert_eq!(of(&[(0, 0), (0, 3)], 140), [0, 0]);
+        assert_eq!(of(&[(1, 1000), (0, 3)], 100), [100, 0]);
+    }
+
+    #[test]
+    fn with_much_overprovisioning_the_next_tier_waits_for_the_last_one() {
+        assert_eq!(of(&[(1, 10), (5, 5)], 100_000), [100, 0]);
+        assert_eq!(of(&[(0, 10), (5, 5)], 100_000), [0, 100]);
+    }
+
+    #[test]
+    fn they_add_up() {
+        let mut random = fastrand::Rng::with_seed(5);
+        for _ in 0..5_000 {
+            let tiers: Vec<_> = (0..random.usize(1..5))
+                .map(|_| {
+                    let backends = random.usize(..9);
+                    (random.usize(..=backends), backends)
+                })
+                .collect();
+            let sum: u32 = of(&tiers, random.u32(100..300)).iter().sum();
+            assert_eq!(sum, if tiers.iter().any(|(working, _)| *working > 0) { 100 } else { 0 }, "{tiers:?}");
+        }
+    }
+}

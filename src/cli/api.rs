@@ -1,0 +1,199 @@
+//! What the commands read of the API's answers, and how they find whom an operator means.
+
+use serde::Deserialize;
+
+use super::Failure;
+use super::client::{Client, escaped};
+use crate::config::nearest;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Pools {
+    pub(super) pools: Vec<Pool>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Pool {
+    pub(super) name: String,
+    pub(super) all_down: bool,
+    pub(super) fail_open: bool,
+    pub(super) sessions: usize,
+    pub(super) times: Option<Times>,
+    pub(super) backends: Vec<Backend>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Backend {
+    pub(super) id: String,
+    pub(super) address: String,
+    pub(super) weight: u16,
+    pub(super) standing: String,
+    pub(super) reason: String,
+    pub(super) since: String,
+    pub(super) sessions: usize,
+    pub(super) bytes_to_backend: u64,
+    pub(super) bytes_to_client: u64,
+    pub(super) connects: u64,
+    pub(super) connect_failures: u64,
+    pub(super) operator_weight: Option<Order>,
+    pub(super) times: Option<Times>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Order {
+    pub(super) until: Option<String>,
+    pub(super) survives_restart: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Times {
+    pub(super) connect_buckets: Vec<(f64, u64)>,
+    pub(super) connect_count: u64,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Explained {
+    pub(super) pool: String,
+    #[serde(flatten)]
+    pub(super) backend: Backend,
+    pub(super) explanation: Vec<Said>,
+    pub(super) history: Vec<Change>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Said {
+    pub(super) who: String,
+    pub(super) value: String,
+    pub(super) says: String,
+    pub(super) decides: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Change {
+    pub(super) at: String,
+    pub(super) from: Option<String>,
+    pub(super) to: String,
+    pub(super) reason: String,
+}
+
+/// A backend that is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub(super) pool: String,
+    pub(super) id: String,
+}
+
+impl Named {
+    pub(super) fn path(&self) -> String {
+        format!("/api/v1/backends/{}/{}", escaped(&self.pool), escaped(&self.id))
+    }
+}
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.pool, self.id)
+    }
+}
+
+/// The backend that an operator means: `POOL/ID`, `ID`, or as much of the beginning of either as only one has.
+pub(super) async fn find_backend(client: &Client, text: &str) -> Result<Named, Failure> {
+    let all: Pools = client.read("/api/v1/pools").await?;
+    let named = |pool: &Pool, backend: &Backend| Named { pool: pool.name.clone(), id: backend.id.clone() };
+    let all: Vec<Named> =
+        all.pools.iter().flat_map(|pool| pool.backends.iter().map(|backend| named(pool, backend))).collect();
+    chosen(&all, text).map_err(Failure::Unknown)
+}
+
+/// The pool that an operator means.
+pub(super) async fn find_pool(client: &Client, text: &str) -> Result<String, Failure> {
+    let all: Pools = client.read("/api/v1/pools").await?;
+    let names: Vec<&str> = all.pools.iter().map(|pool| pool.name.as_str()).collect();
+    if names.contains(&text) {
+        return Ok(text.to_owned());
+    }
+    let begun: Vec<_> = names.iter().filter(|name| !text.is_empty() && name.starts_with(text)).collect();
+    match begun.as_slice() {
+        [one] => Ok((**one).to_owned()),
+        [] => {
+            let hint = match nearest(text, names.iter().copied()) {
+                Some(near) => format!("; did you mean `{near}`?"),
+                None => format!("; there are {}", listed(&names)),
+            };
+            Err(Failure::Unknown(format!("there is no pool `{}`{hint}", text.escape_debug())))
+        }
+        several => Err(Failure::Unknown(format!("`{text}` can be {}", listed(several)))),
+    }
+}
+
+fn chosen(all: &[Named], text: &str) -> Result<Named, String> {
+    let exact: Vec<&Named> = all.iter().filter(|named| named.id == text || named.to_string() == text).collect();
+    let last = |named: &Named| named.id.rsplit('/').next().unwrap_or_default().to_owned();
+    let of_name: Vec<&Named> = all.iter().filter(|named| last(named) == text).collect();
+    let begun: Vec<&Named> = all
+        .iter()
+        .filter(|named| {
+            let whole = [named.id.clone(), named.to_string(), last(named)];
+            !text.is_empty() && whole.iter().any(|whole| whole.starts_with(text))
+        })
+        .collect();
+    for found in [exact, of_name, begun] {
+        match found.as_slice() {
+            [] => {}
+            [one] => return Ok((*one).clone()),
+            several => {
+                let names: Vec<String> = several.iter().map(ToString::to_string).collect();
+                return Err(format!("`{text}` can be {}", listed(&names)));
+            }
+        }
+    }
+    let names: Vec<String> = all.iter().flat_map(|named| [named.id.clone(), last(named), named.to_string()]).collect();
+    let hint = match nearest(text, names.iter().map(String::as_str)) {
+        Some(near) => format!("; did you mean `{near}`?"),
+        None => "; `evenkeel backends` lists them".to_owned(),
+    };
+    Err(format!("there is no backend `{}`{hint}", text.escape_debug()))
+}
+
+/// Some names, not all of hundreds.
+fn listed<T: AsRef<str>>(names: &[T]) -> String {
+    const MOST: usize = 5;
+    let mut text = names.iter().take(MOST).map(|name| format!("`{}`", name.as_ref())).collect::<Vec<_>>().join(", ");
+    if names.len() > MOST {
+        text += &format!(" and {} more", names.len() - MOST);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_meant_is_found_or_named() {
+        let named = |(pool, id): (&str, &str)| Named { pool: pool.to_owned(), id: id.to_owned() };
+        let all: Vec<Named> = [
+            ("web", "dev/web-1"),
+            ("web", "dev/web-10"),
+            ("web", "n/other"),
+            ("api", "n/other"),
+            ("api", "10.0.0.1:80"),
+        ]
+        .map(named)
+        .into();
+        let found = |text: &str| chosen(&all, text).map(|named| named.to_string());
+        for (text, wanted) in [
+            ("dev/web-1", "web/dev/web-1"),
+            ("web-1", "web/dev/web-1"),
+            ("web-10", "web/dev/web-10"),
+            ("web/n/other", "web/n/other"),
+            ("api/n", "api/n/other"),
+            ("10.", "api/10.0.0.1:80"),
+        ] {
+            assert_eq!(found(text).unwrap(), wanted, "{text}");
+        }
+        assert_eq!(found("web").unwrap_err(), "`web` can be `web/dev/web-1`, `web/dev/web-10`, `web/n/other`");
+        assert_eq!(found("n/other").unwrap_err(), "`n/other` can be `web/n/other`, `api/n/other`");
+        assert_eq!(found("web-2").unwrap_err(), "there is no backend `web-2`; did you mean `web-1`?");
+        assert_eq!(found("zzzzzz").unwrap_err(), "there is no backend `zzzzzz`; `evenkeel backends` lists them");
+        assert!(found("").is_err());
+    }
+}

@@ -1,0 +1,56 @@
+//! `evenkeel explain`: why a backend gets sessions, or none, and what happened to it.
+
+use super::api::{Explained, find_backend};
+use super::client::{Client, known};
+use super::table::{Colour, Table, ago, cell, colour_of, coloured, safe, standing};
+use super::{Failure, say, say_json, sessions};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// A backend: ID, POOL/ID, or the beginning of one that no other has; or the number of a session
+    whom: String,
+}
+
+pub(super) async fn explain(client: &Client, options: &Options, json: bool) -> Result<(), Failure> {
+    if let Ok(id) = options.whom.parse() {
+        return sessions::explain(client, id, json).await;
+    }
+    let named = find_backend(client, &options.whom).await?;
+    let answer = client.get(&named.path()).await?;
+    if json {
+        return say_json(&answer);
+    }
+    let Explained { pool, backend, explanation, history } = known(answer)?;
+    let ink = coloured();
+    let word = colour_of(&backend.standing).filter(|_| ink);
+    let word = word.map_or_else(|| backend.standing.clone(), |colour| colour.ink(&backend.standing));
+    let mut text = format!(
+        "{} in pool {pool}, at {}\n{word} for {}: {}\n{} sessions now, {} connects, {} of them failed\n\n",
+        safe(&backend.id),
+        backend.address,
+        ago(&backend.since),
+        safe(&backend.reason),
+        backend.sessions,
+        backend.connects,
+        backend.connect_failures,
+    );
+    let mut parties = Table::new(&["", "WHO", "VALUE", "SAYS"]);
+    for said in explanation {
+        let mark = if said.decides { cell(">").in_colour(Colour::Yellow) } else { cell("") };
+        parties.row(vec![mark, cell(&said.who), cell(&said.value), cell(&said.says)]);
+    }
+    text += &parties.text(ink);
+    let mut changes = Table::new(&["WHEN", "AGO", "FROM", "TO", "BECAUSE"]);
+    for change in history {
+        let from = change.from.unwrap_or_else(|| "-".to_owned());
+        changes.row(vec![
+            cell(&change.at),
+            cell(ago(&change.at)),
+            cell(from),
+            standing(&change.to),
+            cell(&change.reason),
+        ]);
+    }
+    text += &format!("\n{}", changes.text(ink));
+    Ok(say(&text)?)
+}

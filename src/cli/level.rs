@@ -1,0 +1,34 @@
+//! `evenkeel log-level`: what the log says, changed while it runs.
+
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::client::Client;
+use super::{Failure, say, say_json};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// off, error, warn, info, debug, trace; or by module: info,evenkeel::probe=debug. Without it: show the level
+    level: Option<String>,
+    /// The former level is back after this time, such as 10m
+    #[arg(long = "for", value_name = "TIME", requires = "level")]
+    time: Option<String>,
+}
+
+pub(super) async fn level(client: &Client, options: &Options, json: bool) -> Result<(), Failure> {
+    let answer = match &options.level {
+        None => client.get("/api/v1/log").await?,
+        Some(level) => {
+            let mut body = json!({ "level": level });
+            if let Some(time) = &options.time {
+                body["for"] = json!(time);
+            }
+            client.change(Method::PUT, "/api/v1/log", &body).await?
+        }
+    };
+    if json {
+        return say_json(&answer);
+    }
+    let level = answer.get("level").and_then(Value::as_str).unwrap_or_default();
+    Ok(say(&format!("{level}\n"))?)
+}

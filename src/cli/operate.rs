@@ -1,0 +1,291 @@
+//! `evenkeel drain`, `ready`, `disable` and `weight`: what operators want of backends and pools.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::{Map, Value, json};
+
+use super::api::{Backend, Explained, Named, Pool, find_backend, find_pool};
+use super::client::{Client, escaped, known};
+use super::table::{colour_of, coloured, safe, short};
+use super::{Failure, complain, say, say_json};
+
+/// Between two looks at how many sessions are left.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Between two lines of progress where there is no terminal.
+const LINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false, id = "whom")]
+pub(super) struct Whom {
+    /// ID, POOL/ID, or the beginning of one that no other has
+    #[arg(group = "whom")]
+    backend: Option<String>,
+    /// The whole pool instead, newcomers included
+    #[arg(long, value_name = "POOL", group = "whom")]
+    pool: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Lasting {
+    /// It ends by itself after this time, such as 90s or 1h
+    #[arg(long = "for", value_name = "TIME", conflicts_with = "until_restart")]
+    time: Option<String>,
+    /// It ends with the process, although there is a state_dir
+    #[arg(long)]
+    until_restart: bool,
+    /// Why; shown wherever the order is
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TakeOut {
+    #[command(flatten)]
+    whom: Whom,
+    #[command(flatten)]
+    lasting: Lasting,
+    /// Close what runs, at the pace of the pool
+    #[arg(long)]
+    close: bool,
+    /// Wait until the last session is gone
+    #[arg(long)]
+    wait: bool,
+    /// Wait no longer than this; exit status 4 if sessions are left then
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    timeout: Option<Duration>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PutBack {
+    #[command(flatten)]
+    whom: Whom,
+    /// Why; shown wherever the order is
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Weight {
+    /// ID, POOL/ID, or the beginning of one that no other has
+    backend: String,
+    /// 0 to 65535, 0 = nothing new; or `default` = what discovery says
+    #[arg(value_parser = weight_of)]
+    weight: Given,
+    #[command(flatten)]
+    lasting: Lasting,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given(Option<u16>);
+
+fn weight_of(text: &str) -> Result<Given, String> {
+    if text == "default" {
+        return Ok(Given(None));
+    }
+    text.parse()
+        .map(|weight| Given(Some(weight)))
+        .map_err(|_| "it is a number from 0 to 65535, or `default`".to_owned())
+}
+
+/// Whom it is about, found.
+enum Found {
+    Pool(String),
+    Backend(Named),
+}
+
+pub(super) async fn take_out(client: &Client, word: &str, options: &TakeOut, json: bool) -> Result<(), Failure> {
+    let found = find(client, &options.whom).await?;
+    let mut body = options.lasting.body();
+    body.insert("operator".to_owned(), json!(word));
+    let answer = give(client, &found, body).await?;
+    if options.close {
+        let closed = json!({ "filter": found.filter() });
+        client.change(Method::POST, "/api/v1/sessions/close", &closed).await?;
+    }
+    if !options.wait {
+        return show(&answer, &found, json);
+    }
+    let left = wait(client, &found, options.timeout).await?;
+    let answer = client.get(&found.path()).await;
+    match (answer, &found) {
+        (Ok(answer), _) => show(&as_answer(answer, &found), &found, json)?,
+        // It left the registry meanwhile and is forgotten: it has no sessions.
+        (Err(Failure::Unknown(_)), _) => {}
+        (Err(failure), _) => return Err(failure),
+    }
+    match left {
+        0 => Ok(()),
+        left => Err(Failure::TimedOut(format!("{left} sessions are left after {}", said(options.timeout)))),
+    }
+}
+
+pub(super) async fn put_back(client: &Client, options: &PutBack, json: bool) -> Result<(), Failure> {
+    let found = find(client, &options.whom).await?;
+    let mut body = Map::new();
+    body.insert("operator".to_owned(), json!("ready"));
+    if let Some(note) = &options.note {
+        body.insert("note".to_owned(), json!(note));
+    }
+    let answer = give(client, &found, body).await?;
+    show(&answer, &found, json)
+}
+
+pub(super) async fn weight(client: &Client, options: &Weight, json: bool) -> Result<(), Failure> {
+    let found = Found::Backend(find_backend(client, &options.backend).await?);
+    let mut body = options.lasting.body();
+    body.insert("weight".to_owned(), json!(options.weight.0));
+    let answer = give(client, &found, body).await?;
+    show(&answer, &found, json)
+}
+
+impl Lasting {
+    fn body(&self) -> Map<String, Value> {
+        let mut body = Map::new();
+        if let Some(time) = &self.time {
+            body.insert("for".to_owned(), json!(time));
+        }
+        if self.until_restart {
+            body.insert("until_restart".to_owned(), json!(true));
+        }
+        if let Some(note) = &self.note {
+            body.insert("note".to_owned(), json!(note));
+        }
+        body
+    }
+}
+
+impl Found {
+    /// Its sessions.
+    fn filter(&self) -> Value {
+        match self {
+            Self::Pool(pool) => json!({ "pool": pool }),
+            Self::Backend(named) => json!({ "pool": named.pool, "backend": named.id }),
+        }
+    }
+
+    fn path(&self) -> String {
+        match self {
+            Self::Pool(pool) => format!("/api/v1/pools/{}", escaped(pool)),
+            Self::Backend(named) => named.path(),
+        }
+    }
+}
+
+async fn find(client: &Client, whom: &Whom) -> Result<Found, Failure> {
+    match (&whom.backend, &whom.pool) {
+        (Some(backend), _) => Ok(Found::Backend(find_backend(client, backend).await?)),
+        (None, Some(pool)) => Ok(Found::Pool(find_pool(client, pool).await?)),
+        (None, None) => Err(Failure::Config("name a backend, or a pool with --pool".to_owned())),
+    }
+}
+
+async fn give(client: &Client, found: &Found, body: Map<String, Value>) -> Result<Value, Failure> {
+    let answer = client.change(Method::PATCH, &found.path(), &Value::Object(body)).await?;
+    if let Some(warning) = answer.get("warning").and_then(Value::as_str) {
+        complain(format!("warning: {warning}"));
+    }
+    Ok(answer)
+}
+
+fn as_answer(body: Value, found: &Found) -> Value {
+    match found {
+        Found::Pool(_) => json!({ "pool": body, "warning": null }),
+        Found::Backend(_) => json!({ "backend": body, "warning": null }),
+    }
+}
+
+fn show(answer: &Value, found: &Found, json: bool) -> Result<(), Failure> {
+    if json {
+        return say_json(answer);
+    }
+    let ink = coloured();
+    let mut text = String::new();
+    match found {
+        Found::Backend(named) => {
+            let Explained { backend, .. } = known(answer.get("backend").cloned().unwrap_or_default())?;
+            text += &line(&named.pool, &backend, ink);
+        }
+        Found::Pool(_) => {
+            let mut pool: Pool = known(answer.get("pool").cloned().unwrap_or_default())?;
+            pool.backends.sort_by(|a, b| a.id.cmp(&b.id));
+            for backend in &pool.backends {
+                text += &line(&pool.name, backend, ink);
+            }
+        }
+    }
+    Ok(say(&text)?)
+}
+
+fn line(pool: &str, backend: &Backend, ink: bool) -> String {
+    let Backend { id, standing, weight, sessions, reason, .. } = backend;
+    let word = colour_of(standing).filter(|_| ink).map_or_else(|| standing.clone(), |colour| colour.ink(standing));
+    let weight = match &backend.operator_weight {
+        Some(order) => format!("weight {weight} ({})", until(order)),
+        None => format!("weight {weight}"),
+    };
+    format!("{pool}/{}: {word}, {weight}, {sessions} sessions: {}\n", safe(id), safe(reason))
+}
+
+fn until(order: &super::api::Order) -> String {
+    match &order.until {
+        Some(until) => format!("until {until}"),
+        None if order.survives_restart => "until it is taken back".to_owned(),
+        None => "until a restart".to_owned(),
+    }
+}
+
+/// Waits until the last session is gone. Returns how many are left when the time is over.
+async fn wait(client: &Client, found: &Found, timeout: Option<Duration>) -> Result<usize, Failure> {
+    let began = Instant::now();
+    let terminal = io::stderr().is_terminal();
+    let mut said_at: Option<Instant> = None;
+    loop {
+        let left = match left(client, found).await {
+            // Forgotten: it left the registry, and has no sessions.
+            Err(Failure::Unknown(_)) => 0,
+            left => left?,
+        };
+        let over = timeout.is_some_and(|timeout| began.elapsed() >= timeout);
+        if terminal || said_at.is_none_or(|at| at.elapsed() >= LINE) || left == 0 || over {
+            said_at = Some(Instant::now());
+            let (begin, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
+            let text = format!("{begin}{left} sessions left, {}{end}", short(began.elapsed()));
+            let mut stderr = io::stderr().lock();
+            // Who does not want to see it need not.
+            let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
+        }
+        if left == 0 || over {
+            if terminal {
+                let _ = writeln!(io::stderr());
+            }
+            return Ok(left);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn left(client: &Client, found: &Found) -> Result<usize, Failure> {
+    let (standing, sessions, who) = match found {
+        Found::Backend(named) => {
+            let Explained { backend, .. } = client.read(&named.path()).await?;
+            (backend.standing, backend.sessions, named.to_string())
+        }
+        Found::Pool(pool) => {
+            let pool: Pool = client.read(&format!("/api/v1/pools/{}", escaped(pool))).await?;
+            let back = pool.backends.iter().find(|backend| backend.standing == "up" && backend.weight > 0);
+            (back.map_or("draining", |_| "up").to_owned(), pool.sessions, pool.name)
+        }
+    };
+    if standing == "up" {
+        let error = format!("somebody made {who} ready again: waiting makes no sense");
+        return Err(Failure::Runtime(anyhow::anyhow!("{error}")));
+    }
+    Ok(sessions)
+}
+
+fn said(timeout: Option<Duration>) -> String {
+    humantime::format_duration(timeout.unwrap_or_default()).to_string()
+}

@@ -1,0 +1,250 @@
+//! `evenkeel sessions` and `close`: who is connected to whom, and the end of some of them.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::api::{find_backend, find_pool};
+use super::client::{Client, escaped, known};
+use super::table::{Table, cell, coloured, number, safe, short};
+use super::{Failure, say, say_json};
+
+/// Which sessions; all that is said has to fit.
+#[derive(Debug, clap::Args)]
+pub(super) struct Which {
+    /// Of this pool
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+    /// Of this backend
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    /// Of this listener
+    #[arg(long, value_name = "LISTENER")]
+    listener: Option<String>,
+    /// From this address, address with port, or network
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<String>,
+    /// Quiet for at least this time, such as 10m
+    #[arg(long, value_name = "TIME")]
+    idle: Option<String>,
+    /// At least this old
+    #[arg(long, value_name = "TIME")]
+    age: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    which: Which,
+    /// age = the oldest first, idle = the quietest first, bytes = who moved most first
+    #[arg(long, value_name = "BY", default_value = "age", value_parser = ["age", "idle", "bytes"])]
+    sort: String,
+    /// No more than so many
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Close {
+    /// The number of one session, as in the log and in `evenkeel sessions`
+    id: Option<u64>,
+    #[command(flatten)]
+    which: Which,
+    /// Every session
+    #[arg(long)]
+    all: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+#[derive(Deserialize)]
+struct Sessions {
+    sessions: Vec<Session>,
+    matched: usize,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Session {
+    id: u64,
+    listener: String,
+    pool: String,
+    client: String,
+    peer: String,
+    phase: String,
+    age_seconds: f64,
+    idle_seconds: f64,
+    backend: Option<String>,
+    address: Option<String>,
+    to_backend: u64,
+    to_client: u64,
+    is_ending: bool,
+    tcp: Option<Tcp>,
+}
+
+#[derive(Deserialize)]
+struct Tcp {
+    client: Side,
+    backend: Side,
+}
+
+#[derive(Deserialize)]
+struct Side {
+    rtt_ms: f64,
+    rtt_deviation_ms: f64,
+    retransmits: u32,
+    unacknowledged: u32,
+    lost: u32,
+    congestion_window: u32,
+    receive_queue_bytes: u32,
+    send_queue_bytes: u32,
+}
+
+impl Which {
+    /// As the API takes it, names found.
+    async fn filter(&self, client: &Client) -> Result<Map<String, Value>, Failure> {
+        let mut filter = Map::new();
+        if let Some(text) = &self.backend {
+            let named = find_backend(client, text).await?;
+            filter.insert("pool".to_owned(), json!(named.pool));
+            filter.insert("backend".to_owned(), json!(named.id));
+        }
+        if let Some(text) = &self.pool {
+            let pool = find_pool(client, text).await?;
+            if filter.get("pool").is_some_and(|of_backend| *of_backend != json!(pool)) {
+                return Err(Failure::Config("that backend is in another pool".to_owned()));
+            }
+            filter.insert("pool".to_owned(), json!(pool));
+        }
+        let plain = [("listener", &self.listener), ("client", &self.client), ("idle", &self.idle), ("age", &self.age)];
+        for (name, value) in plain {
+            if let Some(value) = value {
+                filter.insert(name.to_owned(), json!(value));
+            }
+        }
+        Ok(filter)
+    }
+}
+
+pub(super) async fn list(client: &Client, options: &List, json: bool) -> Result<(), Failure> {
+    let filter = options.which.filter(client).await?;
+    let mut path = format!("/api/v1/sessions?sort={}&limit={}", options.sort, options.limit);
+    for (name, value) in &filter {
+        path += &format!("&{name}={}", escaped(value.as_str().unwrap_or_default()));
+    }
+    let answer = client.get(&path).await?;
+    if json {
+        return say_json(&answer);
+    }
+    let Sessions { sessions, matched } = known(answer)?;
+    let mut table = Table::new(&["SESSION", "AGE", "IDLE", "TO BACKEND", "TO CLIENT", "LISTENER", "CLIENT", "BACKEND"]);
+    for session in &sessions {
+        let backend = session.backend.clone().unwrap_or_else(|| format!("({})", session.phase));
+        table.row(vec![
+            number(session.id),
+            number(seconds(session.age_seconds)),
+            number(seconds(session.idle_seconds)),
+            number(session.to_backend),
+            number(session.to_client),
+            cell(&session.listener),
+            cell(&session.client),
+            cell(backend),
+        ]);
+    }
+    let mut text = table.text(coloured());
+    if matched > sessions.len() {
+        text += &format!("and {} more (--limit)\n", matched - sessions.len());
+    }
+    Ok(say(&text)?)
+}
+
+pub(super) async fn close(client: &Client, options: &Close, json: bool) -> Result<(), Failure> {
+    let mut filter = options.which.filter(client).await?;
+    if let Some(id) = options.id {
+        filter.insert("id".to_owned(), json!(id));
+    }
+    if filter.is_empty() != options.all {
+        let error = if options.all { "--all next to a filter" } else { "say which sessions, or --all" };
+        return Err(Failure::Config(error.to_owned()));
+    }
+    if !options.yes && io::stdin().is_terminal() && !sure(client, &filter).await? {
+        return Err(Failure::Runtime(anyhow::anyhow!("nothing was closed")));
+    }
+    let body = if options.all { json!({ "all": true }) } else { json!({ "filter": filter }) };
+    let answer = client.change(Method::POST, "/api/v1/sessions/close", &body).await?;
+    let closing = answer.get("closing").and_then(Value::as_u64).unwrap_or_default();
+    if json {
+        say_json(&answer)?;
+    } else {
+        say(&format!("{closing} sessions are being closed, at the pace of their pools\n"))?;
+    }
+    match closing {
+        0 => Err(Failure::Unknown("there is no such session".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+async fn sure(client: &Client, filter: &Map<String, Value>) -> Result<bool, Failure> {
+    let mut path = "/api/v1/sessions?limit=0".to_owned();
+    for (name, value) in filter {
+        let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+        path += &format!("&{name}={}", escaped(&value));
+    }
+    let Sessions { matched, .. } = client.read(&path).await?;
+    let _ = write!(io::stderr(), "close {matched} sessions? [y/N] ");
+    let mut answer = String::new();
+    let read = io::stdin().read_line(&mut answer);
+    Ok(read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// One session, and what the kernel knows of it.
+pub(super) async fn explain(client: &Client, id: u64, json: bool) -> Result<(), Failure> {
+    let answer = client.get(&format!("/api/v1/sessions/{id}")).await?;
+    if json {
+        return say_json(&answer);
+    }
+    let session: Session = known(answer)?;
+    let by = if session.peer == session.client { String::new() } else { format!(", by {}", session.peer) };
+    let ending = if session.is_ending { ", told to end" } else { "" };
+    let mut text = format!(
+        "session {} from {}{by}, by listener {} to pool {}\n{} for {}, quiet for {}{ending}\n{} bytes to the backend, {} to the client\n",
+        session.id,
+        session.client,
+        safe(&session.listener),
+        safe(&session.pool),
+        session.phase,
+        seconds(session.age_seconds),
+        seconds(session.idle_seconds),
+        session.to_backend,
+        session.to_client,
+    );
+    if let (Some(backend), Some(address)) = (&session.backend, &session.address) {
+        text += &format!("backend {} at {address}\n", safe(backend));
+    }
+    if let Some(tcp) = &session.tcp {
+        let heads = ["", "RTT", "+-", "SENT AGAIN", "UNACKED", "LOST", "WINDOW", "UNREAD", "UNSENT"];
+        let mut table = Table::new(&heads);
+        for (name, side) in [("client", &tcp.client), ("backend", &tcp.backend)] {
+            table.row(vec![
+                cell(name),
+                number(format!("{:.2}ms", side.rtt_ms)),
+                number(format!("{:.2}ms", side.rtt_deviation_ms)),
+                number(side.retransmits),
+                number(side.unacknowledged),
+                number(side.lost),
+                number(side.congestion_window),
+                number(format!("{}B", side.receive_queue_bytes)),
+                number(format!("{}B", side.send_queue_bytes)),
+            ]);
+        }
+        text += &format!("\n{}", table.text(coloured()));
+    }
+    Ok(say(&text)?)
+}
+
+fn seconds(value: f64) -> String {
+    short(Duration::try_from_secs_f64(value).unwrap_or_default())
+}

@@ -1,0 +1,88 @@
+//! `evenkeel status`: the whole at a glance.
+
+use serde::Deserialize;
+
+use super::client::{Client, known};
+use super::table::{Cell, Colour, Table, cell, coloured, number, short};
+use super::{Failure, say, say_json};
+
+#[derive(Deserialize)]
+struct Status {
+    version: String,
+    pid: u32,
+    uptime_seconds: f64,
+    ready: bool,
+    waiting_for: Vec<String>,
+    workers: usize,
+    sessions: usize,
+    max_connections: usize,
+    listeners: Vec<Listener>,
+    pools: Vec<Pool>,
+}
+
+#[derive(Deserialize)]
+struct Listener {
+    name: String,
+    pool: String,
+    addresses: Vec<String>,
+    sessions: usize,
+    max_connections: Option<usize>,
+    at_limit: bool,
+    accepted: u64,
+}
+
+#[derive(Deserialize)]
+struct Pool {
+    name: String,
+    backends: usize,
+    up: usize,
+    sessions: usize,
+    settled: bool,
+    all_down: bool,
+    fail_open: bool,
+}
+
+pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
+    let answer = client.get("/api/v1/status").await?;
+    if json {
+        return say_json(&answer);
+    }
+    let status: Status = known(answer)?;
+    let up = short(std::time::Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default());
+    let ready = if status.ready { "ready".to_owned() } else { format!("not ready: {}", status.waiting_for.join("; ")) };
+    let mut text = format!(
+        "evenkeel {}, pid {}, up {up}, {ready}\n{} of {} sessions, {} workers\n\n",
+        status.version, status.pid, status.sessions, status.max_connections, status.workers
+    );
+    let mut listeners = Table::new(&["LISTENER", "SESSIONS", "LIMIT", "ACCEPTED", "POOL", "ADDRESSES"]);
+    for listener in status.listeners {
+        let limit = listener.max_connections.map_or_else(|| "-".to_owned(), |max| max.to_string());
+        let limit = if listener.at_limit { format!("{limit} (reached)") } else { limit };
+        listeners.row(vec![
+            cell(&listener.name),
+            number(listener.sessions),
+            number(limit),
+            number(listener.accepted),
+            cell(&listener.pool),
+            cell(listener.addresses.join(", ")),
+        ]);
+    }
+    let mut pools = Table::new(&["POOL", "SESSIONS", "BACKENDS", "UP", "STATE"]);
+    for pool in status.pools {
+        let state = state(&pool);
+        pools.row(vec![cell(&pool.name), number(pool.sessions), number(pool.backends), number(pool.up), state]);
+    }
+    let ink = coloured();
+    text += &format!("{}\n{}", listeners.text(ink), pools.text(ink));
+    Ok(say(&text)?)
+}
+
+fn state(pool: &Pool) -> Cell {
+    match pool {
+        Pool { fail_open: true, .. } => cell("nothing is up, sessions try the rest").in_colour(Colour::Red),
+        Pool { all_down: true, .. } => cell("nothing is up, sessions are refused").in_colour(Colour::Red),
+        Pool { settled: false, .. } => cell("waits for discovery and first probes").in_colour(Colour::Blue),
+        Pool { up, backends, .. } if up < backends => cell("degraded").in_colour(Colour::Yellow),
+        _ => cell("ok").in_colour(Colour::Green),
+    }
+}

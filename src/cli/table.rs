@@ -1,0 +1,152 @@
+//! Tables for people: columns as wide as needed, colours on a terminal only.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, SystemTime};
+
+/// A cell: its text, and whether it is a number.
+#[derive(Debug)]
+pub(super) struct Cell {
+    text: String,
+    right: bool,
+    colour: Option<Colour>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    Green,
+    Red,
+    Yellow,
+    Blue,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    head: Vec<&'static str>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    pub(super) fn new(head: &[&'static str]) -> Self {
+        Self { head: head.to_vec(), rows: Vec::new() }
+    }
+
+    pub(super) fn row(&mut self, cells: Vec<Cell>) {
+        self.rows.push(cells);
+    }
+
+    /// The whole, each line ended.
+    pub(super) fn text(&self, coloured: bool) -> String {
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
+            cells.chain([self.head[column].len()]).max().unwrap_or_default()
+        };
+        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
+        let right: Vec<bool> = (0..self.head.len())
+            .map(|column| self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.right))
+            .collect();
+        let mut text = String::new();
+        let head =
+            self.head.iter().zip(&right).map(|(name, &right)| Cell { text: (*name).to_owned(), right, colour: None });
+        for row in [head.collect::<Vec<_>>()].iter().chain(&self.rows) {
+            let mut line = String::new();
+            for (cell, &width) in row.iter().zip(&widths) {
+                let padding = " ".repeat(width.saturating_sub(cell.text.chars().count()));
+                let inked = cell.colour.filter(|_| coloured).map_or_else(|| cell.text.clone(), |c| c.ink(&cell.text));
+                line += &if cell.right { format!("{padding}{inked}  ") } else { format!("{inked}{padding}  ") };
+            }
+            text += line.trim_end();
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Text, as it may be shown: a backend's name or answer must not steer the terminal.
+pub(super) fn cell(text: impl AsRef<str>) -> Cell {
+    Cell { text: safe(text.as_ref()), right: false, colour: None }
+}
+
+pub(super) fn number(value: impl ToString) -> Cell {
+    Cell { text: value.to_string(), right: true, colour: None }
+}
+
+/// A standing, in its colour.
+pub(super) fn standing(word: &str) -> Cell {
+    Cell { colour: colour_of(word), ..cell(word) }
+}
+
+/// Good is green, broken is red, what a person did is yellow.
+pub(super) fn colour_of(standing: &str) -> Option<Colour> {
+    match standing {
+        "up" => Some(Colour::Green),
+        "down" | "ejected" => Some(Colour::Red),
+        "draining" | "disabled" | "maintenance" => Some(Colour::Yellow),
+        "unproven" | "damped" => Some(Colour::Blue),
+        _ => None,
+    }
+}
+
+impl Cell {
+    pub(super) fn in_colour(self, colour: Colour) -> Self {
+        Self { colour: Some(colour), ..self }
+    }
+}
+
+impl Colour {
+    pub(super) fn ink(self, text: &str) -> String {
+        let code = match self {
+            Self::Red => 31,
+            Self::Green => 32,
+            Self::Yellow => 33,
+            Self::Blue => 34,
+        };
+        format!("\x1b[{code}m{text}\x1b[0m")
+    }
+}
+
+/// Whether stdout is for eyes that see colours (no-color.org).
+pub(super) fn coloured() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+pub(super) fn safe(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// How long ago a moment of the API is: "5s", "3m", "2h", "4d".
+pub(super) fn ago(at: &str) -> String {
+    let Ok(at) = humantime::parse_rfc3339_weak(at) else { return "?".to_owned() };
+    short(SystemTime::now().duration_since(at).unwrap_or_default())
+}
+
+/// The largest unit alone.
+pub(super) fn short(time: Duration) -> String {
+    let seconds = time.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3_600 => format!("{}m", seconds / 60),
+        3_600..86_400 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_nothing_steers_the_terminal() {
+        let mut table = Table::new(&["NAME", "N", "WHY"]);
+        table.row(vec![standing("up"), number(5), cell("\x1b[31mred\n")]);
+        table.row(vec![cell("longer-name"), number(1_000), cell("")]);
+        assert_eq!(table.text(false), "NAME            N  WHY\nup              5  ?[31mred?\nlonger-name  1000\n");
+        assert!(table.text(true).contains("\x1b[32mup\x1b[0m             5"));
+    }
+
+    #[test]
+    fn times_are_short() {
+        let all = [0, 59, 60, 3_599, 3_600, 86_399, 200_000].map(|seconds| short(Duration::from_secs(seconds)));
+        assert_eq!(all.join(" "), "0s 59s 1m 59m 1h 23h 2d");
+    }
+}

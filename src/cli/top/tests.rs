@@ -1,0 +1,148 @@
+//! What `top` shows, drawn into memory.
+
+use std::time::{Duration, Instant};
+
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use ratatui::style::Color;
+use serde_json::{Value, json};
+
+use super::draw::{self, bytes, rate, spark, time};
+use super::view::{Asked, Mode, View, quantile};
+use crate::cli::api::{Named, Pools, Times};
+
+fn backend(id: &str, standing: &str, connects: u64, sessions: u64) -> Value {
+    json!({
+        "id": id, "address": "10.0.0.1:80", "weight": 1, "standing": standing, "reason": "", "since": "2020-01-01T00:00:00Z",
+        "sessions": sessions, "bytes_to_backend": connects * 1_000, "bytes_to_client": 0, "connects": connects,
+        "connect_failures": 0,
+        "times": { "connect_buckets": [[0.001, connects], [0.1, connects]], "connect_count": connects }
+    })
+}
+
+fn pools(connects: u64) -> Pools {
+    let backends = [
+        backend("n/web-1", "up", connects, 3),
+        backend("n/web-2", "down", 0, 7),
+        backend("n/x\x1b[2J", "draining", 0, 0),
+    ];
+    let pool = json!({
+        "name": "web", "all_down": false, "fail_open": false, "eligible": 1, "sessions": 10, "backends": backends,
+        "times": { "connect_buckets": [[0.001, connects], [0.1, connects]], "connect_count": connects }
+    });
+    serde_json::from_value(json!({ "pools": [pool] })).unwrap()
+}
+
+fn view() -> View {
+    let (start, mut view) = (Instant::now(), View::new(String::new(), true));
+    for i in 0..5_u64 {
+        view.take(pools(i * 50), start + Duration::from_secs(i));
+    }
+    view
+}
+
+fn screen(view: &View, width: u16, height: u16) -> (Vec<String>, TestBackend) {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw::draw(frame, view)).unwrap();
+    let buffer = terminal.backend().buffer().clone();
+    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_owned();
+    ((0..height).map(row).collect(), terminal.backend().clone())
+}
+
+#[test]
+fn rates_quantiles_and_standings_are_on_the_screen() {
+    let (lines, backend) = screen(&view(), 140, 12);
+    let row =
+        |name: &str| lines.iter().find(|line| line.starts_with(name)).unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(row("web")[..8], ["web", "degraded", "1/3", "10", "50.0", "0", "48.8KiB", "0B"]);
+    assert_eq!(row("n/web-1")[1..2], ["up"]);
+    assert_eq!(row("n/web-1")[3..], ["1", "3", "50.0", "0", "48.8KiB", "0B", "500us", "990us", "████"]);
+    assert_eq!(row("n/web-2")[4..], ["7", "0", "0", "0B", "0B", "-", "-", "▁▁▁▁"]);
+    assert!(lines.iter().any(|line| line.starts_with("n/x?[2J")), "a name must not steer the terminal");
+    assert!(lines.last().unwrap().starts_with("q quit  s sort (name)"));
+    let colours: Vec<Color> = backend.buffer().content.iter().map(|cell| cell.bg).collect();
+    assert!(colours.iter().all(|&colour| colour == Color::Reset), "the background is the terminal's own");
+}
+
+#[test]
+fn a_narrow_screen_has_fewer_columns() {
+    let (lines, _) = screen(&view(), 80, 12);
+    let head = lines.iter().find(|line| line.starts_with("BACKEND")).unwrap();
+    assert_eq!(
+        head.split_whitespace().collect::<Vec<_>>().join(" "),
+        "BACKEND STANDING SINCE WEIGHT SESSIONS CONN/S P99"
+    );
+}
+
+#[test]
+fn no_colour_is_no_colour_and_no_size_is_too_small() {
+    let mut view = view();
+    view.ink = false;
+    let (_, backend) = screen(&view, 140, 12);
+    assert!(backend.buffer().content.iter().all(|cell| cell.fg == Color::Reset));
+    for (width, height) in [(1, 1), (2, 3), (10, 4), (40, 5), (300, 100)] {
+        screen(&view, width, height);
+    }
+    screen(&View::new(String::new(), true), 80, 24);
+}
+
+#[test]
+fn keys_sort_filter_and_ask_before_they_change_anything() {
+    let mut view = view();
+    let ids = |view: &View| view.backends.iter().map(|line| line.id[..5].to_owned()).collect::<Vec<_>>().join(" ");
+    assert_eq!(ids(&view), "n/web n/web n/x\x1b[");
+    view.letter('s');
+    assert_eq!(view.backends[0].sessions, 7);
+    view.letter('r');
+    assert_eq!(view.backends[0].sessions, 0);
+    view.letter('/');
+    "DOWN".chars().for_each(|c| assert_eq!(view.letter(c), Asked::Nothing));
+    assert_eq!(view.backends.len(), 1);
+    view.enter();
+    let named = Named { pool: "web".to_owned(), id: "n/web-2".to_owned() };
+    assert_eq!(view.letter('d'), Asked::Nothing);
+    assert_eq!(view.mode, Mode::Sure(named.clone(), "drain"));
+    assert!(screen(&view, 100, 10).0.last().unwrap().starts_with("drain web/n/web-2? y"));
+    assert_eq!(view.letter('n'), Asked::Nothing);
+    view.letter('d');
+    assert_eq!(view.letter('y'), Asked::Order(named, "drain"));
+    view.escape();
+    assert_eq!(view.backends.len(), 3);
+    assert_eq!(view.letter('q'), Asked::Quit);
+}
+
+#[test]
+fn the_selection_follows_its_backend() {
+    let mut view = view();
+    view.step(1);
+    view.letter('s');
+    view.take(pools(500), Instant::now());
+    view.step(isize::MAX / 2);
+    assert_eq!(view.selected, 2);
+    view.letter('/');
+    view.letter('~');
+    assert_eq!((view.selected, view.backends.len()), (0, 0));
+    assert_eq!((view.letter('~'), view.step(5)), (Asked::Nothing, Asked::Nothing));
+}
+
+#[test]
+fn quantiles_are_of_what_came_in_between() {
+    let times = |counts: [u64; 3], all| Times {
+        connect_buckets: [0.001, 0.01, 0.1].into_iter().zip(counts).collect(),
+        connect_count: all,
+    };
+    let (old, new) = (times([100, 100, 100], 100), times([100, 200, 200], 200));
+    let half = quantile(&old, &new, 0.5).unwrap();
+    assert!((half - 0.0055).abs() < 1e-9, "{half}");
+    assert_eq!(quantile(&new, &new, 0.5), None);
+    assert_eq!(quantile(&new, &old, 0.5), None, "it was restarted");
+    assert_eq!(quantile(&old, &times([100, 100, 100], 101), 0.5), Some(f64::INFINITY));
+}
+
+#[test]
+fn numbers_are_short() {
+    assert_eq!([0.0, 0.04, 99.94, 100.0, 9_999.0, 12_345.0].map(rate).join(" "), "0 0.0 99.9 100 9999 12k");
+    assert_eq!([0.0, 999.0, 1_000.0, 5e6, 3e12].map(bytes).join(" "), "0B 999B 1.0KiB 4.8MiB 2.7TiB");
+    assert_eq!([0.00025, 0.0012, 1.5, f64::INFINITY].map(time).join(" "), "250us 1.2ms 1.5s long");
+    assert_eq!(spark(&[0.0, 1.0, 2.0]), "▁▅█");
+}

@@ -1,0 +1,320 @@
+//! What a probe does and how it is judged, after validation: [`Check`] and the closed set of its kinds.
+//! Written by [`super::load`] alone; read by the prober. Equal checks of one address are one probe.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Secret;
+use super::header::ProxyVersion;
+
+/// `[pools.NAME.check]` or `[checks.NAME]`. Two pools with an equal check on one address share one probe, hence `Eq` and `Hash`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct Check {
+    /// What a probe does.
+    pub kind: CheckKind,
+    /// Between probes of a backend whose state is settled and up.
+    pub interval: Duration,
+    /// Between probes while results contradict the state, or before the first result.
+    pub fast_interval: Duration,
+    /// Between probes of a backend that is settled and down.
+    pub down_interval: Duration,
+    /// For the whole probe, connect included.
+    pub timeout: Duration,
+    /// Passes in a row that make it up.
+    pub rise: u32,
+    /// Failures in a row that make it down (also of connects by sessions: passive ejection).
+    pub fall: u32,
+    /// Probed instead of the backend's own port.
+    pub port: Option<u16>,
+    /// Which PROXY header a probe begins with.
+    pub send_proxy: Option<ProxyVersion>,
+    /// The exchange happens within TLS; always there for [`CheckKind::Tls`].
+    pub tls: Option<TlsCheck>,
+}
+
+/// How a probe's TLS is made and judged.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct TlsCheck {
+    /// Sent as SNI and wanted in the certificate; the probed address (and no SNI) if unset.
+    pub server_name: Option<String>,
+    /// Whether the certificate must be valid for that name now, by an authority that is trusted.
+    pub verify: bool,
+    /// PEM; trusted besides the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// A certificate with less time left is warned of; `None` = never.
+    pub expires_within: Option<Duration>,
+}
+
+/// `kind` and what belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CheckKind {
+    /// No probes: a backend is up unless something else says no.
+    None,
+    /// Connect, then reset.
+    Tcp,
+    /// One HTTP/1.1 request.
+    Http(HttpCheck),
+    /// Send and expect bytes, in order.
+    Script(Vec<Step>),
+    /// The steps of a protocol that needs no more than that.
+    Protocol(Protocol),
+    /// `PING`, and who it is where that matters.
+    Redis(RedisCheck),
+    /// A TLS handshake.
+    Tls,
+    /// The beginning of a session.
+    Postgres(PostgresCheck),
+    /// `grpc.health.v1.Health/Check`.
+    Grpc(GrpcCheck),
+    /// The backend's own opinion, in HAProxy's words.
+    Agent(AgentCheck),
+    /// A program of the operator's.
+    Exec(ExecCheck),
+}
+
+impl CheckKind {
+    /// The word for it in config, metrics and logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Tcp => "tcp",
+            Self::Http(_) => "http",
+            Self::Script(_) => "script",
+            Self::Protocol(protocol) => protocol.name(),
+            Self::Redis(_) => "redis",
+            Self::Tls => "tls",
+            Self::Postgres(_) => "postgres",
+            Self::Grpc(_) => "grpc",
+            Self::Agent(_) => "agent",
+            Self::Exec(_) => "exec",
+        }
+    }
+}
+
+/// A protocol whose check is a fixed script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// `version`
+    Memcached,
+    /// Greeting and `QUIT`.
+    Smtp,
+    /// Greeting.
+    Mysql,
+}
+
+impl Protocol {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memcached => "memcached",
+            Self::Smtp => "smtp",
+            Self::Mysql => "mysql",
+        }
+    }
+}
+
+/// What belongs to `kind = "redis"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct RedisCheck {
+    /// Wanted; `None` = either.
+    pub role: Option<RedisRole>,
+    /// Of the ACL; `None` = the default user.
+    pub username: Option<String>,
+    /// For `AUTH`.
+    pub password: Option<Secret>,
+    /// The same, read anew before each probe.
+    pub password_file: Option<PathBuf>,
+}
+
+/// `role`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RedisRole {
+    /// Takes writes.
+    Master,
+    /// Follows a master.
+    Replica,
+}
+
+impl RedisRole {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Replica => "replica",
+        }
+    }
+}
+
+/// What belongs to `kind = "postgres"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct PostgresCheck {
+    /// Named in the startup message; it need not exist.
+    pub user: String,
+    /// The same.
+    pub database: String,
+}
+
+/// What belongs to `kind = "grpc"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct GrpcCheck {
+    /// Asked for; empty = the server as a whole.
+    pub service: String,
+    /// The `:authority`; the probed address if unset.
+    pub host: Option<String>,
+}
+
+/// What belongs to `kind = "agent"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct AgentCheck {
+    /// Sent once connected; empty = nothing.
+    pub send: Vec<u8>,
+}
+
+/// What belongs to `kind = "exec"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct ExecCheck {
+    /// An absolute path.
+    pub program: PathBuf,
+    /// Handed to it as they are; no shell sees them.
+    pub arguments: Vec<String>,
+}
+
+/// What belongs to `kind = "http"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct HttpCheck {
+    /// An HTTP token, upper case as written.
+    pub method: String,
+    /// Begins with `/`; may hold a query.
+    pub path: String,
+    /// The `Host` header; the probed address if unset.
+    pub host: Option<String>,
+    /// The statuses that pass.
+    pub status: StatusSet,
+    /// What the body must hold.
+    pub body: Option<Expectation>,
+}
+
+/// A set of HTTP statuses, such as `"200-299,404"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StatusSet {
+    /// Inclusive ranges, at least one.
+    pub ranges: Vec<(u16, u16)>,
+}
+
+impl StatusSet {
+    /// Whether a status passes.
+    pub fn contains(&self, status: u16) -> bool {
+        self.ranges.iter().any(|&(low, high)| (low..=high).contains(&status))
+    }
+}
+
+impl fmt::Display for StatusSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (low, high)) in self.ranges.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            if low == high {
+                write!(f, "{comma}{low}")?;
+            } else {
+                write!(f, "{comma}{low}-{high}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One step of a script check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Bytes to write; never empty.
+    #[serde(serialize_with = "super::effective::escaped")]
+    Send(Vec<u8>),
+    /// What the bytes read since the last matched step must hold.
+    Expect(Expectation),
+    /// The same, with what settles the opposite at once.
+    Judge {
+        /// A pass, and on to the next step.
+        pass: Expectation,
+        /// A failure.
+        fail: Expectation,
+    },
+}
+
+/// What received bytes must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expectation {
+    /// These bytes somewhere; never empty.
+    #[serde(serialize_with = "super::effective::escaped")]
+    Bytes(Vec<u8>),
+    /// A match of this pattern somewhere.
+    Regex(Pattern),
+}
+
+impl Expectation {
+    /// The end of the first match in `bytes`, if there is one.
+    pub fn find(&self, bytes: &[u8]) -> Option<usize> {
+        match self {
+            Self::Bytes(wanted) => bytes.windows(wanted.len()).position(|w| w == wanted).map(|at| at + wanted.len()),
+            Self::Regex(pattern) => pattern.regex.find(bytes).map(|found| found.end()),
+        }
+    }
+}
+
+impl fmt::Display for Expectation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "\"{}\"", bytes.escape_ascii()),
+            Self::Regex(pattern) => write!(f, "/{}/", pattern.source),
+        }
+    }
+}
+
+/// A regular expression over bytes; equal if written alike.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    source: String,
+    regex: regex::bytes::Regex,
+}
+
+impl Pattern {
+    /// # Errors
+    /// What the `regex` crate says of a pattern that it can't take, in one line.
+    pub fn new(source: &str) -> Result<Self, String> {
+        match regex::bytes::Regex::new(source) {
+            Ok(regex) => Ok(Self { source: source.to_owned(), regex }),
+            Err(regex::Error::Syntax(text)) => {
+                Err(text.lines().last().unwrap_or("not a regular expression").trim_start_matches("error: ").to_owned())
+            }
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Pattern {
+    /// As written.
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.source == other.source
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.source.hash(state);
+    }
+}

@@ -1,0 +1,224 @@
+//! One backend as its keeper sees it: what was said of it, and the view that follows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::reason::Cause;
+use super::{Probed, Watch};
+use crate::config::{self, Check, CheckKind, Conduct};
+use crate::endpoint::{Endpoint, Registry};
+use crate::health::{Advice, Damping, Failing, Outlier, ProbeState, Report, Wish, slow_start};
+use crate::pool::{Backend, Pool, View};
+use crate::standing::{Facts, Guard, Operator, Passive, Standing};
+
+/// Percent of the weight that a backend without advice gets.
+const ALL: u8 = 100;
+
+pub(super) struct Member {
+    pub(super) backend: Arc<Backend>,
+    pub(super) endpoint: Endpoint,
+    pub(super) facts: Facts,
+    /// The registry's weight, or an operator's instead.
+    pub(super) weight: u16,
+    pub(super) outlier: Outlier,
+    pub(super) ejected_because: String,
+    /// When the end of its ejection is looked at; never later than that.
+    pub(super) end_look: Option<Instant>,
+    pub(super) damping: Damping,
+    /// What its agent asked for last.
+    pub(super) advice: Option<Advice>,
+    /// Since when it is up without a break.
+    pub(super) up_since: Option<Instant>,
+    /// Percent of its weight, by its age.
+    pub(super) ramp: u32,
+    /// What the reason in its view explains; `None` = nothing yet.
+    pub(super) cause: Option<Cause>,
+    pub(super) since: SystemTime,
+    pub(super) held_until: Option<Instant>,
+    pub(super) forget_at: Option<Instant>,
+    /// Ends the probe when dropped.
+    pub(super) probe: Option<Box<dyn Send>>,
+    /// The check is new, and the state is still the old one's.
+    pub(super) inherited: bool,
+}
+
+impl Member {
+    /// With the facts of its endpoint; [`Self::begin_again`] completes them.
+    pub(super) fn new(pool: &Pool, endpoint: Endpoint) -> Self {
+        let facts = Facts {
+            operator: Operator::Ready,
+            registry: endpoint.registry,
+            agent: Wish::Ready,
+            probe: None,
+            passive: Passive::Ok,
+            guard: Guard::None,
+        };
+        let since = SystemTime::now();
+        // In nobody's way until its facts are complete.
+        let view = View {
+            address: endpoint.address,
+            weight: endpoint.weight,
+            share: 0,
+            priority: endpoint.priority,
+            max_sessions: None,
+            facts,
+            standing: Standing::Unproven,
+            reason: "new".into(),
+            since,
+            advice: None,
+            ejected: None,
+            damped_until: None,
+        };
+        Self {
+            backend: pool.add(&endpoint.id, view),
+            weight: endpoint.weight,
+            endpoint,
+            facts,
+            outlier: Outlier::new(),
+            ejected_because: String::new(),
+            end_look: None,
+            damping: Damping::new(),
+            advice: None,
+            up_since: None,
+            ramp: slow_start::FULL,
+            cause: None,
+            since,
+            held_until: None,
+            forget_at: None,
+            probe: None,
+            inherited: false,
+        }
+    }
+
+    /// A new address, or back after it had left: health starts from nothing.
+    pub(super) fn begin_again(&mut self, pool: &Pool, watch: &Watch, address: SocketAddr) {
+        self.facts.passive = Passive::Ok;
+        self.outlier = Outlier::new();
+        self.backend.forgive();
+        self.backend.keep_report(None);
+        self.take_advice(None);
+        self.inherited = false;
+        self.probe = None;
+        let settings = pool.settings();
+        let unchecked = settings.check.kind == CheckKind::None;
+        self.facts.probe = (!unchecked).then_some(ProbeState::Unproven);
+        self.probe_by(&settings, watch, address);
+    }
+
+    /// Probed by another check from now on; what the old one had found out holds until the new one says otherwise.
+    pub(super) fn go_on_with(&mut self, pool: &Pool, watch: &Watch) {
+        let settings = pool.settings();
+        if settings.check.kind == CheckKind::None {
+            self.facts.probe = None;
+        } else {
+            self.inherited = self.facts.probe != Some(ProbeState::Unproven);
+            self.facts.probe = Some(self.facts.probe.unwrap_or(ProbeState::Up));
+        }
+        if settings.agent.is_none() && settings.check.kind.name() != "agent" {
+            self.take_advice(None);
+        }
+        self.probe_by(&settings, watch, self.endpoint.address);
+    }
+
+    fn probe_by(&mut self, settings: &config::Pool, watch: &Watch, address: SocketAddr) {
+        // Where nothing is probed there may still be an agent.
+        let nobody = settings.check.kind == CheckKind::None && settings.agent.is_none();
+        self.probe = Some(if nobody { Box::new(()) } else { watch(&self.endpoint.id, address) });
+    }
+
+    /// What a probe says counts, unless it is the first word of a new check against what the old one had found out.
+    pub(super) fn take_state(&mut self, check: &Check, report: &Report) {
+        let enough = if report.result.passed { check.rise } else { check.fall };
+        if self.inherited && self.facts.probe != Some(report.state) && report.streak < enough {
+            return;
+        }
+        self.inherited = false;
+        self.facts.probe = Some(report.state);
+    }
+
+    pub(super) fn take_advice(&mut self, advice: Option<Advice>) {
+        self.advice = advice;
+        self.facts.agent = advice.map_or(Wish::Ready, |advice| advice.wish);
+    }
+
+    /// The guard's fact: damping is for who is there and healthy.
+    pub(super) fn guard(&self) -> Guard {
+        if self.held_until.is_some() {
+            Guard::Held
+        } else if self.damping.until().is_some()
+            && self.facts.registry != Registry::Absent
+            && self.facts.is_sound() == Some(true)
+        {
+            Guard::Damped
+        } else {
+            Guard::None
+        }
+    }
+
+    /// The passive fact: what the detector's ejection comes to.
+    pub(super) fn passive(&self, check: &Check) -> Passive {
+        let Some(ejection) = self.outlier.ejection() else { return Passive::Ok };
+        let probe_can = ejection.trusts_probes && self.is_disproved_by(check, ejection.failing);
+        Passive::Ejected { until: (!probe_can).then_some(ejection.until) }
+    }
+
+    /// Whether a probe of that kind tests at least what has failed.
+    pub(super) fn is_disproved_by(&self, check: &Check, failing: Failing) -> bool {
+        let same_port = check.port.is_none_or(|port| port == self.endpoint.address.port());
+        let tests = match check.kind.name() {
+            // What a command or an agent says of a service is not the service.
+            "none" | "exec" | "agent" => None,
+            "tcp" => Some(Failing::Connect),
+            _ => Some(Failing::Exchange),
+        };
+        same_port && tests.is_some_and(|tests| tests == Failing::Exchange || tests == failing)
+    }
+
+    /// Whether a probe that passed ends the ejection: it must have begun after that.
+    pub(super) fn is_acquitted_by(&self, check: &Check, now: Instant, probed: &Probed) -> bool {
+        let Some(ejection) = self.outlier.ejection() else { return false };
+        let result = &probed.report.result;
+        let begun = now.checked_sub(result.duration).unwrap_or(now);
+        result.passed && begun >= ejection.since && matches!(self.passive(check), Passive::Ejected { until: None })
+    }
+
+    pub(super) fn view(&self, now: Instant, conduct: &Conduct, standing: Standing, reason: Arc<str>) -> View {
+        let ejection = self.outlier.ejection().filter(|_| standing != Standing::Removed);
+        View {
+            address: self.endpoint.address,
+            weight: self.weight,
+            share: self.share(),
+            priority: self.endpoint.priority,
+            max_sessions: self.cap(conduct),
+            facts: self.facts,
+            standing,
+            reason,
+            since: self.since,
+            advice: self.advice,
+            ejected: ejection.map(|ejection| (wall_clock(now, ejection.until), self.outlier.strikes())),
+            damped_until: self
+                .damping
+                .until()
+                .filter(|_| standing == Standing::Damped)
+                .map(|until| wall_clock(now, until)),
+        }
+    }
+
+    /// In parts of [`crate::pool::SHARE_OF_WEIGHT`]: percent times percent, and nothing is rounded.
+    fn share(&self) -> u32 {
+        let advised = self.advice.and_then(|advice| advice.weight).unwrap_or(ALL);
+        u32::from(self.weight) * u32::from(advised) * self.ramp
+    }
+
+    /// The strictest of what is written and what its agent asks for.
+    fn cap(&self, conduct: &Conduct) -> Option<u32> {
+        let written = self.endpoint.max_sessions.or(conduct.backend_max_sessions);
+        let advised = self.advice.and_then(|advice| advice.max_sessions);
+        written.into_iter().chain(advised).min()
+    }
+}
+
+fn wall_clock(now: Instant, at: Instant) -> SystemTime {
+    SystemTime::now() + at.checked_duration_since(now).unwrap_or(Duration::ZERO)
+}

@@ -1,0 +1,118 @@
+//! What operators say: it holds at once, goes before everything else, and outlives what it should.
+
+use super::*;
+use crate::operator::{Command, Lasting, What};
+use crate::pool::OrderError;
+use crate::standing::Operator;
+
+impl Bench {
+    fn says(&mut self, what: What, lasting: Lasting) -> Result<(), OrderError> {
+        let command = Command { what, by: "root".into(), note: None, at: SystemTime::UNIX_EPOCH, lasting };
+        self.members.operate(self.now, command)
+    }
+
+    fn order(&mut self, id: &str, value: Operator) {
+        self.says(What::Backend(id.into(), value), Lasting::Kept).unwrap();
+    }
+}
+
+#[test]
+fn a_drained_backend_gets_nothing_new_and_a_ready_one_does() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    let lease = bench.lease("a");
+    bench.order("a", Operator::Drain);
+    assert_eq!(bench.standing("a"), Standing::Draining);
+    assert_eq!(&*bench.view("a").reason, "by root at 1970-01-01T00:00:00Z");
+    assert_eq!(bench.picked(), ["b"]);
+    assert_eq!(bench.pool.sessions_of(&bench.backend("a").unwrap()), 1, "what runs goes on");
+    drop(lease);
+    bench.order("a", Operator::Disabled);
+    assert_eq!(bench.standing("a"), Standing::Disabled);
+    bench.order("a", Operator::Ready);
+    assert_eq!(bench.picked(), ["a", "b"]);
+    let history = bench.backend("a").unwrap().history.read();
+    let changes: Vec<_> = history.iter().map(|change| change.to.name()).collect();
+    assert_eq!(changes, ["up", "disabled", "draining", "up", "unproven"]);
+}
+
+#[test]
+fn nobody_is_up_when_the_last_is_drained_and_no_resort_is_taken() {
+    let mut bench = Bench::up(ANY, &["a"]);
+    bench.order("a", Operator::Drain);
+    assert!(bench.pool.is_all_down());
+    assert!(bench.pool.pick(&[]).is_err(), "a person took it out");
+}
+
+#[test]
+fn it_survives_updates_moves_probes_and_departures() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    bench.order("a", Operator::Drain);
+    bench.says(What::Weight("b".into(), Some(7)), Lasting::Kept).unwrap();
+    bench.set_of(vec![
+        Endpoint { address: address("10.9.9.9:81"), ..endpoint("a") },
+        Endpoint { weight: 3, ..endpoint("b") },
+    ]);
+    bench.probe("a", true);
+    assert_eq!((bench.standing("a"), bench.view("b").weight), (Standing::Draining, 7));
+    bench.set(&["b"]);
+    bench.advance(seconds(700));
+    assert!(bench.backend("a").is_none(), "the identity is forgotten");
+    bench.set(&["a", "b"]);
+    bench.probe("a", true);
+    assert_eq!(bench.standing("a"), Standing::Draining, "what was said of it is not");
+    bench.says(What::Weight("b".into(), None), Lasting::Kept).unwrap();
+    assert_eq!(bench.view("b").weight, 1);
+}
+
+#[test]
+fn weight_0_is_nothing_new() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    bench.says(What::Weight("a".into(), Some(0)), Lasting::Kept).unwrap();
+    assert_eq!((bench.standing("a"), bench.picked()), (Standing::Up, vec!["b".to_owned()]));
+}
+
+#[test]
+fn a_pool_is_drained_with_its_newcomers() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    bench.says(What::Pool(Operator::Drain), Lasting::Kept).unwrap();
+    bench.set(&["a", "b", "c"]);
+    bench.probe("c", true);
+    assert!(bench.picked().is_empty());
+    assert_eq!(&*bench.view("c").reason, "the whole pool, by root at 1970-01-01T00:00:00Z");
+    bench.order("b", Operator::Ready);
+    assert_eq!(bench.picked(), ["b"]);
+    bench.says(What::Pool(Operator::Ready), Lasting::Kept).unwrap();
+    assert_eq!(bench.picked(), ["a", "b", "c"]);
+}
+
+#[test]
+fn what_is_for_a_time_ends_by_itself() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    let lasting = Lasting::for_so_long(seconds(60), bench.now, SystemTime::UNIX_EPOCH).unwrap();
+    bench.says(What::Backend("a".into(), Operator::Drain), lasting).unwrap();
+    bench.advance(Duration::from_millis(59_999));
+    assert_eq!(bench.standing("a"), Standing::Draining);
+    bench.advance(Duration::from_millis(1));
+    assert_eq!(bench.standing("a"), Standing::Up);
+    assert!(bench.pool.orders.ledger().is_empty());
+}
+
+#[test]
+fn a_keeper_begins_with_what_held_before_it() {
+    let mut bench = Bench::up(TCP, &["a"]);
+    bench.order("a", Operator::Drain);
+    let ledger = bench.pool.orders.ledger();
+    let mut bench = Bench::new(TCP);
+    bench.pool.orders.show((*ledger).clone());
+    bench.members = Members::new(Arc::clone(&bench.pool), Box::new(|_, _| Box::new(())), fastrand::Rng::with_seed(1));
+    bench.set(&["a", "b"]);
+    assert_eq!((bench.standing("a"), bench.standing("b")), (Standing::Draining, Standing::Unproven));
+}
+
+#[test]
+fn an_unknown_backend_is_refused_and_leaves_no_trace() {
+    let mut bench = Bench::up(TCP, &["a"]);
+    let refused = bench.says(What::Backend("z".into(), Operator::Drain), Lasting::Kept);
+    assert_eq!(refused, Err(OrderError::NoSuchBackend));
+    assert!(bench.pool.orders.ledger().is_empty());
+}

@@ -1,0 +1,128 @@
+//! What must hold at any time.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::balance::{TierHealth, loads};
+use crate::config::{CheckKind, OutlierMode, TIERS, WhenAllDown};
+use crate::endpoint::Registry;
+use crate::standing::Passive;
+
+impl Simulation {
+    pub(super) fn check(&mut self) {
+        let (pool, now) = (Arc::clone(&self.bench.pool), self.bench.now);
+        let members = pool.members();
+        let counts = self.check_members(now);
+        assert_eq!(pool.counts(), counts);
+        for id in self.newest.keys() {
+            assert!(self.bench.backend(id).is_some(), "{id} is forgotten although it is in the set");
+        }
+        self.last_present.retain(|id, &mut at| {
+            let forgotten = self.bench.backend(id).is_none();
+            assert!(!forgotten || now - at >= seconds(600), "{id} is forgotten after {:?}", now - at);
+            !forgotten
+        });
+        let ids: BTreeSet<_> = members.iter().map(|backend| &backend.id).collect();
+        assert_eq!(ids.len(), members.len(), "an identity twice");
+        for lease in &self.leases {
+            let known = members.iter().any(|backend| Arc::ptr_eq(backend, lease.backend()));
+            assert!(known, "{} is forgotten although it has a session", lease.backend().id);
+        }
+        assert_eq!(pool.sessions(), self.leases.len());
+        assert_eq!(pool.bytes(Direction::ToClient), self.bytes);
+
+        let any = pool.settings().when_all_down == WhenAllDown::Any;
+        assert!(!(pool.is_all_down() && counts.up > 0), "all down with one up");
+        assert!(!self.heard || pool.is_all_down() || counts.up > 0 || counts.unproven > 0, "all down and not said so");
+        assert_eq!(pool.fail_open(), any && pool.is_all_down());
+        assert!(!self.heard || pool.is_settled() || counts.unproven > 0);
+        assert!(!self.heard || counts.up > 0 || counts.spare == 0, "nothing is up, and one that could be is kept out");
+        let threshold = usize::from(pool.settings().conduct.panic_threshold);
+        let panics = counts.proven > 0 && counts.up * 100 < counts.proven * threshold;
+        assert_eq!(pool.is_panicking(), self.heard && panics);
+    }
+
+    fn check_members(&mut self, now: Instant) -> Counts {
+        let pool = Arc::clone(&self.bench.pool);
+        let any = pool.settings().when_all_down == WhenAllDown::Any;
+        let open = pool.is_panicking() || (any && pool.is_all_down());
+        let mut counts = Counts::default();
+        let mut tiers = [TierHealth::default(); TIERS];
+        for backend in pool.members().iter() {
+            let (id, view) = (&*backend.id, backend.view());
+            self.check_facts(id, &view, now);
+            let serves = view.share > 0;
+            let (up, resort) = (view.standing == Standing::Up && serves, serves && view.standing.is_last_resort());
+            let proven = up || (resort && view.standing != Standing::Unproven);
+            counts.members += usize::from(view.standing != Standing::Removed);
+            counts.up += usize::from(up);
+            counts.unproven += usize::from(view.standing == Standing::Unproven);
+            counts.proven += usize::from(proven);
+            counts.spare += usize::from(serves && matches!(view.standing, Standing::Ejected | Standing::Damped));
+            let tier = &mut tiers[usize::from(view.priority)];
+            tier.backends += usize::from(if open { up || resort } else { proven });
+            tier.working += usize::from(up || (open && resort));
+
+            let left = view.standing == Standing::Removed;
+            let sessions = self.leases.iter().filter(|lease| Arc::ptr_eq(lease.backend(), backend)).count();
+            assert_eq!(pool.sessions_of(backend) as usize, sessions, "{id}");
+            if !left {
+                self.last_present.insert(id.to_owned(), now);
+            }
+            if !left || sessions > 0 {
+                // Who is held may leave at any time of the next step.
+                let until = if view.facts.guard == Guard::Held { now + seconds(60) } else { now };
+                self.last_needed.insert(id.to_owned(), until);
+            }
+            // 10 minutes after it left, or 10 seconds after its last session if that is later.
+            let unneeded = self.last_needed.get(id).map_or(Duration::ZERO, |&at| now - at);
+            assert!(unneeded <= seconds(610), "{id} is remembered for {unneeded:?}");
+        }
+        let loads = loads(&tiers, pool.settings().conduct.overprovisioning);
+        assert_eq!(pool.tier_loads(), loads);
+        for backend in pool.members().iter() {
+            let view = backend.view();
+            let may = view.standing == Standing::Up || (open && view.standing.is_last_resort());
+            let room = view.max_sessions.is_none_or(|cap| pool.sessions_of(backend) < cap);
+            let used = loads[usize::from(view.priority)] > 0;
+            counts.eligible += usize::from(may && view.share > 0 && room && used);
+        }
+        counts
+    }
+
+    /// The standing is what the facts come to, and each fact has what it takes.
+    fn check_facts(&self, id: &str, view: &View, now: Instant) {
+        let conduct = &self.bench.pool.settings().conduct;
+        let checked = self.bench.pool.settings().check.kind != CheckKind::None;
+        assert_eq!(view.facts.standing(), view.standing, "{id}");
+        assert_eq!(view.facts.probe.is_some(), checked, "{id}");
+        assert!(!view.reason.is_empty(), "{id}");
+        if let Passive::Ejected { until } = view.facts.passive {
+            assert!(checked || until.is_some(), "{id}: who ends the ejection?");
+            assert!(until.is_none_or(|until| until > now), "{id}: ejected for longer than meant");
+            assert_eq!(conduct.outliers.mode, OutlierMode::Eject, "{id}");
+        }
+        let is_ejected = view.facts.passive != Passive::Ok;
+        assert_eq!(view.ejected.is_some(), is_ejected, "{id}");
+        let trial = self.bench.backend(id).map(|backend| self.bench.pool.trial_of(&backend));
+        assert!(trial == Some(TrialState::None) || view.standing == Standing::Ejected, "{id}: a trial of {view:?}");
+        if view.facts.guard == Guard::Damped {
+            assert!(!conduct.damping.stay_up.is_zero(), "{id}");
+            assert_eq!(view.facts.is_sound(), Some(true), "{id}: damped and down");
+        }
+        assert_eq!(view.damped_until.is_some(), view.standing == Standing::Damped, "{id}");
+
+        let advised = view.advice.and_then(|advice| advice.weight).map_or(100, u32::from);
+        let full = u32::from(view.weight) * advised * 100;
+        let ramp = (view.share * 100).checked_div(full).unwrap_or(100);
+        assert!((10..=100).contains(&ramp), "{id}: {ramp} % of its share");
+        assert!(ramp == 100 || (!conduct.slow_start.is_zero() && view.standing == Standing::Up), "{id}: {ramp} %");
+
+        let left = view.facts.registry == Registry::Absent && view.facts.guard != Guard::Held;
+        let taken_out = view.facts.operator != crate::standing::Operator::Ready;
+        assert!(taken_out || left == (view.standing == Standing::Removed), "{id}");
+        let probe = self.bench.probed(id);
+        assert_eq!(probe, (checked && !left).then_some(view.address), "{id}: the probe");
+        assert!(left || view.facts.guard == Guard::Held || self.newest.contains_key(id), "{id}: why is it here?");
+    }
+}

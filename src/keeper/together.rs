@@ -1,0 +1,96 @@
+//! What follows from all members together: is the pool settled, is nothing up, do too few work, whose share grows.
+
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::members::Members;
+use crate::config::{Conduct, WhenAllDown};
+use crate::health::slow_start;
+
+/// Shares grow in so many steps.
+const STEPS: u32 = 50;
+
+/// No step is shorter: a look at every member is not free.
+const SHORTEST_STEP: Duration = Duration::from_millis(20);
+
+impl Members {
+    pub(super) fn weigh(&mut self, now: Instant) {
+        if !self.heard {
+            return;
+        }
+        let mut counts = self.pool.counts();
+        if counts.up == 0 && counts.spare > 0 && self.rescue(now) {
+            counts = self.pool.counts();
+        }
+        if counts.unproven == 0 && self.pool.settle() {
+            info!(pool = %self.pool.name, backends = counts.members, up = counts.up, "settled: every backend is probed");
+        }
+        let pool = &self.pool.name;
+        let threshold = usize::from(self.pool.settings().conduct.panic_threshold);
+        let panicking = counts.proven > 0 && counts.up * 100 < counts.proven * threshold;
+        if panicking != self.panicking {
+            self.panicking = panicking;
+            self.pool.set_panicking(panicking);
+            if panicking {
+                warn!(%pool, backends = counts.proven, up = counts.up, "panic: so few work that sessions may try any of them");
+            } else {
+                info!(%pool, backends = counts.proven, up = counts.up, "no panic any more: enough of them work");
+            }
+        }
+        // Entered only when all are proven, left only when one is up: a newcomer that is not yet probed is neither.
+        let all_down = counts.up == 0 && (self.all_down || counts.unproven == 0);
+        if all_down == self.all_down {
+            return;
+        }
+        self.all_down = all_down;
+        self.pool.set_all_down(all_down);
+        let any = self.pool.settings().when_all_down == WhenAllDown::Any || panicking;
+        match (all_down, any) {
+            (true, true) => warn!(%pool, backends = counts.members, "no backend is up: sessions may try any of them"),
+            (true, false) => warn!(%pool, backends = counts.members, "no backend is up: new sessions are refused"),
+            (false, _) => info!(%pool, up = counts.up, "a backend is up again"),
+        }
+    }
+
+    /// Shares of those that are new grow with their age.
+    pub(super) fn ramp(&mut self, now: Instant) {
+        if self.ramp_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.ramp_at = None;
+        let growing: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.ramp < slow_start::FULL)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in growing {
+            self.settle(now, &id);
+        }
+    }
+
+    /// When the oldest of those that are up came up; `None` where shares do not grow or nothing is up.
+    pub(super) fn oldest_up(&mut self) -> Option<Instant> {
+        if self.pool.settings().conduct.slow_start.is_zero() {
+            return None;
+        }
+        if self.oldest.is_none() {
+            self.oldest = self.members.values().filter_map(|member| member.up_since).min();
+        }
+        self.oldest
+    }
+}
+
+/// Percent of its weight for who has been up since then.
+pub(super) fn grown(conduct: &Conduct, now: Instant, up_since: Option<Instant>, oldest: Option<Instant>) -> u32 {
+    let Some(up_since) = up_since else { return slow_start::FULL };
+    let age = |since: Instant| now.saturating_duration_since(since);
+    let oldest = oldest.map_or(up_since, |oldest| oldest.min(up_since));
+    slow_start::percent(conduct.slow_start, age(up_since), age(oldest))
+}
+
+/// Between looks at shares that grow.
+pub(super) fn step(conduct: &Conduct) -> Duration {
+    (conduct.slow_start / STEPS).max(SHORTEST_STEP)
+}

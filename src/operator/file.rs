@@ -1,0 +1,168 @@
+//! What holds across restarts, as text: one versioned JSON document for all pools.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{Lasting, Ledger, Order, Orders};
+use crate::standing::Operator;
+
+/// The one that this program writes and reads.
+const VERSION: u32 = 1;
+
+/// Why a text is not read.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It is not what this program writes.
+    #[error("it is not what evenkeel writes")]
+    Json(#[from] serde_json::Error),
+    /// Another version of it.
+    #[error("it is of version {0}, this program reads version {VERSION}")]
+    Version(u32),
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    version: u32,
+    pools: BTreeMap<String, PoolShape>,
+}
+
+/// Looked at first: another version may have another shape.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct PoolShape {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    operator: Option<OrderShape<Word>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    backends: BTreeMap<String, BackendShape>,
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct BackendShape {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    operator: Option<OrderShape<Word>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<OrderShape<u16>>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct OrderShape<T> {
+    value: T,
+    by: String,
+    at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    Ready,
+    Drain,
+    Disabled,
+}
+
+/// The text for what holds in these pools; what ends with the process is not in it.
+pub fn write<'a>(pools: impl Iterator<Item = (&'a str, &'a Ledger)>) -> String {
+    let shaped = pools.map(|(name, ledger)| (name.to_owned(), pool_shape(ledger)));
+    let pools = shaped.filter(|(_, shape)| shape.operator.is_some() || !shape.backends.is_empty()).collect();
+    // Strings and numbers alone: it can't fail.
+    let text = serde_json::to_string_pretty(&Document { version: VERSION, pools }).unwrap_or_default();
+    text + "\n"
+}
+
+/// What such a text says, by pool. What has ended meanwhile is left out.
+///
+/// # Errors
+/// It is not such a text.
+pub fn read(text: &str, now: Instant, wall: SystemTime) -> Result<BTreeMap<String, Ledger>, FileError> {
+    let Versioned { version } = serde_json::from_str(text)?;
+    if version != VERSION {
+        return Err(FileError::Version(version));
+    }
+    let document: Document = serde_json::from_str(text)?;
+    let pools = document.pools.into_iter().map(|(name, shape)| (name, ledger(shape, now, wall)));
+    Ok(pools.filter(|(_, ledger)| !ledger.is_empty()).collect())
+}
+
+fn pool_shape(ledger: &Ledger) -> PoolShape {
+    let backends = ledger.backends.iter().map(|(id, orders)| {
+        let operator = orders.operator.as_ref().and_then(|order| order_shape(order, word(order.value)));
+        let weight = orders.weight.as_ref().and_then(|order| order_shape(order, order.value));
+        (id.to_string(), BackendShape { operator, weight })
+    });
+    PoolShape {
+        operator: ledger.pool.as_ref().and_then(|order| order_shape(order, word(order.value))),
+        backends: backends.filter(|(_, shape)| shape.operator.is_some() || shape.weight.is_some()).collect(),
+    }
+}
+
+fn order_shape<T, W>(order: &Order<T>, value: W) -> Option<OrderShape<W>> {
+    let until = match order.lasting {
+        Lasting::Restart => return None,
+        Lasting::Kept => None,
+        Lasting::Until { at, .. } => Some(humantime::format_rfc3339_seconds(at).to_string()),
+    };
+    let at = humantime::format_rfc3339_seconds(order.at).to_string();
+    Some(OrderShape { value, by: order.by.to_string(), at, until, note: order.note.as_ref().map(ToString::to_string) })
+}
+
+fn ledger(shape: PoolShape, now: Instant, wall: SystemTime) -> Ledger {
+    let backends = shape.backends.into_iter().map(|(id, shape)| {
+        let operator = shape.operator.and_then(|shape| order(shape, fact, now, wall));
+        let weight = shape.weight.and_then(|shape| order(shape, |weight| weight, now, wall));
+        // Nobody is there yet.
+        (Arc::from(id), Orders { operator, weight, gone_at: Some(wall) })
+    });
+    let mut ledger = Ledger {
+        backends: backends.collect(),
+        pool: shape.operator.and_then(|shape| order(shape, fact, now, wall)),
+        next_end: None,
+    };
+    if ledger.pool.is_none() {
+        ledger.forget_exceptions();
+    }
+    ledger.tidy();
+    ledger
+}
+
+fn order<W, T>(shape: OrderShape<W>, value: impl Fn(W) -> T, now: Instant, wall: SystemTime) -> Option<Order<T>> {
+    let lasting = match shape.until.map(|until| humantime::parse_rfc3339_weak(&until)) {
+        None => Lasting::Kept,
+        // Whoever wrote it wanted an end: an order that can't be told when is not one for ever.
+        Some(Err(_)) => return None,
+        Some(Ok(at)) => Lasting::for_so_long(at.duration_since(wall).ok()?, now, wall)?,
+    };
+    let at = humantime::parse_rfc3339_weak(&shape.at).unwrap_or(wall);
+    let note = shape.note.map(Arc::from);
+    Some(Order { value: value(shape.value), by: shape.by.into(), note, at, lasting })
+}
+
+fn word(value: Operator) -> Word {
+    match value {
+        Operator::Ready => Word::Ready,
+        Operator::Drain => Word::Drain,
+        Operator::Disabled => Word::Disabled,
+    }
+}
+
+fn fact(word: Word) -> Operator {
+    match word {
+        Word::Ready => Operator::Ready,
+        Word::Drain => Operator::Drain,
+        Word::Disabled => Operator::Disabled,
+    }
+}

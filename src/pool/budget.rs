@@ -1,0 +1,191 @@
+//! PURE core: how many attempts a pool may make beyond the first of each session. Each success pays for some, and a few a
+//! second are free, so a pool that works at all always has enough and a dead one is not hammered.
+//!
+//! As gRPC's retry throttling and the retry quota of the AWS SDKs do, it counts successes and not sessions: with a share of
+//! sessions (Finagle's and Envoy's 20 %), two dead backends of three would make sessions fail.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::pace::Pace;
+
+/// What was earned is forgotten with this time constant: it covers attempts that are made before the successes that pay
+/// for them, and a pool that has just died gets no more than that.
+const MEMORY: Duration = Duration::from_secs(2);
+
+/// Free attempts a second: a pool with little traffic has earned nothing when a backend dies.
+const FREE: f64 = 10.0;
+
+/// Between two lines about a budget that is used up.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Budget {
+    balance: f64,
+    seen: u64,
+    at: Instant,
+}
+
+impl Budget {
+    /// Begins with what is free.
+    pub fn new(now: Instant) -> Self {
+        Self { balance: FREE * MEMORY.as_secs_f64(), seen: 0, at: now }
+    }
+
+    /// Takes one attempt, if there is one. `successes`: all so far, of which `percent` were earned since the last time.
+    pub fn take(&mut self, now: Instant, successes: u64, percent: u16) -> bool {
+        let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
+        let earned = f64::from(percent) / 100.0 * successes.saturating_sub(self.seen) as f64 + FREE * elapsed;
+        let memory = MEMORY.as_secs_f64();
+        let fade = (-elapsed / memory).exp();
+        // As if it had been earned evenly since the last time.
+        let kept = if elapsed > 0.0 { memory * (1.0 - fade) / elapsed } else { 1.0 };
+        self.balance = self.balance * fade + earned * kept;
+        (self.at, self.seen) = (now, successes);
+        if self.balance < 1.0 {
+            return false;
+        }
+        self.balance -= 1.0;
+        true
+    }
+}
+
+/// A pool's budget, shared by its sessions on all workers, and what is counted about it.
+#[derive(Debug)]
+pub struct Allowance {
+    successes: AtomicU64,
+    granted: AtomicU64,
+    refused: AtomicU64,
+    /// Asked only when something has failed or is slow.
+    inner: Mutex<(Budget, Pace)>,
+}
+
+/// What an [`Allowance`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// Go on.
+    Granted,
+    /// Not now; `Some` = worth a line in the log, with how many others were left out since the last one.
+    Refused(Option<u64>),
+}
+
+impl Allowance {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            successes: AtomicU64::new(0),
+            granted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            inner: Mutex::new((Budget::new(now), Pace::new(SAY_EVERY))),
+        }
+    }
+
+    /// Something succeeded. (`Relaxed`: a statistic, as all of them here.)
+    pub fn succeeded(&self) {
+        self.successes.fetch_add(1, Relaxed);
+    }
+
+    /// Asks for one attempt more; the successes have earned so many percent.
+    pub fn take(&self, now: Instant, percent: u16) -> Permit {
+        let successes = self.successes.load(Relaxed);
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (budget, pace) = &mut *inner;
+        if budget.take(now, successes, percent) {
+            self.granted.fetch_add(1, Relaxed);
+            return Permit::Granted;
+        }
+        self.refused.fetch_add(1, Relaxed);
+        Permit::Refused(pace.allow(now))
+    }
+
+    /// Granted so far.
+    pub fn granted(&self) -> u64 {
+        self.granted.load(Relaxed)
+    }
+
+    /// Refused so far.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pool with `dead` of `all` backends dead for `seconds`, 400 sessions a second, 3 attempts each, after 10 s of peace.
+    /// Returns the attempts beyond the first that were granted and refused.
+    fn run(percent: u16, dead: u64, all: u64, seconds: u64) -> (u64, u64) {
+        let mut random = fastrand::Rng::with_seed(7);
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let (mut successes, mut granted, mut refused) = (0, 0, 0);
+        for session in 0..400 * (10 + seconds) {
+            let now = start + Duration::from_micros(2_500 * session);
+            if session < 4_000 {
+                successes += 1;
+                continue;
+            }
+            for tried in 0..3 {
+                if tried > 0 {
+                    if !budget.take(now, successes, percent) {
+                        refused += 1;
+                        break;
+                    }
+                    granted += 1;
+                }
+                if random.u64(..all - tried.min(all - 1)) >= dead.saturating_sub(tried) {
+                    successes += 1;
+                    break;
+                }
+            }
+        }
+        (granted, refused)
+    }
+
+    #[test]
+    fn no_session_fails_for_it_while_one_of_three_or_half_of_a_pool_is_dead() {
+        assert_eq!(run(100, 1, 3, 600).1, 0);
+        assert_eq!(run(100, 5, 10, 600).1, 0);
+        // Two of three need one more attempt per session: as many as it earns. It may be short for a moment, no more.
+        let (granted, refused) = run(100, 2, 3, 600);
+        assert!(refused * 50 < granted, "{refused} of {granted}");
+        // A share of 20 % would not do.
+        assert!(run(20, 1, 3, 600).1 > 10_000);
+    }
+
+    #[test]
+    fn a_dead_pool_is_not_hammered() {
+        let (granted, _) = run(100, 3, 3, 60);
+        // What was earned in the last two seconds, and 10 a second; without a budget it would be 48,000.
+        assert!((600..=1_600).contains(&granted), "{granted}");
+    }
+
+    #[test]
+    fn without_traffic_a_few_are_free() {
+        let start = Instant::now();
+        let mut budget = Budget::new(start);
+        let taken = |budget: &mut Budget, now| (0..1_000).filter(|_| budget.take(now, 0, 100)).count();
+        assert_eq!(taken(&mut budget, start), 20);
+        let after = |budget: &mut Budget, seconds| taken(budget, start + Duration::from_secs(seconds));
+        assert!((5..=10).contains(&after(&mut budget, 1)));
+        assert!((18..=20).contains(&after(&mut budget, 3_600)), "they do not pile up");
+        let mut none = Budget::new(start);
+        assert_eq!((0..100).filter(|_| none.take(start, 1_000_000, 0)).count(), 20);
+    }
+
+    #[test]
+    fn an_allowance_counts_and_says_so_seldom() {
+        let start = Instant::now();
+        let allowance = Allowance::new(start);
+        for _ in 0..20 {
+            assert_eq!(allowance.take(start, 100), Permit::Granted);
+        }
+        assert_eq!(allowance.take(start, 100), Permit::Refused(Some(0)));
+        assert_eq!(allowance.take(start, 100), Permit::Refused(None));
+        allowance.succeeded();
+        assert_eq!(allowance.take(start, 100), Permit::Granted);
+        assert_eq!((allowance.granted(), allowance.refused()), (21, 2));
+    }
+}

@@ -1,0 +1,109 @@
+//! What sessions met at a backend, as counters: the detector reads them when a session failed, so that a session that
+//! goes well costs no message.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use crate::health::{Evidence, Tally};
+use crate::metrics::{Detection, EarlyEnd};
+
+/// See the module. All orderings are relaxed: each counter stands for itself, and a tally that is a moment old is as good.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    connects_in_a_row: AtomicU32,
+    early_in_a_row: AtomicU32,
+    failed_connects: AtomicU64,
+    early_ends: AtomicU64,
+    connected: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Record {
+    pub(super) fn connected(&self) {
+        self.connected.fetch_add(1, Relaxed);
+        reset(&self.connects_in_a_row);
+    }
+
+    pub(super) fn answered(&self) {
+        self.answered.fetch_add(1, Relaxed);
+        self.forgive();
+    }
+
+    pub(super) fn failed(&self, evidence: Evidence) {
+        let (in_a_row, all) = match evidence {
+            Evidence::ConnectFailed(_) => (&self.connects_in_a_row, &self.failed_connects),
+            Evidence::EndedEarly(_) => (&self.early_in_a_row, &self.early_ends),
+            Evidence::Succeeded => return,
+        };
+        in_a_row.fetch_add(1, Relaxed);
+        all.fetch_add(1, Relaxed);
+    }
+
+    /// Nothing has failed in a row.
+    pub(super) fn forgive(&self) {
+        reset(&self.connects_in_a_row);
+        reset(&self.early_in_a_row);
+    }
+
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            connects_in_a_row: self.connects_in_a_row.load(Relaxed),
+            early_in_a_row: self.early_in_a_row.load(Relaxed),
+            failed_connects: self.failed_connects.load(Relaxed),
+            early_ends: self.early_ends.load(Relaxed),
+            connected: self.connected.load(Relaxed),
+            answered: self.answered.load(Relaxed),
+        }
+    }
+}
+
+/// Only written when there is something to clear: the common case stays a read.
+fn reset(cell: &AtomicU32) {
+    if cell.load(Relaxed) != 0 {
+        cell.store(0, Relaxed);
+    }
+}
+
+/// Counts of sessions that ended early, by how.
+#[derive(Debug, Default)]
+pub struct EarlyEnds([AtomicU64; EarlyEnd::ALL.len()]);
+
+impl EarlyEnds {
+    /// One more.
+    pub fn count(&self, end: EarlyEnd) {
+        self.0[end as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn read(&self, end: EarlyEnd) -> u64 {
+        self.0[end as usize].load(Relaxed)
+    }
+}
+
+/// What is counted about a pool's outliers. Written by the keeper.
+#[derive(Debug, Default)]
+pub struct OutlierCounts {
+    detected: [AtomicU64; Detection::ALL.len()],
+    refused: AtomicU64,
+}
+
+impl OutlierCounts {
+    /// One more.
+    pub fn detect(&self, detection: Detection) {
+        self.detected[detection as usize].fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn detected(&self, detection: Detection) -> u64 {
+        self.detected[detection as usize].load(Relaxed)
+    }
+
+    /// One more that the pool could not spare.
+    pub fn refuse(&self) {
+        self.refused.fetch_add(1, Relaxed);
+    }
+
+    /// So far.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+}

@@ -1,0 +1,307 @@
+//! What is behind a pool's lock: who holds which slot, what the balancer is told of it, trials, and the counts that follow.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::lease::Trial;
+use super::{Backend, NoneLeft, View};
+use crate::balance::{Balancer, TierHealth, Worth, loads};
+use crate::config::{Balance, TIERS};
+use crate::health::Failing;
+use crate::metrics::Direction;
+use crate::standing::Standing;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) balancer: Balancer,
+    slots: Vec<Option<Slot>>,
+    free: Vec<usize>,
+    pub(super) sessions: usize,
+    counts: Counts,
+    tiers: [TierHealth; TIERS],
+    /// By tier: whom sessions may try when all are used.
+    any: [usize; TIERS],
+    overprovisioning: u32,
+    pub(super) fail_open: bool,
+    pub(super) panicking: bool,
+    /// Slots whose trial is offered.
+    trials: Vec<usize>,
+    /// Numbers trials.
+    begun: u64,
+    /// Bytes of forgotten backends, also of those that readers still see as members.
+    pub(super) retired: [u64; Direction::ALL.len()],
+}
+
+#[derive(Debug)]
+struct Slot {
+    backend: Arc<Backend>,
+    address: SocketAddr,
+    share: u32,
+    tier: u8,
+    cap: Option<u32>,
+    standing: Standing,
+    trial: TrialState,
+    failing: Failing,
+}
+
+/// How the trial of an ejected backend is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrialState {
+    /// There is none.
+    None,
+    /// Waits for a session.
+    Offered,
+    /// That session, by the number of its trial.
+    Running(u64),
+}
+
+/// How many members a pool has, by what they can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not removed.
+    pub members: usize,
+    /// Standing `up` and a share.
+    pub up: usize,
+    /// Standing `unproven`.
+    pub unproven: usize,
+    /// A share, proven one way or the other, and nobody took it out.
+    pub proven: usize,
+    /// A share, and kept out by an ejection or by damping alone.
+    pub spare: usize,
+    /// May get a new session now.
+    pub eligible: usize,
+}
+
+impl Inner {
+    pub(super) fn new(balance: Balance, overprovisioning: u32) -> Self {
+        let mut balancer = Balancer::new(balance);
+        balancer.set_loads([0; TIERS]);
+        Self {
+            balancer,
+            slots: Vec::new(),
+            free: Vec::new(),
+            sessions: 0,
+            counts: Counts::default(),
+            tiers: [TierHealth::default(); TIERS],
+            any: [0; TIERS],
+            overprovisioning,
+            fail_open: false,
+            panicking: false,
+            trials: Vec::new(),
+            begun: 0,
+            retired: Default::default(),
+        }
+    }
+
+    /// Other policies from now on.
+    pub(super) fn change(&mut self, balance: Balance, overprovisioning: u32) {
+        self.balancer.switch(balance);
+        self.overprovisioning = overprovisioning;
+        self.spread();
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        Counts { eligible: self.balancer.eligible(), ..self.counts }
+    }
+
+    pub(super) fn sessions_of(&self, backend: &Backend) -> u32 {
+        if self.knows(backend) { self.balancer.sessions(backend.slot) } else { 0 }
+    }
+
+    pub(super) fn pick(
+        &mut self,
+        tried: &[Arc<Backend>],
+    ) -> Result<(Arc<Backend>, SocketAddr, Option<Trial>), NoneLeft> {
+        if tried.is_empty()
+            && let Some((slot, trial)) = self.take_trial()
+        {
+            return self.claimed(slot, Some(trial));
+        }
+        let tried: Vec<usize> =
+            tried.iter().filter(|backend| self.knows(backend)).map(|backend| backend.slot).collect();
+        let slot = self.balancer.pick(&tried).ok_or(NoneLeft)?;
+        self.claimed(slot, None)
+    }
+
+    fn claimed(
+        &mut self,
+        slot: usize,
+        trial: Option<Trial>,
+    ) -> Result<(Arc<Backend>, SocketAddr, Option<Trial>), NoneLeft> {
+        // The balancer knows only slots that are taken.
+        let Some(Slot { backend, address, .. }) = &self.slots[slot] else { return Err(NoneLeft) };
+        self.sessions += 1;
+        Ok((Arc::clone(backend), *address, trial))
+    }
+
+    /// A session is counted on the slot if there is one.
+    fn take_trial(&mut self) -> Option<(usize, Trial)> {
+        let balancer = &mut self.balancer;
+        // A backend at its cap keeps its offer.
+        let place = self.trials.iter().position(|&slot| balancer.claim(slot))?;
+        let number = self.trials.remove(place);
+        let slot = self.slots[number].as_mut()?;
+        self.begun += 1;
+        slot.trial = TrialState::Running(self.begun);
+        Some((number, Trial { number: self.begun, failing: slot.failing, over: AtomicBool::new(false) }))
+    }
+
+    pub(super) fn give_back(&mut self, backend: &Backend, undecided_trial: Option<u64>) {
+        self.balancer.release(backend.slot);
+        self.sessions -= 1;
+        if let Some(number) = undecided_trial
+            && self.end_trial(backend, number)
+            && let Some(slot) = &mut self.slots[backend.slot]
+        {
+            slot.trial = TrialState::Offered;
+            self.trials.push(backend.slot);
+        }
+    }
+
+    pub(super) fn offer_trial(&mut self, backend: &Backend, failing: Failing) {
+        if !self.knows(backend) {
+            return;
+        }
+        let Some(slot) = &mut self.slots[backend.slot] else { return };
+        if slot.standing == Standing::Ejected && slot.trial == TrialState::None {
+            (slot.trial, slot.failing) = (TrialState::Offered, failing);
+            self.trials.push(backend.slot);
+        }
+    }
+
+    pub(super) fn end_trial(&mut self, backend: &Backend, number: u64) -> bool {
+        if !self.knows(backend) {
+            return false;
+        }
+        let Some(slot) = &mut self.slots[backend.slot] else { return false };
+        let is_it = slot.trial == TrialState::Running(number);
+        if is_it {
+            slot.trial = TrialState::None;
+        }
+        is_it
+    }
+
+    pub(super) fn trial_of(&self, backend: &Backend) -> TrialState {
+        if !self.knows(backend) {
+            return TrialState::None;
+        }
+        self.slots[backend.slot].as_ref().map_or(TrialState::None, |slot| slot.trial)
+    }
+
+    pub(super) fn add(&mut self, view: View, make: impl FnOnce(usize, View) -> Backend) -> Arc<Backend> {
+        let number = self.free.pop().unwrap_or(self.slots.len());
+        if number == self.slots.len() {
+            self.slots.push(None);
+        }
+        let slot = Slot {
+            address: view.address,
+            share: view.share,
+            tier: view.priority,
+            cap: view.max_sessions,
+            standing: view.standing,
+            trial: TrialState::None,
+            failing: Failing::Connect,
+            backend: Arc::new(make(number, view)),
+        };
+        let backend = Arc::clone(&slot.backend);
+        self.count(&slot, true);
+        self.slots[number] = Some(slot);
+        self.apply(number);
+        self.spread();
+        backend
+    }
+
+    pub(super) fn place(&mut self, backend: &Backend, view: &View) {
+        if !self.knows(backend) {
+            return;
+        }
+        let number = backend.slot;
+        let Some(mut slot) = self.slots[number].take() else { return };
+        self.count(&slot, false);
+        (slot.address, slot.standing, slot.share) = (view.address, view.standing, view.share);
+        (slot.tier, slot.cap) = (view.priority, view.max_sessions);
+        if slot.standing != Standing::Ejected {
+            slot.trial = TrialState::None;
+            self.trials.retain(|&offered| offered != number);
+        }
+        self.count(&slot, true);
+        self.slots[number] = Some(slot);
+        self.apply(number);
+        self.spread();
+    }
+
+    pub(super) fn forget(&mut self, backend: &Backend) -> bool {
+        if !self.knows(backend) {
+            return true;
+        }
+        if self.balancer.sessions(backend.slot) > 0 {
+            return false;
+        }
+        if let Some(slot) = self.slots[backend.slot].take() {
+            self.count(&slot, false);
+            self.trials.retain(|&offered| offered != backend.slot);
+            self.balancer.clear(backend.slot);
+            self.free.push(backend.slot);
+            self.spread();
+        }
+        for direction in Direction::ALL {
+            self.retired[direction as usize] += backend.stats.bytes.read(direction);
+        }
+        true
+    }
+
+    /// Whether it has not been forgotten; its slot may be another one's by now.
+    fn knows(&self, backend: &Backend) -> bool {
+        self.slots[backend.slot].as_ref().is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
+    }
+
+    pub(super) fn apply_all(&mut self) {
+        for slot in 0..self.slots.len() {
+            self.apply(slot);
+        }
+        self.spread();
+    }
+
+    /// Brings the balancer in line with a slot.
+    fn apply(&mut self, number: usize) {
+        let Some(slot) = &self.slots[number] else { return };
+        let open = self.fail_open || self.panicking;
+        let eligible = slot.standing == Standing::Up || (open && slot.standing.is_last_resort());
+        self.balancer.set(number, Worth { share: slot.share, tier: slot.tier, cap: slot.cap, eligible });
+    }
+
+    /// Brings the balancer in line with the tiers' health.
+    fn spread(&mut self) {
+        let open = self.fail_open || self.panicking;
+        // Where all are used, the first tier that has any carries it.
+        let tiers = if open { self.any.map(|any| TierHealth { backends: any, working: any }) } else { self.tiers };
+        self.balancer.set_loads(loads(&tiers, self.overprovisioning));
+    }
+
+    /// Takes a slot into the counts, or out of them.
+    fn count(&mut self, slot: &Slot, enters: bool) {
+        let add = |count: &mut usize, is: bool| {
+            if enters {
+                *count += usize::from(is);
+            } else {
+                *count -= usize::from(is);
+            }
+        };
+        let serves = slot.share > 0;
+        let up = slot.standing == Standing::Up && serves;
+        let any = serves && (up || slot.standing.is_last_resort());
+        let proven = any && slot.standing != Standing::Unproven;
+        add(&mut self.counts.members, slot.standing != Standing::Removed);
+        add(&mut self.counts.up, up);
+        add(&mut self.counts.unproven, slot.standing == Standing::Unproven);
+        add(&mut self.counts.proven, proven);
+        add(&mut self.counts.spare, serves && matches!(slot.standing, Standing::Ejected | Standing::Damped));
+        let number = usize::from(slot.tier).min(TIERS - 1);
+        add(&mut self.any[number], any);
+        let tier = &mut self.tiers[number];
+        add(&mut tier.backends, proven);
+        add(&mut tier.working, up);
+    }
+}

@@ -1,0 +1,68 @@
+//! The `postgres` kind: the startup message of protocol 3.0, judged by the first answer. Tells a server that is ready to
+//! ask for a password from one that is starting, stopping or full. No password is sent and no session begins.
+
+use crate::config::PostgresCheck;
+use crate::health::escaped;
+
+use super::attempt::{Miss, Trace};
+use super::wire::Wire;
+
+const VERSION_3_0: u32 = 196_608;
+/// An error with all its fields is a few hundred bytes.
+const READ_LIMIT: usize = 8 * 1024;
+
+/// See the module; the messages are those of PostgreSQL's "Message Formats".
+pub(super) async fn exchange(stream: &mut Wire, check: &PostgresCheck, trace: &mut Trace) -> Result<String, Miss> {
+    trace.asked = "startup".to_owned();
+    trace.wanted = "a request to authenticate".to_owned();
+    stream.send(&startup(check), trace).await?;
+    let (kind, body) = message(stream, trace).await?;
+    let verdict = match kind {
+        b'R' => Ok(if body.starts_with(&[0, 0, 0, 0]) { "ready" } else { "asks to authenticate" }.to_owned()),
+        b'E' => judged(&body),
+        _ => Err(Miss::Failed(escaped(&[&[kind], &body[..]].concat()))),
+    };
+    if verdict.is_ok() {
+        stream.leave().await;
+    }
+    verdict
+}
+
+fn startup(check: &PostgresCheck) -> Vec<u8> {
+    let mut body = VERSION_3_0.to_be_bytes().to_vec();
+    for text in ["user", &check.user, "database", &check.database, "application_name", "evenkeel"] {
+        body.extend_from_slice(text.as_bytes());
+        body.push(0);
+    }
+    body.push(0);
+    let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+    [&length.to_be_bytes()[..], &body].concat()
+}
+
+async fn message(stream: &mut Wire, trace: &mut Trace) -> Result<(u8, Vec<u8>), Miss> {
+    loop {
+        if let [kind, a, b, c, d, ..] = trace.came[..] {
+            let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+            if !(4..=READ_LIMIT).contains(&length) {
+                return Err(trace.failed("not PostgreSQL"));
+            }
+            if let Some(body) = trace.came.get(5..=length) {
+                return Ok((kind, body.to_vec()));
+            }
+        }
+        stream.receive(READ_LIMIT + 1, trace).await?;
+    }
+}
+
+/// An ErrorResponse. Who refuses a user or does not know a database has looked: it is ready for those that it knows.
+fn judged(body: &[u8]) -> Result<String, Miss> {
+    let field = |wanted: u8| {
+        let fields = body.split(|&byte| byte == 0);
+        let text = fields.filter_map(|field| field.split_first()).find(|(kind, _)| **kind == wanted);
+        text.map(|(_, text)| text).unwrap_or_default()
+    };
+    let (code, text) = (field(b'C'), field(b'M'));
+    let got = format!("{} {}", code.escape_ascii(), escaped(text));
+    // Invalid authorization; no such database.
+    if code.starts_with(b"28") || code == b"3D000" { Ok(got) } else { Err(Miss::Failed(got)) }
+}

@@ -1,0 +1,94 @@
+//! The `redis` kind: `AUTH` where a password is written, `PING`, and `ROLE` where a role is wanted.
+//! Called by `attempt`. Only the first line of an answer and the first word of ROLE's are read (RESP2): enough to judge.
+
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+
+use crate::config::{RedisCheck, Secret};
+use crate::health::escaped;
+
+use super::attempt::{Miss, Trace};
+use super::wire::Wire;
+
+/// A role with hundreds of replicas; what is judged comes first.
+const READ_LIMIT: usize = 16 * 1024;
+const PASSWORD_LIMIT: u64 = 64 * 1024;
+
+/// See the module.
+pub(super) async fn exchange(stream: &mut Wire, check: &RedisCheck, trace: &mut Trace) -> Result<String, Miss> {
+    if let Some(password) = password(check).await.map_err(Miss::Local)? {
+        trace.asked = "AUTH".to_owned();
+        let words: Vec<&[u8]> = match &check.username {
+            Some(user) => vec![b"AUTH", user.as_bytes(), password.0.as_bytes()],
+            None => vec![b"AUTH", password.0.as_bytes()],
+        };
+        stream.send(&command(&words), trace).await?;
+        let answer = line(stream, trace).await?;
+        if answer != b"+OK" {
+            return Err(Miss::Failed(escaped(&answer)));
+        }
+    }
+    trace.asked = "PING".to_owned();
+    stream.send(&command(&[b"PING"]), trace).await?;
+    let answer = line(stream, trace).await?;
+    // It lives and wants a password that nobody wrote: up, as far as can be told. Its role can't be.
+    let closed = answer.starts_with(b"-NOAUTH");
+    if answer != b"+PONG" && !(closed && check.role.is_none()) {
+        return Err(Miss::Failed(escaped(&answer)));
+    }
+    let Some(wanted) = check.role else { return Ok(escaped(&answer)) };
+
+    trace.asked = "ROLE".to_owned();
+    trace.wanted = wanted.name().to_owned();
+    stream.send(&command(&[b"ROLE"]), trace).await?;
+    let head = line(stream, trace).await?;
+    if !head.starts_with(b"*") {
+        return Err(Miss::Failed(escaped(&head)));
+    }
+    // The length of the word, then the word.
+    line(stream, trace).await?;
+    let role = match line(stream, trace).await?.as_slice() {
+        b"master" => "master".to_owned(),
+        b"slave" => "replica".to_owned(),
+        other => escaped(other),
+    };
+    if role == wanted.name() { Ok(role) } else { Err(Miss::Failed(role)) }
+}
+
+/// As an array of bulk strings, so that no byte of a password means anything.
+fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        bytes.extend_from_slice(word);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes
+}
+
+/// The next line, without its end; what is behind it stays.
+async fn line(stream: &mut Wire, trace: &mut Trace) -> Result<Vec<u8>, Miss> {
+    loop {
+        if let Some(end) = trace.came.windows(2).position(|pair| pair == b"\r\n") {
+            let line = trace.came[..end].to_vec();
+            trace.came.drain(..end + 2);
+            return Ok(line);
+        }
+        stream.receive(READ_LIMIT, trace).await?;
+    }
+}
+
+async fn password(check: &RedisCheck) -> io::Result<Option<Secret>> {
+    let Some(path) = check.password_file.clone() else { return Ok(check.password.clone()) };
+    // On a thread for blocking: the file may be on a network.
+    let read = tokio::task::spawn_blocking(move || read(&path)).await.map_err(io::Error::other)?;
+    read.map(Some)
+}
+
+fn read(path: &PathBuf) -> io::Result<Secret> {
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(PASSWORD_LIMIT).read_to_string(&mut text))
+        .map_err(|error| io::Error::other(format!("password_file {}: {error}", path.display())))?;
+    Ok(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
+}

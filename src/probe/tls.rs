@@ -1,0 +1,273 @@
+//! TLS of probes: what is trusted, the handshake, and what the certificate says. The one door to rustls.
+//! A context is made once for all probes that trust the same, and made anew every minute, so that a renewed file is seen.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::{Resumption, WebPkiServerVerifier, verify_server_name};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+};
+
+use crate::config::{Check, CheckKind, TlsCheck};
+use crate::health::Certificate;
+
+use super::attempt::{Miss, Trace};
+use super::certificate;
+use super::wire::Wire;
+
+/// How long a context serves. Renewals are days apart; a minute is soon enough and costs nothing.
+const FRESH: Duration = Duration::from_secs(60);
+
+pub(super) type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// What is trusted, ready for use.
+pub(super) type Context = Arc<ClientConfig>;
+
+/// The contexts in use.
+#[derive(Default)]
+pub(super) struct Contexts {
+    /// A lock of the asynchronous kind, as files are read under it: whoever needs the same waits for one reading.
+    made: Mutex<HashMap<Trust, (Context, Instant)>>,
+}
+
+/// What makes two contexts equal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Trust {
+    verify: bool,
+    ca_file: Option<PathBuf>,
+    protocol: Option<&'static [u8]>,
+}
+
+impl Trust {
+    fn of(tls: &TlsCheck, kind: &CheckKind) -> Self {
+        let protocol: Option<&[u8]> = match kind {
+            CheckKind::Http(_) => Some(b"http/1.1"),
+            CheckKind::Grpc(_) => Some(b"h2"),
+            _ => None,
+        };
+        Self { verify: tls.verify, ca_file: tls.ca_file.clone().filter(|_| tls.verify), protocol }
+    }
+}
+
+impl Contexts {
+    /// The context for a check; `None` if it needs none.
+    ///
+    /// # Errors
+    /// What is wrong with the file of authorities. Nothing is known about a backend then.
+    pub(super) async fn of(&self, check: &Check) -> io::Result<Option<Context>> {
+        let Some(tls) = &check.tls else { return Ok(None) };
+        let trust = Trust::of(tls, &check.kind);
+        let mut made = self.made.lock().await;
+        let old = match made.get(&trust) {
+            Some((context, at)) if at.elapsed() < FRESH => return Ok(Some(Arc::clone(context))),
+            old => old.map(|(context, _)| Arc::clone(context)),
+        };
+        let wanted = trust.clone();
+        // On a thread for blocking: the file may be on a network.
+        let built = tokio::task::spawn_blocking(move || context(&wanted)).await.map_err(io::Error::other)?;
+        let context = match (built, old) {
+            (Ok(context), _) => context,
+            (Err(error), Some(old)) => {
+                tracing::warn!("probes go on with the authorities that they had: {error}");
+                old
+            }
+            (Err(error), None) => return Err(error),
+        };
+        made.insert(trust, (Arc::clone(&context), Instant::now()));
+        Ok(Some(context))
+    }
+}
+
+/// Whether the authorities of a check are at hand.
+///
+/// # Errors
+/// Why not, with the file's name.
+pub(super) fn ready(check: &Check) -> io::Result<()> {
+    check.tls.as_ref().map_or(Ok(()), |tls| context(&Trust::of(tls, &check.kind)).map(drop))
+}
+
+fn context(trust: &Trust) -> io::Result<Context> {
+    let provider = Arc::new(ring::default_provider());
+    let verifier = if trust.verify { Some(authorities(trust.ca_file.as_deref(), &provider)?) } else { None };
+    let verifier = Arc::new(Verifier { authorities: verifier, provider: Arc::clone(&provider) });
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = config.map_err(io::Error::other)?;
+    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    config.alpn_protocols = trust.protocol.iter().map(|protocol| protocol.to_vec()).collect();
+    // A resumed session shows that the server remembers, not that its certificate is any good.
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+struct Authorities {
+    webpki: Arc<WebPkiServerVerifier>,
+    /// The certificates of `ca_file`: a server may be trusted by its own.
+    named: Vec<CertificateDer<'static>>,
+}
+
+fn authorities(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> io::Result<Authorities> {
+    let named = file.map_or(Ok(Vec::new()), read)?;
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in &named {
+        // One that is no authority is left to be a server's own.
+        let _ = roots.add(certificate.clone());
+    }
+    if roots.is_empty() {
+        return Err(io::Error::other("this system has no certificate authorities; write ca_file, or verify = false"));
+    }
+    let webpki = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    Ok(Authorities { webpki: webpki.map_err(io::Error::other)?, named })
+}
+
+fn read(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let wrong = |what: String| io::Error::other(format!("ca_file {}: {what}", file.display()));
+    let text = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    match found {
+        Ok(found) if found.is_empty() => Err(wrong("no certificate in it".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}
+
+/// Trusts authorities, or everybody.
+#[derive(Debug)]
+struct Verifier {
+    authorities: Option<Authorities>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl std::fmt::Debug for Authorities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authorities").field("named", &self.named.len()).finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(Authorities { webpki, named }) = &self.authorities else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        if !named.iter().any(|known| known == end_entity) {
+            return webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now);
+        }
+        // Its very certificate is trusted, which most that are signed by themselves need: they are made as authorities,
+        // and webpki takes none of these for a server.
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+        let ends = certificate::not_after(end_entity).and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
+        match ends {
+            Some(end) if end.as_secs() >= now.as_secs() => Ok(ServerCertVerified::assertion()),
+            Some(_) => Err(CertificateError::Expired.into()),
+            None => Err(CertificateError::BadEncoding.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// The handshake, and what came of it into `trace`.
+pub(super) async fn handshake(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: &TlsCheck,
+    context: Context,
+    trace: &mut Trace,
+) -> Result<Box<TlsStream>, Miss> {
+    let shown = tls.server_name.clone().unwrap_or_else(|| address.ip().to_string());
+    trace.asked = format!("TLS handshake with {shown}");
+    let name = match &tls.server_name {
+        Some(name) => {
+            ServerName::try_from(name.clone()).map_err(|_| Miss::Failed(format!("{name} is no server name")))?
+        }
+        None => ServerName::IpAddress(address.ip().into()),
+    };
+    let stream =
+        TlsConnector::from(context).connect(name, stream).await.map_err(|error| refused(error, &shown, trace))?;
+    let certificates = stream.get_ref().1.peer_certificates();
+    trace.certificate = certificates.and_then(|chain| certificate::not_after(chain.first()?)).map(|not_after| {
+        let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+        Certificate { not_after, expires_soon: tls.expires_within.is_some_and(|within| left < within) }
+    });
+    Ok(Box::new(stream))
+}
+
+/// What a handshake came to, for the kind that asks for no more.
+pub(super) async fn told(stream: &mut Wire, trace: &Trace) -> String {
+    let Wire::Tls(tls) = &*stream else { return "connected".to_owned() };
+    let version = tls.get_ref().1.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
+    let version = version.replace("TLSv", "TLS ").replace('_', ".");
+    let got = match &trace.certificate {
+        Some(certificate) => format!("{version}, {certificate}"),
+        None => version,
+    };
+    stream.leave().await;
+    got
+}
+
+fn refused(error: io::Error, name: &str, trace: &Trace) -> Miss {
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
+        return trace.missed(error);
+    };
+    Miss::Failed(match cause {
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "certificate expired".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            "certificate not valid yet".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::UnknownIssuer) => "certificate of an unknown issuer".to_owned(),
+        Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => format!("certificate is not for {name}"),
+        // In webpki's words, which are not in rustls' set.
+        Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEndEntity") =>
+        {
+            "certificate is signed by itself; name it in ca_file to trust it".to_owned()
+        }
+        Error::InvalidMessage(_) => "not TLS".to_owned(),
+        other => other.to_string(),
+    })
+}

@@ -1,0 +1,222 @@
+//! One attempt to connect to a backend, and several at once: the first to answer wins. The attempts that began before the
+//! winner go on by themselves until their own end, because a backend that never answers must be found out although
+//! another one always is faster; the later ones are given up.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::limit::Place;
+use super::socket::{Socket, connect_failure};
+use super::upstream::Connected;
+use crate::config;
+use crate::metrics::{ConnectFailure, Hedge};
+use crate::pool::{Backend, Lease, Pool};
+
+/// Whose backends are dialled, and how.
+type Of<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>);
+
+/// An attempt that failed: on whom, and why.
+pub(super) type Failed = (Arc<Backend>, ConnectFailure, io::Error);
+
+/// The attempts of one session that are on their way, in the order of their begin.
+#[derive(Default)]
+pub(super) struct Dials(Vec<Dial>);
+
+/// One of them. It gives back its lease, and is counted, whatever way it ends.
+struct Dial {
+    attempt: Pin<Box<dyn Future<Output = Result<Connected, Failed>>>>,
+    hedge: Option<HedgeCount>,
+    /// A connection beyond the one that every session may have.
+    place: Option<Place>,
+}
+
+impl Dials {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Begins with a session's only attempt at this time.
+    pub(super) fn begin(&mut self, lease: Lease, of: Of<'_>, limit: Duration) {
+        self.push(lease, of, limit, None, None);
+    }
+
+    /// Begins with one more beside the others.
+    pub(super) fn hedge(&mut self, lease: Lease, of: Of<'_>, limit: Duration, place: Place) {
+        self.push(lease, of, limit, Some(HedgeCount::new(of.0)), Some(place));
+    }
+
+    fn push(
+        &mut self,
+        lease: Lease,
+        (pool, settings): Of<'_>,
+        limit: Duration,
+        hedge: Option<HedgeCount>,
+        place: Option<Place>,
+    ) {
+        // In a box, so that it can go on without the session.
+        let attempt = Box::pin(dial(lease, Arc::clone(pool), Arc::clone(settings), limit));
+        self.0.push(Dial { attempt, hedge, place });
+    }
+
+    /// The result of the first that has one. If it connected, nothing is left here.
+    ///
+    /// # Cancel safety
+    /// Safe: what is on its way stays.
+    pub(super) async fn first(&mut self) -> Result<Connected, Failed> {
+        let (index, result) = poll_fn(|cx| {
+            for (index, dial) in self.0.iter_mut().enumerate() {
+                if let Poll::Ready(result) = dial.attempt.as_mut().poll(cx) {
+                    return Poll::Ready((index, result));
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+        let over = self.0.remove(index);
+        if result.is_ok() {
+            if let Some(hedge) = over.hedge {
+                hedge.won();
+            }
+            self.leave(index, over.place);
+        }
+        result
+    }
+
+    /// Another way to a backend was found: all of these are left alone.
+    pub(super) fn outrun(&mut self) {
+        self.leave(self.0.len(), None);
+    }
+
+    /// The first `earlier` go on by themselves, each in a place of its own.
+    fn leave(&mut self, earlier: usize, mut spare: Option<Place>) {
+        for (index, dial) in self.0.drain(..).enumerate() {
+            let Dial { attempt, hedge, place } = dial;
+            drop(hedge);
+            // Without a place it has to go: descriptors must not run out.
+            let place = place.or_else(|| spare.take());
+            if index < earlier && place.is_some() {
+                // What it connects to is reset, and has not been sent a byte; its lease is held as long as it lasts.
+                tokio::task::spawn_local(async move {
+                    let _ = attempt.await;
+                    drop(place);
+                });
+            }
+        }
+    }
+}
+
+/// Counts a hedge as lost, unless it won.
+struct HedgeCount(Arc<Pool>, Hedge);
+
+impl HedgeCount {
+    fn new(pool: &Arc<Pool>) -> Self {
+        Self(Arc::clone(pool), Hedge::Lost)
+    }
+
+    fn won(mut self) {
+        self.1 = Hedge::Won;
+    }
+}
+
+impl Drop for HedgeCount {
+    fn drop(&mut self) {
+        self.0.second.count_hedge(self.1);
+    }
+}
+
+async fn dial(
+    mut lease: Lease,
+    pool: Arc<Pool>,
+    settings: Arc<config::Pool>,
+    limit: Duration,
+) -> Result<Connected, Failed> {
+    let backend = Arc::clone(lease.backend());
+    let result = if settings.sources.is_empty() {
+        dial_from(&mut lease, &settings, None, limit).await
+    } else {
+        dial_from_any(&mut lease, (&pool, &settings), limit).await
+    };
+    match result {
+        Ok(socket) => Ok(Connected { socket, lease }),
+        Err((reason, error)) => Err((backend, reason, error)),
+    }
+}
+
+async fn dial_from_any(
+    lease: &mut Lease,
+    (pool, settings): (&Pool, &config::Pool),
+    limit: Duration,
+) -> Result<Socket, (ConnectFailure, io::Error)> {
+    let began = Instant::now();
+    let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
+    for source in pool.sources_for(settings, lease.address()) {
+        let left = limit.saturating_sub(began.elapsed());
+        match dial_from(lease, settings, Some(source), left).await {
+            // This address has no free port towards that backend; another one may.
+            Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
+            result => return result,
+        }
+    }
+    Err((ConnectFailure::AddressNotAvailable, last))
+}
+
+async fn dial_from(
+    lease: &mut Lease,
+    settings: &config::Pool,
+    source: Option<IpAddr>,
+    limit: Duration,
+) -> Result<Socket, (ConnectFailure, io::Error)> {
+    if let Some(source) = source {
+        lease.set_source(source);
+    }
+    let attempt = Attempt { lease, over: false };
+    attempt.lease.dialled();
+    let began = Instant::now();
+    let result = timeout(limit, Socket::connect(attempt.lease.address(), source, &settings.tcp)).await;
+    let (reason, error) = match result {
+        Ok(Ok(socket)) => {
+            attempt.succeeded(began.elapsed());
+            return Ok(socket);
+        }
+        Ok(Err(error)) => (connect_failure(&error), error),
+        Err(_) => {
+            let text = format!("no answer within {limit:?}");
+            (ConnectFailure::Timeout, io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+    };
+    attempt.failed(reason);
+    Err((reason, error))
+}
+
+/// Counts an attempt that nobody waits for any more.
+struct Attempt<'a> {
+    lease: &'a Lease,
+    over: bool,
+}
+
+impl Attempt<'_> {
+    fn succeeded(mut self, took: Duration) {
+        self.over = true;
+        self.lease.connected(took);
+    }
+
+    fn failed(mut self, reason: ConnectFailure) {
+        self.over = true;
+        self.lease.failed(reason);
+    }
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.lease.failed(ConnectFailure::Abandoned);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Operators' orders across restarts: one file in `state_dir`, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use crate::operator::{Ledger, file};
+use crate::pool::Pool;
+
+const NAME: &str = "operator.json";
+
+/// See the module.
+#[derive(Debug)]
+pub struct OrderFile {
+    path: Option<PathBuf>,
+    /// By pool, as it was at the start: pools that are not in the configuration now keep theirs.
+    loaded: BTreeMap<String, Ledger>,
+    /// One writer at a time, so that an older state never replaces a newer one.
+    saving: Mutex<()>,
+}
+
+impl OrderFile {
+    /// Reads what was kept. What can't be read is no reason not to start: it is said, and put aside.
+    pub fn open(state_dir: Option<&Path>) -> Self {
+        let path = state_dir.map(|directory| directory.join(NAME));
+        let mut loaded = BTreeMap::new();
+        if let Some(path) = &path {
+            match read(path) {
+                Ok(ledgers) => loaded = ledgers,
+                Err(why) => warn!(path = %path.display(), "no order of an operator is restored: {why}"),
+            }
+        }
+        for (pool, ledger) in &loaded {
+            let whole = ledger.pool().map(|order| format!("{} {order}", order.value.name()));
+            let backends = ledger.exceptions().count();
+            info!(%pool, whole, backends, "operators' orders are restored");
+        }
+        Self { path, loaded, saving: Mutex::new(()) }
+    }
+
+    /// Whether orders survive a restart.
+    pub fn is_kept(&self) -> bool {
+        self.path.is_some()
+    }
+
+    /// What was kept for a pool.
+    pub fn of(&self, pool: &str) -> Ledger {
+        self.loaded.get(pool).cloned().unwrap_or_default()
+    }
+
+    /// Writes what holds now, and makes sure that it is on the disk.
+    pub(super) async fn save(&self, pools: &[Arc<Pool>]) -> io::Result<()> {
+        let Some(path) = self.path.clone() else { return Ok(()) };
+        let _alone = self.saving.lock().await;
+        let running: BTreeMap<&str, Arc<Ledger>> =
+            pools.iter().map(|pool| (&*pool.name, pool.orders.ledger())).collect();
+        let absent = self.loaded.iter().filter(|(name, _)| !running.contains_key(name.as_str()));
+        let absent = absent.map(|(name, ledger)| (name.as_str(), ledger));
+        let all = running.iter().map(|(name, ledger)| (*name, &**ledger)).chain(absent);
+        let text = file::write(all);
+        // A disk may take its time; the control plane's threads do not wait for it.
+        let written = tokio::task::spawn_blocking(move || write(&path, &text)).await;
+        written.unwrap_or_else(|_| Err(io::Error::other("the writer panicked")))
+    }
+}
+
+fn read(path: &Path) -> Result<BTreeMap<String, Ledger>, String> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(format!("it can't be read: {error}")),
+    };
+    file::read(&text, Instant::now(), SystemTime::now()).map_err(|error| {
+        let aside = path.with_extension("json.unreadable");
+        match fs::rename(path, &aside) {
+            Ok(()) => format!("{error}; it is now {}", aside.display()),
+            Err(kept) => format!("{error}; it can't be put aside either ({kept}) and is overwritten by the next order"),
+        }
+    })
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let directory = path.parent().unwrap_or_else(|| Path::new("."));
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let new = path.with_extension("json.new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    // The rename itself has to be on the disk, too.
+    fs::File::open(directory)?.sync_all()
+}

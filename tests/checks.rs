@@ -1,0 +1,154 @@
+//! Checks as a file has them: shared by name, allowed to run programs, with agents beside them, and certificates that end.
+
+use std::sync::{Arc, Mutex};
+
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Backend, Program, Rig, fixture, sealed, soon, until};
+
+fn listener_and_pool(name: &str, backend: &Backend, more: &str) -> String {
+    format!(
+        "[listeners.{name}]\nbind = \"127.0.0.1:0\"\npool = \"{name}\"\n[pools.{name}]\nbackends = [\"{}\"]\n{more}\n",
+        backend.address()
+    )
+}
+
+#[tokio::test]
+async fn a_named_check_is_one_probe_for_all_its_pools() {
+    let backend = Backend::echo().await;
+    let named =
+        "[checks.alive]\nkind = \"script\"\ninterval = \"40ms\"\nsteps = [{ send = \"x\" }, { expect = \"x\" }]\n";
+    let more = "check = \"alive\"";
+    let text = ["one", "two", "three"].map(|pool| listener_and_pool(pool, &backend, more)).concat();
+    // A pool that sends a header asks another question.
+    let fourth = listener_and_pool("four", &backend, "check = \"alive\"\nsend_proxy = \"v1\"");
+    let rig = Rig::start(&format!("{named}{text}{fourth}")).await;
+    for pool in ["one", "two", "three", "four"] {
+        let passes = format!(
+            "evenkeel_probes_total{{pool=\"{pool}\",backend=\"{}\",kind=\"script\",result=\"pass\"}}",
+            backend.address()
+        );
+        until(&passes, || async { (rig.metric(&passes).await >= 3.0).then_some(()) }).await;
+    }
+    assert_eq!(rig.balancer().state().prober.stats().running, 2);
+    rig.stop().await;
+}
+
+/// Its health is whether a file is there.
+fn executing(backend: &Backend, file: &std::path::Path) -> String {
+    let check = format!(
+        "check = {{ kind = \"exec\", command = [\"/bin/sh\", \"-c\", \"echo $EVENKEEL_ADDRESS; [ -e {} ]\"], \
+         interval = \"50ms\", fast_interval = \"20ms\", timeout = \"10s\" }}",
+        file.display()
+    );
+    format!("admin.bind = \"off\"\n{}", listener_and_pool("web", backend, &check))
+}
+
+#[tokio::test]
+async fn programs_run_only_where_that_is_allowed() {
+    let backend = Backend::echo().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("healthy");
+    std::fs::write(&file, "").unwrap();
+    let config = executing(&backend, &file);
+    for command in ["run", "check"] {
+        let mut refused = Program::start(&config, &[command]);
+        assert_eq!(refused.end().await.code(), Some(2), "{:?}", refused.log());
+        assert_eq!(
+            refused.log(),
+            [
+                "evenkeel: the check of pool `web` is of kind `exec`: it runs a program as this user; start with --allow-exec if \
+              that is wanted"
+            ]
+        );
+    }
+    let mut checked = Program::start(&config, &["check", "--allow-exec"]);
+    assert!(checked.end().await.success(), "{:?}", checked.log());
+
+    let mut program = Program::start(&config, &["run", "--allow-exec"]);
+    let line = program.until_says("up: exec run /bin/sh: exit status 0, said").await;
+    assert!(line.contains(&backend.address().to_string()), "{line}");
+    std::fs::remove_file(&file).unwrap();
+    program.until_says("down: exec run /bin/sh: exit status 1").await;
+    program.signal(Signal::TERM);
+    assert!(program.end().await.success());
+}
+
+#[tokio::test]
+async fn authorities_that_are_not_there_are_an_error_at_the_start() {
+    let backend = Backend::echo().await;
+    let check = "check = { kind = \"tls\", ca_file = \"/no/such.pem\" }";
+    let config = format!("admin.bind = \"off\"\n{}", listener_and_pool("web", &backend, check));
+    for command in ["run", "check"] {
+        let mut refused = Program::start(&config, &[command]);
+        assert_eq!(refused.end().await.code(), Some(2), "{:?}", refused.log());
+        let wanted = "evenkeel: the check of pool `web` can't work: ca_file /no/such.pem: No such file or directory";
+        assert!(refused.log().last().unwrap().starts_with(wanted), "{:?}", refused.log());
+    }
+}
+
+#[tokio::test]
+async fn an_agent_beside_a_check_advises_and_its_absence_changes_nothing() {
+    let (backend, said) = (Backend::echo().await, Arc::new(Mutex::new("up 50%\n")));
+    let words = Arc::clone(&said);
+    let agent = Backend::serving(move |mut stream| {
+        let words = Arc::clone(&words);
+        async move {
+            let mut asked = [0; 3];
+            if stream.read_exact(&mut asked).await.is_ok() && asked == *b"hi\n" {
+                let text = *words.lock().unwrap();
+                let _ = stream.write_all(text.as_bytes()).await;
+            }
+        }
+    })
+    .await;
+    let more = format!(
+        "check = {{ interval = \"50ms\" }}\nagent = {{ port = {}, interval = \"50ms\", timeout = \"10s\", send = \"hi\\n\" }}",
+        agent.address().port()
+    );
+    let mut program =
+        Program::start(&format!("admin.bind = \"off\"\n{}", listener_and_pool("web", &backend, &more)), &["run"]);
+    program.until_says("its agent says: ready, weight 50%").await;
+    *said.lock().unwrap() = "drain\n";
+    program.until_says("its agent says: drain, weight 50%").await;
+    let probed = backend.connections();
+    drop(agent);
+    until("it is still probed", || async { (backend.connections() > probed + 5).then_some(()) }).await;
+    program.signal(Signal::TERM);
+    assert!(soon("its end", program.end()).await.success());
+    let advised: Vec<_> = program.log().into_iter().filter(|line| line.contains("its agent says")).collect();
+    assert_eq!(advised.len(), 2, "{advised:#?}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_ends_soon_is_warned_of_and_no_failure() {
+    let backend = sealed("expired.pem").await;
+    let check = "check = { kind = \"tls\", verify = false, interval = \"50ms\" }";
+    let mut program = Program::start(
+        &format!("admin.bind = \"127.0.0.1:0\"\n{}", listener_and_pool("web", &backend, check)),
+        &["run"],
+    );
+    let line = program.until_says("certificate expired 2").await;
+    assert!(line.contains("WARN") && line.contains("days ago; renew it"), "{line}");
+    program.until_says("up: tls TLS handshake with 127.0.0.1: TLS 1.3, certificate expired").await;
+    let probed = backend.connections();
+    until("it is probed again", || async { (backend.connections() > probed + 5).then_some(()) }).await;
+    program.signal(Signal::TERM);
+    assert!(program.end().await.success());
+    let warned = program.log().iter().filter(|line| line.contains("renew it")).count();
+    assert_eq!(warned, 1, "once a day");
+
+    let good = sealed("certificate.pem").await;
+    let check = format!("check = {{ kind = \"tls\", ca_file = {:?} }}", fixture("certificate.pem"));
+    let rig = Rig::with_backends(&[&good.address().to_string()], &check).await;
+    let up = rig.until_standing(&good.address().to_string(), "up").await;
+    assert_eq!(up["last_probe"]["certificate_ends"], "2126-10-28T15:03:20.000Z");
+    let labels = format!("{{pool=\"back\",backend=\"{}\"}}", good.address());
+    assert_eq!(
+        rig.metric(&format!("evenkeel_probe_certificate_expiry_timestamp_seconds{labels}")).await,
+        4_948_873_400.0
+    );
+    assert_eq!(rig.metric(&format!("evenkeel_probe_certificate_expires_soon{labels}")).await, 0.0);
+    rig.stop().await;
+}

@@ -1,0 +1,86 @@
+//! What commands print, and their exit status.
+
+use super::{Console, config};
+use crate::support::{Backend, until};
+
+/// What differs from run to run, masked: times, ages, numbers of processes and ports.
+fn masked(text: &str) -> String {
+    let mut filtered = text.to_owned();
+    for (pattern, with) in [
+        (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
+        (r"127\.0\.0\.1:\d+", "ADDRESS"),
+        (r"pid \d+, up \d+\w", "pid PID, up AGE"),
+        (r"\b\d+[smhd]\b", "AGE"),
+        (r"in [\d.]+(µs|ms|s)", "in TIME"),
+        (r"by [\w-]+ at", "by USER at"),
+        (r"\(\d+(st|nd|rd|th) pass\)", "(NTH pass)"),
+        (r"\d+ passes in a row", "N passes in a row"),
+        (r" +", " "),
+        (r" \n", "\n"),
+    ] {
+        filtered = regex::Regex::new(pattern).unwrap().replace_all(&filtered, with).into_owned();
+    }
+    filtered
+}
+
+#[tokio::test]
+async fn tables_for_people_and_json_for_programs() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let more = "[pools.spare]\nbackends = [\"127.0.0.1:1\"]\ncheck = { kind = \"none\" }\nrequired = false\n";
+    let console =
+        Console::start(&config(&[("dc/web-1", &one), ("dc/web-2", &two)], "max_connections = 50", "", more)).await;
+    console.good(&["drain", "web-2", "--note", "new disk"]).await;
+    let mut all = String::new();
+    for arguments in
+        [&["status"][..], &["backends"], &["backends", "web"], &["explain", "web-2"], &["weight", "web-1", "5"]]
+    {
+        let out = console.good(arguments).await;
+        assert!(!out.contains('\x1b'), "colours are for terminals");
+        all += &format!("$ evenkeel {}\n{}\n", arguments.join(" "), masked(&out));
+        let json = console.good(&[&["--json"], arguments].concat()).await;
+        serde_json::from_str::<serde_json::Value>(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+    }
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("console", all);
+    });
+}
+
+#[tokio::test]
+async fn names_are_found_or_suggested_and_scripts_can_tell() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let console = Console::start(&config(&[("dc/web-1", &one), ("dc/web-2", &two)], "", "", "")).await;
+    for (arguments, code, err) in [
+        (&["explain", "web"][..], 3, "evenkeel: `web` can be `web/dc/web-1`, `web/dc/web-2`\n"),
+        (&["drain", "web-3"], 3, "evenkeel: there is no backend `web-3`; did you mean `web-1`?\n"),
+        (&["ready", "--pool", "wep"], 3, "evenkeel: there is no pool `wep`; did you mean `web`?\n"),
+        (&["drain"], 2, ""),
+        (&["drain", "web-1", "--pool", "web"], 2, ""),
+        (&["weight", "web-1", "70000"], 2, ""),
+        (&["drain", "web-1", "--timeout", "1s"], 2, ""),
+    ] {
+        let said = console.says(arguments).await;
+        assert_eq!((said.code, said.out.as_str()), (Some(code), ""), "{arguments:?}: {said:?}");
+        assert!(said.err.starts_with(err), "{said:?}");
+    }
+    assert_eq!(console.backend("dc/web-1").await["standing"], "up", "nothing was done by mistake");
+    for text in ["web-1", "dc/web-1", "web/dc/web-1"] {
+        console.good(&["drain", text]).await;
+        assert_eq!(console.backend("dc/web-1").await["standing"], "draining");
+        console.good(&["ready", text]).await;
+        until("up", || async { (console.backend("dc/web-1").await["standing"] == "up").then_some(()) }).await;
+    }
+}
+
+#[tokio::test]
+async fn completions_and_manual() {
+    let backend = Backend::echo().await;
+    let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
+    for shell in ["bash", "zsh", "fish"] {
+        let out = console.good(&["completions", shell]).await;
+        assert!(out.contains("drain") && out.contains("until-restart"), "{shell}");
+    }
+    assert!(console.good(&["man"]).await.contains(".SH SUBCOMMANDS"));
+    console.good(&["man", "--dir", "pages"]).await;
+    let page = std::fs::read_to_string(console.program.directory().join("pages/evenkeel-drain.1")).unwrap();
+    assert!(page.contains("Wait until the last session is gone"), "{page}");
+}

@@ -1,0 +1,252 @@
+//! What operators do, with live sessions: nothing new comes, what runs goes on, and it holds for as long as it should.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use super::{Console, config, session};
+use crate::support::{Backend, exchange, soon, until};
+
+/// Who answers a new session.
+async fn answers(console: &Console, sessions: usize) -> Vec<String> {
+    let front = console.program.front("front").await;
+    let mut all = Vec::new();
+    for _ in 0..sessions {
+        all.push(String::from_utf8(exchange(front, b"?").await.unwrap()).unwrap());
+    }
+    all.sort();
+    all.dedup();
+    all
+}
+
+async fn echoes(stream: &mut TcpStream) {
+    stream.write_all(b"still").await.unwrap();
+    let mut back = [0; 5];
+    soon("an echo", stream.read_exact(&mut back)).await.unwrap();
+    assert_eq!(&back, b"still");
+}
+
+#[tokio::test]
+async fn drained_it_gets_nothing_new_and_the_old_finish() {
+    let (one, two) = (Backend::echo().await, Backend::answering("two").await);
+    let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
+    let front = console.program.front("front").await;
+    console.good(&["disable", "two"]).await;
+    let mut live = session(front).await;
+    console.good(&["ready", "two"]).await;
+    let out = console.good(&["drain", "one", "--note", "new kernel"]).await;
+    assert!(out.starts_with("web/one: draining, weight 1, 1 sessions: by "), "{out}");
+    assert!(out.ends_with(", until a restart: new kernel\n"), "{out}");
+    assert_eq!(answers(&console, 20).await, ["two"]);
+    echoes(&mut live).await;
+
+    // It waits for as long as there are sessions, and says how many.
+    let said = console.says(&["drain", "one", "--wait", "--timeout", "1s"]).await;
+    assert_eq!(said.code, Some(4), "{said:?}");
+    assert!(said.err.contains("1 sessions left"), "{said:?}");
+    assert!(said.err.ends_with("evenkeel: 1 sessions are left after 1s\n"), "{said:?}");
+    let mut waiting = console.command(&["drain", "one", "--wait"]).spawn().unwrap();
+    let mut progress = BufReader::new(waiting.stderr.take().unwrap()).lines();
+    let first = soon("progress", progress.next_line()).await.unwrap().unwrap();
+    assert!(first.starts_with("1 sessions left"), "{first}");
+    echoes(&mut live).await;
+    live.shutdown().await.unwrap();
+    assert_eq!(soon("the end", live.read(&mut [0; 8])).await.unwrap(), 0);
+    assert_eq!(soon("the command's end", waiting.wait()).await.unwrap().code(), Some(0));
+
+    console.good(&["ready", "one"]).await;
+    assert_eq!(answers(&console, 20).await, ["?", "two"]);
+}
+
+#[tokio::test]
+async fn a_wait_ends_when_somebody_takes_the_order_back() {
+    let one = Backend::echo().await;
+    let console = Console::start(&config(&[("one", &one)], "", "", "")).await;
+    let _live = session(console.program.front("front").await).await;
+    let waiting = console.command(&["drain", "one", "--wait"]).spawn().unwrap();
+    until("draining", || async { (console.backend("one").await["standing"] == "draining").then_some(()) }).await;
+    console.good(&["ready", "one"]).await;
+    let output = soon("the command's end", waiting.wait_with_output()).await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let err = String::from_utf8(output.stderr).unwrap();
+    assert!(err.contains("somebody made web/one ready again"), "{err}");
+}
+
+#[tokio::test]
+async fn weights_and_whole_pools() {
+    let (one, two) = (Backend::answering("one").await, Backend::answering("two").await);
+    let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
+    let out = console.good(&["weight", "two", "0", "--note", "slow disk"]).await;
+    assert!(out.starts_with("web/two: up, weight 0 (until a restart), 0 sessions: "), "{out}");
+    assert_eq!(answers(&console, 20).await, ["one"]);
+    console.good(&["weight", "two", "3"]).await;
+    let front = console.program.front("front").await;
+    let mut count = 0;
+    for _ in 0..40 {
+        count += usize::from(exchange(front, b"?").await.unwrap() == b"two");
+    }
+    assert_eq!(count, 30, "three of four");
+    console.good(&["weight", "two", "default"]).await;
+    assert_eq!(console.backend("two").await["weight"], 1);
+
+    console.good(&["drain", "--pool", "web"]).await;
+    assert_eq!(exchange(front, b"").await.unwrap(), b"", "nobody is there to answer");
+    console.good(&["ready", "two"]).await;
+    assert_eq!(answers(&console, 10).await, ["two"]);
+    console.good(&["ready", "--pool", "web"]).await;
+    assert_eq!(answers(&console, 10).await, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn what_is_for_a_time_ends_by_itself() {
+    let (one, two) = (Backend::answering("one").await, Backend::answering("two").await);
+    let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
+    let out = console.good(&["drain", "one", "--for", "2s"]).await;
+    assert!(out.contains(", until 20"), "{out}");
+    until("up again", || async { (console.backend("one").await["standing"] == "up").then_some(()) }).await;
+    assert!(console.backend("one").await["operator"].is_null());
+    console.program.until_says("operator: it is over: drain by ").await;
+    for (time, hint) in [("0s", "is no time"), ("soon", "is no time"), ("1000000h", "is no time")] {
+        let said = console.says(&["drain", "one", "--for", time]).await;
+        assert_eq!(said.code, Some(1));
+        assert!(said.err.contains(hint), "{said:?}");
+    }
+    let said = console.says(&["drain", "one", "--for", "1h", "--until-restart"]).await;
+    assert_eq!(said.code, Some(2));
+}
+
+#[tokio::test]
+async fn orders_survive_a_restart_in_state_dir() {
+    let (one, two) = (Backend::answering("one").await, Backend::answering("two").await);
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let top = format!("state_dir = {state:?}\n");
+    let text = config(&[("one", &one), ("two", &two)], &top, "", "");
+    let mut console = Console::start(&text).await;
+    let out = console.good(&["drain", "one"]).await;
+    assert!(!out.contains("until"), "it holds until it is taken back: {out}");
+    console.good(&["weight", "two", "7", "--for", "1h"]).await;
+    assert_eq!(super::mode(&state), 0o700);
+    // Not by a clean end: the machine lost power.
+    console.program.signal(Signal::KILL);
+    console.program.end().await;
+
+    let mut console = Console::start(&text).await;
+    console.program.until_says("operators' orders are restored").await;
+    assert_eq!(answers(&console, 10).await, ["two"]);
+    assert_eq!(console.backend("two").await["weight"], 7);
+    let out = console.good(&["drain", "two", "--until-restart"]).await;
+    assert!(out.contains("until a restart"), "{out}");
+    console.good(&["ready", "one"]).await;
+    console.program.signal(Signal::TERM);
+    console.program.end().await;
+
+    let mut console = Console::start(&text).await;
+    assert_eq!(answers(&console, 20).await, ["one", "two"]);
+    console.program.signal(Signal::KILL);
+    console.program.end().await;
+
+    // What can't be read is said, put aside, and no reason not to start.
+    let file = state.join("operator.json");
+    std::fs::write(&file, "{ \"version\": 9 }").unwrap();
+    let console = Console::start(&text).await;
+    console.program.until_says("no order of an operator is restored: it is of version 9").await;
+    assert!(state.join("operator.json.unreadable").exists());
+    assert_eq!(answers(&console, 20).await, ["one", "two"]);
+    console.good(&["drain", "one"]).await;
+    assert!(file.exists());
+}
+
+#[tokio::test]
+async fn an_order_that_cannot_be_kept_holds_and_says_so() {
+    let one = Backend::answering("one").await;
+    let console = Console::start(&config(&[("one", &one)], "state_dir = \"lb.toml\"\n", "", "")).await;
+    let said = console.says(&["drain", "one"]).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.starts_with("evenkeel: warning: it holds, but is not kept across a restart: "), "{said:?}");
+    assert_eq!(console.backend("one").await["standing"], "draining");
+}
+
+#[tokio::test]
+async fn a_disabled_backend_keeps_its_sessions_and_comes_back_as_its_probes_say() {
+    let one = Backend::echo().await;
+    let console = Console::start(&config(&[("one", &one)], "", "", "")).await;
+    let front = console.program.front("front").await;
+    let mut live = session(front).await;
+    console.good(&["disable", "one"]).await;
+    assert_eq!(console.backend("one").await["standing"], "disabled");
+    echoes(&mut live).await;
+    assert_eq!(exchange(front, b"").await.unwrap(), b"");
+    one.stop().await;
+    until("probed down", || async { (console.backend("one").await["facts"]["probe"] == "down").then_some(()) }).await;
+    console.good(&["ready", "one"]).await;
+    assert_eq!(console.backend("one").await["standing"], "down");
+    tokio::time::timeout(Duration::from_secs(20), live.read(&mut [0; 8])).await.unwrap().ok();
+}
+
+#[tokio::test]
+async fn sessions_are_listed_explained_and_closed_by_what_they_are() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
+    let front = console.program.front("front").await;
+    let mut live = Vec::new();
+    for _ in 0..10 {
+        live.push(session(front).await);
+    }
+    let list = |arguments: &'static [&'static str]| {
+        let console = &console;
+        async move {
+            let out = console.good(&[&["sessions", "--json"], arguments].concat()).await;
+            serde_json::from_str::<serde_json::Value>(&out).unwrap()
+        }
+    };
+    let all = list(&[]).await;
+    assert_eq!((&all["matched"], &all["all"]), (&10.into(), &10.into()));
+    assert_eq!(list(&["--backend", "one"]).await["matched"], 5);
+    assert_eq!(list(&["--backend", "one", "--client", "127.0.0.0/8", "--pool", "web"]).await["matched"], 5);
+    assert_eq!(list(&["--client", "10.0.0.0/8"]).await["matched"], 0);
+    assert_eq!(list(&["--age", "1h"]).await["matched"], 0);
+    let few = list(&["--limit", "3", "--sort", "bytes"]).await;
+    assert_eq!((few["sessions"].as_array().unwrap().len(), &few["matched"]), (3, &10.into()));
+    let table = console.good(&["sessions", "--limit", "3"]).await;
+    assert!(table.starts_with("SESSION  AGE  IDLE") && table.ends_with("and 7 more (--limit)\n"), "{table}");
+
+    // One of them, which the test holds the other end of.
+    let ours = live[3].local_addr().unwrap().to_string();
+    live[3].write_all(&[b'x'; 1_000]).await.unwrap();
+    soon("the echo", live[3].read_exact(&mut [0; 1_000])).await.unwrap();
+    let found = console.good(&["sessions", "--json", "--client", &ours]).await;
+    let found: serde_json::Value = serde_json::from_str(&found).unwrap();
+    let id = found["sessions"][0]["id"].as_u64().unwrap().to_string();
+    let explained: serde_json::Value = serde_json::from_str(&console.good(&["explain", "--json", &id]).await).unwrap();
+    assert_eq!((&explained["to_backend"], &explained["to_client"]), (&1_001.into(), &1_001.into()));
+    assert!(explained["tcp"]["client"]["rtt_ms"].as_f64().unwrap() > 0.0, "{explained}");
+    assert!(explained["tcp"]["backend"]["congestion_window"].as_u64().unwrap() > 0, "{explained}");
+    assert!(console.good(&["explain", &id]).await.contains("1001 bytes to the backend, 1001 to the client"));
+
+    // It alone is closed, then those of a backend, and nothing without being said.
+    console.good(&["close", &id]).await;
+    assert!(soon("its end", live[3].read(&mut [0; 8])).await.is_err(), "a cut stream never reads as complete");
+    until("nine are left", || async { (list(&[]).await["all"] == 9).then_some(()) }).await;
+    assert_eq!(console.says(&["close", &id]).await.code, Some(3));
+    assert_eq!(console.says(&["explain", &id]).await.code, Some(3));
+    for arguments in [&["close"][..], &["close", "--all", "--pool", "web"], &["close", "x"]] {
+        assert_eq!(console.says(arguments).await.code, Some(2), "{arguments:?}");
+    }
+    for body in
+        ["{}", "{\"filter\":{}}", "{\"filter\":{\"pool\":\"web\"},\"all\":true}", "{\"filter\":{\"client\":\"x\"}}"]
+    {
+        assert_eq!(console.ask("POST", "/api/v1/sessions/close", body).await.unwrap().0, 400, "{body}");
+    }
+    assert_eq!(list(&[]).await["all"], 9);
+    console.good(&["disable", "two", "--close", "--wait"]).await;
+    until("those of the other are left", || async {
+        let all = list(&[]).await;
+        (all["all"] == list(&["--backend", "one"]).await["matched"]).then_some(())
+    })
+    .await;
+    console.good(&["close", "--all"]).await;
+    until("none is left", || async { (list(&[]).await["all"] == 0).then_some(()) }).await;
+}
