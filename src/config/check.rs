@@ -174,6 +174,7 @@ pub struct GrpcCheck {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct AgentCheck {
     /// Sent once connected; empty = nothing.
+    #[serde(serialize_with = "super::effective::escaped")]
     pub send: Vec<u8>,
 }
 
