@@ -141,7 +141,7 @@ mod tests {
         table.row(vec![standing("up"), number(5), cell("\x1b[31mred\n")]);
         table.row(vec![cell("longer-name"), number(1_000), cell("")]);
         assert_eq!(table.text(false), "NAME            N  WHY\nup              5  ?[31mred?\nlonger-name  1000\n");
-        assert!(table.text(true).contains("\x1b[32mup\x1b[0m             5"));
+        assert!(table.text(true).contains("\x1b[32mup\x1b[0m              5"));
     }
 
     #[test]
