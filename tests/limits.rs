@@ -297,7 +297,7 @@ async fn no_descriptors_left() {
 /// On a connection that is kept.
 async fn scrape(stream: &mut TcpStream) -> String {
     soon("a scrape", async {
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
         loop {
             stream.read_buf(&mut answer).await.unwrap();

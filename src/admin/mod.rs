@@ -211,6 +211,7 @@ async fn index() -> &'static str {
         "\n\n/metrics        for Prometheus\n/live           200 while the process works\n",
         "/ready          200 once every required pool is discovered and probed, 503 before that and while stopping\n",
         "/api/v1/pools   every pool and backend: facts, standing, reason\n",
+        "/api/v1/config  what is in effect, secrets masked, and what became of the last reload\n",
         "/api/v1/openapi.json   everything else that can be read and changed here\n"
     )
 }

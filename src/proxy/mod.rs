@@ -10,6 +10,7 @@ mod live;
 mod option;
 mod outcome;
 mod preconnect;
+mod quiet;
 mod relay;
 mod replay;
 mod session;

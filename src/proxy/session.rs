@@ -60,7 +60,7 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     #[cfg(test)]
     tests::panic_if_asked();
 
-    let limits = worker.limits(&enlisted.live().pool);
+    let limits = worker.quiet.limits(&enlisted.live().pool);
     let mode = match settings.relay {
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,

@@ -1,14 +1,12 @@
 //! One data-plane thread: its own event loop, scratch buffer and sessions. Jobs reach it through its seat, which anybody
 //! may hold.
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,7 +23,8 @@ use super::listener::{self, Listener};
 use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
 use super::option::TcpView;
 use super::preconnect::{self, Stock};
-use super::relay::{Forbidden, Gear, Limits, PipeCounts, Ring, RingCounts};
+use super::quiet::Quiet;
+use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
 use crate::pool::Pool;
@@ -158,8 +157,8 @@ impl Workers {
                 };
                 let _ = started.send(Ok(()));
                 let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
-                let (stock, limits) = (Stock::default(), RefCell::default());
-                let worker = Worker { index, gear, stock, log_sessions, limits, shared: for_thread };
+                let (stock, quiet) = (Stock::default(), Quiet::default());
+                let worker = Worker { index, gear, stock, log_sessions, quiet, shared: for_thread };
                 runtime.block_on(work(worker, obituary, ring, to_do));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
@@ -308,7 +307,7 @@ pub(super) struct Worker {
     /// Whether a session's end is a log line.
     pub(super) log_sessions: Arc<AtomicBool>,
     /// What relays go by, for each pool that has had sessions here.
-    limits: RefCell<HashMap<*const Pool, PoolLimits>>,
+    pub(super) quiet: Quiet,
     shared: Arc<Shared>,
 }
 
@@ -323,24 +322,8 @@ impl Worker {
         self.shared.list.enlist(id, front, peer, began)
     }
 
-    /// What the pool's relays on this worker go by, now and when it changes.
-    pub(super) fn limits(&self, pool: &Arc<Pool>) -> Rc<Cell<Limits>> {
-        let mut all = self.limits.borrow_mut();
-        if let Some(of_pool) = all.get(&Arc::as_ptr(pool)) {
-            return Rc::clone(&of_pool.limits);
-        }
-        all.retain(|_, of_pool| of_pool.pool.strong_count() > 0);
-        let of_pool = PoolLimits::of(pool);
-        let limits = Rc::clone(&of_pool.limits);
-        all.insert(Arc::as_ptr(pool), of_pool);
-        limits
-    }
-
     fn renew(&self, pool: &Arc<Pool>) {
-        let mut all = self.limits.borrow_mut();
-        all.retain(|_, of_pool| of_pool.pool.strong_count() > 0);
-        if let Some(of_pool) = all.get(&Arc::as_ptr(pool)) {
-            of_pool.limits.set(limits_of(pool));
+        if self.quiet.renew(pool) {
             self.shared.list.wake(pool);
         }
     }
@@ -348,24 +331,6 @@ impl Worker {
     pub(super) fn random(&self) -> fastrand::Rng {
         fastrand::Rng::new()
     }
-}
-
-/// Keeps the pool's place in memory, so that no other pool can be taken for it.
-#[derive(Debug)]
-struct PoolLimits {
-    pool: Weak<Pool>,
-    limits: Rc<Cell<Limits>>,
-}
-
-impl PoolLimits {
-    fn of(pool: &Arc<Pool>) -> Self {
-        Self { pool: Arc::downgrade(pool), limits: Rc::new(Cell::new(limits_of(pool))) }
-    }
-}
-
-fn limits_of(pool: &Pool) -> Limits {
-    let timeouts = pool.settings().timeouts;
-    Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte)
 }
 
 async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do: mpsc::UnboundedReceiver<Job>) {

@@ -98,5 +98,5 @@ async fn it_says_what_is_wrong_and_who_does_not_answer() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(error.contains(&nobody) && error.contains("does not answer"), "{error}");
+    assert!(error.contains(&nobody) && error.contains("can't be reached"), "{error}");
 }
