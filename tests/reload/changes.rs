@@ -92,8 +92,8 @@ async fn running_sessions_go_by_the_new_timeouts_in_every_mode() {
         rig.reload(&file(&[backend.address()], "", &format!("{keys}timeouts.idle = \"2h\""))).await.unwrap();
         half.goes_on().await;
         rig.reload(&file(&[backend.address()], "", &format!("{keys}timeouts.idle = \"50ms\""))).await.unwrap();
-        assert!(quiet.is_reset().await, "{mode}");
-        assert!(half.is_reset().await, "{mode}");
+        assert!(quiet.ends_reset().await, "{mode}");
+        assert!(half.ends_reset().await, "{mode}");
         rig.until_no_sessions().await;
         assert_eq!(rig.ended(Outcome::IdleTimeout), 2, "{mode}");
         rig.stop().await;
@@ -158,7 +158,7 @@ async fn sessions_of_a_backend_that_is_removed_stay_or_are_closed_as_the_file_sa
     live.goes_on().await;
     // Only now is it said that they are to be closed: that goes for those who are there.
     rig.reload(&file(&[b.address()], "", "on_removed = \"close\"")).await.unwrap();
-    assert!(live.is_reset().await);
+    assert!(live.ends_reset().await);
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::BackendRemoved), 1);
     rig.stop().await;

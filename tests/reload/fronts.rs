@@ -144,7 +144,7 @@ async fn after_the_drain_timeout_sessions_of_what_is_removed_are_cut() {
     let (gone, kept) = (rig.balancer().listeners()[0].1, rig.balancer().listeners()[1].1);
     let (gone, mut kept) = (Live::new(gone).await, Live::new(kept).await);
     rig.reload(&format!("reload.drain_timeout = \"100ms\"\n{keeps}")).await.unwrap();
-    assert!(gone.is_reset().await);
+    assert!(gone.ends_reset().await);
     kept.goes_on().await;
     drop(kept);
     rig.until_no_sessions().await;

@@ -40,7 +40,7 @@ impl Live {
     }
 
     /// Waits for its end: whether that was a reset.
-    async fn is_reset(mut self) -> bool {
+    async fn ends_reset(mut self) -> bool {
         soon("its end", self.stream.read(&mut [0])).await.is_err()
     }
 }

@@ -66,7 +66,7 @@ async fn it_counts_the_sessions_that_each_change_touches() {
     // And that is what happens.
     std::fs::rename(program.directory().join("next.toml"), program.directory().join("lb.toml")).unwrap();
     for live in of_front {
-        assert!(live.is_reset().await);
+        assert!(live.ends_reset().await);
     }
     of_other.goes_on().await;
     drop(of_other);

@@ -155,7 +155,7 @@ proptest! {
         let (a, b) = (old.effective(), new.effective());
         let diff = Diff::between(&a, &b);
         prop_assert_eq!(diff.is_empty(), old == new);
-        prop_assert_eq!(patched(&a, &b, &diff), b.clone());
+        prop_assert_eq!(&patched(&a, &b, &diff), &b);
         prop_assert!(Diff::between(&b, &b).is_empty());
         // Backwards it is the same with the values exchanged.
         let back = Diff::between(&b, &a);
