@@ -296,9 +296,10 @@ async fn no_descriptors_left() {
 
 /// On a connection that is kept.
 async fn scrape(stream: &mut TcpStream) -> String {
+    const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
     soon("a scrape", async {
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut answer = Vec::new();
+        stream.write_all(REQUEST).await.unwrap();
         loop {
             stream.read_buf(&mut answer).await.unwrap();
             let text = String::from_utf8_lossy(&answer);
@@ -306,9 +307,16 @@ async fn scrape(stream: &mut TcpStream) -> String {
             let length = head
                 .lines()
                 .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse::<usize>().ok());
-            if body.len() >= length.unwrap() {
+            if body.len() < length.unwrap() {
+                continue;
+            }
+            if !head.starts_with("HTTP/1.1 429") {
                 return body.to_owned();
             }
+            // Asked too often; a moment later it answers again.
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            answer.clear();
+            stream.write_all(REQUEST).await.unwrap();
         }
     })
     .await

@@ -81,8 +81,19 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>
     .await
 }
 
-/// One HTTP GET; status and body.
+/// One HTTP GET; status and body. Who asks too often waits for a moment and asks again.
 pub async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
+    loop {
+        let answer = get_once(address, path).await?;
+        if answer.0 != 429 {
+            return Ok(answer);
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// As [`get`], and a 429 is an answer, too.
+async fn get_once(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     soon(path, async {
         let mut stream = TcpStream::connect(address).await?;
