@@ -2,26 +2,53 @@
 //! Evenkeel, or tests it, starts.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
+use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin, LogLevel};
-use crate::config::{Config, Shutdown};
-use crate::server::{self, Inherited, Server, State};
+use crate::config::{self, Config, ConfigError, Named, Shutdown, What};
+use crate::server::{self, Applied, Inherited, Server, State};
 
 /// See the module. Dropping it kills what still runs.
 #[derive(Debug)]
 pub struct Balancer {
     server: Server,
-    shutdown: Shutdown,
-    admin: Option<SocketAddr>,
+    surroundings: Kept,
+    /// Over TCP. Locked while a configuration is applied, so that there is one at a time.
+    admin: Mutex<Option<AdminTask>>,
+    /// Locked for as long as it takes to copy.
+    admin_at: RwLock<Option<SocketAddr>>,
+    /// Over a UNIX socket.
+    socket: Option<AdminTask>,
+}
+
+/// The admin listener, until it is dropped.
+#[derive(Debug)]
+struct AdminTask {
     serving: JoinHandle<()>,
-    stop_admin: DropGuard,
+    stop: DropGuard,
+}
+
+/// What lives on of [`Surroundings`].
+#[derive(Clone)]
+struct Kept {
+    log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
+    allow_exec: bool,
+    log_level: Option<LogLevel>,
+    /// Who may use the admin side: as it was said at the start.
+    started_with: config::Admin,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
 }
 
 /// What a balancer gets from its surroundings.
@@ -35,6 +62,43 @@ pub struct Surroundings {
     pub allow_exec: bool,
     /// The log's level; `None` = it is not ours to change.
     pub log_level: Option<LogLevel>,
+}
+
+/// Why a configuration was not applied: what ran goes on running.
+#[derive(Debug, Error)]
+pub enum ReloadError {
+    /// There is no valid one. The text is that of `evenkeel check`.
+    #[error("{}", explained(.0))]
+    Config(#[from] ConfigError),
+    /// It can't be applied.
+    #[error(transparent)]
+    Apply(#[from] server::ApplyError),
+    /// A check would run a program, and may not.
+    #[error(transparent)]
+    NotPermitted(#[from] Box<StartError>),
+    /// The admin listener can't move.
+    #[error("the admin listener can't listen on {address}{}", server::hint(source))]
+    Admin {
+        /// As written.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
+/// An error of the configuration in words for people, over several lines if it has places.
+pub(crate) fn explained(error: &ConfigError) -> String {
+    match error {
+        // Several lines, the first of which begins with the place: as compilers do.
+        ConfigError::Invalid(report) => format!("the configuration is not valid\n{report}"),
+        error => chain(error),
+    }
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Why a balancer did not start.
@@ -101,33 +165,111 @@ impl Balancer {
     /// Nothing is left behind.
     pub async fn start_in(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
         permit(&config, surroundings.allow_exec)?;
-        let mut admin = Admin::default();
-        let mut admin_address = None;
-        if let Some(address) = config.admin.bind {
-            let bound = admin.bind(address).await.map_err(|source| StartError::Admin { address, source })?;
-            admin_address = Some(bound);
-        }
+        let bound = bind_admin(&config).await.map_err(|(address, source)| StartError::Admin { address, source })?;
+        let mut socket = Admin::default();
         if let Some(path) = &config.admin.socket {
-            let bound = admin.bind_socket(path).await;
+            let bound = socket.bind_socket(path).await;
             bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
         }
-        let server = Server::start(&config, surroundings.inherited)?;
-        let stop_admin = CancellationToken::new();
-        let view = admin::View {
-            state: Arc::clone(server.state()),
-            log_lines_dropped: surroundings.log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0)),
-            backend_histograms: config.admin.backend_histograms,
-            log_level: surroundings.log_level,
-        };
-        if let Some(address) = admin_address {
-            info!(%address, "admin listening");
-        }
-        if let Some(path) = &config.admin.socket {
+        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level } = surroundings;
+        let log_lines_dropped = log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0));
+        let server = Server::start(&config, inherited)?;
+        let surroundings = Kept { log_lines_dropped, allow_exec, log_level, started_with: config.admin.clone() };
+        let admin_at = RwLock::new(bound.as_ref().map(|(address, _)| *address));
+        let admin = bound.map(|(address, admin)| surroundings.listen(server.state(), address, admin));
+        let socket = config.admin.socket.as_ref().map(|path| {
             info!(path = %path.display(), "admin socket listening");
+            surroundings.serve(server.state(), socket)
+        });
+        Ok(Self { server, surroundings, admin: Mutex::new(admin), admin_at, socket })
+    }
+
+    /// Puts a configuration in the place of the one in effect, all or nothing: listeners, pools and sessions that it does
+    /// not name otherwise do not notice.
+    ///
+    /// # Errors
+    /// Nothing has changed. It is counted, and shown by the API.
+    ///
+    /// # Cancel safety
+    /// May be dropped: then it has happened, or not.
+    pub async fn reload(&self, config: Config) -> Result<Applied, ReloadError> {
+        let mut admin = self.admin.lock().await;
+        let state = self.server.state();
+        if let Err(error) = permit(&config, self.surroundings.allow_exec) {
+            state.reloads.refused(chain(&error));
+            warn!("the new configuration is refused, what runs goes on: {}", chain(&error));
+            return Err(Box::new(error).into());
         }
-        let serving = tokio::spawn(admin.serve(view, config.admin, stop_admin.clone()));
-        let (shutdown, stop_admin) = (config.shutdown, stop_admin.drop_guard());
-        Ok(Self { server, shutdown, admin: admin_address, serving, stop_admin })
+        let moves = state.set().config.admin.bind != config.admin.bind;
+        let bound = match moves {
+            true => bind_admin(&config).await.map_err(|(address, source)| ReloadError::Admin { address, source }),
+            false => Ok(None),
+        };
+        let applied = match bound {
+            Ok(bound) => state.apply(&config).await.map(|applied| (bound, applied)).map_err(ReloadError::from),
+            Err(error) => Err(error),
+        };
+        let (bound, applied) = applied.inspect_err(|error| {
+            state.reloads.refused(chain(error));
+            warn!("the new configuration is refused, what runs goes on: {}", chain(error));
+        })?;
+        if moves {
+            let address = bound.as_ref().map(|(address, _)| *address);
+            *admin = bound.map(|(address, admin)| self.surroundings.listen(state, address, admin));
+            *self.admin_at.write().unwrap_or_else(PoisonError::into_inner) = address;
+        }
+        if applied.diff.is_empty() {
+            info!(generation = applied.generation, "the configuration is what it was");
+            return Ok(applied);
+        }
+        if applied.diff.process.iter().any(|change| change.key == "log.level")
+            && let Some(log_level) = &self.surroundings.log_level
+            && let Err(error) = (log_level.write)(&config.log.level)
+        {
+            warn!("log.level can't be changed: {error}");
+        }
+        self.tell(&config, &applied);
+        Ok(applied)
+    }
+
+    /// Reads a file and does what it says; see [`Self::reload`].
+    ///
+    /// # Errors
+    /// As [`Self::reload`], or the file is no configuration.
+    ///
+    /// # Cancel safety
+    /// As [`Self::reload`].
+    pub async fn reload_text(&self, path: &Path, text: &str) -> Result<Applied, ReloadError> {
+        match config::parse_file(path, text) {
+            Ok(config) => self.reload(config).await,
+            Err(error) => Err(self.refuse(error)),
+        }
+    }
+
+    /// Notes that there is no new configuration to apply.
+    pub fn refuse(&self, error: ConfigError) -> ReloadError {
+        self.server.state().reloads.refused(explained(&error));
+        warn!("the new configuration is refused, what runs goes on: {}", explained(&error));
+        error.into()
+    }
+
+    fn tell(&self, config: &Config, applied: &Applied) {
+        let (diff, generation) = (&applied.diff, applied.generation);
+        let count = |all: &[Named], what: fn(&What) -> bool| all.iter().filter(|named| what(&named.what)).count();
+        let all = [diff.listeners.as_slice(), diff.pools.as_slice()].concat();
+        info!(
+            generation,
+            added = count(&all, |what| *what == What::Added),
+            changed = count(&all, |what| matches!(what, What::Changed(_))),
+            removed = count(&all, |what| *what == What::Removed),
+            "the new configuration is in effect"
+        );
+        for place in &applied.needs_restart {
+            warn!("{place} is another one in the new configuration: that takes a restart");
+        }
+        for warning in config.warnings() {
+            warn!("{warning}");
+        }
     }
 
     /// Every front address, port 0 resolved, with its listener's name.
@@ -141,7 +283,7 @@ impl Balancer {
 
     /// Where the admin listener is, unless it is off.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin
+        *self.admin_at.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What runs.
@@ -166,7 +308,7 @@ impl Balancer {
     pub async fn drain(&self) {
         let state = self.server.state();
         state.drain();
-        let Shutdown { delay, timeout } = self.shutdown;
+        let Shutdown { delay, timeout } = state.set().config.shutdown;
         info!(sessions = state.sessions(), ?delay, ?timeout, "stopping");
         tokio::time::sleep(delay).await;
         match state.finish(timeout).await {
@@ -189,8 +331,36 @@ impl Balancer {
     /// Drains, then ends the admin listener too.
     pub async fn shutdown(self) {
         self.drain().await;
-        drop(self.stop_admin);
-        // It can only have ended by itself.
-        let _ = self.serving.await;
+        for AdminTask { serving, stop } in self.admin.into_inner().into_iter().chain(self.socket) {
+            drop(stop);
+            // It can only have ended by itself.
+            let _ = serving.await;
+        }
     }
+}
+
+impl Kept {
+    fn listen(&self, state: &Arc<State>, address: SocketAddr, admin: Admin) -> AdminTask {
+        info!(%address, "admin listening");
+        self.serve(state, admin)
+    }
+
+    fn serve(&self, state: &Arc<State>, admin: Admin) -> AdminTask {
+        let stop = CancellationToken::new();
+        let view = admin::View {
+            state: Arc::clone(state),
+            log_lines_dropped: Arc::clone(&self.log_lines_dropped),
+            log_level: self.log_level.clone(),
+        };
+        let serving = tokio::spawn(admin.serve(view, self.started_with.clone(), stop.clone()));
+        AdminTask { serving, stop: stop.drop_guard() }
+    }
+}
+
+/// `None` = it is off.
+async fn bind_admin(config: &Config) -> Result<Option<(SocketAddr, Admin)>, (SocketAddr, std::io::Error)> {
+    let Some(address) = config.admin.bind else { return Ok(None) };
+    let mut admin = Admin::default();
+    let bound = admin.bind(address).await.map_err(|source| (address, source))?;
+    Ok(Some((bound, admin)))
 }

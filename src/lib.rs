@@ -50,6 +50,12 @@
 //! sessions, and is remembered for ten minutes after it left. What becomes of sessions that run when a standing changes is
 //! for `server/closing` to say, which sees standings and sessions and ends the latter at a pace.
 //!
+//! # Another configuration
+//!
+//! `cli/run.rs` notices that there may be one, [`Balancer::reload`] has it applied: [`config::Diff`] says what differs,
+//! `server/apply.rs` gets everything that can fail and then changes the running set; `server/leaving.rs` waits for the last
+//! sessions of what is gone.
+//!
 //! # Threads
 //!
 //! N workers, each an OS thread with its own event loop: a session lives and dies on one. The control plane and the admin
@@ -75,4 +81,4 @@ pub mod proxy;
 pub mod server;
 pub mod standing;
 
-pub use balancer::{Balancer, StartError, Surroundings, WorkerDied};
+pub use balancer::{Balancer, ReloadError, StartError, Surroundings, WorkerDied};

@@ -39,6 +39,11 @@ metrics! {
     WORKERS = "evenkeel_workers", Gauge, [], "Data-plane threads.";
     MAX_CONNECTIONS = "evenkeel_max_connections", Gauge, [], "Sessions that the process takes at once.";
     DRAINING = "evenkeel_draining", Gauge, [], "1 while the process is stopping.";
+    CONFIG_RELOADS = "evenkeel_config_reloads_total", Counter, ["result"], "New configurations that were read: applied, unchanged, refused.";
+    CONFIG_LAST_RELOAD_SUCCESS = "evenkeel_config_last_reload_successful", Gauge, [], "0 if the last configuration that was read was refused.";
+    CONFIG_APPLIED_TIMESTAMP = "evenkeel_config_applied_timestamp_seconds", Gauge, [], "When what is in effect was applied, in Unix time.";
+    CONFIG_GENERATION = "evenkeel_config_generation", Gauge, [], "Configurations that were applied, the first one included.";
+    CONFIG_NEEDS_RESTART = "evenkeel_config_needs_restart", Gauge, [], "Keys of the configuration in effect that take a restart to be obeyed.";
     LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow.";
     WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";
 

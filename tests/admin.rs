@@ -12,7 +12,7 @@ async fn it_says_live_shows_where_things_are_and_knows_nothing_else() {
     assert_eq!(get(rig.admin(), "/live").await.unwrap(), (200, "live\n".to_owned()));
     let (status, index) = get(rig.admin(), "/").await.unwrap();
     assert_eq!(status, 200);
-    for path in ["/metrics", "/live", "/ready", "/api/v1/pools"] {
+    for path in ["/metrics", "/live", "/ready", "/api/v1/pools", "/api/v1/config"] {
         assert!(index.contains(&format!("\n{path} ")), "{index}");
         let status = until("an answer", || async { get(rig.admin(), path).await.ok() }).await.0;
         assert!(status == 200 || path == "/ready", "{path}: {status}");

@@ -62,6 +62,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ),
     ("io_uring", &["proxy/relay/ring/raw.rs"]),
     ("sd_notify", &["cli/systemd.rs"]),
+    ("notify", &["cli/watch.rs"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),

@@ -159,12 +159,13 @@ async fn a_second_signal_cuts_at_once_and_the_exit_is_clean() {
 }
 
 #[tokio::test]
-async fn a_hangup_is_one_line_and_nothing_else() {
+async fn a_hangup_reads_the_file_and_changes_nothing_if_it_is_the_same() {
     let backend = Backend::echo().await;
     let mut program = Program::start(&config(backend.address(), "", ""), &[]);
     let mut live = session(program.front("front").await).await;
     program.signal(Signal::HUP);
-    program.until_says("SIGHUP").await;
+    program.until_says("SIGHUP: reading the file").await;
+    program.until_says("the configuration is what it was").await;
     ping(&mut live, b"still here").await;
     drop(session(program.front("front").await).await);
     live.shutdown().await.unwrap();

@@ -314,7 +314,7 @@ async fn scrape(stream: &mut TcpStream) -> String {
                 return body.to_owned();
             }
             // Asked too often; a moment later it answers again.
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
             answer.clear();
             stream.write_all(REQUEST).await.unwrap();
         }

@@ -32,6 +32,7 @@ mod preconnect;
 mod proxy_protocol;
 mod readme;
 mod relay;
+mod reload;
 mod retry;
 mod ring;
 mod smoke;

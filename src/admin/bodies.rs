@@ -10,6 +10,7 @@ use crate::health::Report;
 use crate::metrics::{ConnectFailure, Direction, Outcome};
 use crate::operator::{Lasting, Ledger, Order};
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
+use crate::server::Set;
 
 #[derive(Serialize)]
 pub(super) struct PoolBody {
@@ -18,6 +19,8 @@ pub(super) struct PoolBody {
     source: SourceBody,
     check: &'static str,
     when_all_down: &'static str,
+    /// Not in the configuration any more: it waits for its last session.
+    leaving: bool,
     settled: bool,
     all_down: bool,
     fail_open: bool,
@@ -148,7 +151,7 @@ struct ProbeBody {
     certificate_ends: Option<String>,
 }
 
-pub(super) fn pool_body(pool: &Pool, with_times: bool) -> PoolBody {
+pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
     let (source, settings) = (pool.source.view(), pool.settings());
     let ledger = pool.orders.ledger();
     PoolBody {
@@ -168,6 +171,7 @@ pub(super) fn pool_body(pool: &Pool, with_times: bool) -> PoolBody {
             WhenAllDown::Refuse => "refuse",
             WhenAllDown::Any => "any",
         },
+        leaving: !set.stays(pool),
         settled: pool.is_settled(),
         all_down: pool.is_all_down(),
         fail_open: pool.fail_open(),

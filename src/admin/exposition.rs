@@ -17,6 +17,7 @@ use crate::metrics::{
 };
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
+use crate::server::ReloadResult;
 use crate::standing::Standing;
 
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -29,7 +30,7 @@ pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
     for listener in &set.listeners {
         add_listener(&mut families, listener);
     }
-    let mut histograms_left = view.backend_histograms;
+    let mut histograms_left = set.config.admin.backend_histograms;
     let mut omitted = 0;
     for pool in &set.pools {
         add_pool(&mut families, pool);
@@ -57,8 +58,18 @@ fn process(families: &mut Families, view: &View) {
     for (index, sessions) in sessions.into_iter().enumerate() {
         families.value(&names::WORKER_SESSIONS, &[&index.to_string()], sessions as f64);
     }
-    families.value(&names::MAX_CONNECTIONS, &[], state.max_connections as f64);
+    families.value(&names::MAX_CONNECTIONS, &[], state.limit.places().unwrap_or_default() as f64);
     families.value(&names::DRAINING, &[], flag(state.is_draining()));
+    let reloads = state.reloads.view();
+    for result in ReloadResult::ALL {
+        families.value(&names::CONFIG_RELOADS, &[result.name()], reloads.count(result) as f64);
+    }
+    let refused = reloads.last.is_some_and(|(_, result, _)| result == ReloadResult::Refused);
+    families.value(&names::CONFIG_LAST_RELOAD_SUCCESS, &[], flag(!refused));
+    let applied_at = reloads.applied_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    families.value(&names::CONFIG_APPLIED_TIMESTAMP, &[], applied_at.as_secs_f64());
+    families.value(&names::CONFIG_GENERATION, &[], reloads.generation as f64);
+    families.value(&names::CONFIG_NEEDS_RESTART, &[], reloads.needs_restart.len() as f64);
     families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
     let (pipes, missing) = state.floor.pipes();
     families.value(&names::RELAY_PIPES, &[], pipes as f64);
@@ -156,8 +167,8 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
         }
     }
     families.value(&names::BACKEND_SESSIONS, &[name, id], f64::from(pool.sessions_of(backend)));
-    for (number, source) in settings.sources.iter().enumerate() {
-        let sessions = stats.sources.read(number) as f64;
+    for source in &settings.sources {
+        let sessions = stats.sources.read(*source) as f64;
         families.value(&names::BACKEND_SOURCE_SESSIONS, &[name, id, &source.to_string()], sessions);
     }
     if settings.preconnect > 0 {

@@ -3,6 +3,7 @@
 
 mod access;
 mod bodies;
+mod config;
 mod events;
 mod explain;
 mod exposition;
@@ -36,7 +37,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
+use crate::config::Admin as Settings;
 use crate::server::State;
 use access::{Access, Caller, Need};
 pub use level::{LogLevel, SetLevel};
@@ -61,8 +62,6 @@ pub struct View {
     pub state: Arc<State>,
     /// Log lines dropped so far.
     pub log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
-    /// How many backends get histograms of their own.
-    pub backend_histograms: usize,
     /// What the log says; `None` = it is not ours to change.
     pub log_level: Option<LogLevel>,
 }
@@ -118,7 +117,7 @@ impl Admin {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, view: View, settings: config::Admin, stop: CancellationToken) {
+    pub async fn serve(self, view: View, settings: Settings, stop: CancellationToken) {
         let desk = Desk {
             view,
             access: Arc::new(Access::new(&settings)),
@@ -142,6 +141,7 @@ fn routes(door: &Door) -> Router {
         .route("/version", get(status::version))
         .route("/status", get(status::status))
         .route("/listeners", get(status::listeners))
+        .route("/config", get(config::config))
         .route("/pools", get(pools::all))
         .route("/pools/{pool}", get(pools::one).patch(operate::pool))
         .route("/backends/{pool}/{*backend}", get(pools::backend).patch(operate::backend))
@@ -211,6 +211,7 @@ async fn index() -> &'static str {
         "\n\n/metrics        for Prometheus\n/live           200 while the process works\n",
         "/ready          200 once every required pool is discovered and probed, 503 before that and while stopping\n",
         "/api/v1/pools   every pool and backend: facts, standing, reason\n",
+        "/api/v1/config  what is in effect, secrets masked, and what became of the last reload\n",
         "/api/v1/openapi.json   everything else that can be read and changed here\n"
     )
 }

@@ -77,7 +77,7 @@ pub(super) async fn pool(
     give(&pool, command).await?;
     let warning = saved(&desk).await;
     let _alone = desk.big.acquire().await;
-    Ok(Json(PoolAnswer { pool: pool_body(&pool, false), warning }))
+    Ok(Json(PoolAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), warning }))
 }
 
 pub(super) async fn backend(

@@ -49,14 +49,15 @@ pub(super) async fn all(
 ) -> Result<Json<PoolsBody>, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
     let _alone = desk.big.acquire().await;
-    let pools = desk.view.state.set().pools.iter().map(|pool| pool_body(pool, wanted.times)).collect();
+    let set = desk.view.state.set();
+    let pools = set.pools.iter().map(|pool| pool_body(&set, pool, wanted.times)).collect();
     Ok(Json(PoolsBody { pools }))
 }
 
 pub(super) async fn one(Shared(desk): Shared<Desk>, Path(pool): Path<String>) -> Result<Json<PoolBody>, Refusal> {
     let pool = find_pool(&desk.view.state, &pool)?;
     let _alone = desk.big.acquire().await;
-    Ok(Json(pool_body(&pool, true)))
+    Ok(Json(pool_body(&desk.view.state.set(), &pool, true)))
 }
 
 pub(super) async fn backend(

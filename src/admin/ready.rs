@@ -8,7 +8,10 @@ pub(super) fn waiting_for(state: &State) -> Vec<String> {
         return vec!["stopping".to_owned()];
     }
     let mut waiting = Vec::new();
-    for pool in state.set().pools.iter().filter(|pool| pool.settings().required && !pool.is_settled()) {
+    let set = state.set();
+    for pool in
+        set.pools.iter().filter(|pool| set.stays(pool)).filter(|pool| pool.settings().required && !pool.is_settled())
+    {
         let source = pool.source.view();
         let kind = pool.settings().source.kind();
         waiting.push(match (source.last_success, source.error) {

@@ -11,6 +11,7 @@ use super::bodies::time;
 use super::{Desk, ready};
 use crate::metrics::Outcome;
 use crate::proxy::Listener;
+use crate::server::Set;
 
 #[derive(Serialize)]
 pub(super) struct VersionBody {
@@ -49,6 +50,8 @@ struct ListenerBody {
     at_limit: bool,
     accepted: u64,
     ended: u64,
+    /// Not in the configuration any more: it waits for its last session.
+    leaving: bool,
 }
 
 #[derive(Serialize)]
@@ -68,9 +71,8 @@ pub(super) async fn version() -> Json<VersionBody> {
 }
 
 pub(super) async fn listeners(Shared(desk): Shared<Desk>) -> Json<ListenersBody> {
-    Json(ListenersBody {
-        listeners: desk.view.state.set().listeners.iter().map(|listener| listener_body(listener)).collect(),
-    })
+    let set = desk.view.state.set();
+    Json(ListenersBody { listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect() })
 }
 
 pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
@@ -100,14 +102,14 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
         stopping: state.is_draining(),
         workers: state.floor.sessions().len(),
         sessions: state.sessions(),
-        max_connections: state.max_connections,
+        max_connections: state.limit.places().unwrap_or(usize::MAX),
         log_lines_dropped: (desk.view.log_lines_dropped)(),
-        listeners: set.listeners.iter().map(|listener| listener_body(listener)).collect(),
+        listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect(),
         pools: pools.collect(),
     })
 }
 
-fn listener_body(listener: &Listener) -> ListenerBody {
+fn listener_body(set: &Set, listener: &Listener) -> ListenerBody {
     let settings = listener.settings();
     ListenerBody {
         name: listener.name.to_string(),
@@ -118,5 +120,6 @@ fn listener_body(listener: &Listener) -> ListenerBody {
         at_limit: listener.is_at_limit(),
         accepted: listener.accepted.load(Relaxed),
         ended: Outcome::ALL.into_iter().map(|outcome| listener.ended.read(outcome)).sum(),
+        leaving: !set.listener_stays(listener),
     }
 }

@@ -81,6 +81,20 @@ impl Balancer {
         balancer
     }
 
+    /// Goes on with another policy: same slots, same counts.
+    pub fn switch(&mut self, balance: Balance) {
+        // All tiers have the same.
+        if self.tiers[0].policy.is(balance) {
+            return;
+        }
+        for tier in &mut self.tiers {
+            tier.policy = Policy::new(balance);
+        }
+        for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.runs()) {
+            self.tiers[slot.tier()].policy.enter(number, *slot);
+        }
+    }
+
     /// Says what a slot is worth now. A slot that was never set, or was cleared, is not eligible. Setting the same again
     /// changes nothing.
     pub fn set(&mut self, slot: usize, worth: Worth) {
@@ -192,6 +206,13 @@ impl Policy {
         match balance {
             Balance::RoundRobin => Self::RoundRobin(RoundRobin::new()),
             Balance::LeastConnections => Self::LeastConnections(LeastConnections::new()),
+        }
+    }
+
+    fn is(&self, balance: Balance) -> bool {
+        match (self, balance) {
+            (Self::RoundRobin(_), Balance::RoundRobin) | (Self::LeastConnections(_), Balance::LeastConnections) => true,
+            (Self::RoundRobin(_) | Self::LeastConnections(_), _) => false,
         }
     }
 

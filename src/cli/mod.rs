@@ -11,12 +11,14 @@ mod level;
 mod logging;
 mod operate;
 mod pages;
+mod plan;
 mod run;
 mod sessions;
 mod status;
 mod systemd;
 mod table;
 mod top;
+mod watch;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -28,7 +30,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use client::Client;
 
-use crate::balancer::StartError;
+use crate::balancer::{StartError, explained};
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
@@ -45,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
     name = "evenkeel",
     version,
     after_help = "Exit status: 0 done, 1 it could not be done, 2 bad usage or bad config, 3 there is no such pool or \
-                  backend, 4 the time to wait is over."
+                  backend, 4 the time to wait is over, 5 `plan --exit-code`: something would change."
 )]
 struct Arguments {
     /// The configuration file
@@ -74,6 +76,8 @@ enum Command {
     Run,
     /// Say whether the configuration is valid, what it would run, and what is risky in it
     Check,
+    /// Say what the configuration would change in the running balancer, and what becomes of live sessions; changes nothing
+    Plan(plan::Options),
     /// The whole at a glance: listeners, pools, sessions
     Status,
     /// Every backend: standing, since when, why
@@ -114,6 +118,8 @@ enum Failure {
     Unknown(String),
     /// Exit status 4.
     TimedOut(String),
+    /// Exit status 5: asked for where something would change. All is said.
+    Differs,
 }
 
 impl Failure {
@@ -122,6 +128,7 @@ impl Failure {
         match self {
             Self::Config(text) | Self::Unknown(text) | Self::TimedOut(text) => text,
             Self::Runtime(error) => format!("{error:#}"),
+            Self::Differs => "something would change".to_owned(),
         }
     }
 }
@@ -134,11 +141,7 @@ impl From<anyhow::Error> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::Config(match error {
-            // Several lines, the first of which begins with the place: as compilers do.
-            ConfigError::Invalid(report) => format!("the configuration is not valid\n{report}"),
-            error => format!("{:#}", anyhow::Error::from(error)),
-        })
+        Self::Config(explained(&error))
     }
 }
 
@@ -178,6 +181,7 @@ pub fn main() -> ExitCode {
             complain(text);
             ExitCode::from(4)
         }
+        Err(Failure::Differs) => ExitCode::from(5),
     }
 }
 
@@ -191,7 +195,13 @@ fn obey(arguments: &Arguments) -> Result<(), Failure> {
         Some(command) => {
             let client = Client::new(admin.as_deref(), config)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.context("the event loop")?.block_on(ask(&client, command, *json))
+            let done = async {
+                match command {
+                    Command::Plan(options) => plan::plan(&client, config, *allow_exec, options, *json).await,
+                    command => ask(&client, command, *json).await,
+                }
+            };
+            runtime.context("the event loop")?.block_on(done)
         }
     }
 }
@@ -200,7 +210,7 @@ fn obey(arguments: &Arguments) -> Result<(), Failure> {
 async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failure> {
     match command {
         // Done above, without one.
-        Command::Run | Command::Check | Command::Completions(_) | Command::Man(_) => Ok(()),
+        Command::Run | Command::Check | Command::Plan(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
         Command::Status => status::status(client, json).await,
         Command::Backends(options) => backends::backends(client, options, json).await,
         Command::Sessions(options) => sessions::list(client, options, json).await,

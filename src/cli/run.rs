@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::watch::Watch;
 use super::{Failure, logging, systemd};
 use crate::balancer::{Balancer, StartError, Surroundings, permit};
 use crate::config::{self, Config};
@@ -21,7 +22,8 @@ const CONTROL_THREADS: usize = 2;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
-    let config = config::load(path)?;
+    let text = config::read(path)?;
+    let config = config::parse_file(path, &text)?;
     permit(&config, allow_exec)?;
     let inherited = systemd::inherited().context("the sockets from systemd")?;
     let logging = logging::start(&config.log)?;
@@ -40,13 +42,13 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("the control plane's event loop")?;
-    let result = runtime.block_on(serve(config, surroundings));
+    let result = runtime.block_on(serve(path, text, config, surroundings));
     // A look-up or a read of a file that hangs holds a thread of the runtime; the end does not wait for it.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: Config, surroundings: Surroundings) -> Result<(), Failure> {
+async fn serve(path: &Path, text: String, config: Config, surroundings: Surroundings) -> Result<(), Failure> {
     let mut signals = Signals::new().context("signals can't be caught")?;
     let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
         StartError::Server(server::StartError::Limit(error)) => error.into(),
@@ -55,11 +57,15 @@ async fn serve(config: Config, surroundings: Surroundings) -> Result<(), Failure
     })?;
     systemd::ready();
     let stop = async {
-        signals.stop().await;
+        let reloading = keep_up(&balancer, path, text, &mut signals.hangup);
+        tokio::select! {
+            () = stop(&mut signals.terminate, &mut signals.interrupt) => {}
+            () = reloading => {}
+        }
         systemd::stopping();
         tokio::select! {
             () = balancer.drain() => {}
-            () = signals.stop() => balancer.kill().await,
+            () = stop(&mut signals.terminate, &mut signals.interrupt) => balancer.kill().await,
         }
     };
     tokio::select! {
@@ -69,6 +75,45 @@ async fn serve(config: Config, surroundings: Surroundings) -> Result<(), Failure
             let _ = timeout(LAST_WORDS, balancer.kill()).await;
             Err(Failure::Runtime(died.into()))
         }
+    }
+}
+
+/// Applies what the file says at SIGHUP and, unless it is switched off, whenever it says something else. Never ends.
+///
+/// Dropping it leaves a reload that is under way either done or not.
+async fn keep_up(balancer: &Balancer, path: &Path, mut seen: String, hangup: &mut Signal) {
+    let mut watch = Watch::default();
+    loop {
+        watch.turn(balancer.state().set().config.reload.watch, path);
+        let asked = tokio::select! {
+            _ = hangup.recv() => true,
+            () = watch.changed(path) => false,
+        };
+        let text = match config::read(path) {
+            Ok(text) => text,
+            // Away for a moment while it is replaced, or for longer: what runs needs no file.
+            Err(_) if !asked => continue,
+            Err(error) => {
+                drop(balancer.refuse(error));
+                continue;
+            }
+        };
+        if !asked && text == seen {
+            continue;
+        }
+        info!(file = %path.display(), "{}", if asked { "SIGHUP: reading the file" } else { "the file has changed" });
+        systemd::reloading();
+        // How it went is in the log, the metrics and the API.
+        let _ = balancer.reload_text(path, &text).await;
+        systemd::ready();
+        seen = text;
+    }
+}
+
+async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
 }
 
@@ -85,18 +130,5 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
-    }
-
-    /// Waits for SIGTERM or SIGINT; answers SIGHUP meanwhile.
-    async fn stop(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    info!("SIGHUP: this version does not reload; what runs goes on running");
-                }
-            }
-        }
     }
 }

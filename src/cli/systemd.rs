@@ -32,6 +32,14 @@ pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
+/// Another configuration is about to be applied; [`ready`] ends that.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::warn!(%error, "systemd can't be told"),
+    }
+}
+
 /// A stop has begun.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use super::faults::{Complaint, Reading};
 use super::values::{Strings, Text};
 use super::{Secret, address};
@@ -11,7 +13,7 @@ use super::{Secret, address};
 const LONGEST_SOCKET: usize = 107;
 
 /// `[admin]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Admin {
     /// `None` = written as `bind = "off"`.
     pub bind: Option<SocketAddr>,
@@ -28,7 +30,8 @@ pub struct Admin {
 }
 
 /// What a client of the admin listener has to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
 pub enum AccessToken {
     /// Never empty.
     Written(Secret),

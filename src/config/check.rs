@@ -6,11 +6,13 @@ use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::Secret;
 use super::header::ProxyVersion;
 
 /// `[pools.NAME.check]` or `[checks.NAME]`. Two pools with an equal check on one address share one probe, hence `Eq` and `Hash`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Check {
     /// What a probe does.
     pub kind: CheckKind,
@@ -35,7 +37,7 @@ pub struct Check {
 }
 
 /// How a probe's TLS is made and judged.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct TlsCheck {
     /// Sent as SNI and wanted in the certificate; the probed address (and no SNI) if unset.
     pub server_name: Option<String>,
@@ -48,7 +50,8 @@ pub struct TlsCheck {
 }
 
 /// `kind` and what belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CheckKind {
     /// No probes: a backend is up unless something else says no.
     None,
@@ -94,7 +97,8 @@ impl CheckKind {
 }
 
 /// A protocol whose check is a fixed script.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// `version`
     Memcached,
@@ -116,7 +120,7 @@ impl Protocol {
 }
 
 /// What belongs to `kind = "redis"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RedisCheck {
     /// Wanted; `None` = either.
     pub role: Option<RedisRole>,
@@ -129,7 +133,8 @@ pub struct RedisCheck {
 }
 
 /// `role`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RedisRole {
     /// Takes writes.
     Master,
@@ -148,7 +153,7 @@ impl RedisRole {
 }
 
 /// What belongs to `kind = "postgres"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct PostgresCheck {
     /// Named in the startup message; it need not exist.
     pub user: String,
@@ -157,7 +162,7 @@ pub struct PostgresCheck {
 }
 
 /// What belongs to `kind = "grpc"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct GrpcCheck {
     /// Asked for; empty = the server as a whole.
     pub service: String,
@@ -166,14 +171,15 @@ pub struct GrpcCheck {
 }
 
 /// What belongs to `kind = "agent"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct AgentCheck {
     /// Sent once connected; empty = nothing.
+    #[serde(serialize_with = "super::effective::escaped")]
     pub send: Vec<u8>,
 }
 
 /// What belongs to `kind = "exec"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ExecCheck {
     /// An absolute path.
     pub program: PathBuf,
@@ -182,7 +188,7 @@ pub struct ExecCheck {
 }
 
 /// What belongs to `kind = "http"`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct HttpCheck {
     /// An HTTP token, upper case as written.
     pub method: String,
@@ -225,9 +231,11 @@ impl fmt::Display for StatusSet {
 }
 
 /// One step of a script check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Bytes to write; never empty.
+    #[serde(serialize_with = "super::effective::escaped")]
     Send(Vec<u8>),
     /// What the bytes read since the last matched step must hold.
     Expect(Expectation),
@@ -241,9 +249,11 @@ pub enum Step {
 }
 
 /// What received bytes must hold.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Expectation {
     /// These bytes somewhere; never empty.
+    #[serde(serialize_with = "super::effective::escaped")]
     Bytes(Vec<u8>),
     /// A match of this pattern somewhere.
     Regex(Pattern),
@@ -286,6 +296,13 @@ impl Pattern {
             }
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+impl Pattern {
+    /// As written.
+    pub(super) fn source(&self) -> &str {
+        &self.source
     }
 }
 

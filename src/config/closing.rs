@@ -4,6 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Serialize, Serializer};
+
 use super::duration::written;
 use super::faults::{Complaint, Reading, Zero};
 use super::nearest::nearest;
@@ -15,7 +17,7 @@ const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
 const DEFAULT_JITTER: u32 = 10;
 
 /// When running sessions are ended although both their sides live, and how fast.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Closing {
     /// What becomes of the sessions of a backend whose standing is `down`.
     pub on_down: Policy,
@@ -24,8 +26,10 @@ pub struct Closing {
     /// The same for `maintenance`.
     pub on_maintenance: Policy,
     /// Sessions that are closed in a second, of the whole pool and for whatever cause; `None` (written 0) = all at once.
+    #[serde(rename = "close_rate")]
     pub rate: Option<u32>,
     /// From the moment that a session may be closed: when that is over, the rate does not count any more. May be zero.
+    #[serde(rename = "close_deadline")]
     pub deadline: Duration,
     /// From accept on; `None` = for as long as it likes.
     pub max_lifetime: Option<Duration>,
@@ -42,6 +46,12 @@ pub enum Policy {
     Drain(Duration),
     /// They are closed.
     Close,
+}
+
+impl Serialize for Policy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl fmt::Display for Policy {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::faults::{Complaint, Reading, Zero};
 use super::shape::{DampingShape, OutliersShape, PoolShape};
 use super::values::{Decimal, Section};
@@ -20,7 +22,7 @@ const DEFAULT_MAX_STAY_UP: Duration = Duration::from_secs(60);
 pub const TIERS: usize = 16;
 
 /// See the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Conduct {
     /// Passive detection.
     pub outliers: Outliers,
@@ -37,7 +39,7 @@ pub struct Conduct {
 }
 
 /// `[pools.NAME.outliers]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Outliers {
     /// What is done about them.
     pub mode: OutlierMode,
@@ -62,7 +64,8 @@ pub struct Outliers {
 }
 
 /// `mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OutlierMode {
     /// They get no sessions for a while.
     Eject,
@@ -84,7 +87,7 @@ impl OutlierMode {
 }
 
 /// `[pools.NAME.damping]`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Damping {
     /// A backend that fails again within this time after it came up has flapped; each such time without it forgets one.
     pub window: Duration,

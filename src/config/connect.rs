@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::faults::{Complaint, Reading, Zero};
 use super::shape::{ConnectShape, PoolShape, TimeoutsShape};
 use super::size;
@@ -14,7 +16,7 @@ pub(super) const DEFAULT_HEDGE: Duration = Duration::from_millis(300);
 const DEFAULT_REPLAY_BUFFER: usize = 64 << 10;
 
 /// `connect = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Connect {
     /// For one attempt.
     pub timeout: Duration,
@@ -31,7 +33,7 @@ pub struct Connect {
 }
 
 /// `timeouts = { … }`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Timeouts {
     /// No byte in either direction for this long; `None` (written `"0s"`) = no limit.
     pub idle: Option<Duration>,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::Serialize;
 use toml::Spanned;
 
 use super::faults::{Complaint, Reading, Zero};
@@ -17,7 +18,7 @@ const VERSIONS: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", Pr
 const LONGEST_AUTHORITY: usize = 255;
 
 /// `accept_proxy = { … }`: who may say on whose behalf it connects.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AcceptProxy {
     /// At least one. From other peers no header is expected, and none is believed.
     pub from: Vec<Network>,
@@ -69,7 +70,8 @@ fn mask_v6(prefix: u8) -> u128 {
 }
 
 /// `"v1"` or `"v2"`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ProxyVersion {
     /// A line of text.
     V1,
@@ -78,7 +80,8 @@ pub enum ProxyVersion {
 }
 
 /// `send_proxy`: what a backend is told of the client.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SendProxy {
     /// The addresses.
     V1,
@@ -97,7 +100,7 @@ impl SendProxy {
 }
 
 /// The typed values of a version 2 header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyValues {
     /// The id of the connection: as received, or else our own.
     pub unique_id: bool,
@@ -110,7 +113,8 @@ pub struct ProxyValues {
 }
 
 /// `authority`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Authority {
     /// Not sent.
     None,

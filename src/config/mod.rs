@@ -10,7 +10,9 @@ mod checks;
 mod closing;
 mod conduct;
 mod connect;
+mod diff;
 mod duration;
+mod effective;
 mod error;
 mod expand;
 mod expectations;
@@ -22,6 +24,7 @@ mod model;
 mod nearest;
 mod place;
 mod pools;
+mod process;
 mod shape;
 mod size;
 mod sockets;
@@ -42,10 +45,13 @@ pub use check::*;
 pub use closing::{Closing, Policy};
 pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
 pub use connect::{Connect, Timeouts};
+pub use diff::{Change, Diff, Named, What};
+pub use effective::masked;
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
 pub use pools::StaticBackend;
+pub use process::{Log, LogFormat, Reload, Shutdown};
 
 pub(crate) use nearest::nearest;
 
@@ -57,12 +63,23 @@ use shape::FileShape;
 /// # Errors
 /// The file can't be read, is not valid UTF-8, or [`parse`] refuses it.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    let origin = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(source) => return Err(ConfigError::Read { path: origin, source }),
-    };
-    parse(&text, &origin, &|name| std::env::var(name).ok())
+    parse_file(path, &read(path)?)
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// The file can't be read, or is not valid UTF-8.
+pub fn read(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })
+}
+
+/// Makes a configuration of the text that [`read`] gave, with variables from the environment of the process.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_file(path: &Path, text: &str) -> Result<Config, ConfigError> {
+    parse(text, &path.display().to_string(), &|name| std::env::var(name).ok())
 }
 
 /// Makes a configuration of the text of a file. `origin` is what errors call it, `env` what variables hold

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::access::Admin;
 use super::check::{Check, CheckKind};
 use super::closing::Closing;
@@ -14,9 +16,10 @@ use super::conduct::Conduct;
 use super::connect::{Connect, Timeouts};
 use super::header::{AcceptProxy, SendProxy};
 use super::pools::StaticBackend;
+use super::process::{Log, Reload, Shutdown};
 
 /// The whole of `lb.toml`, validated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     /// Where what has to survive a restart is kept; `None` = nowhere.
     pub state_dir: Option<PathBuf>,
@@ -30,6 +33,8 @@ pub struct Config {
     pub log: Log,
     /// How a stop goes.
     pub shutdown: Shutdown,
+    /// How a new configuration comes into effect.
+    pub reload: Reload,
     /// In the order of their names.
     pub listeners: Vec<Listener>,
     /// In the order of their names. Every `Listener::pool` is the name of one of them.
@@ -48,37 +53,8 @@ impl Config {
     }
 }
 
-/// `[log]`
-#[derive(Clone, Debug)]
-pub struct Log {
-    /// How a line looks.
-    pub format: LogFormat,
-    /// A `tracing-subscriber` filter directive set: `info`, or `info,evenkeel::probe=debug`.
-    pub level: String,
-    /// One line per session end.
-    pub sessions: bool,
-}
-
-/// How a log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// `[shutdown]`: readiness off, wait `delay`, stop accepting, let sessions finish until `timeout`.
-#[derive(Clone, Copy, Debug)]
-pub struct Shutdown {
-    /// May be zero.
-    pub delay: Duration,
-    /// May be zero; counted from the moment accepting stopped.
-    pub timeout: Duration,
-}
-
 /// `[listeners.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Listener {
     /// The key in `[listeners]`.
     pub name: String,
@@ -102,13 +78,14 @@ pub struct Listener {
 }
 
 /// `[pools.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Pool {
     /// The key in `[pools]`.
     pub name: String,
     /// How a backend is picked.
     pub balance: Balance,
     /// Where the backends come from.
+    #[serde(flatten)]
     pub source: Source,
     /// The active health check.
     pub check: Arc<Check>,
@@ -119,9 +96,11 @@ pub struct Pool {
     /// When a session has been quiet for too long.
     pub timeouts: Timeouts,
     /// When sessions are ended that could go on.
+    #[serde(flatten)]
     pub closing: Closing,
     /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
     /// `None` = none.
+    #[serde(rename = "replay_buffer")]
     pub replay: Option<usize>,
     /// Which way the bytes take.
     pub relay: Relay,
@@ -132,17 +111,20 @@ pub struct Pool {
     /// Connections kept open ahead of time per backend; 0 = none.
     pub preconnect: usize,
     /// Local addresses to dial from, in turn; empty = the kernel chooses.
+    #[serde(rename = "source")]
     pub sources: Vec<IpAddr>,
     /// What a session gets when no backend is up.
     pub when_all_down: WhenAllDown,
     /// `/ready` waits for this pool.
     pub required: bool,
     /// What follows from how its backends behave.
+    #[serde(flatten)]
     pub conduct: Conduct,
 }
 
 /// `balance`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// Each backend in turn, in proportion to its weight.
     RoundRobin,
@@ -151,7 +133,8 @@ pub enum Balance {
 }
 
 /// `relay`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Relay {
     /// Copied through user space, and spliced in the kernel while a direction is bulk.
     Auto,
@@ -164,7 +147,8 @@ pub enum Relay {
 }
 
 /// `when_all_down`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WhenAllDown {
     /// Close the client's connection.
     Refuse,
@@ -173,11 +157,13 @@ pub enum WhenAllDown {
 }
 
 /// Where a pool's backends come from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Source {
     /// `backends = [...]`; at least one, ids unique.
+    #[serde(rename = "backends")]
     Static(Vec<StaticBackend>),
     /// `consul = { service = "…" }`
+    #[serde(rename = "consul")]
     Consul(ConsulSource),
 }
 
@@ -219,9 +205,10 @@ pub enum Host {
 }
 
 /// `consul = { … }` of a pool.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ConsulSource {
     /// The agent to ask; equal settings are one `Arc`, so that connections are shared.
+    #[serde(flatten)]
     pub agent: Arc<ConsulAgent>,
     /// The service's name, not escaped.
     pub service: String,
@@ -238,7 +225,7 @@ pub struct ConsulSource {
 }
 
 /// `[consul]`: how an agent is reached. Values from `CONSUL_*` are already in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct ConsulAgent {
     /// `http://host:port`, `https://host:port` or `unix:///path`.
     pub address: String,
@@ -251,7 +238,8 @@ pub struct ConsulAgent {
 }
 
 /// `warning`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Warning {
     /// It gets sessions by `Weights.Warning`.
     Serve,
@@ -260,7 +248,8 @@ pub enum Warning {
 }
 
 /// `consistency`
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// The leader answers, or a follower that the agent trusts (Consul's default).
     Default,
@@ -281,7 +270,7 @@ impl fmt::Debug for Secret {
 }
 
 /// `tcp = { … }`: options of one side's sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct TcpOptions {
     /// `TCP_NODELAY`
     pub nodelay: bool,
@@ -298,7 +287,7 @@ pub struct TcpOptions {
 }
 
 /// `keepalive = { … }`, whole seconds as the kernel has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Keepalive {
     /// Quiet time before the first probe (`TCP_KEEPIDLE`).
     pub idle: Duration,

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::Range;
 
+use serde::Serialize;
 use toml::Spanned;
 
 use super::agents::Agents;
@@ -20,7 +21,7 @@ use super::{
 const MOST_PRECONNECTED: i64 = 1_000;
 
 /// One entry of `backends`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StaticBackend {
     /// Written, or else `address` as written.
     pub id: String,

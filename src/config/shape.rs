@@ -19,6 +19,7 @@ pub(super) struct FileShape {
     pub(super) log: Option<Section<LogShape>>,
     pub(super) consul: Option<Section<AgentShape>>,
     pub(super) shutdown: Option<Section<ShutdownShape>>,
+    pub(super) reload: Option<Section<ReloadShape>>,
     pub(super) listeners: Option<Named<ListenerShape>>,
     pub(super) pools: Option<Named<PoolShape>>,
     pub(super) checks: Option<Named<CheckShape>>,
@@ -60,6 +61,13 @@ pub(super) struct AgentShape {
 pub(super) struct ShutdownShape {
     pub(super) delay: Time,
     pub(super) timeout: Time,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReloadShape {
+    pub(super) watch: Option<bool>,
+    pub(super) drain_timeout: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,5 +1,6 @@
 //! The module from outside: what a file means, what is refused and in which words.
 
+mod difference;
 mod meaning;
 mod refusals;
 mod robustness;

@@ -11,9 +11,9 @@ use super::agents::Agents;
 use super::checks::Checks;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::nearest::{nearest, suggest};
-use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ShutdownShape};
+use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ReloadShape, ShutdownShape};
 use super::values::{Number, Section};
-use super::{Admin, Config, Listener, Log, LogFormat, Pool, Shutdown, access, address, header, pools, sockets};
+use super::{Admin, Config, Listener, Log, LogFormat, Pool, Reload, Shutdown, access, address, header, pools, sockets};
 
 const LONGEST_NAME: usize = 64;
 const SMALLEST_FILE: &str = r#"the smallest useful file is
@@ -59,6 +59,7 @@ pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
         admin,
         log: log(shape.log.as_ref(), reading),
         shutdown: shutdown(shape.shutdown.as_ref(), reading),
+        reload: reload(shape.reload.as_ref(), reading),
         listeners,
         pools: all_pools,
     }
@@ -176,6 +177,15 @@ fn shutdown(section: Option<&Section<ShutdownShape>>, reading: &mut Reading<'_>)
     Shutdown {
         delay: reading.duration("delay", &shape.delay, Zero::Allowed).unwrap_or(Duration::ZERO),
         timeout: reading.duration("timeout", &shape.timeout, Zero::Allowed).unwrap_or(Duration::from_secs(30)),
+    }
+}
+
+fn reload(section: Option<&Section<ReloadShape>>, reading: &mut Reading<'_>) -> Reload {
+    let default = ReloadShape::default();
+    let shape = section.map_or(&default, |section| &section.shape);
+    Reload {
+        watch: shape.watch.unwrap_or(true),
+        drain_timeout: reading.duration("drain_timeout", &shape.drain_timeout, Zero::Allowed),
     }
 }
 

@@ -37,6 +37,13 @@ impl Feed {
         }
     }
 
+    /// Another source from now on; what the last one had trouble with is past.
+    pub(super) fn begin_again(&mut self, source: &'static str) {
+        self.trouble = false;
+        self.hold = None;
+        self.report.begin_again(source);
+    }
+
     /// The source's last word was an error.
     pub(super) fn in_trouble(&self) -> bool {
         self.trouble

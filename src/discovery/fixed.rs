@@ -13,7 +13,7 @@ use crate::endpoint::Registry;
 const CONFIRM: Duration = Duration::from_secs(30);
 
 /// Addresses at once; names as they are resolved.
-pub(super) async fn follow(backends: &[StaticBackend], mut feed: Feed) -> Result<(), Gone> {
+pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Result<(), Gone> {
     let instances = backends
         .iter()
         .map(|backend| Instance {

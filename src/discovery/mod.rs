@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::config::{ConsulAgent, Secret, Source, StaticBackend};
+use crate::config::{ConsulAgent, Pool, Secret, Source, StaticBackend};
 use crate::endpoint::Update;
 use crate::pool::SourceStatus;
 
@@ -65,6 +65,13 @@ impl Discovery {
         Ok(Follower { pool: pool.into(), source: source.kind(), resolver: self.resolver.clone(), followed })
     }
 
+    /// Forgets the agents that none of these pools asks; who still follows one keeps it.
+    pub fn retain(&mut self, pools: &[Pool]) {
+        self.agents.retain(|agent, _| {
+            pools.iter().any(|pool| matches!(&pool.source, Source::Consul(consul) if consul.agent == *agent))
+        });
+    }
+
     fn client(&mut self, agent: &Arc<ConsulAgent>) -> Result<::consul::Client, ::consul::Error> {
         if let Some(client) = self.agents.get(agent) {
             return Ok(client.clone());
@@ -78,6 +85,12 @@ impl Discovery {
         .with_margin(self.tuning.margin);
         self.agents.insert(Arc::clone(agent), client.clone());
         Ok(client)
+    }
+}
+
+impl std::fmt::Debug for Discovery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Discovery").field("agents", &self.agents.len()).finish_non_exhaustive()
     }
 }
 
@@ -118,14 +131,34 @@ impl Follower {
     /// Sends a set whenever it is another one than the last, or what is held back changes; the first as soon as
     /// anything is known. How it goes is in `status`. No error ends it and none is a set.
     ///
+    /// What comes through `others` takes this one's place: what is known stays until the new source says otherwise, and
+    /// names keep their addresses.
+    ///
     /// Returns once the receiver is gone. Cancel safe: dropping it aborts what is under way.
-    pub async fn run(self, status: Arc<SourceStatus>, updates: mpsc::Sender<Update>) {
+    pub async fn run(
+        self,
+        status: Arc<SourceStatus>,
+        updates: mpsc::Sender<Update>,
+        mut others: mpsc::UnboundedReceiver<Self>,
+    ) {
         let report = Report::new(self.pool, self.source, status);
-        let feed = Feed::new(report, self.resolver, Outlet::new(updates));
-        // The only reason to stop is that nobody listens, and whoever stopped listening knows.
-        let _gone = match self.followed {
-            Followed::Static(backends) => fixed::follow(&backends, feed).await,
-            Followed::Consul(catalog) => catalog.follow(feed).await,
-        };
+        let mut feed = Feed::new(report, self.resolver, Outlet::new(updates));
+        let mut followed = self.followed;
+        loop {
+            // The only reason to stop is that nobody listens, and whoever stopped listening knows.
+            let follow = async {
+                match followed {
+                    Followed::Static(backends) => fixed::follow(&backends, &mut feed).await,
+                    Followed::Consul(catalog) => catalog.follow(&mut feed).await,
+                }
+            };
+            let other = tokio::select! {
+                biased;
+                Some(other) = others.recv() => other,
+                _gone = follow => return,
+            };
+            feed.begin_again(other.source);
+            followed = other.followed;
+        }
     }
 }

@@ -40,6 +40,13 @@ impl Report {
         Self { pool, source, status, trouble, unresolved, told: (Vec::new(), None) }
     }
 
+    /// Another source from now on.
+    pub(super) fn begin_again(&mut self, source: &'static str) {
+        self.source = source;
+        self.trouble = Trouble::default();
+        self.status.begin_again();
+    }
+
     /// The source did not answer, or not with what can be obeyed. `kind` is a metric label.
     pub(super) fn failed(&mut self, kind: &'static str, text: String) {
         if let Some(failures) = self.trouble.failed(Instant::now()) {

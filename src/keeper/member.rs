@@ -6,9 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::reason::Cause;
 use super::{Probed, Watch};
-use crate::config::{Check, CheckKind, Conduct};
+use crate::config::{self, Check, CheckKind, Conduct};
 use crate::endpoint::{Endpoint, Registry};
-use crate::health::{Advice, Damping, Failing, Outlier, ProbeState, Wish, slow_start};
+use crate::health::{Advice, Damping, Failing, Outlier, ProbeState, Report, Wish, slow_start};
 use crate::pool::{Backend, Pool, View};
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
@@ -39,6 +39,8 @@ pub(super) struct Member {
     pub(super) forget_at: Option<Instant>,
     /// Ends the probe when dropped.
     pub(super) probe: Option<Box<dyn Send>>,
+    /// The check is new, and the state is still the old one's.
+    pub(super) inherited: bool,
 }
 
 impl Member {
@@ -85,6 +87,7 @@ impl Member {
             held_until: None,
             forget_at: None,
             probe: None,
+            inherited: false,
         }
     }
 
@@ -95,13 +98,43 @@ impl Member {
         self.backend.forgive();
         self.backend.keep_report(None);
         self.take_advice(None);
+        self.inherited = false;
         self.probe = None;
         let settings = pool.settings();
-        // Where nothing is probed there may still be an agent.
         let unchecked = settings.check.kind == CheckKind::None;
         self.facts.probe = (!unchecked).then_some(ProbeState::Unproven);
-        let nobody = unchecked && settings.agent.is_none();
+        self.probe_by(&settings, watch, address);
+    }
+
+    /// Probed by another check from now on; what the old one had found out holds until the new one says otherwise.
+    pub(super) fn go_on_with(&mut self, pool: &Pool, watch: &Watch) {
+        let settings = pool.settings();
+        if settings.check.kind == CheckKind::None {
+            self.facts.probe = None;
+        } else {
+            self.inherited = self.facts.probe != Some(ProbeState::Unproven);
+            self.facts.probe = Some(self.facts.probe.unwrap_or(ProbeState::Up));
+        }
+        if settings.agent.is_none() && settings.check.kind.name() != "agent" {
+            self.take_advice(None);
+        }
+        self.probe_by(&settings, watch, self.endpoint.address);
+    }
+
+    fn probe_by(&mut self, settings: &config::Pool, watch: &Watch, address: SocketAddr) {
+        // Where nothing is probed there may still be an agent.
+        let nobody = settings.check.kind == CheckKind::None && settings.agent.is_none();
         self.probe = Some(if nobody { Box::new(()) } else { watch(&self.endpoint.id, address) });
+    }
+
+    /// What a probe says counts, unless it is the first word of a new check against what the old one had found out.
+    pub(super) fn take_state(&mut self, check: &Check, report: &Report) {
+        let enough = if report.result.passed { check.rise } else { check.fall };
+        if self.inherited && self.facts.probe != Some(report.state) && report.streak < enough {
+            return;
+        }
+        self.inherited = false;
+        self.facts.probe = Some(report.state);
     }
 
     pub(super) fn take_advice(&mut self, advice: Option<Advice>) {

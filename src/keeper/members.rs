@@ -102,6 +102,26 @@ impl Members {
         self.weigh(now);
     }
 
+    /// The pool's settings are other ones now. With another way to `watch`, every backend is probed by it, and keeps its
+    /// state until the new check has said the contrary as often as it says is needed.
+    pub(super) fn changed(&mut self, now: Instant, watch: Option<Watch>) {
+        if let Some(watch) = watch {
+            self.watch = watch;
+            for member in self.members.values_mut().filter(|member| member.probe.is_some()) {
+                member.probe = None;
+                member.go_on_with(&self.pool, &self.watch);
+            }
+        }
+        // What the policies make of each of them may be another thing.
+        let ids: Vec<_> = self.members.keys().cloned().collect();
+        for id in ids {
+            self.settle(now, &id);
+            self.look_at_ejection(now, &id);
+        }
+        self.pool.set_all_down(self.all_down);
+        self.weigh(now);
+    }
+
     /// A probe finished.
     pub(super) fn report(&mut self, now: Instant, probed: Probed) {
         let Some(member) = self.members.get_mut(&probed.id) else { return };
@@ -110,8 +130,9 @@ impl Members {
         }
         self.pool.probe_time.observe(probed.report.result.duration);
         let before = member.facts;
-        member.facts.probe = Some(probed.report.state);
-        let acquitted = member.is_acquitted_by(&self.pool.settings().check, now, &probed);
+        let settings = self.pool.settings();
+        member.take_state(&settings.check, &probed.report);
+        let acquitted = member.is_acquitted_by(&settings.check, now, &probed);
         let result = &probed.report.result;
         let advised = result.advice.filter(|_| result.kind == "agent");
         // Whatever it was, it is over: worth a look at what else was wrong.

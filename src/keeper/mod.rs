@@ -36,6 +36,12 @@ pub struct Probed {
     pub report: Report,
 }
 
+/// The settings of the pool are other ones than before.
+pub struct Change {
+    /// How to probe from now on, and where reports and advice then come from; `None` = as before.
+    pub probes: Option<(Watch, mpsc::UnboundedReceiver<Probed>, mpsc::UnboundedReceiver<Advised>)>,
+}
+
 /// What a backend's agent asks for.
 #[derive(Clone, Debug)]
 pub struct Advised {
@@ -60,6 +66,8 @@ pub struct Inputs {
     pub evidence: mpsc::Receiver<Testimony>,
     /// From operators.
     pub commands: mpsc::Receiver<Given>,
+    /// From whoever changed the pool's settings.
+    pub changes: mpsc::UnboundedReceiver<Change>,
 }
 
 /// Keeps a pool until its inputs are gone.
@@ -71,6 +79,14 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
     loop {
         let deadline = members.next_deadline();
         tokio::select! {
+            Some(Change { probes }) = inputs.changes.recv() => {
+                let watch = probes.map(|(watch, reports, advice)| {
+                    // Reports of the old check that are still on their way say nothing about the new one.
+                    (inputs.reports, inputs.advice) = (reports, advice);
+                    watch
+                });
+                members.changed(Instant::now(), watch);
+            }
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
             Some(advised) = inputs.advice.recv() => {

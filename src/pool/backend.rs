@@ -97,7 +97,7 @@ pub struct BackendStats {
 }
 
 impl Backend {
-    pub(super) fn new(id: Arc<str>, slot: usize, workers: usize, sources: usize, view: View) -> Self {
+    pub(super) fn new(id: Arc<str>, slot: usize, workers: usize, view: View) -> Self {
         Self {
             id,
             slot,
@@ -110,7 +110,7 @@ impl Backend {
                 bytes: Bytes::new(workers),
                 connects: AtomicU64::new(0),
                 failures: Failures::default(),
-                sources: Sources::new(sources),
+                sources: Sources::default(),
                 early_ends: EarlyEnds::default(),
                 ejections: AtomicU64::new(0),
                 trials_passed: AtomicU64::new(0),

@@ -1,10 +1,11 @@
 //! A session's claim on a backend. Dropping it gives it back, whatever way the session ends.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
+use super::stats::SourceCount;
 use super::{Backend, Pool, Testimony};
 use crate::config::OutlierMode;
 use crate::health::{Evidence, Failing};
@@ -16,8 +17,8 @@ pub struct Lease {
     pool: Arc<Pool>,
     backend: Arc<Backend>,
     address: SocketAddr,
-    /// The number of the local address that it is counted under.
-    source: Option<usize>,
+    /// Where it is counted by the local address that it dials from.
+    source: Option<SourceCount>,
     trial: Option<Trial>,
 }
 
@@ -53,16 +54,9 @@ impl Lease {
     }
 
     /// It is dialled from this local address of the pool's `sources` now.
-    pub fn set_source(&mut self, number: usize) {
-        self.leave_source();
-        self.backend.stats.sources.enter(number);
-        self.source = Some(number);
-    }
-
-    fn leave_source(&mut self) {
-        if let Some(number) = self.source.take() {
-            self.backend.stats.sources.leave(number);
-        }
+    pub fn set_source(&mut self, address: IpAddr) {
+        self.source = None;
+        self.source = Some(self.backend.stats.sources.enter(address));
     }
 
     /// A connect begins.
@@ -150,7 +144,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leave_source();
         let undecided = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed)).map(|trial| trial.number);
         self.pool.give_back(&self.backend, undecided);
     }

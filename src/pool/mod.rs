@@ -15,7 +15,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -145,6 +145,17 @@ impl Pool {
         self.settings.load_full()
     }
 
+    /// Swaps what the file says of it. Backends, counts and sessions stay; who gets the next session follows the policy
+    /// that is set now.
+    pub fn change(&self, settings: config::Pool) {
+        let mut inner = self.inner();
+        inner.change(settings.balance, settings.conduct.overprovisioning);
+        self.settings.store(Arc::new(settings));
+        drop(inner);
+        // What becomes of running sessions may be another thing now.
+        self.standings.send_replace(());
+    }
+
     /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
     ///
     /// # Errors
@@ -183,18 +194,18 @@ impl Pool {
         let _ = self.settled.subscribe().wait_for(|&settled| settled).await;
     }
 
-    /// The numbers of the local addresses from which a backend at `address` can be dialled, each once, beginning with the
+    /// The local addresses from which a backend at `address` can be dialled, each once, beginning with the
     /// one whose turn it is; empty = the kernel chooses.
     pub fn sources_for<'a>(
         &self,
         settings: &'a config::Pool,
         address: SocketAddr,
-    ) -> impl Iterator<Item = usize> + use<'a> {
+    ) -> impl Iterator<Item = IpAddr> + use<'a> {
         let sources = &settings.sources;
         let first = if sources.len() > 1 { self.next_source.fetch_add(1, Relaxed) } else { 0 };
         (0..sources.len())
-            .map(move |i| first.wrapping_add(i) % sources.len())
-            .filter(move |&i| sources[i].is_ipv4() == address.is_ipv4())
+            .map(move |i| sources[first.wrapping_add(i) % sources.len()])
+            .filter(move |source| source.is_ipv4() == address.is_ipv4())
     }
 
     /// Everything that has an identity here, in no order: also what left and is remembered.
@@ -266,8 +277,7 @@ impl Pool {
 impl Pool {
     /// A new member; it shows to readers after the next [`Self::publish`].
     pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
-        let sources = self.settings.load().sources.len();
-        let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, sources, view);
+        let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, view);
         let backend = self.inner().add(view, make);
         self.changed(&backend, None);
         backend

@@ -35,6 +35,11 @@ impl SourceStatus {
         view.rejected = rejected;
     }
 
+    /// Another source is asked from now on: what the last one said stays for as long as that one says nothing.
+    pub fn begin_again(&self) {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).error = None;
+    }
+
     /// The source did not answer, or not with anything that can be obeyed. `kind` is a metric label: from a small,
     /// closed set.
     pub fn failed(&self, kind: &'static str, text: String) {

@@ -95,6 +95,13 @@ impl Inner {
         }
     }
 
+    /// Other policies from now on.
+    pub(super) fn change(&mut self, balance: Balance, overprovisioning: u32) {
+        self.balancer.switch(balance);
+        self.overprovisioning = overprovisioning;
+        self.spread();
+    }
+
     pub(super) fn counts(&self) -> Counts {
         Counts { eligible: self.balancer.eligible(), ..self.counts }
     }

@@ -2,6 +2,7 @@
 //! nothing, so every access is `Relaxed`.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -190,30 +191,35 @@ impl Closes {
 }
 
 /// Sessions by the local address that they dial from.
-#[derive(Debug)]
-pub struct Sources(Box<[AtomicUsize]>);
+#[derive(Debug, Default)]
+pub struct Sources(RwLock<BTreeMap<IpAddr, Arc<AtomicUsize>>>);
 
 impl Sources {
-    /// For so many addresses.
-    pub fn new(addresses: usize) -> Self {
-        Self((0..addresses).map(|_| AtomicUsize::new(0)).collect())
-    }
-
     /// Sessions from an address now.
-    pub fn read(&self, address: usize) -> usize {
-        self.0.get(address).map_or(0, |count| count.load(Relaxed))
+    pub fn read(&self, address: IpAddr) -> usize {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.get(&address).map_or(0, |count| count.load(Relaxed))
     }
 
-    pub(super) fn enter(&self, address: usize) {
-        if let Some(count) = self.0.get(address) {
-            count.fetch_add(1, Relaxed);
-        }
+    /// One more. A read lock, once a dial; the write lock once in the life of an (address, backend).
+    pub(super) fn enter(&self, address: IpAddr) -> SourceCount {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&address).map(Arc::clone);
+        let count = known.unwrap_or_else(|| {
+            let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(map.entry(address).or_default())
+        });
+        count.fetch_add(1, Relaxed);
+        SourceCount(count)
     }
+}
 
-    pub(super) fn leave(&self, address: usize) {
-        if let Some(count) = self.0.get(address) {
-            count.fetch_sub(1, Relaxed);
-        }
+/// One session more, until it is dropped.
+#[derive(Debug)]
+pub(super) struct SourceCount(Arc<AtomicUsize>);
+
+impl Drop for SourceCount {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

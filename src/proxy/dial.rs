@@ -4,14 +4,15 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::limit::Place;
 use super::socket::{Socket, connect_failure};
 use super::upstream::Connected;
 use crate::config;
@@ -33,7 +34,7 @@ struct Dial {
     attempt: Pin<Box<dyn Future<Output = Result<Connected, Failed>>>>,
     hedge: Option<HedgeCount>,
     /// A connection beyond the one that every session may have.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Dials {
@@ -47,7 +48,7 @@ impl Dials {
     }
 
     /// Begins with one more beside the others.
-    pub(super) fn hedge(&mut self, lease: Lease, of: Of<'_>, limit: Duration, place: OwnedSemaphorePermit) {
+    pub(super) fn hedge(&mut self, lease: Lease, of: Of<'_>, limit: Duration, place: Place) {
         self.push(lease, of, limit, Some(HedgeCount::new(of.0)), Some(place));
     }
 
@@ -57,7 +58,7 @@ impl Dials {
         (pool, settings): Of<'_>,
         limit: Duration,
         hedge: Option<HedgeCount>,
-        place: Option<OwnedSemaphorePermit>,
+        place: Option<Place>,
     ) {
         // In a box, so that it can go on without the session.
         let attempt = Box::pin(dial(lease, Arc::clone(pool), Arc::clone(settings), limit));
@@ -94,7 +95,7 @@ impl Dials {
     }
 
     /// The first `earlier` go on by themselves, each in a place of its own.
-    fn leave(&mut self, earlier: usize, mut spare: Option<OwnedSemaphorePermit>) {
+    fn leave(&mut self, earlier: usize, mut spare: Option<Place>) {
         for (index, dial) in self.0.drain(..).enumerate() {
             let Dial { attempt, hedge, place } = dial;
             drop(hedge);
@@ -155,9 +156,9 @@ async fn dial_from_any(
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
     let began = Instant::now();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
-    for number in pool.sources_for(settings, lease.address()) {
+    for source in pool.sources_for(settings, lease.address()) {
         let left = limit.saturating_sub(began.elapsed());
-        match dial_from(lease, settings, Some(number), left).await {
+        match dial_from(lease, settings, Some(source), left).await {
             // This address has no free port towards that backend; another one may.
             Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
             result => return result,
@@ -169,17 +170,16 @@ async fn dial_from_any(
 async fn dial_from(
     lease: &mut Lease,
     settings: &config::Pool,
-    source: Option<usize>,
+    source: Option<IpAddr>,
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
-    if let Some(number) = source {
-        lease.set_source(number);
+    if let Some(source) = source {
+        lease.set_source(source);
     }
     let attempt = Attempt { lease, over: false };
     attempt.lease.dialled();
     let began = Instant::now();
-    let address = source.map(|number| settings.sources[number]);
-    let result = timeout(limit, Socket::connect(attempt.lease.address(), address, &settings.tcp)).await;
+    let result = timeout(limit, Socket::connect(attempt.lease.address(), source, &settings.tcp)).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             attempt.succeeded(began.elapsed());

@@ -4,17 +4,17 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 use tracing::warn;
 
+use super::limit::{Limit, Place};
 use super::session::Accepted;
 use super::socket::{Acceptor, accept_failure};
 use super::worker::{Seat, hand_over};
@@ -33,7 +33,7 @@ const REST: usize = 4_096;
 /// The pause after an error that would come again at once.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How long clients wait in the backlog of a balancer that has just started, for its pool to be probed.
+/// How long clients wait in the backlog for a pool that is new to be probed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A front: what its accept loops and sessions share, and what is counted about it.
@@ -53,8 +53,8 @@ pub struct Listener {
     /// Accept loops (one for each address) with somebody in the backlog and no slot.
     waiting: AtomicUsize,
     accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
-    own: Option<Arc<Semaphore>>,
-    global: Arc<Semaphore>,
+    own: Arc<Limit>,
+    global: Arc<Limit>,
     tracker: TaskTracker,
 }
 
@@ -67,14 +67,15 @@ pub struct Settings {
     pub pool: Arc<Pool>,
 }
 
+impl PartialEq for Settings {
+    fn eq(&self, other: &Self) -> bool {
+        self.file == other.file && Arc::ptr_eq(&self.pool, &other.pool)
+    }
+}
+
 impl Listener {
     /// `global` is the process's limit; `tracker` counts what has to end before the process may.
-    pub fn new(
-        settings: Settings,
-        addresses: Vec<SocketAddr>,
-        global: Arc<Semaphore>,
-        tracker: TaskTracker,
-    ) -> Arc<Self> {
+    pub fn new(settings: Settings, addresses: Vec<SocketAddr>, global: Arc<Limit>, tracker: TaskTracker) -> Arc<Self> {
         let max_connections = settings.file.max_connections;
         Arc::new(Self {
             name: settings.file.name.as_str().into(),
@@ -85,7 +86,7 @@ impl Listener {
             sessions: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             accept_errors: Default::default(),
-            own: max_connections.map(|max| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
+            own: Limit::new(max_connections),
             global,
             tracker,
         })
@@ -99,6 +100,13 @@ impl Listener {
     /// Where it really listens, port 0 resolved.
     pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
         self.addresses.load_full()
+    }
+
+    /// New sessions go by these from now on. Those above a lower limit stay.
+    pub fn change(&self, settings: Settings, addresses: Vec<SocketAddr>) {
+        self.own.resize(settings.file.max_connections);
+        self.addresses.store(Arc::new(addresses));
+        self.settings.store(Arc::new(settings));
     }
 
     /// Sessions now.
@@ -122,27 +130,18 @@ impl Listener {
     }
 
     /// A session's place for a connection that is none; given back when dropped.
-    pub(super) fn spare_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.global).try_acquire_owned().ok()
+    pub(super) fn spare_place(&self) -> Option<Place> {
+        self.global.try_take()
     }
 
     fn try_slot(self: &Arc<Self>) -> Option<Slot> {
-        let own = match &self.own {
-            Some(own) => Some(Arc::clone(own).try_acquire_owned().ok()?),
-            None => None,
-        };
-        let global = Arc::clone(&self.global).try_acquire_owned().ok()?;
-        Some(Slot::new(self, own, global))
+        let own = self.own.try_take()?;
+        Some(Slot::new(self, own, self.global.try_take()?))
     }
 
     async fn slot(self: &Arc<Self>) -> Slot {
-        let own = match &self.own {
-            Some(own) => Arc::clone(own).acquire_owned().await.ok(),
-            None => None,
-        };
-        // The semaphores are never closed.
-        let Ok(global) = Arc::clone(&self.global).acquire_owned().await else { std::future::pending().await };
-        Slot::new(self, own, global)
+        let own = self.own.take().await;
+        Slot::new(self, own, self.global.take().await)
     }
 }
 
@@ -150,13 +149,13 @@ impl Listener {
 #[derive(Debug)]
 pub(super) struct Slot {
     listener: Arc<Listener>,
-    _own: Option<OwnedSemaphorePermit>,
-    _global: OwnedSemaphorePermit,
+    _own: Place,
+    _global: Place,
     _tracked: TaskTrackerToken,
 }
 
 impl Slot {
-    fn new(listener: &Arc<Listener>, own: Option<OwnedSemaphorePermit>, global: OwnedSemaphorePermit) -> Self {
+    fn new(listener: &Arc<Listener>, own: Place, global: Place) -> Self {
         listener.sessions.fetch_add(1, Relaxed);
         Self { listener: Arc::clone(listener), _own: own, _global: global, _tracked: listener.tracker.token() }
     }
@@ -176,14 +175,13 @@ pub(super) async fn accept(
     stop: CancellationToken,
     tracked: TaskTrackerToken,
 ) {
-    let pool = Arc::clone(&listener.settings().pool);
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = pool.until_settled() => {}
-        () = sleep(PATIENCE) => {}
-    }
-    let mut front = Front { listener, seats, complaints: Pace::new(Duration::from_secs(5)) };
+    let mut front = Front { listener, seats, complaints: Pace::new(Duration::from_secs(5)), waited_for: None };
     loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = front.pool_settles() => {}
+        }
         let step = tokio::select! {
             biased;
             () = stop.cancelled() => break,
@@ -204,9 +202,32 @@ struct Front {
     listener: Arc<Listener>,
     seats: Arc<[Seat]>,
     complaints: Pace,
+    /// Whose first probes it has waited for, as long as they are not over.
+    waited_for: Option<Weak<Pool>>,
 }
 
 impl Front {
+    /// Waits until the pool is probed, each pool once, and not for ever.
+    ///
+    /// # Cancel safety
+    /// Safe: it begins again.
+    async fn pool_settles(&mut self) {
+        let settings = self.listener.settings.load();
+        if settings.pool.is_settled() {
+            return;
+        }
+        let pool = Arc::clone(&settings.pool);
+        drop(settings);
+        if self.waited_for.as_ref().is_some_and(|waited| std::ptr::eq(waited.as_ptr(), &*pool)) {
+            return;
+        }
+        tokio::select! {
+            () = pool.until_settled() => {}
+            () = sleep(PATIENCE) => {}
+        }
+        self.waited_for = Some(Arc::downgrade(&pool));
+    }
+
     /// Waits for connections and takes a batch of them. Returns how long to pause.
     ///
     /// # Cancel safety

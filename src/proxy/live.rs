@@ -215,6 +215,17 @@ impl List {
         });
     }
 
+    /// Lets the sessions of a pool look at their limits again.
+    pub(super) fn wake(&self, pool: &Arc<Pool>) {
+        self.each(|live| {
+            if Arc::ptr_eq(&live.pool, pool)
+                && let Some(waiting) = &live.lock().waiting
+            {
+                waiting.wake_by_ref();
+            }
+        });
+    }
+
     /// Returns whether the session still lived and had not been told before.
     pub(super) fn cut(&self, key: SessionKey, cut: Cut) -> bool {
         let live = self.lock().live.get(key.place as usize).map(Arc::clone);

@@ -4,11 +4,13 @@
 mod caller;
 mod cut;
 mod dial;
+mod limit;
 mod listener;
 mod live;
 mod option;
 mod outcome;
 mod preconnect;
+mod quiet;
 mod relay;
 mod replay;
 mod session;
@@ -17,11 +19,12 @@ mod upstream;
 mod worker;
 
 pub use cut::Cut;
+pub use limit::Limit;
 pub use listener::{Listener, Settings};
 pub use live::{Glimpse, LegView, Phase, SessionKey, SessionView};
 pub use option::TcpView;
 pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
-pub(crate) use socket::{adopt, listen, local_address};
+pub(crate) use socket::{adopt, change, listen, local_address};
 pub use worker::{Floor, Rings, Workers, pipe_descriptors};

@@ -4,15 +4,17 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::limit::{Limit, Place};
 use super::socket::Socket;
 use super::worker::Worker;
 use crate::pool::{Backend, Lease, Pool, Preconnected};
@@ -40,9 +42,9 @@ struct Kept {
     /// Keeps the key of the map alive, and counts.
     counted: Preconnected,
     old_at: Instant,
-    source: Option<usize>,
+    source: Option<IpAddr>,
     /// A connection that waits takes the place of a session, so that descriptors never run out.
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Stock {
@@ -56,8 +58,8 @@ impl Stock {
                 continue;
             }
             counted.used();
-            if let Some(number) = source {
-                lease.set_source(number);
+            if let Some(source) = source {
+                lease.set_source(source);
             }
             return Some(socket);
         }
@@ -85,10 +87,17 @@ impl Stock {
         });
     }
 
-    fn clear(&self) {
-        for kept in self.kept.borrow_mut().drain().flat_map(|(_, kept)| kept) {
-            kept.socket.bare().may_close();
-        }
+    fn clear(&self, pool: &Pool) {
+        self.kept.borrow_mut().retain(|_, kept| {
+            kept.retain(|kept| {
+                let stays = !kept.counted.is_of(pool);
+                if !stays {
+                    kept.socket.bare().may_close();
+                }
+                stays
+            });
+            !kept.is_empty()
+        });
     }
 
     fn count(&self, backend: &Arc<Backend>) -> usize {
@@ -101,12 +110,12 @@ pub(super) async fn tend(
     worker: Rc<Worker>,
     pool: Arc<Pool>,
     share: usize,
-    places: Arc<Semaphore>,
+    places: Arc<Limit>,
     stop: CancellationToken,
 ) {
     let mut random = worker.random();
     let mut avoid: HashMap<Arc<str>, Instant> = HashMap::new();
-    while !stop.is_cancelled() {
+    'tending: while !stop.is_cancelled() {
         let now = Instant::now();
         worker.stock.weed(&pool, now);
         avoid.retain(|_, until| *until > now);
@@ -115,7 +124,7 @@ pub(super) async fn tend(
                 let age = OLD.mul_f64(1.0 - random.f64() / 5.0);
                 let opened = tokio::select! {
                     opened = open(&pool, backend, age, &places) => opened,
-                    () = stop.cancelled() => return,
+                    () = stop.cancelled() => break 'tending,
                 };
                 match opened {
                     Some(kept) => worker.stock.kept.borrow_mut().entry(Arc::as_ptr(backend)).or_default().push(kept),
@@ -131,20 +140,19 @@ pub(super) async fn tend(
             () = stop.cancelled() => {}
         }
     }
-    worker.stock.clear();
+    worker.stock.clear(&pool);
 }
 
 /// `None`: not now. It is no evidence against the backend; the next session's own connect is.
-async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &Arc<Semaphore>) -> Option<Kept> {
-    let place = Arc::clone(places).try_acquire_owned().ok()?;
+async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &Arc<Limit>) -> Option<Kept> {
+    let place = places.try_take()?;
     let address = backend.view().address;
     let settings = pool.settings();
     let source = pool.sources_for(&settings, address).next();
     if source.is_none() && !settings.sources.is_empty() {
         return None;
     }
-    let from = source.map(|number| settings.sources[number]);
-    let connecting = Socket::connect(address, from, &settings.tcp);
+    let connecting = Socket::connect(address, source, &settings.tcp);
     let socket = timeout(settings.connect.timeout, connecting).await.ok()?.ok()?;
     backend.stats.preconnects.opened.fetch_add(1, Relaxed);
     let counted = Preconnected::new(pool, backend, address);

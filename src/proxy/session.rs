@@ -15,7 +15,7 @@ use super::cut::Cut;
 use super::listener::{Listener, Settings, Slot};
 use super::live::Enlisted;
 use super::outcome::Record;
-use super::relay::{Done, End, Limits, Mode, Side, Terms, relay};
+use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
 use super::socket::Socket;
 use super::upstream::{Connected, Refusal, Search};
@@ -45,7 +45,7 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     let Accepted { fd, peer, at, listener, slot: _slot } = accepted;
     let front = listener.settings();
     let enlisted = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
-    let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions);
+    let mut record = Record::new(Arc::clone(enlisted.live()), worker.log_sessions.load(Relaxed));
     let mut client = Socket::new(fd);
 
     // The record is dropped before the client's socket, always: who sees that close finds the session counted.
@@ -60,8 +60,7 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     #[cfg(test)]
     tests::panic_if_asked();
 
-    let timeouts = settings.timeouts;
-    let limits = Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
+    let limits = worker.quiet.limits(&enlisted.live().pool);
     let mode = match settings.relay {
         config::Relay::Copy => Mode::Copy,
         config::Relay::Splice => Mode::Splice,

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -272,7 +273,7 @@ fn met_itself(raw: &Raw, dialled: SocketAddr) -> io::Result<bool> {
 /// Registers a descriptor with the current thread's event loop.
 #[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor that its owners keep by themselves")]
 pub(super) fn watch<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
-    // SAFETY: `F` is an `OwnedFd`, or an `Rc` of one or of a `Bare` around one: the descriptor is open and stays the same as long as
+    // SAFETY: `F` is an `Arc` of an `OwnedFd`, or an `Rc` of a `Bare` around one: the descriptor is open and stays the same as long as
     // the `AsyncFd` has it, which deregisters it before it lets go; nothing here takes it out or replaces it.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(registered?)
@@ -315,11 +316,11 @@ fn apply(raw: &Raw, address: SocketAddr, options: &TcpOptions) -> io::Result<()>
 
 /// A listening socket; see [`listen`].
 #[derive(Debug)]
-pub(crate) struct Acceptor(AsyncFd<OwnedFd>);
+pub(crate) struct Acceptor(AsyncFd<Arc<OwnedFd>>);
 
 impl Acceptor {
     /// Takes over a listening, non-blocking socket; to be called on the worker that is going to accept.
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
         watch(fd, Interest::READABLE).map(Acceptor)
     }
 
@@ -338,7 +339,7 @@ impl Acceptor {
 }
 
 /// Connections may be waiting. Remembers since when, so that an edge that comes meanwhile is not lost.
-pub(super) struct Waiting<'a>(AsyncFdReadyGuard<'a, OwnedFd>);
+pub(super) struct Waiting<'a>(AsyncFdReadyGuard<'a, Arc<OwnedFd>>);
 
 impl Waiting<'_> {
     /// Whether somebody waits, without accepting.
@@ -362,7 +363,7 @@ impl Waiting<'_> {
     }
 }
 
-fn accept(listening: &OwnedFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+fn accept(listening: &Arc<OwnedFd>) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
     loop {
         match rustix::net::acceptfrom_with(listening, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
             Ok((fd, peer)) => {
@@ -417,6 +418,31 @@ pub(crate) fn adopt(fd: &OwnedFd, settings: &Listener) -> io::Result<()> {
     }
     prepare(&raw, local_address(fd)?, settings)?;
     raw.set_nonblocking(true)
+}
+
+/// Gives a listening socket other options; those who wait keep theirs.
+///
+/// # Errors
+/// As `setsockopt(2)` and `listen(2)` say.
+pub(crate) fn change(fd: &OwnedFd, settings: &Listener) -> io::Result<()> {
+    let raw = SockRef::from(fd);
+    let address = local_address(fd)?;
+    let TcpOptions { nodelay, keepalive, user_timeout, dscp, .. } = settings.tcp;
+    // What is off is the kernel's default on a new socket, so that only here it is to be said.
+    raw.set_tcp_nodelay(nodelay)?;
+    raw.set_keepalive(keepalive.is_some())?;
+    raw.set_tcp_user_timeout(user_timeout)?;
+    if dscp.is_none() {
+        apply(&raw, address, &TcpOptions { dscp: Some(0), ..settings.tcp })?;
+    }
+    if !settings.fast_open {
+        option::fast_open(&raw, 0)?;
+    }
+    if settings.defer_accept.is_none() {
+        option::defer_accept(&raw, Duration::ZERO)?;
+    }
+    prepare(&raw, address, settings)?;
+    raw.listen(i32::try_from(settings.backlog).unwrap_or(i32::MAX))
 }
 
 /// Accepted sockets inherit the options of one side on Linux: no system call per connection.

@@ -6,22 +6,24 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
 use super::cut::Cut;
+use super::limit::Limit;
 use super::listener::{self, Listener};
 use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
 use super::option::TcpView;
 use super::preconnect::{self, Stock};
+use super::quiet::Quiet;
 use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
@@ -91,9 +93,11 @@ struct Shared {
 
 pub(super) enum Job {
     Serve(Accepted, Load),
-    Preconnect(Arc<Pool>, usize, Arc<Semaphore>, CancellationToken),
+    Preconnect(Arc<Pool>, usize, Arc<Limit>, CancellationToken),
+    /// The pool's timeouts have changed.
+    Renew(Arc<Pool>),
     Listen {
-        fd: OwnedFd,
+        fd: Arc<OwnedFd>,
         listener: Arc<Listener>,
         seats: Arc<[Seat]>,
         stop: CancellationToken,
@@ -118,7 +122,7 @@ impl Workers {
     ///
     /// # Errors
     /// If the system gives no thread or no event loop.
-    pub fn start(count: usize, log_sessions: bool, rings: Rings) -> io::Result<Self> {
+    pub fn start(count: usize, log_sessions: &Arc<AtomicBool>, rings: Rings) -> io::Result<Self> {
         let (tell_death, died) = watch::channel(None);
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
@@ -132,6 +136,7 @@ impl Workers {
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
+            let log_sessions = Arc::clone(log_sessions);
             let obituary = Obituary { index, to: tell_death.clone() };
             let (started, start) = std::sync::mpsc::channel();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -152,7 +157,8 @@ impl Workers {
                 };
                 let _ = started.send(Ok(()));
                 let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
-                let worker = Worker { index, gear, stock: Stock::default(), log_sessions, shared: for_thread };
+                let (stock, quiet) = (Stock::default(), Quiet::default());
+                let worker = Worker { index, gear, stock, log_sessions, quiet, shared: for_thread };
                 runtime.block_on(work(worker, obituary, ring, to_do));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
@@ -198,7 +204,7 @@ pub struct Floor(Arc<[Seat]>);
 
 impl Floor {
     /// Lets worker `number` mod N accept on a listening socket until `stop`.
-    pub fn listen(&self, number: usize, fd: OwnedFd, listener: Arc<Listener>, stop: CancellationToken) {
+    pub fn listen(&self, number: usize, fd: Arc<OwnedFd>, listener: Arc<Listener>, stop: CancellationToken) {
         let tracked = listener.tracked();
         let job = Job::Listen { fd, listener, seats: Arc::clone(&self.0), stop, tracked };
         // A worker that is gone has told so; the process is about to end.
@@ -207,7 +213,7 @@ impl Floor {
 
     /// Lets every worker keep its share of the pool's `preconnect` until `stop`; each connection that waits takes one of
     /// `places`.
-    pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Semaphore>, stop: &CancellationToken) {
+    pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Limit>, stop: &CancellationToken) {
         for (index, seat) in self.0.iter().enumerate() {
             let share = preconnect::share(pool.settings().preconnect, index, self.0.len());
             if share > 0 {
@@ -242,6 +248,13 @@ impl Floor {
     /// Ends a session. Returns whether it still lived and nobody had ended it before.
     pub fn cut(&self, session: SessionKey, cut: Cut) -> bool {
         self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut))
+    }
+
+    /// Lets running sessions go by the timeouts that the pool has now.
+    pub fn renew(&self, pool: &Arc<Pool>) {
+        for seat in self.0.iter() {
+            let _ = seat.jobs.send(Job::Renew(Arc::clone(pool)));
+        }
     }
 
     /// Ends every session, also those that come later. `told` is shown the listener of each that lives and that nobody
@@ -291,7 +304,10 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) gear: Gear,
     pub(super) stock: Stock,
-    pub(super) log_sessions: bool,
+    /// Whether a session's end is a log line.
+    pub(super) log_sessions: Arc<AtomicBool>,
+    /// What relays go by, for each pool that has had sessions here.
+    pub(super) quiet: Quiet,
     shared: Arc<Shared>,
 }
 
@@ -304,6 +320,12 @@ impl Worker {
         began: Instant,
     ) -> Enlisted<'_> {
         self.shared.list.enlist(id, front, peer, began)
+    }
+
+    fn renew(&self, pool: &Arc<Pool>) {
+        if self.quiet.renew(pool) {
+            self.shared.list.wake(pool);
+        }
     }
 
     pub(super) fn random(&self) -> fastrand::Rng {
@@ -349,6 +371,7 @@ async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do:
             Job::Preconnect(pool, share, places, stop) => {
                 tokio::task::spawn_local(preconnect::tend(Rc::clone(&worker), pool, share, places, stop));
             }
+            Job::Renew(pool) => worker.renew(&pool),
             Job::Stop => return,
         }
     }
@@ -394,7 +417,6 @@ impl Drop for Obituary {
 mod tests {
     use std::time::Duration;
 
-    use tokio::sync::Semaphore;
     use tokio::time::timeout;
     use tokio_util::task::TaskTracker;
 
@@ -410,16 +432,16 @@ mod tests {
         let config = config::parse(text, "test.toml", &|_| None).unwrap();
         let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
         let settings = Settings { file: config.listeners[0].clone(), pool };
-        Listener::new(settings, Vec::new(), Arc::new(Semaphore::new(10)), TaskTracker::new())
+        Listener::new(settings, Vec::new(), Limit::new(Some(10)), TaskTracker::new())
     }
 
     #[tokio::test]
     async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
-        let workers = Workers::start(2, false, Rings::No).unwrap();
+        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
         let death = workers.death();
         // epoll takes no regular file.
         let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
-        workers.floor().listen(3, file, front(), CancellationToken::new());
+        workers.floor().listen(3, Arc::new(file), front(), CancellationToken::new());
         assert_eq!(timeout(PATIENCE, death).await.unwrap(), 1);
         assert_eq!(timeout(PATIENCE, workers.death()).await.unwrap(), 1);
         workers.floor().stop();
@@ -427,11 +449,11 @@ mod tests {
 
     #[tokio::test]
     async fn workers_that_stop_have_not_died() {
-        let workers = Workers::start(2, false, Rings::No).unwrap();
+        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let address = socket.local_addr().unwrap();
-        workers.floor().listen(0, socket.into(), front(), CancellationToken::new());
+        workers.floor().listen(0, Arc::new(socket.into()), front(), CancellationToken::new());
         let (died, threads) = (workers.died.clone(), workers.death());
         workers.floor().stop();
         // The threads are gone when nobody is left who could tell.

@@ -1,16 +1,17 @@
 //! Joins the control plane of a pool: discovery → keeper ← probes. The three don't know each other; the channels between
 //! them are made here.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::task::AbortHandle;
 
 use crate::config::Check;
 use crate::discovery::Follower;
 use crate::health::Report;
-use crate::keeper::{self, Advised, Inputs, Probed, Watch};
+use crate::keeper::{self, Advised, Change, Inputs, Probed, Watch};
 use crate::pool::{Pool, Testimony};
 use crate::probe::{Prober, Subscription};
 
@@ -18,12 +19,40 @@ use crate::probe::{Prober, Subscription};
 const UPDATES_WAITING: usize = 1;
 
 /// The tasks of one pool; they end when this is dropped.
-#[derive(Debug)]
-pub(super) struct Control(Vec<AbortHandle>);
+pub(super) struct Control {
+    tasks: [AbortHandle; 3],
+    /// Unbounded: one message a reload.
+    sources: UnboundedSender<Follower>,
+    /// The same.
+    changes: UnboundedSender<Change>,
+}
+
+impl fmt::Debug for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Control").finish_non_exhaustive()
+    }
+}
+
+impl Control {
+    /// The pool's settings have changed: follows another source, if there is one, and probes by the check that is set now,
+    /// if that is another one.
+    pub(super) fn change(&self, pool: &Arc<Pool>, source: Option<Follower>, probe_anew: Option<&Prober>) {
+        // Who does not listen any more has ended with the pool.
+        let probes = probe_anew.map(|prober| {
+            let (send_reports, reports) = mpsc::unbounded_channel();
+            let (send_advice, advice) = mpsc::unbounded_channel();
+            (watch(pool, prober, send_reports, send_advice), reports, advice)
+        });
+        let _ = self.changes.send(Change { probes });
+        if let Some(source) = source {
+            let _ = self.sources.send(source);
+        }
+    }
+}
 
 impl Drop for Control {
     fn drop(&mut self) {
-        for task in &self.0 {
+        for task in &self.tasks {
             task.abort();
         }
     }
@@ -40,18 +69,24 @@ pub(super) fn start(
     let (send_updates, updates) = mpsc::channel(UPDATES_WAITING);
     let (send_reports, reports) = mpsc::unbounded_channel();
     let (send_advice, advice) = mpsc::unbounded_channel();
+    let (send_changes, changes) = mpsc::unbounded_channel();
+    let (send_sources, sources) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports, send_advice);
-    let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen() };
+    let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
     let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, inputs));
-    let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates));
-    Control(vec![keeper.abort_handle(), discovery.abort_handle(), closing])
+    let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates, sources));
+    Control {
+        tasks: [keeper.abort_handle(), discovery.abort_handle(), closing],
+        sources: send_sources,
+        changes: send_changes,
+    }
 }
 
 fn watch(
     pool: &Arc<Pool>,
     prober: &Prober,
-    reports: mpsc::UnboundedSender<Probed>,
-    advice: mpsc::UnboundedSender<Advised>,
+    reports: UnboundedSender<Probed>,
+    advice: UnboundedSender<Advised>,
 ) -> Watch {
     let (check, agent) = (Arc::clone(&pool.settings().check), pool.settings().agent.clone());
     let prober = prober.clone();
@@ -72,7 +107,7 @@ fn ask(
     id: &Arc<str>,
     address: SocketAddr,
     agent: &Arc<Check>,
-    to: mpsc::UnboundedSender<Advised>,
+    to: UnboundedSender<Advised>,
 ) -> Subscription {
     let id = Arc::clone(id);
     let sink = Box::new(move |report: &Report| {

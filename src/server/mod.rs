@@ -1,38 +1,42 @@
 //! The running set: listeners, pools, workers and the tasks that feed them. Starts all or nothing, drains, kills.
 
+mod apply;
 mod closing;
 mod control;
+mod leaving;
 mod limits;
 mod orders;
 mod relays;
+mod reloads;
 mod sockets;
 #[cfg(test)]
 mod tests;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::config::{Config, Relay};
-use crate::discovery::{Discovery, SourceError};
+use crate::discovery::SourceError;
 use crate::metrics::CloseCause;
 use crate::pool::{Events, Happened, Pool};
 use crate::probe::{self, Prober};
-use crate::proxy::{Floor, Glimpse, Listener, Settings, Workers, local_address, pipe_descriptors, try_ring};
+use crate::proxy::{Floor, Glimpse, Limit, Listener, Rings, Workers, pipe_descriptors, try_ring};
+use apply::Running;
+pub use apply::{Applied, ApplyError};
 use closing::Closer;
-use control::Control;
 use limits::Budget;
 pub use limits::LimitError;
 pub use orders::OrderFile;
 pub use relays::RingError;
+pub use reloads::{Reloads, Result as ReloadResult, View as ReloadView};
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError};
 
@@ -74,13 +78,13 @@ pub enum StartError {
 /// # Errors
 /// A limit is written that can't be held.
 pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
-    limits(config).map(|(sessions, _)| sessions)
+    limits(config, workers(config)).map(|(sessions, _)| sessions)
 }
 
 /// Sessions, and probes in flight.
-fn limits(config: &Config) -> Result<(usize, usize), LimitError> {
+fn limits(config: &Config, workers: usize) -> Result<(usize, usize), LimitError> {
     let copies = config.pools.iter().all(|pool| pool.relay == Relay::Copy);
-    let budget = Budget::raise(if copies { 0 } else { pipe_descriptors(workers(config)) });
+    let budget = Budget::raise(if copies { 0 } else { pipe_descriptors(workers) });
     for listener in &config.listeners {
         if let Some(wanted) = listener.max_connections {
             budget.holds(&format!("listeners.{}.max_connections", listener.name), wanted)?;
@@ -127,14 +131,13 @@ fn workers(config: &Config) -> usize {
 pub struct Server {
     workers: Workers,
     state: Arc<State>,
-    _control: Vec<Control>,
 }
 
 /// What others may see of a running server.
 #[derive(Debug)]
 pub struct State {
     /// Sessions that the process takes.
-    pub max_connections: usize,
+    pub limit: Arc<Limit>,
     /// What happens.
     pub events: Events,
     /// Where operators' orders are kept.
@@ -143,21 +146,44 @@ pub struct State {
     pub prober: Prober,
     /// The data-plane threads.
     pub floor: Floor,
+    /// What became of the configurations that were to be applied.
+    pub reloads: Reloads,
     set: ArcSwap<Set>,
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
+    /// Read by workers once a session.
+    log_sessions: Arc<AtomicBool>,
+    rings: Rings,
+    /// The effective tree of the first configuration: what takes a restart is obeyed as it was there.
+    started_with: serde_json::Value,
+    /// Locked while a configuration is applied, so that there is one at a time, and by nobody else for long.
+    running: Mutex<Running>,
 }
 
 /// The listeners and pools of one moment.
 #[derive(Clone, Debug)]
 pub struct Set {
-    /// In the order of their names.
+    /// What they were made by.
+    pub config: Arc<Config>,
+    /// In the order of their names, those that are leaving too.
     pub pools: Vec<Arc<Pool>>,
-    /// In the order of their names.
+    /// In the order of their names, those that are leaving too.
     pub listeners: Vec<Arc<Listener>>,
     /// One for each pool, in their order.
     closers: Vec<Arc<Closer>>,
+}
+
+impl Set {
+    /// Whether the configuration has the pool; else it only waits for its last sessions.
+    pub fn stays(&self, pool: &Pool) -> bool {
+        self.config.pool(&pool.name).is_some()
+    }
+
+    /// The same of a listener.
+    pub fn listener_stays(&self, listener: &Listener) -> bool {
+        self.config.listeners.iter().any(|written| *written.name == *listener.name)
+    }
 }
 
 impl Server {
@@ -166,64 +192,37 @@ impl Server {
     /// # Errors
     /// Nothing is left behind.
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
-        let (max_connections, probes) = limits(config)?;
+        let (max, probes) = limits(config, workers(config))?;
+        let limit = Limit::new(Some(max));
         checks_ready(config)?;
         warn_about_fast_open(config);
         let sockets = sockets::open(&config.listeners, inherited)?;
         let rings = relays::choose(&config.pools, try_ring)?;
-        let mut discovery = Discovery::new();
-        let mut followers = Vec::new();
-        for pool in &config.pools {
-            let follower = discovery
-                .source(&pool.name, &pool.source)
-                .map_err(|source| StartError::Source { pool: pool.name.clone(), source })?;
-            followers.push(follower);
-        }
-        let count = workers(config);
-        let workers = Workers::start(count, config.log.sessions, rings).map_err(StartError::Worker)?;
+        let mut running = Running::new();
+        let followers = running.followers(&config.pools)?;
+        let log_sessions = Arc::new(AtomicBool::new(config.log.sessions));
+        let workers = Workers::start(workers(config), &log_sessions, rings).map_err(StartError::Worker)?;
 
-        let prober = Prober::bounded(probes);
-        let (events, orders) = (Events::default(), OrderFile::open(config.state_dir.as_deref()));
-        let mut pools = Vec::new();
-        let (mut control, mut closers) = (Vec::new(), Vec::new());
-        let floor = workers.floor();
-        for (settings, follower) in config.pools.iter().zip(followers) {
-            let (pool, evidence) = Pool::new(settings.clone(), count);
-            pool.tell_to(&events);
-            pool.orders.show(orders.of(&pool.name));
-            let (closer, closing) = Closer::start(&pool, &floor);
-            closers.push(Arc::new(closer));
-            control.push(control::start(&pool, evidence, follower, &prober, closing));
-            pools.push(pool);
-        }
-
-        let global = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-        let (tracker, stop_accepting) = (TaskTracker::new(), CancellationToken::new());
-        for pool in &pools {
-            floor.preconnect(pool, &global, &stop_accepting);
-        }
-        let mut listeners = Vec::new();
-        let mut number = 0;
-        for (settings, sockets) in config.listeners.iter().zip(sockets) {
-            let Some(pool) = pools.iter().find(|pool| *pool.name == *settings.pool) else { continue };
-            let addresses: Vec<_> = sockets.iter().filter_map(|fd| local_address(fd).ok()).collect();
-            info!(listener = %settings.name, pool = %pool.name, ?addresses, "listening");
-            let listener = Listener::new(
-                Settings { file: settings.clone(), pool: Arc::clone(pool) },
-                addresses,
-                Arc::clone(&global),
-                tracker.clone(),
-            );
-            for fd in sockets {
-                floor.listen(number, fd, Arc::clone(&listener), stop_accepting.clone());
-                number += 1;
-            }
-            listeners.push(listener);
-        }
-        let draining = AtomicBool::new(false);
-        let set = ArcSwap::from_pointee(Set { pools, listeners, closers });
-        let state = State { set, max_connections, events, orders, prober, floor, draining, stop_accepting, tracker };
-        Ok(Self { workers, state: Arc::new(state), _control: control })
+        let none =
+            Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
+        let state = Arc::new(State {
+            limit,
+            events: Events::default(),
+            orders: OrderFile::open(config.state_dir.as_deref()),
+            prober: Prober::bounded(probes),
+            floor: workers.floor(),
+            reloads: Reloads::new(config),
+            set: ArcSwap::from_pointee(none),
+            draining: AtomicBool::new(false),
+            stop_accepting: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            log_sessions,
+            rings,
+            started_with: config.effective(),
+            running: Mutex::new(running),
+        });
+        state.install(&mut state.running(), config, followers, sockets);
+        Ok(Self { workers, state })
     }
 
     /// What others may see of it.
@@ -242,6 +241,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.state.running().end();
         self.state.stop_accepting.cancel();
         self.state.cut_all(CloseCause::Operator);
         self.state.floor.stop();

@@ -1,11 +1,14 @@
 //! The listening sockets: bound here, or inherited from systemd and matched to listeners. All of them are at hand before
 //! anything else starts, so that a port that is taken is an error and not half a balancer.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Weak;
 
 use thiserror::Error;
+use tokio_util::sync::CancellationToken;
 
 use crate::config;
 use crate::proxy::{adopt, listen, local_address};
@@ -31,6 +34,21 @@ pub enum SocketError {
         address: SocketAddr,
         /// Why.
         source: io::Error,
+    },
+    /// Another listener of this process has it, and frees it only with this change.
+    #[error(
+        "listener `{listener}` can't listen on {address}: listener `{other}` still has {taken}; \
+         apply a file without that first, or restart"
+    )]
+    Overlap {
+        /// Its name.
+        listener: String,
+        /// As written.
+        address: SocketAddr,
+        /// The other one's name.
+        other: String,
+        /// The other one's address.
+        taken: SocketAddr,
     },
     /// Passed, but of no use.
     #[error("the socket `{name}` from systemd is of no use")]
@@ -62,12 +80,116 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// The sockets of each listener, in the order of `listeners`. A listener that gets sockets from systemd binds none.
-pub(super) fn open(
+/// A listening socket that is not in use yet.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// As the file has it; `None` = another one, from systemd.
+    pub(super) written: Option<SocketAddr>,
+    pub(super) fd: OwnedFd,
+}
+
+/// A listening socket in use.
+#[derive(Debug)]
+pub(super) struct Bound {
+    /// As the file has it; `None` = another one, from systemd.
+    pub(super) written: Option<SocketAddr>,
+    /// Port 0 resolved.
+    pub(super) address: SocketAddr,
+    /// The one who accepts owns it: it is closed when that one has taken the last who waited.
+    pub(super) socket: Weak<OwnedFd>,
+    /// Ends the accepting.
+    pub(super) stop: CancellationToken,
+}
+
+/// What a listener is to listen on after a change.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// The places, among those that it has, of the sockets that stay.
+    pub(super) kept: Vec<usize>,
+    pub(super) opened: Vec<Opened>,
+}
+
+/// As [`open`], for listeners of which some run: by name, what they have bound. A socket stays where it is as long as its
+/// listener wants its address; one that only another listener wants is handed over with everybody who waits in it.
+pub(super) fn reopen(
     listeners: &[config::Listener],
-    inherited: Vec<Inherited>,
-) -> Result<Vec<Vec<OwnedFd>>, SocketError> {
-    let mut sockets: Vec<Vec<OwnedFd>> = listeners.iter().map(|_| Vec::new()).collect();
+    running: &BTreeMap<String, Vec<Bound>>,
+) -> Result<Vec<Wanted>, SocketError> {
+    let none = Vec::new();
+    let mut all: Vec<Wanted> = Vec::new();
+    for listener in listeners {
+        let bound = running.get(&listener.name).unwrap_or(&none);
+        let mut wanted = Wanted::default();
+        // What came from systemd by name can't be had again.
+        let listens = |bound: &Bound| !bound.stop.is_cancelled();
+        if bound.iter().any(|bound| bound.written.is_none() && listens(bound)) {
+            wanted.kept = (0..bound.len()).collect();
+        } else {
+            for address in &listener.bind {
+                let place = (0..bound.len())
+                    .filter(|place| listens(&bound[*place]) && !wanted.kept.contains(place))
+                    .find(|place| bound[*place].written == Some(*address));
+                wanted.kept.extend(place);
+            }
+        }
+        all.push(wanted);
+    }
+    let every: Vec<SocketAddr> = listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect();
+    for (number, listener) in listeners.iter().enumerate() {
+        let bound = running.get(&listener.name).unwrap_or(&none);
+        if bound.iter().any(|bound| bound.written.is_none() && !bound.stop.is_cancelled()) {
+            continue;
+        }
+        let mut kept: Vec<SocketAddr> = all[number].kept.iter().filter_map(|place| bound[*place].written).collect();
+        for &address in &listener.bind {
+            if let Some(at) = kept.iter().position(|kept| *kept == address) {
+                kept.swap_remove(at);
+                continue;
+            }
+            let fd = match released(address, running) {
+                Some(fd) => fd,
+                None => listen(address, only_v6(address, &every), listener)
+                    .map_err(|source| refused(listener, address, source, running))?,
+            };
+            all[number].opened.push(Opened { written: Some(address), fd });
+        }
+    }
+    Ok(all)
+}
+
+/// A second handle of the socket that has this address now. The file gives an address to one listener only, so whoever has
+/// it and is not the one who asks does not want it any more.
+fn released(address: SocketAddr, running: &BTreeMap<String, Vec<Bound>>) -> Option<OwnedFd> {
+    if address.port() == 0 {
+        return None;
+    }
+    let same = running.values().flatten().filter(|bound| bound.written == Some(address));
+    same.filter_map(|bound| bound.socket.upgrade()).find_map(|socket| socket.try_clone().ok())
+}
+
+fn refused(
+    listener: &config::Listener,
+    address: SocketAddr,
+    source: io::Error,
+    running: &BTreeMap<String, Vec<Bound>>,
+) -> SocketError {
+    let overlaps = |bound: &&Bound| {
+        let (a, b) = (bound.address.ip(), address.ip());
+        bound.address.port() == address.port() && (a == b || a.is_unspecified() || b.is_unspecified())
+    };
+    let of_ours = running.iter().find_map(|(name, all)| Some((name, all.iter().find(overlaps)?)));
+    let listener = listener.name.clone();
+    match of_ours {
+        Some((other, bound)) if source.kind() == io::ErrorKind::AddrInUse => {
+            SocketError::Overlap { listener, address, other: other.clone(), taken: bound.address }
+        }
+        _ => SocketError::Bind { listener, address, source },
+    }
+}
+
+/// The sockets of each listener, in the order of `listeners`. A listener that gets sockets from systemd binds none.
+pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) -> Result<Vec<Wanted>, SocketError> {
+    let mut sockets: Vec<Wanted> = listeners.iter().map(|_| Wanted::default()).collect();
     let mut bound: Vec<Vec<SocketAddr>> = listeners.iter().map(|_| Vec::new()).collect();
     for Inherited { name, fd } in inherited {
         let address = local_address(&fd).map_err(|source| SocketError::Inherited { name: name.clone(), source })?;
@@ -75,7 +197,8 @@ pub(super) fn open(
         let by_address = || listeners.iter().position(|listener| listener.bind.contains(&address));
         let Some(place) = by_name.or_else(by_address) else { return Err(SocketError::Unmatched { name, address }) };
         adopt(&fd, &listeners[place]).map_err(|source| SocketError::Inherited { name, source })?;
-        sockets[place].push(fd);
+        let written = listeners[place].bind.contains(&address).then_some(address);
+        sockets[place].opened.push(Opened { written, fd });
         bound[place].push(address);
     }
     let all: Vec<SocketAddr> = listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect();
@@ -85,12 +208,12 @@ pub(super) fn open(
             continue;
         }
         for &address in listener.bind.iter().filter(|address| !bound[place].contains(address)) {
-            let socket = listen(address, only_v6(address, &all), listener).map_err(|source| SocketError::Bind {
+            let fd = listen(address, only_v6(address, &all), listener).map_err(|source| SocketError::Bind {
                 listener: listener.name.clone(),
                 address,
                 source,
             })?;
-            sockets[place].push(socket);
+            sockets[place].opened.push(Opened { written: Some(address), fd });
         }
     }
     Ok(sockets)

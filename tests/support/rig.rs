@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use evenkeel::{Balancer, config};
+use evenkeel::config::{self, Config};
+use evenkeel::server::Applied;
+use evenkeel::{Balancer, ReloadError};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -17,11 +19,7 @@ pub struct Rig {
 impl Rig {
     /// Runs a configuration; its ports should be 0. The admin listener is always on port 0.
     pub async fn start(text: &str) -> Self {
-        let text = format!("admin = {{ bind = \"127.0.0.1:0\" }}\nlog.sessions = true\n{text}");
-        let config = match config::parse(&text, "test.toml", &|_| None) {
-            Ok(config) => config,
-            Err(error) => panic!("{error}\n{text}"),
-        };
+        let config = Self::config(text);
         if !text.contains(WITHOUT_IO_URING) {
             return Self { balancer: Balancer::start(config).await.unwrap() };
         }
@@ -32,6 +30,19 @@ impl Rig {
             let _ = started.send(runtime.block_on(Balancer::start(config)));
         });
         Self { balancer: start.await.unwrap().unwrap() }
+    }
+
+    fn config(text: &str) -> Config {
+        let text = format!("admin = {{ bind = \"127.0.0.1:0\" }}\nlog.sessions = true\n{text}");
+        match config::parse(&text, "test.toml", &|_| None) {
+            Ok(config) => config,
+            Err(error) => panic!("{error}\n{text}"),
+        }
+    }
+
+    /// Puts another configuration in the place of the one in effect.
+    pub async fn reload(&self, text: &str) -> Result<Applied, ReloadError> {
+        soon("a reload", self.balancer.reload(Self::config(text))).await
     }
 
     /// One listener `front`, one pool `back` with these backends, probed fast by connects; `more` is added to the pool's

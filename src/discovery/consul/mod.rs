@@ -74,7 +74,7 @@ impl Catalog {
     }
 
     /// Until nobody listens.
-    pub(super) async fn follow(mut self, mut feed: Feed) -> Result<(), Gone> {
+    pub(super) async fn follow(mut self, feed: &mut Feed) -> Result<(), Gone> {
         let tuning = self.tuning;
         let mut index = Index::default();
         let mut bucket = Bucket::new(tuning.burst, tuning.interval);
@@ -84,7 +84,7 @@ impl Catalog {
             let pause = bucket.take(tokio::time::Instant::now());
             feed.until(tokio::time::sleep(pause)).await?;
             self.query.index = index.to_ask();
-            let Err((kind, text)) = self.ask(&mut feed, &mut index).await? else {
+            let Err((kind, text)) = self.ask(feed, &mut index).await? else {
                 backoff.reset();
                 continue;
             };

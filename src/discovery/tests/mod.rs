@@ -95,7 +95,7 @@ impl Running {
         let status = Arc::new(SourceStatus::default());
         let (sender, updates) = mpsc::channel(1);
         let follower = discovery.source("pool", source).unwrap();
-        let task = tokio::spawn(follower.run(Arc::clone(&status), sender));
+        let task = tokio::spawn(follower.run(Arc::clone(&status), sender, mpsc::unbounded_channel().1));
         Self { status, updates, task }
     }
 

@@ -44,7 +44,8 @@ async fn session(mode: Mode, gear: &Rc<Gear>, first_byte: Option<Duration>) -> S
     let (gear, heard) = (Rc::clone(gear), Rc::new(Cell::new(0)));
     let counted = Rc::clone(&heard);
     let relaying = spawn_local(async move {
-        let terms = Terms { mode, limits: Limits::new(None, None, first_byte), early: Vec::new(), before: None };
+        let limits = Rc::new(Cell::new(Limits::new(None, None, first_byte)));
+        let terms = Terms { mode, limits, early: Vec::new(), before: None };
         let answered = || counted.set(counted.get() + 1);
         let never = std::future::pending();
         relay([&mut client_side, &mut backend_side], &gear, terms, Bytes::new(1).cell(0), &answered, never).await

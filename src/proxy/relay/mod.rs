@@ -14,9 +14,11 @@ mod splice;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -123,7 +125,8 @@ impl Limits {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) mode: Mode,
-    pub(crate) limits: Limits,
+    /// Read anew each time: they may change while it runs, and whoever changes them wakes it.
+    pub(crate) limits: Rc<Cell<Limits>>,
     /// Read from the client before the relay began; the first bytes that the backend gets.
     pub(crate) early: Vec<u8>,
     /// What else was before. In a box: most sessions have none, and all would spend their lives with its room.
@@ -252,7 +255,7 @@ struct Relay<'a> {
     last_progress: Instant,
     /// Turns in a row that were small messages.
     calm: u8,
-    limits: Limits,
+    limits: Rc<Cell<Limits>>,
 }
 
 impl<'a> Relay<'a> {
@@ -264,7 +267,7 @@ impl<'a> Relay<'a> {
             to_backend: before.to_backend,
             to_client: 0,
             bytes,
-            answer: Answer::new(terms.limits.first_byte, before.asked, before.is_judged),
+            answer: Answer::new(terms.limits.get().first_byte, before.asked, before.is_judged),
             answered,
             broken: None,
             last_progress: before.last_progress.unwrap_or_else(Instant::now),
@@ -427,13 +430,14 @@ impl<'a> Relay<'a> {
 
     /// The limit that holds in this state.
     fn limit(&self) -> Option<Duration> {
+        let limits = self.limits.get();
         if self.broken.is_some() {
-            return self.limits.for_client.or(Some(HALF_CLOSED_CLIENT));
+            return limits.for_client.or(Some(HALF_CLOSED_CLIENT));
         }
         match (self.upward.has_ended(), self.downward.has_ended()) {
-            (false, false) => self.limits.idle,
-            (true, false) => self.limits.for_backend,
-            (_, true) => self.limits.for_client,
+            (false, false) => limits.idle,
+            (true, false) => limits.for_backend,
+            (_, true) => limits.for_client,
         }
     }
 

@@ -30,7 +30,8 @@ fn gear() -> Gear {
 }
 
 fn terms() -> Terms {
-    Terms { mode: Mode::Copy, limits: Limits::new(None, None, None), early: Vec::new(), before: None }
+    let limits = Rc::new(Cell::new(Limits::new(None, None, None)));
+    Terms { mode: Mode::Copy, limits, early: Vec::new(), before: None }
 }
 
 async fn a_moment() {

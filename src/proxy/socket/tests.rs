@@ -25,7 +25,7 @@ async fn every_option_reaches_the_kernel_on_both_sides() {
         let dialled = Socket::connect(address, None, &settings.tcp).await.unwrap();
         // `defer_accept` wants to see bytes before it lets anybody in.
         send(dialled.bare(), b"!", SendFlags::empty()).unwrap();
-        let acceptor = Acceptor::new(fd).unwrap();
+        let acceptor = Acceptor::new(Arc::new(fd)).unwrap();
         let (accepted, _) = acceptor.readable().await.unwrap().accept().unwrap().unwrap();
         for raw in [dialled.raw(), SockRef::from(&accepted)] {
             assert!(raw.tcp_nodelay().unwrap());

@@ -73,7 +73,7 @@ impl Bench {
                     std::future::pending().await
                 }
             };
-            let limits = Limits::new(Some(PATIENCE), Some(PATIENCE), None);
+            let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE), None)));
             let terms = Terms { mode: Mode::Ring, limits, early: Vec::new(), before: None };
             let done = relay([&mut client_side, &mut backend_side], &gear, terms, bytes, &|| (), cut).await;
             let [client, backend] = ends;

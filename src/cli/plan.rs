@@ -1,0 +1,248 @@
+//! `evenkeel plan`: what a file would change in the running process, key by key, and what becomes of live sessions. Asks
+//! the process what it runs and changes nothing there; the file is read here, with the variables of this shell.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::client::Client;
+use super::{Failure, say, say_json};
+use crate::balancer::permit;
+use crate::config::{self, Change, Config, Diff, Named, Policy, Pool, Source, What};
+use crate::server;
+
+/// What would happen.
+#[derive(Serialize)]
+struct Plan {
+    /// Outside of listeners and pools.
+    process: Vec<Change>,
+    listeners: Vec<Item>,
+    pools: Vec<Item>,
+    /// Places that take a restart; all else comes into effect.
+    needs_restart: Vec<String>,
+    /// Of all live sessions.
+    sessions: Sessions,
+}
+
+/// A listener or pool that would come, change or go.
+#[derive(Serialize)]
+struct Item {
+    #[serde(flatten)]
+    named: Named,
+    sessions: Sessions,
+    /// What else is to be known.
+    notes: Vec<String>,
+}
+
+/// Live sessions by what becomes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct Sessions {
+    /// They do not notice.
+    kept: u64,
+    /// They may finish, within `reload.drain_timeout` or a policy of the pool.
+    drained: u64,
+    /// They are closed, at the pace of the pool.
+    closed: u64,
+}
+
+/// How to say it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Exit with status 5 if something would change
+    #[arg(long)]
+    exit_code: bool,
+}
+
+pub(super) async fn plan(
+    client: &Client,
+    path: &Path,
+    allow_exec: bool,
+    options: &Options,
+    json: bool,
+) -> Result<(), Failure> {
+    let config = config::load(path)?;
+    permit(&config, allow_exec)?;
+    server::max_connections(&config)?;
+    let plan = make(client, &config).await?;
+    let differs = !plan.process.is_empty() || !plan.listeners.is_empty() || !plan.pools.is_empty();
+    if json {
+        say_json(&serde_json::to_value(&plan).context("the plan can't be written")?)?;
+    } else {
+        say(&table(&plan, differs))?;
+    }
+    if differs && options.exit_code { Err(Failure::Differs) } else { Ok(()) }
+}
+
+async fn make(client: &Client, config: &Config) -> Result<Plan, Failure> {
+    let running = client.get("/api/v1/config").await?;
+    let (listeners_now, pools) = (client.get("/api/v1/listeners").await?, client.get("/api/v1/pools").await?);
+    let new = config.effective();
+    let diff = Diff::between(&running["config"], &new);
+    let needs_restart = diff.needs_restart();
+    let listeners_live = |name: &str| live(&listeners_now["listeners"], name);
+    let items = diff.listeners.into_iter().map(|named| {
+        let all = listeners_live(&named.name);
+        let (sessions, notes) = match &named.what {
+            What::Removed => drained(all, config),
+            // One that is new may be one that has not yet left.
+            What::Added | What::Changed(_) => (Sessions { kept: all, ..Sessions::default() }, moved(&named)),
+        };
+        Item { named, sessions, notes }
+    });
+    let listeners: Vec<_> = items.collect();
+    let items = diff.pools.into_iter().map(|named| {
+        let all = live(&pools["pools"], &named.name);
+        let (sessions, notes) = match &named.what {
+            What::Removed => drained(all, config),
+            // One that is new may be one that has not yet left.
+            What::Added | What::Changed(_) => changed(&named, find(&pools["pools"], &named.name), config),
+        };
+        Item { named, sessions, notes }
+    });
+    let pools_planned: Vec<_> = items.collect();
+    let mut sessions = Sessions { kept: total(&pools["pools"]), ..Sessions::default() };
+    // A session has a pool for all of its life but its first moments: it is counted there, once.
+    for item in &pools_planned {
+        sessions.kept = sessions.kept.saturating_sub(item.sessions.drained + item.sessions.closed);
+        sessions.drained += item.sessions.drained;
+        sessions.closed += item.sessions.closed;
+    }
+    for item in &listeners {
+        let its_pool = find(&listeners_now["listeners"], &item.named.name).map(|listener| &listener["pool"]);
+        let removed =
+            |pool: &&Item| pool.named.what == What::Removed && its_pool.is_some_and(|its| *its == pool.named.name);
+        if pools_planned.iter().any(|pool| removed(&pool)) {
+            // They are counted there.
+            continue;
+        }
+        let more = item.sessions.drained.min(sessions.kept);
+        sessions.kept -= more;
+        sessions.drained += more;
+    }
+    Ok(Plan { process: diff.process, listeners, pools: pools_planned, needs_restart, sessions })
+}
+
+fn find<'a>(all: &'a Value, name: &str) -> Option<&'a Value> {
+    all.as_array()?.iter().find(|one| one["name"] == name)
+}
+
+fn live(all: &Value, name: &str) -> u64 {
+    find(all, name).and_then(|one| one["sessions"].as_u64()).unwrap_or(0)
+}
+
+fn total(all: &Value) -> u64 {
+    all.as_array().into_iter().flatten().filter_map(|one| one["sessions"].as_u64()).sum()
+}
+
+fn drained(all: u64, config: &Config) -> (Sessions, Vec<String>) {
+    let note = match config.reload.drain_timeout {
+        None => "its sessions go on until they end by themselves".to_owned(),
+        Some(limit) => format!("its sessions have {limit:?} to finish, then they are closed"),
+    };
+    (Sessions { drained: all, ..Sessions::default() }, vec![note])
+}
+
+fn moved(named: &Named) -> Vec<String> {
+    let mut notes = Vec::new();
+    if named.changes("pool") {
+        notes.push("sessions stay in the pool that they are in".to_owned());
+    }
+    if named.changes("bind") {
+        notes.push("who waits at an address that it leaves is served first".to_owned());
+    }
+    notes
+}
+
+fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions, Vec<String>) {
+    let all = running.and_then(|pool| pool["sessions"].as_u64()).unwrap_or(0);
+    let (mut sessions, mut notes) = (Sessions { kept: all, ..Sessions::default() }, Vec::new());
+    let Some(pool) = config.pool(&named.name) else { return (sessions, notes) };
+    for backend in running.and_then(|pool| pool["backends"].as_array()).into_iter().flatten() {
+        let (id, its) = (backend["id"].as_str().unwrap_or_default(), backend["sessions"].as_u64().unwrap_or(0));
+        match policy(pool, id, &backend["standing"]) {
+            Some(Policy::Drain(time)) if its > 0 => {
+                notes.push(format!("{id} has {its} sessions: they get {time:?}, then they are closed"));
+                sessions.drained += its;
+            }
+            Some(Policy::Close) if its > 0 => {
+                notes.push(format!("{id} has {its} sessions: they are closed"));
+                sessions.closed += its;
+            }
+            Some(Policy::Keep) if its > 0 => {
+                notes.push(format!("{id} gets no new sessions; the {its} that it has go on"))
+            }
+            _ => {}
+        }
+    }
+    sessions.kept = sessions.kept.saturating_sub(sessions.drained + sessions.closed);
+    if named.changes("consul") {
+        notes.push("who leaves follows from what Consul then says: see on_removed".to_owned());
+    }
+    if named.changes("check") {
+        notes.push("backends keep their standing until the new check has said otherwise in a row".to_owned());
+    }
+    if named.changes("timeouts") || named.changes("max_lifetime") {
+        notes.push("running sessions go by the new times: those that are over end".to_owned());
+    }
+    (sessions, notes)
+}
+
+/// What becomes of a backend's sessions; `None` = nothing speaks against it.
+fn policy(pool: &Pool, id: &str, standing: &Value) -> Option<Policy> {
+    let leaves = match &pool.source {
+        Source::Static(backends) => !backends.iter().any(|backend| backend.id == id),
+        Source::Consul(_) => standing == "removed",
+    };
+    match standing.as_str() {
+        _ if leaves => Some(pool.closing.on_removed),
+        Some("down") => Some(pool.closing.on_down),
+        Some("maintenance") => Some(pool.closing.on_maintenance),
+        _ => None,
+    }
+}
+
+fn table(plan: &Plan, differs: bool) -> String {
+    if !differs {
+        return "nothing would change\n".to_owned();
+    }
+    let mut text = String::new();
+    let keys = |text: &mut String, changes: &[Change]| {
+        for change in changes {
+            let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
+            let restart = if change.needs_restart { "  (takes a restart)" } else { "" };
+            // Writing to a string can't fail.
+            let _ = writeln!(text, "    {}: {} -> {}{restart}", change.key, word(&change.old), word(&change.new));
+        }
+    };
+    if !plan.process.is_empty() {
+        text += "~ process\n";
+        keys(&mut text, &plan.process);
+    }
+    for (kind, items) in [("listener", &plan.listeners), ("pool", &plan.pools)] {
+        for Item { named, sessions, notes } in items {
+            let Sessions { kept, drained, closed } = sessions;
+            let sign = match named.what {
+                What::Added => "+",
+                What::Changed(_) => "~",
+                What::Removed => "-",
+            };
+            let counts = format!("sessions: {kept} kept, {drained} drained, {closed} closed");
+            let _ = writeln!(text, "{sign} {kind} {}  {counts}", named.name);
+            if let What::Changed(changes) = &named.what {
+                keys(&mut text, changes);
+            }
+            for note in notes {
+                let _ = writeln!(text, "    ({note})");
+            }
+        }
+    }
+    if !plan.needs_restart.is_empty() {
+        let _ = writeln!(text, "takes a restart, the rest comes into effect: {}", plan.needs_restart.join(", "));
+    }
+    let Sessions { kept, drained, closed } = plan.sessions;
+    let _ = writeln!(text, "all live sessions: {kept} kept, {drained} drained, {closed} closed");
+    text
+}

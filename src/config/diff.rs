@@ -1,0 +1,172 @@
+//! PURE. What is different between two configurations, by name: which listeners and pools come, go and change, key by
+//! key, and what of it can't be changed while the process runs.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::effective::{MASK, is_secret, masked};
+
+/// What is made of files at the start only.
+const STARTS: [&str; 7] =
+    ["workers", "log.format", "state_dir", "admin.socket", "admin.hosts", "admin.read_token", "admin.admin_token"];
+
+/// A listener's socket options that can't be taken back on a socket that listens.
+const STICKY: [&str; 2] = ["tcp.receive_buffer", "tcp.send_buffer"];
+
+/// See the module. Everything in the order of names and keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Diff {
+    /// Keys outside of listeners and pools, such as `shutdown.timeout`.
+    pub process: Vec<Change>,
+    /// Listeners that differ.
+    pub listeners: Vec<Named>,
+    /// Pools that differ.
+    pub pools: Vec<Named>,
+}
+
+/// A listener or pool that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Named {
+    /// Its name.
+    pub name: String,
+    /// How.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// How a listener or pool differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "what", content = "keys", rename_all = "snake_case")]
+pub enum What {
+    /// It is new.
+    Added,
+    /// These keys of it are other ones.
+    Changed(Vec<Change>),
+    /// It is gone.
+    Removed,
+}
+
+/// A key with another value. Secrets are masked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// Dotted, below the listener or pool that it belongs to.
+    pub key: String,
+    /// `None` = not set.
+    pub old: Option<String>,
+    /// `None` = not set.
+    pub new: Option<String>,
+    /// Whether it takes a restart.
+    pub needs_restart: bool,
+}
+
+impl Diff {
+    /// Of two trees that [`super::Config::effective`] made; of secrets that are masked nothing can be said.
+    pub fn between(old: &Value, new: &Value) -> Self {
+        let (mut old_rest, mut new_rest) = (table(Some(old)), table(Some(new)));
+        let mut named = |key: &str| {
+            let (old, new) = (table(old_rest.remove(key).as_ref()), table(new_rest.remove(key).as_ref()));
+            let mut named: Vec<_> = new.iter().filter_map(|(name, new)| Named::of(name, old.get(name), new)).collect();
+            let gone = old.keys().filter(|name| !new.contains_key(*name));
+            named.extend(gone.map(|name| Named { name: name.clone(), what: What::Removed }));
+            named.sort_by(|a, b| a.name.cmp(&b.name));
+            named
+        };
+        let (listeners, pools) = (named("listeners"), named("pools"));
+        let mut process = Vec::new();
+        compare("", Some(&old_rest.into()), Some(&new_rest.into()), &mut process);
+        for change in &mut process {
+            change.needs_restart = STARTS.contains(&change.key.as_str());
+        }
+        let mut diff = Self { process, listeners, pools };
+        for (_, keys) in diff.listeners.iter_mut().filter_map(Named::changes_mut) {
+            for change in keys {
+                change.needs_restart = change.new.is_none() && STICKY.contains(&change.key.as_str());
+            }
+        }
+        diff
+    }
+
+    /// Whether there is no difference.
+    pub fn is_empty(&self) -> bool {
+        self.process.is_empty() && self.listeners.is_empty() && self.pools.is_empty()
+    }
+
+    /// The places, such as `workers` or `pools.web.relay`, of what takes a restart.
+    pub fn needs_restart(&self) -> Vec<String> {
+        let mut places: Vec<_> =
+            self.process.iter().filter(|change| change.needs_restart).map(|change| change.key.clone()).collect();
+        for (table, all) in [("listeners", &self.listeners), ("pools", &self.pools)] {
+            for Named { name, what } in all {
+                let What::Changed(keys) = what else { continue };
+                let keys = keys.iter().filter(|change| change.needs_restart);
+                places.extend(keys.map(|change| format!("{table}.{name}.{}", change.key)));
+            }
+        }
+        places
+    }
+}
+
+impl Named {
+    fn of(name: &str, old: Option<&Value>, new: &Value) -> Option<Self> {
+        let name = name.to_owned();
+        let Some(old) = old else { return Some(Self { name, what: What::Added }) };
+        let mut keys = Vec::new();
+        compare("", Some(old), Some(new), &mut keys);
+        (!keys.is_empty()).then_some(Self { name, what: What::Changed(keys) })
+    }
+
+    /// Its name and the keys that change, if it stays.
+    pub fn changes_mut(&mut self) -> Option<(&str, &mut Vec<Change>)> {
+        match &mut self.what {
+            What::Changed(keys) => Some((&self.name, keys)),
+            What::Added | What::Removed => None,
+        }
+    }
+
+    /// Whether it stays, and a key that begins with this changes.
+    pub fn changes(&self, prefix: &str) -> bool {
+        match &self.what {
+            What::Changed(keys) => keys.iter().any(|change| {
+                change.key.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            }),
+            What::Added | What::Removed => false,
+        }
+    }
+}
+
+fn table(value: Option<&Value>) -> Map<String, Value> {
+    value.and_then(Value::as_object).cloned().unwrap_or_default()
+}
+
+fn compare(key: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<Change>) {
+    if let (Some(Value::Object(a)), Some(Value::Object(b))) = (old, new)
+        && !old.is_some_and(is_secret)
+        && !new.is_some_and(is_secret)
+    {
+        let below = |name: &String| if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
+        let mut names: Vec<_> = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name))).collect();
+        names.sort();
+        for name in names {
+            compare(&below(name), a.get(name), b.get(name), changes);
+        }
+        return;
+    }
+    if old == new || is_unknown(old, new) {
+        return;
+    }
+    changes.push(Change { key: key.to_owned(), old: old.map(shown), new: new.map(shown), needs_restart: false });
+}
+
+/// One of them is masked and the other is a secret, too.
+fn is_unknown(old: Option<&Value>, new: Option<&Value>) -> bool {
+    let (Some(old), Some(new)) = (old, new) else { return false };
+    let is_masked = |value: &Value| value.as_str() == Some(MASK);
+    (is_masked(old) && is_secret(new)) || (is_secret(old) && is_masked(new))
+}
+
+fn shown(value: &Value) -> String {
+    match masked(value.clone()) {
+        Value::String(text) => text,
+        value => value.to_string(),
+    }
+}

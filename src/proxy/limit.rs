@@ -1,0 +1,160 @@
+//! How many sessions there may be at once: places that are taken and given back, and whose number can change meanwhile.
+//! Who is above a lower number stays; nobody new comes until enough have left.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Semaphore;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Limit {
+    free: Semaphore,
+    /// Places that are to vanish when they are given back. Almost always 0: read before it is changed.
+    owed: AtomicUsize,
+    /// Locked while the number changes, so that two changes do not mix.
+    places: Mutex<usize>,
+}
+
+impl Limit {
+    /// `None` = as many as the semaphore can count.
+    pub fn new(places: Option<usize>) -> Arc<Self> {
+        let places = bounded(places);
+        Arc::new(Self { free: Semaphore::new(places), owed: AtomicUsize::new(0), places: Mutex::new(places) })
+    }
+
+    /// `None` = unlimited.
+    pub fn places(&self) -> Option<usize> {
+        let places = *self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        (places < Semaphore::MAX_PERMITS).then_some(places)
+    }
+
+    /// From now on so many.
+    pub fn resize(&self, places: Option<usize>) {
+        let after = bounded(places);
+        let mut now = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *now, after);
+        if after >= before {
+            let more = after - before;
+            self.free.add_permits(more - self.settle(more));
+        } else {
+            let less = before - after;
+            // First owed, then paid: else somebody could take a place that is about to vanish.
+            self.owed.fetch_add(less, SeqCst);
+            let paid = self.free.forget_permits(less);
+            // Of what was paid here, some may have been paid by who gave a place back meanwhile.
+            self.free.add_permits(paid - self.settle(paid));
+        }
+    }
+
+    /// A place that is free now.
+    pub(super) fn try_take(self: &Arc<Self>) -> Option<Place> {
+        self.free.try_acquire().ok()?.forget();
+        Some(Place(Arc::clone(self)))
+    }
+
+    /// Waits for a place.
+    ///
+    /// # Cancel safety
+    /// Safe, but it loses its turn.
+    pub(super) async fn take(self: &Arc<Self>) -> Place {
+        match self.free.acquire().await {
+            Ok(permit) => permit.forget(),
+            // It is never closed.
+            Err(_) => std::future::pending().await,
+        }
+        Place(Arc::clone(self))
+    }
+
+    /// Takes up to `most` off what is owed; returns how much that was.
+    fn settle(&self, most: usize) -> usize {
+        if self.owed.load(SeqCst) == 0 {
+            return 0;
+        }
+        let settled = self.owed.fetch_update(SeqCst, SeqCst, |owed| Some(owed.saturating_sub(most)));
+        settled.unwrap_or(0).min(most)
+    }
+}
+
+fn bounded(places: Option<usize>) -> usize {
+    places.unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS)
+}
+
+/// A place; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Limit>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if self.0.settle(1) == 0 {
+            self.0.free.add_permits(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_than_there_are_places_whatever_they_become() {
+        let mut random = fastrand::Rng::with_seed(3);
+        let (limit, mut size, mut taken) = (Limit::new(Some(5)), 5, Vec::new());
+        for _ in 0..20_000 {
+            match random.u8(..8) {
+                0 => {
+                    size = random.usize(1..9);
+                    limit.resize(Some(size));
+                }
+                1 if random.u8(..10) == 0 => {
+                    size = Semaphore::MAX_PERMITS;
+                    limit.resize(None);
+                }
+                2..=4 if !taken.is_empty() => drop(taken.swap_remove(random.usize(..taken.len()))),
+                _ if taken.len() < 40 => {
+                    let place = limit.try_take();
+                    assert_eq!(place.is_some(), taken.len() < size, "{} of {size}", taken.len());
+                    taken.extend(place);
+                }
+                _ => taken.clear(),
+            }
+            assert_eq!(limit.places().unwrap_or(Semaphore::MAX_PERMITS), size);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_gets_a_place_that_a_change_brings() {
+        let limit = Limit::new(Some(1));
+        let first = limit.try_take().unwrap();
+        let waiting = tokio::spawn({
+            let limit = Arc::clone(&limit);
+            async move { limit.take().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        limit.resize(Some(2));
+        let second = waiting.await.unwrap();
+        // Two are there and one is allowed: the first to leave makes no room.
+        limit.resize(Some(1));
+        drop(first);
+        assert!(limit.try_take().is_none());
+        drop(second);
+        assert!(limit.try_take().is_some());
+    }
+
+    #[test]
+    fn threads_that_come_and_go_during_changes_leave_the_right_number() {
+        let limit = Limit::new(Some(8));
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..20_000).for_each(|_| drop(limit.try_take())));
+            }
+            for n in 0..2_000 {
+                limit.resize(Some(1 + n % 16));
+            }
+        });
+        limit.resize(Some(7));
+        let taken: Vec<_> = std::iter::from_fn(|| limit.try_take()).collect();
+        assert_eq!(taken.len(), 7);
+    }
+}

@@ -1,0 +1,412 @@
+//! From what runs to another configuration, in one process: everything that can fail is at hand before anything changes,
+//! and who is not named by a difference does not notice.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::closing::Closer;
+use super::control::{self, Control};
+use super::leaving::Leaving;
+use super::sockets::{self, Bound, Wanted};
+use super::{LimitError, RingError, Set, SocketError, StartError, State, limits};
+use crate::config::{self, Config, Diff, Host, Relay, Source, StaticBackend};
+use crate::discovery::{Discovery, Follower};
+use crate::pool::{Backend, Pool};
+use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
+use crate::standing::Standing;
+
+/// For the keepers to place what is written; it takes them milliseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between looks whether they have.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// What came into effect.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The differences, empty if there was none.
+    pub diff: Diff,
+    /// Of these, the places that take a restart.
+    pub needs_restart: Vec<String>,
+    /// The number of the configuration in effect.
+    pub generation: u64,
+}
+
+/// Why nothing was changed.
+#[derive(Debug, Error)]
+pub enum ApplyError {
+    /// A stop has begun.
+    #[error("the balancer is stopping")]
+    Stopping,
+    /// A written limit can't be held.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+    /// A written relay is not at hand.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// A new listening socket is not at hand.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// What a check needs is not there.
+    #[error(transparent)]
+    Check(#[from] Box<StartError>),
+    /// A pool can't be fed.
+    #[error("pool `{pool}` can't be fed")]
+    Source {
+        /// Its name.
+        pool: String,
+        /// Why.
+        source: crate::discovery::SourceError,
+    },
+}
+
+/// What only who applies configurations knows, by name.
+#[derive(Debug)]
+pub(super) struct Running {
+    discovery: Discovery,
+    pub(super) controls: BTreeMap<String, Control>,
+    pub(super) preconnects: BTreeMap<String, CancellationToken>,
+    pub(super) bound: BTreeMap<String, Vec<Bound>>,
+    pub(super) leaving: Leaving,
+    /// Accept loops so far: the next one's worker follows from it.
+    loops: usize,
+}
+
+impl Running {
+    pub(super) fn new() -> Self {
+        Self {
+            discovery: Discovery::new(),
+            controls: BTreeMap::new(),
+            preconnects: BTreeMap::new(),
+            bound: BTreeMap::new(),
+            leaving: Leaving::default(),
+            loops: 0,
+        }
+    }
+
+    /// What will follow the sources of these pools, by name.
+    pub(super) fn followers<'a>(
+        &mut self,
+        pools: impl IntoIterator<Item = &'a config::Pool>,
+    ) -> Result<BTreeMap<String, Follower>, StartError> {
+        let follower = |pool: &config::Pool| {
+            let follower = self.discovery.source(&pool.name, &pool.source);
+            follower
+                .map(|follower| (pool.name.clone(), follower))
+                .map_err(|source| StartError::Source { pool: pool.name.clone(), source })
+        };
+        pools.into_iter().map(follower).collect()
+    }
+
+    /// Ends the control plane.
+    pub(super) fn end(&mut self) {
+        self.controls.clear();
+    }
+}
+
+impl State {
+    /// Puts a configuration in the place of the one in effect, and returns when new sessions go by it.
+    ///
+    /// To be called on the runtime of the control plane, once at a time. Applying what is in effect changes nothing.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    ///
+    /// # Cancel safety
+    /// May be dropped: then it has happened, or not, and may not have been counted.
+    pub async fn apply(self: &Arc<Self>, config: &Config) -> Result<Applied, ApplyError> {
+        let (diff, needs_restart) = self.change(config)?;
+        if diff.is_empty() {
+            self.reloads.unchanged();
+            let view = self.reloads.view();
+            return Ok(Applied { diff, needs_restart: view.needs_restart, generation: view.generation });
+        }
+        let (state, config, places) = (Arc::clone(self), config.clone(), needs_restart.clone());
+        // A task, so that it is done also if nobody waits for it any more.
+        let finished = tokio::spawn(async move {
+            // A keeper that is slower is no reason to keep the next change waiting.
+            let _ = timeout(PATIENCE, state.until_placed(&config)).await;
+            state.set_policies(&config);
+            state.reloads.applied(&config, places)
+        });
+        let generation = finished.await.unwrap_or_default();
+        Ok(Applied { diff, needs_restart, generation })
+    }
+
+    /// The last step: who is removed or back is known, so what becomes of their sessions can be decided.
+    fn set_policies(&self, config: &Config) {
+        let set = self.set();
+        for settings in &config.pools {
+            let pool = set.pools.iter().find(|pool| *pool.name == *settings.name);
+            if let Some(pool) = pool.filter(|pool| *pool.settings() != *settings) {
+                pool.change(settings.clone());
+            }
+        }
+    }
+
+    /// Waits until the pools' backends are those that are written: each of them is there, and everybody else has left.
+    async fn until_placed(&self, config: &Config) {
+        let set = self.set();
+        for settings in &config.pools {
+            let Source::Static(backends) = &settings.source else { continue };
+            let Some(pool) = set.pools.iter().find(|pool| *pool.name == *settings.name) else { continue };
+            while !is_placed(pool, backends) {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    }
+
+    /// What differs, and what of it takes a restart.
+    fn change(self: &Arc<Self>, config: &Config) -> Result<(Diff, Vec<String>), ApplyError> {
+        let mut running = self.running();
+        if self.is_draining() {
+            return Err(ApplyError::Stopping);
+        }
+        let before = self.set();
+        let diff = Diff::between(&before.config.effective(), &config.effective());
+        if diff.is_empty() {
+            return Ok((diff, Vec::new()));
+        }
+
+        let (max, _) = limits(config, self.floor.sessions().len())?;
+        super::checks_ready(config).map_err(Box::new)?;
+        // What was not obeyed at earlier changes is not obeyed now, either.
+        let since_start = Diff::between(&self.started_with, &config.effective());
+        let mut needs_restart = since_start.needs_restart();
+        let asks_for_ring = config.pools.iter().find(|pool| pool.relay == Relay::IoUring);
+        if let Some(pool) = asks_for_ring.filter(|_| self.rings == Rings::No) {
+            try_ring().map_err(|source| RingError { pool: pool.name.clone(), source })?;
+            needs_restart.push(format!("pools.{}.relay", pool.name));
+        }
+        for listener in &config.listeners {
+            let bound = running.bound.get(&listener.name);
+            let is_systemds = bound.is_some_and(|bound| bound.iter().any(|bound| bound.written.is_none()));
+            if is_systemds && diff.listeners.iter().any(|named| named.name == listener.name && named.changes("bind")) {
+                needs_restart.push(format!("listeners.{}.bind", listener.name));
+            }
+        }
+        let other_source =
+            |pool: &&config::Pool| before.config.pool(&pool.name).is_none_or(|before| before.source != pool.source);
+        let followers = running.followers(config.pools.iter().filter(other_source)).map_err(|error| match error {
+            StartError::Source { pool, source } => ApplyError::Source { pool, source },
+            // It has no other way to fail.
+            _ => ApplyError::Stopping,
+        })?;
+        let sockets = sockets::reopen(&config.listeners, &running.bound)?;
+
+        // From here on nothing fails.
+        self.limit.resize(Some(max));
+        self.log_sessions.store(config.log.sessions, Relaxed);
+        self.install(&mut running, config, followers, sockets);
+        Ok((diff, needs_restart))
+    }
+
+    /// Makes the running set what `config` says. `followers` are those of new pools and of pools with another source.
+    pub(super) fn install(
+        self: &Arc<Self>,
+        running: &mut Running,
+        config: &Config,
+        mut followers: BTreeMap<String, Follower>,
+        sockets: Vec<Wanted>,
+    ) {
+        let before = self.set();
+        let (mut pools, mut closers) = (Vec::new(), before.closers.clone());
+        for settings in &config.pools {
+            let follower = followers.remove(&settings.name);
+            let known = before.pools.iter().find(|pool| *pool.name == *settings.name);
+            pools.push(match known {
+                Some(pool) => {
+                    self.change_pool(running, pool, settings, follower);
+                    Arc::clone(pool)
+                }
+                None => {
+                    // There is one for every pool that is new.
+                    let Some(follower) = follower else { continue };
+                    let (pool, closer) = self.add_pool(running, settings, follower);
+                    closers.push(closer);
+                    pool
+                }
+            });
+        }
+
+        let mut listeners = Vec::new();
+        for (settings, wanted) in config.listeners.iter().zip(sockets) {
+            let Some(pool) = pools.iter().find(|pool| *pool.name == *settings.pool) else { continue };
+            let known = before.listeners.iter().find(|listener| *listener.name == *settings.name);
+            let settings = Settings { file: settings.clone(), pool: Arc::clone(pool) };
+            listeners.push(self.set_listener(running, known, settings, wanted));
+        }
+
+        let gone = before.listeners.iter().filter(|old| !listeners.iter().any(|new| Arc::ptr_eq(old, new))).cloned();
+        for gone in gone.collect::<Vec<_>>() {
+            for bound in running.bound.get(&*gone.name).into_iter().flatten() {
+                bound.stop.cancel();
+            }
+            listeners.push(gone);
+        }
+        let gone = before.pools.iter().filter(|old| !pools.iter().any(|new| Arc::ptr_eq(old, new))).cloned();
+        let gone: Vec<_> = gone.collect();
+        for pool in &gone {
+            if let Some(stop) = running.preconnects.remove(&*pool.name) {
+                stop.cancel();
+            }
+        }
+        pools.extend(gone);
+        pools.sort_by(|a, b| a.name.cmp(&b.name));
+        listeners.sort_by(|a, b| a.name.cmp(&b.name));
+        self.set.store(Arc::new(Set { config: Arc::new(config.clone()), pools, listeners, closers }));
+        running.discovery.retain(&config.pools);
+        self.see_off(running);
+    }
+
+    fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> (Arc<Pool>, Arc<Closer>) {
+        let (pool, evidence) = Pool::new(settings.clone(), self.floor.sessions().len());
+        pool.tell_to(&self.events);
+        pool.orders.show(self.orders.of(&pool.name));
+        let (closer, closing) = Closer::start(&pool, &self.floor);
+        let control = control::start(&pool, evidence, follower, &self.prober, closing);
+        running.controls.insert(settings.name.clone(), control);
+        self.preconnect(running, &pool);
+        (pool, Arc::new(closer))
+    }
+
+    fn change_pool(
+        &self,
+        running: &mut Running,
+        pool: &Arc<Pool>,
+        settings: &config::Pool,
+        follower: Option<Follower>,
+    ) {
+        let before = pool.settings();
+        if *before == *settings {
+            // It may have been about to leave.
+            if !running.preconnects.contains_key(&*pool.name) {
+                self.preconnect(running, pool);
+            }
+            return;
+        }
+        pool.change(undecided(&before, settings));
+        if let Some(control) = running.controls.get(&*pool.name) {
+            control.change(
+                pool,
+                follower,
+                (before.check != settings.check || before.agent != settings.agent).then_some(&self.prober),
+            );
+        }
+        if before.timeouts != settings.timeouts {
+            self.floor.renew(pool);
+        }
+        let how = |pool: &config::Pool| (pool.preconnect, pool.tcp, pool.sources.clone());
+        if how(&before) != how(settings) || !running.preconnects.contains_key(&*pool.name) {
+            self.preconnect(running, pool);
+        }
+    }
+
+    /// Lets the workers keep connections as the pool says now, and in no other way.
+    fn preconnect(&self, running: &mut Running, pool: &Arc<Pool>) {
+        let stop = self.stop_accepting.child_token();
+        self.floor.preconnect(pool, &self.limit, &stop);
+        if let Some(before) = running.preconnects.insert(pool.name.to_string(), stop) {
+            before.cancel();
+        }
+    }
+
+    /// A listener with these sockets and no others: a new one, or one that runs.
+    fn set_listener(
+        &self,
+        running: &mut Running,
+        known: Option<&Arc<Listener>>,
+        settings: Settings,
+        wanted: Wanted,
+    ) -> Arc<Listener> {
+        let name = settings.file.name.clone();
+        let mut bound = Vec::new();
+        for (place, old) in running.bound.remove(&name).unwrap_or_default().into_iter().enumerate() {
+            if wanted.kept.contains(&place) {
+                bound.push(old);
+            } else {
+                old.stop.cancel();
+            }
+        }
+        let opened: Vec<_> = wanted.opened.into_iter().map(|opened| (opened.written, Arc::new(opened.fd))).collect();
+        let mut addresses: Vec<_> = bound.iter().map(|bound| bound.address).collect();
+        addresses.extend(opened.iter().filter_map(|(_, fd)| local_address(fd).ok()));
+        let is_new = !opened.is_empty() || known.is_none_or(|known| *known.addresses() != addresses);
+        if is_new {
+            info!(listener = %name, pool = %settings.pool.name, ?addresses, "listening");
+        }
+
+        let listener = match known {
+            None => Listener::new(settings, addresses, Arc::clone(&self.limit), self.tracker.clone()),
+            Some(listener) => {
+                if *listener.settings() != settings {
+                    for socket in bound.iter().filter_map(|bound| bound.socket.upgrade()) {
+                        if let Err(error) = change(&socket, &settings.file) {
+                            warn!(listener = %name, %error, "a socket option can't be changed");
+                        }
+                    }
+                }
+                listener.change(settings, addresses);
+                Arc::clone(listener)
+            }
+        };
+        for (written, fd) in opened {
+            // It is listening: it has an address.
+            let Ok(address) = local_address(&fd) else { continue };
+            let stop = self.stop_accepting.child_token();
+            bound.push(Bound { written, address, socket: Arc::downgrade(&fd), stop: stop.clone() });
+            self.floor.listen(running.loops, fd, Arc::clone(&listener), stop);
+            running.loops += 1;
+        }
+        running.bound.insert(name, bound);
+        listener
+    }
+
+    pub(super) fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The settings without what ends sessions in another way than before. A backend that a file brings back must not be taken
+/// for a removed one under that file's policy, nor one that it removes be treated by the policy of the last.
+fn undecided(before: &config::Pool, after: &config::Pool) -> config::Pool {
+    let mut settings = after.clone();
+    let (old, new) = (&before.closing, &mut settings.closing);
+    let pairs = [
+        (old.on_down, &mut new.on_down),
+        (old.on_removed, &mut new.on_removed),
+        (old.on_maintenance, &mut new.on_maintenance),
+    ];
+    for (old, new) in pairs {
+        if old != *new {
+            *new = config::Policy::Keep;
+        }
+    }
+    settings
+}
+
+/// A host name that is not looked up yet is waited for by nobody.
+fn is_placed(pool: &Pool, backends: &[StaticBackend]) -> bool {
+    let members = pool.members();
+    let written = |id: &str| backends.iter().find(|backend| backend.id == id);
+    let gone = members.iter().filter(|member| written(&member.id).is_none());
+    let there = |backend: &StaticBackend| {
+        let is = |member: &Arc<Backend>| *member.id == *backend.id && member.view().standing != Standing::Removed;
+        matches!(backend.address.host, Host::Name(_)) || members.iter().any(is)
+    };
+    gone.into_iter().all(|member| member.view().standing == Standing::Removed) && backends.iter().all(there)
+}
+
+impl From<ApplyError> for io::Error {
+    fn from(error: ApplyError) -> Self {
+        Self::other(error)
+    }
+}

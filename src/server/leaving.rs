@@ -1,0 +1,121 @@
+//! Listeners and pools that the configuration has no more: they stay until their last session has ended, or is cut because
+//! `reload.drain_timeout` is over.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::apply::Running;
+use super::{Set, State};
+use crate::metrics::CloseCause;
+use crate::pool::Pool;
+use crate::proxy::Listener;
+
+/// Between looks at those who leave; there are none most of the time.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Between two orders to close what is left: the first one may still be carried out, at its pace.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Since when who is leaving, by name.
+#[derive(Debug, Default)]
+pub(super) struct Leaving {
+    listeners: BTreeMap<Arc<str>, Instant>,
+    pools: BTreeMap<Arc<str>, Instant>,
+    /// When sessions whose time is over may be looked for again; `None` = now.
+    close_at: Option<Instant>,
+    /// Whether somebody looks after them.
+    attended: bool,
+}
+
+impl State {
+    /// Notes who leaves and who came back, and sees to it that the former are looked after.
+    pub(super) fn see_off(self: &Arc<Self>, running: &mut Running) {
+        let (now, set) = (Instant::now(), self.set());
+        let before = std::mem::take(&mut running.leaving);
+        for listener in set.listeners.iter().filter(|listener| !set.listener_stays(listener)) {
+            let since = before.listeners.get(&listener.name).copied().unwrap_or_else(|| {
+                info!(listener = %listener.name, sessions = listener.sessions(), "removed: accepts no more");
+                now
+            });
+            running.leaving.listeners.insert(Arc::clone(&listener.name), since);
+        }
+        for pool in set.pools.iter().filter(|pool| !set.stays(pool)) {
+            let since = before.pools.get(&pool.name).copied().unwrap_or_else(|| {
+                info!(pool = %pool.name, sessions = pool.sessions(), "removed: gets no new sessions");
+                now
+            });
+            running.leaving.pools.insert(Arc::clone(&pool.name), since);
+        }
+        running.leaving.attended = before.attended;
+        let anybody = !running.leaving.listeners.is_empty() || !running.leaving.pools.is_empty();
+        if anybody && !running.leaving.attended {
+            running.leaving.attended = true;
+            tokio::spawn(attend(Arc::downgrade(self)));
+        }
+    }
+
+    /// Lets go of those without sessions, and cuts the sessions of those whose time is over. Returns whether somebody is
+    /// left.
+    fn look_after(&self, now: Instant) -> bool {
+        let mut running = self.running();
+        let set = self.set();
+        if let Some(timeout) = set.config.reload.drain_timeout
+            && running.leaving.close_at.is_none_or(|at| at <= now)
+        {
+            running.leaving.close_at = Some(now + AGAIN);
+            let over = |since: &BTreeMap<Arc<str>, Instant>, name: &Arc<str>| {
+                since.get(name).is_some_and(|&since| now >= since + timeout)
+            };
+            let (listeners, pools) = (&running.leaving.listeners, &running.leaving.pools);
+            if listeners.keys().any(|name| over(listeners, name)) || pools.keys().any(|name| over(pools, name)) {
+                let closed = self.close(CloseCause::Shutdown, |session| {
+                    over(listeners, &session.listener.name) || over(pools, &session.pool.name)
+                });
+                if closed > 0 {
+                    warn!(sessions = closed, "reload.drain_timeout is over: sessions of what is removed are closed");
+                }
+            }
+        }
+        let has_left = |listener: &Listener, running: &Running| {
+            let bound = running.bound.get(&*listener.name);
+            let accepts = bound.is_some_and(|all| all.iter().any(|bound| bound.socket.strong_count() > 0));
+            !accepts && listener.sessions() == 0
+        };
+        let (mut listeners, mut pools) = (set.listeners.clone(), set.pools.clone());
+        listeners.retain(|listener| {
+            let gone = !set.listener_stays(listener) && has_left(listener, &running);
+            if gone {
+                running.leaving.listeners.remove(&listener.name);
+                running.bound.remove(&*listener.name);
+                info!(listener = %listener.name, "removed: its last session has ended");
+            }
+            !gone
+        });
+        let used = |pool: &Arc<Pool>| listeners.iter().any(|listener| Arc::ptr_eq(&listener.settings().pool, pool));
+        pools.retain(|pool| {
+            let gone = !set.stays(pool) && pool.sessions() == 0 && !used(pool);
+            if gone {
+                running.leaving.pools.remove(&pool.name);
+                running.controls.remove(&*pool.name);
+                info!(pool = %pool.name, "removed: its last session has ended");
+            }
+            !gone
+        });
+        if (listeners.len(), pools.len()) != (set.listeners.len(), set.pools.len()) {
+            let mut closers = set.closers.clone();
+            closers.retain(|closer| pools.iter().any(|pool| Arc::ptr_eq(pool, &closer.pool)));
+            self.set.store(Arc::new(Set { config: Arc::clone(&set.config), pools, listeners, closers }));
+        }
+        running.leaving.attended = !running.leaving.listeners.is_empty() || !running.leaving.pools.is_empty();
+        running.leaving.attended
+    }
+}
+
+async fn attend(state: Weak<State>) {
+    while state.upgrade().is_some_and(|state| state.look_after(Instant::now())) {
+        tokio::time::sleep(LOOK).await;
+    }
+}

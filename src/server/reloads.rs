@@ -1,0 +1,127 @@
+//! What became of the configurations that were to be applied: written by who applies them, read by metrics and the API.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use crate::config::Config;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Reloads {
+    /// A lock: touched once a reload.
+    view: Mutex<View>,
+}
+
+/// How the last one went, and how all have.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Counts the configurations that were applied, the first one included.
+    pub generation: u64,
+    /// Of what is in effect; equal for equal configurations of one process.
+    pub hash: u64,
+    /// When that was applied.
+    pub applied_at: SystemTime,
+    /// Since the start.
+    pub applied: u64,
+    /// The same.
+    pub unchanged: u64,
+    /// The same.
+    pub refused: u64,
+    /// Differences that take a restart, by place.
+    pub needs_restart: Vec<String>,
+    /// The last attempt; `None` = only the start so far.
+    pub last: Option<(SystemTime, Result, Option<String>)>,
+}
+
+/// What a reload came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Result {
+    /// In effect.
+    Applied,
+    /// No difference.
+    Unchanged,
+    /// An error; what ran goes on running.
+    Refused,
+}
+
+impl Result {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Applied, Self::Unchanged, Self::Refused];
+
+    /// The word for it in metrics and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Unchanged => "unchanged",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+impl View {
+    /// How often it came to that.
+    pub fn count(&self, result: Result) -> u64 {
+        match result {
+            Result::Applied => self.applied,
+            Result::Unchanged => self.unchanged,
+            Result::Refused => self.refused,
+        }
+    }
+}
+
+impl Reloads {
+    pub(super) fn new(config: &Config) -> Self {
+        Self {
+            view: Mutex::new(View {
+                generation: 1,
+                hash: hash(config),
+                applied_at: SystemTime::now(),
+                applied: 0,
+                unchanged: 0,
+                refused: 0,
+                needs_restart: Vec::new(),
+                last: None,
+            }),
+        }
+    }
+
+    /// As it is now.
+    pub fn view(&self) -> View {
+        self.lock().clone()
+    }
+
+    /// A file could not be made a configuration, or not be applied; `error` is what `evenkeel check` says of it.
+    pub fn refused(&self, error: String) {
+        let mut view = self.lock();
+        view.refused += 1;
+        view.last = Some((SystemTime::now(), Result::Refused, Some(error)));
+    }
+
+    pub(super) fn unchanged(&self) {
+        let mut view = self.lock();
+        view.unchanged += 1;
+        view.last = Some((SystemTime::now(), Result::Unchanged, None));
+    }
+
+    pub(super) fn applied(&self, config: &Config, needs_restart: Vec<String>) -> u64 {
+        let (now, mut view) = (SystemTime::now(), self.lock());
+        view.generation += 1;
+        view.hash = hash(config);
+        view.applied_at = now;
+        view.applied += 1;
+        view.needs_restart = needs_restart;
+        view.last = Some((now, Result::Applied, None));
+        view.generation
+    }
+
+    fn lock(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hash(config: &Config) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    config.effective().to_string().hash(&mut hasher);
+    hasher.finish()
+}
