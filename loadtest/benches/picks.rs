@@ -120,7 +120,8 @@ fn membership(criterion: &mut Criterion) {
         let (_reports, reports) = mpsc::unbounded_channel();
         let (_advice, advice) = mpsc::unbounded_channel();
         let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn Send>);
-        let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen() };
+        let (_changes, changes) = mpsc::unbounded_channel();
+        let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
         let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, inputs));
         let mut next = whole.len();
         let apply = |endpoints: Vec<Endpoint>| {
