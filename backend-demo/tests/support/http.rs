@@ -38,7 +38,8 @@ impl Reply {
 
 /// `None`: the connection was closed or reset without a complete reply.
 pub async fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<Reply> {
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     let answer = timeout(LIMIT, async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         stream.write_all(request.as_bytes()).await.ok()?;
