@@ -51,15 +51,20 @@ enum Stream {
 
 /// Serves for ever; dropping it ends every connection.
 pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
-    let seats = Seats::new(match front {
+    let most = match front {
         Front::Tcp(_) => MOST_TCP,
         Front::Socket { .. } => MOST_SOCKET,
-    });
+    };
+    let seats = Seats::new(most);
     let mut connections = JoinSet::new();
     let mut complaints = Pace::new(Duration::from_secs(5));
     for number in 0.. {
         let (stream, caller) = loop {
             while connections.try_join_next().is_some() {}
+            // Whoever had to go holds a descriptor until its task has ended, which it does at its next turn.
+            while connections.len() > most {
+                connections.join_next().await;
+            }
             match front.accept().await {
                 Ok(accepted) => break accepted,
                 Err(error) => {
