@@ -1,5 +1,5 @@
 //! PURE. What operators said of a pool and its backends, by whom and for how long. The keeper of a pool obeys it; it
-//! outlives registry updates, address changes and, in its [`file`], restarts.
+//! outlives registry updates, address changes and, in its `file`, restarts.
 
 pub mod file;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::metrics::Outcome;
 
-/// See the module. The numbers are those in [`super::live`]; 0 is none.
+/// See the module. The numbers are those in `live`; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Cut {
