@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
@@ -41,6 +41,7 @@ struct Kept {
     log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
     allow_exec: bool,
     log_level: Option<LogLevel>,
+    reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
     /// Who may use the admin side: as it was said at the start.
     started_with: config::Admin,
 }
@@ -62,6 +63,8 @@ pub struct Surroundings {
     pub allow_exec: bool,
     /// The log's level; `None` = it is not ours to change.
     pub log_level: Option<LogLevel>,
+    /// Gets what the API's `config/reload` asks for, each answered when the file has been read; `None` = there is no file.
+    pub reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
 }
 
 /// Why a configuration was not applied: what ran goes on running.
@@ -171,10 +174,11 @@ impl Balancer {
             let bound = socket.bind_socket(path).await;
             bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
         }
-        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level } = surroundings;
+        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level, reload } = surroundings;
         let log_lines_dropped = log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0));
         let server = Server::start(&config, inherited)?;
-        let surroundings = Kept { log_lines_dropped, allow_exec, log_level, started_with: config.admin.clone() };
+        let started_with = config.admin.clone();
+        let surroundings = Kept { log_lines_dropped, allow_exec, log_level, reload, started_with };
         let admin_at = RwLock::new(bound.as_ref().map(|(address, _)| *address));
         let admin = bound.map(|(address, admin)| surroundings.listen(server.state(), address, admin));
         let socket = config.admin.socket.as_ref().map(|path| {
@@ -351,6 +355,7 @@ impl Kept {
             state: Arc::clone(state),
             log_lines_dropped: Arc::clone(&self.log_lines_dropped),
             log_level: self.log_level.clone(),
+            reload: self.reload.clone(),
         };
         let serving = tokio::spawn(admin.serve(view, self.started_with.clone(), stop.clone()));
         AdminTask { serving, stop: stop.drop_guard() }

@@ -29,6 +29,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("evenkeel sessions --idle 10m", "tests/console/operate.rs"),
     ("evenkeel close --backend web-3 --yes", "tests/console/operate.rs"),
     ("evenkeel log-level debug --for 10m", "tests/console/api.rs"),
+    ("evenkeel config", "tests/console/api.rs"),
+    ("evenkeel reload", "tests/console/api.rs"),
     ("tests/run.sh", "CI"),
     ("cargo run --release -- check", "the_shipped_file_is_valid_and_says_what_it_runs"),
     ("cargo run --release", "tests/cli.rs: without_a_command_it_runs_and_says_nothing_on_stdout"),

@@ -1,14 +1,21 @@
-//! `/api/v1/config`: what is in effect, secrets masked, and what became of the last reload.
+//! `/api/v1/config`: what is in effect, secrets masked, and what became of the last reload; and the wish for another one.
 
 use std::collections::BTreeMap;
 
-use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State as Shared;
-use serde::Serialize;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::sync::oneshot;
+use tracing::info;
 
 use super::Desk;
 use super::bodies::time;
+use super::operate::{Who, parsed};
+use super::refusal::Refusal;
 use crate::config::masked;
 use crate::server::{ReloadResult, ReloadView};
 
@@ -30,6 +37,28 @@ struct LastBody {
     at: String,
     result: &'static str,
     error: Option<String>,
+}
+
+/// There is nothing to say besides: the file is the one that the process was started with.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wish {}
+
+/// Has the file read again, and answers when what it says is applied or refused.
+pub(super) async fn reload(
+    Shared(desk): Shared<Desk>,
+    Extension(who): Extension<Who>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<ConfigBody>, Refusal> {
+    let Wish {} = parsed(body)?;
+    let error = || Refusal::new(StatusCode::NOT_FOUND, "this balancer was not started from a file", "");
+    let reload = desk.view.reload.clone().ok_or_else(error)?;
+    info!(by = %who.0, "asked to read the file");
+    let (done, heard) = oneshot::channel();
+    let stopping = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the balancer is stopping", "");
+    reload.send(done).await.map_err(|_| ()).map_err(stopping)?;
+    heard.await.map_err(|_| ()).map_err(stopping)?;
+    Ok(config(Shared(desk)).await)
 }
 
 pub(super) async fn config(Shared(desk): Shared<Desk>) -> Json<ConfigBody> {

@@ -33,7 +33,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +64,8 @@ pub struct View {
     pub log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What the log says; `None` = it is not ours to change.
     pub log_level: Option<LogLevel>,
+    /// Has the file read again, and is told when that is done; `None` = there is no file.
+    pub reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
 }
 
 /// What all requests share.
@@ -142,6 +144,7 @@ fn routes(door: &Door) -> Router {
         .route("/status", get(status::status))
         .route("/listeners", get(status::listeners))
         .route("/config", get(config::config))
+        .route("/config/reload", post(config::reload))
         .route("/pools", get(pools::all))
         .route("/pools/{pool}", get(pools::one).patch(operate::pool))
         .route("/backends/{pool}/{*backend}", get(pools::backend).patch(operate::backend))

@@ -5,6 +5,7 @@ mod api;
 mod backends;
 mod check;
 mod client;
+mod config;
 mod events;
 mod explain;
 mod level;
@@ -102,6 +103,10 @@ enum Command {
     Weight(operate::Weight),
     /// Show or change what the log says
     LogLevel(level::Options),
+    /// What is in effect, with every default; secrets are masked
+    Config,
+    /// Have the file read again, at once; what is refused changes nothing
+    Reload,
     /// Write a shell's completions to stdout
     Completions(pages::Completions),
     /// Write the manual
@@ -222,6 +227,8 @@ async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failu
         Command::Disable(options) => operate::take_out(client, "disabled", options, json).await,
         Command::Ready(options) => operate::put_back(client, options, json).await,
         Command::Weight(options) => operate::weight(client, options, json).await,
+        Command::Config => config::config(client, json).await,
+        Command::Reload => config::reload(client, json).await,
         Command::LogLevel(options) => level::level(client, options, json).await,
     }
 }

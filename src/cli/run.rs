@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
@@ -17,6 +18,11 @@ use crate::server;
 
 /// Threads of the control plane and the admin side: two, so that a big scrape does not hold up the keepers.
 const CONTROL_THREADS: usize = 2;
+
+/// Reloads that are asked for while one is under way; who comes later waits in the API.
+const RELOADS_WAITING: usize = 4;
+
+type Asked = mpsc::Receiver<oneshot::Sender<()>>;
 
 /// For the sessions of the other workers after one has died: they end at once, unless something else is wrong, too.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -30,10 +36,12 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     for warning in config.warnings() {
         warn!("{warning}");
     }
+    let (ask, asked) = mpsc::channel(RELOADS_WAITING);
     let surroundings = Surroundings {
         inherited,
         log_lines_dropped: Some(Arc::new(logging.dropped())),
         log_level: Some(logging.level()),
+        reload: Some(ask),
         allow_exec,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -42,13 +50,19 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("the control plane's event loop")?;
-    let result = runtime.block_on(serve(path, text, config, surroundings));
+    let result = runtime.block_on(serve(path, text, config, surroundings, asked));
     // A look-up or a read of a file that hangs holds a thread of the runtime; the end does not wait for it.
     runtime.shutdown_background();
     result
 }
 
-async fn serve(path: &Path, text: String, config: Config, surroundings: Surroundings) -> Result<(), Failure> {
+async fn serve(
+    path: &Path,
+    text: String,
+    config: Config,
+    surroundings: Surroundings,
+    mut asked: Asked,
+) -> Result<(), Failure> {
     let mut signals = Signals::new().context("signals can't be caught")?;
     let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
         StartError::Server(server::StartError::Limit(error)) => error.into(),
@@ -57,7 +71,7 @@ async fn serve(path: &Path, text: String, config: Config, surroundings: Surround
     })?;
     systemd::ready();
     let stop = async {
-        let reloading = keep_up(&balancer, path, text, &mut signals.hangup);
+        let reloading = keep_up(&balancer, path, text, &mut signals.hangup, &mut asked);
         tokio::select! {
             () = stop(&mut signals.terminate, &mut signals.interrupt) => {}
             () = reloading => {}
@@ -78,35 +92,54 @@ async fn serve(path: &Path, text: String, config: Config, surroundings: Surround
     }
 }
 
-/// Applies what the file says at SIGHUP and, unless it is switched off, whenever it says something else. Never ends.
+/// Applies what the file says at SIGHUP, when the API asks for it and, unless it is switched off, whenever it says
+/// something else. Never ends.
 ///
 /// Dropping it leaves a reload that is under way either done or not.
-async fn keep_up(balancer: &Balancer, path: &Path, mut seen: String, hangup: &mut Signal) {
+async fn keep_up(balancer: &Balancer, path: &Path, mut seen: String, hangup: &mut Signal, asked: &mut Asked) {
     let mut watch = Watch::default();
     loop {
         watch.turn(balancer.state().set().config.reload.watch, path);
-        let asked = tokio::select! {
-            _ = hangup.recv() => true,
-            () = watch.changed(path) => false,
+        let (why, done) = tokio::select! {
+            _ = hangup.recv() => (Some("SIGHUP"), None),
+            Some(done) = asked.recv() => (Some("asked for"), Some(done)),
+            () = watch.changed(path) => (None, None),
         };
+        // Told when it is dropped, whatever came of it.
+        let _done = Done(done);
         let text = match config::read(path) {
             Ok(text) => text,
             // Away for a moment while it is replaced, or for longer: what runs needs no file.
-            Err(_) if !asked => continue,
+            Err(_) if why.is_none() => continue,
             Err(error) => {
                 drop(balancer.refuse(error));
                 continue;
             }
         };
-        if !asked && text == seen {
+        if why.is_none() && text == seen {
             continue;
         }
-        info!(file = %path.display(), "{}", if asked { "SIGHUP: reading the file" } else { "the file has changed" });
+        match why {
+            Some(why) => info!(file = %path.display(), "{why}: reading the file"),
+            None => info!(file = %path.display(), "the file has changed"),
+        }
         systemd::reloading();
         // How it went is in the log, the metrics and the API.
         let _ = balancer.reload_text(path, &text).await;
         systemd::ready();
         seen = text;
+    }
+}
+
+/// Somebody who waits for a reload to be over.
+struct Done(Option<oneshot::Sender<()>>);
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            // Whoever asked may have left.
+            let _ = done.send(());
+        }
     }
 }
 

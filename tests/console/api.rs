@@ -1,10 +1,10 @@
 //! The API: its document says what there is, its events what happens.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::{Console, config};
+use super::{Console, config, session};
 use crate::support::{Backend, soon, until};
 
 #[tokio::test]
@@ -113,4 +113,39 @@ async fn the_log_says_more_for_a_while() {
     console.good(&["log-level", "info"]).await;
     console.good(&["drain", "a"]).await;
     console.program.until_says("operator: drain by ").await;
+}
+
+#[tokio::test]
+async fn the_file_is_read_when_asked_for_and_what_it_says_is_told() {
+    let backend = Backend::echo().await;
+    let text = |limit: &str| {
+        let top = format!("reload.watch = false\n{limit}");
+        config(&[("a", &backend)], &top, "admin_token = \"secret\"\n", "")
+    };
+    let console = Console::start(&text("max_connections = 5")).await;
+    let mut live = session(console.program.front("front").await).await;
+    assert_eq!(console.good(&["reload"]).await, "unchanged, generation 1\n");
+    let write = |text: &str| std::fs::write(console.program.directory().join("lb.toml"), text).unwrap();
+
+    write(&text("max_connections = 6").replace("workers = 2", "workers = 7"));
+    let said = console.good(&["reload"]).await;
+    assert_eq!(said, "applied, generation 2\nworkers takes a restart\n");
+    let effective = console.good(&["config"]).await;
+    assert!(effective.contains("\"max_connections\": 6") && !effective.contains("secret"), "{effective}");
+
+    write(&text("max_connections = 0"));
+    // Where the balancer is can't be read from such a file.
+    let said = console.says(&["--admin", "./admin.sock", "reload"]).await;
+    assert_eq!((said.code, &*said.out), (Some(2), ""));
+    assert!(said.err.contains("lb.toml:3:19: `max_connections = 0`"), "{}", said.err);
+    let checked = console.says(&["check"]).await;
+    assert_eq!(said.err, checked.err, "the words of `check`");
+
+    let answer: Value =
+        serde_json::from_str(&console.good(&["--admin", "./admin.sock", "config", "--json"]).await).unwrap();
+    assert_eq!((&answer["generation"], &answer["last_reload"]["result"]), (&json!(2), &json!("refused")));
+    live.write_all(b"still").await.unwrap();
+    let mut back = [0; 5];
+    soon("an echo", live.read_exact(&mut back)).await.unwrap();
+    assert_eq!(&back, b"still");
 }

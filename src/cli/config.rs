@@ -1,0 +1,50 @@
+//! `evenkeel config` and `evenkeel reload`: what is in effect, and the file read again.
+
+use hyper::Method;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::client::{Client, known};
+use super::{Failure, say, say_json};
+
+/// A reload that has not been refused, or was.
+#[derive(Deserialize)]
+struct Answer {
+    generation: u64,
+    last_reload: Option<Last>,
+    needs_restart: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Last {
+    result: String,
+    error: Option<String>,
+}
+
+/// What is in effect, with every default.
+pub(super) async fn config(client: &Client, json: bool) -> Result<(), Failure> {
+    let answer = client.get("/api/v1/config").await?;
+    say_json(if json { &answer } else { &answer["config"] })
+}
+
+/// Has the file read again. What is refused is told in the words of `evenkeel check`, and nothing has changed.
+pub(super) async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
+    let mut whole = client.change(Method::POST, "/api/v1/config/reload", &json!({})).await?;
+    let answer: Answer = known(whole.clone())?;
+    if json {
+        // The whole of what is in effect is `config`'s to say.
+        whole.as_object_mut().map(|whole| whole.remove("config"));
+        say_json(&whole)?;
+    }
+    let last = answer.last_reload.unwrap_or(Last { result: "unchanged".to_owned(), error: None });
+    if let Some(error) = last.error {
+        return Err(Failure::Config(error));
+    }
+    if !json {
+        say(&format!("{}, generation {}\n", last.result, answer.generation))?;
+        for place in answer.needs_restart {
+            say(&format!("{place} takes a restart\n"))?;
+        }
+    }
+    Ok(())
+}
