@@ -36,7 +36,7 @@ pub(super) async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
         whole.as_object_mut().map(|whole| whole.remove("config"));
         say_json(&whole)?;
     }
-    let last = answer.last_reload.unwrap_or(Last { result: "unchanged".to_owned(), error: None });
+    let last = answer.last_reload.unwrap_or_else(|| Last { result: "unchanged".to_owned(), error: None });
     if let Some(error) = last.error {
         return Err(Failure::Config(error));
     }
