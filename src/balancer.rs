@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::admin::{self, Admin, LogLevel};
 use crate::config::{self, Config, ConfigError, Named, Shutdown, What};
+use crate::pool::Happened;
 use crate::server::{self, Applied, Inherited, Server, State};
 
 /// See the module. Dropping it kills what still runs.
@@ -200,8 +201,7 @@ impl Balancer {
         let mut admin = self.admin.lock().await;
         let state = self.server.state();
         if let Err(error) = permit(&config, self.surroundings.allow_exec) {
-            state.reloads.refused(chain(&error));
-            warn!("the new configuration is refused, what runs goes on: {}", chain(&error));
+            self.refused(chain(&error));
             return Err(Box::new(error).into());
         }
         let moves = state.set().config.admin.bind != config.admin.bind;
@@ -213,10 +213,7 @@ impl Balancer {
             Ok(bound) => state.apply(&config).await.map(|applied| (bound, applied)).map_err(ReloadError::from),
             Err(error) => Err(error),
         };
-        let (bound, applied) = applied.inspect_err(|error| {
-            state.reloads.refused(chain(error));
-            warn!("the new configuration is refused, what runs goes on: {}", chain(error));
-        })?;
+        let (bound, applied) = applied.inspect_err(|error| self.refused(chain(error)))?;
         if moves {
             let address = bound.as_ref().map(|(address, _)| *address);
             *admin = bound.map(|(address, admin)| self.surroundings.listen(state, address, admin));
@@ -252,9 +249,15 @@ impl Balancer {
 
     /// Notes that there is no new configuration to apply.
     pub fn refuse(&self, error: ConfigError) -> ReloadError {
-        self.server.state().reloads.refused(explained(&error));
-        warn!("the new configuration is refused, what runs goes on: {}", explained(&error));
+        self.refused(explained(&error));
         error.into()
+    }
+
+    fn refused(&self, why: String) {
+        warn!("the new configuration is refused, what runs goes on: {why}");
+        let state = self.server.state();
+        state.events.tell(|| Happened::Reload { says: format!("refused: {why}") });
+        state.reloads.refused(why);
     }
 
     fn tell(&self, config: &Config, applied: &Applied) {
@@ -268,6 +271,7 @@ impl Balancer {
             removed = count(&all, |what| *what == What::Removed),
             "the new configuration is in effect"
         );
+        self.server.state().events.tell(|| Happened::Reload { says: format!("applied: generation {generation}") });
         for place in &applied.needs_restart {
             warn!("{place} is another one in the new configuration: that takes a restart");
         }

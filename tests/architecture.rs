@@ -37,7 +37,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("admin", &["config", "metrics", "pace", "endpoint", "health", "standing", "operator", "pool", "proxy", "server"]),
-    ("balancer", &["config", "admin", "proxy", "server"]),
+    ("balancer", &["config", "admin", "pool", "proxy", "server"]),
     ("cli", &["config", "balancer", "server", "admin"]),
 ];
 

@@ -137,7 +137,7 @@ fn sent(event: &Event) -> Sent {
             body.says = if *all_down { "no backend is up" } else { "a backend is up again" };
         }
         Happened::Settled { .. } => body.says = "every backend is probed",
-        Happened::Closing { says } => body.says = says,
+        Happened::Closing { says } | Happened::Reload { says } => body.says = says,
         Happened::LogLevel { level } => body.says = level,
         Happened::Stopping => body.says = "the balancer is stopping",
     }

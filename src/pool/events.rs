@@ -83,6 +83,11 @@ pub enum Happened {
         /// To what.
         level: String,
     },
+    /// A new configuration was applied, or refused.
+    Reload {
+        /// What came of it.
+        says: String,
+    },
     /// The balancer is stopping.
     Stopping,
 }
@@ -122,6 +127,7 @@ impl Happened {
             Self::Settled { .. } => "settled",
             Self::Closing { .. } => "closing",
             Self::LogLevel { .. } => "log_level",
+            Self::Reload { .. } => "reload",
             Self::Stopping => "stopping",
         }
     }
@@ -133,7 +139,7 @@ impl Happened {
             | Self::Operator { pool, .. }
             | Self::AllDown { pool, .. }
             | Self::Settled { pool } => Some(pool),
-            Self::Closing { .. } | Self::LogLevel { .. } | Self::Stopping => None,
+            Self::Closing { .. } | Self::LogLevel { .. } | Self::Reload { .. } | Self::Stopping => None,
         }
     }
 }

@@ -41,6 +41,7 @@ async fn every_path_of_the_document_is_there_and_says_what_it_may() {
 async fn events_come_as_they_happen_and_who_is_too_slow_is_told() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
+    let next = config(&[("one", &one), ("two", &two)], "max_connections = 9", "", "");
     let mut following = console.command(&["events", "--json", "--count", "100"]).spawn().unwrap();
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
     // It follows once it shows something: the same order again and again, until it does.
@@ -67,6 +68,16 @@ async fn events_come_as_they_happen_and_who_is_too_slow_is_told() {
     }
     assert!(names.contains(&("standing".to_owned(), "down".to_owned())), "{names:?}");
     assert!(names.contains(&("all_down".to_owned(), String::new())), "{names:?}");
+    std::fs::write(console.program.directory().join("lb.toml"), next).unwrap();
+    let reload = soon("the reload", async {
+        loop {
+            let event: Value = serde_json::from_str(&lines.next_line().await.unwrap().unwrap()).unwrap();
+            if event["event"] == "reload" {
+                return event["says"].clone();
+            }
+        }
+    });
+    assert_eq!(reload.await, "applied: generation 2");
     soon("the end", following.kill()).await.unwrap();
 }
 
