@@ -197,10 +197,11 @@ mod tests {
     /// All that comes after these bytes were sent, and how it ends.
     fn said(address: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut stream = connect(address);
-        // A reset may already be there.
-        let _ = stream.write_all(bytes);
+        // A reset may already be there, and is told once: to the first who asks.
+        let sent = stream.write_all(bytes);
         let mut all = Vec::new();
-        stream.read_to_end(&mut all).map(|_| all)
+        stream.read_to_end(&mut all)?;
+        sent.map(|()| all)
     }
 
     #[test]
