@@ -32,7 +32,6 @@ pub use self::options::ChaosArgs;
 use self::record::{Cell, Chaos, Settings};
 use self::system::{Found, Subject};
 use crate::compare::machine::{Machine, today};
-use crate::compare::system::Binaries;
 use crate::compare::{build, process};
 use crate::progress::Course;
 use crate::results;
@@ -76,13 +75,7 @@ pub fn chaos(args: &ChaosArgs) -> anyhow::Result<bool> {
 }
 
 fn find(args: &ChaosArgs, target: &Path) -> anyhow::Result<Found> {
-    let binaries = Binaries {
-        evenkeel: Some(build::evenkeel(args.evenkeel.as_deref())?),
-        haproxy: args.haproxy.clone(),
-        nginx: args.nginx.clone(),
-        envoy: args.envoy.clone(),
-        target: target.to_owned(),
-    };
+    let binaries = args.programs.binaries(target)?;
     let mut found = system::find(&binaries);
     for name in &args.systems {
         if !found.subjects.iter().any(|subject| subject.name == *name) {

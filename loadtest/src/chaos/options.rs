@@ -7,6 +7,7 @@ use anyhow::bail;
 use clap::Args;
 
 use super::fault::{Check, Fault};
+use crate::compare::programs::Programs;
 use crate::units;
 
 /// Where the latest full run is kept, from the top of the repository.
@@ -39,18 +40,8 @@ pub struct ChaosArgs {
     /// How often everything is done
     #[arg(long, default_value_t = 1)]
     pub(super) repeat: u32,
-    /// Evenkeel's program [default: the one beside this program, built anew under `cargo run`]
-    #[arg(long, value_name = "PATH")]
-    pub(super) evenkeel: Option<PathBuf>,
-    /// HAProxy's program; may be given several times [default: the newest that is found]
-    #[arg(long, value_name = "PATH")]
-    pub(super) haproxy: Vec<PathBuf>,
-    /// nginx's program
-    #[arg(long, value_name = "PATH")]
-    pub(super) nginx: Option<PathBuf>,
-    /// Envoy's program
-    #[arg(long, value_name = "PATH")]
-    pub(super) envoy: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) programs: Programs,
     /// Directory for `chaos.json`, written after every cell [default: chaos/ in cargo's target directory]
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,

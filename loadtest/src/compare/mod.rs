@@ -14,6 +14,7 @@ pub(crate) mod machine;
 mod measure;
 mod options;
 pub(crate) mod process;
+pub(crate) mod programs;
 mod record;
 mod rounds;
 mod summary;
@@ -31,7 +32,7 @@ use self::measure::Bench;
 pub use self::options::CompareArgs;
 use self::record::{Comparison, Settings};
 use self::rounds::Rounds;
-use self::system::{Binaries, Kind};
+use self::system::Kind;
 use crate::plan::default_threads;
 use crate::results;
 use crate::serve::Server;
@@ -83,13 +84,7 @@ pub fn compare(args: &CompareArgs) -> anyhow::Result<bool> {
 }
 
 fn prepare(args: &CompareArgs, target: &Path) -> anyhow::Result<(Comparison, bool)> {
-    let binaries = Binaries {
-        evenkeel: Some(build::evenkeel(args.evenkeel.as_deref())?),
-        haproxy: args.haproxy.clone(),
-        nginx: args.nginx.clone(),
-        envoy: args.envoy.clone(),
-        target: target.to_owned(),
-    };
+    let binaries = args.programs.binaries(target)?;
     let mut found = binaries.find();
     if !args.systems.is_empty() {
         for name in &args.systems {

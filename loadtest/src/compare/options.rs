@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::case::Case;
+use super::programs::Programs;
 use super::system::Row;
 use crate::units;
 
@@ -42,18 +43,8 @@ pub struct CompareArgs {
     /// A short look whether all works: the figures are worth little
     #[arg(long)]
     pub(super) quick: bool,
-    /// Evenkeel's program [default: the one beside this program, built anew under `cargo run`]
-    #[arg(long, value_name = "PATH")]
-    pub(super) evenkeel: Option<PathBuf>,
-    /// HAProxy's program; may be given several times [default: the newest that is found]
-    #[arg(long, value_name = "PATH")]
-    pub(super) haproxy: Vec<PathBuf>,
-    /// nginx's program
-    #[arg(long, value_name = "PATH")]
-    pub(super) nginx: Option<PathBuf>,
-    /// Envoy's program
-    #[arg(long, value_name = "PATH")]
-    pub(super) envoy: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) programs: Programs,
     /// Directory for `compare.json` and `compare.html`, written after every round [default: compare/ in cargo's target directory]
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
