@@ -5,7 +5,8 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
@@ -144,7 +145,8 @@ pub(super) struct Live {
     pub(super) pool: Arc<Pool>,
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,
-    /// A [`Cut`], written under the lock of `state`. Read without it: who sees it late is woken to see it.
+    /// A [`Cut`], written under the lock of `state`. Read without it: who sees it late is woken to see it; who sees it
+    /// sees also that it was counted (release, acquire).
     cut: AtomicU8,
     /// A [`Phase`], for readers alone.
     phase: AtomicU8,
@@ -204,14 +206,12 @@ impl List {
         Enlisted { list: self, live }
     }
 
-    /// `told` hears of everybody who had not been told before.
-    pub(super) fn cut_all(&self, cut: Cut, told: &mut impl FnMut(&Pool)) {
+    /// `note` is shown everybody who had not been told before, just before they are.
+    pub(super) fn cut_all(&self, cut: Cut, note: &mut impl FnMut(&Pool)) {
         // Before the others are told, so that nobody slips in between.
         self.lock().all = Some(cut);
         self.each(|live| {
-            if live.tell(cut) {
-                told(&live.pool);
-            }
+            live.tell(cut, &mut *note);
         });
     }
 
@@ -226,10 +226,10 @@ impl List {
         });
     }
 
-    /// Returns whether the session still lived and had not been told before.
-    pub(super) fn cut(&self, key: SessionKey, cut: Cut) -> bool {
+    /// Returns whether the session still lived and had not been told before; then `note` was called just before it was.
+    pub(super) fn cut(&self, key: SessionKey, cut: Cut, note: impl FnOnce(&Pool)) -> bool {
         let live = self.lock().live.get(key.place as usize).map(Arc::clone);
-        live.is_some_and(|live| live.key == key && live.tell(cut))
+        live.is_some_and(|live| live.key == key && live.tell(cut, note))
     }
 
     pub(super) fn view(&self, all: &mut Vec<SessionView>) {
@@ -311,12 +311,14 @@ impl Live {
         Some([tcp_view(client).ok()?, tcp_view(backend).ok()?])
     }
 
-    fn tell(&self, cut: Cut) -> bool {
+    /// `note` comes first: who waits for the last session to end finds this one counted.
+    fn tell(&self, cut: Cut, note: impl FnOnce(&Pool)) -> bool {
         let mut state = self.lock();
-        if self.cut.load(Relaxed) != 0 {
+        if self.cut.load(Acquire) != 0 {
             return false;
         }
-        self.cut.store(cut as u8, Relaxed);
+        note(&self.pool);
+        self.cut.store(cut as u8, Release);
         let waiting = state.waiting.take();
         drop(state);
         if let Some(waiting) = waiting {
@@ -334,7 +336,7 @@ impl Live {
             backend: state.leg.as_ref().map(|leg| (&leg.backend, leg.address)),
             began: self.began,
             idle_since: state.leg.as_ref().map_or(self.began, |leg| leg.bytes.last_activity()),
-            is_ending: self.cut.load(Relaxed) != 0,
+            is_ending: self.cut.load(Acquire) != 0,
         });
     }
 
@@ -362,7 +364,7 @@ impl Live {
             phase,
             began: self.began,
             leg,
-            cut: Cut::from_number(self.cut.load(Relaxed)),
+            cut: Cut::from_number(self.cut.load(Acquire)),
         }
     }
 
@@ -395,7 +397,7 @@ impl Enlisted<'_> {
                 self.live.lock().waiting = Some(cx.waker().clone());
                 waits_for = cx.waker().data();
             }
-            Cut::from_number(self.live.cut.load(Relaxed)).map_or(Poll::Pending, Poll::Ready)
+            Cut::from_number(self.live.cut.load(Acquire)).map_or(Poll::Pending, Poll::Ready)
         })
     }
 }

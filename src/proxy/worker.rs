@@ -246,8 +246,8 @@ impl Floor {
     }
 
     /// Ends a session. Returns whether it still lived and nobody had ended it before.
-    pub fn cut(&self, session: SessionKey, cut: Cut) -> bool {
-        self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut))
+    pub fn cut(&self, session: SessionKey, cut: Cut, note: impl FnOnce(&Pool)) -> bool {
+        self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut, note))
     }
 
     /// Lets running sessions go by the timeouts that the pool has now.
@@ -257,11 +257,11 @@ impl Floor {
         }
     }
 
-    /// Ends every session, also those that come later. `told` is shown the listener of each that lives and that nobody
-    /// had ended before.
-    pub fn cut_all(&self, cut: Cut, mut told: impl FnMut(&Pool)) {
+    /// Ends every session, also those that come later. `note` is shown the pool of each that lives and that nobody
+    /// had ended before, just before it is ended.
+    pub fn cut_all(&self, cut: Cut, mut note: impl FnMut(&Pool)) {
         for seat in self.0.iter() {
-            seat.shared.list.cut_all(cut, &mut told);
+            seat.shared.list.cut_all(cut, &mut note);
         }
     }
 

@@ -64,7 +64,7 @@ async fn it_shows_those_that_have_no_backend_yet() {
     assert_eq!((view.client, view.peer), ("192.0.2.1:1234".parse().unwrap(), client.local_addr().unwrap()));
     assert!(view.leg.is_none());
     // Also they can be ended.
-    assert!(state.floor.cut(view.key, Cut::Killed));
+    assert!(state.floor.cut(view.key, Cut::Killed, |_| ()));
     assert_eq!(soon("the end", last(&mut client)).await, Last::Reset);
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::Killed), 1);
@@ -77,12 +77,18 @@ async fn one_is_cut_once() {
     let (mut one, mut other) = (scene.session().await, scene.session().await);
     let key = scene.listed(one.client.local_addr().unwrap()).unwrap().key;
     let floor = &scene.rig.balancer().state().floor;
-    assert!(floor.cut(key, Cut::Drained));
+    let mut noted = None;
+    assert!(floor.cut(key, Cut::Drained, |pool| {
+        // Time enough for a worker to end it, if it had been told already.
+        std::thread::sleep(Duration::from_millis(50));
+        noted = Some((pool.name.to_string(), scene.rig.ended(Outcome::Drained)));
+    }));
+    assert_eq!(noted, Some(("back".into(), 0)), "it is counted before it can end");
     assert_eq!(soon("the end", last(&mut one.client)).await, Last::Reset);
     until("it is gone", || async { (floor.list_sessions().len() == 1).then_some(()) }).await;
     // Its place may be another one's by now; its name is not.
     let third = scene.session().await;
-    assert!(!floor.cut(key, Cut::Killed));
+    assert!(!floor.cut(key, Cut::Killed, |_| panic!("it was cut before")));
     other.ping().await;
     other.finish().await;
     third.finish().await;

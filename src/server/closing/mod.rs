@@ -255,11 +255,11 @@ impl Task {
 
     fn close_due(&mut self) {
         for claim in self.pacer.due(Instant::now()) {
-            if !self.floor.cut(claim.session, cut(claim.cause)) {
+            let count = |pool: &Pool| pool.closes.count(claim.cause, 1);
+            if !self.floor.cut(claim.session, cut(claim.cause), count) {
                 // It has ended by itself.
                 continue;
             }
-            self.pool.closes.count(claim.cause, 1);
             match claim.wave.and_then(|name| self.waves.iter_mut().find(|wave| wave.name == name)) {
                 Some(wave) => wave.closed(&self.pool),
                 None => debug!(pool = %self.pool.name, session = claim.session.id, "max_lifetime is over"),
