@@ -20,7 +20,7 @@ use tracing::error;
 use super::cut::Cut;
 use super::limit::Limit;
 use super::listener::{self, Listener};
-use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
+use super::live::{Glimpse, List, Live, SessionKey, SessionView};
 use super::option::TcpView;
 use super::preconnect::{self, Stock};
 use super::quiet::Quiet;
@@ -109,11 +109,20 @@ pub(super) enum Job {
 
 /// A session's weight on its worker.
 #[derive(Debug)]
-pub(super) struct Load(Arc<Shared>);
+pub(super) struct Load(Option<Arc<Shared>>);
+
+impl Load {
+    /// It stays: the worker itself is going to take it off.
+    fn stay(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.load.fetch_sub(1, Relaxed);
+        if let Some(shared) = &self.0 {
+            shared.load.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -294,7 +303,7 @@ impl Floor {
 pub(super) fn hand_over(seats: &[Seat], accepted: Accepted) {
     let Some(seat) = seats.iter().min_by_key(|seat| seat.shared.load.load(Relaxed)) else { return };
     seat.shared.load.fetch_add(1, Relaxed);
-    let load = Load(Arc::clone(&seat.shared));
+    let load = Load(Some(Arc::clone(&seat.shared)));
     let _ = seat.jobs.send(Job::Serve(accepted, load));
 }
 
@@ -318,7 +327,7 @@ impl Worker {
         front: (Arc<Listener>, &Arc<Pool>),
         peer: SocketAddr,
         began: Instant,
-    ) -> Enlisted<'_> {
+    ) -> Arc<Live> {
         self.shared.list.enlist(id, front, peer, began)
     }
 
@@ -330,6 +339,30 @@ impl Worker {
 
     pub(super) fn random(&self) -> fastrand::Rng {
         fastrand::Rng::new()
+    }
+}
+
+/// A session's place on its worker's list and in its load, until it is dropped.
+pub(super) struct Enlisted {
+    worker: Rc<Worker>,
+    place: u32,
+}
+
+impl Enlisted {
+    pub(super) fn new(worker: Rc<Worker>, live: &Live, load: Load) -> Self {
+        load.stay();
+        Self { worker, place: live.place() }
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+impl Drop for Enlisted {
+    fn drop(&mut self) {
+        self.worker.shared.list.strike(self.place);
+        self.worker.shared.load.fetch_sub(1, Relaxed);
     }
 }
 
@@ -347,12 +380,8 @@ async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do:
         let Some(job) = job else { return };
         match job {
             Job::Serve(accepted, load) => {
-                let worker = Rc::clone(&worker);
                 // A panic ends this task only; its record, lease and sockets say so while they are dropped.
-                tokio::task::spawn_local(async move {
-                    session::run(accepted, worker).await;
-                    drop(load);
-                });
+                tokio::task::spawn_local(session::run(accepted, Rc::clone(&worker), load));
             }
             Job::Listen { fd, listener, seats, stop, tracked } => match Acceptor::new(fd) {
                 Ok(acceptor) => {
