@@ -26,6 +26,7 @@ use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use thiserror::Error;
 
 /// The only group of buffers.
@@ -148,11 +149,14 @@ impl Raw {
         self.push(opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build(), tag);
     }
 
-    /// Sends a part of a buffer, which has to stay ours until the completion.
-    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, buffer: u16, part: Range<u32>, tag: u64) {
+    /// Sends a part of a buffer, which has to stay ours until the completion. With `more` the kernel keeps what fills no
+    /// segment until more comes, or FIN.
+    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, buffer: u16, part: Range<u32>, more: bool, tag: u64) {
         let Some((from, length)) = self.part(buffer, part) else { return };
         // The kernel adds MSG_NOSIGNAL.
-        self.push(opcode::Send::new(Fd(socket.as_raw_fd()), from, length).build(), tag);
+        let flags = if more { SendFlags::MORE } else { SendFlags::empty() };
+        let send = opcode::Send::new(Fd(socket.as_raw_fd()), from, length).flags(flags.bits() as i32);
+        self.push(send.build(), tag);
     }
 
     /// Cancels what has a tag.
