@@ -7,6 +7,7 @@ mod dial;
 mod limit;
 mod listener;
 mod live;
+mod opening;
 mod option;
 mod outcome;
 mod preconnect;

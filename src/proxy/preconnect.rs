@@ -152,7 +152,7 @@ async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &
     if source.is_none() && !settings.sources.is_empty() {
         return None;
     }
-    let connecting = Socket::connect(address, source, &settings.tcp);
+    let connecting = Socket::connect(address, source, &settings.tcp, false);
     let socket = timeout(settings.connect.timeout, connecting).await.ok()?.ok()?;
     backend.stats.preconnects.opened.fetch_add(1, Relaxed);
     let counted = Preconnected::new(pool, backend, address);
