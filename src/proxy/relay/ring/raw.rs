@@ -32,6 +32,12 @@ use thiserror::Error;
 /// The only group of buffers.
 const GROUP: u16 = 0;
 
+/// `IORING_RECVSEND_POLL_FIRST`: seldom is there anything at once when a receive is asked for.
+const RECEIVE_LATER: u16 = 1;
+
+/// `IORING_RECV_MULTISHOT`
+const RECEIVE_AGAIN: u16 = 1 << 1;
+
 /// Of the ring of buffers, as the kernel wants it.
 const PAGE: usize = 4096;
 
@@ -146,7 +152,9 @@ impl Raw {
 
     /// Receives until told otherwise, each time into a buffer of its own.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, tag: u64) {
-        self.push(opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build(), tag);
+        let receive = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0);
+        let receive = receive.ioprio(RECEIVE_LATER | RECEIVE_AGAIN).buf_group(GROUP).build();
+        self.push(receive.flags(squeue::Flags::BUFFER_SELECT), tag);
     }
 
     /// Sends a part of a buffer, which has to stay ours until the completion. With `more` the kernel keeps what fills no
