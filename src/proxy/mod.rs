@@ -18,6 +18,7 @@ mod session;
 mod socket;
 mod upstream;
 mod worker;
+mod young;
 
 pub use cut::Cut;
 pub use limit::Limit;

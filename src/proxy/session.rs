@@ -61,6 +61,9 @@ pub(super) async fn run(accepted: Accepted, worker: Rc<Worker>) {
     #[cfg(test)]
     tests::panic_if_asked();
 
+    if let Some(keepalive) = settings.tcp.keepalive {
+        worker.young.add(backend.bare(), keepalive);
+    }
     let limits = worker.quiet.limits(&enlisted.live().pool);
     let mode = match settings.relay {
         config::Relay::Copy => Mode::Copy,

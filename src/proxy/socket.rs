@@ -25,7 +25,7 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::option;
-use crate::config::{Listener, TcpOptions};
+use crate::config::{Keepalive, Listener, TcpOptions};
 pub(super) use failure::{accept_failure, connect_failure};
 
 const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
@@ -49,6 +49,11 @@ impl Bare {
     /// of it by itself if bytes from the peer have not been read.)
     pub(super) fn may_close(&self) {
         self.may_close.set(true);
+    }
+
+    /// Has the kernel ask now and then whether a quiet peer is still there.
+    pub(super) fn keep_alive(&self, keepalive: Keepalive) -> io::Result<()> {
+        keep_alive(&SockRef::from(&self.fd), keepalive)
     }
 }
 
@@ -107,7 +112,7 @@ impl Socket {
         &self.bare
     }
 
-    /// Connects, from `source` if there is one. Whoever has bytes to send at once says so: they complete the handshake,
+    /// Connects, from `source` if there is one; keepalive is [not set yet](Bare::keep_alive). Whoever has bytes to send at once says so: they complete the handshake,
     /// which is a packet and, for the backend, a wake-up less.
     ///
     /// # Cancel safety
@@ -119,7 +124,7 @@ impl Socket {
         has_bytes: bool,
     ) -> io::Result<Self> {
         let raw = Raw::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        apply(&raw, address, options)?;
+        apply(&raw, address, &TcpOptions { keepalive: None, ..*options })?;
         if has_bytes {
             option::acknowledge_with_data(&raw)?;
         }
@@ -307,16 +312,18 @@ pub(super) fn watch<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd
     Ok(registered?)
 }
 
+fn keep_alive(raw: &Raw, keepalive: Keepalive) -> io::Result<()> {
+    let times =
+        TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.count);
+    raw.set_tcp_keepalive(&times)
+}
+
 fn apply(raw: &Raw, address: SocketAddr, options: &TcpOptions) -> io::Result<()> {
     if options.nodelay {
         raw.set_tcp_nodelay(true)?;
     }
     if let Some(keepalive) = options.keepalive {
-        let times = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.count);
-        raw.set_tcp_keepalive(&times)?;
+        keep_alive(raw, keepalive)?;
     }
     if options.user_timeout.is_some() {
         raw.set_tcp_user_timeout(options.user_timeout)?;
