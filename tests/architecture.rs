@@ -53,6 +53,7 @@ const DOORS: &[(&str, &[&str])] = &[
         "rustix",
         &[
             "proxy/socket.rs",
+            "proxy/socket/failure.rs",
             "proxy/relay/splice.rs",
             "proxy/relay/ring/",
             "server/limits.rs",

@@ -33,15 +33,16 @@ async fn any_byte_postpones_idle() {
         let (mut source, mut sink) = bench.ends().await;
         let mut byte = [0];
         let began = Instant::now();
+        let mut quiet = began;
         // Bytes in one direction only, for longer than the limit.
         while began.elapsed() < Duration::from_millis(1_300) {
+            quiet = Instant::now();
             source.write_all(b"x").await.unwrap();
             sink.read_exact(&mut byte).await.unwrap();
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let quiet = Instant::now();
         assert_eq!((last(&mut source).await, last(&mut sink).await), (Last::Reset, Last::Reset));
-        assert!(quiet.elapsed() >= Duration::from_millis(450));
+        assert!(quiet.elapsed() >= Duration::from_millis(590));
         bench.ended(Outcome::IdleTimeout, 1).await;
     })
     .await;
@@ -130,6 +131,55 @@ async fn no_backend_closes() {
     let series = "evenkeel_sessions_total{listener=\"front\",pool=\"back\",backend=\"\",outcome=\"no_backend\"}";
     assert_eq!(rig.metric(series).await, 1.0);
     rig.stop().await;
+}
+
+/// Its bytes were read before the backend was looked for, and nobody has got them: a clean close would read as an answer.
+#[tokio::test]
+async fn who_has_spoken_and_gets_no_backend_is_reset() {
+    let hole = Blackhole::new().await;
+    let address = hole.address().to_string();
+    let connect = "connect = { timeout = \"300ms\", attempts = 1 }\n";
+    let more = format!("{connect}{NO_CHECK}");
+    // With `defer_accept` the bytes are there before the session is.
+    let rig = Rig::start(&format!(
+        "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\ntcp = {{ defer_accept = \"5s\" }}\n\
+         [pools.back]\nbackends = [\"{address}\"]\n{more}"
+    ))
+    .await;
+    let mut client = TcpStream::connect(rig.front()).await.unwrap();
+    client.write_all(b"hello").await.unwrap();
+    assert_eq!(soon("a refusal", last(&mut client)).await, Last::Reset);
+    rig.until_no_sessions().await;
+    assert_eq!(rig.ended(Outcome::ConnectFailed), 1);
+    rig.stop().await;
+}
+
+/// Also where a backend takes what was said before it was dialled: in order, whole, and counted once.
+#[tokio::test]
+async fn what_was_said_before_the_session_began_comes_first() {
+    for said in [1, 2_048, 2_049, 100_000] {
+        both_ways("", async |bench| {
+            let bytes: Vec<u8> = (0..said).map(|at: u32| (at % 251) as u8).collect();
+            let mut client = std::net::TcpStream::connect(bench.rig.front()).unwrap();
+            // At once, on a thread that waits for nothing: they race the session's begin, and both may win.
+            std::io::Write::write_all(&mut client, &bytes).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let mut client = TcpStream::from_std(client).unwrap();
+            client.shutdown().await.unwrap();
+            let (mut backend, _) = bench.backend.accept().await.unwrap();
+            let mut arrived = Vec::new();
+            backend.read_to_end(&mut arrived).await.unwrap();
+            assert!(arrived == bytes, "{} of {said} bytes", arrived.len());
+            backend.write_all(b"bye").await.unwrap();
+            drop(backend);
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap();
+            assert_eq!(answer, b"bye");
+            bench.ended(Outcome::Completed, 1).await;
+            assert_eq!((bench.bytes(Direction::ToBackend), bench.bytes(Direction::ToClient)), (said.into(), 3));
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

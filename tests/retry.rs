@@ -96,8 +96,8 @@ async fn a_backend_that_comes_back_is_found() {
 async fn the_deadline_ends_it() {
     let dead = free_port().to_string();
     let rig = rig(&[&dead], "attempts = 1000, retry_delay = \"50ms\", deadline = \"400ms\"").await;
-    let mut client = TcpStream::connect(rig.front()).await.unwrap();
     let began = Instant::now();
+    let mut client = TcpStream::connect(rig.front()).await.unwrap();
     assert_eq!(soon("a refusal", last(&mut client)).await, Last::Fin);
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     rig.until_no_sessions().await;

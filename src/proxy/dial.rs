@@ -19,8 +19,8 @@ use crate::config;
 use crate::metrics::{ConnectFailure, Hedge};
 use crate::pool::{Backend, Lease, Pool};
 
-/// Whose backends are dialled, and how.
-type Of<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>);
+/// Whose backends are dialled, how, and whether there are bytes for them at once.
+type Of<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>, bool);
 
 /// An attempt that failed: on whom, and why.
 pub(super) type Failed = (Arc<Backend>, ConnectFailure, io::Error);
@@ -55,13 +55,13 @@ impl Dials {
     fn push(
         &mut self,
         lease: Lease,
-        (pool, settings): Of<'_>,
+        (pool, settings, has_bytes): Of<'_>,
         limit: Duration,
         hedge: Option<HedgeCount>,
         place: Option<Place>,
     ) {
         // In a box, so that it can go on without the session.
-        let attempt = Box::pin(dial(lease, Arc::clone(pool), Arc::clone(settings), limit));
+        let attempt = Box::pin(dial(lease, (Arc::clone(pool), Arc::clone(settings), has_bytes), limit));
         self.0.push(Dial { attempt, hedge, place });
     }
 
@@ -133,15 +133,14 @@ impl Drop for HedgeCount {
 
 async fn dial(
     mut lease: Lease,
-    pool: Arc<Pool>,
-    settings: Arc<config::Pool>,
+    (pool, settings, has_bytes): (Arc<Pool>, Arc<config::Pool>, bool),
     limit: Duration,
 ) -> Result<Connected, Failed> {
     let backend = Arc::clone(lease.backend());
     let result = if settings.sources.is_empty() {
-        dial_from(&mut lease, &settings, None, limit).await
+        dial_from(&mut lease, (&settings, has_bytes), None, limit).await
     } else {
-        dial_from_any(&mut lease, (&pool, &settings), limit).await
+        dial_from_any(&mut lease, (&pool, &settings, has_bytes), limit).await
     };
     match result {
         Ok(socket) => Ok(Connected { socket, lease }),
@@ -151,14 +150,14 @@ async fn dial(
 
 async fn dial_from_any(
     lease: &mut Lease,
-    (pool, settings): (&Pool, &config::Pool),
+    (pool, settings, has_bytes): (&Pool, &config::Pool, bool),
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
     let began = Instant::now();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
     for source in pool.sources_for(settings, lease.address()) {
         let left = limit.saturating_sub(began.elapsed());
-        match dial_from(lease, settings, Some(source), left).await {
+        match dial_from(lease, (settings, has_bytes), Some(source), left).await {
             // This address has no free port towards that backend; another one may.
             Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
             result => return result,
@@ -169,7 +168,7 @@ async fn dial_from_any(
 
 async fn dial_from(
     lease: &mut Lease,
-    settings: &config::Pool,
+    (settings, has_bytes): (&config::Pool, bool),
     source: Option<IpAddr>,
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
@@ -179,7 +178,8 @@ async fn dial_from(
     let attempt = Attempt { lease, over: false };
     attempt.lease.dialled();
     let began = Instant::now();
-    let result = timeout(limit, Socket::connect(attempt.lease.address(), source, &settings.tcp)).await;
+    let connecting = Socket::connect(attempt.lease.address(), source, &settings.tcp, has_bytes);
+    let result = timeout(limit, connecting).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             attempt.succeeded(began.elapsed());

@@ -7,6 +7,7 @@ mod dial;
 mod limit;
 mod listener;
 mod live;
+mod opening;
 mod option;
 mod outcome;
 mod preconnect;
@@ -17,6 +18,7 @@ mod session;
 mod socket;
 mod upstream;
 mod worker;
+mod young;
 
 pub use cut::Cut;
 pub use limit::Limit;

@@ -21,6 +21,12 @@ pub(super) fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
     set(socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)
 }
 
+/// To be asked before connect(2): the handshake is completed by the first bytes that are sent, and by a packet of its own only
+/// if none are for some 200 ms (tcp(7), `TCP_QUICKACK`).
+pub(super) fn acknowledge_with_data(socket: &Socket) -> io::Result<()> {
+    set(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, 0)
+}
+
 #[allow(unsafe_code, reason = "setsockopt(2) takes a pointer")]
 fn set(socket: &Socket, level: i32, name: i32, value: i32) -> io::Result<()> {
     let size = size_of_val(&value) as libc::socklen_t;

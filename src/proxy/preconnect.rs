@@ -152,8 +152,11 @@ async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &
     if source.is_none() && !settings.sources.is_empty() {
         return None;
     }
-    let connecting = Socket::connect(address, source, &settings.tcp);
+    let connecting = Socket::connect(address, source, &settings.tcp, false);
     let socket = timeout(settings.connect.timeout, connecting).await.ok()?.ok()?;
+    if let Some(keepalive) = settings.tcp.keepalive {
+        socket.bare().keep_alive(keepalive).ok()?;
+    }
     backend.stats.preconnects.opened.fetch_add(1, Relaxed);
     let counted = Preconnected::new(pool, backend, address);
     Some(Kept { socket, counted, old_at: Instant::now() + age, source, _place: place })

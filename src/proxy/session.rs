@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::caller::{self, Caller, Stranger};
 use super::cut::Cut;
 use super::listener::{Listener, Settings, Slot};
+use super::opening::Opening;
 use super::outcome::Record;
 use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
@@ -93,6 +94,9 @@ impl Session {
         let Settled { connected, bytes, early, before } = reach((client, caller), &settings, worker, record).await?;
         let Connected { socket, lease } = connected;
 
+        if let Some(keepalive) = settings.tcp.keepalive {
+            worker.young.add(socket.bare(), keepalive);
+        }
         let limits = worker.quiet.limits(&record.live.pool);
         let mode = match settings.relay {
             config::Relay::Copy => Mode::Copy,
@@ -169,13 +173,39 @@ async fn reach(
     record: &mut Record,
 ) -> Option<Settled> {
     let live = Arc::clone(&record.live);
-    let mut search = Search::new((&live.pool, settings), &live.listener, &worker.stock, worker.random());
-    let connected = connect(client, &mut search, record).await?;
+    let mut opening = Opening::default();
+    if caller.early.is_empty() && settings.replay.is_none() {
+        opening = match Opening::of(client) {
+            Ok(opening) => opening,
+            Err(error) => {
+                record.end(Outcome::ClientGone, Some(error.to_string()));
+                return None;
+            }
+        };
+    }
+    let has_bytes = !opening.is_empty() || !caller.early.is_empty() || settings.send_proxy.is_some();
+    let mut search = Search::new((&live.pool, settings), &live.listener, &worker.stock, worker.random(), has_bytes);
+    let connected = match connect(client, &mut search, record).await {
+        Ok(connected) => connected,
+        Err(Unconnected::Refused) => {
+            // Refused before any byte: an ordinary close can't be mistaken for the end of an answer. Who has sent some is
+            // reset, as the kernel does it where they have not been read.
+            if opening.is_empty() {
+                client.bare().may_close();
+            }
+            return None;
+        }
+        Err(Unconnected::Ended) => return None,
+    };
     let header = greeting(&caller, client, settings, record);
     let Some(most) = settings.replay else {
         let bytes = record.reached(&connected.lease, worker.index);
         announce(header, &connected.socket, settings, record).await?;
-        return Some(Settled { connected, bytes, early: caller.early, before: None });
+        if opening.is_empty() {
+            return Some(Settled { connected, bytes, early: caller.early, before: None });
+        }
+        let (early, before) = opening.say(&connected.socket, &bytes);
+        return Some(Settled { connected, bytes, early, before: Some(Box::new(before)) });
     };
     let request = Request::new(caller.early, most);
     let with = (client, worker, &**settings);
@@ -215,21 +245,29 @@ async fn announce(
     None
 }
 
-/// Connects, unless the client leaves or an operator ends the session first. `None` = the record says why.
-async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) -> Option<Connected> {
+/// Why a session did not get to a backend; the record says more.
+enum Unconnected {
+    /// There is none for it.
+    Refused,
+    /// The client left, or an operator ended it.
+    Ended,
+}
+
+/// Connects, unless the client leaves or an operator ends the session first.
+async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) -> Result<Connected, Unconnected> {
     let refusal = tokio::select! {
         biased;
         result = search.next(&mut record.attempts) => match result {
-            Ok(connected) => return Some(connected),
+            Ok(connected) => return Ok(connected),
             Err(refusal) => refusal,
         },
         error = client.error() => {
             record.end(Outcome::ClientGone, Some(error.to_string()));
-            return None;
+            return Err(Unconnected::Ended);
         }
         cut = record.live.cut() => {
             record.end(cut.outcome(), None);
-            return None;
+            return Err(Unconnected::Ended);
         }
     };
     let (outcome, detail) = match refusal {
@@ -240,9 +278,7 @@ async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) 
         }
     };
     record.end(outcome, detail);
-    // Refused before any byte: an ordinary close can't be mistaken for the end of an answer.
-    client.bare().may_close();
-    None
+    Err(Unconnected::Refused)
 }
 
 fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {

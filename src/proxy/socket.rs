@@ -4,6 +4,7 @@
 //! Not `tokio::net::TcpStream`: its `try_read` leaves the readiness set after a short read (one more system call per
 //! message), its `poll_read` wants `&mut`, and a relay has to wait for errors while it reads.
 
+mod failure;
 #[cfg(test)]
 mod tests;
 
@@ -24,8 +25,8 @@ use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::option;
-use crate::config::{Listener, TcpOptions};
-use crate::metrics::{AcceptFailure, ConnectFailure};
+use crate::config::{Keepalive, Listener, TcpOptions};
+pub(super) use failure::{accept_failure, connect_failure};
 
 const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
@@ -48,6 +49,11 @@ impl Bare {
     /// of it by itself if bytes from the peer have not been read.)
     pub(super) fn may_close(&self) {
         self.may_close.set(true);
+    }
+
+    /// Has the kernel ask now and then whether a quiet peer is still there.
+    pub(super) fn keep_alive(&self, keepalive: Keepalive) -> io::Result<()> {
+        keep_alive(&SockRef::from(&self.fd), keepalive)
     }
 }
 
@@ -106,13 +112,22 @@ impl Socket {
         &self.bare
     }
 
-    /// Connects, from `source` if there is one.
+    /// Connects, from `source` if there is one; keepalive is [not set yet](Bare::keep_alive). Whoever has bytes to send at once says so: they complete the handshake,
+    /// which is a packet and, for the backend, a wake-up less.
     ///
     /// # Cancel safety
     /// Dropping the future closes the socket; the peer sees a reset or nothing at all.
-    pub(super) async fn connect(address: SocketAddr, source: Option<IpAddr>, options: &TcpOptions) -> io::Result<Self> {
+    pub(super) async fn connect(
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        options: &TcpOptions,
+        has_bytes: bool,
+    ) -> io::Result<Self> {
         let raw = Raw::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        apply(&raw, address, options)?;
+        apply(&raw, address, &TcpOptions { keepalive: None, ..*options })?;
+        if has_bytes {
+            option::acknowledge_with_data(&raw)?;
+        }
         if let Some(source) = source {
             // The port is chosen at connect, when the kernel knows the whole pair: else each source has 28,000 ports for
             // all backends together.
@@ -243,6 +258,24 @@ impl Socket {
         }
     }
 
+    /// Reads what waits, up to the size of `buffer`, whatever the event loop knows; `None` = nothing, or FIN, which the next
+    /// read shows again.
+    pub(super) fn read_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match recv(self.bare(), buffer, RecvFlags::DONTWAIT) {
+            Ok((read, _)) => Ok((read > 0).then_some(read)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes what fits, whatever the event loop knows.
+    pub(super) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match send(self.bare(), bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
+            result => Ok(result?),
+        }
+    }
+
     /// Whether the peer has neither finished nor broken the connection, as far as the kernel knows. Bytes may wait.
     pub(super) fn is_alive(&self) -> bool {
         match recv(self.bare(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
@@ -279,16 +312,18 @@ pub(super) fn watch<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd
     Ok(registered?)
 }
 
+fn keep_alive(raw: &Raw, keepalive: Keepalive) -> io::Result<()> {
+    let times =
+        TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval).with_retries(keepalive.count);
+    raw.set_tcp_keepalive(&times)
+}
+
 fn apply(raw: &Raw, address: SocketAddr, options: &TcpOptions) -> io::Result<()> {
     if options.nodelay {
         raw.set_tcp_nodelay(true)?;
     }
     if let Some(keepalive) = options.keepalive {
-        let times = TcpKeepalive::new()
-            .with_time(keepalive.idle)
-            .with_interval(keepalive.interval)
-            .with_retries(keepalive.count);
-        raw.set_tcp_keepalive(&times)?;
+        keep_alive(raw, keepalive)?;
     }
     if options.user_timeout.is_some() {
         raw.set_tcp_user_timeout(options.user_timeout)?;
@@ -455,46 +490,4 @@ fn prepare(raw: &Raw, address: SocketAddr, settings: &Listener) -> io::Result<()
         option::defer_accept(raw, wait)?;
     }
     Ok(())
-}
-
-/// Why a connect failed.
-pub(super) fn connect_failure(error: &io::Error) -> ConnectFailure {
-    use rustix::io::Errno;
-    let Some(code) = error.raw_os_error() else {
-        return match error.kind() {
-            io::ErrorKind::ConnectionRefused => ConnectFailure::Refused,
-            io::ErrorKind::TimedOut => ConnectFailure::Timeout,
-            _ => ConnectFailure::Other,
-        };
-    };
-    match Errno::from_raw_os_error(code) {
-        Errno::CONNREFUSED => ConnectFailure::Refused,
-        Errno::TIMEDOUT => ConnectFailure::Timeout,
-        Errno::CONNRESET | Errno::PIPE => ConnectFailure::Reset,
-        Errno::HOSTUNREACH | Errno::NETUNREACH | Errno::ACCESS | Errno::PERM | Errno::HOSTDOWN | Errno::NETDOWN => {
-            ConnectFailure::Unreachable
-        }
-        Errno::ADDRNOTAVAIL | Errno::AGAIN | Errno::ADDRINUSE => ConnectFailure::AddressNotAvailable,
-        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => ConnectFailure::NoResources,
-        _ => ConnectFailure::Other,
-    }
-}
-
-/// Why accept(2) failed.
-pub(super) fn accept_failure(error: &io::Error) -> AcceptFailure {
-    use rustix::io::Errno;
-    let Some(code) = error.raw_os_error() else { return AcceptFailure::Other };
-    match Errno::from_raw_os_error(code) {
-        Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => AcceptFailure::NoResources,
-        // accept(2): "already-pending network errors on the new socket" are passed as errors of accept.
-        Errno::CONNABORTED
-        | Errno::NETDOWN
-        | Errno::PROTO
-        | Errno::NOPROTOOPT
-        | Errno::HOSTDOWN
-        | Errno::HOSTUNREACH
-        | Errno::OPNOTSUPP
-        | Errno::NETUNREACH => AcceptFailure::Aborted,
-        _ => AcceptFailure::Other,
-    }
 }

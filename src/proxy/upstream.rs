@@ -47,6 +47,8 @@ pub(super) struct Search<'a> {
     listener: &'a Listener,
     stock: &'a Stock,
     random: fastrand::Rng,
+    /// Whoever is found is sent some at once.
+    has_bytes: bool,
     /// Dialled, or used, so far.
     tried: Vec<Arc<Backend>>,
     found: bool,
@@ -59,8 +61,9 @@ impl<'a> Search<'a> {
         listener: &'a Listener,
         stock: &'a Stock,
         random: fastrand::Rng,
+        has_bytes: bool,
     ) -> Self {
-        Self { pool, settings, listener, stock, random, tried: Vec::new(), found: false }
+        Self { pool, settings, listener, stock, random, has_bytes, tried: Vec::new(), found: false }
     }
 
     /// Connects to a backend of the pool, or takes a connection that the worker has in stock for it. `attempts` counts the
@@ -108,7 +111,7 @@ impl<'a> Search<'a> {
                 *attempts += 1;
                 is_paid = false;
                 self.tried.push(Arc::clone(lease.backend()));
-                dials.begin(lease, (pool, settings), policy.timeout.min(left));
+                dials.begin(lease, (pool, settings, self.has_bytes), policy.timeout.min(left));
                 hedge_at = pause.map(|pause| Instant::now() + pause);
             }
             tokio::select! {
@@ -149,7 +152,7 @@ impl<'a> Search<'a> {
         };
         *attempts += 1;
         self.tried.push(Arc::clone(lease.backend()));
-        dials.hedge(lease, (pool, self.settings), limit, place);
+        dials.hedge(lease, (pool, self.settings, self.has_bytes), limit, place);
         None
     }
 

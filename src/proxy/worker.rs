@@ -27,12 +27,13 @@ use super::quiet::Quiet;
 use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
 use super::socket::Acceptor;
+use super::young::Young;
 use crate::pool::Pool;
 
 /// Pipes for splicing, over all workers: the kernel gives an unprivileged user 64 of 1 MiB.
 const PIPES: usize = 64;
 
-/// How often a worker gives back what it does not use.
+/// How often a worker gives back what it does not use, and a generation of connections grows up.
 const TRIM: Duration = Duration::from_secs(2);
 
 /// The least that a worker gets of them.
@@ -166,8 +167,8 @@ impl Workers {
                 };
                 let _ = started.send(Ok(()));
                 let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
-                let (stock, quiet) = (Stock::default(), Quiet::default());
-                let worker = Worker { index, gear, stock, log_sessions, quiet, shared: for_thread };
+                let (stock, quiet, young) = (Stock::default(), Quiet::default(), Young::default());
+                let worker = Worker { index, gear, stock, log_sessions, quiet, young, shared: for_thread };
                 runtime.block_on(work(worker, obituary, ring, to_do));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
@@ -317,6 +318,8 @@ pub(super) struct Worker {
     pub(super) log_sessions: Arc<AtomicBool>,
     /// What relays go by, for each pool that has had sessions here.
     pub(super) quiet: Quiet,
+    /// Connections to backends that have yet to live for a while.
+    pub(super) young: Young,
     shared: Arc<Shared>,
 }
 
@@ -413,11 +416,12 @@ async fn ended(driving: &mut Option<JoinHandle<io::Error>>) -> String {
     }
 }
 
-/// Lets go of what is not used, for ever.
+/// Lets go of what is not used, and sees to what is not young any more, for ever.
 async fn trim(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(TRIM).await;
         worker.gear.trim();
+        worker.young.grow();
     }
 }
 

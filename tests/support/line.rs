@@ -34,7 +34,7 @@ pub enum Way {
 /// A balancer with one backend, which is the test itself.
 pub struct Bench {
     pub rig: Rig,
-    backend: TcpListener,
+    pub backend: TcpListener,
     pub mode: &'static str,
     pub way: Way,
 }

@@ -22,7 +22,8 @@ async fn every_option_reaches_the_kernel_on_both_sides() {
     for host in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
         let fd = listen(SocketAddr::new(host, 0), true, &settings).unwrap();
         let address = local_address(&fd).unwrap();
-        let dialled = Socket::connect(address, None, &settings.tcp).await.unwrap();
+        let dialled = Socket::connect(address, None, &settings.tcp, false).await.unwrap();
+        dialled.bare().keep_alive(settings.tcp.keepalive.unwrap()).unwrap();
         // `defer_accept` wants to see bytes before it lets anybody in.
         send(dialled.bare(), b"!", SendFlags::empty()).unwrap();
         let acceptor = Acceptor::new(Arc::new(fd)).unwrap();
@@ -49,7 +50,7 @@ async fn a_source_is_bound_and_its_port_is_left_to_connect() {
     let fd = listen((Ipv4Addr::LOCALHOST, 0).into(), false, &settings).unwrap();
     let address = local_address(&fd).unwrap();
     let source = Ipv4Addr::new(127, 0, 0, 9);
-    let dialled = Socket::connect(address, Some(source.into()), &settings.tcp).await.unwrap();
+    let dialled = Socket::connect(address, Some(source.into()), &settings.tcp, false).await.unwrap();
     assert_eq!(dialled.raw().local_addr().unwrap().as_socket().unwrap().ip(), source);
 }
 

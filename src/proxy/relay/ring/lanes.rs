@@ -69,6 +69,8 @@ pub(super) struct Lanes {
     round: u32,
     sent: Vec<Sent>,
     spare: Vec<Sent>,
+    /// Directions that received in this round. They send at its end, when it is known whether FIN came with the bytes.
+    arrived: Vec<(usize, usize)>,
     /// Directions that had no buffer to receive into. May name some that do not wait any more.
     starving: VecDeque<(usize, usize)>,
     to_wake: Vec<Waker>,
@@ -83,6 +85,7 @@ impl Lanes {
             round: 0,
             sent: Vec::new(),
             spare: Vec::new(),
+            arrived: Vec::new(),
             starving: VecDeque::new(),
             to_wake: Vec::new(),
         }
@@ -124,6 +127,14 @@ impl Lanes {
             }
         }
         self.spare = sent;
+        let mut arrived = take(&mut self.arrived);
+        for (key, direction) in arrived.drain(..) {
+            // None joins in the middle of a round, so that a key can't be another lane's by now.
+            if self.entries.get(key).is_some_and(|entry| entry.course == Course::On) {
+                self.send(raw, key, direction);
+            }
+        }
+        self.arrived = arrived;
         let mut spare = raw.free();
         while spare > 0
             && let Some((key, direction)) = self.starving.pop_front()
@@ -194,7 +205,7 @@ impl Lanes {
                 if way.queued > QUEUE || way.pace.is_bulk() {
                     return self.leave(raw, key);
                 }
-                self.send(raw, key, direction);
+                self.arrived.push((key, direction));
                 if self.entries[key].may_receive(direction) {
                     self.receive(raw, key, direction);
                 }
@@ -267,7 +278,10 @@ impl Lanes {
         (way.sending, way.number) = (true, way.number.wrapping_add(1));
         entry.pending += 1;
         self.sent.push((key, direction, way.number));
-        raw.send(entry.ends[1 - direction].as_fd(), buffer, part, tag(key, direction, SEND));
+        // FIN follows as soon as this is sent, in the same segment: one packet and one wake-up of the target less.
+        let fin_follows = way.stage == Stage::Ended && way.queued == 1;
+        let tag = tag(key, direction, SEND);
+        raw.send(entry.ends[1 - direction].as_fd(), buffer, part, fin_follows, tag);
     }
 
     /// Passes FIN on if it is time.

@@ -26,10 +26,17 @@ use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use thiserror::Error;
 
 /// The only group of buffers.
 const GROUP: u16 = 0;
+
+/// `IORING_RECVSEND_POLL_FIRST`: seldom is there anything at once when a receive is asked for.
+const RECEIVE_LATER: u16 = 1;
+
+/// `IORING_RECV_MULTISHOT`
+const RECEIVE_AGAIN: u16 = 1 << 1;
 
 /// Of the ring of buffers, as the kernel wants it.
 const PAGE: usize = 4096;
@@ -145,14 +152,19 @@ impl Raw {
 
     /// Receives until told otherwise, each time into a buffer of its own.
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, tag: u64) {
-        self.push(opcode::RecvMulti::new(Fd(socket.as_raw_fd()), GROUP).build(), tag);
+        let receive = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), 0);
+        let receive = receive.ioprio(RECEIVE_LATER | RECEIVE_AGAIN).buf_group(GROUP).build();
+        self.push(receive.flags(squeue::Flags::BUFFER_SELECT), tag);
     }
 
-    /// Sends a part of a buffer, which has to stay ours until the completion.
-    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, buffer: u16, part: Range<u32>, tag: u64) {
+    /// Sends a part of a buffer, which has to stay ours until the completion. With `more` the kernel keeps what fills no
+    /// segment until more comes, or FIN.
+    pub(super) fn send(&mut self, socket: BorrowedFd<'_>, buffer: u16, part: Range<u32>, more: bool, tag: u64) {
         let Some((from, length)) = self.part(buffer, part) else { return };
         // The kernel adds MSG_NOSIGNAL.
-        self.push(opcode::Send::new(Fd(socket.as_raw_fd()), from, length).build(), tag);
+        let flags = if more { SendFlags::MORE } else { SendFlags::empty() };
+        let send = opcode::Send::new(Fd(socket.as_raw_fd()), from, length).flags(flags.bits() as i32);
+        self.push(send.build(), tag);
     }
 
     /// Cancels what has a tag.
