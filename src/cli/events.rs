@@ -101,7 +101,7 @@ fn line_for_people(name: &str, data: &Value, ink: bool) -> String {
         _ => String::new(),
     };
     let coloured =
-        |word: String| colour_of(&word).filter(|_| ink).map_or_else(|| word.clone(), |colour| colour.ink(&word));
+        |word: String| colour_of(&word).filter(|_| ink).map_or_else(|| word.clone(), |colour| colour.mark(&word));
     let change = match (text("from"), text("to")) {
         (Some(from), Some(to)) => format!("{from} -> {}: ", coloured(to)),
         (None, Some(to)) => format!("{}: ", coloured(to)),

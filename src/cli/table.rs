@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
-/// A cell: its text, and whether it is a number.
+/// A cell: its text, whether it is a number, and the colour of the mark before it.
 #[derive(Debug)]
 pub(super) struct Cell {
     text: String,
@@ -18,6 +18,9 @@ pub(super) enum Colour {
     Yellow,
     Blue,
 }
+
+/// A mark, and the space after it.
+const MARK_WIDTH: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -37,7 +40,7 @@ impl Table {
     /// The whole, each line ended.
     pub(super) fn text(&self, coloured: bool) -> String {
         let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
+            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width(coloured));
             cells.chain([self.head[column].len()]).max().unwrap_or_default()
         };
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
@@ -50,8 +53,8 @@ impl Table {
         for row in [head.collect::<Vec<_>>()].iter().chain(&self.rows) {
             let mut line = String::new();
             for (cell, &width) in row.iter().zip(&widths) {
-                let padding = " ".repeat(width.saturating_sub(cell.text.chars().count()));
-                let inked = cell.colour.filter(|_| coloured).map_or_else(|| cell.text.clone(), |c| c.ink(&cell.text));
+                let padding = " ".repeat(width.saturating_sub(cell.width(coloured)));
+                let inked = cell.colour.filter(|_| coloured).map_or_else(|| cell.text.clone(), |c| c.mark(&cell.text));
                 line += &if cell.right { format!("{padding}{inked}  ") } else { format!("{inked}{padding}  ") };
             }
             text += line.trim_end();
@@ -90,18 +93,41 @@ impl Cell {
     pub(super) fn in_colour(self, colour: Colour) -> Self {
         Self { colour: Some(colour), ..self }
     }
+
+    fn width(&self, coloured: bool) -> usize {
+        let mark = if coloured && self.colour.is_some() { MARK_WIDTH } else { 0 };
+        self.text.chars().count() + mark
+    }
 }
 
 impl Colour {
-    pub(super) fn ink(self, text: &str) -> String {
+    /// The text with a mark of this colour before it. The text itself keeps the terminal's own colour: yellow on white and
+    /// blue on black are not readable.
+    pub(super) fn mark(self, text: &str) -> String {
         let code = match self {
             Self::Red => 31,
             Self::Green => 32,
             Self::Yellow => 33,
             Self::Blue => 34,
         };
-        format!("\x1b[{code}m{text}\x1b[0m")
+        format!("\x1b[{code}m{}\x1b[0m {text}", mark())
     }
+}
+
+/// What carries a colour.
+pub(super) fn mark() -> char {
+    if speaks_utf8() { '●' } else { '*' }
+}
+
+/// Whether the terminal's locale has more than ASCII, by the precedence that POSIX gives its variables.
+pub(super) fn speaks_utf8() -> bool {
+    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    says_utf8(["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).as_deref())
+}
+
+fn says_utf8(locale: Option<&str>) -> bool {
+    let locale = locale.unwrap_or_default().to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 /// Whether stdout is for eyes that see colours (no-color.org).
@@ -141,7 +167,23 @@ mod tests {
         table.row(vec![standing("up"), number(5), cell("\x1b[31mred\n")]);
         table.row(vec![cell("longer-name"), number(1_000), cell("")]);
         assert_eq!(table.text(false), "NAME            N  WHY\nup              5  ?[31mred?\nlonger-name  1000\n");
-        assert!(table.text(true).contains("\x1b[32mup\x1b[0m              5"));
+        let inked = table.text(true);
+        let up = format!("\x1b[32m{}\x1b[0m up            5  ?", mark());
+        assert!(inked.lines().any(|line| line.starts_with(&up)), "{inked}");
+        assert!(inked.contains("\nlonger-name  1000\n"));
+    }
+
+    #[test]
+    fn marks_are_what_the_locale_has() {
+        for (locale, wanted) in [
+            (Some("en_US.UTF-8"), true),
+            (Some("C.utf8"), true),
+            (Some("de_DE@euro"), false),
+            (Some("POSIX"), false),
+            (None, false),
+        ] {
+            assert_eq!(says_utf8(locale), wanted, "{locale:?}");
+        }
     }
 
     #[test]
