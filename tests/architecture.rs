@@ -58,6 +58,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "server/limits.rs",
             "probe/attempt.rs",
             "probe/exec.rs",
+            "cli/reader.rs",
         ],
     ),
     ("io_uring", &["proxy/relay/ring/raw.rs"]),
