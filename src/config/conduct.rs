@@ -57,7 +57,7 @@ pub struct Outliers {
     pub max_ejection: Duration,
     /// Percent of the pool's backends that may be ejected at once.
     pub max_ejected: u8,
-    /// When an ejected backend gets its first single session as a trial, if that may cost the client something.
+    /// When an ejected backend gets its first single session as a trial, if that may cost the client its session.
     pub trial: Duration,
     /// Whether sessions count that reached the backend and got no byte.
     pub early_ends: bool,

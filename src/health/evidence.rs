@@ -30,6 +30,17 @@ pub struct Tally {
     pub answered: u64,
 }
 
+/// What a client pays who is sent to a backend that fails still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Price {
+    /// Retried or replayed elsewhere at once, and unseen.
+    Nothing,
+    /// So, too, but after a timeout.
+    Time,
+    /// The session.
+    Session,
+}
+
 /// What has failed, which says what it takes to disprove it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failing {
@@ -60,13 +71,14 @@ impl Evidence {
         }
     }
 
-    /// Whether no client pays for finding it again: a refused connect is retried at once and unseen, and so is a session
-    /// that ended early where such are replayed. To wait for an answer is never free.
-    pub fn is_cheap(self, replays: bool) -> bool {
+    /// What a client pays for finding it again, where early ends are replayed elsewhere or are not.
+    pub fn price(self, replays: bool) -> Price {
         match self {
-            Self::ConnectFailed(ConnectFailure::Timeout) | Self::EndedEarly(EarlyEnd::Silent) => false,
-            Self::EndedEarly(_) => replays,
-            Self::ConnectFailed(_) | Self::Succeeded => true,
+            Self::ConnectFailed(ConnectFailure::Timeout) => Price::Time,
+            Self::EndedEarly(EarlyEnd::Silent) if replays => Price::Time,
+            Self::EndedEarly(EarlyEnd::Reset | EarlyEnd::Closed) if replays => Price::Nothing,
+            Self::EndedEarly(_) => Price::Session,
+            Self::ConnectFailed(_) | Self::Succeeded => Price::Nothing,
         }
     }
 }

@@ -6,17 +6,21 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::evidence::{Evidence, Failing, Tally};
+use super::evidence::{Evidence, Failing, Price, Tally};
 use crate::config::Outliers;
 use crate::metrics::Detection;
 
 /// The window slides in steps of a tenth.
 const STEPS: u32 = 10;
 
-/// Between trials that no client pays for.
+/// Between trials that cost nobody anything, and the shortest wait where they cost time.
 const CHEAP_TRIAL: Duration = Duration::from_millis(500);
 
-/// Each failed trial makes the wait for the next one so many times longer.
+/// Where a client waits and is then served elsewhere: a part of how long the backend has been out. One that recovers is back
+/// soon by its own measure, and one that stays dead slows few sessions down.
+const PATIENCE: u32 = 16;
+
+/// Where a client pays with its session: each failed trial makes the wait for the next one so many times longer.
 const GROWTH: u32 = 4;
 
 /// The longest wait for a trial: what a dead backend may cost is one session in this time.
@@ -44,6 +48,8 @@ pub struct Ejection {
     pub failing: Failing,
     /// Since when, the last failed trial included.
     pub since: Instant,
+    /// Since when, trials aside.
+    began: Instant,
     /// When it ends by itself.
     pub until: Instant,
     /// From when on a session may be a trial.
@@ -51,7 +57,7 @@ pub struct Ejection {
     /// Whether a probe that passes is believed: one that was, wrongly, is not believed again.
     pub trusts_probes: bool,
     failed_trials: u32,
-    cheap: bool,
+    price: Price,
 }
 
 /// Why an ejection ended.
@@ -135,18 +141,19 @@ impl Outlier {
         let mut ejection = Ejection {
             failing,
             since: now,
+            began: now,
             until: now,
             trial_at: now,
             trusts_probes: !misled,
             failed_trials: 0,
-            cheap: evidence.is_cheap(replays),
+            price: evidence.price(replays),
         };
         ejection.prolong(rules, now, self.strikes, random);
         self.ejection = Some(ejection);
         self.released = None;
     }
 
-    /// A trial failed: longer this time. The next trial comes later, too, if a client pays for it.
+    /// A trial failed: longer this time. The next trial comes later, too, as far as a client pays for it.
     pub fn trial_failed(
         &mut self,
         rules: &Outliers,
@@ -160,7 +167,7 @@ impl Outlier {
         if let Some(failing) = evidence.failing() {
             ejection.failing = failing;
         }
-        ejection.cheap = evidence.is_cheap(replays);
+        ejection.price = evidence.price(replays);
         ejection.since = now;
         ejection.failed_trials = ejection.failed_trials.saturating_add(1);
         ejection.prolong(rules, now, self.strikes, random);
@@ -221,10 +228,11 @@ impl Ejection {
     fn prolong(&mut self, rules: &Outliers, now: Instant, strikes: u32, random: &mut Rng) {
         let lasts = rules.ejection.saturating_mul(strikes).min(rules.max_ejection);
         self.until = now + jittered(lasts, random);
-        let wait = if self.cheap {
-            CHEAP_TRIAL.min(rules.trial)
-        } else {
-            rules.trial.saturating_mul(GROWTH.saturating_pow(self.failed_trials)).min(LONGEST_WAIT.max(rules.trial))
+        let (cheap, longest) = (CHEAP_TRIAL.min(rules.trial), LONGEST_WAIT.max(rules.trial));
+        let wait = match self.price {
+            Price::Nothing => cheap,
+            Price::Time => (now.saturating_duration_since(self.began) / PATIENCE).clamp(cheap, longest),
+            Price::Session => rules.trial.saturating_mul(GROWTH.saturating_pow(self.failed_trials)).min(longest),
         };
         // A trial comes before the end: that would let everybody try.
         self.trial_at = now + jittered(wait, random).min(lasts / 2);

@@ -3,7 +3,10 @@ use crate::config::OutlierMode;
 use crate::metrics::{ConnectFailure, EarlyEnd};
 
 const REFUSED: Evidence = Evidence::ConnectFailed(ConnectFailure::Refused);
+const TIMED_OUT: Evidence = Evidence::ConnectFailed(ConnectFailure::Timeout);
 const CLOSED: Evidence = Evidence::EndedEarly(EarlyEnd::Closed);
+const RESET: Evidence = Evidence::EndedEarly(EarlyEnd::Reset);
+const SILENT: Evidence = Evidence::EndedEarly(EarlyEnd::Silent);
 
 const RULES: Outliers = Outliers {
     mode: OutlierMode::Eject,
@@ -150,24 +153,50 @@ fn a_probe_that_misled_is_not_trusted_in_the_next_ejection() {
     assert!(clock.outlier.ejection().unwrap().trusts_probes, "it was right for a while");
 }
 
+/// How long each trial is waited for, if every one fails after `takes`.
+fn waits(evidence: Evidence, replays: bool, takes: Duration, times: usize) -> Vec<Duration> {
+    let mut clock = Clock::new();
+    clock.outlier.eject(&RULES, clock.now, evidence, replays, &mut clock.random);
+    let mut waits = Vec::new();
+    for _ in 0..times {
+        let ejection = *clock.outlier.ejection().unwrap();
+        assert!(ejection.trial_at < ejection.until);
+        waits.push(ejection.trial_at - clock.now);
+        clock.now = ejection.trial_at + takes;
+        clock.outlier.trial_failed(&RULES, clock.now, evidence, replays, &mut clock.random);
+    }
+    waits
+}
+
 #[test]
-fn trials_grow_apart_where_a_client_pays_and_never_pass_the_end() {
-    for (evidence, replays, constant) in [(CLOSED, false, false), (CLOSED, true, true), (REFUSED, false, true)] {
-        let mut clock = Clock::new();
-        clock.outlier.eject(&RULES, clock.now, evidence, replays, &mut clock.random);
-        let mut waits = Vec::new();
-        for _ in 0..8 {
-            let ejection = *clock.outlier.ejection().unwrap();
-            assert!(ejection.trial_at < ejection.until);
-            waits.push(ejection.trial_at - clock.now);
-            clock.now = ejection.trial_at;
-            clock.outlier.trial_failed(&RULES, clock.now, evidence, replays, &mut clock.random);
+fn trials_that_cost_nothing_are_steady() {
+    for (evidence, replays) in [(CLOSED, true), (RESET, true), (REFUSED, true), (REFUSED, false)] {
+        let waits = waits(evidence, replays, Duration::ZERO, 100);
+        assert!(waits.iter().all(|wait| (CHEAP_TRIAL..=CHEAP_TRIAL.mul_f64(1.2)).contains(wait)), "{waits:?}");
+    }
+}
+
+#[test]
+fn trials_grow_apart_where_a_client_pays_with_its_session() {
+    for evidence in [CLOSED, RESET, SILENT] {
+        let waits = waits(evidence, false, Duration::ZERO, 8);
+        assert!(waits[0] >= seconds(2) && waits[1] >= seconds(8) && waits[7] >= seconds(30), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT.mul_f64(1.2)), "{waits:?}");
+    }
+}
+
+#[test]
+fn where_a_client_pays_with_time_the_wait_is_in_proportion_to_how_long_it_has_been_out() {
+    for (evidence, replays) in [(SILENT, true), (TIMED_OUT, false), (TIMED_OUT, true)] {
+        let waits = waits(evidence, replays, seconds(1), 400);
+        assert!(waits[0] >= CHEAP_TRIAL && waits[5] <= CHEAP_TRIAL.mul_f64(1.3), "{waits:?}");
+        let mut out = Duration::ZERO;
+        for wait in &waits {
+            let share = (out / PATIENCE).clamp(CHEAP_TRIAL, LONGEST_WAIT);
+            assert!((share..=share.mul_f64(1.2)).contains(wait), "{wait:?} after {out:?}");
+            out += *wait + seconds(1);
         }
-        if constant {
-            assert!(waits.iter().all(|wait| *wait <= CHEAP_TRIAL.mul_f64(1.2)), "{waits:?}");
-        } else {
-            assert!(waits[0] >= seconds(2) && waits[1] >= seconds(8) && waits[7] >= seconds(30), "{waits:?}");
-        }
+        assert!(waits[399] >= LONGEST_WAIT, "{waits:?}");
     }
 }
 

@@ -194,7 +194,7 @@ pub(super) async fn accept(
             }
         }
     }
-    front.take_the_rest(&acceptor);
+    front.take_the_rest(acceptor).await;
     drop(tracked);
 }
 
@@ -251,7 +251,8 @@ impl Front {
                 }
             };
             match self.take(waiting.accept(), slot) {
-                Step::Taken => {}
+                Step::Taken(accepted) => hand_over(&self.seats, accepted),
+                Step::Aborted => {}
                 Step::Nobody => return None,
                 Step::Pause => return Some(PAUSE),
             }
@@ -260,14 +261,26 @@ impl Front {
         None
     }
 
-    /// The kernel has completed these handshakes: their clients believe that they are connected.
-    fn take_the_rest(&mut self, acceptor: &Acceptor) {
-        for _ in 0..REST {
-            let Some(slot) = self.listener.try_slot() else { return };
+    /// The kernel has completed these handshakes: their clients believe that they are connected. Also at a stop in the first
+    /// moment they are served, once the pool is probed.
+    async fn take_the_rest(&mut self, acceptor: Acceptor) {
+        let mut rest = Vec::new();
+        while rest.len() < REST
+            && let Some(slot) = self.listener.try_slot()
+        {
             match self.take(acceptor.accept(), slot) {
-                Step::Taken => {}
-                Step::Nobody | Step::Pause => return,
+                Step::Taken(accepted) => rest.push(accepted),
+                Step::Aborted => {}
+                Step::Nobody | Step::Pause => break,
             }
+        }
+        // Nobody is let in who would wait for nothing.
+        drop(acceptor);
+        if !rest.is_empty() {
+            self.pool_settles().await;
+        }
+        for accepted in rest {
+            hand_over(&self.seats, accepted);
         }
     }
 
@@ -276,12 +289,11 @@ impl Front {
             Ok(Some((fd, peer))) => {
                 let listener = Arc::clone(&self.listener);
                 listener.accepted.fetch_add(1, Relaxed);
-                hand_over(&self.seats, Accepted { fd, peer, at: Instant::now(), listener, slot });
-                Step::Taken
+                Step::Taken(Accepted { fd, peer, at: Instant::now(), listener, slot })
             }
             Ok(None) => Step::Nobody,
             Err(error) => match self.complain(&error) {
-                AcceptFailure::Aborted => Step::Taken,
+                AcceptFailure::Aborted => Step::Aborted,
                 AcceptFailure::NoResources | AcceptFailure::Other => Step::Pause,
             },
         }
@@ -298,7 +310,9 @@ impl Front {
 }
 
 enum Step {
-    Taken,
+    Taken(Accepted),
+    /// The client has left again.
+    Aborted,
     Nobody,
     Pause,
 }

@@ -1,10 +1,11 @@
 //! Listeners come, go, move and change hands; what can't be had changes nothing.
 
 use evenkeel::metrics::Outcome;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Live, file};
-use crate::support::{Backend, Rig, exchange, free_port, get, until};
+use crate::support::{Backend, Rig, exchange, free_port, get, soon, until};
 
 async fn refuses(address: std::net::SocketAddr) {
     until("nobody listens there", || async { TcpStream::connect(address).await.err() }).await;
@@ -60,6 +61,42 @@ async fn a_socket_changes_hands_without_a_gap() {
     }
     clients.await.unwrap();
     assert!(n > 3, "{n} reloads");
+    rig.stop().await;
+}
+
+/// Who waited for the first probe at an address that is left is served once it is over.
+#[tokio::test]
+async fn a_listener_that_goes_in_the_first_moment_leaves_nobody_behind() {
+    let (open, gate) = tokio::sync::watch::channel(false);
+    let backend = Backend::serving(move |mut stream| {
+        let mut gate = gate.clone();
+        async move {
+            let mut request = [0; 64];
+            gate.wait_for(|&open| open).await.unwrap();
+            while stream.read(&mut request).await.is_ok_and(|n| n > 0) {
+                let _ = stream.write_all(b"a").await;
+            }
+        }
+    })
+    .await;
+    let (old, new) = (free_port(), free_port());
+    let check = "check = { kind = \"script\", timeout = \"20s\", interval = \"20s\", \
+                 steps = [{ send = \"?\" }, { expect = \"a\" }] }";
+    let at =
+        |bind: std::net::SocketAddr| file(&[backend.address()], "", check).replace("127.0.0.1:0", &bind.to_string());
+    let rig = Rig::start(&at(old)).await;
+    let mut waiting = TcpStream::connect(old).await.unwrap();
+    rig.reload(&at(new)).await.unwrap();
+    refuses(old).await;
+    open.send_replace(true);
+    let mut answer = [0];
+    waiting.write_all(b"?").await.unwrap();
+    soon("an answer", waiting.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, *b"a");
+    assert_eq!(exchange(new, b"?").await.unwrap(), b"a");
+    drop(waiting);
+    rig.until_no_sessions().await;
+    assert_eq!(rig.ended(Outcome::NoBackend), 0);
     rig.stop().await;
 }
 
