@@ -39,29 +39,44 @@ impl Table {
 
     /// The whole, each line ended.
     pub(super) fn text(&self, coloured: bool) -> String {
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width(coloured));
-            cells.chain([self.head[column].len()]).max().unwrap_or_default()
-        };
-        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
-        let right: Vec<bool> = (0..self.head.len())
-            .map(|column| self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.right))
+        let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
+        // Where a column has marks, words without one are below those with one.
+        let place: Vec<usize> = (0..self.head.len())
+            .map(|column| if coloured && cells(column).any(|cell| cell.colour.is_some()) { MARK_WIDTH } else { 0 })
             .collect();
+        let widths: Vec<usize> = (0..self.head.len())
+            .map(|column| {
+                let longest = cells(column).map(|cell| place[column] + cell.text.chars().count()).max();
+                longest.unwrap_or_default().max(self.head[column].len())
+            })
+            .collect();
+        let right: Vec<bool> =
+            (0..self.head.len()).map(|column| cells(column).next().is_some_and(|cell| cell.right)).collect();
         let mut text = String::new();
-        let head =
-            self.head.iter().zip(&right).map(|(name, &right)| Cell { text: (*name).to_owned(), right, colour: None });
-        for row in [head.collect::<Vec<_>>()].iter().chain(&self.rows) {
-            let mut line = String::new();
-            for (cell, &width) in row.iter().zip(&widths) {
-                let padding = " ".repeat(width.saturating_sub(cell.width(coloured)));
-                let inked = cell.colour.filter(|_| coloured).map_or_else(|| cell.text.clone(), |c| c.mark(&cell.text));
-                line += &if cell.right { format!("{padding}{inked}  ") } else { format!("{inked}{padding}  ") };
-            }
-            text += line.trim_end();
+        let head = self.head.iter().zip(&right).zip(&widths);
+        let head = head.map(|((name, &right), &width)| padded(name, name.len(), width, right));
+        text += head.collect::<String>().trim_end();
+        text.push('\n');
+        for row in &self.rows {
+            let columns = row.iter().zip(&widths).zip(&place);
+            let line = columns.map(|((cell, &width), &place)| {
+                let inked = match cell.colour {
+                    Some(colour) if coloured => colour.mark(&cell.text),
+                    _ => format!("{}{}", " ".repeat(place), cell.text),
+                };
+                padded(&inked, place + cell.text.chars().count(), width, cell.right)
+            });
+            text += line.collect::<String>().trim_end();
             text.push('\n');
         }
         text
     }
+}
+
+/// A cell of so many letters, and the space after it.
+fn padded(text: &str, letters: usize, width: usize, right: bool) -> String {
+    let padding = " ".repeat(width.saturating_sub(letters));
+    if right { format!("{padding}{text}  ") } else { format!("{text}{padding}  ") }
 }
 
 /// Text, as it may be shown: a backend's name or answer must not steer the terminal.
@@ -92,11 +107,6 @@ pub(super) fn colour_of(standing: &str) -> Option<Colour> {
 impl Cell {
     pub(super) fn in_colour(self, colour: Colour) -> Self {
         Self { colour: Some(colour), ..self }
-    }
-
-    fn width(&self, coloured: bool) -> usize {
-        let mark = if coloured && self.colour.is_some() { MARK_WIDTH } else { 0 };
-        self.text.chars().count() + mark
     }
 }
 
@@ -168,9 +178,9 @@ mod tests {
         table.row(vec![cell("longer-name"), number(1_000), cell("")]);
         assert_eq!(table.text(false), "NAME            N  WHY\nup              5  ?[31mred?\nlonger-name  1000\n");
         let inked = table.text(true);
-        let up = format!("\x1b[32m{}\x1b[0m up            5  ?", mark());
+        let up = format!("\x1b[32m{}\x1b[0m up              5  ?", mark());
         assert!(inked.lines().any(|line| line.starts_with(&up)), "{inked}");
-        assert!(inked.contains("\nlonger-name  1000\n"));
+        assert!(inked.contains("\n  longer-name  1000\n"), "below the other word: {inked}");
     }
 
     #[test]

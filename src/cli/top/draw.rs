@@ -198,6 +198,8 @@ fn marked(view: &View, word: &str, colour: Option<Color>) -> Cell<'static> {
             Span::raw(format!(" {word}")),
         ])
         .into(),
+        // Its word is below the others.
+        None if view.ink => format!("  {word}").into(),
         None => word.to_owned().into(),
     }
 }
