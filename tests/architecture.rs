@@ -58,6 +58,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "server/limits.rs",
             "probe/attempt.rs",
             "probe/exec.rs",
+            "admin/process.rs",
             "cli/reader.rs",
         ],
     ),

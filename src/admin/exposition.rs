@@ -5,12 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, UNIX_EPOCH};
 
-use prometheus::core::Collector;
-use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use super::View;
+use super::{View, process};
 use crate::metrics::{
     self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
     Outcome, Replay,
@@ -25,7 +23,7 @@ pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 /// Everything, in Prometheus' text format.
 pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = Families::new();
-    process(&mut families, view);
+    process_wide(&mut families, view);
     let set = view.state.set();
     for listener in &set.listeners {
         add_listener(&mut families, listener);
@@ -45,12 +43,12 @@ pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
 
     let mut text = Vec::new();
     let mut all = families.finish();
-    all.extend(ProcessCollector::for_self().collect());
+    all.extend(process::values().into_iter().map(|(metric, value)| family(&metric, vec![series(&metric, &[], value)])));
     TextEncoder::new().encode(&all, &mut text)?;
     Ok(text)
 }
 
-fn process(families: &mut Families, view: &View) {
+fn process_wide(families: &mut Families, view: &View) {
     let state = &view.state;
     families.value(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
     let sessions = state.floor.sessions();
@@ -245,20 +243,7 @@ impl Families {
     }
 
     fn value(&mut self, metric: &Metric, labels: &[&str], value: f64) {
-        let mut series = proto::Metric::from_label(pairs(metric, labels));
-        match metric.kind {
-            Kind::Counter => {
-                let mut counter = proto::Counter::default();
-                counter.set_value(value);
-                series.set_counter(counter);
-            }
-            Kind::Gauge | Kind::Histogram => {
-                let mut gauge = proto::Gauge::default();
-                gauge.set_value(value);
-                series.set_gauge(gauge);
-            }
-        }
-        self.push(metric, series);
+        self.push(metric, series(metric, labels, value));
     }
 
     fn histogram(&mut self, metric: &Metric, labels: &[&str], from: &Histogram) {
@@ -286,21 +271,38 @@ impl Families {
 
     fn finish(self) -> Vec<MetricFamily> {
         let families = names::ALL.iter().zip(self.series).filter(|(_, series)| !series.is_empty());
-        families
-            .map(|(metric, series)| {
-                let mut family = MetricFamily::default();
-                family.set_name(metric.name.to_owned());
-                family.set_help(metric.help.to_owned());
-                family.set_field_type(match metric.kind {
-                    Kind::Counter => MetricType::COUNTER,
-                    Kind::Gauge => MetricType::GAUGE,
-                    Kind::Histogram => MetricType::HISTOGRAM,
-                });
-                family.set_metric(series);
-                family
-            })
-            .collect()
+        families.map(|(metric, series)| family(metric, series)).collect()
     }
+}
+
+fn family(metric: &Metric, series: Vec<proto::Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(metric.name.to_owned());
+    family.set_help(metric.help.to_owned());
+    family.set_field_type(match metric.kind {
+        Kind::Counter => MetricType::COUNTER,
+        Kind::Gauge => MetricType::GAUGE,
+        Kind::Histogram => MetricType::HISTOGRAM,
+    });
+    family.set_metric(series);
+    family
+}
+
+fn series(metric: &Metric, labels: &[&str], value: f64) -> proto::Metric {
+    let mut series = proto::Metric::from_label(pairs(metric, labels));
+    match metric.kind {
+        Kind::Counter => {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            series.set_counter(counter);
+        }
+        Kind::Gauge | Kind::Histogram => {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            series.set_gauge(gauge);
+        }
+    }
+    series
 }
 
 fn pairs(metric: &Metric, values: &[&str]) -> Vec<proto::LabelPair> {

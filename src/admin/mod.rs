@@ -11,6 +11,7 @@ mod level;
 mod openapi;
 mod operate;
 mod pools;
+mod process;
 mod rate;
 mod ready;
 mod refusal;
