@@ -60,6 +60,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "probe/attempt.rs",
             "probe/exec.rs",
             "admin/process.rs",
+            "cli/reader.rs",
         ],
     ),
     ("io_uring", &["proxy/relay/ring/raw.rs"]),

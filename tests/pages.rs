@@ -1,4 +1,4 @@
-//! The pages in `docs/`: what they name exists.
+//! The README and the pages in `docs/`: what they name exists, what they link to, too.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,6 +13,17 @@ fn page(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
+/// The README and every page: its path from the root, and its text.
+pub fn all() -> Vec<(String, String)> {
+    let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> = names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
+    names.push("README.md".to_owned());
+    names.sort();
+    assert!(names.len() > 5, "{names:?}");
+    names.into_iter().map(|name| (name.clone(), page(&name))).collect()
+}
+
 /// The insides of all `code` in a line of text, fenced blocks left out.
 fn code(text: &str) -> Vec<&str> {
     let prose = text.split("```").step_by(2);
@@ -20,7 +31,7 @@ fn code(text: &str) -> Vec<&str> {
 }
 
 /// The fenced blocks of a language.
-fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
+pub fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     let begin = format!("```{language}\n");
     text.split(&begin as &str).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
@@ -35,13 +46,16 @@ fn column<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn its_metrics_exist() {
-    let text = page(WHEN_THINGS_FAIL);
+fn their_metrics_exist() {
     let known: BTreeSet<_> = metrics::ALL.iter().map(|metric| metric.name).collect();
-    let named: BTreeSet<_> = code(&text).into_iter().filter(|word| word.starts_with("evenkeel_")).collect();
-    assert!(named.len() > 10, "{named:?}");
-    let unknown: Vec<_> = named.difference(&known).collect();
-    assert!(unknown.is_empty(), "{WHEN_THINGS_FAIL} names metrics that do not exist: {unknown:?}");
+    // Keys of a Consul service's Meta, which begin like metrics.
+    let meta = ["evenkeel_priority", "evenkeel_max_sessions"];
+    for (name, text) in all() {
+        let named = code(&text).into_iter().filter(|word| word.starts_with("evenkeel_") && !meta.contains(word));
+        let unknown: Vec<_> = named.filter(|word| !known.contains(word)).collect();
+        assert!(unknown.is_empty(), "{name} names metrics that do not exist: {unknown:?}");
+    }
+    assert!(code(&page(WHEN_THINGS_FAIL)).into_iter().filter(|word| known.contains(word)).count() > 10);
 }
 
 #[test]
@@ -69,26 +83,85 @@ fn its_outcomes_reasons_and_standings_exist() {
 }
 
 #[test]
-fn its_configuration_is_one() {
-    for block in blocks(&page(WHEN_THINGS_FAIL), "toml") {
-        let text = format!("[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"db\"\n\n{block}");
-        if let Err(error) = config::parse(&text, WHEN_THINGS_FAIL, &|_| None) {
-            panic!("{error}");
+fn their_configurations_are_valid() {
+    for (name, text) in all() {
+        for block in blocks(&text, "toml") {
+            let mut whole = String::new();
+            let (has_listener, has_source) =
+                (block.contains("[listeners."), ["backends =", "consul ="].iter().any(|key| block.contains(key)));
+            let pool = block.split("[pools.").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
+            if !has_listener {
+                whole += &format!("[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"{pool}\"\n\n");
+            }
+            whole += block;
+            if !has_source {
+                whole = whole.replace(
+                    &format!("[pools.{pool}]\n"),
+                    &format!("[pools.{pool}]\nbackends = [\"10.0.0.1:9090\"]\n"),
+                );
+            }
+            // What is part of a listener that is shown.
+            if has_listener && !block.contains("bind =") {
+                whole = whole.replacen("]\n", &format!("]\nbind = \"127.0.0.1:0\"\npool = \"{pool}\"\n"), 1);
+            }
+            if let Err(error) = config::parse(&whole, &name, &|_| None) {
+                panic!("{name}: {error}\n{whole}");
+            }
         }
     }
 }
 
 #[test]
-fn its_commands_are_known_and_its_links_lead_somewhere() {
-    let text = page(WHEN_THINGS_FAIL);
-    // The smoke test of `loadtest chaos` runs it, for less long.
-    let known = ["cargo run --release -p loadtest -- chaos --faults kill,stop --seconds 10"];
-    let said: Vec<_> = blocks(&text, "sh").into_iter().flat_map(str::lines).collect();
-    assert_eq!(said, known);
-    let links = text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap());
-    for link in links {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(link);
-        assert!(path.exists(), "{WHEN_THINGS_FAIL} links to {link}");
+fn their_links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pages = all();
+    for (name, text) in &pages {
+        for link in links(text).into_iter().filter(|link| !link.contains("://")) {
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => root.join(name),
+                path => root.join(name).parent().unwrap().join(path),
+            };
+            assert!(target.exists(), "{name} links to {link}, and there is no such file");
+            if !heading.is_empty() {
+                let text = std::fs::read_to_string(&target).unwrap();
+                assert!(anchors(&text).contains(heading), "{name} links to {link}, and there is no such heading");
+            }
+        }
     }
-    assert!(page("README.md").contains(&format!("]({WHEN_THINGS_FAIL})")), "README.md does not link to it");
+    let readme = page("README.md");
+    for (name, _) in pages.iter().filter(|(name, _)| name != "README.md") {
+        assert!(links(&readme).contains(&name.as_str()), "README.md does not link to {name}");
+    }
+}
+
+/// Where links lead to, fenced blocks left out.
+fn links(text: &str) -> Vec<&str> {
+    let prose = text.split("```").step_by(2);
+    prose.flat_map(|part| part.split("](").skip(1)).map(|rest| rest.split(')').next().unwrap()).collect()
+}
+
+/// What a heading is called in links, as GitHub does it.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let prose = text.split("```").step_by(2);
+    let headings = prose
+        .flat_map(str::lines)
+        .filter_map(|line| line.trim_start_matches('#').strip_prefix(' ').filter(|_| line.starts_with('#')));
+    headings
+        .map(|heading| {
+            let kept = heading
+                .to_lowercase()
+                .chars()
+                .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+                .collect::<String>();
+            kept.trim().replace(' ', "-")
+        })
+        .collect()
+}
+
+/// A newcomer reads it in one go; what is looked up belongs to `docs/`.
+#[test]
+fn the_readme_stays_short() {
+    let length = page("README.md").len();
+    assert!(length <= 20_000, "README.md has {length} bytes");
 }

@@ -1,10 +1,12 @@
-//! The README's commands: each one is known here, with what shows that it works.
+//! The commands of the README and of the pages in `docs/`: each one is known here, with what shows that it works.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-/// What stands in the README's `sh` blocks, and who runs it.
+use crate::pages::{all, blocks};
+
+/// What stands in the `sh` blocks, and who runs it.
 const COMMANDS: &[(&str, &str)] = &[
     ("sudo apt-get install -y --no-install-recommends git gcc libc6-dev curl", "by hand, on an empty machine"),
     ("git clone https://github.com/evenkeel/evenkeel && cd evenkeel", "by hand"),
@@ -21,6 +23,11 @@ const COMMANDS: &[(&str, &str)] = &[
     ("evenkeel backends", "tests/console/commands.rs"),
     ("evenkeel explain web-1", "tests/console/commands.rs"),
     ("evenkeel top", "src/cli/top/tests.rs; in a terminal by hand"),
+    (
+        "evenkeel drain web-2 --note \"new disk\" --wait --timeout 10m && echo \"it is empty\"",
+        "tests/console/operate.rs",
+    ),
+    ("evenkeel ready web-2", "tests/console/operate.rs"),
     ("evenkeel drain web-1 --note \"new disk\"", "tests/console/operate.rs"),
     ("evenkeel drain web-1 --wait --timeout 10m && echo \"it is empty\"", "tests/console/operate.rs"),
     ("evenkeel ready web-1", "tests/console/operate.rs"),
@@ -37,6 +44,10 @@ const COMMANDS: &[(&str, &str)] = &[
     ("loadtest/peers.sh", "by hand, before a comparison"),
     ("cargo run --profile dist -p loadtest -- compare --write-results", "loadtest's smoke test; in full by hand"),
     ("cargo run --release -p loadtest -- chaos --write-results", "loadtest/tests/chaos.rs; in full by hand"),
+    (
+        "cargo run --release -p loadtest -- chaos --faults kill,stop --seconds 10",
+        "loadtest/tests/chaos.rs, for less long",
+    ),
 ];
 
 fn file(name: &str) -> String {
@@ -45,18 +56,19 @@ fn file(name: &str) -> String {
 
 #[test]
 fn every_command_is_known_and_none_is_gone() {
-    let readme = file("README.md");
-    let blocks = readme.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    let said: BTreeSet<_> = blocks
+    let pages = all();
+    let said: BTreeSet<_> = pages
+        .iter()
+        .flat_map(|(_, text)| blocks(text, "sh"))
         .flat_map(str::lines)
         .map(|line| line.split("  #").next().unwrap().trim())
         .filter(|line| !line.is_empty())
         .collect();
     let known: BTreeSet<_> = COMMANDS.iter().map(|(command, _)| *command).collect();
     let unknown: Vec<_> = said.difference(&known).collect();
-    assert!(unknown.is_empty(), "the README says {unknown:?}: run it, and write it down in COMMANDS");
+    assert!(unknown.is_empty(), "the README or a page says {unknown:?}: run it, and write it down in COMMANDS");
     let gone: Vec<_> = known.difference(&said).collect();
-    assert!(gone.is_empty(), "the README no longer says {gone:?}");
+    assert!(gone.is_empty(), "neither the README nor a page says {gone:?} any longer");
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::{
 use backend_demo::{client, serve::Stored};
 use http::{LIMIT, get, until};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader, Lines},
-    net::TcpStream,
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::{TcpStream, UnixStream},
     process::{Child, ChildStdout, Command},
     time::{Instant, timeout},
 };
@@ -23,6 +23,7 @@ use tokio::{
 const LB: &str = r#"
 [admin]
 bind = "127.0.0.1:0"
+socket = "admin.sock"
 [log]
 level = "warn"
 [listeners.web]
@@ -207,6 +208,32 @@ async fn three_members_share_one_is_killed_one_is_added_and_all_end() {
 
     assert_stored(&data, &[&first, &second, &third, &fourth]);
     up.end(&["web-1", "web-3", "front", "admin", "registry"]).await;
+}
+
+/// What `evenkeel reload` asks of the balancer that runs in a directory.
+async fn reload(directory: &Path) -> String {
+    let mut socket = UnixStream::connect(directory.join("admin.sock")).await.expect("a connection");
+    let head = "POST /api/v1/config/reload HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json";
+    socket.write_all(format!("{head}\r\nContent-Length: 2\r\n\r\n{{}}").as_bytes()).await.expect("written");
+    let mut answer = String::new();
+    timeout(LIMIT, socket.read_to_string(&mut answer)).await.expect("in time").expect("readable");
+    answer
+}
+
+#[tokio::test]
+async fn its_file_is_read_again_when_asked_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
+    let file = directory.path().join("lb.toml");
+    let unchanged = reload(directory.path()).await;
+    assert!(unchanged.contains(r#""result":"unchanged""#), "the registry is still the demo's: {unchanged}");
+    std::fs::write(&file, format!("max_connections = 77\n{LB}")).expect("written");
+    let applied = reload(directory.path()).await;
+    assert!(applied.contains(r#""result":"applied""#) && applied.contains(r#""max_connections":77"#), "{applied}");
+    std::fs::write(&file, "nonsense").expect("written");
+    let refused = reload(directory.path()).await;
+    assert!(refused.contains(r#""result":"refused""#) && refused.contains(r#""max_connections":77"#), "{refused}");
+    up.end(&["front", "admin", "registry"]).await;
 }
 
 #[tokio::test]

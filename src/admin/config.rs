@@ -51,7 +51,8 @@ pub(super) async fn reload(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ConfigBody>, Refusal> {
     let Wish {} = parsed(body)?;
-    let error = || Refusal::new(StatusCode::NOT_FOUND, "this balancer was not started from a file", "");
+    let error =
+        || Refusal::new(StatusCode::CONFLICT, "this balancer was not started from a file: there is none to read", "");
     let reload = desk.view.reload.clone().ok_or_else(error)?;
     info!(by = %who.0, "asked to read the file");
     let (done, heard) = oneshot::channel();

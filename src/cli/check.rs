@@ -41,7 +41,10 @@ fn describe(config: &Config, max: usize) -> String {
     }
     for pool in &config.pools {
         let source = match &pool.source {
-            Source::Static(backends) => format!("{} static backends", backends.len()),
+            Source::Static(backends) => match backends.len() {
+                1 => "1 static backend".to_owned(),
+                several => format!("{several} static backends"),
+            },
             Source::Consul(consul) => format!("consul service `{}` from {}", consul.service, consul.agent.address),
         };
         let check = &pool.check;

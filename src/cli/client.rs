@@ -45,7 +45,7 @@ impl Client {
     /// As `--admin` says, or else the configuration file.
     pub(super) fn new(admin: Option<&str>, config: &Path) -> Result<Self, Failure> {
         let token = std::env::var("EVENKEEL_TOKEN").ok().filter(|token| !token.is_empty());
-        if let Some(text) = admin {
+        if let Some(text) = admin.filter(|text| !text.is_empty()) {
             return Ok(Self { ways: vec![way(text)?], token, told_by: "--admin or $EVENKEEL_ADMIN".to_owned() });
         }
         let told_by = config.display().to_string();
@@ -112,19 +112,21 @@ impl Client {
     }
 
     async fn send(&self, method: Method, path: &str, body: String) -> Result<Response<Incoming>, Failure> {
-        let mut first = None;
+        let mut tried = String::new();
         for way in &self.ways {
             let connected =
                 timeout(CONNECT, way.connect()).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
             match connected {
                 Ok(stream) => return self.talk(stream, way, method, path, body).await,
-                Err(error) => first = first.or(Some((way, error))),
+                Err(error) => {
+                    let nor = if tried.is_empty() { "" } else { ", nor at " };
+                    tried += &format!("{nor}{way}: {error}");
+                }
             }
         }
-        let Some((way, error)) = first else { return Err(strange()) };
-        let why = anyhow::Error::from(error)
-            .context(format!("the balancer can't be reached at {way} ({} says so)", self.told_by));
-        Err(Failure::Runtime(why))
+        let error =
+            format!("the balancer can't be reached at {tried} ({} says where it is); does it run?", self.told_by);
+        Err(runtime(&error))
     }
 
     async fn talk(
@@ -210,10 +212,18 @@ fn refused(status: u16, bytes: &[u8]) -> Failure {
     let body: Value = serde_json::from_slice(bytes).unwrap_or_default();
     let said = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (error, hint) = (said("error"), said("hint"));
-    let error = if error.is_empty() { format!("the balancer answers with status {status}") } else { error };
+    if error.is_empty() {
+        return runtime(&format!(
+            "the answer is status {status} without a reason; is this the balancer's admin address?"
+        ));
+    }
     let hint = if hint.is_empty() { hint } else { format!("; {hint}") };
     let text = format!("{error}{hint}");
-    if status == 404 { Failure::Unknown(text) } else { runtime(&text) }
+    match status {
+        400 => Failure::Config(text),
+        404 => Failure::Unknown(text),
+        _ => runtime(&text),
+    }
 }
 
 fn strange() -> Failure {
@@ -249,6 +259,14 @@ impl std::fmt::Display for Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_of_somebody_else_is_no_answer_of_ours() {
+        assert!(matches!(refused(404, b"404 page not found"), Failure::Runtime(_)));
+        assert!(matches!(refused(404, br#"{"error":"there is no pool `a`"}"#), Failure::Unknown(_)));
+        assert!(matches!(refused(400, br#"{"error":"`for`: no time"}"#), Failure::Config(_)));
+        assert!(matches!(refused(409, br#"{"error":"there is no file"}"#), Failure::Runtime(_)));
+    }
 
     #[test]
     fn where_a_balancer_is() {

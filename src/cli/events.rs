@@ -1,10 +1,13 @@
 //! `evenkeel events`: what happens, while it happens.
 
+use std::pin::pin;
+
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::api::find_pool;
 use super::client::{Client, escaped};
+use super::reader::gone;
 use super::table::{colour_of, coloured, safe};
 use super::{Failure, say};
 
@@ -37,8 +40,13 @@ pub(super) async fn events(client: &Client, options: &Options, json: bool) -> Re
     let mut body = client.follow(&path).await?;
     let (mut waiting, mut reading, mut left) = (Vec::new(), Reading::default(), options.count);
     let ink = coloured();
+    let mut unread = pin!(gone());
     while left != Some(0) {
-        let Some(frame) = body.frame().await else { return Err(over()) };
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = &mut unread => return Ok(()),
+        };
+        let Some(frame) = frame else { return Err(over()) };
         let Ok(data) = frame.map_err(|_| over())?.into_data() else { continue };
         waiting.extend_from_slice(&data);
         while let Some(end) = waiting.iter().position(|&byte| byte == b'\n') {
@@ -101,7 +109,7 @@ fn line_for_people(name: &str, data: &Value, ink: bool) -> String {
         _ => String::new(),
     };
     let coloured =
-        |word: String| colour_of(&word).filter(|_| ink).map_or_else(|| word.clone(), |colour| colour.ink(&word));
+        |word: String| colour_of(&word).filter(|_| ink).map_or_else(|| word.clone(), |colour| colour.mark(&word));
     let change = match (text("from"), text("to")) {
         (Some(from), Some(to)) => format!("{from} -> {}: ", coloured(to)),
         (None, Some(to)) => format!("{}: ", coloured(to)),

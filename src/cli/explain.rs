@@ -2,7 +2,7 @@
 
 use super::api::{Explained, find_backend};
 use super::client::{Client, known};
-use super::table::{Colour, Table, ago, cell, colour_of, coloured, safe, standing};
+use super::table::{Table, ago, cell, colour_of, coloured, safe, standing};
 use super::{Failure, say, say_json, sessions};
 
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub(super) async fn explain(client: &Client, options: &Options, json: bool) -> R
     let Explained { pool, backend, explanation, history } = known(answer)?;
     let ink = coloured();
     let word = colour_of(&backend.standing).filter(|_| ink);
-    let word = word.map_or_else(|| backend.standing.clone(), |colour| colour.ink(&backend.standing));
+    let word = word.map_or_else(|| backend.standing.clone(), |colour| colour.mark(&backend.standing));
     let mut text = format!(
         "{} in pool {pool}, at {}\n{word} for {}: {}\n{} sessions now, {} connects, {} of them failed\n\n",
         safe(&backend.id),
@@ -36,7 +36,7 @@ pub(super) async fn explain(client: &Client, options: &Options, json: bool) -> R
     );
     let mut parties = Table::new(&["", "WHO", "VALUE", "SAYS"]);
     for said in explanation {
-        let mark = if said.decides { cell(">").in_colour(Colour::Yellow) } else { cell("") };
+        let mark = if said.decides { cell(">") } else { cell("") };
         parties.row(vec![mark, cell(&said.who), cell(&said.value), cell(&said.says)]);
     }
     text += &parties.text(ink);

@@ -13,6 +13,7 @@ mod logging;
 mod operate;
 mod pages;
 mod plan;
+mod reader;
 mod run;
 mod sessions;
 mod status;
@@ -47,8 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[command(
     name = "evenkeel",
     version,
-    after_help = "Exit status: 0 done, 1 it could not be done, 2 bad usage or bad config, 3 there is no such pool or \
-                  backend, 4 the time to wait is over, 5 `plan --exit-code`: something would change."
+    after_help = "Exit status: 0 done, 1 it could not be done, 2 bad usage or bad config, 3 there is no such pool, \
+                  backend or session, or more than one, 4 the time to wait is over, 5 `plan --exit-code`: something would change."
 )]
 struct Arguments {
     /// The configuration file
@@ -111,6 +112,20 @@ enum Command {
     Completions(pages::Completions),
     /// Write the manual
     Man(pages::Man),
+}
+
+impl Command {
+    /// The name of one that has nothing to say in JSON.
+    fn without_json(&self) -> Option<&'static str> {
+        match self {
+            Self::Run => Some("run"),
+            Self::Check => Some("check"),
+            Self::Top(_) => Some("top"),
+            Self::Completions(_) => Some("completions"),
+            Self::Man(_) => Some("man"),
+            _ => None,
+        }
+    }
 }
 
 /// How a command failed.
@@ -192,6 +207,9 @@ pub fn main() -> ExitCode {
 
 fn obey(arguments: &Arguments) -> Result<(), Failure> {
     let Arguments { config, admin, json, allow_exec, command } = arguments;
+    if let Some(name) = command.as_ref().map_or(Some("run"), Command::without_json).filter(|_| *json) {
+        return Err(Failure::Config(format!("--json does not apply to `{name}`")));
+    }
     match command {
         None | Some(Command::Run) => run::run(config, *allow_exec),
         Some(Command::Check) => check::check(config, *allow_exec),

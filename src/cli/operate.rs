@@ -221,7 +221,7 @@ fn show(answer: &Value, found: &Found, json: bool) -> Result<(), Failure> {
 
 fn line(pool: &str, backend: &Backend, ink: bool) -> String {
     let Backend { id, standing, weight, sessions, reason, .. } = backend;
-    let word = colour_of(standing).filter(|_| ink).map_or_else(|| standing.clone(), |colour| colour.ink(standing));
+    let word = colour_of(standing).filter(|_| ink).map_or_else(|| standing.clone(), |colour| colour.mark(standing));
     let weight = match &backend.operator_weight {
         Some(order) => format!("weight {weight} ({})", until(order)),
         None => format!("weight {weight}"),

@@ -176,13 +176,14 @@ pub(super) async fn close(client: &Client, options: &Close, json: bool) -> Resul
     let body = if options.all { json!({ "all": true }) } else { json!({ "filter": filter }) };
     let answer = client.change(Method::POST, "/api/v1/sessions/close", &body).await?;
     let closing = answer.get("closing").and_then(Value::as_u64).unwrap_or_default();
-    if json {
-        say_json(&answer)?;
-    } else {
-        say(&format!("{closing} sessions are being closed, at the pace of their pools\n"))?;
+    match closing {
+        _ if json => say_json(&answer)?,
+        0 => {}
+        1 => say("1 session is being closed\n")?,
+        _ => say(&format!("{closing} sessions are being closed, at the pace of their pools\n"))?,
     }
     match closing {
-        0 => Err(Failure::Unknown("there is no such session".to_owned())),
+        0 => Err(Failure::Unknown("there is no such session, so none is closed".to_owned())),
         _ => Ok(()),
     }
 }

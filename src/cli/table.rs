@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
-/// A cell: its text, and whether it is a number.
+/// A cell: its text, whether it is a number, and the colour of the mark before it.
 #[derive(Debug)]
 pub(super) struct Cell {
     text: String,
@@ -18,6 +18,9 @@ pub(super) enum Colour {
     Yellow,
     Blue,
 }
+
+/// A mark, and the space after it.
+const MARK_WIDTH: usize = 2;
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -36,29 +39,44 @@ impl Table {
 
     /// The whole, each line ended.
     pub(super) fn text(&self, coloured: bool) -> String {
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.text.chars().count());
-            cells.chain([self.head[column].len()]).max().unwrap_or_default()
-        };
-        let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
-        let right: Vec<bool> = (0..self.head.len())
-            .map(|column| self.rows.first().and_then(|row| row.get(column)).is_some_and(|cell| cell.right))
+        let cells = |column: usize| self.rows.iter().filter_map(move |row| row.get(column));
+        // Where a column has marks, words without one are below those with one.
+        let place: Vec<usize> = (0..self.head.len())
+            .map(|column| if coloured && cells(column).any(|cell| cell.colour.is_some()) { MARK_WIDTH } else { 0 })
             .collect();
+        let widths: Vec<usize> = (0..self.head.len())
+            .map(|column| {
+                let longest = cells(column).map(|cell| place[column] + cell.text.chars().count()).max();
+                longest.unwrap_or_default().max(self.head[column].len())
+            })
+            .collect();
+        let right: Vec<bool> =
+            (0..self.head.len()).map(|column| cells(column).next().is_some_and(|cell| cell.right)).collect();
         let mut text = String::new();
-        let head =
-            self.head.iter().zip(&right).map(|(name, &right)| Cell { text: (*name).to_owned(), right, colour: None });
-        for row in [head.collect::<Vec<_>>()].iter().chain(&self.rows) {
-            let mut line = String::new();
-            for (cell, &width) in row.iter().zip(&widths) {
-                let padding = " ".repeat(width.saturating_sub(cell.text.chars().count()));
-                let inked = cell.colour.filter(|_| coloured).map_or_else(|| cell.text.clone(), |c| c.ink(&cell.text));
-                line += &if cell.right { format!("{padding}{inked}  ") } else { format!("{inked}{padding}  ") };
-            }
-            text += line.trim_end();
+        let head = self.head.iter().zip(&right).zip(&widths);
+        let head = head.map(|((name, &right), &width)| padded(name, name.len(), width, right));
+        text += head.collect::<String>().trim_end();
+        text.push('\n');
+        for row in &self.rows {
+            let columns = row.iter().zip(&widths).zip(&place);
+            let line = columns.map(|((cell, &width), &place)| {
+                let inked = match cell.colour {
+                    Some(colour) if coloured => colour.mark(&cell.text),
+                    _ => format!("{}{}", " ".repeat(place), cell.text),
+                };
+                padded(&inked, place + cell.text.chars().count(), width, cell.right)
+            });
+            text += line.collect::<String>().trim_end();
             text.push('\n');
         }
         text
     }
+}
+
+/// A cell of so many letters, and the space after it.
+fn padded(text: &str, letters: usize, width: usize, right: bool) -> String {
+    let padding = " ".repeat(width.saturating_sub(letters));
+    if right { format!("{padding}{text}  ") } else { format!("{text}{padding}  ") }
 }
 
 /// Text, as it may be shown: a backend's name or answer must not steer the terminal.
@@ -93,15 +111,33 @@ impl Cell {
 }
 
 impl Colour {
-    pub(super) fn ink(self, text: &str) -> String {
+    /// The text with a mark of this colour before it. The text itself keeps the terminal's own colour: yellow on white and
+    /// blue on black are not readable.
+    pub(super) fn mark(self, text: &str) -> String {
         let code = match self {
             Self::Red => 31,
             Self::Green => 32,
             Self::Yellow => 33,
             Self::Blue => 34,
         };
-        format!("\x1b[{code}m{text}\x1b[0m")
+        format!("\x1b[{code}m{}\x1b[0m {text}", mark())
     }
+}
+
+/// What carries a colour.
+pub(super) fn mark() -> char {
+    if speaks_utf8() { '●' } else { '*' }
+}
+
+/// Whether the terminal's locale has more than ASCII, by the precedence that POSIX gives its variables.
+pub(super) fn speaks_utf8() -> bool {
+    let set = |name: &&str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    says_utf8(["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(set).as_deref())
+}
+
+fn says_utf8(locale: Option<&str>) -> bool {
+    let locale = locale.unwrap_or_default().to_ascii_lowercase();
+    locale.contains("utf-8") || locale.contains("utf8")
 }
 
 /// Whether stdout is for eyes that see colours (no-color.org).
@@ -141,7 +177,23 @@ mod tests {
         table.row(vec![standing("up"), number(5), cell("\x1b[31mred\n")]);
         table.row(vec![cell("longer-name"), number(1_000), cell("")]);
         assert_eq!(table.text(false), "NAME            N  WHY\nup              5  ?[31mred?\nlonger-name  1000\n");
-        assert!(table.text(true).contains("\x1b[32mup\x1b[0m              5"));
+        let inked = table.text(true);
+        let up = format!("\x1b[32m{}\x1b[0m up              5  ?", mark());
+        assert!(inked.lines().any(|line| line.starts_with(&up)), "{inked}");
+        assert!(inked.contains("\n  longer-name  1000\n"), "below the other word: {inked}");
+    }
+
+    #[test]
+    fn marks_are_what_the_locale_has() {
+        for (locale, wanted) in [
+            (Some("en_US.UTF-8"), true),
+            (Some("C.utf8"), true),
+            (Some("de_DE@euro"), false),
+            (Some("POSIX"), false),
+            (None, false),
+        ] {
+            assert_eq!(says_utf8(locale), wanted, "{locale:?}");
+        }
     }
 
     #[test]

@@ -157,8 +157,8 @@ async fn commands_find_their_way_and_their_token() {
     until("up", || async { (console.backend("a").await["standing"] == "up").then_some(()) }).await;
 
     let said = console.says(&["--admin", "/none.sock", "status"]).await;
-    let wanted = "evenkeel: the balancer can't be reached at /none.sock (--admin or $EVENKEEL_ADMIN says so): \
-                  No such file or directory (os error 2)\n";
+    let wanted = "evenkeel: the balancer can't be reached at /none.sock: No such file or directory (os error 2) \
+                  (--admin or $EVENKEEL_ADMIN says where it is); does it run?\n";
     assert_eq!((said.code, said.err.as_str()), (Some(1), wanted));
     assert_eq!(console.says(&["--admin", "https://a", "status"]).await.code, Some(2));
 }

@@ -119,7 +119,7 @@ async fn the_log_says_more_for_a_while() {
     })
     .await;
     let said = console.says(&["log-level", "debgu"]).await;
-    assert_eq!(said.code, Some(1));
+    assert_eq!(said.code, Some(2));
     assert_eq!(said.err, "evenkeel: `level`: \"debgu\" is no level; did you mean `debug`?\n");
     console.good(&["log-level", "info"]).await;
     console.good(&["drain", "a"]).await;

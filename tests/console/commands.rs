@@ -1,7 +1,7 @@
 //! What commands print, and their exit status.
 
-use super::{Console, config};
-use crate::support::{Backend, until};
+use super::{Console, config, says};
+use crate::support::{Backend, soon, until};
 
 /// What differs from run to run, masked: times, ages, numbers of processes and ports.
 fn masked(text: &str) -> String {
@@ -54,9 +54,14 @@ async fn names_are_found_or_suggested_and_scripts_can_tell() {
         (&["drain", "web-3"], 3, "evenkeel: there is no backend `web-3`; did you mean `web-1`?\n"),
         (&["ready", "--pool", "wep"], 3, "evenkeel: there is no pool `wep`; did you mean `web`?\n"),
         (&["drain"], 2, ""),
+        (&["check", "--json"], 2, "evenkeel: --json does not apply to `check`\n"),
+        (&["top"], 2, "evenkeel: top needs a terminal; `evenkeel backends` needs none\n"),
         (&["drain", "web-1", "--pool", "web"], 2, ""),
         (&["weight", "web-1", "70000"], 2, ""),
         (&["drain", "web-1", "--timeout", "1s"], 2, ""),
+        (&["drain", "web-1", "--for", "soon"], 2, "evenkeel: `for`: \"soon\" is no time"),
+        (&["sessions", "--idle", "long"], 2, "evenkeel: `idle`: \"long\" is no time"),
+        (&["close", "--backend", "web-1", "--yes"], 3, "evenkeel: there is no such session, so none is closed\n"),
     ] {
         let said = console.says(arguments).await;
         assert_eq!((said.code, said.out.as_str()), (Some(code), ""), "{arguments:?}: {said:?}");
@@ -69,6 +74,27 @@ async fn names_are_found_or_suggested_and_scripts_can_tell() {
         console.good(&["ready", text]).await;
         until("up", || async { (console.backend("dc/web-1").await["standing"] == "up").then_some(()) }).await;
     }
+}
+
+#[tokio::test]
+async fn events_end_with_their_reader() {
+    let backend = Backend::echo().await;
+    let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
+    let mut events = console.command(&["events"]).spawn().unwrap();
+    // As `evenkeel events | head -1` does. Nothing happens any more that would have to be written.
+    drop(events.stdout.take());
+    let status = soon("the end of `events`", events.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_variable_without_a_value_says_nothing() {
+    let backend = Backend::echo().await;
+    let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
+    let mut command = console.command(&["status"]);
+    command.env("EVENKEEL_ADMIN", "");
+    let said = says(command).await;
+    assert_eq!(said.code, Some(0), "{said:?}");
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ async fn what_is_for_a_time_ends_by_itself() {
     console.program.until_says("operator: it is over: drain by ").await;
     for (time, hint) in [("0s", "is no time"), ("soon", "is no time"), ("1000000h", "is no time")] {
         let said = console.says(&["drain", "one", "--for", time]).await;
-        assert_eq!(said.code, Some(1));
+        assert_eq!(said.code, Some(2));
         assert!(said.err.contains(hint), "{said:?}");
     }
     let said = console.says(&["drain", "one", "--for", "1h", "--until-restart"]).await;

@@ -6,11 +6,12 @@ use anyhow::Context;
 use evenkeel::{
     Balancer, Surroundings,
     cli::{Logging, start_logging},
-    config,
+    config::{self, Config, ConfigError},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{mpsc, oneshot},
     time::{Instant, timeout},
 };
 
@@ -22,18 +23,37 @@ const READY: Duration = Duration::from_secs(15);
 /// The example that comes with the balancer, for when there is no `lb.toml` here.
 const EXAMPLE: &str = include_str!("../../../lb.toml");
 
-/// A running balancer and its log.
+/// A running balancer, its log, and what has its file read again.
 pub(super) struct Started {
     pub(super) balancer: Balancer,
     pub(super) log: Logging,
+    pub(super) reloads: Reloads,
+}
+
+/// `evenkeel reload` beside the demo.
+pub(super) struct Reloads {
+    agent: String,
+    is_own: bool,
+    asked: mpsc::Receiver<oneshot::Sender<()>>,
 }
 
 /// Starts the balancer with `./lb.toml` (or the example), asking the agent at this URL. It logs to stderr as ever, but
 /// for the sessions: one line each would hide what happens to the members.
 pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<Started> {
+    let config = configuration(agent, is_own)?;
+    let log = start_logging(&config.log)?;
+    // Whoever asks waits for the answer.
+    let (ask, asked) = mpsc::channel(1);
+    let surroundings = Surroundings { log_level: Some(log.level()), reload: Some(ask), ..Surroundings::default() };
+    let balancer = Balancer::start_in(config, surroundings).await.context("can't start the balancer")?;
+    Ok(Started { balancer, log, reloads: Reloads { agent: agent.to_owned(), is_own, asked } })
+}
+
+/// What `./lb.toml` (or the example) says now.
+fn configuration(agent: &str, is_own: bool) -> Result<Config, ConfigError> {
     let written = Path::new("lb.toml");
-    let (text, origin) = match written.try_exists().context("can't read lb.toml")? {
-        true => (std::fs::read_to_string(written).context("can't read lb.toml")?, "lb.toml"),
+    let (text, origin) = match written.exists() {
+        true => (config::read(written)?, "lb.toml"),
         false => (EXAMPLE.to_owned(), "lb.toml (the example)"),
     };
     let environment = |name: &str| match name {
@@ -44,10 +64,23 @@ pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<
     };
     let mut config = config::parse(&text, origin, &environment)?;
     config.log.sessions = false;
-    let log = start_logging(&config.log)?;
-    let surroundings = Surroundings { log_level: Some(log.level()), ..Surroundings::default() };
-    let balancer = Balancer::start_in(config, surroundings).await.context("can't start the balancer")?;
-    Ok(Started { balancer, log })
+    Ok(config)
+}
+
+impl Reloads {
+    /// Reads the file whenever it is asked for. Never ends.
+    pub(super) async fn obey(&mut self, balancer: &Balancer) {
+        while let Some(done) = self.asked.recv().await {
+            // How it went is in the log, and in the answer to whoever asked.
+            let _result = match configuration(&self.agent, self.is_own) {
+                Ok(config) => balancer.reload(config).await.map(drop),
+                Err(error) => Err(balancer.refuse(error)),
+            };
+            // Whoever asked may have left.
+            let _told = done.send(());
+        }
+        std::future::pending().await
+    }
 }
 
 /// Waits until `/ready` says yes, so that the first thing that somebody tries works. Gives up after a while.

@@ -19,7 +19,7 @@ use evenkeel::cli::Logging;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{
-    balancer::{Started, await_ready, start_balancer},
+    balancer::{Reloads, Started, await_ready, start_balancer},
     children::Children,
 };
 use crate::{print, say};
@@ -43,12 +43,13 @@ pub(crate) struct Options {
 /// Runs the demo until SIGINT or SIGTERM; a second one ends it at once.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let demo = tokio::select! {
+    let mut demo = tokio::select! {
         demo = Demo::start(options) => demo?,
         () = signals.next() => return Ok(()),
     };
     tokio::select! {
         () = signals.next() => {}
+        () = demo.reloads.obey(&demo.balancer) => {}
         died = demo.balancer.failure() => return Err(died).context("the balancer has ended"),
     }
     say(format_args!("ending; once more to end at once"));
@@ -61,6 +62,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 
 struct Demo {
     balancer: evenkeel::Balancer,
+    reloads: Reloads,
     children: Children,
     /// `None`: a real agent, which stays.
     registry: Option<Registry>,
@@ -91,9 +93,9 @@ impl Demo {
             children.start(id, &agent, &data).await?;
         }
         children.await_registered(&agent).await?;
-        let Started { balancer, log } = start_balancer(&agent, registry.is_some()).await?;
+        let Started { balancer, log, reloads } = start_balancer(&agent, registry.is_some()).await?;
         await_ready(balancer.admin()).await;
-        let demo = Self { balancer, children, registry, _log: log, _scratch: scratch };
+        let demo = Self { balancer, reloads, children, registry, _log: log, _scratch: scratch };
         print(&demo.invitation(&agent, &data));
         Ok(demo)
     }

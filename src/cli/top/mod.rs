@@ -1,6 +1,7 @@
 //! `evenkeel top`: pools and backends, live. What is shown is in `view`, how in `draw`; this file owns the terminal.
 
 mod draw;
+mod foot;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -13,6 +14,7 @@ use anyhow::Context;
 use hyper::Method;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::Failure;
@@ -20,8 +22,26 @@ use super::api::{Named, Pools};
 use super::client::Client;
 use view::{Asked, View};
 
+/// What is looked at.
+const LOOK: &str = "/api/v1/pools?times=true";
+
+/// Between two looks, however often is asked for.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+/// An answer that takes longer is told as trouble: the balancer is near.
+const SLOW: Duration = Duration::from_secs(5);
+
 /// Keys that wait while the screen is drawn.
 const KEYS_WAITING: usize = 64;
+
+/// Answers that wait while the screen is drawn: of the looks, which wait in turn, and of a few orders.
+const NEWS_WAITING: usize = 8;
+
+/// What the balancer answered.
+enum News {
+    Pools(Result<Pools, Failure>),
+    Said(String),
+}
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -35,10 +55,10 @@ pub(super) struct Options {
 
 pub(super) async fn top(client: &Client, options: &Options, ink: bool) -> Result<(), Failure> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        return Err(Failure::Config("top needs a terminal; `evenkeel backends` and `--json` do not".to_owned()));
+        return Err(Failure::Config("top needs a terminal; `evenkeel backends` needs none".to_owned()));
     }
     // Before the screen is taken, so that an error stays readable.
-    let first: Pools = client.read("/api/v1/pools?times=true").await?;
+    let first: Pools = client.read(LOOK).await?;
     let mut view = View::new(options.filter.clone(), ink);
     view.take(first, Instant::now());
     let mut terminal = ratatui::try_init().context("the terminal")?;
@@ -54,32 +74,72 @@ async fn follow(
     terminal: &mut ratatui::DefaultTerminal,
 ) -> Result<(), Failure> {
     let mut keys = keys();
-    let interval = options.interval.max(Duration::from_millis(100));
-    let mut looks = tokio::time::interval(interval);
-    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    looks.tick().await;
+    // Whoever ends it from outside gets the terminal back, too.
+    let mut ends = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()].map(signal);
+    let [Ok(terminate), Ok(hangup), Ok(interrupt)] = &mut ends else {
+        return Err(Failure::Runtime(anyhow::anyhow!("signals can't be watched")));
+    };
+    let (send, mut news) = mpsc::channel(NEWS_WAITING);
+    tokio::spawn(look(client.clone(), options.interval.max(SHORTEST), send.clone()));
     loop {
         terminal.draw(|frame| draw::draw(frame, view)).context("the terminal")?;
         tokio::select! {
-            _ = looks.tick() => match client.read("/api/v1/pools?times=true").await {
-                Ok(pools) => view.take(pools, Instant::now()),
+            Some(news) = news.recv() => match news {
+                News::Pools(Ok(pools)) => view.take(pools, Instant::now()),
                 // It may be restarted: what was seen last stays, and the line says why it is old.
-                Err(failure) => view.trouble(failure.text()),
+                News::Pools(Err(failure)) => view.trouble = failure.text(),
+                News::Said(text) => view.says = text,
             },
             event = keys.recv() => match event {
                 Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
                     match press(view, key) {
                         Asked::Nothing => {}
                         Asked::Quit => return Ok(()),
-                        Asked::Order(named, word) => order(client, view, &named, word).await,
+                        Asked::Order(named, word) => {
+                            view.says = format!("{named}: {word} …");
+                            tokio::spawn(order(client.clone(), named, word, send.clone()));
+                        }
                     }
                 }
                 // Another size: drawn anew.
                 Some(_) => {}
                 None => return Ok(()),
             },
+            _ = terminate.recv() => return Ok(()),
+            _ = hangup.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
         }
     }
+}
+
+/// Looks again and again. A task of its own: keys are heard also while the balancer is slow to answer, or hangs.
+async fn look(client: Client, interval: Duration, news: mpsc::Sender<News>) {
+    let mut looks = tokio::time::interval(interval);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    looks.tick().await;
+    loop {
+        looks.tick().await;
+        let pools = tokio::select! {
+            pools = client.read(LOOK) => pools,
+            () = tokio::time::sleep(SLOW) => {
+                let failure = Failure::Runtime(anyhow::anyhow!("the balancer does not answer"));
+                Err(failure)
+            }
+        };
+        if news.send(News::Pools(pools)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn order(client: Client, named: Named, word: &'static str, news: mpsc::Sender<News>) {
+    let given = client.change(Method::PATCH, &named.path(), &json!({ "operator": word })).await;
+    let said = match given {
+        Ok(_) => format!("{named}: {word}"),
+        Err(failure) => failure.text(),
+    };
+    // The receiver is gone when the screen is.
+    let _ = news.send(News::Said(said)).await;
 }
 
 /// From a thread of its own, because reading a terminal blocks; it ends with the process.
@@ -111,15 +171,4 @@ fn press(view: &mut View, key: KeyEvent) -> Asked {
         KeyCode::End => view.step(isize::MAX / 2),
         _ => Asked::Nothing,
     }
-}
-
-async fn order(client: &Client, view: &mut View, named: &Named, word: &'static str) {
-    let given = client.change(Method::PATCH, &named.path(), &json!({ "operator": word })).await;
-    if let Ok(pools) = client.read("/api/v1/pools?times=true").await {
-        view.take(pools, Instant::now());
-    }
-    view.says = match given {
-        Ok(_) => format!("{named}: {word}"),
-        Err(failure) => failure.text(),
-    };
 }

@@ -1,5 +1,6 @@
 //! What `top` shows, drawn into memory.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use ratatui::Terminal;
@@ -7,9 +8,10 @@ use ratatui::backend::TestBackend;
 use ratatui::style::Color;
 use serde_json::{Value, json};
 
-use super::draw::{self, bytes, rate, spark, time};
+use super::draw::{self, BARS, PLAIN_BARS, bytes, rate, spark, time};
 use super::view::{Asked, Mode, View, quantile};
 use crate::cli::api::{Named, Pools, Times};
+use crate::cli::table::{mark, speaks_utf8};
 
 fn backend(id: &str, standing: &str, connects: u64, sessions: u64) -> Value {
     json!({
@@ -49,19 +51,33 @@ fn screen(view: &View, width: u16, height: u16) -> (Vec<String>, TestBackend) {
     ((0..height).map(row).collect(), terminal.backend().clone())
 }
 
+/// As the locale of whoever runs the test has them.
+fn bars(text: &str) -> String {
+    let plain = |c| BARS.iter().position(|bar| *bar == c).map_or(c, |level| PLAIN_BARS[level]);
+    if speaks_utf8() { text.to_owned() } else { text.chars().map(plain).collect() }
+}
+
 #[test]
 fn rates_quantiles_and_standings_are_on_the_screen() {
     let (lines, backend) = screen(&view(), 140, 12);
     let row =
         |name: &str| lines.iter().find(|line| line.starts_with(name)).unwrap().split_whitespace().collect::<Vec<_>>();
-    assert_eq!(row("web")[..8], ["web", "degraded", "1/3", "10", "50.0", "0", "48.8KiB", "0B"]);
-    assert_eq!(row("n/web-1")[1..2], ["up"]);
-    assert_eq!(row("n/web-1")[3..], ["1", "3", "50.0", "0", "48.8KiB", "0B", "500us", "990us", "████"]);
-    assert_eq!(row("n/web-2")[4..], ["7", "0", "0", "0B", "0B", "-", "-", "▁▁▁▁"]);
+    assert_eq!(row("web")[2..9], ["degraded", "1/3", "10", "50.0", "0", "48.8KiB", "0B"]);
+    assert_eq!(row("n/web-1")[1..2], [mark().to_string()]);
+    assert_eq!(row("n/web-1")[2], "up");
+    assert_eq!(row("n/web-1")[4..], ["1", "3", "50.0", "0", "48.8KiB", "0B", "500us", "990us", &bars("████")]);
+    assert_eq!(row("n/web-2")[5..], ["7", "0", "0", "0B", "0B", "-", "-", &bars("▁▁▁▁")]);
     assert!(lines.iter().any(|line| line.starts_with("n/x?[2J")), "a name must not steer the terminal");
-    assert!(lines.last().unwrap().starts_with("q quit  s sort (name)"));
-    let colours: Vec<Color> = backend.buffer().content.iter().map(|cell| cell.bg).collect();
-    assert!(colours.iter().all(|&colour| colour == Color::Reset), "the background is the terminal's own");
+    assert!(lines.last().unwrap().starts_with("q quit  ? keys  s sort (name)"));
+    let cells = &backend.buffer().content;
+    assert!(cells.iter().all(|cell| cell.bg == Color::Reset), "the background is the terminal's own");
+    let coloured: Vec<_> = cells.iter().filter(|cell| cell.fg != Color::Reset).collect();
+    assert_eq!(coloured.iter().map(|cell| cell.fg).collect::<HashSet<_>>().len(), 3, "up, down, draining");
+    let mark = mark().to_string();
+    assert!(
+        coloured.iter().all(|cell| cell.symbol() == mark),
+        "text has the terminal's own colour: all themes show it"
+    );
 }
 
 #[test]
@@ -70,8 +86,18 @@ fn a_narrow_screen_has_fewer_columns() {
     let head = lines.iter().find(|line| line.starts_with("BACKEND")).unwrap();
     assert_eq!(
         head.split_whitespace().collect::<Vec<_>>().join(" "),
-        "BACKEND STANDING SINCE WEIGHT SESSIONS CONN/S P99"
+        "BACKEND STANDING SINCE WEIGHT SESSIONS CONN/S FAIL/S P99"
     );
+    for width in [30, 40, 60, 80, 100, 120, 150] {
+        let (lines, _) = screen(&view(), width, 12);
+        let line = |begin: &str| lines.iter().find(|line| line.starts_with(begin)).unwrap();
+        let ends = |line: &str, name: &str| line.find(name).map(|at| at + name.len());
+        for name in ["SESSIONS", "CONN/S", "P99", "CONNECTS"] {
+            assert_eq!(ends(line("POOL"), name), ends(line("BACKEND"), name), "{name} at {width}");
+        }
+        assert_eq!(line("POOL").find("STATE"), line("BACKEND").find("STANDING"));
+        assert!(lines.last().unwrap().chars().count() <= usize::from(width));
+    }
 }
 
 #[test]
@@ -112,6 +138,51 @@ fn keys_sort_filter_and_ask_before_they_change_anything() {
 }
 
 #[test]
+fn keys_are_explained_and_what_was_said_hides_none_of_them() {
+    let mut view = view();
+    view.letter('?');
+    let (lines, _) = screen(&view, 80, 24);
+    assert!(
+        lines.iter().any(|line| line.starts_with("d               drain")) && lines.last().unwrap() == "any key = back"
+    );
+    assert_eq!(view.letter('q'), Asked::Nothing);
+    assert_eq!(view.mode, Mode::Look);
+    // An old message does not hide that what is shown is old.
+    view.says = "web/n/web-2: drain".to_owned();
+    view.trouble = format!("the balancer can't be reached: {}", "why ".repeat(50));
+    let (lines, _) = screen(&view, 80, 24);
+    let at = lines.iter().position(|line| line.starts_with("the balancer")).unwrap();
+    assert_eq!(
+        lines[at + 3..],
+        ["web/n/web-2: drain", "q quit  ? keys  s sort (name)  / filter  d drain  e ready  x disable  r reverse"]
+    );
+    view.take(pools(1_000), Instant::now());
+    assert!(view.trouble.is_empty() && !view.says.is_empty());
+    view.step(1);
+    assert!(view.says.is_empty());
+}
+
+#[test]
+fn who_is_asked_about_one_backend_does_not_choose_another() {
+    let mut view = view();
+    view.letter('d');
+    view.step(1);
+    assert_eq!((&view.mode, view.selected), (&Mode::Look, 0));
+    assert_eq!(view.letter('y'), Asked::Nothing);
+}
+
+#[test]
+fn a_long_name_keeps_its_end() {
+    let mut view = view();
+    let id = "a-very-long-name-of-a-machine/web-1";
+    view.backends[0].id = id.to_owned();
+    let (lines, _) = screen(&view, 80, 24);
+    assert!(lines.iter().any(|line| line.contains("machine/web-1 ")), "{lines:?}");
+    let (lines, _) = screen(&view, 160, 24);
+    assert!(lines.iter().any(|line| line.starts_with(id)), "{lines:?}");
+}
+
+#[test]
 fn the_selection_follows_its_backend() {
     let mut view = view();
     view.step(1);
@@ -144,5 +215,7 @@ fn numbers_are_short() {
     assert_eq!([0.0, 0.04, 99.94, 100.0, 9_999.0, 12_345.0].map(rate).join(" "), "0 0.0 99.9 100 9999 12k");
     assert_eq!([0.0, 999.0, 1_000.0, 5e6, 3e12].map(bytes).join(" "), "0B 999B 1.0KiB 4.8MiB 2.7TiB");
     assert_eq!([0.00025, 0.0012, 1.5, f64::INFINITY].map(time).join(" "), "250us 1.2ms 1.5s long");
-    assert_eq!(spark(&[0.0, 1.0, 2.0]), "▁▅█");
+    assert_eq!([0.000_999_6, 0.999_96].map(time).join(" "), "1.0ms 1.0s");
+    assert_eq!(spark(&[0.0, 1.0, 2.0], BARS), "▁▅█");
+    assert_eq!(spark(&[0.0, 1.0, 2.0], PLAIN_BARS), "_=#");
 }

@@ -34,6 +34,8 @@ pub(super) enum Sort {
 pub(super) enum Mode {
     Look,
     Filter,
+    /// Shows what keys and columns are.
+    Help,
     /// Waits for a yes.
     Sure(Named, &'static str),
 }
@@ -45,7 +47,10 @@ pub(super) struct View {
     pub(super) sort: Sort,
     pub(super) reversed: bool,
     pub(super) filter: String,
+    /// What became of an order; stays until the next key.
     pub(super) says: String,
+    /// Why what is shown is old.
+    pub(super) trouble: String,
     pub(super) pools: Vec<Line>,
     /// In the order in which they are shown.
     pub(super) backends: Vec<Line>,
@@ -95,6 +100,7 @@ impl View {
             reversed: false,
             filter,
             says: String::new(),
+            trouble: String::new(),
             pools: Vec::new(),
             backends: Vec::new(),
             selected: 0,
@@ -105,7 +111,7 @@ impl View {
 
     /// A new look at everything.
     pub(super) fn take(&mut self, pools: Pools, now: Instant) {
-        self.says.clear();
+        self.trouble.clear();
         let selected = self.chosen();
         (self.pools, self.all) = (Vec::new(), Vec::new());
         for pool in pools.pools {
@@ -147,11 +153,8 @@ impl View {
         self.selected = found.unwrap_or(self.selected).min(self.backends.len().saturating_sub(1));
     }
 
-    pub(super) fn trouble(&mut self, text: String) {
-        self.says = text;
-    }
-
     pub(super) fn letter(&mut self, c: char) -> Asked {
+        self.says.clear();
         match (&self.mode, c) {
             (Mode::Filter, c) => {
                 self.filter.push(c);
@@ -162,7 +165,8 @@ impl View {
                 self.mode = Mode::Look;
                 return asked;
             }
-            (Mode::Sure(..), _) => self.mode = Mode::Look,
+            (Mode::Sure(..) | Mode::Help, _) => self.mode = Mode::Look,
+            (Mode::Look, '?' | 'h') => self.mode = Mode::Help,
             (Mode::Look, 'q') => return Asked::Quit,
             (Mode::Look, '/') => self.mode = Mode::Filter,
             (Mode::Look, 's') => {
@@ -184,6 +188,7 @@ impl View {
     }
 
     pub(super) fn enter(&mut self) -> Asked {
+        self.says.clear();
         self.mode = Mode::Look;
         Asked::Nothing
     }
@@ -205,6 +210,11 @@ impl View {
     }
 
     pub(super) fn step(&mut self, by: isize) -> Asked {
+        // Who is asked about one backend does not choose another: it is no yes, so it is a no.
+        if matches!(self.mode, Mode::Sure(..) | Mode::Help) {
+            return self.enter();
+        }
+        self.says.clear();
         let last = self.backends.len().saturating_sub(1);
         self.selected = self.selected.saturating_add_signed(by).min(last);
         Asked::Nothing
