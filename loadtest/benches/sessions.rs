@@ -72,7 +72,8 @@ async fn measure(relay: &'static str) -> Figures {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let backend = listener.local_addr().expect("it is bound");
     let text = format!(
-        "workers = 1\nmax_connections = {}\nlog.sessions = false\n[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"b\"\n\
+        "workers = 1\nmax_connections = {}\nlog.sessions = false\nadmin.bind = \"127.0.0.1:0\"\n\
+         [listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"b\"\n\
          [pools.b]\nbackends = [\"{backend}\"]\ncheck = {{ kind = \"none\" }}\nrelay = \"{relay}\"\n",
         SESSIONS + 1
     );

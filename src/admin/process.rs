@@ -22,7 +22,7 @@ pub(super) fn values() -> Vec<(Metric, f64)> {
     let booted = fs::read_to_string("/proc/stat").ok().and_then(|text| boot_time(&text));
     let mut values = Vec::new();
     if let Some(stat) = &stat {
-        values.push((CPU, ((stat.user + stat.system) / clock_ticks_per_second()) as f64));
+        values.push((CPU, (stat.user + stat.system) as f64 / clock_ticks_per_second() as f64));
     }
     if let Some(open) = open_fds() {
         values.push((OPEN_FDS, open as f64));

@@ -19,7 +19,8 @@ pub struct Lease {
     address: SocketAddr,
     /// Where it is counted by the local address that it dials from.
     source: Option<SourceCount>,
-    trial: Option<Trial>,
+    /// In a box: next to none of the leases is one.
+    trial: Option<Box<Trial>>,
 }
 
 /// The session is to show whether an ejected backend works again.
@@ -35,7 +36,7 @@ pub(super) struct Trial {
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, address: SocketAddr, trial: Option<Trial>) -> Self {
-        Self { pool, backend, address, source: None, trial }
+        Self { pool, backend, address, source: None, trial: trial.map(Box::new) }
     }
 
     /// Whom it claims.

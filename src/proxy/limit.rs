@@ -50,7 +50,7 @@ impl Limit {
     /// A place that is free now.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<Place> {
         self.free.try_acquire().ok()?.forget();
-        Some(Place(Arc::clone(self)))
+        Some(Place(Some(Arc::clone(self))))
     }
 
     /// Waits for a place.
@@ -63,7 +63,14 @@ impl Limit {
             // It is never closed.
             Err(_) => std::future::pending().await,
         }
-        Place(Arc::clone(self))
+        Place(Some(Arc::clone(self)))
+    }
+
+    /// A place is free again, or vanishes.
+    pub(super) fn give_back(&self) {
+        if self.settle(1) == 0 {
+            self.free.add_permits(1);
+        }
     }
 
     /// Takes up to `most` off what is owed; returns how much that was.
@@ -82,12 +89,19 @@ fn bounded(places: Option<usize>) -> usize {
 
 /// A place; dropping it gives it back.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Limit>);
+pub(super) struct Place(Option<Arc<Limit>>);
+
+impl Place {
+    /// It stays taken: who knows the limit is going to give it back.
+    pub(super) fn stay(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.0.settle(1) == 0 {
-            self.0.free.add_permits(1);
+        if let Some(limit) = &self.0 {
+            limit.give_back();
         }
     }
 }

@@ -148,22 +148,25 @@ impl Listener {
 /// The right to one session: under the listener's limit, under the process's, and in the count.
 #[derive(Debug)]
 pub(super) struct Slot {
+    /// Of whose limits it has a place each.
     listener: Arc<Listener>,
-    _own: Place,
-    _global: Place,
     _tracked: TaskTrackerToken,
 }
 
 impl Slot {
     fn new(listener: &Arc<Listener>, own: Place, global: Place) -> Self {
+        own.stay();
+        global.stay();
         listener.sessions.fetch_add(1, Relaxed);
-        Self { listener: Arc::clone(listener), _own: own, _global: global, _tracked: listener.tracker.token() }
+        Self { listener: Arc::clone(listener), _tracked: listener.tracker.token() }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
         self.listener.sessions.fetch_sub(1, Relaxed);
+        self.listener.own.give_back();
+        self.listener.global.give_back();
     }
 }
 

@@ -171,13 +171,15 @@ struct Leg {
     ends: Option<[RawFd; 2]>,
 }
 
-/// While it lives, a session's sockets may be asked about; dropped before they are closed.
-pub(super) struct Shown<'a>(&'a Live);
-
-impl Drop for Shown<'_> {
-    fn drop(&mut self) {
-        if let Some(leg) = &mut self.0.lock().leg {
-            leg.ends = None;
+impl Leg {
+    fn view(&self) -> LegView {
+        LegView {
+            backend: Arc::clone(&self.backend),
+            address: self.address,
+            connected: self.bytes.since(),
+            last_activity: self.bytes.last_activity(),
+            to_backend: self.bytes.of_session(Direction::ToBackend),
+            to_client: self.bytes.of_session(Direction::ToClient),
         }
     }
 }
@@ -193,7 +195,7 @@ impl List {
         (listener, pool): (Arc<Listener>, &Arc<Pool>),
         peer: SocketAddr,
         began: Instant,
-    ) -> Enlisted<'_> {
+    ) -> Arc<Live> {
         let pool = Arc::clone(pool);
         let mut inner = self.lock();
         let cut = inner.all.map_or(0, |cut| cut as u8);
@@ -201,9 +203,14 @@ impl List {
         let key = SessionKey { id, worker: self.worker, place: place.key() as u32 };
         let phase = AtomicU8::new(Phase::Identifying as u8);
         let live = Live { key, listener, pool, peer, began, cut: AtomicU8::new(cut), phase, state: Mutex::default() };
-        let live = Arc::clone(place.insert(Arc::new(live)));
-        drop(inner);
-        Enlisted { list: self, live }
+        Arc::clone(place.insert(Arc::new(live)))
+    }
+
+    /// The session at this place is over.
+    pub(super) fn strike(&self, place: u32) {
+        let live = self.lock().live.try_remove(place as usize);
+        // Not under the lock: it may be the last handle to a listener and its pool.
+        drop(live);
     }
 
     /// `note` is shown everybody who had not been told before, just before they are.
@@ -273,14 +280,19 @@ impl Live {
         self.key.id
     }
 
+    /// Where it is on its worker's list.
+    pub(super) fn place(&self) -> u32 {
+        self.key.place
+    }
+
     /// Whom it is for.
     pub(super) fn client(&self) -> SocketAddr {
         self.lock().client.as_deref().copied().unwrap_or(self.peer)
     }
 
-    /// Its backend, once it is connected.
-    pub(super) fn backend(&self) -> Option<(Arc<Backend>, SocketAddr)> {
-        self.lock().leg.as_ref().map(|leg| (Arc::clone(&leg.backend), leg.address))
+    /// Its backend side, once it is connected.
+    pub(super) fn leg(&self) -> Option<LegView> {
+        self.lock().leg.as_ref().map(Leg::view)
     }
 
     pub(super) fn identified(&self, client: SocketAddr) {
@@ -295,12 +307,11 @@ impl Live {
         self.phase.store(Phase::Relaying as u8, Relaxed);
     }
 
-    /// Its sockets may be asked about from now on.
-    pub(super) fn show_ends(&self, ends: [RawFd; 2]) -> Shown<'_> {
+    /// Its sockets may be asked about from now on; `None`, before they are closed: not any more.
+    pub(super) fn show_ends(&self, ends: Option<[RawFd; 2]>) {
         if let Some(leg) = &mut self.lock().leg {
-            leg.ends = Some(ends);
+            leg.ends = ends;
         }
-        Shown(self)
     }
 
     /// What the kernel knows of the client's connection and the backend's.
@@ -309,6 +320,23 @@ impl Live {
         let state = self.lock();
         let [client, backend] = state.leg.as_ref()?.ends?;
         Some([tcp_view(client).ok()?, tcp_view(backend).ok()?])
+    }
+
+    /// Resolves when the session is to end. Locks once for each task that polls it, which is once.
+    ///
+    /// # Cancel safety
+    /// Safe: a wish stays.
+    pub(super) fn cut(&self) -> impl Future<Output = Cut> + Unpin {
+        // Told apart by address, which is all that `Waker::will_wake` does for wakers of one runtime.
+        let mut waits_for = ptr::null();
+        poll_fn(move |cx| {
+            if waits_for != cx.waker().data() {
+                // Under the lock of who tells: either it finds the waker, or its wish is found below.
+                self.lock().waiting = Some(cx.waker().clone());
+                waits_for = cx.waker().data();
+            }
+            Cut::from_number(self.cut.load(Acquire)).map_or(Poll::Pending, Poll::Ready)
+        })
     }
 
     /// `note` comes first: who waits for the last session to end finds this one counted.
@@ -342,14 +370,7 @@ impl Live {
 
     fn view(&self) -> SessionView {
         let state = self.lock();
-        let leg = state.leg.as_ref().map(|leg| LegView {
-            backend: Arc::clone(&leg.backend),
-            address: leg.address,
-            connected: leg.bytes.since(),
-            last_activity: leg.bytes.last_activity(),
-            to_backend: leg.bytes.of_session(Direction::ToBackend),
-            to_client: leg.bytes.of_session(Direction::ToClient),
-        });
+        let leg = state.leg.as_ref().map(Leg::view);
         let phase = match self.phase.load(Relaxed) {
             0 => Phase::Identifying,
             1 => Phase::Connecting,
@@ -370,42 +391,5 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A session's place on the list, until it is dropped.
-pub(super) struct Enlisted<'a> {
-    list: &'a List,
-    live: Arc<Live>,
-}
-
-impl Enlisted<'_> {
-    pub(super) fn live(&self) -> &Arc<Live> {
-        &self.live
-    }
-
-    /// Resolves when the session is to end. Locks once for each task that polls it, which is once.
-    ///
-    /// # Cancel safety
-    /// Safe: a wish stays.
-    pub(super) fn cut(&self) -> impl Future<Output = Cut> {
-        // Told apart by address, which is all that `Waker::will_wake` does for wakers of one runtime.
-        let mut waits_for = ptr::null();
-        poll_fn(move |cx| {
-            if waits_for != cx.waker().data() {
-                // Under the lock of who tells: either it finds the waker, or its wish is found below.
-                self.live.lock().waiting = Some(cx.waker().clone());
-                waits_for = cx.waker().data();
-            }
-            Cut::from_number(self.live.cut.load(Acquire)).map_or(Poll::Pending, Poll::Ready)
-        })
-    }
-}
-
-impl Drop for Enlisted<'_> {
-    fn drop(&mut self) {
-        let live = self.list.lock().live.try_remove(self.live.key.place as usize);
-        // Not under the lock: it may be the last handle to a listener and its pool.
-        drop(live);
     }
 }

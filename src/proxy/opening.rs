@@ -38,7 +38,6 @@ impl Opening {
         match backend.write_now(&self.0) {
             Ok(written) => {
                 bytes.add(Direction::ToBackend, written as u64);
-                before.to_backend = written as u64;
                 self.0.drain(..written);
             }
             Err(error) => before.broken = Some((Side::Backend, error)),

@@ -1,6 +1,7 @@
 //! Everything that is said about a session when it ends: the outcome, one set of counters, one log line. Written when the
 //! record is dropped, so that no way out of a session, a panic included, forgets it.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,19 +16,17 @@ use crate::pool::{ByteCell, Lease};
 pub(super) struct Record {
     pub(super) live: Arc<Live>,
     /// What the session is called across proxies, printable.
-    pub(super) unique_id: Option<String>,
+    pub(super) unique_id: Option<Box<str>>,
     pub(super) attempts: u32,
     /// Backends that were sent the client's bytes after another one had failed.
-    pub(super) replays: u32,
-    /// From accept to a connected backend.
-    pub(super) connected_after: Option<Duration>,
-    /// From then to the backend's first byte.
-    pub(super) first_byte: Option<Duration>,
-    pub(super) to_backend: u64,
-    pub(super) to_client: u64,
+    pub(super) replays: u16,
+    /// When the backend's came, in nanoseconds from the begin: half the room of an `Instant`.
+    first_byte: Option<NonZeroU64>,
+    /// Bytes that backends before this one were sent.
+    pub(super) sent_before: u64,
     pub(super) outcome: Option<Outcome>,
     /// What the outcome's word leaves open: the error behind it.
-    pub(super) detail: Option<String>,
+    pub(super) detail: Option<Box<str>>,
     /// Whether there is a log line.
     pub(super) log: bool,
 }
@@ -39,10 +38,8 @@ impl Record {
             unique_id: None,
             attempts: 0,
             replays: 0,
-            connected_after: None,
             first_byte: None,
-            to_backend: 0,
-            to_client: 0,
+            sent_before: 0,
             outcome: None,
             detail: None,
             log,
@@ -53,18 +50,18 @@ impl Record {
     pub(super) fn reached(&mut self, lease: &Lease, worker: usize) -> ByteCell {
         let bytes = lease.backend().stats.bytes.cell(worker);
         self.live.reached(lease.backend(), lease.address(), &bytes);
-        self.connected_after = Some(self.live.began.elapsed());
         bytes
     }
 
-    /// Its first byte came.
+    /// The backend's first byte came.
     pub(super) fn answered(&mut self, at: Instant) {
-        self.first_byte = self.connected_after.map(|after| at.saturating_duration_since(self.live.began + after));
+        let after = at.saturating_duration_since(self.live.began).as_nanos();
+        self.first_byte = NonZeroU64::new(u64::try_from(after).unwrap_or(u64::MAX));
     }
 
     pub(super) fn end(&mut self, outcome: Outcome, detail: Option<String>) {
         self.outcome = Some(outcome);
-        self.detail = detail;
+        self.detail = detail.map(Into::into);
     }
 }
 
@@ -76,19 +73,25 @@ impl Drop for Record {
         let total = self.live.began.elapsed();
         let listener = &self.live.listener;
         let pool = &self.live.pool;
-        let backend = self.live.backend();
+        let leg = self.live.leg();
+        let backend = leg.as_ref().map(|leg| &leg.backend);
+        let connected_after = leg.as_ref().map(|leg| leg.connected.saturating_duration_since(self.live.began));
+        // From the connect on.
+        let first_byte = self.first_byte.zip(connected_after).map(|(nanoseconds, connected_after)| {
+            Duration::from_nanos(nanoseconds.get()).saturating_sub(connected_after)
+        });
 
         listener.ended.count(outcome);
         pool.times.session.observe(total);
-        if let Some(first_byte) = self.first_byte {
+        if let Some(first_byte) = first_byte {
             pool.times.first_byte.observe(first_byte);
         }
-        match &backend {
+        match backend {
             None => pool.ended_without_backend.count(&listener.name, outcome),
-            Some((backend, _)) => {
+            Some(backend) => {
                 backend.stats.ended.count(&listener.name, outcome);
                 backend.stats.times.session.observe(total);
-                if let Some(first_byte) = self.first_byte {
+                if let Some(first_byte) = first_byte {
                     backend.stats.times.first_byte.observe(first_byte);
                 }
             }
@@ -104,18 +107,18 @@ impl Drop for Record {
             pool = %pool.name,
             client = %client,
             peer = (peer != client).then(|| tracing::field::display(peer)),
-            unique_id = self.unique_id,
-            backend = backend.as_ref().map(|(backend, _)| tracing::field::display(&backend.id)),
-            address = backend.as_ref().map(|(_, address)| tracing::field::display(address)),
+            unique_id = self.unique_id.as_deref(),
+            backend = backend.map(|backend| tracing::field::display(&backend.id)),
+            address = leg.as_ref().map(|leg| tracing::field::display(leg.address)),
             outcome = outcome.name(),
-            detail = self.detail,
+            detail = self.detail.as_deref(),
             attempts = self.attempts,
             replays = (self.replays > 0).then_some(self.replays),
-            connected_ms = self.connected_after.map(milliseconds),
-            first_byte_ms = self.first_byte.map(milliseconds),
+            connected_ms = connected_after.map(milliseconds),
+            first_byte_ms = first_byte.map(milliseconds),
             total_ms = milliseconds(total),
-            to_backend = self.to_backend,
-            to_client = self.to_client,
+            to_backend = self.sent_before + leg.as_ref().map_or(0, |leg| leg.to_backend),
+            to_client = leg.as_ref().map_or(0, |leg| leg.to_client),
             "session ended"
         );
     }

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep_until, timeout};
 
 use super::caller;
-use super::live::Enlisted;
 use super::outcome::Record;
 use super::relay::{Before, Limits, Side, early_break};
 use super::socket::Socket;
@@ -64,7 +63,7 @@ impl Request {
         mut connected: Connected,
         header: Option<&[u8]>,
         (client, worker, settings): (&Socket, &Worker, &config::Pool),
-        (search, enlisted): (&mut Search<'_>, &Enlisted<'_>),
+        search: &mut Search<'_>,
         record: &mut Record,
     ) -> Option<Settled> {
         let pool = Arc::clone(&record.live.pool);
@@ -79,14 +78,13 @@ impl Request {
                 verdict = attempt.run(header, settings.connect.timeout) => verdict,
                 // Once it has finished, nobody reads its errors.
                 error = client.error() => Verdict::GoOn(Some((Side::Client, error))),
-                cut = enlisted.cut() => {
-                    record.to_backend += attempt.written as u64;
+                cut = record.live.cut() => {
                     record.end(cut.outcome(), None);
                     return None;
                 }
             };
             let Attempt { written, mut before, last_progress, .. } = attempt;
-            (before.to_backend, before.last_progress) = (written as u64, Some(last_progress));
+            before.last_progress = Some(last_progress);
             let failure = match verdict {
                 Verdict::Answered(broken) => {
                     pool.retries.succeeded();
@@ -111,12 +109,10 @@ impl Request {
                 biased;
                 next = search.next(&mut record.attempts) => next,
                 error = client.error() => {
-                    record.to_backend += written as u64;
                     record.end(Outcome::ClientReset, Some(error.to_string()));
                     return None;
                 }
-                cut = enlisted.cut() => {
-                    record.to_backend += written as u64;
+                cut = record.live.cut() => {
                     record.end(cut.outcome(), None);
                     return None;
                 }
@@ -126,8 +122,8 @@ impl Request {
                 before.broken = failure.broken();
                 return Some(self.hand_over(connected, bytes, written, before));
             };
-            record.to_backend += written as u64;
-            record.replays += 1;
+            record.sent_before += written as u64;
+            record.replays = record.replays.saturating_add(1);
             replay = Some(Count(Arc::clone(&pool), Replay::Ended));
             // Only now is the failed one let go: until then the session might have had to end as it does.
             connected = next;

@@ -1,6 +1,9 @@
 //! One data-plane thread: its own event loop, scratch buffer and sessions. Jobs reach it through its seat, which anybody
 //! may hold.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -20,7 +23,7 @@ use tracing::error;
 use super::cut::Cut;
 use super::limit::Limit;
 use super::listener::{self, Listener};
-use super::live::{Enlisted, Glimpse, List, SessionKey, SessionView};
+use super::live::{Glimpse, List, Live, SessionKey, SessionView};
 use super::option::TcpView;
 use super::preconnect::{self, Stock};
 use super::quiet::Quiet;
@@ -110,11 +113,20 @@ pub(super) enum Job {
 
 /// A session's weight on its worker.
 #[derive(Debug)]
-pub(super) struct Load(Arc<Shared>);
+pub(super) struct Load(Option<Arc<Shared>>);
+
+impl Load {
+    /// It stays: the worker itself is going to take it off.
+    fn stay(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.0.load.fetch_sub(1, Relaxed);
+        if let Some(shared) = &self.0 {
+            shared.load.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -295,7 +307,7 @@ impl Floor {
 pub(super) fn hand_over(seats: &[Seat], accepted: Accepted) {
     let Some(seat) = seats.iter().min_by_key(|seat| seat.shared.load.load(Relaxed)) else { return };
     seat.shared.load.fetch_add(1, Relaxed);
-    let load = Load(Arc::clone(&seat.shared));
+    let load = Load(Some(Arc::clone(&seat.shared)));
     let _ = seat.jobs.send(Job::Serve(accepted, load));
 }
 
@@ -321,7 +333,7 @@ impl Worker {
         front: (Arc<Listener>, &Arc<Pool>),
         peer: SocketAddr,
         began: Instant,
-    ) -> Enlisted<'_> {
+    ) -> Arc<Live> {
         self.shared.list.enlist(id, front, peer, began)
     }
 
@@ -333,6 +345,30 @@ impl Worker {
 
     pub(super) fn random(&self) -> fastrand::Rng {
         fastrand::Rng::new()
+    }
+}
+
+/// A session's place on its worker's list and in its load, until it is dropped.
+pub(super) struct Enlisted {
+    worker: Rc<Worker>,
+    place: u32,
+}
+
+impl Enlisted {
+    pub(super) fn new(worker: Rc<Worker>, live: &Live, load: Load) -> Self {
+        load.stay();
+        Self { worker, place: live.place() }
+    }
+
+    pub(super) fn worker(&self) -> &Worker {
+        &self.worker
+    }
+}
+
+impl Drop for Enlisted {
+    fn drop(&mut self) {
+        self.worker.shared.list.strike(self.place);
+        self.worker.shared.load.fetch_sub(1, Relaxed);
     }
 }
 
@@ -350,12 +386,8 @@ async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do:
         let Some(job) = job else { return };
         match job {
             Job::Serve(accepted, load) => {
-                let worker = Rc::clone(&worker);
                 // A panic ends this task only; its record, lease and sockets say so while they are dropped.
-                tokio::task::spawn_local(async move {
-                    session::run(accepted, worker).await;
-                    drop(load);
-                });
+                tokio::task::spawn_local(session::run(accepted, Rc::clone(&worker), load));
             }
             Job::Listen { fd, listener, seats, stop, tracked } => match Acceptor::new(fd) {
                 Ok(acceptor) => {
@@ -414,78 +446,5 @@ impl Drop for Obituary {
         if thread::panicking() {
             self.tell();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-    use tokio_util::task::TaskTracker;
-
-    use super::*;
-    use crate::config;
-    use crate::pool::Pool;
-    use crate::proxy::listener::Settings;
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    fn front() -> Arc<Listener> {
-        let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
-        let config = config::parse(text, "test.toml", &|_| None).unwrap();
-        let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-        let settings = Settings { file: config.listeners[0].clone(), pool };
-        Listener::new(settings, Vec::new(), Limit::new(Some(10)), TaskTracker::new())
-    }
-
-    #[tokio::test]
-    async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
-        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
-        let death = workers.death();
-        // epoll takes no regular file.
-        let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
-        workers.floor().listen(3, Arc::new(file), front(), CancellationToken::new());
-        assert_eq!(timeout(PATIENCE, death).await.unwrap(), 1);
-        assert_eq!(timeout(PATIENCE, workers.death()).await.unwrap(), 1);
-        workers.floor().stop();
-    }
-
-    #[tokio::test]
-    async fn workers_that_stop_have_not_died() {
-        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let address = socket.local_addr().unwrap();
-        workers.floor().listen(0, Arc::new(socket.into()), front(), CancellationToken::new());
-        let (died, threads) = (workers.died.clone(), workers.death());
-        workers.floor().stop();
-        // The threads are gone when nobody is left who could tell.
-        let mut gone = died.clone();
-        timeout(PATIENCE, async { while gone.changed().await.is_ok() {} }).await.unwrap();
-        assert_eq!(*died.borrow(), None);
-        assert!(timeout(Duration::from_millis(1), threads).await.is_err());
-        // Not at once: a child that another test starts has a copy of the socket until its exec(2).
-        let refused = async {
-            while tokio::net::TcpStream::connect(address).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, refused).await.unwrap();
-    }
-
-    #[test]
-    fn only_a_panic_is_a_death() {
-        let (to, died) = watch::channel(None);
-        let obituary = Obituary { index: 7, to };
-        drop(obituary.clone());
-        assert_eq!(*died.borrow(), None);
-        thread::spawn(move || {
-            let _obituary = obituary;
-            panic!("asked for by a test");
-        })
-        .join()
-        .unwrap_err();
-        assert_eq!(*died.borrow(), Some(7));
     }
 }

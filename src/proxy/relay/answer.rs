@@ -2,6 +2,7 @@
 //! The clock begins with the first byte that is sent to the backend, so a server that speaks first is never hurried.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
 use super::{End, Side};
@@ -10,39 +11,35 @@ use crate::metrics::EarlyEnd;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// `None` = it may take as long as it wants.
-    limit: Option<Duration>,
-    state: State,
+    /// In nanoseconds. `None` = it may take as long as it wants.
+    limit: Option<NonZeroU64>,
+    /// When it was asked for; once it is here, when it came.
+    at: Option<Instant>,
+    is_here: bool,
     /// The backend finished while the client had not.
     closed_first: bool,
     /// Somebody else has said how it failed.
     is_judged: bool,
 }
 
-#[derive(Debug)]
-enum State {
-    Unasked,
-    Asked(Instant),
-    Here(Instant),
-}
-
 impl Answer {
     pub(super) fn new(limit: Option<Duration>, asked: Option<Instant>, is_judged: bool) -> Self {
-        Self { limit, state: asked.map_or(State::Unasked, State::Asked), closed_first: false, is_judged }
+        // A limit of nothing is over at once.
+        let nanoseconds = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let limit = limit.and_then(|limit| NonZeroU64::new(nanoseconds(limit)));
+        Self { limit, at: asked, is_here: false, closed_first: false, is_judged }
     }
 
     /// The client has sent something.
     pub(super) fn ask(&mut self, now: Instant) {
-        if matches!(self.state, State::Unasked) {
-            self.state = State::Asked(now);
-        }
+        self.at.get_or_insert(now);
     }
 
     /// The backend has sent something. Returns whether that was the first.
     pub(super) fn arrive(&mut self, now: Instant) -> bool {
         let is_first = !self.is_here();
         if is_first {
-            self.state = State::Here(now);
+            (self.at, self.is_here) = (Some(now), true);
         }
         is_first
     }
@@ -53,7 +50,7 @@ impl Answer {
     }
 
     pub(super) fn is_here(&self) -> bool {
-        matches!(self.state, State::Here(_))
+        self.is_here
     }
 
     /// Whether somebody has to watch the clock, now or once the client has sent something.
@@ -63,24 +60,19 @@ impl Answer {
 
     /// By when it has to be here.
     pub(super) fn due(&self) -> Option<Instant> {
-        match self.state {
-            State::Asked(at) => Some(at + self.limit?),
-            State::Unasked | State::Here(_) => None,
-        }
+        let asked = self.at.filter(|_| !self.is_here)?;
+        Some(asked + Duration::from_nanos(self.limit?.get()))
     }
 
     /// When it came.
     pub(super) fn came(&self) -> Option<Instant> {
-        match self.state {
-            State::Here(at) => Some(at),
-            State::Unasked | State::Asked(_) => None,
-        }
+        self.at.filter(|_| self.is_here)
     }
 
     /// Whether a session that ended so was failed by its backend before the first byte. One that only listens, and finishes
     /// after its client has, has not failed.
     pub(super) fn early<C>(&self, end: &End<C>) -> Option<EarlyEnd> {
-        if self.is_judged || !matches!(self.state, State::Asked(_)) {
+        if self.is_judged || self.is_here || self.at.is_none() {
             return None;
         }
         match end {

@@ -9,11 +9,36 @@ pub(super) const SCRATCH: usize = 64 * 1024;
 /// Kept buffers of a worker; more are given back to the allocator.
 const STOCK: usize = 64;
 
+/// Bytes that were read and could not be written at once. In a box wherever it goes: next to none of the directions has one.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    bytes: Vec<u8>,
+    /// So many of them are written by now.
+    written: usize,
+}
+
+impl Kept {
+    /// `None` = there are none.
+    pub(super) fn of(bytes: Vec<u8>) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| Box::new(Self { bytes, written: 0 }))
+    }
+
+    /// Not written yet.
+    pub(super) fn rest(&self) -> &[u8] {
+        &self.bytes[self.written..]
+    }
+
+    pub(super) fn wrote(&mut self, bytes: usize) {
+        self.written += bytes;
+    }
+}
+
 /// What the sessions of one worker share for copying. Never borrowed across an await.
 #[derive(Debug)]
 pub(super) struct Scratch {
     buffer: RefCell<Box<[u8]>>,
-    stock: RefCell<Vec<Vec<u8>>>,
+    #[expect(clippy::vec_box, reason = "they come and go in their boxes")]
+    stock: RefCell<Vec<Box<Kept>>>,
 }
 
 impl Scratch {
@@ -26,17 +51,18 @@ impl Scratch {
     }
 
     /// A copy of what could not be written.
-    pub(super) fn keep(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(super) fn keep(&self, bytes: &[u8]) -> Box<Kept> {
         let mut kept = self.stock.borrow_mut().pop().unwrap_or_default();
-        kept.extend_from_slice(bytes);
+        kept.bytes.extend_from_slice(bytes);
         kept
     }
 
-    pub(super) fn put_back(&self, mut kept: Vec<u8>) {
+    pub(super) fn put_back(&self, mut kept: Box<Kept>) {
         let mut stock = self.stock.borrow_mut();
         // What came off the ring at once may be larger.
-        if stock.len() < STOCK && kept.capacity() <= SCRATCH {
-            kept.clear();
+        if stock.len() < STOCK && kept.bytes.capacity() <= SCRATCH {
+            kept.bytes.clear();
+            kept.written = 0;
             stock.push(kept);
         }
     }

@@ -5,7 +5,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use super::copy::SCRATCH;
+use super::copy::{Kept, SCRATCH};
 use super::ring::Stage;
 use super::splice::Pipe;
 use super::{Gear, Mode, Side};
@@ -27,11 +27,10 @@ const IN_A_ROW: u8 = 3;
 #[derive(Debug)]
 pub(super) struct Flow {
     state: State,
-    /// Read by copying and not yet written, from `written` on.
-    kept: Vec<u8>,
-    written: usize,
+    /// Read by copying and not yet written.
+    kept: Option<Box<Kept>>,
     /// Held only while bytes are in it, or within a turn.
-    pipe: Option<Pipe>,
+    pipe: Option<Box<Pipe>>,
     pace: Bulk,
     /// The source's connection is known to be broken.
     broken: bool,
@@ -71,15 +70,7 @@ pub(super) type Way<'a> = (Side, &'a Socket, &'a Socket);
 
 impl Flow {
     pub(super) fn new(mode: Mode) -> Self {
-        Self {
-            state: State::Open,
-            kept: Vec::new(),
-            written: 0,
-            pipe: None,
-            pace: Bulk::new(mode),
-            broken: false,
-            is_rough: false,
-        }
+        Self { state: State::Open, kept: None, pipe: None, pace: Bulk::new(mode), broken: false, is_rough: false }
     }
 
     /// How far it has come on the ring.
@@ -93,7 +84,7 @@ impl Flow {
 
     /// Goes on with what came off the ring.
     pub(super) fn resume(&mut self, kept: Vec<u8>, pace: Bulk) {
-        (self.kept, self.written, self.pace) = (kept, 0, pace);
+        (self.kept, self.pace) = (Kept::of(kept), pace);
     }
 
     /// What is to be known of it on the ring.
@@ -113,7 +104,7 @@ impl Flow {
 
     /// These bytes were read from the source before.
     pub(super) fn beginning_with(self, kept: Vec<u8>) -> Self {
-        Self { kept, ..self }
+        Self { kept: Kept::of(kept), ..self }
     }
 
     /// Moves bytes until one of the sockets has to be waited for; returns how many the target took.
@@ -172,10 +163,12 @@ impl Flow {
 
     /// Writes what was read before.
     fn flush(&mut self, cx: &mut Context<'_>, target: &Socket, moved: &mut u64) -> Poll<io::Result<()>> {
-        while self.written < self.kept.len() {
-            let Poll::Ready(written) = target.poll_write(cx, &self.kept[self.written..])? else { return Poll::Pending };
-            self.written += written;
-            *moved += written as u64;
+        if let Some(kept) = &mut self.kept {
+            while !kept.rest().is_empty() {
+                let Poll::Ready(written) = target.poll_write(cx, kept.rest())? else { return Poll::Pending };
+                kept.wrote(written);
+                *moved += written as u64;
+            }
         }
         if let Some(pipe) = &mut self.pipe {
             while !pipe.is_empty() {
@@ -208,7 +201,7 @@ impl Flow {
         *moved += taken as u64;
         if taken < read {
             self.give_kept_back(gear);
-            self.kept = gear.scratch.keep(&buffer[taken..read]);
+            self.kept = Some(gear.scratch.keep(&buffer[taken..read]));
         }
         Poll::Ready(Ok(read))
     }
@@ -231,7 +224,6 @@ impl Flow {
 
     /// The target's connection broke: nothing goes on.
     pub(super) fn close(&mut self, gear: &Gear) {
-        self.written = self.kept.len();
         self.give_kept_back(gear);
         // Not empty, perhaps: closed, never pooled.
         self.pipe = None;
@@ -268,15 +260,16 @@ impl Flow {
     }
 
     fn is_flushed(&self) -> bool {
-        self.written >= self.kept.len() && self.pipe.as_ref().is_none_or(Pipe::is_empty)
+        self.kept.as_ref().is_none_or(|kept| kept.rest().is_empty())
+            && self.pipe.as_ref().is_none_or(|pipe| pipe.is_empty())
     }
 
     /// Between turns nothing is held that is empty.
     fn put_back(&mut self, gear: &Gear) {
-        if self.written >= self.kept.len() {
+        if self.kept.as_ref().is_some_and(|kept| kept.rest().is_empty()) {
             self.give_kept_back(gear);
         }
-        if self.pipe.as_ref().is_some_and(Pipe::is_empty)
+        if self.pipe.as_ref().is_some_and(|pipe| pipe.is_empty())
             && let Some(pipe) = self.pipe.take()
         {
             gear.pipes.put_back(pipe);
@@ -284,21 +277,20 @@ impl Flow {
     }
 
     fn give_kept_back(&mut self, gear: &Gear) {
-        if self.kept.capacity() > 0 {
-            gear.scratch.put_back(std::mem::take(&mut self.kept));
+        if let Some(kept) = self.kept.take() {
+            gear.scratch.put_back(kept);
         }
-        self.written = 0;
     }
 }
 
 #[cfg(test)]
 impl Flow {
     pub(super) fn kept_bytes(&self) -> usize {
-        self.kept.len() - self.written
+        self.kept.as_ref().map_or(0, |kept| kept.rest().len())
     }
 
     pub(super) fn holds_a_buffer(&self) -> bool {
-        self.kept.capacity() > 0
+        self.kept.is_some()
     }
 }
 

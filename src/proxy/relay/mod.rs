@@ -136,8 +136,6 @@ pub(crate) struct Terms {
 /// What happened between the two sockets before their relay began.
 #[derive(Debug, Default)]
 pub(crate) struct Before {
-    /// Bytes that the backend's socket took; no more than that is known of the client's.
-    pub(crate) to_backend: u64,
     /// When the first of them was sent, or could not be.
     pub(crate) asked: Option<Instant>,
     /// The backend has been sent the client's FIN.
@@ -169,12 +167,10 @@ pub(crate) enum End<C> {
     Local(io::Error),
 }
 
-/// What a relay came to. Bytes are those that the receiving socket accepted.
+/// What a relay came to. Its bytes are in the cell that it was given: those that the receiving socket accepted.
 #[derive(Debug)]
 pub(crate) struct Done<C> {
     pub(crate) end: End<C>,
-    pub(crate) to_backend: u64,
-    pub(crate) to_client: u64,
     /// When the backend's first byte came.
     pub(crate) first_byte: Option<Instant>,
     /// How the backend failed the session before that, although the client had sent something.
@@ -194,13 +190,12 @@ pub(crate) fn relay<'a, C: 'a>(
     terms: Terms,
     bytes: ByteCell,
     answered: &'a dyn Fn(),
-    cut: impl Future<Output = C> + 'a,
+    mut cut: impl Future<Output = C> + Unpin + 'a,
 ) -> impl Future<Output = Done<C>> + 'a {
     let mode = terms.mode;
     let mut state = Relay::new(terms, bytes, answered, gear);
     // No `async fn`: that would hold its arguments a second time, for as long as the session is idle.
     async move {
-        let mut cut = pin!(cut);
         let mut timer = pin!(sleep_until(state.deadline().into()));
         let end = loop {
             if let Some(ring) = &gear.ring
@@ -208,7 +203,7 @@ pub(crate) fn relay<'a, C: 'a>(
             {
                 client.unwatch();
                 backend.unwatch();
-                if let Some(end) = state.on_ring(ring, [client, backend], gear, cut.as_mut(), timer.as_mut()).await {
+                if let Some(end) = state.on_ring(ring, [client, backend], gear, &mut cut, timer.as_mut()).await {
                     break end;
                 }
             }
@@ -216,7 +211,7 @@ pub(crate) fn relay<'a, C: 'a>(
                 break End::Local(error);
             }
             // Boxed, because a session on the ring has no use for its room.
-            let turn = Box::pin(state.on_loop(client, backend, gear, mode, cut.as_mut(), timer.as_mut()));
+            let turn = Box::pin(state.on_loop(client, backend, gear, mode, &mut cut, timer.as_mut()));
             if let Some(end) = turn.await {
                 break end;
             }
@@ -224,8 +219,6 @@ pub(crate) fn relay<'a, C: 'a>(
         Done {
             early: state.answer.early(&end),
             end,
-            to_backend: state.to_backend,
-            to_client: state.to_client,
             first_byte: state.answer.came(),
             finished_client: state.downward.has_finished(),
             finished_backend: state.upward.has_finished(),
@@ -246,8 +239,7 @@ struct Relay<'a> {
     upward: Flow,
     /// Backend to client.
     downward: Flow,
-    to_backend: u64,
-    to_client: u64,
+    /// Counts what the receiving sockets took; begins with what was sent before.
     bytes: ByteCell,
     answer: Answer,
     answered: &'a dyn Fn(),
@@ -255,6 +247,8 @@ struct Relay<'a> {
     last_progress: Instant,
     /// Turns in a row that were small messages.
     calm: u8,
+    /// On the ring: one side has finished, and the timer says until when that may go on there.
+    is_leaving: bool,
     limits: Rc<Cell<Limits>>,
 }
 
@@ -264,14 +258,13 @@ impl<'a> Relay<'a> {
         let mut relay = Self {
             upward: Flow::new(terms.mode).beginning_with(terms.early),
             downward: Flow::new(terms.mode),
-            to_backend: before.to_backend,
-            to_client: 0,
             bytes,
             answer: Answer::new(terms.limits.get().first_byte, before.asked, before.is_judged),
             answered,
             broken: None,
             last_progress: before.last_progress.unwrap_or_else(Instant::now),
             calm: CALM,
+            is_leaving: false,
             limits: terms.limits,
         };
         if before.has_finished {
@@ -296,7 +289,7 @@ impl<'a> Relay<'a> {
         backend: &Socket,
         gear: &Gear,
         mode: Mode,
-        mut cut: Pin<&mut impl Future<Output = C>>,
+        cut: &mut (impl Future<Output = C> + Unpin),
         mut timer: Pin<&mut Sleep>,
     ) -> Option<End<C>> {
         // Made when they are first needed: most sessions never are blocked, and an idle one has no bytes to spare for them.
@@ -321,7 +314,7 @@ impl<'a> Relay<'a> {
             if let Some(end) = self.end() {
                 return Poll::Ready(Some(end));
             }
-            if let Poll::Ready(wish) = cut.as_mut().poll(cx) {
+            if let Poll::Ready(wish) = Pin::new(&mut *cut).poll(cx) {
                 return Poll::Ready(Some(End::Cut(wish)));
             }
             if let Some(end) = self.check_time(cx, timer.as_mut()) {
@@ -344,7 +337,6 @@ impl<'a> Relay<'a> {
         let ended = self.has_one_ended();
 
         let (moved, turn) = self.upward.turn(cx, (Side::Client, client, backend), gear);
-        self.to_backend += moved;
         let mut progress = moved > 0;
         // Also what it did not take because it was gone.
         let asked = moved > 0 || matches!(turn, Turn::Broken(Side::Backend, _));
@@ -354,7 +346,6 @@ impl<'a> Relay<'a> {
         may_go_on |= self.take(turn, gear);
 
         let (moved, turn) = self.downward.turn(cx, (Side::Backend, backend, client), gear);
-        self.to_client += moved;
         progress |= moved > 0;
         if moved > 0 {
             self.bytes.add(Direction::ToClient, moved);
@@ -376,7 +367,7 @@ impl<'a> Relay<'a> {
         if asked {
             self.answer.ask(self.last_progress);
         }
-        if !self.answer.is_here() && (self.to_client > 0 || self.downward.holds_bytes()) {
+        if !self.answer.is_here() && (self.bytes.of_session(Direction::ToClient) > 0 || self.downward.holds_bytes()) {
             self.arrived(Instant::now());
         }
         may_go_on

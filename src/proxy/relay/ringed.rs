@@ -10,6 +10,7 @@ use tokio::time::Sleep;
 
 use super::ring::{Ring, Stage, State};
 use super::{End, Gear, Relay, Side};
+use crate::metrics::Direction;
 use crate::proxy::socket::Socket;
 
 /// On the ring, an error of a side that has finished shows to nobody. Most sessions end soon after the first FIN; one that
@@ -18,41 +19,46 @@ const HALF_CLOSED: Duration = Duration::from_millis(20);
 
 impl Relay<'_> {
     /// Relays on the ring until an end, or (`None`) until it has left it.
-    pub(super) async fn on_ring<C>(
-        &mut self,
-        ring: &Ring,
+    ///
+    /// No `async fn`: see [`relay`](super::relay).
+    pub(super) fn on_ring<'r, C>(
+        &'r mut self,
+        ring: &'r Ring,
         ends: [&Socket; 2],
-        gear: &Gear,
-        mut cut: Pin<&mut impl Future<Output = C>>,
-        mut timer: Pin<&mut Sleep>,
-    ) -> Option<End<C>> {
-        let base = [self.to_backend, self.to_client];
+        gear: &'r Gear,
+        cut: &'r mut (impl Future<Output = C> + Unpin),
+        mut timer: Pin<&'r mut Sleep>,
+    ) -> impl Future<Output = Option<End<C>>> {
         let ends = ends.map(|socket| Rc::clone(socket.bare()));
         let lane = ring.join(ends, self.bytes.clone(), self.upward.pace());
-        let mut half_closed_at: Option<Instant> = None;
         let mut ending = None;
-        let end = poll_fn(|cx| {
+        poll_fn(move |cx| {
             let state = lane.poll(cx);
-            self.follow(&state, base);
+            self.follow(&state);
             if state.stages == [Stage::Finished; 2] {
                 return Poll::Ready(Some(End::Completed));
             }
             if state.has_left {
+                if ending.is_none() {
+                    self.come_back(lane.rest(), gear);
+                }
                 return Poll::Ready(ending.take());
             }
             if ending.is_some() {
                 return Poll::Pending;
             }
-            if let Poll::Ready(wish) = cut.as_mut().poll(cx) {
+            if let Poll::Ready(wish) = Pin::new(&mut *cut).poll(cx) {
                 ending = Some(End::Cut(wish));
             }
             if self.has_one_ended() {
-                let leave_at = *half_closed_at.get_or_insert_with(Instant::now) + HALF_CLOSED;
-                if Instant::now() >= leave_at {
+                let now = Instant::now();
+                let due = timer.deadline().into_std();
+                if self.is_leaving && now >= due {
                     lane.leave();
-                } else if leave_at < timer.deadline().into_std() {
-                    timer.as_mut().reset(leave_at.into());
+                } else if !self.is_leaving && now + HALF_CLOSED < due {
+                    timer.as_mut().reset((now + HALF_CLOSED).into());
                 }
+                self.is_leaving = true;
             }
             ending = ending.take().or_else(|| self.check_time(cx, timer.as_mut()));
             if ending.is_some() {
@@ -61,19 +67,13 @@ impl Relay<'_> {
             }
             Poll::Pending
         })
-        .await;
-        if end.is_none() {
-            self.come_back(lane.rest(), gear);
-        }
-        end
     }
 
-    fn follow(&mut self, state: &State, base: [u64; 2]) {
+    fn follow(&mut self, state: &State) {
         self.upward.follow(state.stages[0]);
         self.downward.follow(state.stages[1]);
-        (self.to_backend, self.to_client) = (base[0] + state.moved[0], base[1] + state.moved[1]);
         self.last_progress = self.last_progress.max(state.last_progress);
-        if self.to_backend > 0 {
+        if self.bytes.of_session(Direction::ToBackend) > 0 {
             self.answer.ask(self.last_progress);
         }
         if state.closed_first {

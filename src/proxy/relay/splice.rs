@@ -30,7 +30,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The pipes of one worker: as many as its directions that wait with bytes under way, up to a bound.
 #[derive(Debug)]
 pub(super) struct Pipes {
-    idle: RefCell<Vec<Pipe>>,
+    #[expect(clippy::vec_box, reason = "they come and go in their boxes: few sessions have one")]
+    idle: RefCell<Vec<Box<Pipe>>>,
     /// The fewest that were idle since the last [`Self::trim`].
     unused: Cell<usize>,
     most: usize,
@@ -72,7 +73,7 @@ impl Pipes {
     }
 
     /// An empty pipe. `None`: copy this time.
-    pub(super) fn take(&self) -> Option<Pipe> {
+    pub(super) fn take(&self) -> Option<Box<Pipe>> {
         let mut idle = self.idle.borrow_mut();
         if let Some(pipe) = idle.pop() {
             self.unused.set(self.unused.get().min(idle.len()));
@@ -86,7 +87,7 @@ impl Pipes {
     }
 
     /// Takes back a pipe; only an empty one is kept.
-    pub(super) fn put_back(&self, pipe: Pipe) {
+    pub(super) fn put_back(&self, pipe: Box<Pipe>) {
         if pipe.is_empty() {
             self.idle.borrow_mut().push(pipe);
         }
@@ -100,11 +101,11 @@ impl Pipes {
         self.unused.set(stay);
     }
 
-    fn open(&self) -> Option<Pipe> {
+    fn open(&self) -> Option<Box<Pipe>> {
         if self.counts.open() >= self.most || self.not_before.get().is_some_and(|at| Instant::now() < at) {
             return None;
         }
-        let pipe = Pipe::open(&self.counts);
+        let pipe = Pipe::open(&self.counts).map(Box::new);
         if pipe.is_none() {
             self.not_before.set(Some(Instant::now() + PAUSE));
         }

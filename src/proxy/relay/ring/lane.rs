@@ -26,7 +26,6 @@ pub(in crate::proxy::relay) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy::relay) struct State {
     pub(in crate::proxy::relay) stages: [Stage; 2],
-    pub(in crate::proxy::relay) moved: [u64; 2],
     pub(in crate::proxy::relay) last_progress: Instant,
     pub(in crate::proxy::relay) first_byte: Option<Instant>,
     /// The backend finished while the client had not.
@@ -46,14 +45,14 @@ pub(in crate::proxy::relay) struct Rest {
 }
 
 /// A session's place on the ring. Dropping it cancels everything; the ring keeps the sockets until that is done.
-pub(in crate::proxy::relay) struct Lane {
-    ring: Ring,
+pub(in crate::proxy::relay) struct Lane<'a> {
+    ring: &'a Ring,
     key: usize,
 }
 
 impl Ring {
     /// Begins to serve a session. Both sockets must be out of every event loop.
-    pub(in crate::proxy::relay) fn join(&self, ends: [Rc<Bare>; 2], bytes: ByteCell, pace: Bulk) -> Lane {
+    pub(in crate::proxy::relay) fn join(&self, ends: [Rc<Bare>; 2], bytes: ByteCell, pace: Bulk) -> Lane<'_> {
         let mut inner = self.0.inner.borrow_mut();
         let Inner { raw, lanes } = &mut *inner;
         let key = lanes.entries.insert(Entry {
@@ -72,11 +71,11 @@ impl Ring {
         lanes.receive(raw, key, 1);
         drop(inner);
         self.nudge();
-        Lane { ring: self.clone(), key }
+        Lane { ring: self, key }
     }
 }
 
-impl Lane {
+impl Lane<'_> {
     /// Where the session stands. The task is woken at the backend's first byte, when a
     /// direction has been finished, and when it has left.
     pub(in crate::proxy::relay) fn poll(&self, cx: &mut Context<'_>) -> State {
@@ -87,7 +86,6 @@ impl Lane {
         }
         State {
             stages: [entry.ways[0].stage, entry.ways[1].stage],
-            moved: [entry.ways[0].moved, entry.ways[1].moved],
             last_progress: entry.last_progress,
             first_byte: entry.first_byte,
             closed_first: entry.closed_first,
@@ -106,7 +104,7 @@ impl Lane {
     }
 
     /// What is left over; to be asked once [`State::has_left`].
-    pub(in crate::proxy::relay) fn rest(self) -> Rest {
+    pub(in crate::proxy::relay) fn rest(&self) -> Rest {
         let mut inner = self.ring.0.inner.borrow_mut();
         let Inner { raw, lanes } = &mut *inner;
         let entry = &mut lanes.entries[self.key];
@@ -120,7 +118,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for Lane<'_> {
     fn drop(&mut self) {
         let mut inner = self.ring.0.inner.borrow_mut();
         let Inner { raw, lanes } = &mut *inner;

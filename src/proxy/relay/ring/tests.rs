@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::metrics::Direction;
-use crate::pool::Bytes;
+use crate::pool::{ByteCell, Bytes};
 use crate::proxy::relay::{Done, End, Gear, Limits, Mode, PipeCounts, Terms, relay};
 use crate::proxy::socket::{Bare, Socket};
 
@@ -37,6 +37,7 @@ struct Session {
     backend: TcpStream,
     relaying: JoinHandle<Done<()>>,
     cut: oneshot::Sender<()>,
+    counted: ByteCell,
 }
 
 fn on_ring<F: Future<Output = ()>>(entries: u32, buffers: u16, size: u32, test: impl FnOnce(Bench) -> F) {
@@ -67,12 +68,13 @@ impl Bench {
         self.sockets.extend(ends.iter().map(Rc::downgrade));
         let (cut, wish) = oneshot::channel();
         let (gear, bytes) = (Rc::clone(&self.gear), self.bytes.cell(0));
+        let counted = bytes.clone();
         let relaying = spawn_local(async move {
-            let cut = async {
+            let cut = Box::pin(async {
                 if wish.await.is_err() {
                     std::future::pending().await
                 }
-            };
+            });
             let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE), None)));
             let terms = Terms { mode: Mode::Ring, limits, early: Vec::new(), before: None };
             let done = relay([&mut client_side, &mut backend_side], &gear, terms, bytes, &|| (), cut).await;
@@ -85,7 +87,7 @@ impl Bench {
             }
             done
         });
-        Session { client, backend, relaying, cut }
+        Session { client, backend, relaying, cut, counted }
     }
 
     /// Everything is back.
@@ -152,7 +154,7 @@ async fn receive(mut from: OwnedReadHalf, stream: u64, mut random: fastrand::Rng
 
 /// One session with a random course and a random end.
 async fn course(session: Session, stream: u64, mut random: fastrand::Rng) {
-    let Session { client, backend, relaying, cut } = session;
+    let Session { client, backend, relaying, cut, counted } = session;
     let mut size = || {
         let most = 1 << random.u32(6..19);
         random.u64(..most)
@@ -192,7 +194,8 @@ async fn course(session: Session, stream: u64, mut random: fastrand::Rng) {
     let [up, down] = receiving;
     let (up, down) = (up.await, down.await);
     let Ok(done) = done else { return assert_eq!(end, 3, "the relay panicked") };
-    for (direction, received, counted) in [(0, &up, done.to_backend), (1, &down, done.to_client)] {
+    for (direction, received) in [(0, &up), (1, &down)] {
+        let counted = counted.of_session([Direction::ToBackend, Direction::ToClient][usize::from(direction)]);
         if let Ok((received, fin)) = received {
             let size = sizes[usize::from(direction)];
             assert!(*received <= counted && counted <= size);

@@ -33,9 +33,8 @@ pub(super) struct Way {
     pub(super) number: u32,
     /// The round of `burst`, the bytes received in it.
     round: u32,
-    burst: usize,
+    burst: u32,
     pub(super) pace: Bulk,
-    pub(super) moved: u64,
 }
 
 impl Way {
@@ -52,7 +51,6 @@ impl Way {
             round: 0,
             burst: 0,
             pace,
-            moved: 0,
         }
     }
 
@@ -68,11 +66,11 @@ impl Way {
         // A burst is what there was at one time: what a plain read would have returned.
         if round != self.round {
             if self.burst > 0 {
-                self.pace.saw(self.burst);
+                self.pace.saw(self.burst as usize);
             }
             (self.round, self.burst) = (round, 0);
         }
-        self.burst += length as usize;
+        self.burst = self.burst.saturating_add(length);
     }
 
     /// The buffer that is next to be sent, and the part of it.
@@ -82,7 +80,6 @@ impl Way {
 
     /// So much of the front was sent.
     pub(super) fn sent(&mut self, slots: &[Slot], raw: &mut Raw, bytes: u32) {
-        self.moved += u64::from(bytes);
         self.offset += bytes;
         if self.front(slots).is_some_and(|(_, part)| part.is_empty()) {
             self.pop(slots, raw);
