@@ -1,6 +1,7 @@
 //! `preconnect`: connections that are there before their sessions are.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,10 +45,13 @@ async fn a_session_takes_one_and_it_is_replaced() {
 #[tokio::test]
 async fn what_the_backend_closes_is_replaced_before_anybody_gets_it() {
     let (close, closed) = watch::channel(0_u32);
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&waiting);
     let backend = Backend::serving(move |mut stream| {
-        let mut closed = closed.clone();
+        let (mut closed, counted) = (closed.clone(), Arc::clone(&counted));
         async move {
             let generation = *closed.borrow();
+            counted.fetch_add(1, SeqCst);
             let mut byte = [0];
             tokio::select! {
                 () = async { let _ = closed.wait_for(|now| *now != generation).await.map(drop); } => {}
@@ -65,13 +69,13 @@ async fn what_the_backend_closes_is_replaced_before_anybody_gets_it() {
     let rig = Rig::with_backends(&[&id], THREE).await;
     for generation in 1..=5 {
         rig.until_metric(&series("evenkeel_backend_preconnected", &id), 3.0).await;
-        close.send(generation).unwrap();
-        // At once: what is in stock is closed, or about to be found closed.
-        until("the backend's FINs are here", || async { (backend.connections() >= 3).then_some(()) }).await;
         let opened = rig.metric(&series("evenkeel_backend_preconnects_opened_total", &id)).await;
+        // The backend may hear of a connection later than the balancer does.
+        until("all wait for it", || async { (waiting.load(SeqCst) as f64 >= opened).then_some(()) }).await;
+        close.send(generation).unwrap();
         until("they are replaced", || async {
             let now = rig.metric(&series("evenkeel_backend_preconnects_opened_total", &id)).await;
-            (now >= opened.max(f64::from(3 * (generation + 1)))).then_some(())
+            (now >= opened + 3.0).then_some(())
         })
         .await;
         assert_eq!(exchange(rig.front(), b"x").await.unwrap(), b"x");

@@ -1,6 +1,9 @@
 //! One data-plane thread: its own event loop, scratch buffer and sessions. Jobs reach it through its seat, which anybody
 //! may hold.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -443,78 +446,5 @@ impl Drop for Obituary {
         if thread::panicking() {
             self.tell();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-    use tokio_util::task::TaskTracker;
-
-    use super::*;
-    use crate::config;
-    use crate::pool::Pool;
-    use crate::proxy::listener::Settings;
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    fn front() -> Arc<Listener> {
-        let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
-        let config = config::parse(text, "test.toml", &|_| None).unwrap();
-        let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-        let settings = Settings { file: config.listeners[0].clone(), pool };
-        Listener::new(settings, Vec::new(), Limit::new(Some(10)), TaskTracker::new())
-    }
-
-    #[tokio::test]
-    async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
-        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
-        let death = workers.death();
-        // epoll takes no regular file.
-        let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
-        workers.floor().listen(3, Arc::new(file), front(), CancellationToken::new());
-        assert_eq!(timeout(PATIENCE, death).await.unwrap(), 1);
-        assert_eq!(timeout(PATIENCE, workers.death()).await.unwrap(), 1);
-        workers.floor().stop();
-    }
-
-    #[tokio::test]
-    async fn workers_that_stop_have_not_died() {
-        let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let address = socket.local_addr().unwrap();
-        workers.floor().listen(0, Arc::new(socket.into()), front(), CancellationToken::new());
-        let (died, threads) = (workers.died.clone(), workers.death());
-        workers.floor().stop();
-        // The threads are gone when nobody is left who could tell.
-        let mut gone = died.clone();
-        timeout(PATIENCE, async { while gone.changed().await.is_ok() {} }).await.unwrap();
-        assert_eq!(*died.borrow(), None);
-        assert!(timeout(Duration::from_millis(1), threads).await.is_err());
-        // Not at once: a child that another test starts has a copy of the socket until its exec(2).
-        let refused = async {
-            while tokio::net::TcpStream::connect(address).await.is_ok() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(PATIENCE, refused).await.unwrap();
-    }
-
-    #[test]
-    fn only_a_panic_is_a_death() {
-        let (to, died) = watch::channel(None);
-        let obituary = Obituary { index: 7, to };
-        drop(obituary.clone());
-        assert_eq!(*died.borrow(), None);
-        thread::spawn(move || {
-            let _obituary = obituary;
-            panic!("asked for by a test");
-        })
-        .join()
-        .unwrap_err();
-        assert_eq!(*died.borrow(), Some(7));
     }
 }
