@@ -32,6 +32,10 @@ use thiserror::Error;
 /// The only group of buffers.
 const GROUP: u16 = 0;
 
+/// Buffers that the kernel has at first. It takes them in turn, so that all that it has are soon in memory, however little they
+/// are needed: more follow when they are.
+const FIRST: usize = 16;
+
 /// `IORING_RECVSEND_POLL_FIRST`: seldom is there anything at once when a receive is asked for.
 const RECEIVE_LATER: u16 = 1;
 
@@ -71,7 +75,10 @@ pub(super) struct Raw {
     backlog: VecDeque<squeue::Entry>,
     in_flight: usize,
     ours: Box<[bool]>,
-    free: usize,
+    /// Buffers that the kernel has.
+    offered: usize,
+    /// Buffers that it has never had.
+    reserve: Range<u16>,
 }
 
 /// What the kernel says about something that was pushed.
@@ -118,10 +125,9 @@ impl Raw {
         registered.map_err(Forbidden::during("registering a ring of buffers with io_uring"))?;
         let ours = vec![true; usize::from(buffers)].into_boxed_slice();
         let (eventfd, backlog) = (Rc::new(eventfd), VecDeque::new());
-        let mut this = Self { ring, memory, eventfd, backlog, in_flight: 0, ours, free: 0 };
-        for buffer in 0..buffers {
-            this.give_back(buffer);
-        }
+        let reserve = 0..buffers;
+        let mut this = Self { ring, memory, eventfd, backlog, in_flight: 0, ours, offered: 0, reserve };
+        this.offer_more(FIRST);
         Ok(this)
     }
 
@@ -186,14 +192,27 @@ impl Raw {
         let Some(ours) = self.ours.get_mut(usize::from(buffer)) else { return };
         debug_assert!(*ours, "a buffer is given back twice");
         if std::mem::replace(ours, false) {
-            self.free += 1;
+            self.offered += 1;
             self.memory.offer(buffer);
         }
     }
 
-    /// Buffers that the kernel has.
+    /// Buffers that it has never had, so that they take no memory.
+    #[cfg(test)]
+    pub(super) fn untouched(&self) -> usize {
+        self.reserve.len()
+    }
+
+    /// Buffers with nothing in them. The kernel need not have them yet: it is given more when it is out of them.
     pub(super) fn free(&self) -> usize {
-        self.free
+        self.offered + self.reserve.len()
+    }
+
+    fn offer_more(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(buffer) = self.reserve.next() else { return };
+            self.give_back(buffer);
+        }
     }
 
     /// Whether [`Self::enter`] or [`Self::next`] has something to do.
@@ -238,9 +257,14 @@ impl Raw {
         let buffer = cqueue::buffer_select(entry.flags()).filter(|&buffer| usize::from(buffer) < self.ours.len());
         if let Some(buffer) = buffer {
             self.ours[usize::from(buffer)] = true;
-            self.free -= 1;
+            self.offered -= 1;
         }
         let result = u32::try_from(entry.result()).map_err(|_| Errno::from_raw_os_error(-entry.result()));
+        // Of those that went without at one time only the first one sees it.
+        if result == Err(Errno::NOBUFS) && self.offered == 0 {
+            // Twice as many as ever.
+            self.offer_more(self.ours.len() - self.reserve.len());
+        }
         Some(Completion { tag: entry.user_data(), result, buffer, more })
     }
 

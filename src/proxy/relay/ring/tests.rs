@@ -260,6 +260,38 @@ fn receivers_share_the_buffers_that_there_are() {
     });
 }
 
+/// A buffer that is never needed is never in memory.
+#[test]
+fn the_kernel_gets_as_many_buffers_as_it_needs() {
+    on_ring(64, 64, 256, async |mut bench| {
+        let untouched = |bench: &Bench| bench.ring.0.inner.borrow().raw.untouched();
+        let mut sessions = Vec::new();
+        for _ in 0..200 {
+            sessions.push(bench.session().await);
+        }
+        let mut message = [0; 100];
+        for round in 0..3 {
+            for session in &mut sessions {
+                session.client.write_all(&[round; 100]).await.unwrap();
+                session.backend.read_exact(&mut message).await.unwrap();
+                assert_eq!(message, [round; 100]);
+            }
+        }
+        assert_eq!(untouched(&bench), 64 - 16, "one at a time");
+        for session in &mut sessions {
+            session.client.write_all(&[7; 100]).await.unwrap();
+        }
+        for session in &mut sessions {
+            session.backend.read_exact(&mut message).await.unwrap();
+            assert_eq!(message, [7; 100]);
+        }
+        assert!(untouched(&bench) < 64 - 16, "all at once");
+        assert_eq!(bench.ring.0.counts.lanes(), 200, "somebody has left the ring");
+        drop(sessions);
+        bench.is_clean().await;
+    });
+}
+
 /// Who does not read has its bytes taken off the ring: it holds no buffer, and the others do not notice it.
 #[test]
 fn who_does_not_read_holds_no_buffer() {
