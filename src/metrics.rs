@@ -241,8 +241,10 @@ pub enum ConnectFailure {
     Timeout,
     /// No route, or a router or firewall said no.
     Unreachable,
-    /// Reset while connecting.
+    /// Reset while connecting, or before it was sent anything.
     Reset,
+    /// Closed before it was sent anything, although there was something.
+    Closed,
     /// Ours: no free local port or address (EADDRNOTAVAIL).
     AddressNotAvailable,
     /// Ours: no fd or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
@@ -255,11 +257,12 @@ pub enum ConnectFailure {
 
 impl ConnectFailure {
     /// In the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Refused,
         Self::Timeout,
         Self::Unreachable,
         Self::Reset,
+        Self::Closed,
         Self::AddressNotAvailable,
         Self::NoResources,
         Self::Abandoned,
@@ -273,6 +276,7 @@ impl ConnectFailure {
             Self::Timeout => "timeout",
             Self::Unreachable => "unreachable",
             Self::Reset => "reset",
+            Self::Closed => "closed",
             Self::AddressNotAvailable => "address_not_available",
             Self::NoResources => "no_resources",
             Self::Abandoned => "abandoned",
@@ -283,7 +287,7 @@ impl ConnectFailure {
     /// Whether it says something about the backend; what is our own fault, or the client's, never does.
     pub fn blames_backend(self) -> bool {
         match self {
-            Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset => true,
+            Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset | Self::Closed => true,
             Self::AddressNotAvailable | Self::NoResources | Self::Abandoned | Self::Other => false,
         }
     }

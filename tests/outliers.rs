@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 
+use evenkeel::metrics::Outcome;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Registry, Rig, exchange, until};
+use crate::support::{Backend, Registry, Rig, exchange, reset, until};
 
 /// Fast enough for a test; probes are so seldom that only sessions can know.
 const SELDOM: &str = "check = { kind = \"tcp\", interval = \"1h\", fall = 3 }";
@@ -23,6 +24,10 @@ enum Mood {
     Mute,
     /// Answers `GET /health` with 503.
     Sick,
+    /// Closes what it accepts.
+    Hasty,
+    /// Resets what it accepts.
+    Rude,
 }
 
 struct Moody {
@@ -49,6 +54,12 @@ impl Moody {
 
 async fn serve(mut stream: TcpStream, name: &'static str, mood: u8) {
     let mut request = [0; 1024];
+    if mood == Mood::Hasty as u8 {
+        return;
+    }
+    if mood == Mood::Rude as u8 {
+        return reset(stream);
+    }
     let Ok(n @ 1..) = stream.read(&mut request).await else { return };
     if mood == Mood::Mute as u8 {
         return;
@@ -121,6 +132,53 @@ async fn a_backend_that_closes_before_it_answers_is_ejected_and_comes_back() {
     assert_eq!(rig.metric(&passed).await, 1.0, "one session has shown it");
     assert_eq!(rig.metric("evenkeel_outlier_ejected_backends{pool=\"back\"}").await, 0.0);
     until("it has its share", || async { (ask(&rig).await.as_deref() == Some("bad")).then_some(()) }).await;
+    rig.stop().await;
+}
+
+/// Once one session has failed there, the others hold back their bytes for a moment: they go elsewhere, unseen, and so do the
+/// trials.
+#[tokio::test]
+async fn a_backend_that_ends_what_it_accepts_is_found_out_before_it_is_sent_anything() {
+    for (mood, reason) in [(Mood::Hasty, "closed"), (Mood::Rude, "reset")] {
+        let (good, bad) = (Moody::new("good", Mood::Good).await, Moody::new("bad", Mood::Good).await);
+        let id = bad.id();
+        // Sessions begin when their clients have spoken.
+        let rig = Rig::start(&format!(
+            "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\ntcp = {{ defer_accept = \"10s\" }}\n\
+             [pools.back]\nbackends = [\"{}\", \"{id}\"]\n{SELDOM}\noutliers.trial = \"20ms\"\n\
+             damping.stay_up = \"0s\"\n",
+            good.id(),
+        ))
+        .await;
+        rig.until_standing(&id, "up").await;
+        bad.becomes(mood);
+        ask_until(&rig, &id, "ejected").await;
+        let unseen =
+            format!("evenkeel_backend_connect_failures_total{{pool=\"back\",backend=\"{id}\",reason=\"{reason}\"}}");
+        let failed = format!("evenkeel_outlier_trials_total{{pool=\"back\",backend=\"{id}\",result=\"fail\"}}");
+        until("trials find it out unseen", || async {
+            ask(&rig).await;
+            (rig.metric(&unseen).await >= 4.0 && rig.metric(&failed).await >= 3.0).then_some(())
+        })
+        .await;
+        bad.becomes(Mood::Good);
+        ask_until(&rig, &id, "up").await;
+        rig.stop().await;
+    }
+}
+
+/// A backend that closes without a word to a client that has not said any does nothing wrong.
+#[tokio::test]
+async fn a_silent_client_gets_the_close_of_a_doubtful_backend() {
+    let bad = Moody::new("bad", Mood::Mute).await;
+    let rig = pool(&[&bad], SELDOM).await;
+    assert_eq!(ask(&rig).await, None);
+    bad.becomes(Mood::Hasty);
+    let mut silent = TcpStream::connect(rig.front()).await.unwrap();
+    assert_eq!(crate::support::soon("its end", silent.read(&mut [0])).await.unwrap(), 0);
+    drop(silent);
+    rig.until_no_sessions().await;
+    assert_eq!(rig.ended(Outcome::Completed), 2);
     rig.stop().await;
 }
 

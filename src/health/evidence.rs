@@ -9,6 +9,8 @@ pub enum Evidence {
     ConnectFailed(ConnectFailure),
     /// The connect succeeded, and the backend then failed it before its first byte.
     EndedEarly(EarlyEnd),
+    /// So, too, and before it had been sent anything: it is dialled elsewhere, as after a failed connect.
+    EndedUnasked(EarlyEnd),
     /// The backend did what the last ejection says that it can't: it was reached, or it sent a byte.
     Succeeded,
 }
@@ -55,7 +57,7 @@ impl Evidence {
     pub fn failing(self) -> Option<Failing> {
         match self {
             Self::ConnectFailed(_) => Some(Failing::Connect),
-            Self::EndedEarly(_) => Some(Failing::Exchange),
+            Self::EndedEarly(_) | Self::EndedUnasked(_) => Some(Failing::Exchange),
             Self::Succeeded => None,
         }
     }
@@ -66,7 +68,9 @@ impl Evidence {
             Self::ConnectFailed(reason) => reason.name(),
             Self::EndedEarly(EarlyEnd::Reset) => "reset before its first byte",
             Self::EndedEarly(EarlyEnd::Closed) => "closed before its first byte",
-            Self::EndedEarly(EarlyEnd::Silent) => "no first byte in time",
+            Self::EndedEarly(EarlyEnd::Silent) | Self::EndedUnasked(EarlyEnd::Silent) => "no first byte in time",
+            Self::EndedUnasked(EarlyEnd::Reset) => "reset before it was sent anything",
+            Self::EndedUnasked(EarlyEnd::Closed) => "closed before it was sent anything",
             Self::Succeeded => "succeeded",
         }
     }
@@ -78,7 +82,7 @@ impl Evidence {
             Self::EndedEarly(EarlyEnd::Silent) if replays => Price::Time,
             Self::EndedEarly(EarlyEnd::Reset | EarlyEnd::Closed) if replays => Price::Nothing,
             Self::EndedEarly(_) => Price::Session,
-            Self::ConnectFailed(_) | Self::Succeeded => Price::Nothing,
+            Self::ConnectFailed(_) | Self::EndedUnasked(_) | Self::Succeeded => Price::Nothing,
         }
     }
 }

@@ -6,6 +6,7 @@ const REFUSED: Evidence = Evidence::ConnectFailed(ConnectFailure::Refused);
 const TIMED_OUT: Evidence = Evidence::ConnectFailed(ConnectFailure::Timeout);
 const CLOSED: Evidence = Evidence::EndedEarly(EarlyEnd::Closed);
 const RESET: Evidence = Evidence::EndedEarly(EarlyEnd::Reset);
+const UNASKED: Evidence = Evidence::EndedUnasked(EarlyEnd::Closed);
 const SILENT: Evidence = Evidence::EndedEarly(EarlyEnd::Silent);
 
 const RULES: Outliers = Outliers {
@@ -170,7 +171,9 @@ fn waits(evidence: Evidence, replays: bool, takes: Duration, times: usize) -> Ve
 
 #[test]
 fn trials_that_cost_nothing_are_steady() {
-    for (evidence, replays) in [(CLOSED, true), (RESET, true), (REFUSED, true), (REFUSED, false)] {
+    for (evidence, replays) in
+        [(CLOSED, true), (RESET, true), (REFUSED, true), (REFUSED, false), (UNASKED, true), (UNASKED, false)]
+    {
         let waits = waits(evidence, replays, Duration::ZERO, 100);
         assert!(waits.iter().all(|wait| (CHEAP_TRIAL..=CHEAP_TRIAL.mul_f64(1.2)).contains(wait)), "{waits:?}");
     }

@@ -184,7 +184,7 @@ fn explained(
 ) -> String {
     let last = evidence.words();
     match (detection, evidence) {
-        (Detection::Consecutive, Evidence::EndedEarly(_)) => {
+        (Detection::Consecutive, Evidence::EndedEarly(_) | Evidence::EndedUnasked(_)) => {
             format!("{in_a_row} sessions failed in a row, the last one: {last}")
         }
         (Detection::Consecutive, _) => {

@@ -54,6 +54,12 @@ impl Lease {
         self.trial.is_some()
     }
 
+    /// Whether the backend failed after the connect when that was last tried, and something is done about such.
+    pub fn is_doubtful(&self) -> bool {
+        self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Exchange)
+            || self.backend.record.is_doubtful() && self.pool.settings().conduct.outliers.mode == OutlierMode::Eject
+    }
+
     /// It is dialled from this local address of the pool's `sources` now.
     pub fn set_source(&mut self, address: IpAddr) {
         self.source = None;
@@ -80,11 +86,14 @@ impl Lease {
     /// The connect failed. If that is the backend's fault, the keeper hears of it.
     pub fn failed(&self, reason: ConnectFailure) {
         self.backend.stats.failures.count(reason);
-        match reason {
+        let unasked = match reason {
             // Somebody accepted it, or the kernel would have refused: to connect once more disproves nothing.
-            ConnectFailure::Reset if self.pool.settings().conduct.outliers.early_ends => {
-                self.accuse(Evidence::EndedEarly(EarlyEnd::Reset));
-            }
+            ConnectFailure::Reset => Some(EarlyEnd::Reset),
+            ConnectFailure::Closed => Some(EarlyEnd::Closed),
+            _ => None,
+        };
+        match unasked {
+            Some(end) if self.pool.settings().conduct.outliers.early_ends => self.accuse(Evidence::EndedUnasked(end)),
             _ if reason.blames_backend() => self.accuse(Evidence::ConnectFailed(reason)),
             _ => {}
         }

@@ -31,11 +31,16 @@ impl Record {
     pub(super) fn failed(&self, evidence: Evidence) {
         let (in_a_row, all) = match evidence {
             Evidence::ConnectFailed(_) => (&self.connects_in_a_row, &self.failed_connects),
-            Evidence::EndedEarly(_) => (&self.early_in_a_row, &self.early_ends),
+            Evidence::EndedEarly(_) | Evidence::EndedUnasked(_) => (&self.early_in_a_row, &self.early_ends),
             Evidence::Succeeded => return,
         };
         in_a_row.fetch_add(1, Relaxed);
         all.fetch_add(1, Relaxed);
+    }
+
+    /// Whether the last session that came to something ended before its first byte.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.early_in_a_row.load(Relaxed) > 0
     }
 
     /// Nothing has failed in a row.

@@ -19,6 +19,13 @@ use crate::config;
 use crate::metrics::{ConnectFailure, Hedge};
 use crate::pool::{Backend, Lease, Pool};
 
+/// What a backend that failed the session before gets, beyond two round trips, to fail this one before it is sent anything. Far
+/// more than it takes a program to close what it has accepted; nobody notices it.
+const HESITATION: Duration = Duration::from_millis(10);
+
+/// However far away it is.
+const LONGEST_HESITATION: Duration = Duration::from_millis(100);
+
 /// Whose backends are dialled, how, and whether there are bytes for them at once.
 type Of<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>, bool);
 
@@ -177,13 +184,26 @@ async fn dial_from(
     }
     let attempt = Attempt { lease, over: false };
     attempt.lease.dialled();
+    let is_doubtful = attempt.lease.is_doubtful();
     let began = Instant::now();
-    let connecting = Socket::connect(attempt.lease.address(), source, &settings.tcp, has_bytes);
+    // Bytes that complete the handshake are there before the backend could end it unasked.
+    let connecting = Socket::connect(attempt.lease.address(), source, &settings.tcp, has_bytes && !is_doubtful);
     let result = timeout(limit, connecting).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
-            attempt.succeeded(began.elapsed());
-            return Ok(socket);
+            let took = began.elapsed();
+            let ended = if is_doubtful { hesitate(&socket, took).await } else { None };
+            match ended {
+                Some(Ended::Broken(error)) => (connect_failure(&error), error),
+                Some(Ended::Closed) if has_bytes => {
+                    (ConnectFailure::Closed, io::Error::new(io::ErrorKind::UnexpectedEof, "it said and heard nothing"))
+                }
+                // Who has said nothing may be closed without a word.
+                Some(Ended::Closed) | None => {
+                    attempt.succeeded(took);
+                    return Ok(socket);
+                }
+            }
         }
         Ok(Err(error)) => (connect_failure(&error), error),
         Err(_) => {
@@ -193,6 +213,24 @@ async fn dial_from(
     };
     attempt.failed(reason);
     Err((reason, error))
+}
+
+/// How a backend ended a connection unasked.
+enum Ended {
+    Closed,
+    Broken(io::Error),
+}
+
+/// A backend that accepts and fails at once does so before it could read anything: as long as it has been sent nothing, the
+/// session may go elsewhere. `took`: the connect, a round trip.
+async fn hesitate(socket: &Socket, took: Duration) -> Option<Ended> {
+    let mut byte = [0];
+    let sign = poll_fn(|cx| socket.poll_peek(cx, &mut byte));
+    match timeout((2 * took + HESITATION).min(LONGEST_HESITATION), sign).await {
+        Ok(Ok(0)) => Some(Ended::Closed),
+        Ok(Ok(_)) | Err(_) => None,
+        Ok(Err(error)) => Some(Ended::Broken(error)),
+    }
 }
 
 /// Counts an attempt that nobody waits for any more.
