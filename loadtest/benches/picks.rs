@@ -1,4 +1,4 @@
-//! What a session costs the pool, and what a change of membership costs everybody: `cargo bench -p loadtest --bench picks`.
+//! What a session costs the pool, and what a change of membership costs everybody: `cargo bench --profile dist -p loadtest --bench picks`.
 //! With `-- --write-results` the figures go to `RESULTS.md`.
 
 use std::fs;
@@ -199,7 +199,8 @@ fn main() {
     membership(&mut criterion);
     criterion.final_summary();
     if is_to_be_written {
-        let preamble = results::preamble("cargo bench -p loadtest --bench picks -- --write-results").expect("/proc");
+        let preamble = results::preamble("cargo bench --profile dist -p loadtest --bench picks -- --write-results")
+            .expect("/proc");
         let text = format!(
             "## Picking and releasing a backend\n\n{preamble}\nMedians. The goal is 1 µs.\n\n{}",
             section(&medians(folder.path()))

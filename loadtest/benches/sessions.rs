@@ -1,4 +1,4 @@
-//! User-space bytes that a session takes, idle and while a message of it is under way: `cargo bench -p loadtest --bench
+//! User-space bytes that a session takes, idle and while a message of it is under way: `cargo bench --profile dist -p loadtest --bench
 //! sessions`. With `-- --write-results` they go to `RESULTS.md`. The heap is counted by the allocator itself; clients and
 //! backend are plain blocking sockets of this process, which have none.
 
@@ -129,7 +129,8 @@ fn main() {
     }
     print!("{text}");
     if std::env::args().any(|argument| argument == "--write-results") {
-        let preamble = results::preamble("cargo bench -p loadtest --bench sessions -- --write-results").expect("/proc");
+        let preamble = results::preamble("cargo bench --profile dist -p loadtest --bench sessions -- --write-results")
+            .expect("/proc");
         let text = format!(
             "## Heap of a session\n\n{preamble}\nBytes asked of the allocator, per session of {SESSIONS} on one worker; what \
              the allocator adds, and the kernel's memory, come on top.\n\n{text}"
