@@ -56,9 +56,9 @@ pub(super) async fn reload(
     let reload = desk.view.reload.clone().ok_or_else(error)?;
     info!(by = %who.0, "asked to read the file");
     let (done, heard) = oneshot::channel();
-    let stopping = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the balancer is stopping", "");
-    reload.send(done).await.map_err(|_| ()).map_err(stopping)?;
-    heard.await.map_err(|_| ()).map_err(stopping)?;
+    let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the balancer is stopping", "");
+    reload.send(done).await.map_err(|_| stopping())?;
+    heard.await.map_err(|_| stopping())?;
     Ok(config(Shared(desk)).await)
 }
 

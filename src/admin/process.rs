@@ -2,6 +2,7 @@
 //! Read from `/proc` here, since the prometheus crate's own reader brings a parser of all of `/proc` to every build.
 
 use std::fs;
+use std::sync::LazyLock;
 
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
@@ -16,10 +17,13 @@ const RESIDENT: Metric = gauge("process_resident_memory_bytes", "Resident memory
 const START: Metric = gauge("process_start_time_seconds", "Start time of the process since unix epoch in seconds.");
 const THREADS: Metric = gauge("process_threads", "Number of OS threads in the process.");
 
+/// Unix time of the machine's start. Read once: the file grows with CPUs and interrupts, and this line of it stays.
+static BOOTED: LazyLock<Option<u64>> =
+    LazyLock::new(|| fs::read_to_string("/proc/stat").ok().and_then(|text| boot_time(&text)));
+
 /// What cannot be read is left out: `/proc` may be hidden.
 pub(super) fn values() -> Vec<(Metric, f64)> {
     let stat = fs::read_to_string("/proc/self/stat").ok().and_then(|text| Stat::of(&text));
-    let booted = fs::read_to_string("/proc/stat").ok().and_then(|text| boot_time(&text));
     let mut values = Vec::new();
     if let Some(stat) = &stat {
         values.push((CPU, (stat.user + stat.system) as f64 / clock_ticks_per_second() as f64));
@@ -34,7 +38,7 @@ pub(super) fn values() -> Vec<(Metric, f64)> {
     if let Some(stat) = &stat {
         values.push((VIRTUAL, stat.virtual_bytes as f64));
         values.push((RESIDENT, (stat.resident_pages * page_size() as u64) as f64));
-        if let Some(booted) = booted {
+        if let Some(booted) = *BOOTED {
             values.push((START, (booted + stat.start / clock_ticks_per_second()) as f64));
         }
         values.push((THREADS, stat.threads as f64));

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::api::find_pool;
 use super::client::{Client, escaped};
 use super::reader::gone;
-use super::table::{colour_of, coloured, safe};
+use super::table::{coloured, safe, standing_word};
 use super::{Failure, say};
 
 /// Of one event; the balancer's are far shorter.
@@ -108,8 +108,7 @@ fn line_for_people(name: &str, data: &Value, ink: bool) -> String {
         (Some(pool), None) => format!("{pool} "),
         _ => String::new(),
     };
-    let coloured =
-        |word: String| colour_of(&word).filter(|_| ink).map_or_else(|| word.clone(), |colour| colour.mark(&word));
+    let coloured = |word: String| standing_word(&word, ink);
     let change = match (text("from"), text("to")) {
         (Some(from), Some(to)) => format!("{from} -> {}: ", coloured(to)),
         (None, Some(to)) => format!("{}: ", coloured(to)),

@@ -2,7 +2,7 @@
 
 use super::api::{Explained, find_backend};
 use super::client::{Client, known};
-use super::table::{Table, ago, cell, colour_of, coloured, safe, standing};
+use super::table::{Table, ago, cell, coloured, safe, standing, standing_word};
 use super::{Failure, say, say_json, sessions};
 
 #[derive(Debug, clap::Args)]
@@ -22,8 +22,7 @@ pub(super) async fn explain(client: &Client, options: &Options, json: bool) -> R
     }
     let Explained { pool, backend, explanation, history } = known(answer)?;
     let ink = coloured();
-    let word = colour_of(&backend.standing).filter(|_| ink);
-    let word = word.map_or_else(|| backend.standing.clone(), |colour| colour.mark(&backend.standing));
+    let word = standing_word(&backend.standing, ink);
     let mut text = format!(
         "{} in pool {pool}, at {}\n{word} for {}: {}\n{} sessions now, {} connects, {} of them failed\n\n",
         safe(&backend.id),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{Backend, Explained, Named, Pool, find_backend, find_pool};
 use super::client::{Client, escaped, known};
-use super::table::{colour_of, coloured, safe, short};
+use super::table::{coloured, safe, short, standing_word};
 use super::{Failure, complain, say, say_json};
 
 /// Between two looks at how many sessions are left.
@@ -221,7 +221,7 @@ fn show(answer: &Value, found: &Found, json: bool) -> Result<(), Failure> {
 
 fn line(pool: &str, backend: &Backend, ink: bool) -> String {
     let Backend { id, standing, weight, sessions, reason, .. } = backend;
-    let word = colour_of(standing).filter(|_| ink).map_or_else(|| standing.clone(), |colour| colour.mark(standing));
+    let word = standing_word(standing, ink);
     let weight = match &backend.operator_weight {
         Some(order) => format!("weight {weight} ({})", until(order)),
         None => format!("weight {weight}"),

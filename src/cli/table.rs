@@ -93,6 +93,11 @@ pub(super) fn standing(word: &str) -> Cell {
     Cell { colour: colour_of(word), ..cell(word) }
 }
 
+/// The word of a standing within a line of text, with its mark if there is to be colour.
+pub(super) fn standing_word(word: &str, coloured: bool) -> String {
+    colour_of(word).filter(|_| coloured).map_or_else(|| word.to_owned(), |colour| colour.mark(word))
+}
+
 /// Good is green, broken is red, what a person did is yellow.
 pub(super) fn colour_of(standing: &str) -> Option<Colour> {
     match standing {

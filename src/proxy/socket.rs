@@ -112,8 +112,8 @@ impl Socket {
         &self.bare
     }
 
-    /// Connects, from `source` if there is one; keepalive is [not set yet](Bare::keep_alive). Whoever has bytes to send at once says so: they complete the handshake,
-    /// which is a packet and, for the backend, a wake-up less.
+    /// Connects, from `source` if there is one; keepalive is [not set yet](Bare::keep_alive). Whoever has bytes to send at
+    /// once says so: they complete the handshake, which is a packet and, for the backend, a wake-up less.
     ///
     /// # Cancel safety
     /// Dropping the future closes the socket; the peer sees a reset or nothing at all.

@@ -235,6 +235,18 @@ fn storms_leave_nothing_behind() {
     }
 }
 
+/// All clients say something before the first backend hears of it.
+async fn speak(sessions: &mut [Session], byte: u8) {
+    for session in &mut *sessions {
+        session.client.write_all(&[byte; 100]).await.unwrap();
+    }
+    let mut message = [0; 100];
+    for session in sessions {
+        session.backend.read_exact(&mut message).await.unwrap();
+        assert_eq!(message, [byte; 100]);
+    }
+}
+
 /// Four buffers for 200 sessions that all speak at once: each gets its turn.
 #[test]
 fn receivers_share_the_buffers_that_there_are() {
@@ -243,15 +255,8 @@ fn receivers_share_the_buffers_that_there_are() {
         for _ in 0..200 {
             sessions.push(bench.session().await);
         }
-        let mut message = [0; 100];
         for round in 0..20 {
-            for session in &mut sessions {
-                session.client.write_all(&[round; 100]).await.unwrap();
-            }
-            for session in &mut sessions {
-                session.backend.read_exact(&mut message).await.unwrap();
-                assert_eq!(message, [round; 100]);
-            }
+            speak(&mut sessions, round).await;
         }
         assert_eq!(bench.ring.0.counts.lanes(), 200, "somebody has left the ring");
         assert_eq!(bench.bytes.read(Direction::ToBackend), 200 * 20 * 100);
@@ -269,22 +274,13 @@ fn the_kernel_gets_as_many_buffers_as_it_needs() {
         for _ in 0..200 {
             sessions.push(bench.session().await);
         }
-        let mut message = [0; 100];
         for round in 0..3 {
             for session in &mut sessions {
-                session.client.write_all(&[round; 100]).await.unwrap();
-                session.backend.read_exact(&mut message).await.unwrap();
-                assert_eq!(message, [round; 100]);
+                speak(std::slice::from_mut(session), round).await;
             }
         }
         assert_eq!(untouched(&bench), 64 - 16, "one at a time");
-        for session in &mut sessions {
-            session.client.write_all(&[7; 100]).await.unwrap();
-        }
-        for session in &mut sessions {
-            session.backend.read_exact(&mut message).await.unwrap();
-            assert_eq!(message, [7; 100]);
-        }
+        speak(&mut sessions, 7).await;
         assert!(untouched(&bench) < 64 - 16, "all at once");
         assert_eq!(bench.ring.0.counts.lanes(), 200, "somebody has left the ring");
         drop(sessions);
