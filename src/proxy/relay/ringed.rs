@@ -31,6 +31,8 @@ impl Relay<'_> {
     ) -> impl Future<Output = Option<End<C>>> {
         let ends = ends.map(|socket| Rc::clone(socket.bare()));
         let lane = ring.join(ends, self.bytes.clone(), self.upward.pace());
+        // It may have been here before.
+        self.is_leaving = false;
         let mut ending = None;
         poll_fn(move |cx| {
             let state = lane.poll(cx);
