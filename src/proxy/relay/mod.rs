@@ -247,8 +247,6 @@ struct Relay<'a> {
     last_progress: Instant,
     /// Turns in a row that were small messages.
     calm: u8,
-    /// On the ring: one side has finished, and the timer says until when that may go on there.
-    is_leaving: bool,
     limits: Rc<Cell<Limits>>,
 }
 
@@ -264,7 +262,6 @@ impl<'a> Relay<'a> {
             broken: None,
             last_progress: before.last_progress.unwrap_or_else(Instant::now),
             calm: CALM,
-            is_leaving: false,
             limits: terms.limits,
         };
         if before.has_finished {

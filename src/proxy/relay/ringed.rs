@@ -31,9 +31,9 @@ impl Relay<'_> {
     ) -> impl Future<Output = Option<End<C>>> {
         let ends = ends.map(|socket| Rc::clone(socket.bare()));
         let lane = ring.join(ends, self.bytes.clone(), self.upward.pace());
-        // It may have been here before.
-        self.is_leaving = false;
         let mut ending = None;
+        // One side has finished, and the timer says until when that may go on here.
+        let mut is_leaving = false;
         poll_fn(move |cx| {
             let state = lane.poll(cx);
             self.follow(&state);
@@ -55,12 +55,12 @@ impl Relay<'_> {
             if self.has_one_ended() {
                 let now = Instant::now();
                 let due = timer.deadline().into_std();
-                if self.is_leaving && now >= due {
+                if is_leaving && now >= due {
                     lane.leave();
-                } else if !self.is_leaving && now + HALF_CLOSED < due {
+                } else if !is_leaving && now + HALF_CLOSED < due {
                     timer.as_mut().reset((now + HALF_CLOSED).into());
                 }
-                self.is_leaving = true;
+                is_leaving = true;
             }
             ending = ending.take().or_else(|| self.check_time(cx, timer.as_mut()));
             if ending.is_some() {

@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::metrics::Direction;
 use crate::pool::{ByteCell, Bytes};
-use crate::proxy::relay::{Done, End, Gear, Limits, Mode, PipeCounts, Terms, relay};
+use crate::proxy::relay::{Done, End, Gear, Limits, Mode, PipeCounts, Side, Terms, relay};
 use crate::proxy::socket::{Bare, Socket};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -353,6 +353,45 @@ fn back_to_the_ring_when_it_is_calm() {
             assert_eq!(lanes(&bench), 1);
         }
         drop(session);
+        bench.is_clean().await;
+    });
+}
+
+/// On the ring nobody would see it: a half-closed session leaves, also from its second stay, before or after the reset.
+#[test]
+fn a_reset_of_the_side_that_has_finished_is_seen() {
+    on_ring(64, 16, 4096, async |mut bench| {
+        for (stays, is_off, finished) in [(1, false, 0), (1, true, 1), (2, false, 1), (2, true, 0), (2, true, 1)] {
+            let mut session = bench.session().await;
+            if stays == 2 {
+                let (bulk, mut got) = (vec![7; 4 << 20], vec![0; 4 << 20]);
+                let (written, read) =
+                    tokio::join!(session.client.write_all(&bulk), session.backend.read_exact(&mut got));
+                written.unwrap();
+                read.unwrap();
+                assert_eq!(bench.ring.0.counts.lanes(), 0, "bulk on the ring");
+            }
+            for round in 0..40 {
+                speak(std::slice::from_mut(&mut session), round).await;
+            }
+            assert_eq!(bench.ring.0.counts.lanes(), 1);
+
+            let Session { client, backend, relaying, cut: _cut, counted: _ } = session;
+            let (mut finishes, mut waits) = if finished == 0 { (client, backend) } else { (backend, client) };
+            finishes.shutdown().await.unwrap();
+            assert_eq!(waits.read(&mut [0]).await.unwrap(), 0);
+            while is_off && bench.ring.0.counts.lanes() > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            SockRef::from(&finishes).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(finishes);
+
+            let done = relaying.await.unwrap();
+            let side = [Side::Client, Side::Backend][finished];
+            assert!(matches!(&done.end, End::Broken(broken, _) if *broken == side), "{side:?}: {:?}", done.end);
+            assert_eq!((done.finished_backend, done.finished_client), (finished == 0, finished == 1));
+            assert_eq!(waits.read(&mut [0]).await.unwrap(), 0, "a reset after FIN");
+        }
         bench.is_clean().await;
     });
 }
