@@ -141,7 +141,7 @@ pub enum Outcome {
     Killed,
     /// Cut because its backend was down, as the pool's `on_down` says.
     BackendDown,
-    /// Cut because its backend had left the registry, as the pool's `on_removed` says.
+    /// Cut because its backend had left the registry, or the address, as the pool's `on_removed` says.
     BackendRemoved,
     /// A peer that has to begin with a PROXY header did not.
     Refused,
@@ -202,7 +202,7 @@ impl Outcome {
 pub enum CloseCause {
     /// Its backend is down: the pool's `on_down`.
     BackendDown,
-    /// Its backend left the registry: the pool's `on_removed`.
+    /// Its backend left the registry, or the address: the pool's `on_removed`.
     BackendRemoved,
     /// Its backend is in maintenance: the pool's `on_maintenance`.
     Maintenance,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::client::Client;
 use super::{Failure, say, say_json};
 use crate::balancer::permit;
-use crate::config::{self, Change, Config, Diff, Named, Policy, Pool, Source, What};
+use crate::config::{self, Change, Config, Diff, Host, HostPort, Named, Policy, Pool, Source, StaticBackend, What};
 use crate::server;
 
 /// What would happen.
@@ -162,7 +162,7 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
     let Some(pool) = config.pool(&named.name) else { return (sessions, notes) };
     for backend in running.and_then(|pool| pool["backends"].as_array()).into_iter().flatten() {
         let (id, its) = (backend["id"].as_str().unwrap_or_default(), backend["sessions"].as_u64().unwrap_or(0));
-        match policy(pool, id, &backend["standing"]) {
+        match policy(pool, id, backend) {
             Some(Policy::Drain(time)) if its > 0 => {
                 notes.push(format!("{id} has {its} sessions: they get {time:?}, then they are closed"));
                 sessions.drained += its;
@@ -181,6 +181,9 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
     if named.changes("consul") {
         notes.push("who leaves follows from what Consul then says: see on_removed".to_owned());
     }
+    if named.changes("on_removed") && pool.closing.on_removed != Policy::Keep {
+        notes.push("sessions at addresses that their backends have left go by it, too".to_owned());
+    }
     if named.changes("check") {
         notes.push("backends keep their standing until the new check has said otherwise in a row".to_owned());
     }
@@ -191,13 +194,20 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
 }
 
 /// What becomes of a backend's sessions; `None` = nothing speaks against it.
-fn policy(pool: &Pool, id: &str, standing: &Value) -> Option<Policy> {
-    let leaves = match &pool.source {
-        Source::Static(backends) => !backends.iter().any(|backend| backend.id == id),
-        Source::Consul(_) => standing == "removed",
+fn policy(pool: &Pool, id: &str, running: &Value) -> Option<Policy> {
+    let standing = &running["standing"];
+    let (leaves, moves) = match &pool.source {
+        Source::Static(backends) => match backends.iter().find(|backend| backend.id == id) {
+            // Where a name leads is found out when it is looked up.
+            Some(StaticBackend { address: HostPort { host: Host::Name(_), .. }, .. }) => (false, false),
+            Some(backend) => (false, running["address"] != backend.address.to_string()),
+            None => (true, false),
+        },
+        Source::Consul(_) => (standing == "removed", false),
     };
     match standing.as_str() {
         _ if leaves => Some(pool.closing.on_removed),
+        _ if moves => Some(pool.closing.on_removed).filter(|policy| *policy != Policy::Keep),
         Some("down") => Some(pool.closing.on_down),
         Some("maintenance") => Some(pool.closing.on_maintenance),
         _ => None,

@@ -129,6 +129,11 @@ impl Backend {
         self.view.load_full()
     }
 
+    /// Whether new sessions go there.
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        self.view.load().address == address
+    }
+
     pub(super) fn show(&self, view: View) {
         self.view.store(Arc::new(view));
     }

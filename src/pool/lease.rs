@@ -148,7 +148,7 @@ impl Lease {
 
     /// Whether the backend is still where this session dials: what an old address does says nothing about the new one.
     fn is_current(&self) -> bool {
-        self.backend.view().address == self.address
+        self.backend.is_at(self.address)
     }
 }
 

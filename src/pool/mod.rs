@@ -16,7 +16,7 @@ mod stats;
 mod tests;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -67,8 +67,10 @@ pub struct Pool {
     pub second: Second,
     /// Sessions that are ended although both their sides live.
     pub closes: Closes,
-    /// Bumped when a standing changes.
+    /// Bumped when a standing or an address changes.
     standings: watch::Sender<()>,
+    /// Relaxed: bumped before `standings`, which orders it for who waits for that.
+    moves: AtomicU64,
     /// Who is told of changes; unset = nobody.
     events: OnceLock<Events>,
     all_down: AtomicBool,
@@ -126,6 +128,7 @@ impl Pool {
             second: Second::default(),
             closes: Closes::default(),
             standings: watch::Sender::default(),
+            moves: AtomicU64::new(0),
             events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
@@ -170,9 +173,14 @@ impl Pool {
         self.inner().give_back(backend, undecided_trial);
     }
 
-    /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
+    /// Changes after a standing or an address has changed, or what follows from all of them together. Only the last change shows.
     pub fn standings(&self) -> watch::Receiver<()> {
         self.standings.subscribe()
+    }
+
+    /// How often a backend's address has changed.
+    pub fn moves(&self) -> u64 {
+        self.moves.load(Relaxed)
     }
 
     /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
@@ -286,12 +294,17 @@ impl Pool {
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
         self.inner().place(backend, &view);
-        let before = backend.view().standing;
-        let changed = before != view.standing;
+        let before = backend.view();
+        let (changed, moved) = (before.standing != view.standing, before.address != view.address);
         backend.show(view);
-        if changed {
+        if moved {
+            self.moves.fetch_add(1, Relaxed);
+        }
+        if changed || moved {
             self.standings.send_replace(());
-            self.changed(backend, Some(before));
+        }
+        if changed {
+            self.changed(backend, Some(before.standing));
         }
     }
 

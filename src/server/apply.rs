@@ -399,8 +399,13 @@ fn is_placed(pool: &Pool, backends: &[StaticBackend]) -> bool {
     let written = |id: &str| backends.iter().find(|backend| backend.id == id);
     let gone = members.iter().filter(|member| written(&member.id).is_none());
     let there = |backend: &StaticBackend| {
-        let is = |member: &Arc<Backend>| *member.id == *backend.id && member.view().standing != Standing::Removed;
-        matches!(backend.address.host, Host::Name(_)) || members.iter().any(is)
+        let Host::Ip(ip) = backend.address.host else { return true };
+        let is = |member: &Arc<Backend>| {
+            *member.id == *backend.id
+                && member.is_at((ip, backend.address.port).into())
+                && member.view().standing != Standing::Removed
+        };
+        members.iter().any(is)
     };
     gone.into_iter().all(|member| member.view().standing == Standing::Removed) && backends.iter().all(there)
 }

@@ -1,6 +1,7 @@
 //! Sessions that are ended although both their sides live, and the list of those that live.
 
 mod list;
+mod moved;
 mod pace;
 mod policy;
 

@@ -165,8 +165,8 @@ pub async fn fill(stream: &TcpStream, pattern: &super::Pattern, most: u64) -> u6
 /// A port that takes no connection: its backlog is full, a SYN gets no answer.
 pub struct Blackhole {
     address: SocketAddr,
-    _listener: std::net::TcpListener,
-    _waiting: Vec<TcpStream>,
+    listener: std::net::TcpListener,
+    waiting: Vec<TcpStream>,
 }
 
 impl Blackhole {
@@ -185,10 +185,17 @@ impl Blackhole {
             }
             assert!(waiting.len() < 100, "the backlog never gets full");
         }
-        Self { address, _listener: listener, _waiting: waiting }
+        Self { address, listener, waiting }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// From now on it answers. First come those who made it one, and they have left.
+    pub fn open(self) -> TcpListener {
+        drop(self.waiting);
+        self.listener.set_nonblocking(true).unwrap();
+        TcpListener::from_std(self.listener).unwrap()
     }
 }

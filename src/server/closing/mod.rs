@@ -3,11 +3,12 @@
 //! closes of a pool go through one pace.
 
 mod pacer;
+mod strays;
 #[cfg(test)]
 mod tests;
 mod wave;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::pool::{Backend, Pool};
 use crate::proxy::{Cut, Floor, Glimpse, SessionKey};
 use crate::standing::Standing;
 use pacer::{Candidate, Pacer, latest_start};
+use strays::{Search, Strays};
 use wave::{Wave, Whom};
 
 /// Between two looks at the sessions, while some are to be closed.
@@ -58,6 +60,7 @@ impl Closer {
             floor: floor.clone(),
             waves: Vec::new(),
             named: 0,
+            search: Search::default(),
             pacer: Pacer::new(fastrand::u64(..)),
             lots: fastrand::u64(..),
             next_look: None,
@@ -85,6 +88,7 @@ struct Task {
     waves: Vec<Wave>,
     /// How many waves there have been: their names.
     named: u64,
+    search: Search,
     pacer: Pacer<Claim>,
     /// Seeds each session's own lifetime.
     lots: u64,
@@ -129,9 +133,9 @@ impl Task {
             }
             let now = Instant::now();
             if self.next_look.is_some_and(|at| at <= now) {
-                self.look(now);
+                let found = self.look(now);
                 (self.next_look, self.rest_until) = (None, now + now.elapsed() * REST);
-                self.schedule(Instant::now(), false);
+                self.schedule(Instant::now(), found);
             }
             self.close_due();
             self.pool.closes.waiting.store(self.pacer.len(), Relaxed);
@@ -156,13 +160,17 @@ impl Task {
 
     /// Compares the waves with the standings. Returns whether there is a new one.
     fn compare(&mut self, now: Instant) -> bool {
-        let mut known = HashMap::new();
+        let on_removed = self.pool.settings().closing.on_removed;
+        let mut known = HashSet::new();
         self.waves.retain(|wave| {
-            let Whom::Of(backend) = &wave.whom else { return true };
+            let (Whom::Of(backend) | Whom::Left(backend, _)) = &wave.whom else { return true };
             let Some(backend) = backend.upgrade() else { return false };
-            let stays = policy(&self.pool, &backend).is_some_and(|(cause, _)| cause == wave.cause);
+            let stays = match &wave.whom {
+                Whom::Left(_, address) => !backend.is_at(*address) && wait(on_removed).is_some(),
+                _ => policy(&self.pool, &backend).is_some_and(|(cause, _)| cause == wave.cause),
+            };
             if stays {
-                known.insert(Arc::as_ptr(&backend).addr(), ());
+                known.extend(wave.whom.address());
             } else {
                 wave.call_off(&self.pool);
             }
@@ -173,18 +181,18 @@ impl Task {
         let before = self.named;
         for backend in self.pool.members().iter() {
             let Some((cause, wait)) = policy(&self.pool, backend) else { continue };
-            if !known.contains_key(&Arc::as_ptr(backend).addr()) {
+            if !known.contains(&Arc::as_ptr(backend).addr()) {
                 let from = now + wait;
                 self.begin(Wave::new(Whom::Of(Arc::downgrade(backend)), cause, from, from + deadline));
             }
         }
-        self.named > before
+        self.search.compare(now, &self.pool) || self.named > before
     }
 
     /// Says when the next look is.
     fn schedule(&mut self, now: Instant, at_once: bool) {
         let lifetime = self.pool.settings().closing.max_lifetime;
-        if self.waves.is_empty() && lifetime.is_none() {
+        if self.waves.is_empty() && lifetime.is_none() && !self.search.is_on() {
             self.next_look = None;
             return;
         }
@@ -194,12 +202,16 @@ impl Task {
         self.next_look = Some(next.max(self.rest_until));
     }
 
-    /// Looks at the sessions: who is to be closed now or later?
-    fn look(&mut self, now: Instant) {
+    /// Looks at the sessions: who is to be closed now or later? Returns whether some are for whom that is to be settled by
+    /// another look.
+    fn look(&mut self, now: Instant) -> bool {
         let closing = self.pool.settings().closing;
-        let wanted = closing.max_lifetime.is_some() || self.waves.iter().any(|wave| wave.may_have_some(&self.pool));
+        let wanted = closing.max_lifetime.is_some()
+            || self.search.is_on()
+            || self.waves.iter().any(|wave| wave.may_have_some(&self.pool));
         let mut candidates = Vec::new();
         let mut waiting = vec![0; self.waves.len()];
+        let mut strays = Strays::new();
         if wanted {
             let by_backend = self.waves.iter().enumerate().filter_map(|(i, wave)| Some((wave.whom.address()?, i)));
             let by_backend: HashMap<usize, usize> = by_backend.collect();
@@ -212,6 +224,9 @@ impl Task {
                 let of_backend = session.backend.and_then(|(backend, _)| by_backend.get(&Arc::as_ptr(backend).addr()));
                 let waves = of_backend.into_iter().chain(&others);
                 let wave = waves.filter(|&&i| self.waves[i].concerns(&session)).min_by_key(|&&i| self.waves[i].from);
+                if wave.is_none() {
+                    self.search.note(session.backend, &mut strays);
+                }
                 let old = self.age_out(now, &closing, &session);
                 let claim = |cause, wave| Claim { session: session.key, cause, wave };
                 let (key, from, until) = match (wave, old) {
@@ -242,6 +257,16 @@ impl Task {
         }
         self.waves.retain(|wave| !wave.is_over());
         self.pacer.replace(now, closing.rate, candidates);
+        self.search.looked(now);
+        let found = !strays.is_empty();
+        if let Some(wait) = wait(closing.on_removed) {
+            for ((_, address), backend) in strays {
+                let from = now + wait;
+                let until = from + closing.deadline;
+                self.begin(Wave::new(Whom::Left(backend, address), CloseCause::BackendRemoved, from, until));
+            }
+        }
+        found
     }
 
     /// When the session's lifetime is over, if that is before the next look.
@@ -281,10 +306,14 @@ fn policy(pool: &Pool, backend: &Backend) -> Option<(CloseCause, Duration)> {
         Standing::Up | Standing::Unproven | Standing::Ejected | Standing::Damped => return None,
         Standing::Draining | Standing::Disabled => return None,
     };
+    wait(policy).map(|wait| (cause, wait))
+}
+
+fn wait(policy: Policy) -> Option<Duration> {
     match policy {
         Policy::Keep => None,
-        Policy::Drain(wait) => Some((cause, wait)),
-        Policy::Close => Some((cause, Duration::ZERO)),
+        Policy::Drain(wait) => Some(wait),
+        Policy::Close => Some(Duration::ZERO),
     }
 }
 

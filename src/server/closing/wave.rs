@@ -16,6 +16,8 @@ use crate::proxy::{Glimpse, SessionKey};
 pub(super) enum Whom {
     /// Those that hold this backend. Weak: the pool may forget it once it has no sessions.
     Of(Weak<Backend>),
+    /// Those that are connected to this address, which the backend has left.
+    Left(Weak<Backend>, SocketAddr),
     These(HashSet<SessionKey>),
     All,
 }
@@ -41,7 +43,7 @@ impl Whom {
     pub(super) fn address(&self) -> Option<usize> {
         match self {
             Self::Of(backend) => Some(backend.as_ptr().addr()),
-            Self::These(_) | Self::All => None,
+            Self::Left(..) | Self::These(_) | Self::All => None,
         }
     }
 }
@@ -58,6 +60,9 @@ impl Wave {
     pub(super) fn concerns(&self, session: &Glimpse<'_>) -> bool {
         match &self.whom {
             Whom::Of(_) => session.backend.is_some_and(|(_, address)| self.address.is_none_or(|down| down == address)),
+            Whom::Left(backend, left) => {
+                session.backend.is_some_and(|(its, address)| address == *left && Arc::as_ptr(its) == backend.as_ptr())
+            }
             Whom::These(sessions) => sessions.contains(&session.key),
             Whom::All => true,
         }
@@ -66,7 +71,9 @@ impl Wave {
     /// Whether a look at the sessions may find some of it.
     pub(super) fn may_have_some(&self, pool: &Pool) -> bool {
         match &self.whom {
-            Whom::Of(backend) => backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) > 0),
+            Whom::Of(backend) | Whom::Left(backend, _) => {
+                backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) > 0)
+            }
             Whom::These(_) | Whom::All => true,
         }
     }
@@ -94,9 +101,9 @@ impl Wave {
 
     pub(super) fn call_off(&self, pool: &Pool) {
         if self.said {
-            let backend = self.backend();
+            let (backend, address) = (self.backend(), self.left());
             info!(
-                pool = %pool.name, backend, cause = self.cause.name(), closed = self.closed, kept = self.waiting,
+                pool = %pool.name, backend, address, cause = self.cause.name(), closed = self.closed, kept = self.waiting,
                 "closing is called off"
             );
         }
@@ -106,7 +113,7 @@ impl Wave {
     pub(super) fn is_over(&self) -> bool {
         match &self.whom {
             Whom::Of(backend) => backend.strong_count() == 0,
-            Whom::These(_) => self.looked_at && self.waiting == 0,
+            Whom::Left(..) | Whom::These(_) => self.looked_at && self.waiting == 0,
             // Some may still come: the backlog is served.
             Whom::All => false,
         }
@@ -114,23 +121,30 @@ impl Wave {
 
     fn say_begin(&mut self, now: Instant, pool: &Pool) {
         (self.said, self.closed) = (true, 0);
-        let backend = self.backend();
+        let (backend, address) = (self.backend(), self.left());
         let (cause, rate) = (self.cause.name(), pool.settings().closing.rate);
         let wait = self.from.saturating_duration_since(now);
         let after = (!wait.is_zero()).then(|| tracing::field::debug(wait));
-        info!(pool = %pool.name, backend, cause, sessions = self.waiting, after, rate, "closing sessions");
+        info!(pool = %pool.name, backend, address, cause, sessions = self.waiting, after, rate, "closing sessions");
     }
 
     fn say_end(&mut self, pool: &Pool) {
         self.said = false;
-        let backend = self.backend();
-        info!(pool = %pool.name, backend, cause = self.cause.name(), closed = self.closed, "closing is over");
+        let (backend, address, cause) = (self.backend(), self.left(), self.cause.name());
+        info!(pool = %pool.name, backend, address, cause, closed = self.closed, "closing is over");
     }
 
     fn backend(&self) -> Option<String> {
         match &self.whom {
-            Whom::Of(backend) => backend.upgrade().map(|backend| Arc::clone(&backend.id).to_string()),
+            Whom::Of(backend) | Whom::Left(backend, _) => backend.upgrade().map(|backend| backend.id.to_string()),
             Whom::These(_) | Whom::All => None,
+        }
+    }
+
+    fn left(&self) -> Option<String> {
+        match &self.whom {
+            Whom::Left(_, address) => Some(address.to_string()),
+            Whom::Of(_) | Whom::These(_) | Whom::All => None,
         }
     }
 }
