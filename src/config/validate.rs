@@ -72,15 +72,34 @@ struct Bound(Vec<(SocketAddr, String)>);
 impl Bound {
     /// Port 0 is a new port each time, so it never collides.
     fn take(&mut self, address: SocketAddr, who: &str, span: Range<usize>, reading: &mut Reading<'_>) {
+        let overlaps = |(taken, first): &&(SocketAddr, String)| {
+            let is_admin = [who, first].iter().any(|who| who.starts_with(ADMIN));
+            taken.port() == address.port() && (covers(*taken, address, is_admin) || covers(address, *taken, is_admin))
+        };
         if address.port() != 0
-            && let Some((_, first)) = self.0.iter().find(|(taken, _)| *taken == address)
+            && let Some((taken, first)) = self.0.iter().find(overlaps)
         {
-            let complaint =
-                Complaint::new(format!("{first} has this address already"), "give each its own address or port");
+            let complaint = if *taken == address {
+                Complaint::new(format!("{first} has this address already"), "give each its own address or port")
+            } else {
+                let hint = "the one is every address of this machine, the other among them: give each its own port, \
+                            or write single addresses";
+                Complaint::new(format!("{first} has {taken} already"), hint)
+            };
             reading.refuse(span, "bind", &shown(&address.to_string()), complaint);
         }
         self.0.push((address, who.to_owned()));
     }
+}
+
+/// How the admin side is named among those who bind.
+const ADMIN: &str = "[admin]";
+
+/// Whether the kernel refuses the second address once the first is listened on, or the other way round. A listener's `[::]`
+/// leaves IPv4 alone where the file gives that to another listener; between listeners and the admin side nobody sees to it.
+fn covers(wide: SocketAddr, address: SocketAddr, is_admin: bool) -> bool {
+    let same_family = wide.is_ipv4() == address.is_ipv4();
+    wide == address || wide.ip().is_unspecified() && (same_family || is_admin && wide.is_ipv6())
 }
 
 fn check_name(what: &str, name: &Spanned<String>, reading: &mut Reading<'_>) {
@@ -95,7 +114,7 @@ fn check_name(what: &str, name: &Spanned<String>, reading: &mut Reading<'_>) {
 
 fn max_connections(value: &Number, reading: &mut Reading<'_>) -> Option<usize> {
     if let Some(zero) = value.as_ref().filter(|value| *value.get_ref() == 0) {
-        let hint = "leave it out for no limit of its own; to take no connections, remove the listener";
+        let hint = "leave it out for as many as there can be; to take no connections, remove the listener";
         reading.refuse(zero.span(), "max_connections", "0", Complaint::new("it would let nobody in", hint));
         return None;
     }
@@ -111,10 +130,10 @@ fn admin(section: Option<&Section<AdminShape>>, bound: &mut Bound, reading: &mut
         None => Some(SocketAddr::from(([127, 0, 0, 1], 9900))),
     };
     if let (Some(address), Some(written)) = (bind, &shape.bind) {
-        bound.take(address, "[admin]", written.span(), reading);
+        bound.take(address, ADMIN, written.span(), reading);
     } else if let Some(address) = bind {
         // Not written, so a collision is the listener's to hear of.
-        bound.0.push((address, "[admin] by default".to_owned()));
+        bound.0.push((address, format!("{ADMIN} by default")));
     }
     let histograms = reading.number("backend_histograms", &shape.backend_histograms, 0..=1_000_000);
     Admin {
