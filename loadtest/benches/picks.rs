@@ -186,8 +186,6 @@ fn section(medians: &[(String, f64)]) -> String {
 }
 
 fn main() {
-    // Cargo runs benches in the package's folder.
-    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
     let is_to_be_written = std::env::args().any(|argument| argument == "--write-results");
     let folder = tempfile::tempdir().expect("a temporary directory");
     let mut criterion = Criterion::default().sample_size(30);
@@ -205,7 +203,7 @@ fn main() {
             "## Picking and releasing a backend\n\n{preamble}\nMedians. The goal is 1 µs.\n\n{}",
             section(&medians(folder.path()))
         );
-        results::write_section(&results, "picks", &text).expect("RESULTS.md can be written");
+        results::write_section(&results::path(), "picks", &text).expect("RESULTS.md can be written");
         print!("{text}");
     }
 }

@@ -5,7 +5,6 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::atomic::{AtomicIsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -135,7 +134,6 @@ fn main() {
             "## Heap of a session\n\n{preamble}\nBytes asked of the allocator, per session of {SESSIONS} on one worker; what \
              the allocator adds, and the kernel's memory, come on top.\n\n{text}"
         );
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
-        results::write_section(&path, "sessions", &text).expect("RESULTS.md can be written");
+        results::write_section(&results::path(), "sessions", &text).expect("RESULTS.md can be written");
     }
 }

@@ -11,6 +11,7 @@ mod alarm;
 pub mod args;
 mod chaos;
 mod compare;
+mod envoy;
 mod fault;
 mod lane;
 mod limits;

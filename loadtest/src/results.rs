@@ -1,10 +1,18 @@
 //! `RESULTS.md`, which several commands write: `compare` the page, others a section of it between markers of their own.
 //! Each keeps what the others wrote.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::compare::machine::{Machine, today};
+
+/// Where it is, from the top of the repository.
+pub const PATH: &str = "loadtest/RESULTS.md";
+
+/// Where it is, for a program that cargo runs elsewhere than at the top of the repository, as it does with benches.
+pub fn path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PATH)
+}
 
 /// Writes the page, and puts back the sections that are there.
 ///

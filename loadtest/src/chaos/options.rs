@@ -8,10 +8,7 @@ use clap::Args;
 
 use super::fault::{Check, Fault};
 use crate::compare::programs::Programs;
-use crate::units;
-
-/// Where the latest full run is kept, from the top of the repository.
-const RESULTS: &str = "loadtest/RESULTS.md";
+use crate::{results, units};
 
 /// Needs root, for network namespaces. Exit codes: 0 = all was measured, 1 = a system failed, or bytes were wrong, 2 = bad usage.
 #[derive(Debug, Clone, Args)]
@@ -49,7 +46,7 @@ pub struct ChaosArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) keep: Option<PathBuf>,
     /// Also write the tables with machine, versions and command into this file, in a section of their own
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = RESULTS)]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = results::PATH)]
     pub(super) write_results: Option<PathBuf>,
 }
 

@@ -8,10 +8,7 @@ use clap::Args;
 use super::case::Case;
 use super::programs::Programs;
 use super::system::Row;
-use crate::units;
-
-/// Where the latest full run is kept, from the top of the repository.
-const RESULTS: &str = "loadtest/RESULTS.md";
+use crate::{results, units};
 
 /// Exit codes: 0 = all was measured, 1 = a system failed, or bytes were wrong, 2 = bad usage.
 #[derive(Debug, Clone, Args)]
@@ -49,7 +46,7 @@ pub struct CompareArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
     /// Also write the tables with machine, versions and command to this file
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = RESULTS)]
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = results::PATH)]
     pub(super) write_results: Option<PathBuf>,
 }
 

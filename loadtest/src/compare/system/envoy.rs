@@ -7,6 +7,7 @@ use std::process::Command;
 use serde_json::json;
 
 use super::{Row, Setting};
+use crate::envoy;
 
 pub(super) fn command(binary: &Path, setting: &Setting<'_>) -> io::Result<Command> {
     let path = setting.write("envoy.json", &config(setting))?;
@@ -20,7 +21,6 @@ pub(super) fn command(binary: &Path, setting: &Setting<'_>) -> io::Result<Comman
 
 fn config(setting: &Setting<'_>) -> String {
     let Setting { front, backend, sessions, row, .. } = setting;
-    let address = |of: &std::net::SocketAddr| json!({"socket_address": {"address": of.ip().to_string(), "port_value": of.port()}});
     let log = match row {
         Row::Defaults => json!([{
             "name": "envoy.access_loggers.file",
@@ -31,44 +31,17 @@ fn config(setting: &Setting<'_>) -> String {
         }]),
         Row::LogsOff => json!([]),
     };
-    let proxy = json!({
-        "name": "envoy.filters.network.tcp_proxy",
-        "typed_config": {
-            "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
-            "stat_prefix": "front",
-            "cluster": "back",
-            "idle_timeout": "3600s",
-            "access_log": log,
-        },
+    let proxy = json!({"idle_timeout": "3600s", "access_log": log});
+    let cluster = json!({
+        // The default of 1,024 would refuse the idle connections.
+        "circuit_breakers": {"thresholds": [{"max_connections": sessions, "max_pending_requests": sessions}]},
+        "health_checks": [{
+            "timeout": "1s",
+            "interval": "2s",
+            "healthy_threshold": 2,
+            "unhealthy_threshold": 3,
+            "tcp_health_check": {},
+        }],
     });
-    let config = json!({
-        "static_resources": {
-            "listeners": [{
-                "name": "front",
-                "address": address(front),
-                "tcp_backlog_size": 4096,
-                "filter_chains": [{"filters": [proxy]}],
-            }],
-            "clusters": [{
-                "name": "back",
-                "type": "STATIC",
-                "connect_timeout": "1s",
-                "lb_policy": "ROUND_ROBIN",
-                // The default of 1,024 would refuse the idle connections.
-                "circuit_breakers": {"thresholds": [{"max_connections": sessions, "max_pending_requests": sessions}]},
-                "health_checks": [{
-                    "timeout": "1s",
-                    "interval": "2s",
-                    "healthy_threshold": 2,
-                    "unhealthy_threshold": 3,
-                    "tcp_health_check": {},
-                }],
-                "load_assignment": {
-                    "cluster_name": "back",
-                    "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(backend)}}]}],
-                },
-            }],
-        },
-    });
-    config.to_string()
+    envoy::config(*front, &[*backend], proxy, cluster)
 }
