@@ -27,6 +27,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod outliers;
+mod packages;
 mod pages;
 mod preconnect;
 mod proxy_protocol;

@@ -1,0 +1,58 @@
+//! What would be published: all that a stranger needs to build and may want to read, and nothing else.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+const PUBLISHED: [&str; 2] = ["evenkeel", "evenkeel-consul"];
+
+fn cargo(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO"))
+        .args(arguments)
+        .args(["--offline", "--locked"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn they_have_their_licences_and_nothing_that_is_for_us() {
+    for name in PUBLISHED {
+        let list = cargo(&["package", "--list", "--allow-dirty", "-p", name]);
+        let files: Vec<&str> = list.lines().collect();
+        for wanted in ["LICENSE-APACHE", "LICENSE-MIT", "README.md", "Cargo.toml", "src/lib.rs"] {
+            assert!(files.contains(&wanted), "{name}: {wanted} is not among {files:?}");
+        }
+        let odd = |file: &&&str| !file.starts_with("src/") && (file.contains('/') || file.ends_with(".pem"));
+        assert_eq!(files.iter().filter(odd).count(), 0, "{name}: {files:?}");
+    }
+}
+
+#[test]
+fn their_descriptions_are_complete_and_the_others_stay_here() {
+    let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--no-deps", "--format-version", "1"])).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert_eq!(packages.len(), 4);
+    for package in packages {
+        let name = package["name"].as_str().unwrap();
+        let may_be_published = package["publish"].is_null();
+        assert_eq!(may_be_published, PUBLISHED.contains(&name), "{name}");
+        assert_eq!(package["license"], "Apache-2.0 OR MIT", "{name}");
+        if !may_be_published {
+            continue;
+        }
+        for key in ["description", "repository", "readme", "rust_version"] {
+            assert!(package[key].is_string(), "{name} has no {key}");
+        }
+        for key in ["authors", "keywords", "categories"] {
+            assert!(!package[key].as_array().unwrap().is_empty(), "{name} has no {key}");
+        }
+        // A path alone is refused by the registry.
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let is_ours = dependency["kind"].is_null();
+            assert!(!is_ours || dependency["req"] != "*", "{name}: {}", dependency["name"]);
+        }
+    }
+}
