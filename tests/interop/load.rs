@@ -1,4 +1,4 @@
-//! Our own load generator, which compares every byte, through the real program: each scenario in small.
+//! Our own load generator, which compares every byte, through the real program: each scenario in small, and one at length.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -29,16 +29,67 @@ async fn load(plan: Plan) -> Report {
     tokio::task::spawn_blocking(move || loadtest::run(&plan, |_| {})).await.unwrap().unwrap()
 }
 
+/// The program between the load and two servers.
+struct Scene {
+    servers: [Server; 2],
+    program: Program,
+    front: SocketAddr,
+    admin: SocketAddr,
+    /// Descriptors before the load.
+    at_rest: usize,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let local = ([127, 0, 0, 1], 0).into();
+        let servers = [Server::start(local, 1).unwrap(), Server::start(local, 1).unwrap()];
+        let program = Program::start(&config(&[servers[0].address(), servers[1].address()]), &["run"]);
+        let (front, admin) = (program.front("front").await, program.admin().await);
+        until("ready", || async { (get(admin, "/ready").await.ok()?.0 == 200).then_some(()) }).await;
+        let at_rest = until("a first count of descriptors", || async { rest(&program, admin).await }).await;
+        Self { servers, program, front, admin, at_rest }
+    }
+
+    /// After `opened` connections.
+    async fn nothing_is_left(&self, opened: u64) {
+        until("every gauge is at rest and no descriptor is left", || async {
+            (rest(&self.program, self.admin).await? <= self.at_rest).then_some(())
+        })
+        .await;
+        let metrics = get(self.admin, "/metrics").await.unwrap().1;
+        assert_eq!(sum(&metrics, "evenkeel_listener_accepted_total"), opened as f64);
+        assert_eq!(sum(&metrics, "evenkeel_listener_ended_total"), opened as f64);
+        assert_eq!(sum(&metrics, "evenkeel_listener_accept_errors_total"), 0.0);
+        let bad = ["no_backend", "connect_failed", "local_error", "panicked", "idle_timeout", "half_close_timeout"];
+        for outcome in bad {
+            let ended = format!("evenkeel_listener_ended_total{{listener=\"front\",outcome=\"{outcome}\"}}");
+            assert_eq!(sum(&metrics, &ended), 0.0, "{outcome}");
+        }
+    }
+}
+
+/// `cargo test --release --test tests five_million -- --ignored --nocapture`: minutes.
+#[tokio::test]
+#[ignore = "long; see the README"]
+async fn five_million_messages_on_two_thousand_connections() {
+    loadtest::raise_descriptor_limit();
+    let scene = Scene::new().await;
+    let small = Plan::new(scene.front, Scenario::SmallMessages);
+    let report =
+        load(Plan { connections: 2_000, messages: Some(5_000_000), timeout: Duration::from_secs(60), ..small }).await;
+    println!("{report}");
+    assert!(report.passed(false), "{report}");
+    assert_eq!((report.operations, report.connections_opened), (5_000_000, 2_000));
+    scene.nothing_is_left(2_000).await;
+    let served: Vec<_> = scene.servers.iter().map(|server| server.totals().exchanges).collect();
+    println!("served: {served:?}; every gauge at rest; descriptors: {} as before", scene.at_rest);
+    assert_eq!(served.iter().sum::<u64>(), 5_000_000);
+}
+
 #[tokio::test]
 async fn every_scenario_verified_and_nothing_left_after_it() {
-    let local = ([127, 0, 0, 1], 0).into();
-    let servers = [Server::start(local, 1).unwrap(), Server::start(local, 1).unwrap()];
-    let program = Program::start(&config(&[servers[0].address(), servers[1].address()]), &["run"]);
-    let (front, admin) = (program.front("front").await, program.admin().await);
-    until("ready", || async { (get(admin, "/ready").await.ok()?.0 == 200).then_some(()) }).await;
-    let at_rest = until("a first count of descriptors", || async { rest(&program, admin).await }).await;
-
-    let base = |scenario| Plan { threads: 2, timeout: Duration::from_secs(20), ..Plan::new(front, scenario) };
+    let scene = Scene::new().await;
+    let base = |scenario| Plan { threads: 2, timeout: Duration::from_secs(20), ..Plan::new(scene.front, scenario) };
     let small = base(Scenario::SmallMessages);
     let close = Plan { connections: 20, messages: Some(1_000), ..base(Scenario::ConnectRequestClose) };
     let bulk = |scenario| Plan { connections: 4, messages: Some(12), size: 5_000_001, ..base(scenario) };
@@ -59,23 +110,10 @@ async fn every_scenario_verified_and_nothing_left_after_it() {
         assert_eq!((report.connections_abandoned, report.not_started), (0, 0), "{report}");
         opened += report.connections_opened;
     }
-    for server in &servers {
+    for server in &scene.servers {
         assert!(server.totals().exchanges > 1_000, "{:?}", server.totals());
     }
-
-    until("every gauge is at rest and no descriptor is left", || async {
-        (rest(&program, admin).await? <= at_rest).then_some(())
-    })
-    .await;
-    let metrics = get(admin, "/metrics").await.unwrap().1;
-    assert_eq!(sum(&metrics, "evenkeel_listener_accepted_total"), opened as f64);
-    assert_eq!(sum(&metrics, "evenkeel_listener_ended_total"), opened as f64);
-    assert_eq!(sum(&metrics, "evenkeel_listener_accept_errors_total"), 0.0);
-    let bad = ["no_backend", "connect_failed", "local_error", "panicked", "idle_timeout", "half_close_timeout"];
-    for outcome in bad {
-        let ended = format!("evenkeel_listener_ended_total{{listener=\"front\",outcome=\"{outcome}\"}}");
-        assert_eq!(sum(&metrics, &ended), 0.0, "{outcome}");
-    }
+    scene.nothing_is_left(opened).await;
 }
 
 /// Open descriptors while no session is there and no probe is on its way; `None` while there is any. The pipes that are kept
