@@ -80,11 +80,12 @@ fn process_wide(families: &mut Families, view: &View) {
 
 fn add_listener(families: &mut Families, listener: &Listener) {
     let name = &*listener.name;
-    for outcome in Outcome::ALL {
-        families.value(&names::LISTENER_ENDED, &[name, outcome.name()], listener.ended.read(outcome) as f64);
+    let counts = listener.counts();
+    for (outcome, ended) in Outcome::ALL.into_iter().zip(counts.ended) {
+        families.value(&names::LISTENER_ENDED, &[name, outcome.name()], ended as f64);
     }
-    families.value(&names::LISTENER_SESSIONS, &[name], listener.sessions() as f64);
-    families.value(&names::LISTENER_ACCEPTED, &[name], listener.accepted.load(Relaxed) as f64);
+    families.value(&names::LISTENER_SESSIONS, &[name], counts.sessions as f64);
+    families.value(&names::LISTENER_ACCEPTED, &[name], counts.accepted as f64);
     for reason in AcceptFailure::ALL {
         let errors = listener.accept_errors(reason) as f64;
         families.value(&names::LISTENER_ACCEPT_ERRORS, &[name, reason.name()], errors);

@@ -1,6 +1,5 @@
 //! `/api/v1/status`, `version` and `listeners`: the whole at a glance.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use axum::Json;
@@ -9,7 +8,6 @@ use serde::Serialize;
 
 use super::bodies::time;
 use super::{Desk, ready};
-use crate::metrics::Outcome;
 use crate::proxy::Listener;
 use crate::server::Set;
 
@@ -110,16 +108,16 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
 }
 
 fn listener_body(set: &Set, listener: &Listener) -> ListenerBody {
-    let settings = listener.settings();
+    let (settings, counts) = (listener.settings(), listener.counts());
     ListenerBody {
         name: listener.name.to_string(),
         pool: settings.pool.name.to_string(),
         addresses: listener.addresses().iter().map(ToString::to_string).collect(),
-        sessions: listener.sessions(),
+        sessions: counts.sessions,
         max_connections: settings.file.max_connections,
         at_limit: listener.is_at_limit(),
-        accepted: listener.accepted.load(Relaxed),
-        ended: Outcome::ALL.into_iter().map(|outcome| listener.ended.read(outcome)).sum(),
+        accepted: counts.accepted,
+        ended: counts.ended.iter().sum(),
         leaving: !set.listener_stays(listener),
     }
 }

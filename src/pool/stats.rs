@@ -1,9 +1,12 @@
 //! What is counted about sessions, in cells that any thread may read at any time. All of them are statistics: they order
-//! nothing, so every access is `Relaxed`.
+//! nothing, so every access is `Relaxed` where nothing else is said.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,14 +17,14 @@ use crate::metrics::{CloseCause, ConnectFailure, Direction, FAST_BUCKETS, Hedge,
 pub struct Outcomes([AtomicU64; Outcome::ALL.len()]);
 
 impl Outcomes {
-    /// One more.
+    /// One more. Release: who sees it sees what its session had counted before.
     pub fn count(&self, outcome: Outcome) {
-        self.0[outcome as usize].fetch_add(1, Relaxed);
+        self.0[outcome as usize].fetch_add(1, Release);
     }
 
     /// So far.
     pub fn read(&self, outcome: Outcome) -> u64 {
-        self.0[outcome as usize].load(Relaxed)
+        self.0[outcome as usize].load(Acquire)
     }
 }
 

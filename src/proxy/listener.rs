@@ -1,10 +1,16 @@
 //! Accepts: wait readable, take a slot, accept in bounded batches, give the connection to the worker with the fewest
 //! sessions. No error ends the loop. At a limit clients wait in the kernel's backlog.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Acquire, Relaxed},
+};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -19,7 +25,7 @@ use super::session::Accepted;
 use super::socket::{Acceptor, accept_failure};
 use super::worker::{Seat, hand_over};
 use crate::config;
-use crate::metrics::AcceptFailure;
+use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
 use crate::pool::{Outcomes, Pool};
 
@@ -36,6 +42,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How long clients wait in the backlog for a pool that is new to be probed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Looks at counts that others go on counting, before one is taken as it is.
+const LOOKS: usize = 100;
+
 /// A front: what its accept loops and sessions share, and what is counted about it.
 #[derive(Debug)]
 pub struct Listener {
@@ -49,7 +58,6 @@ pub struct Listener {
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// Swapped whole when a new configuration is applied.
     settings: ArcSwap<Settings>,
-    sessions: AtomicUsize,
     /// Accept loops (one for each address) with somebody in the backlog and no slot.
     waiting: AtomicUsize,
     accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
@@ -83,7 +91,6 @@ impl Listener {
             ended: Outcomes::default(),
             addresses: ArcSwap::from_pointee(addresses),
             settings: ArcSwap::from_pointee(settings),
-            sessions: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             accept_errors: Default::default(),
             own: Limit::new(max_connections),
@@ -111,7 +118,24 @@ impl Listener {
 
     /// Sessions now.
     pub fn sessions(&self) -> usize {
-        self.sessions.load(Relaxed)
+        self.counts().sessions
+    }
+
+    /// All of one moment.
+    pub fn counts(&self) -> Counts {
+        // Acquire, and release where they are counted: who is seen to have ended is seen to have been accepted.
+        let read = || Outcome::ALL.map(|outcome| self.ended.read(outcome));
+        let mut ended = read();
+        for _ in 0..LOOKS {
+            let accepted = self.accepted.load(Acquire);
+            let again = read();
+            // They only grow: the same before and after is the same between.
+            if again == ended {
+                return Counts::new(accepted, ended);
+            }
+            ended = again;
+        }
+        Counts::new(self.accepted.load(Acquire), ended)
     }
 
     /// Whether new connections wait for a slot.
@@ -145,26 +169,56 @@ impl Listener {
     }
 }
 
-/// The right to one session: under the listener's limit, under the process's, and in the count.
+/// The sessions of a listener: accepted = ended + active, at every look.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Of these, sessions ended, in the order of [`Outcome::ALL`].
+    pub ended: [u64; Outcome::ALL.len()],
+    /// And sessions now.
+    pub sessions: usize,
+}
+
+impl Counts {
+    fn new(accepted: u64, ended: [u64; Outcome::ALL.len()]) -> Self {
+        Self { accepted, ended, sessions: accepted.saturating_sub(ended.iter().sum()) as usize }
+    }
+}
+
+/// The right to one session: under the listener's limit, and under the process's.
 #[derive(Debug)]
 pub(super) struct Slot {
     /// Of whose limits it has a place each.
     listener: Arc<Listener>,
     _tracked: TaskTrackerToken,
+    /// Its connection is counted as accepted, and there is no session that would count its end.
+    is_waiting: bool,
 }
 
 impl Slot {
     fn new(listener: &Arc<Listener>, own: Place, global: Place) -> Self {
         own.stay();
         global.stay();
-        listener.sessions.fetch_add(1, Relaxed);
-        Self { listener: Arc::clone(listener), _tracked: listener.tracker.token() }
+        Self { listener: Arc::clone(listener), _tracked: listener.tracker.token(), is_waiting: false }
+    }
+
+    fn accepted(&mut self) {
+        self.listener.accepted.fetch_add(1, Relaxed);
+        self.is_waiting = true;
+    }
+
+    /// From now on the session sees to it that its end is counted.
+    pub(super) fn begins(&mut self) {
+        self.is_waiting = false;
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.listener.sessions.fetch_sub(1, Relaxed);
+        if self.is_waiting {
+            self.listener.ended.count(Outcome::Killed);
+        }
         self.listener.own.give_back();
         self.listener.global.give_back();
     }
@@ -287,11 +341,11 @@ impl Front {
         }
     }
 
-    fn take(&mut self, accepted: io::Result<Option<(OwnedFd, SocketAddr)>>, slot: Slot) -> Step {
+    fn take(&mut self, accepted: io::Result<Option<(OwnedFd, SocketAddr)>>, mut slot: Slot) -> Step {
         match accepted {
             Ok(Some((fd, peer))) => {
+                slot.accepted();
                 let listener = Arc::clone(&self.listener);
-                listener.accepted.fetch_add(1, Relaxed);
                 Step::Taken(Accepted { fd, peer, at: Instant::now(), listener, slot })
             }
             Ok(None) => Step::Nobody,

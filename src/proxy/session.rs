@@ -43,10 +43,11 @@ pub(super) struct Accepted {
 
 /// Serves one client until its end.
 pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Future<Output = ()> {
-    let Accepted { fd, peer, at, listener, slot } = accepted;
+    let Accepted { fd, peer, at, listener, mut slot } = accepted;
     let front = listener.settings();
     let live = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
     let log = worker.log_sessions.load(Relaxed);
+    slot.begins();
     let mut session = Session {
         lease: None,
         enlisted: Enlisted::new(worker, &live, load),
