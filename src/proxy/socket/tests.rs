@@ -67,3 +67,16 @@ async fn a_connect_never_meets_itself() {
     raw.connect(&address.into()).unwrap();
     assert!(met_itself(&SockRef::from(&raw), address).unwrap());
 }
+
+/// Nobody accepts: so many wait, and the next is not answered.
+#[test]
+fn the_backlog_is_as_written() {
+    let fd = listen((Ipv4Addr::LOCALHOST, 0).into(), false, &parsed("{ backlog = 3 }")).unwrap();
+    let address = local_address(&fd).unwrap();
+    let mut waiting = Vec::new();
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300)) {
+        waiting.push(stream);
+        assert!(waiting.len() < 50, "it never gets full");
+    }
+    assert_eq!(waiting.len(), 3 + 1, "the kernel lets one more in");
+}
