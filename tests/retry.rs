@@ -58,6 +58,25 @@ async fn untried_backends_come_first() {
     rig.stop().await;
 }
 
+/// Also where it would not have its turn for long: the dead one's weight says nothing about who is tried next.
+#[tokio::test]
+async fn a_heavy_dead_backend_is_tried_once_a_session() {
+    let (dead, backend) = (free_port(), Backend::answering("here").await);
+    let rig = Rig::start(&format!(
+        "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\n\
+         backends = [{{ address = \"{dead}\", weight = 100 }}, \"{}\"]\ncheck = {{ kind = \"none\", fall = 100 }}\n\
+         connect = {{ attempts = 2, retry_delay = \"10s\" }}\n",
+        backend.address()
+    ))
+    .await;
+    for _ in 0..10 {
+        assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"here");
+    }
+    rig.until_no_sessions().await;
+    assert_eq!(attempts(&rig, &backend.address().to_string()).await, 10.0);
+    rig.stop().await;
+}
+
 /// With nobody else to try, there is a pause, half of it at least (jitter), before the same one is tried again.
 #[tokio::test]
 async fn the_pause_before_a_second_try() {
