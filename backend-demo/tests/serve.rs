@@ -12,7 +12,7 @@ use backend_demo::{
 use http::{LIMIT, exchange, get, put, until};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     process::{Child, Command},
     time::timeout,
 };
@@ -78,6 +78,16 @@ async fn half_a_head_that_ends_is_raw() {
     let mut answer = String::new();
     timeout(LIMIT, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
     assert_eq!(answer, HELLO);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_method_and_no_more_is_raw() {
+    let server = start(Options::new("web", "web-1")).await;
+    // It goes on listening: nothing ends what was sent.
+    for raw in ["G", "P", "OPTIONS"] {
+        assert_eq!(talk(server.address(), &[raw]).await, HELLO, "{raw:?}");
+    }
     server.stop().await;
 }
 
@@ -206,6 +216,29 @@ async fn registers_passes_and_comes_back_after_a_restart_of_the_agent() {
     until("it is back", || again.status("web-1") == Some(Status::Passing)).await;
     server.stop().await;
     assert_eq!(again.instances("web"), Vec::<String>::new());
+}
+
+/// Or it would be out for a moment, and after a restart of their agent all members at once.
+#[tokio::test]
+async fn it_is_passing_from_the_moment_that_it_is_registered() {
+    let agent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let options =
+        Options { consul: Some(agent.local_addr().expect("an address").to_string()), ..Options::new("web", "web-1") };
+    let server = start(options).await;
+    let (mut stream, _) = timeout(LIMIT, agent.accept()).await.expect("in time").expect("a connection");
+    let mut request = String::new();
+    let told = async {
+        while !request.ends_with("]}") {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).await.expect("readable");
+            request += std::str::from_utf8(&piece[..read]).expect("UTF-8");
+        }
+    };
+    timeout(LIMIT, told).await.expect("in time");
+    assert!(request.starts_with("PUT /v1/agent/service/register"), "{request}");
+    assert!(request.contains(r#""TTL":"10000ms","Status":"passing""#), "{request}");
+    drop((stream, agent));
+    server.stop().await;
 }
 
 #[tokio::test]
