@@ -3,7 +3,17 @@
 #[path = "support/http.rs"]
 mod http;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use backend_demo::{
     registry::{Registry, Status},
@@ -306,4 +316,54 @@ async fn what_a_killed_member_answered_is_stored() {
     }
     child.kill().await.expect("killed");
     assert_eq!(stored(&database).len(), 20);
+}
+
+#[tokio::test]
+async fn what_is_answered_while_a_member_is_killed_is_stored_once() {
+    // An answer that goes out just before its commit is not caught by each kill.
+    for _ in 0..8 {
+        answered_while_killed().await;
+    }
+}
+
+async fn answered_while_killed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = directory.path().join("db");
+    let path = database.to_str().expect("UTF-8");
+    let (mut child, at) = process(&["serve", "--id", "web-7", "--database", path]).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let lanes: Vec<_> = (0..64)
+        .map(|lane| {
+            let answered = answered.clone();
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                for number in 0.. {
+                    let path = format!("/{lane}-{number}");
+                    match exchange(at, "GET", &path, "").await {
+                        Some(reply) if reply.status == 200 && reply.body == "Hello, world! I am web-7\n" => {
+                            mine.push(path)
+                        }
+                        _ => break,
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                mine
+            })
+        })
+        .collect();
+    until("many are answered", || answered.load(Ordering::Relaxed) > 500).await;
+    child.kill().await.expect("killed");
+    let mut wanted = BTreeSet::new();
+    for lane in lanes {
+        wanted.extend(timeout(LIMIT, lane).await.expect("in time").expect("no panic"));
+    }
+    let requests = stored(&database);
+    let paths: Vec<String> =
+        requests.iter().filter_map(|request| request.split(' ').nth(1)).map(str::to_owned).collect();
+    let distinct: BTreeSet<String> = paths.iter().cloned().collect();
+    assert_eq!(paths.len(), distinct.len(), "none is stored twice");
+    let lost: Vec<_> = wanted.difference(&distinct).collect();
+    assert!(lost.is_empty(), "answered and not stored: {lost:?}");
+    // One a lane, at most: committed, and its answer cut.
+    assert!(distinct.len() - wanted.len() <= 64, "{} stored, {} answered", distinct.len(), wanted.len());
 }
