@@ -76,7 +76,7 @@ impl Up {
 
     fn address(&self, word: &str) -> SocketAddr {
         let text = self.said[word].split_whitespace().next().expect("an address");
-        let text = text.trim_start_matches("http://").trim_end_matches("/metrics");
+        let text = text.trim_start_matches("http://").trim_end_matches('/');
         text.parse().expect("an address")
     }
 

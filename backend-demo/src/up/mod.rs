@@ -120,7 +120,7 @@ impl Cluster {
             line("front", &format!("{address}  listener {name}"));
         }
         if let Some(admin) = balancer.admin() {
-            line("admin", &format!("http://{admin}/metrics"));
+            line("admin", &format!("http://{admin}/  (open it in a browser; /metrics is for Prometheus)"));
         }
         line("data", &self.data.display().to_string());
         let program = std::env::args().next().unwrap_or_else(|| "backend-demo".to_owned());
