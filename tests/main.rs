@@ -31,6 +31,7 @@ mod packages;
 mod pages;
 mod preconnect;
 mod proxy_protocol;
+mod queue;
 mod readme;
 mod relay;
 mod reload;
