@@ -56,3 +56,11 @@ fn their_descriptions_are_complete_and_the_others_stay_here() {
         }
     }
 }
+
+/// A panic ends its session, and only where it unwinds.
+#[test]
+fn no_profile_aborts() {
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    assert!(manifest.contains("[profile.release]") && manifest.contains("[profile.dist]"));
+    assert!(!manifest.lines().any(|line| line.trim_start().starts_with("panic")));
+}
