@@ -44,7 +44,7 @@ metrics! {
     CONFIG_APPLIED_TIMESTAMP = "evenkeel_config_applied_timestamp_seconds", Gauge, [], "When what is in effect was applied, in Unix time.";
     CONFIG_GENERATION = "evenkeel_config_generation", Gauge, [], "Configurations that were applied, the first one included.";
     CONFIG_NEEDS_RESTART = "evenkeel_config_needs_restart", Gauge, [], "Keys of the configuration in effect that take a restart to be obeyed.";
-    LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow.";
+    LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow or is gone.";
     WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";
 
     RELAY_PIPES = "evenkeel_relay_pipes", Gauge, [], "Kernel pipes open for splicing bulk.";
