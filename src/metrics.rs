@@ -110,6 +110,7 @@ metrics! {
     PROBE_CERTIFICATE_EXPIRY = "evenkeel_probe_certificate_expiry_timestamp_seconds", Gauge, ["pool", "backend"], "When the certificate that the last check saw ends, in Unix time; absent where no check sees one.";
     PROBE_CERTIFICATE_EXPIRES_SOON = "evenkeel_probe_certificate_expires_soon", Gauge, ["pool", "backend"], "1 while that is nearer than the check's expires_within.";
     PROBES_IN_FLIGHT = "evenkeel_probes_in_flight", Gauge, [], "Active health checks on their way now.";
+    PROBES_UNSENT = "evenkeel_probes_unsent_total", Counter, [], "Active health checks that this machine was too short of something to make (descriptors, ports); they count for nothing.";
 }
 
 /// Why a session ended.
