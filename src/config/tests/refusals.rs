@@ -160,6 +160,7 @@ fn checks() {
         "wrong_regex": with_more("[pools.web.check]\nkind = \"http\"\nbody_regex = \"ok(\""),
         "no_steps": with_more("[pools.web.check]\nkind = \"script\""),
         "step_with_two_keys": with_more("check = { kind = \"script\", steps = [{ send = \"a\", expect = \"b\" }, {}] }"),
+        "step_that_waits_for_nothing": with_more("check = { kind = \"script\", steps = [{ expect_regex = \".*\" }] }"),
         "step_wrong_hex": with_more("check = { kind = \"script\", steps = [{ send_hex = \"0a0\" }] }"),
     }
 }
