@@ -66,6 +66,19 @@ async fn an_explanation_says_what_a_weight_comes_to() {
 }
 
 #[tokio::test]
+async fn who_is_left_out_of_a_pool_is_named_below_the_rest() {
+    let backend = Backend::echo().await;
+    let more = "[pools.named]\nbackends = [\"127.0.0.1:1\", \"nobody.invalid:80\"]\ncheck = { kind = \"none\" }\n";
+    let console = Console::start(&config(&[("a", &backend)], "", "", more)).await;
+    let named = || async {
+        let text = console.good(&["backends", "named"]).await;
+        text.contains("pool named: nobody.invalid:80 is left out: can't resolve nobody.invalid: ").then_some(())
+    };
+    until("it is named", named).await;
+    assert!(!console.good(&["backends", "web"]).await.contains("left out"));
+}
+
+#[tokio::test]
 async fn names_are_found_or_suggested_and_scripts_can_tell() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let console = Console::start(&config(&[("dc/web-1", &one), ("dc/web-2", &two)], "", "", "")).await;
