@@ -5,6 +5,7 @@
 
 mod agent;
 mod checks;
+mod dashboard;
 mod load;
 mod nginx;
 mod postgres;
