@@ -24,6 +24,8 @@ async fn statuses_come_with_their_body() {
     assert_eq!(failure(reply("429 Too Many Requests", "", "")).await.kind(), "rate_limited");
     let long = failure(reply("500 Internal Server Error", "", &"x".repeat(100_000))).await;
     assert!(long.to_string().len() < 600);
+    // A list is obeyed only where the status says that it is one.
+    assert_eq!(failure(reply("500 Internal Server Error", "X-Consul-Index: 7\r\n", "[]")).await.kind(), "server_error");
     // Redirects would carry the token elsewhere.
     assert_eq!(failure(reply("302 Found", "Location: http://127.0.0.1:1/\r\n", "")).await.kind(), "other");
 }
