@@ -34,7 +34,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "registry",
             value: facts.registry.name(),
-            says: registry(facts.registry).to_owned(),
+            says: registry(pool, facts.registry),
             decides: match standing {
                 Standing::Removed => true,
                 Standing::Maintenance => facts.registry == Registry::Maintenance,
@@ -130,13 +130,20 @@ fn agent(view: &View) -> String {
     format!("it asks for {}", asks.join(", "))
 }
 
-fn registry(fact: Registry) -> &'static str {
-    match fact {
+fn registry(pool: &Pool, fact: Registry) -> String {
+    let says = match fact {
         Registry::Passing => "nothing against it",
         Registry::Warning => "a check warns, and the pool serves such instances",
         Registry::Critical => "a check is critical",
         Registry::Maintenance => "its operator took it out",
         Registry::Absent => "it is no longer in the set",
+    };
+    let source = pool.source.view();
+    match (source.error, source.last_success) {
+        (Some((_, _, error)), Some(at)) => {
+            format!("{says}, {:.0?} ago; since then discovery fails: {error}", at.elapsed())
+        }
+        _ => says.to_owned(),
     }
 }
 

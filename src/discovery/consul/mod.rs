@@ -51,6 +51,8 @@ impl Default for Tuning {
 /// Follows a service in Consul's catalog.
 pub(super) struct Catalog {
     client: Client,
+    /// Which agent that is, for people.
+    address: String,
     service: String,
     query: HealthQuery,
     warning: Warning,
@@ -70,7 +72,8 @@ impl Catalog {
             },
             ..HealthQuery::default()
         };
-        Self { client, service: source.service.clone(), query, warning: source.warning, tuning }
+        let (address, service) = (source.agent.address.clone(), source.service.clone());
+        Self { client, address, service, query, warning: source.warning, tuning }
     }
 
     /// Until nobody listens.
@@ -89,7 +92,7 @@ impl Catalog {
                 continue;
             };
             index.failed();
-            feed.failed(kind, text, Instant::now() + tuning.hold).await?;
+            feed.failed(kind, format!("{}: {text}", self.address), Instant::now() + tuning.hold).await?;
             feed.until(tokio::time::sleep(backoff.next(&mut random))).await?;
         }
     }

@@ -1,0 +1,5 @@
+//! Discovery through a whole balancer.
+
+mod calm;
+mod faults;
+mod told;
