@@ -13,7 +13,7 @@ async fn says(admin: SocketAddr, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-async fn source(admin: SocketAddr) -> serde_json::Value {
+pub(super) async fn source(admin: SocketAddr) -> serde_json::Value {
     let pools = get(admin, "/api/v1/pools").await.unwrap().1;
     serde_json::from_str::<serde_json::Value>(&pools).unwrap()["pools"][0]["source"].take()
 }

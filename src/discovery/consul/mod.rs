@@ -7,9 +7,10 @@ mod judge;
 
 use std::time::{Duration, Instant};
 
-use ::consul::{Client, Consistency, HealthQuery};
+use ::consul::{Consistency, HealthQuery};
 
 use self::index::Index;
+use super::agents::Agent;
 use super::feed::Feed;
 use super::outlet::Gone;
 use super::pace::{Backoff, Bucket};
@@ -50,8 +51,8 @@ impl Default for Tuning {
 
 /// Follows a service in Consul's catalog.
 pub(super) struct Catalog {
-    client: Client,
-    /// Which agent that is, for people.
+    agent: Agent,
+    /// Which one that is, for people.
     address: String,
     service: String,
     query: HealthQuery,
@@ -60,7 +61,7 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    pub(super) fn new(client: Client, source: &ConsulSource, tuning: Tuning) -> Self {
+    pub(super) fn new(agent: Agent, source: &ConsulSource, tuning: Tuning) -> Self {
         let query = HealthQuery {
             datacenter: source.datacenter.clone(),
             filter: filter::expression(&source.tags, source.filter.as_deref()),
@@ -73,7 +74,7 @@ impl Catalog {
             ..HealthQuery::default()
         };
         let (address, service) = (source.agent.address.clone(), source.service.clone());
-        Self { client, address, service, query, warning: source.warning, tuning }
+        Self { agent, address, service, query, warning: source.warning, tuning }
     }
 
     /// Until nobody listens.
@@ -99,7 +100,8 @@ impl Catalog {
 
     /// One query, and its answer into the feed; else the kind and the text of what went wrong.
     async fn ask(&self, feed: &mut Feed, index: &mut Index) -> Result<Result<(), (&'static str, String)>, Gone> {
-        let answer = match feed.until(self.client.health_service(&self.service, &self.query)).await? {
+        let client = self.agent.client();
+        let answer = match feed.until(client.health_service(&self.service, &self.query)).await? {
             Ok(answer) => answer,
             Err(error) => return Ok(Err((error.kind(), one_line(&error)))),
         };
