@@ -11,6 +11,7 @@ mod query;
 mod read;
 mod shared;
 mod state;
+mod wire;
 
 use std::{
     io,
