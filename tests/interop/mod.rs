@@ -5,6 +5,7 @@
 
 mod agent;
 mod checks;
+mod consul;
 mod load;
 mod nginx;
 mod postgres;
