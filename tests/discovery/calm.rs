@@ -265,3 +265,43 @@ async fn a_static_host_name_is_one_backend() {
     assert_eq!(rig.pools().await["pools"][0]["source"]["rejected"][0]["id"], bad);
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn odd_names_reach_the_registry_as_they_are() {
+    let registry = Registry::new().await;
+    let a = Backend::answering("a").await;
+    let (service, id, tag) = ("we/b \u{fc}?x=1#&%", "i/1 \"\u{e4}\"", "a\"b\\c in d");
+    for (id, tags) in [(id, &[tag, "/e"][..]), ("other", &[tag])] {
+        let tags = tags.iter().map(ToString::to_string).collect();
+        registry.register(Definition { name: service.to_owned(), tags, ..instance(id, a.address()) });
+    }
+    let written = toml::Value::from(service).to_string();
+    let tags = toml::Value::from(vec![tag, "/e"]).to_string();
+    let config = registry.config("", "").replace("\"web\"", &format!("{written}, tags = {tags}"));
+    let rig = Rig::start(&config).await;
+    rig.until_standing(&registry.id(id), "up").await;
+    assert_eq!(answers(&rig, 2).await, ["a"; 2]);
+    assert_eq!(rig.pools().await["pools"][0]["backends"].as_array().unwrap().len(), 1);
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn an_instance_is_where_its_address_says_or_else_its_node() {
+    let registry = Registry::new().await;
+    for (id, address) in [("node", ""), ("name", "localhost"), ("six", "::1"), ("gone", "nobody.invalid"), ("odd", "0")]
+    {
+        registry.register(Definition::new("web", id, address, 7));
+    }
+    let rig = registry.rig("", "check = { kind = \"none\" }").await;
+    let localhost = tokio::net::lookup_host(("localhost", 7)).await.unwrap().next().unwrap().to_string();
+    for (id, address) in [("node", "127.0.0.1:7"), ("name", &localhost), ("six", "[::1]:7")] {
+        assert_eq!(rig.until_standing(&registry.id(id), "up").await["address"], address);
+    }
+    rig.until_metric(REJECTED, 2.0).await;
+    let pools = rig.pools().await;
+    let source = &pools["pools"][0]["source"];
+    let why: Vec<_> = source["rejected"].as_array().unwrap().iter().map(|one| one["why"].as_str().unwrap()).collect();
+    assert_eq!(why[0], "address \"0\" is neither an IP address nor a host name");
+    assert!(why[1].starts_with("can't resolve nobody.invalid: "), "{why:?}");
+    rig.stop().await;
+}

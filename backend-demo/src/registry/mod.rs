@@ -11,6 +11,7 @@ mod query;
 mod read;
 mod shared;
 mod state;
+mod tokens;
 mod wire;
 
 use std::{
