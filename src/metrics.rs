@@ -65,9 +65,11 @@ metrics! {
     POOL_PANIC = "evenkeel_pool_panic", Gauge, ["pool"], "1 while so few backends work that sessions may try the rest (panic_threshold).";
     POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only tiers that get some.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
+    POOL_QUEUED = "evenkeel_pool_queued_sessions", Gauge, ["pool"], "Sessions that wait in the pool's queue for a backend.";
     POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
     POOL_BYTES = "evenkeel_pool_bytes_total", Counter, ["pool", "direction"], "Bytes that the receiving socket accepted, removed backends included.";
+    POOL_QUEUE_SECONDS = "evenkeel_pool_queue_seconds", Histogram, ["pool"], "Time in the pool's queue, of sessions that had to wait, whatever became of them.";
     POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
     POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";
     POOL_SESSION_SECONDS = "evenkeel_pool_session_seconds", Histogram, ["pool"], "From accept to the end, sessions without a backend included.";
@@ -133,6 +135,10 @@ pub enum Outcome {
     FirstByteTimeout,
     /// No backend was eligible.
     NoBackend,
+    /// The pool's queue was full.
+    QueueFull,
+    /// It waited in the pool's queue for `queue.timeout`.
+    QueueTimeout,
     /// No attempt to connect succeeded.
     ConnectFailed,
     /// The client left before a backend was reached.
@@ -155,7 +161,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// In the order of their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Completed,
         Self::ClientReset,
         Self::BackendReset,
@@ -164,6 +170,8 @@ impl Outcome {
         Self::MaxLifetime,
         Self::FirstByteTimeout,
         Self::NoBackend,
+        Self::QueueFull,
+        Self::QueueTimeout,
         Self::ConnectFailed,
         Self::ClientGone,
         Self::Drained,
@@ -186,6 +194,8 @@ impl Outcome {
             Self::MaxLifetime => "max_lifetime",
             Self::FirstByteTimeout => "first_byte_timeout",
             Self::NoBackend => "no_backend",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimeout => "queue_timeout",
             Self::ConnectFailed => "connect_failed",
             Self::ClientGone => "client_gone",
             Self::Drained => "drained",

@@ -9,7 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Bench, Blackhole, Last, MODES, Program, Rig, Way, both_ways, free_port, last, pending_error, reset, soon, until,
+    Bench, Blackhole, Last, MODES, Pattern, Program, Received, Rig, Way, both_ways, free_port, last, pending_error,
+    reset, soon, until,
 };
 
 const NO_CHECK: &str = "check = { kind = \"none\" }\n";
@@ -74,6 +75,34 @@ async fn waiting_for_the_backend_is_limited_by_idle() {
         bench.ended(Outcome::HalfCloseTimeout, 1).await;
         bench.rig.stop().await;
     }
+}
+
+/// A client that has finished waits for its answer for as long as it takes, and gets all of it.
+#[tokio::test]
+async fn a_late_answer_to_a_client_that_has_finished() {
+    both_ways("", async |bench| {
+        let (mut source, mut sink) = bench.ends().await;
+        source.write_all(b"question").await.unwrap();
+        source.shutdown().await.unwrap();
+        let mut question = Vec::new();
+        sink.read_to_end(&mut question).await.unwrap();
+        assert_eq!(question, b"question");
+        // What has no half-close cuts here.
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let answer = Pattern::new(3);
+        let (written, received) = tokio::join!(
+            async {
+                let written = answer.write(&mut sink, 0, 1_000_000).await;
+                sink.shutdown().await.unwrap();
+                written
+            },
+            answer.read_to_last(&mut source, 0),
+        );
+        written.unwrap();
+        assert_eq!(received, Received { bytes: 1_000_000, last: Last::Fin });
+        bench.ended(Outcome::Completed, 1).await;
+    })
+    .await;
 }
 
 /// `half_close` unset: 30 s while waiting for the client, so neither a short `idle` nor a long one counts.

@@ -1,12 +1,12 @@
 //! From start to stop: what signals do to the real program and its sessions, and what it tells systemd.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixDatagram};
+use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 
 use crate::support::{Backend, Program, exchange, free_port_of, get, soon, until};
 
@@ -284,4 +284,37 @@ async fn systemd_hears_ready_when_the_sockets_listen_and_stopping_when_a_stop_be
     ping(&mut live, b"still here").await;
     live.shutdown().await.unwrap();
     assert_eq!(program.end().await.code(), Some(0));
+}
+
+/// A process that stops still knows who is down, and does what was asked for that case.
+#[tokio::test]
+async fn backends_are_probed_until_the_last_session_has_ended() {
+    let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let text = config(backend.local_addr().unwrap(), "", "timeout = \"10m\"").replace(
+        "check = { kind = \"none\" }",
+        "on_down = \"close\"\ncheck = { interval = \"100ms\", fast_interval = \"20ms\", timeout = \"5s\" }",
+    );
+    let mut program = Program::start(&text, &[]);
+    let (front, admin) = (program.front("front").await, program.admin().await);
+    until("ready", || async { (get(admin, "/ready").await.unwrap().0 == 200).then_some(()) }).await;
+    let mut client = soon("a connect", TcpStream::connect(front)).await.unwrap();
+    client.write_all(b"!").await.unwrap();
+    // Probes come to the same port, and say nothing.
+    let leg = soon("the session", async {
+        loop {
+            let (mut stream, _) = backend.accept().await.unwrap();
+            if stream.read(&mut [0]).await.is_ok_and(|read| read == 1) {
+                return stream;
+            }
+        }
+    })
+    .await;
+    program.signal(Signal::TERM);
+    program.until_says("stopping").await;
+    until_refused(front).await;
+    drop(backend);
+    assert_eq!(ending(&mut client).await, Err(ErrorKind::ConnectionReset));
+    assert_eq!(program.end().await.code(), Some(0));
+    assert!(outcomes(&program).contains(&"backend_down".to_owned()), "{:?}", outcomes(&program));
+    drop(leg);
 }

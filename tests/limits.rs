@@ -213,6 +213,46 @@ async fn clients_that_leave_the_backlog() {
     rig.stop().await;
 }
 
+/// `backend_max_sessions` is one number for all workers: of a crowd that comes at once so many are served, not one more,
+/// and who leaves makes room for exactly one.
+#[tokio::test]
+async fn a_backends_cap_is_exact_over_workers() {
+    let (a, b) = (Backend::echo().await, Backend::echo().await);
+    let rig = Rig::start(&format!(
+        "workers = 4\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\nbackends = [\"{}\", \"{}\"]\n\
+         backend_max_sessions = 3\ncheck = {{ kind = \"none\" }}\n",
+        a.address(),
+        b.address()
+    ))
+    .await;
+    for round in 0..20 {
+        let mut tasks = JoinSet::new();
+        for _ in 0..40 {
+            let front = rig.front();
+            tasks.spawn(async move {
+                let mut stream = TcpStream::connect(front).await.unwrap();
+                // Refused: closed, which may come before the byte is sent.
+                let served = stream.write_all(b"x").await.is_ok() && stream.read_u8().await.is_ok();
+                served.then_some(stream)
+            });
+        }
+        let mut living: Vec<_> = soon("the crowd", tasks.join_all()).await.into_iter().flatten().collect();
+        assert_eq!(living.len(), 6, "round {round}");
+        for backend in [&a, &b] {
+            assert_eq!(rig.backend(&backend.address().to_string()).await.unwrap()["sessions"], 3, "round {round}");
+        }
+        assert_eq!(exchange(rig.front(), b"").await.unwrap(), b"", "no room");
+        drop(living.pop());
+        let pool = Arc::clone(&rig.balancer().state().set().pools[0]);
+        until("one has left", || async { (pool.sessions() == 5).then_some(()) }).await;
+        assert_eq!(exchange(rig.front(), b"x").await.unwrap(), b"x", "room for one");
+        drop(living);
+        rig.until_no_sessions().await;
+    }
+    assert_eq!(rig.ended(Outcome::NoBackend), 20 * 35);
+    rig.stop().await;
+}
+
 fn open_files(program: &Program) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count()
 }

@@ -30,6 +30,7 @@ mod outliers;
 mod pages;
 mod preconnect;
 mod proxy_protocol;
+mod queue;
 mod readme;
 mod relay;
 mod reload;

@@ -12,6 +12,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("git clone https://github.com/evenkeel/evenkeel && cd evenkeel", "by hand"),
     ("cargo demo", "backend-demo/tests/up.rs; the alias: the_alias_is_the_demo"),
     ("cargo run -q --release -p backend-demo -- client 127.0.0.1:8080 --count 300", "backend-demo/tests/up.rs"),
+    ("curl -X PUT http://127.0.0.1:8500/fault/hang", "backend-demo/tests/registry.rs: faults_can_be_injected_by_hand"),
+    ("curl -X DELETE http://127.0.0.1:8500/fault", "backend-demo/tests/registry.rs: faults_can_be_injected_by_hand"),
     ("curl -s http://127.0.0.1:9900/api/v1/pools", "tests/metrics.rs"),
     ("curl -s http://127.0.0.1:9900/metrics", "tests/metrics.rs"),
     (

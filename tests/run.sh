@@ -58,6 +58,8 @@ install_missing() {
     has mariadbd || missing+=(mariadb-server-core)
     /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     has nft || missing+=(nftables)
+    has chromium || missing+=(chromium)
+    has chromedriver || missing+=(chromium-driver)
     if [ "${#missing[@]}" = 0 ]; then
         echo "everything is there"
         return

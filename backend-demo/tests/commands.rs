@@ -90,7 +90,8 @@ async fn requests_shows_what_is_stored() {
 #[tokio::test]
 async fn the_registry_runs_and_says_what_it_is_for() {
     let help = output(&["registry", "--help"]).await;
-    assert!(text(&help.stdout).to_lowercase().contains("for development only"), "{}", text(&help.stdout));
+    let said = text(&help.stdout);
+    assert!(said.to_lowercase().contains("for development only") && said.contains("PUT /fault/NAME"), "{said}");
     let mut child = demo(&["registry", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).spawn().expect("it runs");
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let line = timeout(LIMIT, lines.next_line()).await.expect("in time").expect("readable").expect("a line");

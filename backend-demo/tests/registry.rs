@@ -259,6 +259,45 @@ async fn faults_hit_the_new_and_the_waiting() {
 }
 
 #[tokio::test]
+async fn faults_can_be_injected_by_hand() {
+    let registry = registry().await;
+    let at = registry.address();
+    registry.add("web", "web-1", backend(1));
+    registry.add("web", "web-2", backend(2));
+    for (name, status, body) in [
+        ("error", 500, "No cluster leader"),
+        ("forbidden", 403, "Permission denied"),
+        ("rate-limit", 429, ""),
+        ("garbage", 200, "[{"),
+        ("empty", 200, "[]"),
+        ("no-index", 200, "[]"),
+    ] {
+        assert_eq!(put(at, &format!("/fault/{name}"), "").await.status, 200, "{name}");
+        let reply = get(at, WEB).await;
+        assert_eq!(
+            (reply.status, reply.header("x-consul-index").is_some()),
+            (status, matches!(name, "garbage" | "empty"))
+        );
+        assert!(reply.body.starts_with(body), "{name}: {}", reply.body);
+    }
+    assert_eq!(put(at, "/fault/hang", "").await.status, 200);
+    let before = registry.requests();
+    let hanging = tokio::spawn(async move { get(at, WEB).await.status });
+    until("the request came", || registry.requests() > before).await;
+    let mended = exchange(at, "DELETE", "/fault", "").await.expect("a reply");
+    assert_eq!((mended.status, mended.body.as_str()), (200, "no fault\n"));
+    assert_eq!(hanging.await.expect("no panic"), 500);
+    let index = get(at, WEB).await.index();
+    assert_eq!(put(at, "/fault/index-back", "").await.status, 200);
+    let reply = get(at, WEB).await;
+    assert!(reply.index() < index, "{} after {index}", reply.index());
+    assert_eq!(ids(&reply), ["web-1", "web-2"]);
+    let unknown = put(at, "/fault/fire", "").await;
+    assert_eq!(unknown.status, 404);
+    assert!(unknown.body.contains("hang"), "{}", unknown.body);
+}
+
+#[tokio::test]
 async fn the_index_can_go_back() {
     let registry = registry().await;
     for port in 1..50 {

@@ -3,7 +3,17 @@
 #[path = "support/http.rs"]
 mod http;
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, process::Stdio, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::Path,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use backend_demo::{
     registry::{Registry, Status},
@@ -12,7 +22,7 @@ use backend_demo::{
 use http::{LIMIT, exchange, get, put, until};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     process::{Child, Command},
     time::timeout,
 };
@@ -78,6 +88,16 @@ async fn half_a_head_that_ends_is_raw() {
     let mut answer = String::new();
     timeout(LIMIT, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
     assert_eq!(answer, HELLO);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_method_and_no_more_is_raw() {
+    let server = start(Options::new("web", "web-1")).await;
+    // It goes on listening: nothing ends what was sent.
+    for raw in ["G", "P", "OPTIONS"] {
+        assert_eq!(talk(server.address(), &[raw]).await, HELLO, "{raw:?}");
+    }
     server.stop().await;
 }
 
@@ -208,6 +228,29 @@ async fn registers_passes_and_comes_back_after_a_restart_of_the_agent() {
     assert_eq!(again.instances("web"), Vec::<String>::new());
 }
 
+/// Or it would be out for a moment, and after a restart of their agent all members at once.
+#[tokio::test]
+async fn it_is_passing_from_the_moment_that_it_is_registered() {
+    let agent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let options =
+        Options { consul: Some(agent.local_addr().expect("an address").to_string()), ..Options::new("web", "web-1") };
+    let server = start(options).await;
+    let (mut stream, _) = timeout(LIMIT, agent.accept()).await.expect("in time").expect("a connection");
+    let mut request = String::new();
+    let told = async {
+        while !request.ends_with("]}") {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).await.expect("readable");
+            request += std::str::from_utf8(&piece[..read]).expect("UTF-8");
+        }
+    };
+    timeout(LIMIT, told).await.expect("in time");
+    assert!(request.starts_with("PUT /v1/agent/service/register"), "{request}");
+    assert!(request.contains(r#""TTL":"10000ms","Status":"passing""#), "{request}");
+    drop((stream, agent));
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_member_without_agent_serves_and_registers_later() {
     let registry = registry().await;
@@ -273,4 +316,54 @@ async fn what_a_killed_member_answered_is_stored() {
     }
     child.kill().await.expect("killed");
     assert_eq!(stored(&database).len(), 20);
+}
+
+#[tokio::test]
+async fn what_is_answered_while_a_member_is_killed_is_stored_once() {
+    // An answer that goes out just before its commit is not caught by each kill.
+    for _ in 0..8 {
+        answered_while_killed().await;
+    }
+}
+
+async fn answered_while_killed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let database = directory.path().join("db");
+    let path = database.to_str().expect("UTF-8");
+    let (mut child, at) = process(&["serve", "--id", "web-7", "--database", path]).await;
+    let answered = Arc::new(AtomicUsize::new(0));
+    let lanes: Vec<_> = (0..64)
+        .map(|lane| {
+            let answered = answered.clone();
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                for number in 0.. {
+                    let path = format!("/{lane}-{number}");
+                    match exchange(at, "GET", &path, "").await {
+                        Some(reply) if reply.status == 200 && reply.body == "Hello, world! I am web-7\n" => {
+                            mine.push(path)
+                        }
+                        _ => break,
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                mine
+            })
+        })
+        .collect();
+    until("many are answered", || answered.load(Ordering::Relaxed) > 500).await;
+    child.kill().await.expect("killed");
+    let mut wanted = BTreeSet::new();
+    for lane in lanes {
+        wanted.extend(timeout(LIMIT, lane).await.expect("in time").expect("no panic"));
+    }
+    let requests = stored(&database);
+    let paths: Vec<String> =
+        requests.iter().filter_map(|request| request.split(' ').nth(1)).map(str::to_owned).collect();
+    let distinct: BTreeSet<String> = paths.iter().cloned().collect();
+    assert_eq!(paths.len(), distinct.len(), "none is stored twice");
+    let lost: Vec<_> = wanted.difference(&distinct).collect();
+    assert!(lost.is_empty(), "answered and not stored: {lost:?}");
+    // One a lane, at most: committed, and its answer cut.
+    assert!(distinct.len() - wanted.len() <= 64, "{} stored, {} answered", distinct.len(), wanted.len());
 }

@@ -15,7 +15,7 @@ use backend_demo::{client, serve::Stored};
 use http::{LIMIT, get, until};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::{TcpStream, UnixStream},
+    net::{TcpListener, TcpStream, UnixStream},
     process::{Child, ChildStdout, Command},
     time::{Instant, timeout},
 };
@@ -46,7 +46,11 @@ struct Up {
 
 impl Up {
     async fn start(directory: &Path, arguments: &[&str]) -> Self {
-        std::fs::write(directory.join("lb.toml"), LB).expect("written");
+        Self::start_with(directory, LB, arguments).await
+    }
+
+    async fn start_with(directory: &Path, file: &str, arguments: &[&str]) -> Self {
+        std::fs::write(directory.join("lb.toml"), file).expect("written");
         let mut process = demo(&["up", "--data", "data"])
             .args(arguments)
             .current_dir(directory)
@@ -72,7 +76,7 @@ impl Up {
 
     fn address(&self, word: &str) -> SocketAddr {
         let text = self.said[word].split_whitespace().next().expect("an address");
-        let text = text.trim_start_matches("http://").trim_end_matches("/metrics");
+        let text = text.trim_start_matches("http://").trim_end_matches('/');
         text.parse().expect("an address")
     }
 
@@ -210,6 +214,24 @@ async fn three_members_share_one_is_killed_one_is_added_and_all_end() {
     up.end(&["web-1", "web-3", "front", "admin", "registry"]).await;
 }
 
+/// A real agent would list them for another minute.
+#[tokio::test]
+async fn members_leave_the_registry_also_when_the_start_fails() {
+    let (_registry, agent) = start(&["registry", "--listen", "127.0.0.1:0"]).await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let directory = tempfile::tempdir().expect("a directory");
+    let front = format!("[listeners.web]\nbind = \"{}\"", taken.local_addr().expect("an address"));
+    let file = LB.replace("[listeners.web]\nbind = \"127.0.0.1:0\"", &front);
+    std::fs::write(directory.path().join("lb.toml"), file).expect("written");
+    let up =
+        demo(&["up", "--data", "data", "--consul", &format!("http://{agent}")]).current_dir(directory.path()).output();
+    let up = timeout(LIMIT * 2, up).await.expect("in time").expect("it runs");
+    let said = String::from_utf8_lossy(&up.stderr);
+    assert_eq!(up.status.code(), Some(1), "{said}");
+    assert!(said.contains("registered with") && said.contains("can't listen on"), "{said}");
+    assert_eq!(get(agent, "/v1/agent/services").await.body, "{}", "{said}");
+}
+
 /// What `evenkeel reload` asks of the balancer that runs in a directory.
 async fn reload(directory: &Path) -> String {
     let mut socket = UnixStream::connect(directory.join("admin.sock")).await.expect("a connection");
@@ -223,16 +245,43 @@ async fn reload(directory: &Path) -> String {
 #[tokio::test]
 async fn its_file_is_read_again_when_asked_for() {
     let directory = tempfile::tempdir().expect("a directory");
-    let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
+    let unwatched = format!("{LB}[reload]\nwatch = false\n");
+    let up = Up::start_with(directory.path(), &unwatched, &["--registry", "127.0.0.1:0"]).await;
     let file = directory.path().join("lb.toml");
     let unchanged = reload(directory.path()).await;
     assert!(unchanged.contains(r#""result":"unchanged""#), "the registry is still the demo's: {unchanged}");
-    std::fs::write(&file, format!("max_connections = 77\n{LB}")).expect("written");
+    std::fs::write(&file, format!("max_connections = 77\n{unwatched}")).expect("written");
     let applied = reload(directory.path()).await;
     assert!(applied.contains(r#""result":"applied""#) && applied.contains(r#""max_connections":77"#), "{applied}");
     std::fs::write(&file, "nonsense").expect("written");
     let refused = reload(directory.path()).await;
     assert!(refused.contains(r#""result":"refused""#) && refused.contains(r#""max_connections":77"#), "{refused}");
+    std::fs::remove_file(&file).expect("removed");
+    let missing = reload(directory.path()).await;
+    assert!(missing.contains(r#""result":"refused""#) && missing.contains("lb.toml"), "{missing}");
+    up.end(&["front", "admin", "registry"]).await;
+}
+
+#[tokio::test]
+async fn its_file_is_applied_when_it_changes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
+    let file = directory.path().join("lb.toml");
+    let limit = async || get(up.address("admin"), "/api/v1/config").await.json()["config"]["max_connections"].clone();
+    let until_limit = async |wanted: u64| {
+        let changes = async { while limit().await != wanted {} };
+        timeout(LIMIT, changes).await.unwrap_or_else(|_| panic!("it is never {wanted}"));
+    };
+    std::fs::write(&file, format!("max_connections = 77\n{LB}")).expect("written");
+    until_limit(77).await;
+    // Away for a moment, it is not the example that counts.
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::write(&file, "nonsense").expect("written");
+    std::fs::write(directory.path().join("new"), format!("max_connections = 78\n{LB}")).expect("written");
+    std::fs::rename(directory.path().join("new"), &file).expect("renamed");
+    until_limit(78).await;
+    let answered = up.ask().await;
+    assert_eq!(answered.keys().collect::<Vec<_>>(), ["web-1", "web-2", "web-3"], "still the demo's own registry");
     up.end(&["front", "admin", "registry"]).await;
 }
 

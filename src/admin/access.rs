@@ -25,7 +25,7 @@ pub(super) enum Caller {
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Liveness and readiness: asked by who has no token and knows no name.
+    /// Liveness and readiness, asked by who has no token and knows no name; pages that say nothing of this balancer.
     Nothing,
     Read,
     Write,

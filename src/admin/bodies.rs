@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::config::{Balance, WhenAllDown};
+use crate::config::Balance;
 use crate::health::Report;
 use crate::metrics::{ConnectFailure, Direction, Outcome};
 use crate::operator::{Lasting, Ledger, Order};
@@ -29,6 +29,8 @@ pub(super) struct PoolBody {
     tiers: Vec<TierBody>,
     eligible: usize,
     sessions: usize,
+    /// Sessions that wait for a backend; none where the pool has no queue.
+    queued: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     operator: Option<OrderBody<&'static str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,10 +172,7 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
             rejected: source.rejected.into_iter().map(|r| RejectedBody { id: r.id, why: r.why }).collect(),
         },
         check: settings.check.kind.name(),
-        when_all_down: match settings.when_all_down {
-            WhenAllDown::Refuse => "refuse",
-            WhenAllDown::Any => "any",
-        },
+        when_all_down: settings.when_all_down.name(),
         leaving: !set.stays(pool),
         settled: pool.is_settled(),
         all_down: pool.is_all_down(),
@@ -183,6 +182,7 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
         tiers: tiers(pool),
         eligible: pool.counts().eligible,
         sessions: pool.sessions(),
+        queued: pool.queued(),
         operator: ledger.pool().map(|order| order_body(order, order.value.name())),
         times: with_times.then(|| times_body(&pool.times.connect)),
         backends: pool.members().iter().map(|backend| backend_body(pool, backend, &ledger, with_times)).collect(),

@@ -93,7 +93,10 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         let sessions = pool.sessions_of(backend);
         let full = sessions >= cap;
         let value = if full { "reached" } else { "room" };
-        let says = format!("{sessions} sessions of at most {cap}");
+        let mut says = format!("{sessions} sessions of at most {cap}");
+        if full && pool.queued() > 0 {
+            says += &format!("; {} wait in the pool's queue", pool.queued());
+        }
         all.push(Said { who: "cap", value, says, decides: standing == Standing::Up && full });
     }
     if pool.is_panicking() && standing.is_last_resort() {

@@ -112,6 +112,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     let ejected = pool.members().iter().filter(|backend| backend.view().ejected.is_some()).count();
     families.value(&names::OUTLIER_EJECTED, &[name], ejected as f64);
     families.value(&names::POOL_SESSIONS, &[name], pool.sessions() as f64);
+    families.value(&names::POOL_QUEUED, &[name], pool.queued() as f64);
     families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
     for cause in CloseCause::ALL {
         families.value(&names::POOL_FORCED_CLOSES, &[name, cause.name()], pool.closes.read(cause) as f64);
@@ -119,6 +120,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     for direction in Direction::ALL {
         families.value(&names::POOL_BYTES, &[name, direction.name()], pool.bytes(direction) as f64);
     }
+    families.histogram(&names::POOL_QUEUE_SECONDS, &[name], &pool.queue_time);
     families.histogram(&names::POOL_CONNECT_SECONDS, &[name], &pool.times.connect);
     families.histogram(&names::POOL_FIRST_BYTE_SECONDS, &[name], &pool.times.first_byte);
     families.histogram(&names::POOL_SESSION_SECONDS, &[name], &pool.times.session);

@@ -4,6 +4,7 @@
 mod access;
 mod bodies;
 mod config;
+mod dashboard;
 mod events;
 mod explain;
 mod exposition;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -157,6 +158,8 @@ fn routes(door: &Door) -> Router {
         .route("/openapi.json", get(openapi::document));
     Router::new()
         .route("/", get(index))
+        .route("/dashboard.css", get(dashboard::style))
+        .route("/dashboard.js", get(dashboard::script))
         .route("/metrics", get(metrics))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(readiness))
@@ -191,7 +194,8 @@ async fn bounded(Shared(door): Shared<Door>, request: Request, next: Next) -> Re
 /// Who may.
 async fn let_in(Shared(door): Shared<Door>, mut request: Request, next: Next) -> Response {
     let need = match (request.uri().path(), request.method()) {
-        ("/live" | "/ready", _) => Need::Nothing,
+        ("/live" | "/ready" | "/dashboard.css" | "/dashboard.js", _) => Need::Nothing,
+        ("/", &Method::GET | &Method::HEAD) if dashboard::is_wanted(request.headers()) => Need::Nothing,
         (_, &Method::GET | &Method::HEAD) => Need::Read,
         _ => Need::Write,
     };
@@ -208,8 +212,12 @@ async fn let_in(Shared(door): Shared<Door>, mut request: Request, next: Next) ->
     }
 }
 
-async fn index() -> &'static str {
-    concat!(
+/// For a browser the dashboard, for others what there is.
+async fn index(headers: HeaderMap) -> Response {
+    if dashboard::is_wanted(&headers) {
+        return dashboard::page();
+    }
+    let text = concat!(
         "evenkeel ",
         env!("CARGO_PKG_VERSION"),
         "\n\n/metrics        for Prometheus\n/live           200 while the process works\n",
@@ -217,7 +225,9 @@ async fn index() -> &'static str {
         "/api/v1/pools   every pool and backend: facts, standing, reason\n",
         "/api/v1/config  what is in effect, secrets masked, and what became of the last reload\n",
         "/api/v1/openapi.json   everything else that can be read and changed here\n"
-    )
+    );
+    // Which of the two it is hangs on who asks.
+    ([(header::VARY, "accept")], text).into_response()
 }
 
 async fn metrics(Shared(desk): Shared<Desk>) -> Response {

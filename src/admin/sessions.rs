@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use crate::config::{Network, parse_network};
 use crate::metrics::CloseCause;
 use crate::pool::Happened;
-use crate::proxy::{SessionView, TcpView};
+use crate::proxy::{Phase, SessionView, TcpView};
 
 /// Sessions in an answer, unless it says another number, and at most.
 const USUAL: usize = 100;
@@ -233,10 +233,9 @@ impl Judge {
                 Refusal::bad(error, "write it like 10.0.0.1, 10.0.0.1:5000 or 10.0.0.0/8")
             })?),
         };
-        if let Some(phase) = filter.phase.as_deref().filter(|p| !["identifying", "connecting", "relaying"].contains(p))
-        {
+        if let Some(phase) = filter.phase.as_deref().filter(|p| !Phase::ALL.iter().any(|phase| phase.name() == *p)) {
             let error = format!("`phase`: there is no \"{}\"", phase.escape_debug());
-            return Err(Refusal::bad(error, "the phases are identifying, connecting and relaying"));
+            return Err(Refusal::bad(error, "the phases are identifying, queued, connecting and relaying"));
         }
         let (idle, age) = (time("idle", &filter.idle)?, time("age", &filter.age)?);
         Ok(Self { filter, client, idle, age, now: Instant::now() })

@@ -61,6 +61,9 @@ struct PoolBody {
     up: usize,
     eligible: usize,
     sessions: usize,
+    /// Sessions that wait for a backend.
+    queued: usize,
+    when_all_down: &'static str,
     settled: bool,
     all_down: bool,
     fail_open: bool,
@@ -90,6 +93,8 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
             up: counts.up,
             eligible: counts.eligible,
             sessions: pool.sessions(),
+            queued: pool.queued(),
+            when_all_down: pool.settings().when_all_down.name(),
             settled: pool.is_settled(),
             all_down: pool.is_all_down(),
             fail_open: pool.fail_open(),

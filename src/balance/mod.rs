@@ -29,6 +29,8 @@ struct Tier {
     policy: Policy,
     /// Slots that may be picked.
     running: usize,
+    /// Slots that could be, but for their cap.
+    full: usize,
     /// Percent of the sessions.
     load: u32,
 }
@@ -67,6 +69,11 @@ impl Slot {
         self.worth.eligible && self.has_room()
     }
 
+    /// A cap of 0 is no place that becomes free.
+    fn is_full(self) -> bool {
+        self.worth.eligible && self.worth.share > 0 && self.worth.cap.is_some_and(|cap| cap > 0 && self.sessions >= cap)
+    }
+
     fn tier(self) -> usize {
         usize::from(self.worth.tier).min(TIERS - 1)
     }
@@ -75,7 +82,7 @@ impl Slot {
 impl Balancer {
     /// Without slots; the first tier gets everything.
     pub fn new(balance: Balance) -> Self {
-        let tiers = std::array::from_fn(|_| Tier { policy: Policy::new(balance), running: 0, load: 0 });
+        let tiers = std::array::from_fn(|_| Tier { policy: Policy::new(balance), running: 0, full: 0, load: 0 });
         let mut balancer = Self { tiers, turns: RoundRobin::new(), slots: Vec::new() };
         balancer.set_loads(std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 }));
         balancer
@@ -169,6 +176,11 @@ impl Balancer {
         self.tiers.iter().filter(|tier| tier.load > 0).map(|tier| tier.running).sum()
     }
 
+    /// Slots that a pick could give if they had fewer sessions.
+    pub fn full(&self) -> usize {
+        self.tiers.iter().filter(|tier| tier.load > 0).map(|tier| tier.full).sum()
+    }
+
     fn count(&mut self, slot: usize, by: i32) {
         let before = self.slots[slot];
         let after = Slot { sessions: before.sessions.saturating_add_signed(by), ..before };
@@ -183,6 +195,8 @@ impl Balancer {
     fn change(&mut self, slot: usize, after: Slot) {
         let before = std::mem::replace(&mut self.slots[slot], after);
         let moved = before.tier() != after.tier();
+        self.tiers[before.tier()].full -= usize::from(before.is_full());
+        self.tiers[after.tier()].full += usize::from(after.is_full());
         if before.runs() && (!after.runs() || moved) {
             let tier = &mut self.tiers[before.tier()];
             tier.policy.leave(slot);

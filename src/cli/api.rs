@@ -17,6 +17,7 @@ pub(super) struct Pool {
     pub(super) all_down: bool,
     pub(super) fail_open: bool,
     pub(super) sessions: usize,
+    pub(super) queued: usize,
     pub(super) times: Option<Times>,
     pub(super) backends: Vec<Backend>,
 }

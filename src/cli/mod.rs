@@ -36,6 +36,7 @@ use crate::balancer::{StartError, explained};
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
+pub use watch::Watch;
 
 /// For who reads stderr.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -39,6 +39,8 @@ struct Pool {
     backends: usize,
     up: usize,
     sessions: usize,
+    queued: usize,
+    when_all_down: String,
     settled: bool,
     all_down: bool,
     fail_open: bool,
@@ -98,8 +100,14 @@ fn trouble(pool: &Pool) -> Option<String> {
 fn state(pool: &Pool) -> Cell {
     match pool {
         Pool { fail_open: true, .. } => cell("nothing is up, sessions try the rest").in_colour(Colour::Red),
+        Pool { all_down: true, when_all_down, queued, .. } if when_all_down == "wait" => {
+            cell(format!("nothing is up, {queued} sessions wait")).in_colour(Colour::Red)
+        }
         Pool { all_down: true, .. } => cell("nothing is up, sessions are refused").in_colour(Colour::Red),
         Pool { settled: false, .. } => cell("waits for discovery and first probes").in_colour(Colour::Blue),
+        Pool { queued: queued @ 1.., .. } => {
+            cell(format!("{queued} sessions wait for a backend")).in_colour(Colour::Yellow)
+        }
         Pool { up, backends, .. } if up < backends => cell("degraded").in_colour(Colour::Yellow),
         _ => cell("ok").in_colour(Colour::Green),
     }

@@ -19,9 +19,9 @@ const LONGEST: Duration = Duration::from_secs(2);
 /// Links on the way to a file, at most: as many as the kernel follows.
 const LINKS: usize = 40;
 
-/// See the module. Off at first.
+/// A file that is watched, or not: off at first.
 #[derive(Default)]
-pub(super) struct Watch(Option<Watching>);
+pub struct Watch(Option<Watching>);
 
 struct Watching {
     watcher: RecommendedWatcher,
@@ -31,8 +31,8 @@ struct Watching {
 }
 
 impl Watch {
-    /// Switches it on or off.
-    pub(super) fn turn(&mut self, on: bool, path: &Path) {
+    /// Switches it on or off, which the log hears. Right after it is on the file counts as changed.
+    pub fn turn(&mut self, on: bool, path: &Path) {
         if on == self.0.is_some() {
             return;
         }
@@ -50,7 +50,7 @@ impl Watch {
     ///
     /// # Cancel safety
     /// Safe: what happened is looked at when it is called again, or the next time.
-    pub(super) async fn changed(&mut self, path: &Path) {
+    pub async fn changed(&mut self, path: &Path) {
         match &mut self.0 {
             None => std::future::pending().await,
             Some(watching) => {

@@ -1,16 +1,18 @@
-//! How a backend is dialled, how long it is waited for, and what is kept for another one meanwhile.
+//! How a backend is waited for and dialled, how long an answer is waited for, and what is kept for another one meanwhile.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::faults::{Complaint, Reading, Zero};
-use super::shape::{ConnectShape, PoolShape, TimeoutsShape};
+use super::shape::{ConnectShape, PoolShape, QueueShape, TimeoutsShape};
 use super::size;
 use super::values::Section;
 
 /// In percent: more than any number of attempts could use.
 const MOST_RETRIES: i64 = 10_000;
+/// Each holds a descriptor.
+const LONGEST_QUEUE: i64 = 1_000_000;
 const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 pub(super) const DEFAULT_HEDGE: Duration = Duration::from_millis(300);
 const DEFAULT_REPLAY_BUFFER: usize = 64 << 10;
@@ -30,6 +32,15 @@ pub struct Connect {
     pub retry_budget: u16,
     /// After this long without an answer another backend is dialled beside the first; `None` (written `"0s"`) = never.
     pub hedge: Option<Duration>,
+}
+
+/// `queue = { … }`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Queue {
+    /// Sessions that may wait at once; at least 1.
+    pub max_length: usize,
+    /// For how long each.
+    pub timeout: Duration,
 }
 
 /// `timeouts = { … }`
@@ -58,6 +69,24 @@ pub(super) fn connect(section: Option<&Section<ConnectShape>>, reading: &mut Rea
         hedge: Some(reading.duration("hedge", &shape.hedge, Zero::Allowed).unwrap_or(DEFAULT_HEDGE))
             .filter(|hedge| !hedge.is_zero()),
     }
+}
+
+/// Nothing of it has a default: how many clients may wait, and for how long, is known to the operator alone.
+pub(super) fn queue(section: Option<&Section<QueueShape>>, reading: &mut Reading<'_>) -> Option<Queue> {
+    let section = section?;
+    let shape = &section.shape;
+    let max_length = reading.number("max_length", &shape.max_length, 1..=LONGEST_QUEUE);
+    let timeout = reading.duration("timeout", &shape.timeout, Zero::Refused);
+    let mut missing = |key: &str, hint: &str| {
+        reading.fault(section.span.clone(), format!("`queue` has no `{key}`"), hint);
+    };
+    if shape.max_length.is_none() {
+        missing("max_length", "add how many clients may wait at once: max_length = 1000");
+    }
+    if shape.timeout.is_none() {
+        missing("timeout", "add how long each of them may wait: timeout = \"10s\"");
+    }
+    Some(Queue { max_length: max_length?, timeout: timeout? })
 }
 
 pub(super) fn timeouts(section: Option<&Section<TimeoutsShape>>, reading: &mut Reading<'_>) -> Timeouts {

@@ -44,7 +44,7 @@ pub use access::{AccessToken, Admin};
 pub use check::*;
 pub use closing::{Closing, Policy};
 pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
-pub use connect::{Connect, Timeouts};
+pub use connect::{Connect, Queue, Timeouts};
 pub use diff::{Change, Diff, Named, What};
 pub use effective::masked;
 pub use error::{ConfigError, Report};

@@ -13,7 +13,7 @@ use super::access::Admin;
 use super::check::{Check, CheckKind};
 use super::closing::Closing;
 use super::conduct::Conduct;
-use super::connect::{Connect, Timeouts};
+use super::connect::{Connect, Queue, Timeouts};
 use super::header::{AcceptProxy, SendProxy};
 use super::pools::StaticBackend;
 use super::process::{Log, Reload, Shutdown};
@@ -91,6 +91,8 @@ pub struct Pool {
     pub check: Arc<Check>,
     /// What asks each backend's own opinion beside it, always of kind `agent`; `None` = nobody does.
     pub agent: Option<Arc<Check>>,
+    /// Where sessions wait while all backends are at their cap; `None` = nowhere.
+    pub queue: Option<Queue>,
     /// How a backend is dialled.
     pub connect: Connect,
     /// When a session has been quiet for too long.
@@ -113,7 +115,7 @@ pub struct Pool {
     /// Local addresses to dial from, in turn; empty = the kernel chooses.
     #[serde(rename = "source")]
     pub sources: Vec<IpAddr>,
-    /// What a session gets when no backend is up.
+    /// What becomes of a session when no backend is up.
     pub when_all_down: WhenAllDown,
     /// `/ready` waits for this pool.
     pub required: bool,
@@ -154,6 +156,19 @@ pub enum WhenAllDown {
     Refuse,
     /// Try any backend that is not drained, disabled, in maintenance or removed.
     Any,
+    /// Let sessions wait in the pool's queue, which it has then.
+    Wait,
+}
+
+impl WhenAllDown {
+    /// The word for it in the configuration and the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Any => "any",
+            Self::Wait => "wait",
+        }
+    }
 }
 
 /// Where a pool's backends come from.

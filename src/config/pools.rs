@@ -49,7 +49,7 @@ pub(super) fn pool(
     let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
     let check = checks.of_pool(shape.check.as_ref(), version, reading);
-    let all_down = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any)];
+    let queue = connect::queue(shape.queue.as_ref(), reading);
     Pool {
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
@@ -57,6 +57,7 @@ pub(super) fn pool(
         conduct: conduct::conduct(shape, check.fall, reading),
         check,
         agent: checks::adviser(shape.agent.as_ref(), reading),
+        queue,
         connect: connect::connect(shape.connect.as_ref(), reading),
         timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
         replay: connect::replay(shape, reading),
@@ -66,9 +67,19 @@ pub(super) fn pool(
         send_proxy,
         tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
         relay: reading.word("relay", &shape.relay, &relays, Relay::Auto),
-        when_all_down: reading.word("when_all_down", &shape.when_all_down, &all_down, WhenAllDown::Refuse),
+        when_all_down: when_all_down(shape, reading),
         required: shape.required.unwrap_or(true),
     }
+}
+
+fn when_all_down(shape: &PoolShape, reading: &mut Reading<'_>) -> WhenAllDown {
+    let words = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any), ("wait", WhenAllDown::Wait)];
+    let word = reading.word("when_all_down", &shape.when_all_down, &words, WhenAllDown::Refuse);
+    if let (WhenAllDown::Wait, None, Some(written)) = (word, &shape.queue, &shape.when_all_down) {
+        let hint = "add queue = { max_length = 1000, timeout = \"10s\" }: how many may wait, and for how long";
+        reading.fault(written.span(), "when_all_down \"wait\" without `queue`: there is nowhere to wait", hint);
+    }
+    word
 }
 
 /// `source = "address"` or several.

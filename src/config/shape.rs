@@ -97,6 +97,7 @@ pub(super) struct PoolShape {
     pub(super) check: Option<CheckEntry>,
     pub(super) agent: Option<Section<AdviserShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
+    pub(super) queue: Option<Section<QueueShape>>,
     pub(super) timeouts: Option<Section<TimeoutsShape>>,
     pub(super) replay: Text,
     pub(super) replay_buffer: Text,
@@ -252,6 +253,13 @@ pub(super) struct ConnectShape {
     pub(super) retry_delay: Time,
     pub(super) retry_budget: Number,
     pub(super) hedge: Time,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QueueShape {
+    pub(super) max_length: Number,
+    pub(super) timeout: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -104,6 +104,9 @@ impl Config {
                 "when_all_down \"any\": with no backend up, sessions go to backends whose checks fail".to_owned(),
             );
         }
+        if pool.queue.is_some() && !may_wait(pool) {
+            warnings.push("queue is never used: no backend has a limit of sessions".to_owned());
+        }
         if pool.closing.on_down != Policy::Keep
             && pool.check.kind == CheckKind::None
             && matches!(pool.source, Source::Static(_))
@@ -134,6 +137,18 @@ impl Config {
             }
         }
     }
+}
+
+/// Whether there can be anything to wait for in its queue. An agent, and what Consul says of an instance, may limit sessions.
+fn may_wait(pool: &Pool) -> bool {
+    let by_backend = match &pool.source {
+        Source::Static(backends) => backends.iter().any(|backend| backend.max_sessions.is_some()),
+        Source::Consul(_) => true,
+    };
+    by_backend
+        || pool.conduct.backend_max_sessions.is_some()
+        || pool.agent.is_some()
+        || pool.when_all_down == WhenAllDown::Wait
 }
 
 fn judge_check(check: &Check, warnings: &mut Vec<String>) {

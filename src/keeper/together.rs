@@ -45,12 +45,17 @@ impl Members {
         }
         self.all_down = all_down;
         self.pool.set_all_down(all_down);
-        let any = self.pool.settings().when_all_down == WhenAllDown::Any || panicking;
-        match (all_down, any) {
-            (true, true) => warn!(%pool, backends = counts.members, "no backend is up: sessions may try any of them"),
-            (true, false) => warn!(%pool, backends = counts.members, "no backend is up: new sessions are refused"),
-            (false, _) => info!(%pool, up = counts.up, "a backend is up again"),
+        if !all_down {
+            info!(%pool, up = counts.up, "a backend is up again");
+            return;
         }
+        let become_of_sessions = match self.pool.settings().when_all_down {
+            _ if panicking => "sessions may try any of them",
+            WhenAllDown::Any => "sessions may try any of them",
+            WhenAllDown::Wait => "new sessions wait",
+            WhenAllDown::Refuse => "new sessions are refused",
+        };
+        warn!(%pool, backends = counts.members, "no backend is up: {become_of_sessions}");
     }
 
     /// Shares of those that are new grow with their age.

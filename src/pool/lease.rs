@@ -34,8 +34,17 @@ pub(super) struct Trial {
     pub(super) over: AtomicBool,
 }
 
+/// What was picked and is counted, for whoever is going to hold it.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) backend: Arc<Backend>,
+    pub(super) address: SocketAddr,
+    pub(super) trial: Option<Trial>,
+}
+
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, backend: Arc<Backend>, address: SocketAddr, trial: Option<Trial>) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, claim: Claim) -> Self {
+        let Claim { backend, address, trial } = claim;
         Self { pool, backend, address, source: None, trial: trial.map(Box::new) }
     }
 

@@ -8,6 +8,7 @@ mod history;
 mod lease;
 mod orders;
 mod preconnected;
+mod queue;
 mod record;
 mod source;
 mod state;
@@ -31,9 +32,11 @@ pub use backend::{Backend, BackendStats, SHARE_OF_WEIGHT, View};
 pub use budget::{Allowance, Budget, Permit};
 pub use events::{Event, Events, Happened};
 pub use history::{Change, History};
+use lease::Claim;
 pub use lease::Lease;
 pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
+pub use queue::{Turn, Waiting};
 pub use record::{EarlyEnds, OutlierCounts};
 pub use source::{Errors, SourceStatus, SourceView};
 use state::Inner;
@@ -53,6 +56,8 @@ pub struct Pool {
     pub source: Arc<SourceStatus>,
     /// Histograms over all backends, removed ones included.
     pub times: Times,
+    /// How long sessions waited that had to, whatever became of them.
+    pub queue_time: Histogram,
     /// How long probes take.
     pub probe_time: Histogram,
     /// What operators want of it.
@@ -118,6 +123,7 @@ impl Pool {
             name: settings.name.as_str().into(),
             source: Arc::default(),
             times: Times::default(),
+            queue_time: Histogram::fast(),
             probe_time: Histogram::fast(),
             orders: OrderDesk::default(),
             ended_without_backend: Ended::default(),
@@ -148,10 +154,10 @@ impl Pool {
     /// Swaps what the file says of it. Backends, counts and sessions stay; who gets the next session follows the policy
     /// that is set now.
     pub fn change(&self, settings: config::Pool) {
-        let mut inner = self.inner();
-        inner.change(settings.balance, settings.conduct.overprovisioning);
-        self.settings.store(Arc::new(settings));
-        drop(inner);
+        self.alter(|inner| {
+            inner.change(settings.balance, settings.conduct.overprovisioning);
+            self.settings.store(Arc::new(settings));
+        });
         // What becomes of running sessions may be another thing now.
         self.standings.send_replace(());
     }
@@ -161,13 +167,61 @@ impl Pool {
     /// # Errors
     /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
     pub fn pick(self: &Arc<Self>, tried: &[Arc<Backend>]) -> Result<Lease, NoneLeft> {
-        let (backend, address, trial) = self.inner().pick(tried)?;
-        Ok(Lease::new(Arc::clone(self), backend, address, trial))
+        let claim = self.inner().pick(tried)?;
+        Ok(Lease::new(Arc::clone(self), claim))
+    }
+
+    /// As [`Self::pick`] for a session that may pick any, but where all that it could get are at their cap, or the pool
+    /// lets sessions wait for a backend that is up, the session gets a place in the queue.
+    ///
+    /// # Errors
+    /// [`NoneLeft`]: there is no backend to wait for.
+    pub fn pick_or_wait(self: &Arc<Self>, queue: config::Queue) -> Result<Turn, NoneLeft> {
+        let waits_for_any = self.settings.load().when_all_down == config::WhenAllDown::Wait;
+        let mut inner = self.inner();
+        if let Ok(claim) = inner.pick(&[]) {
+            drop(inner);
+            return Ok(Turn::Now(Lease::new(Arc::clone(self), claim)));
+        }
+        if !inner.is_full() && !waits_for_any {
+            return Err(NoneLeft);
+        }
+        if inner.queue.len() >= queue.max_length {
+            return Ok(Turn::Full);
+        }
+        let place = inner.queue.enter();
+        drop(inner);
+        Ok(Turn::Later(Waiting::new(Arc::clone(self), place)))
+    }
+
+    /// Sessions in the queue.
+    pub fn queued(&self) -> usize {
+        self.inner().queue.len()
     }
 
     /// The end of a lease; if it was a trial without a verdict, the next session is.
     fn give_back(&self, backend: &Backend, undecided_trial: Option<u64>) {
-        self.inner().give_back(backend, undecided_trial);
+        self.alter(|inner| inner.give_back(backend, undecided_trial));
+    }
+
+    /// Makes a change that may let somebody be picked, and serves the queue before anybody else can pick.
+    fn alter<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+        let mut inner = self.inner();
+        let result = change(&mut inner);
+        let mut served = inner.serve();
+        drop(inner);
+        while !served.is_empty() {
+            // Who has left meanwhile does not take it.
+            let left: Vec<Claim> = served.drain(..).filter_map(|(to, claim)| to.send(claim).err()).collect();
+            if !left.is_empty() {
+                let mut inner = self.inner();
+                for Claim { backend, trial, .. } in left {
+                    inner.give_back(&backend, trial.map(|trial| trial.number));
+                }
+                served = inner.serve();
+            }
+        }
+        result
     }
 
     /// Changes after a standing has changed, or what follows from all of them together. Only the last change shows.
@@ -278,14 +332,14 @@ impl Pool {
     /// A new member; it shows to readers after the next [`Self::publish`].
     pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
         let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, view);
-        let backend = self.inner().add(view, make);
+        let backend = self.alter(|inner| inner.add(view, make));
         self.changed(&backend, None);
         backend
     }
 
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
-        self.inner().place(backend, &view);
+        self.alter(|inner| inner.place(backend, &view));
         let before = backend.view().standing;
         let changed = before != view.standing;
         backend.show(view);
@@ -310,13 +364,14 @@ impl Pool {
 
     /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
     pub fn forget(&self, backend: &Backend) -> bool {
-        self.inner().forget(backend)
+        // The other tiers may get more.
+        self.alter(|inner| inner.forget(backend))
     }
 
     /// The next session that has tried nothing yet may be an ejected backend's trial. Nothing changes if one is offered or
     /// on its way, or if it is not ejected.
     pub fn offer_trial(&self, backend: &Backend, failing: Failing) {
-        self.inner().offer_trial(backend, failing);
+        self.alter(|inner| inner.offer_trial(backend, failing));
     }
 
     /// Whether that is the trial that is on its way; it is over then.
@@ -330,19 +385,19 @@ impl Pool {
         self.all_down.store(all_down, Relaxed);
         self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
         let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
-        let mut inner = self.inner();
-        inner.fail_open = fail_open;
-        inner.apply_all();
-        drop(inner);
+        self.alter(|inner| {
+            inner.fail_open = fail_open;
+            inner.apply_all();
+        });
         self.standings.send_replace(());
     }
 
     /// Says whether so few work that sessions may try what is not up and nobody took out.
     pub fn set_panicking(&self, panicking: bool) {
-        let mut inner = self.inner();
-        inner.panicking = panicking;
-        inner.apply_all();
-        drop(inner);
+        self.alter(|inner| {
+            inner.panicking = panicking;
+            inner.apply_all();
+        });
         self.standings.send_replace(());
     }
 

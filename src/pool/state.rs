@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::lease::Trial;
+use super::lease::{Claim, Trial};
+use super::queue::{Queue, Served};
 use super::{Backend, NoneLeft, View};
 use crate::balance::{Balancer, TierHealth, Worth, loads};
 use crate::config::{Balance, TIERS};
@@ -19,6 +20,8 @@ pub(super) struct Inner {
     slots: Vec<Option<Slot>>,
     free: Vec<usize>,
     pub(super) sessions: usize,
+    /// While somebody is in it, nothing may be picked: whatever frees a place serves it first.
+    pub(super) queue: Queue,
     counts: Counts,
     tiers: [TierHealth; TIERS],
     /// By tier: whom sessions may try when all are used.
@@ -83,6 +86,7 @@ impl Inner {
             slots: Vec::new(),
             free: Vec::new(),
             sessions: 0,
+            queue: Queue::default(),
             counts: Counts::default(),
             tiers: [TierHealth::default(); TIERS],
             any: [0; TIERS],
@@ -110,10 +114,7 @@ impl Inner {
         if self.knows(backend) { self.balancer.sessions(backend.slot) } else { 0 }
     }
 
-    pub(super) fn pick(
-        &mut self,
-        tried: &[Arc<Backend>],
-    ) -> Result<(Arc<Backend>, SocketAddr, Option<Trial>), NoneLeft> {
+    pub(super) fn pick(&mut self, tried: &[Arc<Backend>]) -> Result<Claim, NoneLeft> {
         if tried.is_empty()
             && let Some((slot, trial)) = self.take_trial()
         {
@@ -125,15 +126,27 @@ impl Inner {
         self.claimed(slot, None)
     }
 
-    fn claimed(
-        &mut self,
-        slot: usize,
-        trial: Option<Trial>,
-    ) -> Result<(Arc<Backend>, SocketAddr, Option<Trial>), NoneLeft> {
+    /// Gives to those that wait what may be picked now.
+    pub(super) fn serve(&mut self) -> Vec<Served> {
+        if self.queue.len() == 0 {
+            return Vec::new();
+        }
+        let mut queue = std::mem::take(&mut self.queue);
+        let served = queue.serve(|| self.pick(&[]).ok());
+        self.queue = queue;
+        served
+    }
+
+    /// Whether a place may become free by the end of a session.
+    pub(super) fn is_full(&self) -> bool {
+        self.balancer.full() > 0
+    }
+
+    fn claimed(&mut self, slot: usize, trial: Option<Trial>) -> Result<Claim, NoneLeft> {
         // The balancer knows only slots that are taken.
         let Some(Slot { backend, address, .. }) = &self.slots[slot] else { return Err(NoneLeft) };
         self.sessions += 1;
-        Ok((Arc::clone(backend), *address, trial))
+        Ok(Claim { backend: Arc::clone(backend), address: *address, trial })
     }
 
     /// A session is counted on the slot if there is one.

@@ -5,7 +5,7 @@ use crate::endpoint::Registry;
 use crate::health::Wish;
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
-fn pool(more: &str) -> Arc<Pool> {
+pub(super) fn pool(more: &str) -> Arc<Pool> {
     let text = format!(
         "[listeners.l]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n[pools.p]\nbackends = [\"127.0.0.1:1\"]\n{more}\n"
     );
@@ -13,7 +13,7 @@ fn pool(more: &str) -> Arc<Pool> {
     Pool::new(config.pools[0].clone(), 2).0
 }
 
-fn view(standing: Standing, weight: u16) -> View {
+pub(super) fn view(standing: Standing, weight: u16) -> View {
     let facts = Facts {
         operator: Operator::Ready,
         registry: Registry::Passing,

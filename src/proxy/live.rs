@@ -44,6 +44,8 @@ impl SessionKey {
 pub enum Phase {
     /// A PROXY header is awaited.
     Identifying,
+    /// In the pool's queue.
+    Queued,
     /// On its way to a backend.
     Connecting,
     /// Connected to one.
@@ -51,10 +53,14 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Identifying, Self::Queued, Self::Connecting, Self::Relaying];
+
     /// The word for it in the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Identifying => "identifying",
+            Self::Queued => "queued",
             Self::Connecting => "connecting",
             Self::Relaying => "relaying",
         }
@@ -299,12 +305,17 @@ impl Live {
         if client != self.peer {
             self.lock().client = Some(Box::new(client));
         }
-        self.phase.store(Phase::Connecting as u8, Relaxed);
+        self.phase(Phase::Connecting);
+    }
+
+    /// It has come so far.
+    pub(super) fn phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Relaxed);
     }
 
     pub(super) fn reached(&self, backend: &Arc<Backend>, address: SocketAddr, bytes: &ByteCell) {
         self.lock().leg = Some(Leg { backend: Arc::clone(backend), address, bytes: bytes.clone(), ends: None });
-        self.phase.store(Phase::Relaying as u8, Relaxed);
+        self.phase(Phase::Relaying);
     }
 
     /// Its sockets may be asked about from now on; `None`, before they are closed: not any more.
@@ -371,18 +382,13 @@ impl Live {
     fn view(&self) -> SessionView {
         let state = self.lock();
         let leg = state.leg.as_ref().map(Leg::view);
-        let phase = match self.phase.load(Relaxed) {
-            0 => Phase::Identifying,
-            1 => Phase::Connecting,
-            _ => Phase::Relaying,
-        };
         SessionView {
             key: self.key,
             listener: Arc::clone(&self.listener),
             pool: Arc::clone(&self.pool),
             client: state.client.as_deref().copied().unwrap_or(self.peer),
             peer: self.peer,
-            phase,
+            phase: Phase::ALL.get(usize::from(self.phase.load(Relaxed))).copied().unwrap_or(Phase::Relaying),
             began: self.began,
             leg,
             cut: Cut::from_number(self.cut.load(Acquire)),

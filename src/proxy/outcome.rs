@@ -15,35 +15,38 @@ use crate::pool::{ByteCell, Lease};
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) live: Arc<Live>,
-    /// What the session is called across proxies, printable.
-    pub(super) unique_id: Option<Box<str>>,
     pub(super) attempts: u32,
-    /// Backends that were sent the client's bytes after another one had failed.
-    pub(super) replays: u16,
     /// When the backend's came, in nanoseconds from the begin: half the room of an `Instant`.
     first_byte: Option<NonZeroU64>,
-    /// Bytes that backends before this one were sent.
-    pub(super) sent_before: u64,
     pub(super) outcome: Option<Outcome>,
     /// What the outcome's word leaves open: the error behind it.
     pub(super) detail: Option<Box<str>>,
     /// Whether there is a log line.
     pub(super) log: bool,
+    /// In a box: most sessions have none of it.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    /// What the session is called across proxies, printable.
+    pub(super) unique_id: Option<Box<str>>,
+    /// Time in the pool's queue.
+    pub(super) queued: Option<Duration>,
+    /// Backends that were sent the client's bytes after another one had failed.
+    pub(super) replays: u16,
+    /// Bytes that backends before this one were sent.
+    pub(super) sent_before: u64,
 }
 
 impl Record {
     pub(super) fn new(live: Arc<Live>, log: bool) -> Self {
-        Self {
-            live,
-            unique_id: None,
-            attempts: 0,
-            replays: 0,
-            first_byte: None,
-            sent_before: 0,
-            outcome: None,
-            detail: None,
-            log,
-        }
+        Self { live, attempts: 0, first_byte: None, outcome: None, detail: None, log, rare: None }
+    }
+
+    pub(super) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
     }
 
     /// A backend was connected; what is relayed to and from it is counted in what is returned.
@@ -99,6 +102,7 @@ impl Drop for Record {
         if !self.log {
             return;
         }
+        let rare = self.rare.take().unwrap_or_default();
         let (client, peer) = (self.live.client(), self.live.peer);
         info!(
             target: "evenkeel::session",
@@ -107,17 +111,18 @@ impl Drop for Record {
             pool = %pool.name,
             client = %client,
             peer = (peer != client).then(|| tracing::field::display(peer)),
-            unique_id = self.unique_id.as_deref(),
+            unique_id = rare.unique_id.as_deref(),
             backend = backend.map(|backend| tracing::field::display(&backend.id)),
             address = leg.as_ref().map(|leg| tracing::field::display(leg.address)),
             outcome = outcome.name(),
             detail = self.detail.as_deref(),
             attempts = self.attempts,
-            replays = (self.replays > 0).then_some(self.replays),
+            replays = (rare.replays > 0).then_some(rare.replays),
+            queued_ms = rare.queued.map(milliseconds),
             connected_ms = connected_after.map(milliseconds),
             first_byte_ms = first_byte.map(milliseconds),
             total_ms = milliseconds(total),
-            to_backend = self.sent_before + leg.as_ref().map_or(0, |leg| leg.to_backend),
+            to_backend = rare.sent_before + leg.as_ref().map_or(0, |leg| leg.to_backend),
             to_client = leg.as_ref().map_or(0, |leg| leg.to_client),
             "session ended"
         );

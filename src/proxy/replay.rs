@@ -122,8 +122,9 @@ impl Request {
                 before.broken = failure.broken();
                 return Some(self.hand_over(connected, bytes, written, before));
             };
-            record.sent_before += written as u64;
-            record.replays = record.replays.saturating_add(1);
+            let rare = record.rare();
+            rare.sent_before += written as u64;
+            rare.replays = rare.replays.saturating_add(1);
             replay = Some(Count(Arc::clone(&pool), Replay::Ended));
             // Only now is the failed one let go: until then the session might have had to end as it does.
             connected = next;

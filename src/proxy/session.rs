@@ -153,7 +153,7 @@ async fn identify(client: &Socket, front: &Settings, record: &mut Record) -> Opt
         identified = identified => match identified {
             Ok(caller) => {
                 record.live.identified(caller.client);
-                record.unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string().into());
+                record.rare().unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string().into());
                 return Some(caller);
             }
             Err(Stranger::Refused(why)) => (Outcome::Refused, Some(why)),
@@ -184,7 +184,7 @@ async fn reach(
         };
     }
     let has_bytes = !opening.is_empty() || !caller.early.is_empty() || settings.send_proxy.is_some();
-    let mut search = Search::new((&live.pool, settings), &live.listener, &worker.stock, worker.random(), has_bytes);
+    let mut search = Search::new(&live, settings, &worker.stock, worker.random(), has_bytes);
     let connected = match connect(client, &mut search, record).await {
         Ok(connected) => connected,
         Err(Unconnected::Refused) => {
@@ -219,7 +219,7 @@ fn greeting(caller: &Caller, client: &Socket, settings: &config::Pool, record: &
     let id = format!("{:016x}-{:x}", *RUN, record.live.id());
     let (header, unique_id) = caller.header(send, client, &id);
     if let Some(unique_id) = unique_id {
-        record.unique_id = Some(unique_id.escape_ascii().to_string().into());
+        record.rare().unique_id = Some(unique_id.escape_ascii().to_string().into());
     }
     Some(header)
 }
@@ -255,23 +255,27 @@ enum Unconnected {
 
 /// Connects, unless the client leaves or an operator ends the session first.
 async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) -> Result<Connected, Unconnected> {
-    let refusal = tokio::select! {
+    let found = tokio::select! {
         biased;
-        result = search.next(&mut record.attempts) => match result {
-            Ok(connected) => return Ok(connected),
-            Err(refusal) => refusal,
-        },
-        error = client.error() => {
-            record.end(Outcome::ClientGone, Some(error.to_string()));
-            return Err(Unconnected::Ended);
-        }
-        cut = record.live.cut() => {
-            record.end(cut.outcome(), None);
+        found = search.next(&mut record.attempts) => Ok(found),
+        error = client.error() => Err((Outcome::ClientGone, Some(error.to_string()))),
+        cut = record.live.cut() => Err((cut.outcome(), None)),
+    };
+    if let Some(queued) = search.queued() {
+        record.rare().queued = Some(queued);
+    }
+    let refusal = match found {
+        Ok(Ok(connected)) => return Ok(connected),
+        Ok(Err(refusal)) => refusal,
+        Err((outcome, detail)) => {
+            record.end(outcome, detail);
             return Err(Unconnected::Ended);
         }
     };
     let (outcome, detail) = match refusal {
         Refusal::NoBackend => (Outcome::NoBackend, None),
+        Refusal::QueueFull => (Outcome::QueueFull, None),
+        Refusal::QueueTimeout => (Outcome::QueueTimeout, None),
         Refusal::Failed((backend, reason, error)) => {
             let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
             (outcome, Some(format!("{}: {}: {error}", backend.id, reason.name())))

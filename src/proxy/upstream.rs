@@ -1,20 +1,20 @@
-//! From a session to a connected backend: pick, dial, dial another one beside it if that takes long, and retry while the
+//! From a session to a connected backend: pick, or wait in the pool's queue, dial, dial another one beside it if that takes long, and retry while the
 //! backend has sent nothing. Backends that have not been tried come first; when none is left, any eligible one after a
 //! pause.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::info;
 
 use super::dial::{Dials, Failed};
-use super::listener::Listener;
+use super::live::{Live, Phase};
 use super::preconnect::Stock;
 use super::socket::Socket;
 use crate::config;
 use crate::metrics::Hedge;
-use crate::pool::{Backend, Lease, NoneLeft, Permit, Pool};
+use crate::pool::{Backend, Lease, NoneLeft, Permit, Turn};
 
 /// The least time between two questions for the retry budget.
 const BREATH: Duration = Duration::from_millis(20);
@@ -35,6 +35,10 @@ pub(super) struct Connected {
 pub(super) enum Refusal {
     /// Nothing was eligible.
     NoBackend,
+    /// Nothing had room, and too many wait.
+    QueueFull,
+    /// Nothing had room for too long.
+    QueueTimeout,
     /// Every attempt failed; the last one.
     Failed(Failed),
 }
@@ -42,9 +46,8 @@ pub(super) enum Refusal {
 /// One session's search for a backend that serves it. It may be gone on with when the one that was found fails.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
-    pool: &'a Arc<Pool>,
+    live: &'a Live,
     settings: &'a Arc<config::Pool>,
-    listener: &'a Listener,
     stock: &'a Stock,
     random: fastrand::Rng,
     /// Whoever is found is sent some at once.
@@ -52,30 +55,40 @@ pub(super) struct Search<'a> {
     /// Dialled, or used, so far.
     tried: Vec<Arc<Backend>>,
     found: bool,
+    /// Time in the queue, and since when it is there now.
+    queued: Duration,
+    in_queue_since: Option<Instant>,
 }
 
 impl<'a> Search<'a> {
-    /// `listener` is where places for more connections come from.
+    /// `live` says for whom; its listener is where places for more connections come from.
     pub(super) fn new(
-        (pool, settings): (&'a Arc<Pool>, &'a Arc<config::Pool>),
-        listener: &'a Listener,
+        live: &'a Live,
+        settings: &'a Arc<config::Pool>,
         stock: &'a Stock,
         random: fastrand::Rng,
         has_bytes: bool,
     ) -> Self {
-        Self { pool, settings, listener, stock, random, has_bytes, tried: Vec::new(), found: false }
+        let (queued, in_queue_since) = (Duration::ZERO, None);
+        Self { live, settings, stock, random, has_bytes, tried: Vec::new(), found: false, queued, in_queue_since }
+    }
+
+    /// How long it has waited in the pool's queue, if it had to.
+    pub(super) fn queued(&self) -> Option<Duration> {
+        let queued = self.queued + self.in_queue_since.map_or(Duration::ZERO, |since| since.elapsed());
+        (!queued.is_zero()).then_some(queued)
     }
 
     /// Connects to a backend of the pool, or takes a connection that the worker has in stock for it. `attempts` counts the
-    /// dials over all calls, also when the future is dropped; `connect.deadline` begins with each call. After one was found,
-    /// only backends that have not been tried are.
+    /// dials over all calls, also when the future is dropped; `connect.deadline` begins with each call, and does not pass in
+    /// the queue. After one was found, only backends that have not been tried are, and nothing is waited for.
     ///
     /// # Cancel safety
     /// Dropping it closes the sockets in the making and gives back the leases; the attempts are counted as abandoned.
     pub(super) async fn next(&mut self, attempts: &mut u32) -> Result<Connected, Refusal> {
-        let (pool, settings) = (self.pool, self.settings);
+        let (pool, settings) = (&self.live.pool, self.settings);
         let policy = &settings.connect;
-        let deadline = Instant::now() + policy.deadline;
+        let mut deadline = Instant::now() + policy.deadline;
         // An attempt that ends before it could be hedged needs no timer.
         let pause = policy.hedge.filter(|hedge| *hedge < policy.timeout);
         let is_second = self.found;
@@ -91,7 +104,18 @@ impl<'a> Search<'a> {
                 is_paid = true;
                 let mut lease = match pool.pick(&self.tried) {
                     Ok(lease) => lease,
-                    Err(NoneLeft) if self.tried.is_empty() || is_second => break,
+                    Err(NoneLeft) if is_second => break,
+                    Err(NoneLeft) if self.tried.is_empty() => {
+                        let before = self.queued;
+                        match self.wait().await {
+                            Ok(lease) => {
+                                deadline += self.queued - before;
+                                lease
+                            }
+                            Err(Refusal::NoBackend) => break,
+                            Err(refusal) => return Err(refusal),
+                        }
+                    }
                     Err(NoneLeft) => {
                         self.tried.clear();
                         if !self.rest(policy.retry_delay, deadline).await {
@@ -136,16 +160,38 @@ impl<'a> Search<'a> {
         Err(last.map_or(Refusal::NoBackend, Refusal::Failed))
     }
 
+    /// Waits for its turn in the pool's queue, if it has one.
+    async fn wait(&mut self) -> Result<Lease, Refusal> {
+        let Some(queue) = self.settings.queue else { return Err(Refusal::NoBackend) };
+        let waiting = match self.live.pool.pick_or_wait(queue) {
+            Ok(Turn::Now(lease)) => return Ok(lease),
+            Ok(Turn::Later(waiting)) => waiting,
+            Ok(Turn::Full) => return Err(Refusal::QueueFull),
+            Err(NoneLeft) => return Err(Refusal::NoBackend),
+        };
+        let since = Instant::now();
+        self.in_queue_since = Some(since);
+        self.live.phase(Phase::Queued);
+        let served = timeout(queue.timeout, waiting).await;
+        self.live.phase(Phase::Connecting);
+        self.in_queue_since = None;
+        self.queued += since.elapsed();
+        match served {
+            Ok(served) => served.map_err(|NoneLeft| Refusal::NoBackend),
+            Err(_) => Err(Refusal::QueueTimeout),
+        }
+    }
+
     /// Dials one more backend beside the others, if one is left and it may; a connection in stock is there at once.
     fn hedge(&mut self, dials: &mut Dials, limit: Duration, attempts: &mut u32) -> Option<Connected> {
-        let pool = self.pool;
+        let pool = &self.live.pool;
         let mut lease = pool.pick(&self.tried).ok()?;
         if let Some(socket) = self.stock.take(&mut lease) {
             dials.outrun();
             pool.second.count_hedge(Hedge::Won);
             return Some(Connected { socket, lease });
         }
-        let place = self.listener.spare_place();
+        let place = self.live.listener.spare_place();
         let Some(place) = place.filter(|_| pool.hedges.take(Instant::now(), HEDGES) == Permit::Granted) else {
             pool.second.count_hedge(Hedge::Refused);
             return None;
@@ -158,7 +204,7 @@ impl<'a> Search<'a> {
 
     /// Waits until the pool's budget has a retry to give; `false` = not before the deadline.
     async fn pay(&mut self, deadline: Instant) -> bool {
-        let (pool, policy) = (self.pool, &self.settings.connect);
+        let (pool, policy) = (&self.live.pool, &self.settings.connect);
         loop {
             match pool.retries.take(Instant::now(), policy.retry_budget) {
                 Permit::Granted => return true,
@@ -185,7 +231,7 @@ impl<'a> Search<'a> {
     }
 
     fn found(&mut self, connected: Connected) -> Connected {
-        let pool = self.pool;
+        let pool = &self.live.pool;
         pool.hedges.succeeded();
         // Where requests are replayed, it is the answer that counts.
         if self.settings.replay.is_none() {

@@ -6,6 +6,7 @@
 mod agent;
 mod checks;
 mod consul;
+mod dashboard;
 mod load;
 mod nginx;
 mod postgres;

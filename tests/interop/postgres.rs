@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use super::{Conversation, port};
+use crate::console::Console;
 use crate::support::{HeldPort, Process, Rig, Said, command, programs, run, until};
 
 const CHECK: &str = r#"
@@ -228,4 +229,47 @@ async fn bytes(rig: &Rig, id: &str) -> u64 {
 fn processed(report: &str) -> u64 {
     let line = report.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
     line.and_then(|line| line.split('/').next()?.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Twelve clients that connect anew for each transaction, a server that takes four sessions at once and is restarted
+/// meanwhile: nobody gets an error, those that find no room wait.
+#[tokio::test]
+async fn postgresql_is_restarted_without_an_error_for_those_that_wait() {
+    let Some([initdb, postgres, pgbench]) = programs(["initdb", "postgres", "pgbench"]) else { return };
+    let mut server = Server::start(&initdb, &postgres).await;
+    run(&pgbench, &["-i", "-q", &url(server.port.address())], b"").await.good();
+    let address = server.port.address();
+    let console = Console::start(&format!(
+        "[admin]\nbind = \"127.0.0.1:0\"\nsocket = \"admin.sock\"\n\
+         [listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n\
+         [pools.web]\nbackends = [{{ id = \"db\", address = \"{address}\", max_sessions = 4 }}]\n\
+         when_all_down = \"wait\"\nqueue = {{ max_length = 100, timeout = \"1m\" }}\n{CHECK}"
+    ))
+    .await;
+    let front = console.program.front("front").await;
+    let arguments = ["-n", "-C", "-c", "12", "-j", "12", "-t", "150"].map(str::to_owned);
+    let url = url(front);
+    let running = tokio::spawn(async move {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain([url.as_str()]).collect();
+        run(&pgbench, &arguments, b"").await
+    });
+    until("some wait", || async { (queued(&console).await? > 4).then_some(()) }).await;
+
+    console.good(&["drain", "db", "--wait", "--timeout", "30s"]).await;
+    server.process.ask(Signal::INT, Duration::from_secs(20));
+    until("all wait", || async { (queued(&console).await? == 12).then_some(()) }).await;
+    server.restart().await;
+    console.good(&["ready", "db"]).await;
+
+    let report = running.await.unwrap().good();
+    assert!(report.contains("number of failed transactions: 0 "), "{report}");
+    assert_eq!(processed(&report), 12 * 150, "{report}");
+    let ended: Vec<_> = console.program.log().into_iter().filter(|line| line.contains("session ended")).collect();
+    assert!(ended.iter().all(|line| line.contains("outcome=\"completed\"")), "{ended:#?}");
+}
+
+/// `None` = it was asked too often.
+async fn queued(console: &Console) -> Option<u64> {
+    let status: serde_json::Value = serde_json::from_str(&console.get("/api/v1/status").await.unwrap().1).unwrap();
+    status["pools"][0]["queued"].as_u64()
 }

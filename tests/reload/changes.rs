@@ -5,7 +5,7 @@ use evenkeel::metrics::Outcome;
 use tokio::net::TcpStream;
 
 use super::{Live, file};
-use crate::support::{Backend, MODES, Rig, exchange, free_port, get, soon, until};
+use crate::support::{Backend, MODES, Registry, Rig, exchange, free_port, get, soon, until};
 
 /// One after the other on one live session, none of which announces an end.
 #[tokio::test]
@@ -78,6 +78,77 @@ async fn what_is_known_about_a_backend_survives() {
     let sessions =
         format!("evenkeel_sessions_total{{listener=\"front\",pool=\"back\",backend=\"{id}\",outcome=\"completed\"}}");
     assert_eq!(rig.metric(&sessions).await, 3.0);
+    rig.stop().await;
+}
+
+/// What was found at run time stands in no file, and is still there, with what is known about it, after another one was
+/// read: also while there is nobody to ask, and also where it is asked for in another way.
+#[tokio::test]
+async fn what_discovery_found_survives() {
+    let registry = Registry::new().await;
+    let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
+    registry.add("web", "a", a.address());
+    let rig = registry.rig("", "").await;
+    rig.until_standing("dev/a", "up").await;
+    registry.add("web", "b", b.address());
+    registry.add("web", "dead", free_port());
+    rig.until_standing("dev/b", "up").await;
+    rig.until_standing("dev/dead", "down").await;
+    let known = async || {
+        let mut known = Vec::new();
+        for id in ["dev/a", "dev/b", "dev/dead"] {
+            let backend = rig.backend(id).await.unwrap_or_else(|| panic!("{id} is lost"));
+            known.push((id, backend["standing"].clone(), backend["since"].clone()));
+        }
+        known
+    };
+    let before = known().await;
+    registry.stop().await;
+    let slower = "check = { interval = \"200ms\", fast_interval = \"50ms\", timeout = \"10s\" }";
+    for (consul, more) in [
+        ("", "backend_max_sessions = 100".to_owned()),
+        ("", slower.to_owned()),
+        ("", format!("{slower}\nbalance = \"least_connections\"")),
+        (", warning = \"out\"", "".to_owned()),
+        (", tags = [\"none\"]", "".to_owned()),
+    ] {
+        let applied = rig.reload(&registry.config(consul, &more)).await.unwrap();
+        assert!(!applied.diff.is_empty(), "{consul} {more}");
+        let mut answers = Vec::new();
+        for _ in 0..4 {
+            answers.push(exchange(rig.front(), b"?").await.unwrap());
+            rig.until_no_sessions().await;
+        }
+        answers.sort();
+        assert_eq!(answers, [b"a", b"a", b"b", b"b"], "{consul} {more}");
+        assert_eq!(known().await, before, "{consul} {more}");
+    }
+    rig.stop().await;
+}
+
+/// The sessions that a backend has are known to a policy that came after them.
+#[tokio::test]
+async fn least_connections_counts_the_sessions_from_before_it() {
+    let (a, b) = (Backend::echo().await, Backend::echo().await);
+    let rig = Rig::start(&file(&[a.address()], "", "")).await;
+    let mut living = Vec::new();
+    for _ in 0..3 {
+        living.push(Live::new(rig.front()).await);
+    }
+    rig.reload(&file(&[a.address(), b.address()], "", "balance = \"least_connections\"")).await.unwrap();
+    let (a, b) = (a.address().to_string(), b.address().to_string());
+    rig.until_standing(&b, "up").await;
+    let sessions = async |id: &str| rig.backend(id).await.unwrap()["sessions"].clone();
+    for more in 1..=3 {
+        living.push(Live::new(rig.front()).await);
+        assert_eq!((sessions(&a).await, sessions(&b).await), (3.into(), more.into()));
+    }
+    for _ in 0..2 {
+        living.push(Live::new(rig.front()).await);
+    }
+    assert_eq!((sessions(&a).await, sessions(&b).await), (4.into(), 4.into()));
+    drop(living);
+    rig.until_no_sessions().await;
     rig.stop().await;
 }
 

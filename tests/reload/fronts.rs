@@ -190,3 +190,34 @@ async fn after_the_drain_timeout_sessions_of_what_is_removed_are_cut() {
     rig.until_no_sessions().await;
     rig.stop().await;
 }
+
+/// Whoever is removed is still looked after: its backends are probed for as long as they have sessions.
+#[tokio::test]
+async fn the_backends_of_a_removed_pool_are_still_probed() {
+    let backend = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = backend.local_addr().unwrap();
+    let check = "on_down = \"close\"\ncheck = { interval = \"100ms\", fast_interval = \"20ms\", timeout = \"5s\" }";
+    let rig = Rig::start(&file(&[address], "", check)).await;
+    rig.until_standing(&address.to_string(), "up").await;
+    let mut client = TcpStream::connect(rig.front()).await.unwrap();
+    client.write_all(b"!").await.unwrap();
+    // Probes come to the same port, and say nothing.
+    let leg = soon("the session", async {
+        loop {
+            let (mut stream, _) = backend.accept().await.unwrap();
+            if stream.read(&mut [0]).await.is_ok_and(|read| read == 1) {
+                return stream;
+            }
+        }
+    })
+    .await;
+    let other = Backend::echo().await;
+    let renamed =
+        file(&[other.address()], "", "").replace("front", "new").replace("back", "new").replace("newends", "backends");
+    rig.reload(&renamed).await.unwrap();
+    drop(backend);
+    assert!(soon("its end", client.read(&mut [0])).await.is_err());
+    rig.until_no_sessions().await;
+    drop(leg);
+    rig.stop().await;
+}

@@ -1,15 +1,17 @@
 //! What can go wrong with a registry, on demand.
 //!
-//! Sits in front of every route and also cuts in on requests that are waiting for a change, because that is where a
-//! client is when an agent fails.
+//! Sits in front of every route of Consul's and also cuts in on requests that are waiting for a change, because that is
+//! where a client is when an agent fails.
 
 use std::sync::Arc;
 
 use axum::{
-    extract::{Request, State},
+    Router,
+    extract::{Path, Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
+    routing::{delete, put},
 };
 
 use super::shared::Shared;
@@ -33,6 +35,43 @@ pub enum Fault {
     Empty200,
     /// 200 with an empty list, and no index.
     NoIndex,
+}
+
+/// What `PUT /fault/NAME` injects.
+const NAMES: [(&str, Fault); 7] = [
+    ("error", Fault::Status500),
+    ("forbidden", Fault::Forbidden),
+    ("rate-limit", Fault::TooManyRequests),
+    ("hang", Fault::Hang),
+    ("garbage", Fault::Garbage),
+    ("empty", Fault::Empty200),
+    ("no-index", Fault::NoIndex),
+];
+
+/// Where a new agent's index begins.
+const BEGINNING: u64 = 11;
+
+/// Faults by hand: no part of Consul's API, and not subject to them.
+pub(super) fn routes() -> Router<Arc<Shared>> {
+    Router::new().route("/fault", delete(mend)).route("/fault/{name}", put(break_it))
+}
+
+async fn break_it(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> (StatusCode, String) {
+    if name == "index-back" {
+        shared.change(|state, _| state.rewind(BEGINNING));
+        return (StatusCode::OK, format!("the index is {BEGINNING} again\n"));
+    }
+    let Some((_, fault)) = NAMES.iter().find(|(known, _)| *known == name) else {
+        let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
+        return (StatusCode::NOT_FOUND, format!("no such fault; there are {}, index-back\n", names.join(", ")));
+    };
+    shared.inject(Some(fault.clone()));
+    (StatusCode::OK, format!("{name}, until DELETE /fault\n"))
+}
+
+async fn mend(State(shared): State<Arc<Shared>>) -> &'static str {
+    shared.inject(None);
+    "no fault\n"
 }
 
 /// The middleware that applies the fault.

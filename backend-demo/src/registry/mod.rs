@@ -225,7 +225,7 @@ async fn serve(
         }
     });
     let routes = Router::new().merge(agent::routes()).merge(read::routes());
-    let routes = routes.layer(middleware::from_fn_with_state(shared.clone(), fault::apply));
+    let routes = routes.layer(middleware::from_fn_with_state(shared.clone(), fault::apply)).merge(fault::routes());
     tokio::select! {
         order = inbox.recv() => Ok(order),
         ended = axum::serve(listener, routes.with_state(shared.clone())) => ended.map(|()| None),

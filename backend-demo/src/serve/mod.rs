@@ -56,7 +56,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub database: Option<PathBuf>,
     /// How long Consul believes that it lives without hearing of it
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::duration::parse_argument)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_ttl)]
     pub ttl: Duration,
     /// How it fails.
     #[command(flatten)]
@@ -172,6 +172,12 @@ impl Server {
             let _ended = tokio::task::spawn_blocking(move || writer.join()).await;
         }
     }
+}
+
+fn parse_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = crate::duration::parse_argument(text)?;
+    // An agent counts in milliseconds, and refuses 0.
+    if ttl < Duration::from_millis(1) { Err("wants 1ms or more".to_owned()) } else { Ok(ttl) }
 }
 
 /// How to reach an agent by its URL, which without a scheme is http, as in `CONSUL_HTTP_ADDR`.

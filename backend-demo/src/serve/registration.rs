@@ -38,6 +38,9 @@ impl Registration {
         let check_id = format!("service:{id}");
         let check = CheckRegistration {
             check_id: Some(check_id.clone()),
+            // It serves already. Critical until the first update, and all members would be, for a moment, after a restart
+            // of their agent.
+            status: Some(CheckStatus::Passing),
             deregister_critical_service_after: Some(FORGOTTEN_AFTER),
             ..CheckRegistration::ttl(ttl)
         };

@@ -14,7 +14,9 @@ const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b
 pub(super) enum Shape {
     /// Not HTTP: whatever came is the request.
     Raw,
-    /// HTTP, or maybe: its head has not ended yet.
+    /// The beginning of a method, maybe; or not HTTP.
+    Doubtful,
+    /// HTTP whose head has not ended yet.
     Unfinished,
     /// HTTP with a whole head.
     Http(Head),
@@ -37,9 +39,8 @@ pub(super) struct Head {
 
 /// Says what these bytes are.
 pub(super) fn examine(bytes: &[u8]) -> Shape {
-    let starts = |method: &&[u8]| bytes.starts_with(method) || method.starts_with(bytes);
-    if !METHODS.iter().any(starts) {
-        return Shape::Raw;
+    if !METHODS.iter().any(|method| bytes.starts_with(method)) {
+        return if METHODS.iter().any(|method| method.starts_with(bytes)) { Shape::Doubtful } else { Shape::Raw };
     }
     let Some(length) = head_length(bytes) else {
         return if bytes.len() > MAX_HEAD {
@@ -92,7 +93,8 @@ mod tests {
     fn every_prefix_of_a_request_waits_for_the_rest() {
         let request = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
         for length in 1..request.len() {
-            assert_eq!(examine(&request.as_bytes()[..length]), Shape::Unfinished, "{length}");
+            let wanted = if length < "GET ".len() { Shape::Doubtful } else { Shape::Unfinished };
+            assert_eq!(examine(&request.as_bytes()[..length]), wanted, "{length}");
         }
         let head = head(request);
         assert_eq!(head.length, request.len());

@@ -20,6 +20,8 @@ use super::{
 
 /// For a client that has begun to send: to finish its request, to take its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For the rest of what may become the method of a request. Who says nothing more does not speak HTTP.
+const DOUBT: Duration = Duration::from_secs(1);
 /// For a first byte that is on its way when the member stops.
 const UNDERWAY: Duration = Duration::from_millis(100);
 /// For what a client still sends after its answer.
@@ -54,7 +56,7 @@ async fn answer(stream: &mut TcpStream, peer: SocketAddr, member: &Member, mut r
         Shape::Refused(status) => return send(stream, &response(status, "", false)).await,
         Shape::Http(head) if head.is_health => return send(stream, &health(member, &head)).await,
         Shape::Http(head) => (head.length + head.body, Some(head)),
-        Shape::Raw | Shape::Unfinished => (received.len(), None),
+        Shape::Raw | Shape::Doubtful | Shape::Unfinished => (received.len(), None),
     };
     if member.fails_now() {
         return stream.set_zero_linger();
@@ -76,6 +78,11 @@ async fn finish(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<Sh
     let head = loop {
         match examine(received) {
             Shape::Http(head) => break head,
+            Shape::Doubtful => match timeout(DOUBT, stream.read_buf(received)).await {
+                Ok(Ok(1..)) => {}
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(0)) | Err(_) => return Ok(Shape::Raw),
+            },
             Shape::Unfinished if stream.read_buf(received).await? > 0 => {}
             // Half a head and no more to come: some other protocol after all.
             shape => return Ok(shape),

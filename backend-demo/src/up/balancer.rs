@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use anyhow::Context;
 use evenkeel::{
     Balancer, Surroundings,
-    cli::{Logging, start_logging},
+    cli::{Logging, Watch, start_logging},
     config::{self, Config, ConfigError},
 };
 use tokio::{
@@ -20,66 +20,105 @@ use crate::say;
 /// Long enough for discovery and the first probes on a busy machine.
 const READY: Duration = Duration::from_secs(15);
 
-/// The example that comes with the balancer, for when there is no `lb.toml` here.
+const FILE: &str = "lb.toml";
+
+/// The example that comes with the balancer, for when there is no file here.
 const EXAMPLE: &str = include_str!("../../../lb.toml");
 
 /// A running balancer, its log, and what has its file read again.
 pub(super) struct Started {
     pub(super) balancer: Balancer,
+    /// Written out when dropped.
     pub(super) log: Logging,
     pub(super) reloads: Reloads,
 }
 
-/// `evenkeel reload` beside the demo.
+/// Applies `lb.toml` when it changes and at `evenkeel reload`, as a balancer without the demo does.
 pub(super) struct Reloads {
     agent: String,
     is_own: bool,
     asked: mpsc::Receiver<oneshot::Sender<()>>,
+    watch: Watch,
+    is_watched: bool,
+    /// What was read last, valid or not.
+    seen: String,
 }
 
 /// Starts the balancer with `./lb.toml` (or the example), asking the agent at this URL. It logs to stderr as ever, but
 /// for the sessions: one line each would hide what happens to the members.
 pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<Started> {
-    let config = configuration(agent, is_own)?;
+    let file = Path::new(FILE);
+    let (text, origin) = match file.exists() {
+        true => (config::read(file)?, FILE),
+        false => (EXAMPLE.to_owned(), "lb.toml (the example)"),
+    };
+    let config = configuration(&text, origin, agent, is_own)?;
     let log = start_logging(&config.log)?;
+    let is_watched = config.reload.watch;
     // Whoever asks waits for the answer.
     let (ask, asked) = mpsc::channel(1);
     let surroundings = Surroundings { log_level: Some(log.level()), reload: Some(ask), ..Surroundings::default() };
     let balancer = Balancer::start_in(config, surroundings).await.context("can't start the balancer")?;
-    Ok(Started { balancer, log, reloads: Reloads { agent: agent.to_owned(), is_own, asked } })
+    let watch = Watch::default();
+    Ok(Started {
+        balancer,
+        log,
+        reloads: Reloads { agent: agent.to_owned(), is_own, asked, watch, is_watched, seen: text },
+    })
 }
 
-/// What `./lb.toml` (or the example) says now.
-fn configuration(agent: &str, is_own: bool) -> Result<Config, ConfigError> {
-    let written = Path::new("lb.toml");
-    let (text, origin) = match written.exists() {
-        true => (config::read(written)?, "lb.toml"),
-        false => (EXAMPLE.to_owned(), "lb.toml (the example)"),
-    };
+fn configuration(text: &str, origin: &str, agent: &str, is_own: bool) -> Result<Config, ConfigError> {
     let environment = |name: &str| match name {
         "CONSUL_HTTP_ADDR" => Some(agent.to_owned()),
         // Tokens and certificates of a real agent are nothing for the development registry.
         other if is_own && other.starts_with("CONSUL_") => None,
         other => std::env::var(other).ok(),
     };
-    let mut config = config::parse(&text, origin, &environment)?;
+    let mut config = config::parse(text, origin, &environment)?;
     config.log.sessions = false;
     Ok(config)
 }
 
 impl Reloads {
-    /// Reads the file whenever it is asked for. Never ends.
+    /// Reads the file whenever it changes (unless it says itself that it is not watched) or somebody asks for it. Never
+    /// ends.
     pub(super) async fn obey(&mut self, balancer: &Balancer) {
-        while let Some(done) = self.asked.recv().await {
-            // How it went is in the log, and in the answer to whoever asked.
-            let _result = match configuration(&self.agent, self.is_own) {
-                Ok(config) => balancer.reload(config).await.map(drop),
-                Err(error) => Err(balancer.refuse(error)),
+        let file = Path::new(FILE);
+        loop {
+            self.watch.turn(self.is_watched, file);
+            let asked = tokio::select! {
+                Some(done) = self.asked.recv() => Some(done),
+                () = self.watch.changed(file) => None,
             };
-            // Whoever asked may have left.
-            let _told = done.send(());
+            self.apply(balancer, asked.is_some()).await;
+            if let Some(done) = asked {
+                // Whoever asked may have left.
+                let _told = done.send(());
+            }
         }
-        std::future::pending().await
+    }
+
+    /// How it went is in the log, and in the answer to whoever asked.
+    async fn apply(&mut self, balancer: &Balancer, is_asked: bool) {
+        let text = match config::read(Path::new(FILE)) {
+            Ok(text) => text,
+            Err(error) if is_asked => return drop(balancer.refuse(error)),
+            // Away for a moment while it is replaced.
+            Err(_) => return,
+        };
+        if !is_asked && text == self.seen {
+            return;
+        }
+        match configuration(&text, FILE, &self.agent, self.is_own) {
+            Ok(config) => {
+                let is_watched = config.reload.watch;
+                if balancer.reload(config).await.is_ok() {
+                    self.is_watched = is_watched;
+                }
+            }
+            Err(error) => drop(balancer.refuse(error)),
+        }
+        self.seen = text;
     }
 }
 

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 use anyhow::{Context, bail};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::{Child, ChildStdout, Command},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -57,12 +57,14 @@ impl Children {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("can't start {id}"))?;
-        let line = timeout(START, first_line(&mut child)).await;
+        let (pid, output) = (child.id().unwrap_or_default(), child.stdout.take());
+        // Before it is waited for: whatever happens meanwhile, it is ended in good order.
+        self.watches.spawn(watch(id.to_owned(), pid, child, self.end.clone()));
+        let line = timeout(START, first_line(output)).await;
         let line = line.with_context(|| format!("{id} does not start"))?.with_context(|| format!("can't hear {id}"))?;
         let address = line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next()?.parse().ok());
-        let (Some(address), Some(pid)) = (address, child.id()) else { bail!("{id} has ended at once") };
+        let Some(address) = address else { bail!("{id} has ended at once") };
         self.started.push(Started { id: id.to_owned(), address, pid });
-        self.watches.spawn(watch(id.to_owned(), pid, child, self.end.clone()));
         Ok(())
     }
 
@@ -97,9 +99,9 @@ impl Children {
 }
 
 /// Empty when there is none. The pipe is closed after it: a member writes no second one.
-async fn first_line(child: &mut Child) -> std::io::Result<String> {
+async fn first_line(output: Option<ChildStdout>) -> std::io::Result<String> {
     let mut line = String::new();
-    if let Some(output) = child.stdout.take() {
+    if let Some(output) = output {
         BufReader::new(output).read_line(&mut line).await?;
     }
     Ok(line)

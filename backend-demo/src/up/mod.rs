@@ -6,20 +6,14 @@
 mod balancer;
 mod children;
 
-use std::{
-    fmt::Write as _,
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
 use backend_demo::registry::Registry;
-use evenkeel::cli::Logging;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{
-    balancer::{Reloads, Started, await_ready, start_balancer},
+    balancer::{Started, await_ready, start_balancer},
     children::Children,
 };
 use crate::{print, say};
@@ -40,40 +34,47 @@ pub(crate) struct Options {
     registry: SocketAddr,
 }
 
-/// Runs the demo until SIGINT or SIGTERM; a second one ends it at once.
+/// Runs the demo until SIGINT or SIGTERM; a second one ends it at once. However it goes, what was started is ended.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
-    let mut demo = tokio::select! {
-        demo = Demo::start(options) => demo?,
-        () = signals.next() => return Ok(()),
+    let mut cluster = Cluster::new(options).await?;
+    let started = tokio::select! {
+        started = cluster.start() => started.map(Some),
+        () = signals.next() => Ok(None),
     };
-    tokio::select! {
-        () = signals.next() => {}
-        () = demo.reloads.obey(&demo.balancer) => {}
-        died = demo.balancer.failure() => return Err(died).context("the balancer has ended"),
+    let (balancer, outcome) = match started {
+        Ok(None) => (None, Ok(())),
+        Ok(Some(mut started)) => tokio::select! {
+            () = signals.next() => (Some(started), Ok(())),
+            () = started.reloads.obey(&started.balancer) => (Some(started), Ok(())),
+            died = started.balancer.failure() => (None, Err(died).context("the balancer has ended")),
+        },
+        Err(error) => (None, Err(error)),
+    };
+    if outcome.is_ok() {
+        say(format_args!("ending; once more to end at once"));
     }
-    say(format_args!("ending; once more to end at once"));
     tokio::select! {
-        () = demo.end() => {}
+        () = cluster.end(balancer) => {}
         () = signals.next() => {}
     }
-    Ok(())
+    outcome
 }
 
-struct Demo {
-    balancer: evenkeel::Balancer,
-    reloads: Reloads,
+/// What stands behind the balancer.
+struct Cluster {
     children: Children,
     /// `None`: a real agent, which stays.
     registry: Option<Registry>,
-    /// Written out when dropped.
-    _log: Logging,
+    agent: String,
+    data: PathBuf,
     /// Deleted when dropped; `None`: the user's own, which stays.
     _scratch: Option<tempfile::TempDir>,
 }
 
-impl Demo {
-    async fn start(options: Options) -> anyhow::Result<Self> {
+impl Cluster {
+    /// Without members.
+    async fn new(options: Options) -> anyhow::Result<Self> {
         let registry = match &options.consul {
             Some(_) => None,
             None => Some(start_registry(options.registry).await?),
@@ -87,20 +88,23 @@ impl Demo {
             }
         };
         std::fs::create_dir_all(&data).with_context(|| format!("can't create {}", data.display()))?;
-
-        let mut children = Children::new();
-        for id in MEMBERS {
-            children.start(id, &agent, &data).await?;
-        }
-        children.await_registered(&agent).await?;
-        let Started { balancer, log, reloads } = start_balancer(&agent, registry.is_some()).await?;
-        await_ready(balancer.admin()).await;
-        let demo = Self { balancer, reloads, children, registry, _log: log, _scratch: scratch };
-        print(&demo.invitation(&agent, &data));
-        Ok(demo)
+        Ok(Self { children: Children::new(), registry, agent, data, _scratch: scratch })
     }
 
-    fn invitation(&self, agent: &str, data: &Path) -> String {
+    /// The members, then the balancer in front of them. When it returns, what it prints can be tried.
+    async fn start(&mut self) -> anyhow::Result<Started> {
+        for id in MEMBERS {
+            self.children.start(id, &self.agent, &self.data).await?;
+        }
+        self.children.await_registered(&self.agent).await?;
+        let started = start_balancer(&self.agent, self.registry.is_some()).await?;
+        await_ready(started.balancer.admin()).await;
+        print(&self.invitation(&started.balancer));
+        Ok(started)
+    }
+
+    fn invitation(&self, balancer: &evenkeel::Balancer) -> String {
+        let agent = &self.agent;
         let mut text = String::new();
         let mut line = |name: &str, value: &str| {
             // Writing to a string does not fail.
@@ -111,18 +115,24 @@ impl Demo {
         for child in self.children.started() {
             line(&child.id, &format!("{}  pid {}", child.address, child.pid));
         }
-        let listeners = self.balancer.listeners();
+        let listeners = balancer.listeners();
         for (name, address) in &listeners {
             line("front", &format!("{address}  listener {name}"));
         }
-        if let Some(admin) = self.balancer.admin() {
-            line("admin", &format!("http://{admin}/metrics"));
+        if let Some(admin) = balancer.admin() {
+            line("admin", &format!("http://{admin}/  (open it in a browser; /metrics is for Prometheus)"));
         }
-        line("data", &data.display().to_string());
+        line("data", &self.data.display().to_string());
         let program = std::env::args().next().unwrap_or_else(|| "backend-demo".to_owned());
         let front = listeners.first().map_or_else(|| "ADDR".to_owned(), |(_, address)| address.to_string());
-        let admin = self.balancer.admin().map_or_else(|| "ADMIN".to_owned(), |admin| admin.to_string());
+        let admin = balancer.admin().map_or_else(|| "ADMIN".to_owned(), |admin| admin.to_string());
         let pid = self.children.started().first().map(|child| child.pid).unwrap_or_default();
+        let breakage = match self.registry {
+            Some(_) => format!(
+                "  5. break the registry      curl -X PUT {agent}/fault/hang; mend it: curl -X DELETE {agent}/fault\n"
+            ),
+            None => String::new(),
+        };
         let _written = write!(
             text,
             "
@@ -131,14 +141,16 @@ Try, in another terminal:
   2. kill one, ask again     kill -9 {pid}; {program} client {front} --count 300; curl -s http://{admin}/api/v1/pools
   3. add one, ask again      {program} serve --name web --consul {agent}
   4. operate it              cargo run -q --release -- status; … backends; … drain web-1; … top
-Ctrl-C ends everything that was started here.
+{breakage}Ctrl-C ends everything that was started here.
 "
         );
         text
     }
 
-    async fn end(self) {
-        self.balancer.shutdown().await;
+    async fn end(self, started: Option<Started>) {
+        if let Some(Started { balancer, log: _log, .. }) = started {
+            balancer.shutdown().await;
+        }
         self.children.end().await;
         if let Some(registry) = self.registry {
             registry.stop().await;

@@ -27,6 +27,8 @@ async fn statuses_come_with_their_body() {
     // Consul says yes by 200 alone; a list by another status is somebody else's.
     assert_eq!(failure(reply("206 Partial Content", "", "[]")).await.kind(), "other");
     assert_eq!(failure(reply("202 Accepted", "", "[]")).await.kind(), "other");
+    // A list is obeyed only where the status says that it is one.
+    assert_eq!(failure(reply("500 Internal Server Error", "X-Consul-Index: 7\r\n", "[]")).await.kind(), "server_error");
     // Redirects would carry the token elsewhere.
     assert_eq!(failure(reply("302 Found", "Location: http://127.0.0.1:1/\r\n", "")).await.kind(), "other");
 }

@@ -185,6 +185,7 @@ fn state(view: &View, state: &str) -> Cell<'static> {
     let colour = match state {
         "ok" => Color::Green,
         "degraded" => Color::Yellow,
+        _ if state.ends_with(" queued") => Color::Yellow,
         _ => Color::Red,
     };
     marked(view, state, Some(colour))

@@ -29,7 +29,7 @@ fn pools(connects: u64) -> Pools {
         backend("n/x\x1b[2J", "draining", 0, 0),
     ];
     let pool = json!({
-        "name": "web", "all_down": false, "fail_open": false, "eligible": 1, "sessions": 10, "backends": backends,
+        "name": "web", "all_down": false, "fail_open": false, "eligible": 1, "sessions": 10, "queued": 0, "backends": backends,
         "times": { "connect_buckets": [[0.001, connects], [0.1, connects]], "connect_count": connects }
     });
     serde_json::from_value(json!({ "pools": [pool] })).unwrap()

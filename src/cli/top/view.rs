@@ -128,16 +128,17 @@ impl View {
             let track = self.tracks.entry(pool.name.clone()).or_default();
             track.take(now, sums, pool.times);
             let standing = match (pool.all_down, pool.fail_open) {
-                (_, true) => "fail open",
-                (true, _) => "all down",
-                _ if up < pool.backends.len() => "degraded",
-                _ => "ok",
+                (_, true) => "fail open".to_owned(),
+                (true, _) => "all down".to_owned(),
+                _ if pool.queued > 0 => format!("{} queued", pool.queued),
+                _ if up < pool.backends.len() => "degraded".to_owned(),
+                _ => "ok".to_owned(),
             };
             self.pools.push(Line {
                 pool: pool.name,
                 id: String::new(),
                 address: String::new(),
-                standing: standing.to_owned(),
+                standing,
                 since: String::new(),
                 weight: 0,
                 up,

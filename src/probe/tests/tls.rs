@@ -1,32 +1,22 @@
 //! Certificates good and bad, alone and around another kind.
 
+#[path = "../../../tests/support/tls/acceptor.rs"]
+mod acceptor;
+
 use std::time::SystemTime;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
 use crate::config::{HttpCheck, RedisCheck, StatusSet, TlsCheck};
+use acceptor::fixture;
 
-const GOOD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/certificate.pem");
-const EXPIRED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/expired.pem");
-const KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/key.pem");
+const GOOD: &str = "certificate.pem";
+const EXPIRED: &str = "expired.pem";
 
 /// Shakes hands, then answers whatever comes.
 async fn server(certificate: &str, answer: &'static str) -> Backend {
-    let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_file(KEY).unwrap();
-    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let acceptor = acceptor::acceptor(certificate);
     Backend::start(move |stream, _| {
         let acceptor = acceptor.clone();
         async move {
@@ -45,7 +35,7 @@ fn settings() -> TlsCheck {
     TlsCheck {
         server_name: Some("backend.test".to_owned()),
         verify: true,
-        ca_file: Some(GOOD.into()),
+        ca_file: Some(fixture(GOOD)),
         expires_within: None,
     }
 }
@@ -81,11 +71,11 @@ async fn a_bad_certificate_fails_and_says_why() {
     assert_eq!((result.passed, result.got.as_str()), (false, "certificate is not for other.test"));
 
     for ca_file in [GOOD, EXPIRED] {
-        let result = judged(&expired, CheckKind::Tls, TlsCheck { ca_file: Some(ca_file.into()), ..settings() }).await;
+        let result = judged(&expired, CheckKind::Tls, TlsCheck { ca_file: Some(fixture(ca_file)), ..settings() }).await;
         assert!(!result.passed, "{result}");
         assert_eq!(result.got, "certificate expired", "also where it is trusted itself");
     }
-    let unknown = judged(&good, CheckKind::Tls, TlsCheck { ca_file: Some(EXPIRED.into()), ..settings() }).await;
+    let unknown = judged(&good, CheckKind::Tls, TlsCheck { ca_file: Some(fixture(EXPIRED)), ..settings() }).await;
     assert!(!unknown.passed && unknown.got.contains("certificate"), "{unknown}");
 
     let anybody =
@@ -141,8 +131,9 @@ async fn authorities_that_are_not_there_are_our_fault() {
         Check { tls: Some(TlsCheck { ca_file: Some("/no/such.pem".into()), ..settings() }), ..check(CheckKind::Tls) };
     let error = ready(&check).unwrap_err().to_string();
     assert_eq!(error, "ca_file /no/such.pem: No such file or directory (os error 2)");
-    let key = Check { tls: Some(TlsCheck { ca_file: Some(KEY.into()), ..settings() }), ..check.clone() };
-    assert_eq!(ready(&key).unwrap_err().to_string(), format!("ca_file {KEY}: no certificate in it"));
+    let path = fixture("key.pem");
+    let key = Check { tls: Some(TlsCheck { ca_file: Some(path.clone()), ..settings() }), ..check.clone() };
+    assert_eq!(ready(&key).unwrap_err().to_string(), format!("ca_file {}: no certificate in it", path.display()));
     let prober = Prober::new();
     let (_subscription, mut reports) = subscribe(&prober, backend.address, &check);
     eventually("it is counted", || prober.stats().local_errors >= 1).await;

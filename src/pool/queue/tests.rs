@@ -1,0 +1,217 @@
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::Waker;
+use std::thread;
+
+use super::*;
+use crate::config;
+use crate::pool::tests::{pool, view};
+use crate::pool::{Backend, View};
+use crate::standing::Standing;
+
+const ROOMY: config::Queue = config::Queue { max_length: 1_000, timeout: Duration::from_secs(10) };
+
+fn capped(standing: Standing, cap: u32) -> View {
+    View { max_sessions: Some(cap), ..view(standing, 1) }
+}
+
+fn add(pool: &Pool, id: &str, standing: Standing, cap: u32) -> Arc<Backend> {
+    pool.add(&id.into(), capped(standing, cap))
+}
+
+fn wait(pool: &Arc<Pool>) -> Waiting {
+    match pool.pick_or_wait(ROOMY) {
+        Ok(Turn::Later(waiting)) => waiting,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What it has been given.
+fn served(waiting: &mut Waiting) -> Option<Lease> {
+    match Pin::new(waiting).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(lease) => Some(lease.expect("the pool lives")),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn who_came_first_is_served_first_and_nobody_slips_in() {
+    let pool = pool("");
+    add(&pool, "a", Standing::Up, 1);
+    let Ok(Turn::Now(mut lease)) = pool.pick_or_wait(ROOMY) else { panic!("there is room") };
+    let mut waiting: Vec<Waiting> = (0..3).map(|_| wait(&pool)).collect();
+    assert_eq!((pool.queued(), pool.sessions()), (3, 1));
+    for left in (0..3).rev() {
+        assert!(waiting.iter_mut().all(|waiting| served(waiting).is_none()));
+        drop(lease);
+        // It is picked for already, though it has not looked yet.
+        assert!(pool.pick(&[]).is_err());
+        assert_eq!((pool.queued(), pool.sessions()), (left, 1));
+        lease = served(&mut waiting[0]).expect("its turn");
+        waiting.remove(0);
+    }
+    drop(lease);
+    assert_eq!((pool.queued(), pool.sessions()), (0, 0));
+    assert!(pool.pick(&[]).is_ok());
+    assert_eq!(pool.queue_time.read().1, 3, "each that waited is in the histogram");
+}
+
+#[test]
+fn who_leaves_is_passed_over() {
+    let pool = pool("");
+    add(&pool, "a", Standing::Up, 1);
+    let lease = pool.pick(&[]).unwrap();
+    let (first, second, mut third) = (wait(&pool), wait(&pool), wait(&pool));
+    drop(first);
+    assert_eq!(pool.queued(), 2);
+    // Served, and gone before it has looked.
+    drop(lease);
+    assert_eq!(pool.queued(), 1);
+    drop(second);
+    assert_eq!((pool.queued(), pool.sessions()), (0, 1));
+    drop(served(&mut third).expect("its turn"));
+    assert_eq!(pool.sessions(), 0);
+}
+
+#[test]
+fn a_full_queue_takes_nobody() {
+    let pool = pool("");
+    add(&pool, "a", Standing::Up, 1);
+    let _lease = pool.pick(&[]).unwrap();
+    let small = config::Queue { max_length: 1, ..ROOMY };
+    let place = pool.pick_or_wait(small);
+    assert!(matches!(place, Ok(Turn::Later(_))));
+    assert!(matches!(pool.pick_or_wait(small), Ok(Turn::Full)));
+    drop(place);
+    assert!(matches!(pool.pick_or_wait(small), Ok(Turn::Later(_))));
+}
+
+/// Nothing to wait for: nobody up, no weight, a cap that lets nobody in, a tier that is not used.
+#[test]
+fn only_what_may_become_free_is_waited_for() {
+    let pool = pool("");
+    assert!(pool.pick_or_wait(ROOMY).is_err());
+    let backend = add(&pool, "a", Standing::Down, 1);
+    assert!(pool.pick_or_wait(ROOMY).is_err());
+    pool.place(&backend, capped(Standing::Up, 0));
+    assert!(pool.pick_or_wait(ROOMY).is_err());
+    pool.place(&backend, View { share: 0, weight: 0, ..capped(Standing::Up, 1) });
+    assert!(pool.pick_or_wait(ROOMY).is_err());
+    assert_eq!(pool.queued(), 0);
+
+    let waiting = self::pool("queue = { max_length = 9, timeout = \"9s\" }\nwhen_all_down = \"wait\"");
+    let mut first = wait(&waiting);
+    assert!(served(&mut first).is_none());
+    add(&waiting, "a", Standing::Up, 1);
+    assert!(served(&mut first).is_some());
+}
+
+#[test]
+fn whatever_makes_room_serves() {
+    let pool = pool("when_all_down = \"any\"");
+    let a = add(&pool, "a", Standing::Up, 1);
+    let _held = pool.pick(&[]).unwrap();
+    let mut leases = Vec::new();
+    let mut serves = |pool: &Arc<Pool>, what: &str, change: &dyn Fn()| {
+        let mut waiting = wait(pool);
+        assert!(served(&mut waiting).is_none(), "before {what}");
+        change();
+        leases.push(served(&mut waiting).unwrap_or_else(|| panic!("after {what}")));
+    };
+    serves(&pool, "a cap was raised", &|| pool.place(&a, capped(Standing::Up, 2)));
+    serves(&pool, "a newcomer", &|| drop(add(&pool, "b", Standing::Up, 1)));
+    let c = add(&pool, "c", Standing::Down, 1);
+    serves(&pool, "one came up", &|| pool.place(&c, capped(Standing::Up, 1)));
+    add(&pool, "d", Standing::Down, 1);
+    serves(&pool, "fail open", &|| pool.set_all_down(true));
+    pool.set_all_down(false);
+    serves(&pool, "panic", &|| {
+        add(&pool, "e", Standing::Down, 1);
+        pool.set_panicking(true);
+    });
+}
+
+/// Any order of what may happen, against what must always hold. `SEED=…` replays a failure.
+#[test]
+fn any_sequence_is_first_come_first_served() {
+    let seeds: Vec<u64> = match std::env::var("SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..200).map(|_| fastrand::u64(..)).collect(),
+    };
+    for seed in seeds {
+        println!("SEED={seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let pool = pool(["balance = \"round_robin\"", "balance = \"least_connections\""][random.usize(..2)]);
+        let backends: Vec<_> = (0..3).map(|n| add(&pool, &n.to_string(), Standing::Up, 2)).collect();
+        let mut caps = [2; 3];
+        let (mut leases, mut waiting): (Vec<Lease>, VecDeque<Waiting>) = Default::default();
+        for _ in 0..300 {
+            match random.u8(..10) {
+                0 | 1 => {
+                    let (n, standing) = (random.usize(..3), [Standing::Up, Standing::Down][random.usize(..2)]);
+                    caps[n] = random.u32(..4);
+                    pool.place(&backends[n], capped(standing, caps[n]));
+                }
+                2 if !waiting.is_empty() => drop(waiting.remove(random.usize(..waiting.len()))),
+                3..=5 if !leases.is_empty() => drop(leases.swap_remove(random.usize(..leases.len()))),
+                _ => match pool.pick_or_wait(ROOMY) {
+                    Ok(Turn::Now(lease)) => leases.push(lease),
+                    Ok(Turn::Later(place)) => waiting.push_back(place),
+                    Ok(Turn::Full) | Err(NoneLeft) => {}
+                },
+            }
+            if random.bool() {
+                let before = waiting.len();
+                while let Some(lease) = waiting.front_mut().and_then(served) {
+                    leases.push(lease);
+                    waiting.pop_front();
+                }
+                assert!(waiting.iter_mut().all(|waiting| served(waiting).is_none()), "out of order, {before} waited");
+                assert_eq!(pool.queued(), waiting.len());
+                assert_eq!(pool.sessions(), leases.len());
+            }
+            assert!(pool.queued() == 0 || pool.pick(&[]).is_err(), "somebody waits although there is room");
+        }
+        drop((leases, waiting));
+        assert_eq!((pool.queued(), pool.sessions()), (0, 0));
+    }
+}
+
+/// Many threads at once: no cap is exceeded, and nobody is forgotten.
+#[test]
+fn a_crowd_gets_through() {
+    const CAP: usize = 2;
+    let pool = pool("");
+    add(&pool, "a", Standing::Up, CAP as u32);
+    let (inside, start) = (AtomicUsize::new(0), Barrier::new(6));
+    thread::scope(|scope| {
+        for n in 0..6 {
+            let (pool, inside, start) = (&pool, &inside, &start);
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                let mut random = fastrand::Rng::with_seed(n);
+                start.wait();
+                for _ in 0..500 {
+                    let lease = match pool.pick_or_wait(ROOMY).expect("it is up") {
+                        Turn::Now(lease) => lease,
+                        Turn::Full => panic!("six do not fill it"),
+                        Turn::Later(waiting) if random.u8(..4) == 0 => {
+                            thread::yield_now();
+                            drop(waiting);
+                            continue;
+                        }
+                        Turn::Later(waiting) => runtime
+                            .block_on(async { tokio::time::timeout(Duration::from_secs(60), waiting).await })
+                            .expect("it is forgotten")
+                            .unwrap(),
+                    };
+                    assert!(inside.fetch_add(1, SeqCst) < CAP, "more than the cap");
+                    thread::yield_now();
+                    inside.fetch_sub(1, SeqCst);
+                    drop(lease);
+                }
+            });
+        }
+    });
+    assert_eq!((pool.queued(), pool.sessions()), (0, 0));
+}
