@@ -36,6 +36,9 @@ struct AdminTask {
     stop: DropGuard,
 }
 
+/// Lines about what a new configuration changes: a fleet that moves must not fill the log.
+const MOST_CHANGES: usize = 20;
+
 /// What lives on of [`Surroundings`].
 #[derive(Clone)]
 struct Kept {
@@ -271,6 +274,13 @@ impl Balancer {
             removed = count(&all, |what| *what == What::Removed),
             "the new configuration is in effect"
         );
+        let lines = diff.lines();
+        for line in lines.iter().take(MOST_CHANGES) {
+            info!("changed: {line}");
+        }
+        if let more @ 1.. = lines.len().saturating_sub(MOST_CHANGES) {
+            info!("changed: {more} more");
+        }
         self.server.state().events.tell(|| Happened::Reload { says: format!("applied: generation {generation}") });
         for place in &applied.needs_restart {
             warn!("{place} is another one in the new configuration: that takes a restart");
@@ -317,7 +327,8 @@ impl Balancer {
         let state = self.server.state();
         state.drain();
         let Shutdown { delay, timeout } = state.set().config.shutdown;
-        info!(sessions = state.sessions(), ?delay, ?timeout, "stopping");
+        let delay_first = (!delay.is_zero()).then_some(tracing::field::debug(delay));
+        info!(sessions = state.sessions(), delay = delay_first, ?timeout, "stopping");
         tokio::time::sleep(delay).await;
         match state.finish(timeout).await {
             0 => info!("stopped: every session has finished"),
@@ -339,6 +350,11 @@ impl Balancer {
     /// Drains, then ends the admin listener too.
     pub async fn shutdown(self) {
         self.drain().await;
+        self.close().await;
+    }
+
+    /// Ends the admin listener, and kills what still runs. When it returns, the admin socket's file is gone.
+    pub async fn close(self) {
         for AdminTask { serving, stop } in self.admin.into_inner().into_iter().chain(self.socket) {
             drop(stop);
             // It can only have ended by itself.

@@ -44,7 +44,7 @@ metrics! {
     CONFIG_APPLIED_TIMESTAMP = "evenkeel_config_applied_timestamp_seconds", Gauge, [], "When what is in effect was applied, in Unix time.";
     CONFIG_GENERATION = "evenkeel_config_generation", Gauge, [], "Configurations that were applied, the first one included.";
     CONFIG_NEEDS_RESTART = "evenkeel_config_needs_restart", Gauge, [], "Keys of the configuration in effect that take a restart to be obeyed.";
-    LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow.";
+    LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow or is gone.";
     WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";
 
     RELAY_PIPES = "evenkeel_relay_pipes", Gauge, [], "Kernel pipes open for splicing bulk.";
@@ -114,6 +114,7 @@ metrics! {
     PROBE_CERTIFICATE_EXPIRY = "evenkeel_probe_certificate_expiry_timestamp_seconds", Gauge, ["pool", "backend"], "When the certificate that the last check saw ends, in Unix time; absent where no check sees one.";
     PROBE_CERTIFICATE_EXPIRES_SOON = "evenkeel_probe_certificate_expires_soon", Gauge, ["pool", "backend"], "1 while that is nearer than the check's expires_within.";
     PROBES_IN_FLIGHT = "evenkeel_probes_in_flight", Gauge, [], "Active health checks on their way now.";
+    PROBES_UNSENT = "evenkeel_probes_unsent_total", Counter, [], "Active health checks that this machine was too short of something to make (descriptors, ports); they count for nothing.";
 }
 
 /// Why a session ended.

@@ -63,8 +63,8 @@ async fn check_says_what_would_run_and_what_is_risky() {
     workers: 2; at most 50 sessions
     admin: http://127.0.0.1:0
     listener web: 127.0.0.1:0, [::1]:0 -> pool web, at most 40 sessions
-    pool spare: consul service `spare` from http://127.0.0.1:8500, tcp check every 2s, rise 2, fall 3
-    pool web: 2 static backends, http check every 2s, rise 2, fall 3
+    pool spare: round_robin over consul service `spare` from http://127.0.0.1:8500, tcp check every 2s, rise 2, fall 3
+    pool web: round_robin over 2 static backends, http check every 2s, rise 2, fall 3
     warning: [pools.spare]: no listener uses this pool; it is probed all the same
     lb.toml is valid
     ");

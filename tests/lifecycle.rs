@@ -62,9 +62,10 @@ fn outcomes(program: &Program) -> Vec<String> {
 #[tokio::test]
 async fn without_sessions_a_stop_is_over_at_once() {
     let backend = Backend::echo().await;
-    for signal in [Signal::TERM, Signal::INT] {
+    for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
         let mut program = Program::start(&config(backend.address(), "", "timeout = \"10m\""), &[]);
         let front = program.front("front").await;
+        program.until_says(&format!("started version=\"{}\" file=", env!("CARGO_PKG_VERSION"))).await;
         assert_eq!(exchange(front, b"hello").await.unwrap(), b"hello");
         // Who looks on keeps nothing alive.
         let mut onlooker = TcpStream::connect(program.admin().await).await.unwrap();
@@ -75,6 +76,7 @@ async fn without_sessions_a_stop_is_over_at_once() {
         assert_eq!(program.end().await.code(), Some(0));
         let log = program.log();
         assert!(log.last().unwrap().contains("stopped: every session has finished"), "{log:#?}");
+        assert!(log.iter().any(|line| line.contains(&format!("{name}: a stop begins"))), "{log:#?}");
         assert_eq!(outcomes(&program), ["completed"]);
     }
 }
@@ -284,6 +286,43 @@ async fn systemd_hears_ready_when_the_sockets_listen_and_stopping_when_a_stop_be
     ping(&mut live, b"still here").await;
     live.shutdown().await.unwrap();
     assert_eq!(program.end().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn systemd_is_told_by_an_abstract_name_too_and_one_that_is_not_there_changes_nothing() {
+    use std::os::linux::net::SocketAddrExt as _;
+    let backend = Backend::echo().await;
+    let text = config(backend.address(), "", "");
+    let name = format!("evenkeel-test-{}", std::process::id());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+    let systemd = std::os::unix::net::UnixDatagram::bind_addr(&address).unwrap();
+    systemd.set_nonblocking(true).unwrap();
+    let systemd = UnixDatagram::from_std(systemd).unwrap();
+    let hear = || async {
+        let mut text = [0; 256];
+        let read = soon("a word to systemd", systemd.recv(&mut text)).await.unwrap();
+        String::from_utf8_lossy(&text[..read]).trim_end().to_owned()
+    };
+    let mut program = Program::start_as(&text, |command| {
+        command.env("NOTIFY_SOCKET", format!("@{name}"));
+    });
+    assert_eq!(hear().await, "READY=1");
+    program.signal(Signal::TERM);
+    assert_eq!(hear().await, "STOPPING=1");
+    assert_eq!(program.end().await.code(), Some(0));
+
+    for (socket, warned) in [("", false), ("/no/such/socket", true), ("@no such socket", true)] {
+        let mut program = Program::start_as(&text, |command| {
+            command.env("NOTIFY_SOCKET", socket);
+        });
+        let front = program.front("front").await;
+        assert_eq!(exchange(front, b"hello").await.unwrap(), b"hello");
+        program.signal(Signal::TERM);
+        assert_eq!(program.end().await.code(), Some(0));
+        let log = program.log();
+        let told = log.iter().any(|line| line.contains(&format!("can't be told: READY=1 notify_socket={socket} ")));
+        assert_eq!(told, warned, "{log:#?}");
+    }
 }
 
 /// A process that stops still knows who is down, and does what was asked for that case.

@@ -148,17 +148,15 @@ async fn no_label_names_a_client_or_an_address_where_there_is_an_id() {
     rig.stop().await;
 }
 
-#[tokio::test]
-async fn promtool_has_no_complaints() {
+/// What promtool has to say; `None` = it is not there, said so.
+fn complaints(text: &str) -> Option<String> {
     let found = Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if found.is_err() {
         let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
         assert!(!ci, "promtool is missing, and CI must not skip: apt-get install prometheus");
         eprintln!("SKIPPED: promtool is not on PATH (apt-get install prometheus)");
-        return;
+        return None;
     }
-    let (_backend, rig) = scene().await;
-    let text = rig.metrics().await;
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -169,7 +167,58 @@ async fn promtool_has_no_complaints() {
     promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = promtool.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    Some(if output.status.success() { said.trim().to_owned() } else { format!("{}: {said}", output.status) })
+}
+
+#[tokio::test]
+async fn promtool_has_no_complaints() {
+    let (_backend, rig) = scene().await;
+    if let Some(said) = complaints(&rig.metrics().await) {
+        assert_eq!(said, "");
+    }
+    rig.stop().await;
+}
+
+#[tokio::test]
+async fn odd_names_are_labels_and_no_more_backends_have_histograms_than_may() {
+    let backend = Backend::answering("a").await;
+    let address = backend.address();
+    let rig = Rig::start(&format!(
+        r#"admin.backend_histograms = 2
+        [listeners.front]
+        bind = "127.0.0.1:0"
+        pool = "back"
+        [pools.back]
+        check = {{ kind = "none" }}
+        backends = [
+            {{ address = "{address}", id = 'q"u\o}},te=' }},
+            {{ address = "{address}", id = "é💥 # HELP x" }},
+            {{ address = "{address}", id = "plain" }},
+        ]
+        "#
+    ))
+    .await;
+    for _ in 0..3 {
+        assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"a");
+    }
+    rig.until_no_sessions().await;
+    let text = rig.metrics().await;
+    for id in [r#"q\"u\\o},te="#, "é💥 # HELP x", "plain"] {
+        let line = format!(
+            "evenkeel_sessions_total{{listener=\"front\",pool=\"back\",backend=\"{id}\",outcome=\"completed\"}} 1"
+        );
+        assert!(text.lines().any(|shown| shown == line), "{line}");
+    }
+    for kind in ["connect", "first_byte", "session"] {
+        let count = |of: &str| {
+            text.lines().filter(|line| line.starts_with(&format!("evenkeel_{of}_{kind}_seconds_count"))).count()
+        };
+        assert_eq!((count("backend"), count("pool")), (2, 1), "{kind}");
+    }
+    assert!(text.contains("\nevenkeel_backend_histograms_omitted 1\n"));
+    if let Some(said) = complaints(&text) {
+        assert_eq!(said, "");
+    }
     rig.stop().await;
 }
 

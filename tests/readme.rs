@@ -89,6 +89,6 @@ fn the_shipped_file_is_valid_and_says_what_it_runs() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("listener web: 127.0.0.1:8080 -> pool web"), "{said}");
-    assert!(said.contains("pool web: consul service `web`"), "{said}");
+    assert!(said.contains("pool web: round_robin over consul service `web`"), "{said}");
     assert!(said.contains("admin: http://127.0.0.1:9900"), "{said}");
 }

@@ -120,7 +120,8 @@ async fn a_socket_that_nobody_wants_is_an_error_that_names_it() {
     assert_eq!(
         *program.log().last().unwrap(),
         format!(
-            "evenkeel: no listener takes the socket `stray` ({passed}) from systemd: name a listener `stray`, or bind one to {passed}"
+            "evenkeel: no listener takes the socket `stray` ({passed}) from systemd: bind one to {passed}, or say its name \
+             in FileDescriptorName="
         )
     );
     TcpStream::connect(other).await.unwrap_err();
@@ -168,11 +169,17 @@ async fn what_systemd_says_to_another_process_is_not_obeyed() {
     });
     assert_eq!(exchange(program.front("front").await, b"hello").await.unwrap(), b"hello");
     stop(program).await;
-    for (key, value) in [("LISTEN_FDS", "three"), ("LISTEN_FDS", "99999999999")] {
+    let more = "$LISTEN_FDS counts more than the descriptors that are open from 3 on";
+    for (key, value, why) in [
+        ("LISTEN_FDS", "three", "invalid LISTEN_FDS"),
+        ("LISTEN_FDS", "99999999999", "invalid LISTEN_FDS"),
+        ("LISTEN_FDS", "60000", more),
+        ("LISTEN_FDNAMES", "front:front", "invalid LISTEN_FDNAMES"),
+    ] {
         let mut command = pass("front", std::fs::File::open("/dev/null").unwrap());
         command.env(key, value);
         let mut program = Program::start_by(&config(backend.address(), &[("front", ANY)]), command);
         assert_eq!(program.end().await.code(), Some(1));
-        assert_eq!(program.log(), ["evenkeel: the sockets from systemd: invalid LISTEN_FDS"]);
+        assert_eq!(program.log(), [format!("evenkeel: the sockets from systemd: {why}")]);
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::config::Balance;
 use crate::health::Report;
 use crate::metrics::{ConnectFailure, Direction, Outcome};
 use crate::operator::{Lasting, Ledger, Order};
@@ -160,10 +159,7 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
     let ledger = pool.orders.ledger();
     PoolBody {
         name: pool.name.to_string(),
-        balance: match settings.balance {
-            Balance::RoundRobin => "round_robin",
-            Balance::LeastConnections => "least_connections",
-        },
+        balance: settings.balance.name(),
         source: SourceBody {
             kind: settings.source.kind(),
             age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),

@@ -1,9 +1,11 @@
 //! Why a backend gets sessions, or none: what each party says, in the order in which they count.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use serde::Serialize;
 
+use crate::config::{CheckKind, Source};
 use crate::endpoint::Registry;
 use crate::health::ProbeState;
 use crate::pool::{Backend, Pool, SHARE_OF_WEIGHT, View};
@@ -13,7 +15,7 @@ use crate::standing::{Guard, Operator, Passive, Standing};
 #[derive(Serialize)]
 pub(super) struct Said {
     who: &'static str,
-    value: &'static str,
+    value: Cow<'static, str>,
     says: String,
     /// Whether it is why there are no sessions.
     decides: bool,
@@ -27,13 +29,13 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     let mut all = vec![
         Said {
             who: "operator",
-            value: facts.operator.name(),
+            value: facts.operator.name().into(),
             says: ledger.explained(&backend.id),
             decides: facts.operator != Operator::Ready,
         },
         Said {
             who: "registry",
-            value: facts.registry.name(),
+            value: facts.registry.name().into(),
             says: registry(pool, facts.registry),
             decides: match standing {
                 Standing::Removed => true,
@@ -44,8 +46,8 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         },
         Said {
             who: "agent",
-            value: facts.agent.name(),
-            says: agent(&view),
+            value: facts.agent.name().into(),
+            says: agent(pool, &view),
             decides: match standing {
                 Standing::Maintenance => facts.registry != Registry::Maintenance,
                 Standing::Draining => facts.operator == Operator::Ready,
@@ -54,45 +56,41 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         },
         Said {
             who: "probe",
-            value: facts.probe.map_or("none", ProbeState::name),
+            value: facts.probe.map_or("none", ProbeState::name).into(),
             says: probe(pool, backend),
             decides: standing == Standing::Unproven
                 || (standing == Standing::Down && facts.registry != Registry::Critical),
         },
         Said {
             who: "passive",
-            value: facts.passive.name(),
+            value: facts.passive.name().into(),
             says: passive(backend, facts.passive),
             decides: standing == Standing::Ejected,
         },
         Said {
             who: "guard",
-            value: facts.guard.name(),
+            value: facts.guard.name().into(),
             says: guard(facts.guard).to_owned(),
             decides: standing == Standing::Damped,
         },
     ];
-    let weight = ledger.weight(&backend.id);
-    let share = share(pool, backend);
+    let by = ledger.weight(&backend.id).map_or_else(|| format!("as {} says", source(pool)), ToString::to_string);
     all.push(Said {
         who: "weight",
-        value: if view.weight == 0 { "zero" } else { "some" },
-        says: match weight {
-            Some(order) => format!("{}{share}, {order}", view.weight),
-            None => format!("{}{share}, as discovery says", view.weight),
-        },
+        value: view.weight.to_string().into(),
+        says: share(pool, backend) + &by,
         decides: standing == Standing::Up && view.weight == 0,
     });
     if view.priority > 0 || pool.tier_loads()[0] < 100 {
         let percent = pool.tier_loads().get(usize::from(view.priority)).copied().unwrap_or(0);
         let says = format!("priority {}, whose tier gets {percent} % of the new sessions", view.priority);
-        let value = if percent == 0 { "unused" } else { "used" };
+        let value = if percent == 0 { "unused" } else { "used" }.into();
         all.push(Said { who: "tier", value, says, decides: standing == Standing::Up && percent == 0 });
     }
     if let Some(cap) = view.max_sessions {
         let sessions = pool.sessions_of(backend);
         let full = sessions >= cap;
-        let value = if full { "reached" } else { "room" };
+        let value = if full { "reached" } else { "room" }.into();
         let mut says = format!("{sessions} sessions of at most {cap}");
         if full && pool.queued() > 0 {
             says += &format!("; {} wait in the pool's queue", pool.queued());
@@ -101,32 +99,49 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     }
     if pool.is_panicking() && standing.is_last_resort() {
         let says = "so few work (panic_threshold) that it gets sessions although it should not".to_owned();
-        all.push(Said { who: "pool", value: "panic", says, decides: false });
+        all.push(Said { who: "pool", value: "panic".into(), says, decides: false });
     }
     if pool.fail_open() && standing.is_last_resort() {
         let says = "nothing is up and when_all_down is \"any\": it gets sessions although it should not".to_owned();
-        all.push(Said { who: "pool", value: "fail_open", says, decides: false });
+        all.push(Said { who: "pool", value: "fail_open".into(), says, decides: false });
     }
     all
 }
 
-/// Of the new sessions, among those that may get any.
+/// What its weight comes to among those of its tier that get sessions; empty if it gets none.
 fn share(pool: &Pool, backend: &Backend) -> String {
+    let view = backend.view();
+    if view.weight == 0 {
+        return "nothing new, ".to_owned();
+    }
     if !backend.wants_sessions() {
         return String::new();
     }
     let members = pool.members();
-    let view = backend.view();
     let rivals = members.iter().filter(|other| other.wants_sessions()).map(|other| other.view());
     let all: u64 = rivals.filter(|other| other.priority == view.priority).map(|other| u64::from(other.share)).sum();
     let one = f64::from(SHARE_OF_WEIGHT);
-    let own = f64::from(view.share) / one;
-    let counts = if own == f64::from(view.weight) { String::new() } else { format!(" counts as {own}") };
-    format!("{counts} of {}", all as f64 / one)
+    let (own, all) = (f64::from(view.share) / one, all as f64 / one);
+    // A backend that has begun to want sessions since the pool was asked.
+    let percent = if all > 0.0 { (100.0 * own / all).round() } else { 100.0 };
+    let counts = if own == f64::from(view.weight) { String::new() } else { format!("counts as {own:.2} for now, ") };
+    format!("{counts}{percent} % of what gets sessions, ")
 }
 
-fn agent(view: &View) -> String {
-    let Some(advice) = view.advice else { return "it has not asked for anything".to_owned() };
+/// Who says what exists, in words.
+fn source(pool: &Pool) -> &'static str {
+    match pool.settings().source {
+        Source::Static(_) => "the file",
+        Source::Consul(_) => "Consul",
+    }
+}
+
+fn agent(pool: &Pool, view: &View) -> String {
+    let settings = pool.settings();
+    let asks = settings.agent.is_some() || matches!(settings.check.kind, CheckKind::Agent(_));
+    let Some(advice) = view.advice else {
+        return if asks { "it has not asked for anything" } else { "nobody asks it (agent is not set)" }.to_owned();
+    };
     let mut asks = vec![advice.wish.name().to_owned()];
     asks.extend(advice.weight.map(|percent| format!("{percent} % of its weight")));
     asks.extend(advice.max_sessions.map(|most| format!("at most {most} sessions")));
@@ -134,16 +149,19 @@ fn agent(view: &View) -> String {
 }
 
 fn registry(pool: &Pool, fact: Registry) -> String {
+    let is_listed = matches!(pool.settings().source, Source::Static(_));
     let says = match fact {
+        Registry::Passing if is_listed => "it is in the file; no registry is asked",
         Registry::Passing => "nothing against it",
         Registry::Warning => "a check warns, and the pool serves such instances",
         Registry::Critical => "a check is critical",
         Registry::Maintenance => "its operator took it out",
+        Registry::Absent if is_listed => "it is no longer in the file",
         Registry::Absent => "it is no longer in the set",
     };
     let source = pool.source.view();
     match (source.error, source.last_success) {
-        (Some((_, _, error)), Some(at)) => {
+        (Some((_, _, error)), Some(at)) if !is_listed => {
             format!("{says}, {:.0?} ago; since then discovery fails: {error}", at.elapsed())
         }
         _ => says.to_owned(),

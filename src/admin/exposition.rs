@@ -75,7 +75,9 @@ fn process_wide(families: &mut Families, view: &View) {
     let (on_ring, buffers) = state.floor.rings();
     families.value(&names::RELAY_RING_SESSIONS, &[], on_ring as f64);
     families.value(&names::RELAY_RING_BUFFERS, &[], buffers as f64);
-    families.value(&names::PROBES_IN_FLIGHT, &[], state.prober.stats().in_flight as f64);
+    let probes = state.prober.stats();
+    families.value(&names::PROBES_IN_FLIGHT, &[], probes.in_flight as f64);
+    families.value(&names::PROBES_UNSENT, &[], probes.local_errors as f64);
 }
 
 fn add_listener(families: &mut Families, listener: &Listener) {

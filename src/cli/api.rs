@@ -19,7 +19,26 @@ pub(super) struct Pool {
     pub(super) sessions: usize,
     pub(super) queued: usize,
     pub(super) times: Option<Times>,
+    #[serde(default)]
+    pub(super) source: Source,
     pub(super) backends: Vec<Backend>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Source {
+    pub(super) error: Option<Trouble>,
+    pub(super) rejected: Vec<Rejected>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Trouble {
+    pub(super) text: String,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Rejected {
+    pub(super) id: String,
+    pub(super) why: String,
 }
 
 #[derive(Debug, Deserialize)]

@@ -2,10 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::api::{Backend, Pools, find_pool};
+use super::api::{Backend, Pool, Pools, Rejected, Source, find_pool};
 use super::client::{Client, known};
-use super::table::{Table, ago, cell, coloured, number, standing};
+use super::table::{Table, ago, cell, coloured, number, safe, standing};
 use super::{Failure, say, say_json};
+
+/// Of the instances that can't be used; as a rule they are broken in the same way.
+const MOST_LEFT_OUT: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -48,5 +51,24 @@ pub(super) async fn backends(client: &Client, options: &Options, json: bool) -> 
     if pools.pools.iter().any(|pool| pool.backends.iter().any(|backend| backend.operator_weight.is_some())) {
         text += "* set by an operator\n";
     }
+    for pool in &pools.pools {
+        text += &trouble(pool);
+    }
     Ok(say(&text)?)
+}
+
+/// What discovery has against the set, and whom it leaves out: they have no line of their own.
+fn trouble(pool: &Pool) -> String {
+    let Source { error, rejected } = &pool.source;
+    let mut text = String::new();
+    if let Some(error) = error {
+        text += &format!("pool {}: discovery fails, what is known stays: {}\n", pool.name, safe(&error.text));
+    }
+    for Rejected { id, why } in rejected.iter().take(MOST_LEFT_OUT) {
+        text += &format!("pool {}: {} is left out: {}\n", pool.name, safe(id), safe(why));
+    }
+    match rejected.len().saturating_sub(MOST_LEFT_OUT) {
+        0 => text,
+        more => text + &format!("pool {}: {more} more are left out\n", pool.name),
+    }
 }

@@ -22,7 +22,8 @@ pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), Failure> {
 
 fn describe(config: &Config, max: usize) -> String {
     let mut lines = Vec::new();
-    let workers = config.workers.map_or_else(|| "one per CPU".to_owned(), |n| n.to_string());
+    let per_cpu = if config.workers.is_none() { " (one per CPU)" } else { "" };
+    let workers = format!("{}{per_cpu}", server::workers(config));
     lines.push(format!("workers: {workers}; at most {max} sessions"));
     lines.push(match config.admin.bind {
         Some(address) => format!("admin: http://{address}"),
@@ -60,7 +61,7 @@ fn describe(config: &Config, max: usize) -> String {
         };
         let agent = pool.agent.as_ref().and_then(|agent| agent.port);
         let agent = agent.map_or_else(String::new, |port| format!(", agents on port {port}"));
-        lines.push(format!("pool {}: {source}, {probes}{agent}", pool.name));
+        lines.push(format!("pool {}: {} over {source}, {probes}{agent}", pool.name, pool.balance.name()));
     }
     lines.join("\n") + "\n"
 }

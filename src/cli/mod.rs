@@ -75,7 +75,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the balancer until SIGTERM or SIGINT; a second signal does not wait for sessions
+    /// Run the balancer until SIGTERM or SIGINT; a second one does not wait for sessions; SIGHUP reads the file again
     Run,
     /// Say whether the configuration is valid, what it would run, and what is risky in it
     Check,

@@ -24,7 +24,8 @@ const RELOADS_WAITING: usize = 4;
 
 type Asked = mpsc::Receiver<oneshot::Sender<()>>;
 
-/// For the sessions of the other workers after one has died: they end at once, unless something else is wrong, too.
+/// For the sessions of the other workers after one has died, and for the admin side at the end: they end at once, unless
+/// something else is wrong, too.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
@@ -70,26 +71,32 @@ async fn serve(
         error => Failure::Runtime(error.into()),
     })?;
     systemd::ready();
+    info!(version = env!("CARGO_PKG_VERSION"), file = %path.display(), pid = std::process::id(), "started");
     let stop = async {
         let reloading = keep_up(&balancer, path, text, &mut signals.hangup, &mut asked);
         tokio::select! {
-            () = stop(&mut signals.terminate, &mut signals.interrupt) => {}
+            signal = stop(&mut signals.terminate, &mut signals.interrupt) => {
+                info!("{signal}: a stop begins; another one does not wait for sessions");
+            }
             () = reloading => {}
         }
         systemd::stopping();
         tokio::select! {
             () = balancer.drain() => {}
-            () = stop(&mut signals.terminate, &mut signals.interrupt) => balancer.kill().await,
+            _ = stop(&mut signals.terminate, &mut signals.interrupt) => balancer.kill().await,
         }
     };
-    tokio::select! {
+    let ended = tokio::select! {
         () = stop => Ok(()),
         died = balancer.failure() => {
             // So that no stream that the others carry reads as complete when the process ends.
             let _ = timeout(LAST_WORDS, balancer.kill()).await;
             Err(Failure::Runtime(died.into()))
         }
-    }
+    };
+    // Else the process could be gone before the admin socket's file is.
+    let _ = timeout(LAST_WORDS, balancer.close()).await;
+    ended
 }
 
 /// Applies what the file says at SIGHUP, when the API asks for it and, unless it is switched off, whenever it says
@@ -143,10 +150,11 @@ impl Drop for Done {
     }
 }
 
-async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
+/// The name of the signal.
+async fn stop(terminate: &mut Signal, interrupt: &mut Signal) -> &'static str {
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
     }
 }
 

@@ -152,7 +152,12 @@ pub(super) fn coloured() -> bool {
 }
 
 pub(super) fn safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || is_unseen(c) { '?' } else { c }).collect()
+}
+
+/// What turns the direction of a line, or takes no room in it: a name must not look like another one.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 /// How long ago a moment of the API is: "5s", "3m", "2h", "4d".
@@ -181,6 +186,7 @@ mod tests {
         let mut table = Table::new(&["NAME", "N", "WHY"]);
         table.row(vec![standing("up"), number(5), cell("\x1b[31mred\n")]);
         table.row(vec![cell("longer-name"), number(1_000), cell("")]);
+        assert_eq!(safe("a\u{202e}b\u{200b}c\u{feff}é💥"), "a?b?c?é💥");
         assert_eq!(table.text(false), "NAME            N  WHY\nup              5  ?[31mred?\nlonger-name  1000\n");
         let inked = table.text(true);
         let up = format!("\x1b[32m{}\x1b[0m up              5  ?", mark());

@@ -59,6 +59,9 @@ pub struct Change {
     pub needs_restart: bool,
 }
 
+/// The longest value in a line, in characters.
+const SHORT: usize = 100;
+
 impl Diff {
     /// Of two trees that [`super::Config::effective`] made; of secrets that are masked nothing can be said.
     pub fn between(old: &Value, new: &Value) -> Self {
@@ -89,6 +92,27 @@ impl Diff {
     /// Whether there is no difference.
     pub fn is_empty(&self) -> bool {
         self.process.is_empty() && self.listeners.is_empty() && self.pools.is_empty()
+    }
+
+    /// A line each, for people: `pools.web.balance: round_robin -> least_connections`, `pools.new: added`.
+    pub fn lines(&self) -> Vec<String> {
+        let of = |place: &str, changes: &[Change]| -> Vec<String> {
+            let word = |value: &Option<String>| value.as_deref().map_or_else(|| "none".to_owned(), short);
+            let line =
+                |change: &Change| format!("{place}{}: {} -> {}", change.key, word(&change.old), word(&change.new));
+            changes.iter().map(line).collect()
+        };
+        let mut lines = of("", &self.process);
+        for (table, all) in [("listeners", &self.listeners), ("pools", &self.pools)] {
+            for Named { name, what } in all {
+                match what {
+                    What::Added => lines.push(format!("{table}.{name}: added")),
+                    What::Removed => lines.push(format!("{table}.{name}: removed")),
+                    What::Changed(changes) => lines.extend(of(&format!("{table}.{name}."), changes)),
+                }
+            }
+        }
+        lines
     }
 
     /// The places, such as `workers` or `pools.web.relay`, of what takes a restart.
@@ -162,6 +186,14 @@ fn is_unknown(old: Option<&Value>, new: Option<&Value>) -> bool {
     let (Some(old), Some(new)) = (old, new) else { return false };
     let is_masked = |value: &Value| value.as_str() == Some(MASK);
     (is_masked(old) && is_secret(new)) || (is_secret(old) && is_masked(new))
+}
+
+/// A value as a piece of a line.
+fn short(value: &str) -> String {
+    let more = if value.chars().nth(SHORT).is_some() { "…" } else { "" };
+    let piece = value.chars().take(SHORT);
+    let piece = piece.map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() });
+    piece.collect::<String>() + more
 }
 
 fn shown(value: &Value) -> String {

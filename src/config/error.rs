@@ -35,27 +35,31 @@ pub enum ConfigError {
 /// Everything that is wrong with a file.
 #[derive(Debug)]
 pub struct Report {
+    /// Those that are shown: to find the place of one takes a walk through the file.
     problems: Vec<Problem>,
+    count: usize,
 }
 
 impl Report {
     pub(super) fn new(faults: Vec<Fault>, origin: &str, text: &str, table: &DeTable<'_>) -> Self {
-        Self { problems: faults.into_iter().map(|fault| Problem::new(fault, origin, text, table)).collect() }
+        let count = faults.len();
+        let shown = faults.into_iter().take(MOST_SHOWN);
+        Self { problems: shown.map(|fault| Problem::new(fault, origin, text, table)).collect(), count }
     }
 
     /// How many things are wrong; never 0.
     pub fn count(&self) -> usize {
-        self.problems.len()
+        self.count
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.iter().take(MOST_SHOWN).enumerate() {
+        for (i, problem) in self.problems.iter().enumerate() {
             let between = if i == 0 { "" } else { "\n\n" };
             write!(f, "{between}{problem}")?;
         }
-        match self.problems.len().saturating_sub(MOST_SHOWN) {
+        match self.count - self.problems.len() {
             0 => Ok(()),
             more => write!(f, "\n\nand {more} more"),
         }

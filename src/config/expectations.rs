@@ -82,6 +82,16 @@ pub(super) fn pattern(text: &str) -> Result<Expectation, Complaint> {
     Ok(Expectation::Regex(pattern))
 }
 
+/// A pattern that something must come for: a script goes on as soon as it matches, which could be at once.
+fn answer(text: &str) -> Result<Expectation, Complaint> {
+    let wanted = pattern(text)?;
+    if wanted.find(b"").is_some() {
+        let hint = "write what must come, such as '^220 ' or '.+'";
+        return Err(Complaint::new("it matches before anything has come, so nothing is waited for", hint));
+    }
+    Ok(wanted)
+}
+
 /// The steps of a script check, in order.
 pub(super) fn steps(written: &[Section<StepShape>], reading: &mut Reading<'_>) -> Vec<Step> {
     written.iter().filter_map(|section| step(section, reading)).collect()
@@ -105,7 +115,7 @@ fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<Step>
         .or_else(|| reading.parsed("send_hex", send_hex, hex).map(Step::Send))
         .or_else(|| reading.parsed("expect", expect, wanted_text).map(Step::Expect))
         .or_else(|| reading.parsed("expect_hex", expect_hex, hex).map(Expectation::Bytes).map(Step::Expect))
-        .or_else(|| reading.parsed("expect_regex", expect_regex, pattern).map(Step::Expect))
+        .or_else(|| reading.parsed("expect_regex", expect_regex, answer).map(Step::Expect))
 }
 
 /// What is sent.

@@ -35,7 +35,9 @@ mod warnings;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::path::Path;
+use std::string::FromUtf8Error;
 
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
@@ -71,7 +73,18 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// # Errors
 /// The file can't be read, or is not valid UTF-8.
 pub fn read(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })
+    let read = std::fs::read(path).and_then(|bytes| String::from_utf8(bytes).map_err(|error| no_text(&error)));
+    read.map_err(|source| ConfigError::Read { path: path.display().to_string(), source })
+}
+
+/// Where an editor finds the first byte that is no UTF-8.
+fn no_text(error: &FromUtf8Error) -> io::Error {
+    let (good, rest) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+    let good = String::from_utf8_lossy(good);
+    let (line, before) = (good.matches('\n').count() + 1, good.rsplit('\n').next().unwrap_or_default());
+    let (column, byte) = (before.chars().count() + 1, rest.first().copied().unwrap_or_default());
+    let what = format!("line {line}, column {column}: the byte 0x{byte:02x} is no UTF-8; save the file as UTF-8");
+    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// Makes a configuration of the text that [`read`] gave, with variables from the environment of the process.

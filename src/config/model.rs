@@ -134,6 +134,16 @@ pub enum Balance {
     LeastConnections,
 }
 
+impl Balance {
+    /// As in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round_robin",
+            Self::LeastConnections => "least_connections",
+        }
+    }
+}
+
 /// `relay`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

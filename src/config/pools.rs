@@ -1,5 +1,6 @@
 //! `[pools.NAME]`: where the backends come from, and how they are picked, dialled and left alone.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -130,9 +131,10 @@ fn static_backends(entries: &Spanned<Vec<BackendEntry>>, reading: &mut Reading<'
         reading.fault(entries.span(), "`backends` is empty", "add at least one: backends = [\"10.0.0.1:9090\"]");
     }
     let mut backends: Vec<StaticBackend> = Vec::new();
+    let mut ids = HashSet::new();
     for entry in entries.get_ref() {
         let Some((backend, id_span)) = static_backend(entry, reading) else { continue };
-        if backends.iter().any(|earlier| earlier.id == backend.id) {
+        if !ids.insert(backend.id.clone()) {
             let message = format!("a second backend with the id {}", shown(&backend.id));
             reading.fault(id_span, message, "remove it, or give it an id of its own: { address = …, id = \"…\" }");
         }

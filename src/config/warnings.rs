@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::duration::written;
 use super::{
-    Check, CheckKind, Config, ConsulAgent, Host, HostPort, Listener, Policy, Pool, Source, StaticBackend, WhenAllDown,
+    Check, CheckKind, Config, ConsulAgent, Host, HostPort, Listener, Policy, Pool, Source, StaticBackend, Step,
+    WhenAllDown,
 };
 
 /// Probes closer together than this are load of their own.
@@ -78,7 +79,8 @@ impl Config {
 
     fn judge_pool(&self, pool: &Pool, warnings: &mut Vec<String>) {
         if !self.listeners.iter().any(|listener| listener.pool == pool.name) {
-            warnings.push("no listener uses this pool; it is probed all the same".to_owned());
+            let probed = if pool.check.kind == CheckKind::None { "" } else { "; it is probed all the same" };
+            warnings.push(format!("no listener uses this pool{probed}"));
         }
         if pool.timeouts.idle.is_none() {
             warnings.push("timeouts.idle 0s: a session that is quiet is never ended".to_owned());
@@ -159,6 +161,10 @@ fn judge_check(check: &Check, warnings: &mut Vec<String>) {
         }
         CheckKind::Http(http) if http.status.contains(500) || http.status.contains(503) => {
             warnings.push(format!("check.status \"{}\": a backend that answers with an error passes", http.status));
+        }
+        CheckKind::Script(steps) if steps.iter().all(|step| matches!(step, Step::Send(_))) => {
+            warnings
+                .push("check.steps without `expect`: whoever takes the bytes passes, whatever it answers".to_owned());
         }
         _ => {}
     }

@@ -9,6 +9,9 @@ use super::ProbeState;
 /// The longest text of a received answer that is kept.
 const KEPT: usize = 120;
 
+/// The longest part of a result, in characters: an answer with each byte escaped, and words around it.
+const LINE: usize = 600;
+
 /// One finished probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeResult {
@@ -131,9 +134,34 @@ pub struct Report {
     pub streak: u32,
 }
 
+/// A part of a result as a bounded, printable piece of a line, whoever wrote it: patterns may have line ends, and the
+/// words of libraries may quote a peer.
+pub fn line(text: &str) -> String {
+    let more = if text.chars().nth(LINE).is_some() { "…" } else { "" };
+    let shown = text.chars().take(LINE).map(|c| match c {
+        c if c.is_control() => c.escape_default().to_string(),
+        c => c.to_string(),
+    });
+    shown.collect::<String>() + more
+}
+
 /// Bytes from a backend as a bounded, printable text.
 pub fn escaped(bytes: &[u8]) -> String {
     let shown = &bytes[..bytes.len().min(KEPT)];
     let more = if bytes.len() > KEPT { "…" } else { "" };
     format!("\"{}\"{more}", shown.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_one_line_and_no_longer_than_a_screen() {
+        assert_eq!(line("expect /(?x) a\n\tb \u{1b}[31m é/"), r"expect /(?x) a\n\tb \u{1b}[31m é/");
+        assert_eq!(line(&"é".repeat(LINE)), "é".repeat(LINE));
+        assert_eq!(line(&"é".repeat(LINE + 1)), "é".repeat(LINE) + "…");
+        let longest = escaped(&[0xff; 1000]);
+        assert!(longest.chars().count() < LINE, "{longest}");
+    }
 }

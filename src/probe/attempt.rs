@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::config::{Check, CheckKind, ProxyVersion};
 use crate::header::{Header, write_v1, write_v2};
-use crate::health::{Certificate, ProbeResult, escaped};
+use crate::health::{Certificate, ProbeResult, escaped, line};
 
 use super::agent::Opinion;
 use super::tls::Context;
@@ -80,9 +80,9 @@ pub(super) async fn attempt(address: SocketAddr, check: &Check, luggage: &mut Lu
         passed,
         duration: started.elapsed(),
         at: SystemTime::now(),
-        asked: trace.asked,
-        wanted: trace.wanted,
-        got,
+        asked: line(&trace.asked),
+        wanted: line(&trace.wanted),
+        got: line(&got),
         advice: luggage.opinion.advice(),
         certificate: trace.certificate,
     })

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -30,6 +30,9 @@ use super::wire::Wire;
 const HEAD_LIMIT: usize = 64 * 1024;
 /// As much of a body as is read and judged: more than a health page, no burden if it is a download.
 const BODY_LIMIT: usize = 64 * 1024;
+/// Bytes read by one probe, whatever they are: interim answers, tiny chunks and trailers have no end of their own, and who
+/// sends them fast would keep a thread of all probes busy for the whole timeout.
+const READ_LIMIT: usize = 256 * 1024;
 /// What is quoted when the answer is no HTTP.
 const TAPE: usize = 256;
 /// How long a body that nobody asked for is read on after a pass, as a server that is cut off in the middle of its
@@ -48,7 +51,7 @@ pub(super) async fn exchange(
     let request = request(address, check).map_err(|error| Miss::Failed(format!("not a request: {error}")))?;
 
     let Trace { wanted, came, settled, .. } = &mut *trace;
-    let io = TokioIo::new(Taped { stream, tape: came });
+    let io = TokioIo::new(Taped { stream, tape: came, left: READ_LIMIT });
     let answered = match http1::Builder::new().max_buf_size(HEAD_LIMIT).handshake(io).await {
         Ok((sender, connection)) => tokio::select! {
             answered = judged(sender, request, check, wanted, settled) => answered,
@@ -120,8 +123,10 @@ async fn read(mut body: Incoming, into: &mut Vec<u8>) -> hyper::Result<()> {
 
 fn explained(error: &hyper::Error) -> String {
     let io_error = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    if let Some(io_error) = io_error {
-        return words(io_error);
+    match io_error {
+        Some(error) if error.kind() == ErrorKind::FileTooLarge => return "more than 256 KiB".to_owned(),
+        Some(error) => return words(error),
+        None => {}
     }
     if error.is_parse_too_large() {
         return "a head of more than 64 KiB".to_owned();
@@ -135,17 +140,22 @@ fn explained(error: &hyper::Error) -> String {
     error.to_string()
 }
 
-/// A stream that keeps the beginning of what came, as hyper's errors don't quote it.
+/// A stream that keeps the beginning of what came, as hyper's errors don't quote it, and that ends at the limit.
 struct Taped<'a> {
     stream: Wire,
     tape: &'a mut Vec<u8>,
+    left: usize,
 }
 
 impl AsyncRead for Taped<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            return Poll::Ready(Err(ErrorKind::FileTooLarge.into()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let fresh = &buffer.filled()[before..];
+        self.left = self.left.saturating_sub(fresh.len());
         let room = TAPE.saturating_sub(self.tape.len());
         self.tape.extend_from_slice(&fresh[..fresh.len().min(room)]);
         Poll::Ready(Ok(()))

@@ -62,7 +62,8 @@ fn judged(body: &[u8]) -> Result<String, Miss> {
         text.map(|(_, text)| text).unwrap_or_default()
     };
     let (code, text) = (field(b'C'), field(b'M'));
-    let got = format!("{} {}", code.escape_ascii(), escaped(text));
+    // A code is five letters; more of it is no code.
+    let got = format!("{} {}", code[..code.len().min(5)].escape_ascii(), escaped(text));
     // Invalid authorization; no such database.
     if code.starts_with(b"28") || code == b"3D000" { Ok(got) } else { Err(Miss::Failed(got)) }
 }

@@ -17,7 +17,7 @@ use super::opening::Opening;
 use super::outcome::Record;
 use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
-use super::socket::Socket;
+use super::socket::{Socket, broken};
 use super::upstream::{Connected, Refusal, Search};
 use super::worker::{Enlisted, Load, Worker};
 use crate::config;
@@ -288,8 +288,8 @@ async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) 
 fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
     match done.end {
         End::Completed => (Outcome::Completed, None),
-        End::Broken(Side::Client, error) => (Outcome::ClientReset, Some(error.to_string())),
-        End::Broken(Side::Backend, error) => (Outcome::BackendReset, Some(error.to_string())),
+        End::Broken(Side::Client, error) => (Outcome::ClientReset, Some(broken(&error))),
+        End::Broken(Side::Backend, error) => (Outcome::BackendReset, Some(broken(&error))),
         End::Idle => (Outcome::IdleTimeout, None),
         End::HalfClosed => (Outcome::HalfCloseTimeout, None),
         End::FirstByte => (Outcome::FirstByteTimeout, None),

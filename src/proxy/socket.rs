@@ -26,7 +26,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use super::option;
 use crate::config::{Keepalive, Listener, TcpOptions};
-pub(super) use failure::{accept_failure, connect_failure};
+pub(super) use failure::{accept_failure, broken, connect_failure};
 
 const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 

@@ -122,7 +122,8 @@ fn warn_about_fast_open(config: &Config) {
     }
 }
 
-fn workers(config: &Config) -> usize {
+/// Data-plane threads of a configuration.
+pub(crate) fn workers(config: &Config) -> usize {
     config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 

@@ -60,7 +60,8 @@ pub enum SocketError {
     },
     /// Passed, but no listener wants it.
     #[error(
-        "no listener takes the socket `{name}` ({address}) from systemd: name a listener `{name}`, or bind one to {address}"
+        "no listener takes the socket `{name}` ({address}) from systemd: bind one to {address}, or say its name in \
+         FileDescriptorName="
     )]
     Unmatched {
         /// `FileDescriptorName=`

@@ -46,6 +46,39 @@ async fn tables_for_people_and_json_for_programs() {
 }
 
 #[tokio::test]
+async fn an_explanation_says_what_a_weight_comes_to() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let console = Console::start(&config(&[("dc/web-1", &one), ("dc/web-2", &two)], "", "", "")).await;
+    let weight = async |id: &str| {
+        let text = console.good(&["explain", id]).await;
+        let row = text.lines().find_map(|line| line.trim_start_matches(['>', ' ']).strip_prefix("weight"));
+        row.unwrap_or_else(|| panic!("{text}")).split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(weight("web-1").await, "1 50 % of what gets sessions, as the file says");
+    console.good(&["weight", "web-1", "3"]).await;
+    assert!(weight("web-1").await.starts_with("3 75 % of what gets sessions, by "));
+    assert_eq!(weight("web-2").await, "1 25 % of what gets sessions, as the file says");
+    console.good(&["drain", "web-2"]).await;
+    assert!(weight("web-1").await.starts_with("3 100 % of what gets sessions, by "));
+    assert_eq!(weight("web-2").await, "1 as the file says");
+    console.good(&["weight", "web-1", "0"]).await;
+    assert!(weight("web-1").await.starts_with("0 nothing new, by "));
+}
+
+#[tokio::test]
+async fn who_is_left_out_of_a_pool_is_named_below_the_rest() {
+    let backend = Backend::echo().await;
+    let more = "[pools.named]\nbackends = [\"127.0.0.1:1\", \"nobody.invalid:80\"]\ncheck = { kind = \"none\" }\n";
+    let console = Console::start(&config(&[("a", &backend)], "", "", more)).await;
+    let named = || async {
+        let text = console.good(&["backends", "named"]).await;
+        text.contains("pool named: nobody.invalid:80 is left out: can't resolve nobody.invalid: ").then_some(())
+    };
+    until("it is named", named).await;
+    assert!(!console.good(&["backends", "web"]).await.contains("left out"));
+}
+
+#[tokio::test]
 async fn names_are_found_or_suggested_and_scripts_can_tell() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let console = Console::start(&config(&[("dc/web-1", &one), ("dc/web-2", &two)], "", "", "")).await;

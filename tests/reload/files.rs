@@ -46,6 +46,8 @@ async fn a_file_that_is_written_or_replaced_is_applied_and_one_that_is_touched_i
     std::fs::write(&path, with(b.address(), "max_connections = 5")).unwrap();
     replace(&path, &with(b.address(), "max_connections = 6"));
     until_generation(&program, 4).await;
+    // The log says what became of the file, key by key.
+    program.until_says("max_connections: 5 -> 6").await;
     assert_eq!(config(&program).await["reloads"]["unchanged"], 0);
 }
 

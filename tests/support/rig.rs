@@ -33,7 +33,7 @@ impl Rig {
     }
 
     fn config(text: &str) -> Config {
-        let text = format!("admin = {{ bind = \"127.0.0.1:0\" }}\nlog.sessions = true\n{text}");
+        let text = format!("admin.bind = \"127.0.0.1:0\"\nlog.sessions = true\n{text}");
         match config::parse(&text, "test.toml", &|_| None) {
             Ok(config) => config,
             Err(error) => panic!("{error}\n{text}"),

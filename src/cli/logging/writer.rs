@@ -10,6 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::pace::Pace;
+
 /// Lines that may wait for stderr's reader: at 300 bytes a line, about 5 MB; over a second at 10,000 sessions a second.
 const WAITING: usize = 16_384;
 
@@ -19,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// After each write, for lines to gather: with thousands of sessions a second, waking this thread for each one's line
 /// would cost the worker more than the line. Nobody waits for it; what is said at the end waits for the end.
 const GATHER: Duration = Duration::from_millis(5);
+
+/// Between two lines that say how many were dropped.
+const COMPLAIN: Duration = Duration::from_secs(10);
 
 /// Bytes after which no more lines are added to a write.
 const AT_ONCE: usize = 64 * 1024;
@@ -44,17 +49,26 @@ impl Writer {
     pub(super) fn start() -> io::Result<(Self, Flush)> {
         // A descriptor of its own: who holds std's stderr while its reader sleeps would hold up everybody who complains.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        Self::start_on(stderr, WAITING)
+        // In the log's own format, by the way that all lines take.
+        let complain = |lines| tracing::warn!(lines, "log lines were dropped: stderr's reader was too slow, or away");
+        Self::start_on(stderr, WAITING, complain)
     }
 
-    fn start_on(to: impl Write + Send + 'static, waiting: usize) -> io::Result<(Self, Flush)> {
+    fn start_on(
+        to: impl Write + Send + 'static,
+        waiting: usize,
+        complain: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<(Self, Flush)> {
         let (lines, queue) = sync_channel(waiting);
         let (finished, end) = channel();
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_out(&queue, to, finished))?;
-        Ok((Self { lines: lines.clone(), dropped: Arc::default() }, Flush { lines, end }))
+        let dropped = Arc::default();
+        let count = Arc::clone(&dropped);
+        let work = move || write_out(&queue, to, &count, complain, finished);
+        thread::Builder::new().name("log".to_owned()).spawn(work)?;
+        Ok((Self { lines: lines.clone(), dropped }, Flush { lines, end }))
     }
 
-    /// Lines so far that found the queue full.
+    /// Lines so far that found the queue full, or nobody who takes them.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
@@ -93,9 +107,16 @@ impl Drop for Flush {
     }
 }
 
-fn write_out(queue: &Receiver<Line>, mut to: impl Write, finished: Sender<()>) {
+fn write_out(
+    queue: &Receiver<Line>,
+    mut to: impl Write,
+    dropped: &AtomicU64,
+    complain: impl Fn(u64),
+    finished: Sender<()>,
+) {
     let mut text = Vec::with_capacity(2 * AT_ONCE);
     let mut is_last = false;
+    let (mut told, mut pace) = (0, Pace::new(COMPLAIN));
     while !is_last {
         let mut next = queue.recv().ok();
         loop {
@@ -111,8 +132,13 @@ fn write_out(queue: &Receiver<Line>, mut to: impl Write, finished: Sender<()>) {
                 Err(_) => break,
             };
         }
-        // A reader that is gone reads no complaint about it either.
-        let _ = to.write_all(&text);
+        let lost = put(&mut to, &text);
+        dropped.fetch_add(lost, Relaxed);
+        let all = dropped.load(Relaxed);
+        if lost == 0 && all > told && pace.allow(Instant::now()).is_some() {
+            complain(all - told);
+            told = all;
+        }
         let is_full = text.len() >= AT_ONCE;
         text.clear();
         if !is_last && !is_full {
@@ -122,6 +148,21 @@ fn write_out(queue: &Receiver<Line>, mut to: impl Write, finished: Sender<()>) {
     drop(finished);
 }
 
+/// Writes it, and says how many lines were lost because nobody takes them, or the disk is full.
+fn put(to: &mut impl Write, mut text: &[u8]) -> u64 {
+    while !text.is_empty() {
+        match to.write(text) {
+            Ok(0) => break,
+            Ok(written) => text = &text[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // Whoever shares stderr with us may have made it non-blocking.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHER),
+            Err(_) => break,
+        }
+    }
+    text.iter().filter(|&&byte| byte == b'\n').count() as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +170,8 @@ mod tests {
     #[test]
     fn a_reader_that_sleeps_holds_up_nobody_and_the_rest_is_counted() {
         let (mut read, write) = io::pipe().unwrap();
-        let (mut writer, flush) = Writer::start_on(write, 4).unwrap();
+        let (complaints, complained) = channel();
+        let (mut writer, flush) = Writer::start_on(write, 4, move |lines| complaints.send(lines).unwrap()).unwrap();
         let line = [vec![b'x'; 99], vec![b'\n']].concat();
         let mut written = 0;
         // A pipe holds 64 KiB.
@@ -140,11 +182,13 @@ mod tests {
         }
         let dropped = writer.dropped();
         drop(writer);
+        assert!(complained.try_recv().is_err(), "nobody would read it");
         let reader = thread::spawn(move || {
             let mut all = Vec::new();
             io::Read::read_to_end(&mut read, &mut all).unwrap();
             all
         });
+        assert_eq!(complained.recv_timeout(Duration::from_secs(20)), Ok(dropped));
         drop(flush);
         let all = reader.join().unwrap();
         assert_eq!(all.len() as u64, (written - dropped) * 100);
@@ -165,7 +209,7 @@ mod tests {
         }
         for lines in [1, 10] {
             let (_reader, wait) = channel();
-            let (mut writer, flush) = Writer::start_on(Stuck(wait), 4).unwrap();
+            let (mut writer, flush) = Writer::start_on(Stuck(wait), 4, drop).unwrap();
             for _ in 0..lines {
                 writer.write_all(b"x").unwrap();
             }
@@ -173,5 +217,42 @@ mod tests {
             drop(flush);
             assert!(began.elapsed() >= PATIENCE);
         }
+    }
+
+    #[test]
+    fn a_stderr_that_somebody_made_non_blocking_loses_nothing() {
+        let (read, write) = std::os::unix::net::UnixStream::pair().unwrap();
+        write.set_nonblocking(true).unwrap();
+        let (mut writer, flush) = Writer::start_on(write, WAITING, drop).unwrap();
+        // More than the kernel holds of it.
+        for _ in 0..10_000 {
+            writer.write_all(&[&[b'x'; 99][..], b"\n"].concat()).unwrap();
+        }
+        let mut lines = io::BufRead::lines(io::BufReader::new(read));
+        assert!(lines.by_ref().take(10_000).all(|line| line.unwrap().len() == 99));
+        assert_eq!(writer.dropped(), 0);
+        drop(flush);
+        assert!(lines.next().is_none());
+    }
+
+    #[test]
+    fn lines_that_nobody_takes_are_counted() {
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                let taken = text.len().min(self.0);
+                self.0 -= taken;
+                if taken == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(taken) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (mut writer, flush) = Writer::start_on(Full(25), 100, drop).unwrap();
+        for _ in 0..10 {
+            writer.write_all(b"123456789\n").unwrap();
+        }
+        drop(flush);
+        assert_eq!(writer.dropped(), 8, "the third line only in part");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::super::{Change, Diff, What, masked};
+use super::super::{Diff, masked};
 use super::{SMALLEST, accepted, with_more};
 
 const EVERYTHING: &str = include_str!("everything.toml");
@@ -14,27 +14,8 @@ fn between(old: &str, new: &str) -> Diff {
     Diff::between(&accepted(old).effective(), &accepted(new).effective())
 }
 
-/// `key: old -> new`, by the place; `!` = takes a restart.
 fn lines(diff: &Diff) -> Vec<String> {
-    let mut lines = Vec::new();
-    let add = |lines: &mut Vec<String>, place: &str, keys: &[Change]| {
-        for change in keys {
-            let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
-            let mark = if change.needs_restart { " !" } else { "" };
-            lines.push(format!("{place}{}: {} -> {}{mark}", change.key, word(&change.old), word(&change.new)));
-        }
-    };
-    add(&mut lines, "", &diff.process);
-    for (table, all) in [("listeners", &diff.listeners), ("pools", &diff.pools)] {
-        for named in all {
-            match &named.what {
-                What::Added => lines.push(format!("+ {table}.{}", named.name)),
-                What::Removed => lines.push(format!("- {table}.{}", named.name)),
-                What::Changed(keys) => add(&mut lines, &format!("{table}.{}.", named.name), keys),
-            }
-        }
-    }
-    lines
+    diff.lines()
 }
 
 #[test]
@@ -50,31 +31,40 @@ fn each_key_that_changes_is_named_with_its_place_and_both_values() {
     assert_eq!(
         lines(&between(old, new)),
         [
-            "log.format: text -> json !",
-            "max_connections: 10 -> -",
+            "log.format: text -> json",
+            "max_connections: 10 -> none",
             "shutdown.timeout: 30s -> 1m30s",
-            "workers: 2 -> 3 !",
+            "workers: 2 -> 3",
             "listeners.web.bind: [\"127.0.0.1:80\"] -> [\"127.0.0.1:80\",\"127.0.0.1:81\"]",
             "listeners.web.max_connections: 5 -> 6",
-            "listeners.web.tcp.send_buffer: 1048576 -> - !",
-            "pools.web.backends.a:1: {\"address\":\"a:1\",\"priority\":0,\"weight\":1} -> -",
+            "listeners.web.tcp.send_buffer: 1048576 -> none",
+            "pools.web.backends.a:1: {\"address\":\"a:1\",\"priority\":0,\"weight\":1} -> none",
             "pools.web.backends.b.weight: 1 -> 3",
-            "pools.web.backends.c:1: - -> {\"address\":\"c:1\",\"priority\":0,\"weight\":1}",
+            "pools.web.backends.c:1: none -> {\"address\":\"c:1\",\"priority\":0,\"weight\":1}",
             "pools.web.check.kind: http -> tcp",
-            "pools.web.check.method: GET -> -",
-            "pools.web.check.path: /a -> -",
-            "pools.web.check.status: 200-399 -> -",
-            "pools.web.timeouts.idle: 1h -> -",
+            "pools.web.check.method: GET -> none",
+            "pools.web.check.path: /a -> none",
+            "pools.web.check.status: 200-399 -> none",
+            "pools.web.timeouts.idle: 1h -> none",
         ]
     );
     assert_eq!(between(old, new).needs_restart(), ["log.format", "workers", "listeners.web.tcp.send_buffer"]);
 }
 
 #[test]
+fn a_long_value_or_one_of_several_lines_is_a_piece_of_one() {
+    let with = |text: &str| with_more(&format!("check = {{ kind = \"http\", path = \"/\", body = \"{text}\" }}"));
+    let diff = between(&with("a"), &with(&format!("b\\n{}", "c".repeat(200))));
+    let cut = format!("b\\n{}…", "c".repeat(97));
+    assert_eq!(lines(&diff).len(), 1);
+    assert!(lines(&diff)[0].ends_with(&cut), "{:?}", lines(&diff));
+}
+
+#[test]
 fn what_comes_and_goes_is_named_once() {
     let other = "[listeners.other]\nbind = \"127.0.0.1:90\"\npool = \"other\"\n[pools.other]\nbackends = [\"x:1\"]";
-    assert_eq!(lines(&between(SMALLEST, &with_more(other))), ["+ listeners.other", "+ pools.other"]);
-    assert_eq!(lines(&between(&with_more(other), SMALLEST)), ["- listeners.other", "- pools.other"]);
+    assert_eq!(lines(&between(SMALLEST, &with_more(other))), ["listeners.other: added", "pools.other: added"]);
+    assert_eq!(lines(&between(&with_more(other), SMALLEST)), ["listeners.other: removed", "pools.other: removed"]);
 }
 
 #[test]

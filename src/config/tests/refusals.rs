@@ -166,6 +166,7 @@ fn checks() {
         "wrong_regex": with_more("[pools.web.check]\nkind = \"http\"\nbody_regex = \"ok(\""),
         "no_steps": with_more("[pools.web.check]\nkind = \"script\""),
         "step_with_two_keys": with_more("check = { kind = \"script\", steps = [{ send = \"a\", expect = \"b\" }, {}] }"),
+        "step_that_waits_for_nothing": with_more("check = { kind = \"script\", steps = [{ expect_regex = \".*\" }] }"),
         "step_wrong_hex": with_more("check = { kind = \"script\", steps = [{ send_hex = \"0a0\" }] }"),
     }
 }
@@ -275,4 +276,29 @@ fn a_file_that_is_not_there_is_named() {
     let error = crate::config::load(std::path::Path::new("no/such/lb.toml")).expect_err("it is not there");
     assert_eq!(error.to_string(), "cannot read no/such/lb.toml");
     assert!(std::error::Error::source(&error).is_some());
+}
+
+#[test]
+fn a_file_that_is_no_text_is_told_where() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), b"a = 1\nb = \"\xc3\xa4\xfc\"\n").expect("it is written");
+    let error = crate::config::load(file.path()).expect_err("it is Latin-1");
+    let source = std::error::Error::source(&error).expect("a cause").to_string();
+    assert_eq!(source, "line 2, column 7: the byte 0xfc is no UTF-8; save the file as UTF-8");
+}
+
+fn with_backends(list: &str) -> String {
+    format!("[listeners.web]\nbind = \"0.0.0.0:8080\"\npool = \"web\"\n[pools.web]\nbackends = [\n{list}]\n")
+}
+
+/// Each backend was once compared with all before it, and the place of each fault was looked up in the whole file.
+#[test]
+fn many_backends_and_many_faults_take_no_time() {
+    let started = std::time::Instant::now();
+    let list = |prefix: &str| (0..40_000).map(|i| format!("\"{prefix}{i}:80\",\n")).collect::<String>();
+    let config = super::accepted(&with_backends(&list("db-")));
+    assert!(matches!(&config.pools[0].source, crate::config::Source::Static(all) if all.len() == 40_000));
+    let report = refused(&with_backends(&list("db_?")));
+    assert!(report.ends_with("and 39980 more"), "{report}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
 }

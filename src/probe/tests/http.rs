@@ -169,6 +169,22 @@ async fn a_huge_body_is_read_to_64_kib_and_judged_by_that() {
 }
 
 #[tokio::test]
+async fn interim_answers_without_end_are_read_to_256_kib() {
+    for flood in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"] {
+        let backend = Backend::start(move |mut stream, _| async move {
+            head(&mut stream).await;
+            drop(stream.write_all(flood.as_bytes()).await);
+            let more = if flood.contains("chunked") { "1\r\nz\r\n" } else { flood }.repeat(100);
+            while stream.write_all(more.as_bytes()).await.is_ok() {}
+        })
+        .await;
+        let result = probe(backend.address, with_body("ok")).await;
+        assert!(!result.passed);
+        assert!(result.got.contains("more than 256 KiB"), "{result}");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_drip_times_out_with_what_came() {
     let drip = ok(&"x".repeat(100_000)).into_bytes().into_iter().map(|byte| vec![byte]);
     let backend = answering(drip.collect::<Vec<_>>()).await;

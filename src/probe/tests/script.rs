@@ -95,6 +95,10 @@ async fn a_regular_expression() {
     let result = first(backend.address, &check).await;
     assert_eq!(result.asked, "step 1 of 1: expect /^250 /");
     assert_eq!(result.got, r#"timeout after 200ms, came "220 mail.example ESMTP\r\n""#);
+
+    // A pattern over several lines is a result in one.
+    let result = probe(backend.address, [matching("(?x) ^ 220\n \\s mail")]).await;
+    assert_eq!(result.asked, r"step 1 of 1: expect /(?x) ^ 220\n \s mail/");
 }
 
 #[tokio::test]

@@ -27,6 +27,15 @@ pub(in crate::proxy) fn connect_failure(error: &io::Error) -> ConnectFailure {
     }
 }
 
+/// What broke a connection, in words. The kernel speaks of a reset once; who sends a FIN after that is told that there is no
+/// connection (shutdown(2), ENOTCONN), which nobody would read as a reset.
+pub(in crate::proxy) fn broken(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotConnected => io::Error::from(rustix::io::Errno::CONNRESET).to_string(),
+        _ => error.to_string(),
+    }
+}
+
 /// Why accept(2) failed.
 pub(in crate::proxy) fn accept_failure(error: &io::Error) -> AcceptFailure {
     use rustix::io::Errno;
@@ -43,5 +52,18 @@ pub(in crate::proxy) fn accept_failure(error: &io::Error) -> AcceptFailure {
         | Errno::OPNOTSUPP
         | Errno::NETUNREACH => AcceptFailure::Aborted,
         _ => AcceptFailure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_called_one_whoever_finds_it() {
+        let reset = "Connection reset by peer (os error 104)";
+        for errno in [rustix::io::Errno::CONNRESET, rustix::io::Errno::NOTCONN] {
+            assert_eq!(broken(&errno.into()), reset);
+        }
     }
 }
