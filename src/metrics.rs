@@ -79,6 +79,8 @@ metrics! {
     POOL_REPLAYS = "evenkeel_pool_replays_total", Counter, ["pool", "result"], "Clients' bytes sent to another backend: answered, failed again, ended otherwise, or no_backend was left.";
     DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
     DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
+    DISCOVERY_FAILING = "evenkeel_discovery_failing", Gauge, ["pool", "source"], "1 while the last word of the source, or of the resolver, was an error.";
+    DISCOVERY_LAST_ERROR = "evenkeel_discovery_last_error_timestamp_seconds", Gauge, ["pool", "source", "reason"], "When that was last what went wrong, in seconds since 1970.";
     DISCOVERY_REJECTED = "evenkeel_discovery_rejected_instances", Gauge, ["pool", "source"], "Instances in the last full answer that can't be used.";
 
     OUTLIER_DETECTED = "evenkeel_outlier_detected_total", Counter, ["pool", "reason"], "Times that a backend stood out by failed sessions, whatever was done about it.";

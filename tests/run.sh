@@ -81,13 +81,13 @@ install_missing() {
 # Programs that are to be had from PyPI alone, in an environment of their own.
 install_python() {
     local venv=target/interop-venv
-    if "$venv/bin/python" -c 'import aiosmtpd, grpc, grpc_health.v1.health, schemathesis' 2>/dev/null; then
+    if "$venv/bin/python" -c 'import aiosmtpd, consul.std, grpc, grpc_health.v1.health, schemathesis' 2>/dev/null; then
         echo "everything is there"
         return
     fi
     mkdir -p target
     [ -x "$venv/bin/pip" ] || /usr/bin/python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q aiosmtpd grpcio grpcio-health-checking schemathesis
+    "$venv/bin/pip" install -q aiosmtpd grpcio grpcio-health-checking py-consul schemathesis
 }
 
 begun=$SECONDS

@@ -5,10 +5,15 @@ use std::marker::PhantomData;
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
-use serde::de::{DeserializeOwned, Deserializer as _, SeqAccess, Visitor};
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer as _, Error as _, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::Error;
+
+/// More than any service has. What looks like more is garbage, and must not be kept entry by entry: some 60 MB of `1,1,1…`
+/// would become gigabytes.
+const MOST_ENTRIES: usize = 100_000;
 
 /// What was asked for, and what the headers say of it. A header that is absent or makes no sense is `None`.
 #[derive(Clone, Debug)]
@@ -59,7 +64,7 @@ impl<T> Answer<T> {
 /// A list, entry by entry: those that are a `T`, and those that are not.
 ///
 /// # Errors
-/// [`Error::Decode`] if it is no JSON list. `null` is none either: Consul writes an empty one as `[]`, and what looks
+/// [`Error::Decode`] if it is no JSON list, or one of more than 100,000 entries. `null` is none either: Consul writes an empty one as `[]`, and what looks
 /// like "no instances" without being it would empty a pool.
 pub(crate) fn list<T: DeserializeOwned>(
     what: &'static str,
@@ -72,7 +77,7 @@ pub(crate) fn list<T: DeserializeOwned>(
     Ok(lists)
 }
 
-/// One entry at a time as a JSON value, so that what is wrong in one of them does not end the list.
+/// One entry at a time as the text that it is, so that what is wrong in one of them does not end the list.
 struct Entries<T>(PhantomData<T>);
 
 impl<'de, T: DeserializeOwned> Visitor<'de> for Entries<T> {
@@ -84,26 +89,50 @@ impl<'de, T: DeserializeOwned> Visitor<'de> for Entries<T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let (mut good, mut rejected) = (Vec::new(), Vec::new());
-        while let Some(entry) = entries.next_element::<Value>()? {
-            match T::deserialize(&entry) {
+        while let Some(entry) = entries.next_element::<&RawValue>()? {
+            let place = good.len() + rejected.len();
+            if place == MOST_ENTRIES {
+                return Err(A::Error::custom(format_args!("more than {MOST_ENTRIES} entries")));
+            }
+            match serde_json::from_str(entry.get()) {
                 Ok(value) => good.push(value),
-                Err(error) => {
-                    let place = good.len() + rejected.len();
-                    let mut why = error.to_string();
-                    // It quotes what it was given.
-                    why.truncate(why.floor_char_boundary(512));
-                    rejected.push(RejectedEntry { id: identity(&entry, place), why });
-                }
+                Err(error) => rejected.push(RejectedEntry { id: identity(entry, place), why: reason(&error) }),
             }
         }
         Ok((good, rejected))
     }
 }
 
-fn identity(entry: &Value, place: usize) -> String {
-    match (entry["Node"]["Node"].as_str(), entry["Service"]["ID"].as_str()) {
-        (Some(node), Some(service)) => format!("{node}/{service}"),
-        _ => format!("entry {place}"),
+/// Without the line and the column, which are those of the entry and would be taken for those of the answer.
+fn reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let mut why = text.rsplit_once(" at line ").map_or(text.as_str(), |(why, _)| why).to_owned();
+    // It quotes what it was given.
+    why.truncate(why.floor_char_boundary(512));
+    why
+}
+
+fn identity(entry: &RawValue, place: usize) -> String {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Named {
+        node: NodeName,
+        service: ServiceId,
+    }
+    #[derive(Deserialize)]
+    struct NodeName {
+        #[serde(rename = "Node")]
+        name: String,
+    }
+    #[derive(Deserialize)]
+    struct ServiceId {
+        #[serde(rename = "ID")]
+        id: String,
+    }
+
+    match serde_json::from_str(entry.get()) {
+        Ok(Named { node, service }) => format!("{}/{}", node.name, service.id),
+        Err(_) => format!("entry {place}"),
     }
 }
 
@@ -120,7 +149,7 @@ mod tests {
         let (good, rejected) = list::<ServiceEntry>("instances", body).unwrap();
         assert_eq!(good.iter().map(|entry| entry.service.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(rejected[0].id, "n/b");
-        assert!(rejected[0].why.contains("70000"), "{}", rejected[0].why);
+        assert_eq!(rejected[0].why, "invalid value: integer `70000`, expected u16");
         assert_eq!(rejected[1].id, "entry 2");
     }
 
@@ -131,6 +160,15 @@ mod tests {
             let error = list::<ServiceEntry>("instances", body.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), "decode", "{body:?}");
         }
+    }
+
+    #[test]
+    fn a_list_that_nobody_can_have_is_garbage() {
+        let many = |count: usize| format!("[{}1]", "1,".repeat(count - 1));
+        let (_, rejected) = list::<ServiceEntry>("instances", many(MOST_ENTRIES).as_bytes()).unwrap();
+        assert_eq!(rejected.len(), MOST_ENTRIES);
+        let error = list::<ServiceEntry>("instances", many(MOST_ENTRIES + 1).as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), "decode");
     }
 
     #[test]

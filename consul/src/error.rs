@@ -54,7 +54,7 @@ pub enum Error {
         /// What would have been read.
         limit: usize,
     },
-    /// The agent answered with another status than 2xx.
+    /// The agent answered with another status than 200.
     #[error("status {status}: {body}")]
     Status {
         /// The HTTP status.
@@ -62,7 +62,7 @@ pub enum Error {
         /// The beginning of the body, where Consul says why: at most 512 bytes, escaped to ASCII.
         body: String,
     },
-    /// A 2xx whose body is not what Consul documents.
+    /// A 200 whose body is not what Consul documents.
     #[error("can't decode {what}")]
     Decode {
         /// What it should have been.
@@ -90,7 +90,7 @@ impl Error {
         }
     }
 
-    /// The HTTP status, if there was one other than 2xx.
+    /// The HTTP status, if there was one other than 200.
     pub fn status(&self) -> Option<u16> {
         match self {
             Self::Status { status, .. } => Some(*status),

@@ -2,10 +2,12 @@
 
 use std::io::Read as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use tokio::sync::Semaphore;
 
 use crate::error::Cause;
 use crate::{Error, Settings, settings};
@@ -14,6 +16,8 @@ use crate::{Error, Settings, settings};
 const BODY_LIMIT: usize = 64 << 20;
 /// Of the body of an error status: Consul says it in one line.
 const SHOWN: usize = 512;
+/// Read of such a body, so that a short one leaves the connection fit for the next request.
+const ERROR_BODY_LIMIT: usize = 16 << 10;
 /// A token is a UUID or a JWT.
 const TOKEN_LIMIT: u64 = 64 << 10;
 
@@ -22,6 +26,8 @@ pub(crate) struct Transport {
     base: String,
     token: Option<HeaderValue>,
     token_file: Option<PathBuf>,
+    /// One read of the token file at a time: each takes a thread, and all pools ask at one moment after an agent's restart.
+    reading: Arc<Semaphore>,
 }
 
 /// What is asked.
@@ -52,7 +58,7 @@ impl Transport {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         let (http, base) = settings::http_client(settings)?;
         let token = settings.token.as_deref().map(token_value).transpose()?;
-        Ok(Self { http, base, token, token_file: settings.token_file.clone() })
+        Ok(Self { http, base, token, token_file: settings.token_file.clone(), reading: Arc::new(Semaphore::new(1)) })
     }
 
     /// Dropping the future closes the connection that the request is on, which ends the wait at the agent too.
@@ -80,21 +86,18 @@ impl Transport {
             Some(Body::Bytes(body)) => builder.body(body),
         };
         let mut response = builder.send().await.map_err(no_answer)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
-            if body.len() + chunk.len() > BODY_LIMIT {
-                return Err(Error::TooLarge { limit: BODY_LIMIT });
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body =
+            if response.status().is_success() { whole(&mut response).await? } else { beginning(&mut response).await };
         Ok(Reply { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body })
     }
 
     async fn token(&self) -> Result<Option<HeaderValue>, Error> {
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let file = path.clone();
-        // On a thread for blocking: the file may be on a network.
+        let turn = Arc::clone(&self.reading).acquire_owned().await;
+        // On a thread for blocking: the file may be on a network. Whoever stops waiting leaves the thread, with its turn.
         let read = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let mut text = String::new();
             std::fs::File::open(file)?.take(TOKEN_LIMIT).read_to_string(&mut text)?;
             Ok(text)
@@ -110,10 +113,33 @@ impl Transport {
     }
 }
 
+async fn whole(response: &mut reqwest::Response) -> Result<Vec<u8>, Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
+        if body.len() + chunk.len() > BODY_LIMIT {
+            return Err(Error::TooLarge { limit: BODY_LIMIT });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// Of an error status: whatever is wrong with its body, the status is what went wrong.
+async fn beginning(response: &mut reqwest::Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() >= ERROR_BODY_LIMIT {
+            break;
+        }
+    }
+    body
+}
+
 impl Reply {
-    /// This reply, if its status is 2xx.
+    /// This reply, if its status is 200: Consul's API has no other for success, and what says 204 or 206 is not Consul.
     pub(crate) fn ok(self) -> Result<Self, Error> {
-        if (200..300).contains(&self.status) {
+        if self.status == 200 {
             return Ok(self);
         }
         let shown = self.body.trim_ascii();
@@ -139,18 +165,20 @@ fn no_answer(error: reqwest::Error) -> Error {
         return Error::Config { what: "not a request".to_owned(), source: Some(error.into()) };
     }
     if error.is_connect() {
-        return Error::Connect(below(error));
+        return Error::Connect(below(error, 2));
     }
-    Error::Broken(below(error))
+    Error::Broken(below(error, 1))
 }
 
-/// reqwest's own words ("error sending request") say less than the variant does: its cause says more, if there is one.
-fn below(error: reqwest::Error) -> Cause {
-    match std::error::Error::source(&error) {
-        // The cause can't be moved out of the error, so that its texts are.
-        Some(cause) => chain(cause).into(),
-        None => error.into(),
+/// Without the outer layers, which say less than the variant does ("error sending request", "client error (Connect)"), as
+/// far as there is more below them.
+fn below(error: reqwest::Error, layers: usize) -> Cause {
+    let mut cause: &dyn std::error::Error = &error;
+    for _ in 0..layers {
+        cause = cause.source().unwrap_or(cause);
     }
+    // It can't be moved out of the error, so that its texts are.
+    chain(cause).into()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -49,6 +49,8 @@ struct SourceBody {
     kind: &'static str,
     age_seconds: Option<f64>,
     error: Option<ErrorBody>,
+    /// Stays when it is over.
+    last_error: Option<ErrorBody>,
     rejected: Vec<RejectedBody>,
 }
 
@@ -161,7 +163,8 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
         source: SourceBody {
             kind: settings.source.kind(),
             age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),
-            error: source.error.map(|(at, kind, text)| ErrorBody { at: time(at), kind, text }),
+            error: source.error.map(error_body),
+            last_error: source.last_error.map(error_body),
             rejected: source.rejected.into_iter().map(|r| RejectedBody { id: r.id, why: r.why }).collect(),
         },
         check: settings.check.kind.name(),
@@ -180,6 +183,10 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
         times: with_times.then(|| times_body(&pool.times.connect)),
         backends: pool.members().iter().map(|backend| backend_body(pool, backend, &ledger, with_times)).collect(),
     }
+}
+
+fn error_body((at, kind, text): (SystemTime, &'static str, String)) -> ErrorBody {
+    ErrorBody { at: time(at), kind, text }
 }
 
 fn tiers(pool: &Pool) -> Vec<TierBody> {

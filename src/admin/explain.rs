@@ -36,7 +36,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "registry",
             value: facts.registry.name().into(),
-            says: registry(pool, facts.registry).to_owned(),
+            says: registry(pool, facts.registry),
             decides: match standing {
                 Standing::Removed => true,
                 Standing::Maintenance => facts.registry == Registry::Maintenance,
@@ -148,9 +148,9 @@ fn agent(pool: &Pool, view: &View) -> String {
     format!("it asks for {}", asks.join(", "))
 }
 
-fn registry(pool: &Pool, fact: Registry) -> &'static str {
+fn registry(pool: &Pool, fact: Registry) -> String {
     let is_listed = matches!(pool.settings().source, Source::Static(_));
-    match fact {
+    let says = match fact {
         Registry::Passing if is_listed => "it is in the file; no registry is asked",
         Registry::Passing => "nothing against it",
         Registry::Warning => "a check warns, and the pool serves such instances",
@@ -158,6 +158,13 @@ fn registry(pool: &Pool, fact: Registry) -> &'static str {
         Registry::Maintenance => "its operator took it out",
         Registry::Absent if is_listed => "it is no longer in the file",
         Registry::Absent => "it is no longer in the set",
+    };
+    let source = pool.source.view();
+    match (source.error, source.last_success) {
+        (Some((_, _, error)), Some(at)) if !is_listed => {
+            format!("{says}, {:.0?} ago; since then discovery fails: {error}", at.elapsed())
+        }
+        _ => says.to_owned(),
     }
 }
 

@@ -143,9 +143,12 @@ fn add_pool(families: &mut Families, pool: &Pool) {
         let age = Instant::now().duration_since(at).as_secs_f64();
         families.value(&names::DISCOVERY_AGE, &[name, kind], age);
     }
-    for (reason, count) in source.errors {
-        families.value(&names::DISCOVERY_ERRORS, &[name, kind, reason], count as f64);
+    for (reason, errors) in source.errors {
+        families.value(&names::DISCOVERY_ERRORS, &[name, kind, reason], errors.count as f64);
+        let at = errors.last.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        families.value(&names::DISCOVERY_LAST_ERROR, &[name, kind, reason], at);
     }
+    families.value(&names::DISCOVERY_FAILING, &[name, kind], f64::from(u8::from(source.error.is_some())));
     families.value(&names::DISCOVERY_REJECTED, &[name, kind], source.rejected.len() as f64);
     for (listener, outcomes) in pool.ended_without_backend.read() {
         for outcome in Outcome::ALL {

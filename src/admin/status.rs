@@ -65,6 +65,9 @@ struct PoolBody {
     settled: bool,
     all_down: bool,
     fail_open: bool,
+    /// Why discovery fails, while it does.
+    discovery_error: Option<String>,
+    discovery_age_seconds: Option<f64>,
 }
 
 pub(super) async fn version() -> Json<VersionBody> {
@@ -81,7 +84,7 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
     let set = state.set();
     let waiting_for = ready::waiting_for(state);
     let pools = set.pools.iter().map(|pool| {
-        let counts = pool.counts();
+        let (counts, source) = (pool.counts(), pool.source.view());
         PoolBody {
             name: pool.name.to_string(),
             backends: counts.members,
@@ -93,6 +96,8 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
             settled: pool.is_settled(),
             all_down: pool.is_all_down(),
             fail_open: pool.fail_open(),
+            discovery_error: source.error.map(|(_, _, text)| text),
+            discovery_age_seconds: source.last_success.map(|at| at.elapsed().as_secs_f64()),
         }
     });
     Json(StatusBody {

@@ -1,9 +1,11 @@
 //! `evenkeel status`: the whole at a glance.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use super::client::{Client, known};
-use super::table::{Cell, Colour, Table, cell, coloured, number, short};
+use super::table::{Cell, Colour, Table, cell, coloured, number, safe, short};
 use super::{Failure, say, say_json};
 
 #[derive(Deserialize)]
@@ -42,6 +44,8 @@ struct Pool {
     settled: bool,
     all_down: bool,
     fail_open: bool,
+    discovery_error: Option<String>,
+    discovery_age_seconds: Option<f64>,
 }
 
 pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
@@ -50,7 +54,7 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
         return say_json(&answer);
     }
     let status: Status = known(answer)?;
-    let up = short(std::time::Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default());
+    let up = short(Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default());
     let ready = if status.ready { "ready".to_owned() } else { format!("not ready: {}", status.waiting_for.join("; ")) };
     let mut text = format!(
         "evenkeel {}, pid {}, up {up}, {ready}\n{} of {} sessions, {} workers\n\n",
@@ -69,6 +73,7 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
             cell(listener.addresses.join(", ")),
         ]);
     }
+    let troubles: Vec<_> = status.pools.iter().filter_map(trouble).collect();
     let mut pools = Table::new(&["POOL", "SESSIONS", "BACKENDS", "UP", "STATE"]);
     for pool in status.pools {
         let state = state(&pool);
@@ -76,7 +81,20 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
     }
     let ink = coloured();
     text += &format!("{}\n{}", listeners.text(ink), pools.text(ink));
+    if !troubles.is_empty() {
+        text += &format!("\n{}\n", troubles.join("\n"));
+    }
     Ok(say(&text)?)
+}
+
+/// What discovery of a pool fails with, and what is left to go by.
+fn trouble(pool: &Pool) -> Option<String> {
+    let error = safe(pool.discovery_error.as_deref()?);
+    let known = match pool.discovery_age_seconds.map(Duration::try_from_secs_f64) {
+        Some(Ok(age)) => format!("what is known is {} old", short(age)),
+        _ => "nothing is known yet".to_owned(),
+    };
+    Some(format!("discovery of pool {} fails, {known}: {error}", safe(&pool.name)))
 }
 
 fn state(pool: &Pool) -> Cell {

@@ -71,6 +71,13 @@ pub(super) fn host(text: &str) -> Result<Host, Complaint> {
     Ok(Host::Name(text.to_owned()))
 }
 
+impl Host {
+    /// An address, without brackets, or a name, as files have them; `None` for what is neither.
+    pub fn parse(text: &str) -> Option<Self> {
+        host(text).ok()
+    }
+}
+
 fn host_port(text: &str, lowest_port: u16, example: u16) -> Result<HostPort, Complaint> {
     if text.parse::<Ipv6Addr>().is_ok() {
         let hint = format!("an IPv6 address stands in brackets: \"[{text}]:{example}\"");

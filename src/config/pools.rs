@@ -190,13 +190,21 @@ fn consul_source(
         [("default", Consistency::Default), ("stale", Consistency::Stale), ("consistent", Consistency::Consistent)];
     ConsulSource {
         agent: agents.of_pool(shape, reading),
-        service: reading.parsed("service", &shape.service, plain).unwrap_or_default(),
+        service: reading.parsed("service", &shape.service, service).unwrap_or_default(),
         datacenter: agents.datacenter(&shape.datacenter, reading),
         tags,
         filter: reading.parsed("filter", &shape.filter, plain),
         warning: reading.word("warning", &shape.warning, &warnings, Warning::Serve),
         consistency: reading.word("consistency", &shape.consistency, &consistencies, Consistency::Default),
     }
+}
+
+/// A name that can be asked for: Consul takes nearly any, but these two have no place in a URL.
+fn service(text: &str) -> Result<String, Complaint> {
+    if matches!(text, "." | "..") {
+        return Err(Complaint::new("no service has such a name", "write the name under which the service registers"));
+    }
+    plain(text)
 }
 
 /// A name of a datacenter, as Consul takes them.

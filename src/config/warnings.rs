@@ -1,7 +1,7 @@
 //! What is legal and may still hurt: shown by `evenkeel check` and logged at the start, one line each.
 //! It sees the validated [`Config`] alone, so it can tell risk from intent only by the value.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -13,6 +13,10 @@ use super::{
 
 /// Probes closer together than this are load of their own.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many connections a Consul agent takes from one address by default (`limits.http_max_conns_per_client`). A blocking
+/// query has one to itself.
+const AGENT_CONNECTIONS: usize = 200;
 
 impl Config {
     /// One line each, beginning with the place: what is legal but risky.
@@ -32,7 +36,23 @@ impl Config {
             self.judge_pool(pool, &mut of_pool);
             warnings.extend(of_pool.into_iter().map(|warning| format!("[pools.{}]: {warning}", pool.name)));
         }
+        self.judge_agents(&mut warnings);
         warnings
+    }
+
+    fn judge_agents(&self, warnings: &mut Vec<String>) {
+        let mut pools = BTreeMap::new();
+        for pool in &self.pools {
+            if let Source::Consul(consul) = &pool.source {
+                *pools.entry(&consul.agent.address).or_insert(0) += 1;
+            }
+        }
+        for (address, count) in pools.into_iter().filter(|(_, count)| *count >= AGENT_CONNECTIONS) {
+            warnings.push(format!(
+                "[consul]: {count} pools wait at {address}, which takes {AGENT_CONNECTIONS} connections from one address unless its \
+                 limits.http_max_conns_per_client says more"
+            ));
+        }
     }
 
     fn judge_listener(&self, listener: &Listener, warnings: &mut Vec<String>) {

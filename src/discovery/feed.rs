@@ -63,7 +63,7 @@ impl Feed {
         self.hold = hold.or(self.hold);
         self.trouble = false;
         if let Some(rejected) = self.publish().await? {
-            self.report.succeeded(rejected);
+            self.report.succeeded(Instant::now(), rejected);
         }
         Ok(())
     }
@@ -71,7 +71,7 @@ impl Feed {
     /// The source failed: what is known stays. What is held back stays so until `hold`, at least.
     pub(super) async fn failed(&mut self, kind: &'static str, text: String, hold: Instant) -> Result<(), Gone> {
         self.trouble = true;
-        self.report.failed(kind, text);
+        self.report.failed(Instant::now(), kind, text);
         if self.hold.is_none() {
             return Ok(());
         }
@@ -107,7 +107,7 @@ impl Feed {
     /// Nothing changed and nothing is wrong: what is known is as good as new.
     pub(super) fn confirm(&mut self) {
         if !self.trouble && !self.names.failing() && self.outlet.last().is_some() {
-            self.report.succeeded(self.refused.clone());
+            self.report.succeeded(Instant::now(), self.refused.clone());
         }
     }
 
@@ -116,13 +116,13 @@ impl Feed {
         // The source's own trouble is the one to show; and while another name still fails, this is not all well.
         let told = !looked.failures.is_empty() || !self.names.failing();
         if let Some(rejected) = published.filter(|_| told && !self.trouble) {
-            self.report.succeeded(rejected);
+            self.report.succeeded(Instant::now(), rejected);
         }
         if !self.names.failing() {
-            self.report.resolved();
+            self.report.resolved(Instant::now());
         }
         for failure in looked.failures {
-            self.report.unresolved(failure);
+            self.report.unresolved(Instant::now(), failure);
         }
         Ok(())
     }

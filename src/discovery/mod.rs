@@ -2,6 +2,7 @@
 //! `server` starts one task per pool here and hands the sets to that pool's keeper; nothing else calls in.
 //! One file per source, and what they share: names to addresses, pace, the way out, the state of the source.
 
+mod agents;
 mod consul;
 mod feed;
 mod fixed;
@@ -15,15 +16,16 @@ mod resolver;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::config::{ConsulAgent, Pool, Secret, Source, StaticBackend};
+use crate::config::{ConsulAgent, Pool, Source, StaticBackend};
 use crate::endpoint::Update;
 use crate::pool::SourceStatus;
 
+use self::agents::Agents;
+pub use self::agents::{AgentError, Renewed};
 use self::consul::{Catalog, Tuning};
 use self::feed::Feed;
 use self::outlet::Outlet;
@@ -33,7 +35,7 @@ use self::resolver::Resolver;
 /// Makes followers that share what can be shared: one client, and so one set of connections, per distinct agent, and
 /// the bound on look-ups at once.
 pub struct Discovery {
-    agents: HashMap<Arc<ConsulAgent>, ::consul::Client>,
+    agents: Agents,
     resolver: Resolver,
     tuning: Tuning,
 }
@@ -45,7 +47,7 @@ impl Discovery {
     }
 
     fn with(resolver: Resolver, tuning: Tuning) -> Self {
-        Self { agents: HashMap::new(), resolver, tuning }
+        Self { agents: Agents::new(tuning.margin), resolver, tuning }
     }
 
     /// What follows `source` for `pool`, once it is run.
@@ -56,10 +58,11 @@ impl Discovery {
         let followed = match source {
             Source::Static(backends) => Followed::Static(backends.clone()),
             Source::Consul(source) => {
-                let client = self
-                    .client(&source.agent)
+                let agent = self
+                    .agents
+                    .of(&source.agent)
                     .map_err(|source| SourceError::Agent { pool: pool.to_owned(), source })?;
-                Followed::Consul(Box::new(Catalog::new(client, source, self.tuning)))
+                Followed::Consul(Box::new(Catalog::new(agent, source, self.tuning)))
             }
         };
         Ok(Follower { pool: pool.into(), source: source.kind(), resolver: self.resolver.clone(), followed })
@@ -67,30 +70,30 @@ impl Discovery {
 
     /// Forgets the agents that none of these pools asks; who still follows one keeps it.
     pub fn retain(&mut self, pools: &[Pool]) {
-        self.agents.retain(|agent, _| {
-            pools.iter().any(|pool| matches!(&pool.source, Source::Consul(consul) if consul.agent == *agent))
-        });
+        self.agents.retain(|agent| asks(pools, agent));
     }
 
-    fn client(&mut self, agent: &Arc<ConsulAgent>) -> Result<::consul::Client, ::consul::Error> {
-        if let Some(client) = self.agents.get(agent) {
-            return Ok(client.clone());
-        }
-        let client = ::consul::Client::new(&::consul::Settings {
-            address: agent.address.clone(),
-            token: agent.token.as_ref().map(|Secret(token)| token.clone()),
-            token_file: agent.token_file.clone(),
-            ca_file: agent.ca_file.clone(),
-        })?
-        .with_margin(self.tuning.margin);
-        self.agents.insert(Arc::clone(agent), client.clone());
-        Ok(client)
+    /// What differs for these pools because the files that they name say something else than before. Changes nothing yet.
+    ///
+    /// # Errors
+    /// A CA file that can't be read, or is none.
+    pub fn renewed(&self, pools: &[Pool]) -> Result<Renewed, AgentError> {
+        self.agents.renewed(|agent| asks(pools, agent))
     }
+
+    /// Goes by these from now on.
+    pub fn renew(&mut self, renewed: Renewed) {
+        self.agents.renew(renewed);
+    }
+}
+
+fn asks(pools: &[Pool], agent: &ConsulAgent) -> bool {
+    pools.iter().any(|pool| matches!(&pool.source, Source::Consul(consul) if *consul.agent == *agent))
 }
 
 impl std::fmt::Debug for Discovery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Discovery").field("agents", &self.agents.len()).finish_non_exhaustive()
+        f.debug_struct("Discovery").finish_non_exhaustive()
     }
 }
 

@@ -48,17 +48,22 @@ impl Report {
     }
 
     /// The source did not answer, or not with what can be obeyed. `kind` is a metric label.
-    pub(super) fn failed(&mut self, kind: &'static str, text: String) {
-        if let Some(failures) = self.trouble.failed(Instant::now()) {
+    pub(super) fn failed(&mut self, now: Instant, kind: &'static str, text: String) {
+        if let Some((failures, took)) = self.trouble.failed(now) {
             let (pool, source) = (&*self.pool, self.source);
-            tracing::warn!(pool, source, kind, failures, "discovery fails, what is known stays: {text}");
+            let lasts = if failures == 1 { "fails".to_owned() } else { format!("still fails after {took:.0?}") };
+            let known = match self.status.age(now) {
+                Some(age) => format!("what is known stays and is {age:.0?} old"),
+                None => "nothing is known yet".to_owned(),
+            };
+            tracing::warn!(pool, source, kind, failures, "discovery {lasts}, {known}: {text}");
         }
         self.status.failed(kind, text);
     }
 
     /// A look-up of a name failed.
-    pub(super) fn unresolved(&mut self, text: String) {
-        if let Some(failures) = self.unresolved.failed(Instant::now()) {
+    pub(super) fn unresolved(&mut self, now: Instant, text: String) {
+        if let Some((failures, _)) = self.unresolved.failed(now) {
             let (pool, source) = (&*self.pool, self.source);
             tracing::warn!(pool, source, failures, "can't resolve {text}; a known address stays");
         }
@@ -66,16 +71,15 @@ impl Report {
     }
 
     /// The last look-up of every name was answered.
-    pub(super) fn resolved(&mut self) {
-        if let Some((failures, took)) = self.unresolved.ended(Instant::now()) {
+    pub(super) fn resolved(&mut self, now: Instant) {
+        if let Some((failures, took)) = self.unresolved.ended(now) {
             let (pool, source) = (&*self.pool, self.source);
             tracing::info!(pool, source, failures, "names are resolved again after {took:.1?}");
         }
     }
 
     /// The source answered in full, but for `rejected`.
-    pub(super) fn succeeded(&mut self, rejected: Vec<Rejected>) {
-        let now = Instant::now();
+    pub(super) fn succeeded(&mut self, now: Instant, rejected: Vec<Rejected>) {
         if let Some((failures, took)) = self.trouble.ended(now) {
             let (pool, source) = (&*self.pool, self.source);
             tracing::info!(pool, source, failures, "discovery works again after {took:.1?}");
@@ -90,6 +94,8 @@ impl Report {
                     first.id,
                     first.why
                 );
+            } else {
+                tracing::info!(pool = &*self.pool, source = self.source, "every instance can be used again");
             }
             self.told = (rejected.clone(), Some(now));
         }
@@ -98,9 +104,9 @@ impl Report {
 }
 
 impl Trouble {
-    /// One more failure; the number of them if it is time for a line.
-    fn failed(&mut self, now: Instant) -> Option<u64> {
-        self.since.get_or_insert(now);
+    /// One more failure; if it is time for a line, the number of them and how long it has lasted.
+    fn failed(&mut self, now: Instant) -> Option<(u64, Duration)> {
+        let since = *self.since.get_or_insert(now);
         self.failures += 1;
         let pause = if self.told { REMINDER } else { GAP };
         if self.warned.is_some_and(|warned| now - warned < pause) {
@@ -108,7 +114,7 @@ impl Trouble {
         }
         self.told = true;
         self.warned = Some(now);
-        Some(self.failures)
+        Some((self.failures, now - since))
     }
 
     /// It is over, if there was any: how many failures and how long, if the beginning was told.
@@ -120,24 +126,5 @@ impl Trouble {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn trouble_is_told_at_a_bounded_rate() {
-        let start = Instant::now();
-        let at = |seconds| start + Duration::from_secs(seconds);
-        let mut trouble = Trouble::default();
-        assert_eq!(trouble.ended(at(0)), None);
-        assert_eq!(trouble.failed(at(0)), Some(1));
-        assert_eq!(trouble.failed(at(30)), None);
-        assert_eq!(trouble.failed(at(60)), Some(3));
-        assert_eq!(trouble.ended(at(61)), Some((3, Duration::from_secs(61))));
-        // Too soon for another line, and then nothing to take back.
-        assert_eq!(trouble.failed(at(62)), None);
-        assert_eq!(trouble.ended(at(63)), None);
-        // Trouble that lasts is told after all.
-        assert_eq!(trouble.failed(at(64)), None);
-        assert_eq!(trouble.failed(at(70)), Some(2));
-    }
-}
+#[path = "report_tests.rs"]
+mod tests;

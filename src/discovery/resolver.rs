@@ -67,7 +67,7 @@ impl Resolver {
         Self { ask: Arc::new(move |name| Box::pin(ask(name))), open: Arc::new(Semaphore::new(OPEN)), times }
     }
 
-    /// At least one address, or why there is none. Cancel safe; the question itself goes on where it can't be taken
+    /// At least one address that an instance can have, or why there is none. Cancel safe; the question itself goes on where it can't be taken
     /// back.
     pub(super) async fn look_up(&self, name: String) -> Result<Vec<IpAddr>, String> {
         let answer = async {
@@ -84,7 +84,12 @@ impl Resolver {
             Err(_) => Err(format!("no answer within {:?}", self.times.limit)),
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok(addresses)) if addresses.is_empty() => Err("no address".to_owned()),
-            Ok(Ok(addresses)) => Ok(addresses),
+            Ok(Ok(mut addresses)) => {
+                // How some servers say that a name is blocked; Linux would connect to this machine.
+                let first = addresses[0];
+                addresses.retain(|address| !address.is_unspecified() && !address.is_multicast());
+                if addresses.is_empty() { Err(format!("{first} is no instance's address")) } else { Ok(addresses) }
+            }
         }
     }
 }

@@ -38,7 +38,7 @@ pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
 pub use queue::{Turn, Waiting};
 pub use record::{EarlyEnds, OutlierCounts};
-pub use source::{SourceStatus, SourceView};
+pub use source::{Errors, SourceStatus, SourceView};
 use state::Inner;
 pub use state::{Counts, TrialState};
 pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::endpoint::Rejected;
 
@@ -20,10 +20,21 @@ pub struct SourceView {
     pub last_success: Option<Instant>,
     /// The error since the last success: when, its kind and its text.
     pub error: Option<(SystemTime, &'static str, String)>,
+    /// The same, and stays when it is over.
+    pub last_error: Option<(SystemTime, &'static str, String)>,
     /// Errors since the start by kind: `server_error`, `timeout`, `decode`, …
-    pub errors: BTreeMap<&'static str, u64>,
+    pub errors: BTreeMap<&'static str, Errors>,
     /// What the last full answer named and could not be used.
     pub rejected: Vec<Rejected>,
+}
+
+/// Of one kind, since the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Errors {
+    /// How many.
+    pub count: u64,
+    /// When the last one was.
+    pub last: SystemTime,
 }
 
 impl SourceStatus {
@@ -44,8 +55,17 @@ impl SourceStatus {
     /// closed set.
     pub fn failed(&self, kind: &'static str, text: String) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
-        view.error = Some((SystemTime::now(), kind, text));
-        *view.errors.entry(kind).or_default() += 1;
+        let now = SystemTime::now();
+        view.last_error = Some((now, kind, text));
+        view.error = view.last_error.clone();
+        let errors = view.errors.entry(kind).or_insert(Errors { count: 0, last: now });
+        *errors = Errors { count: errors.count + 1, last: now };
+    }
+
+    /// How old the data is; `None` = there is none.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        let at = self.view.lock().unwrap_or_else(PoisonError::into_inner).last_success?;
+        Some(now.saturating_duration_since(at))
     }
 
     /// As it is now.

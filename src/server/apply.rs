@@ -66,6 +66,9 @@ pub enum ApplyError {
         /// Why.
         source: crate::discovery::SourceError,
     },
+    /// A file that the configuration names says something else than before, which can't be obeyed.
+    #[error(transparent)]
+    Agent(#[from] crate::discovery::AgentError),
 }
 
 /// What only who applies configurations knows, by name.
@@ -115,7 +118,8 @@ impl Running {
 impl State {
     /// Puts a configuration in the place of the one in effect, and returns when new sessions go by it.
     ///
-    /// To be called on the runtime of the control plane, once at a time. Applying what is in effect changes nothing.
+    /// To be called on the runtime of the control plane, once at a time. Applying what is in effect changes nothing but what
+    /// follows from the files that it names.
     ///
     /// # Errors
     /// Nothing has changed.
@@ -172,7 +176,9 @@ impl State {
         }
         let before = self.set();
         let diff = Diff::between(&before.config.effective(), &config.effective());
+        let renewed = running.discovery.renewed(&config.pools)?;
         if diff.is_empty() {
+            running.discovery.renew(renewed);
             return Ok((diff, Vec::new()));
         }
 
@@ -203,6 +209,7 @@ impl State {
         let sockets = sockets::reopen(&config.listeners, &running.bound)?;
 
         // From here on nothing fails.
+        running.discovery.renew(renewed);
         self.limit.resize(Some(max));
         self.log_sessions.store(config.log.sessions, Relaxed);
         self.install(&mut running, config, followers, sockets);

@@ -5,6 +5,7 @@
 
 mod agent;
 mod checks;
+mod consul;
 mod dashboard;
 mod load;
 mod nginx;

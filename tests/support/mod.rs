@@ -27,7 +27,7 @@ pub use program::Program;
 pub use programs::{HeldPort, Process, Said, command, program, programs, run};
 pub use registry::Registry;
 pub use rig::Rig;
-pub use sealed::{fixture, sealed};
+pub use sealed::{agent_fixture, fixture, sealed, sealed_front};
 pub use seccomp::forbid_io_uring;
 
 /// No wait is longer; generous, because CI machines stall.

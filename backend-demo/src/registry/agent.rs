@@ -17,6 +17,7 @@ use super::{
     query::{self, Parameters, Refusal, value},
     shared::Shared,
     state::{Service, Status},
+    wire,
 };
 
 pub(super) const DATACENTER: &str = "dc1";
@@ -131,7 +132,7 @@ async fn fail(store: Store, id: Path<String>, parameters: Parameters) -> Result<
 
 async fn update(store: Store, id: Path<String>, body: Bytes) -> Result<(), Refusal> {
     #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
+    #[serde(rename_all = "lowercase")]
     struct Update {
         #[serde(default)]
         status: String,
@@ -139,8 +140,8 @@ async fn update(store: Store, id: Path<String>, body: Bytes) -> Result<(), Refus
         output: String,
     }
 
-    let update: Update = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::bad_request(format!("Request decode failed: {error}")))?;
+    let update: Update =
+        wire::read(&body).map_err(|error| Refusal::bad_request(format!("Request decode failed: {error}")))?;
     let status = Status::parse(&update.status)
         .ok_or_else(|| Refusal::bad_request(format!("Invalid check status: '{}'", update.status)))?;
     set(&store, &id, status, Some(&update.output))

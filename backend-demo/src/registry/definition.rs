@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Deserialize;
 
-use super::state::Status;
+use super::{state::Status, wire};
 use crate::duration;
 
 /// A service as one member registers it.
@@ -60,7 +60,7 @@ pub(super) struct TtlCheck {
 
 /// Reads the body of a registration. The error is the text of a 400.
 pub(super) fn parse(body: &[u8]) -> Result<(Definition, Vec<TtlCheck>), String> {
-    let wire: WireService = serde_json::from_slice(body).map_err(|error| format!("Request decode failed: {error}"))?;
+    let wire: WireService = wire::read(body).map_err(|error| format!("Request decode failed: {error}"))?;
     if wire.name.is_empty() {
         return Err("Missing service name".to_owned());
     }
@@ -102,11 +102,11 @@ pub(super) fn parse(body: &[u8]) -> Result<(Definition, Vec<TtlCheck>), String> 
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "lowercase")]
 struct WireService {
     #[serde(default)]
     name: String,
-    #[serde(default, rename = "ID")]
+    #[serde(default)]
     id: String,
     #[serde(default)]
     address: String,
@@ -120,7 +120,7 @@ struct WireService {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "lowercase")]
 struct WireWeights {
     passing: i64,
     warning: i64,
@@ -133,19 +133,19 @@ impl Default for WireWeights {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "lowercase")]
 struct WireCheck {
-    #[serde(default, rename = "CheckID")]
+    #[serde(default, rename = "checkid")]
     check_id: String,
     #[serde(default)]
     name: String,
     #[serde(default)]
     notes: String,
-    #[serde(default, rename = "TTL")]
+    #[serde(default)]
     ttl: String,
     #[serde(default)]
     status: String,
-    #[serde(default)]
+    #[serde(default, rename = "deregistercriticalserviceafter")]
     deregister_critical_service_after: String,
 }
 
@@ -189,6 +189,17 @@ mod tests {
         assert!(refusal(r#"{"Name":"web","Weights":{"Passing":0,"Warning":1}}"#).contains("Passing"));
         assert!(refusal(r#"{"Name":"web","Check":{"HTTP":"http://x","Interval":"1s"}}"#).contains("TTL"));
         assert!(refusal(r#"{"Name":"web","Check":{"TTL":"soon"}}"#).contains("soon"));
+    }
+
+    #[test]
+    fn names_are_read_as_go_reads_them() {
+        let body = br#"{"name":"web","id":"web-1","Address":null,"tags":["A_b"],"meta":{"A_b":"C_d"},
+                        "weights":{"passing":3,"warning":0},"check":{"check_id":"mine","ttl":"5s","status":"passing",
+                        "deregister_critical_service_after":"1m"},"ENABLETAGOVERRIDE":true}"#;
+        let (definition, checks) = parse(body).expect("valid");
+        assert_eq!((definition.id.as_str(), definition.passing_weight, definition.warning_weight), ("web-1", 3, 0));
+        assert_eq!((definition.tags[0].as_str(), definition.meta["A_b"].as_str()), ("A_b", "C_d"));
+        assert_eq!((checks[0].id.as_str(), checks[0].deregister_after), ("mine", Some(Duration::from_secs(60))));
     }
 
     #[test]

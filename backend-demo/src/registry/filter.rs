@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 
+use super::tokens::{Token, tokens};
+
 /// A parsed expression.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Filter {
@@ -55,15 +57,14 @@ impl Filter {
 pub(super) struct Selector(Vec<String>);
 
 impl Selector {
-    fn parse(text: &str) -> Result<Self, String> {
-        let path: Vec<String> = text.split('.').map(str::to_owned).collect();
+    fn of(path: Vec<String>) -> Result<Self, String> {
         let steps: Vec<&str> = path.iter().map(String::as_str).collect();
         match steps[..] {
             ["Service", "ID" | "Service" | "Address" | "Port" | "Tags" | "Meta"]
             | ["Service", "Weights", "Passing" | "Warning"]
             | ["Node", "ID" | "Node" | "Address" | "Datacenter" | "Meta"]
             | ["Service" | "Node", "Meta", _] => Ok(Self(path)),
-            _ => Err(format!("Selector {text:?} is not valid")),
+            _ => Err(format!("Selector {:?} is not valid", path.join("."))),
         }
     }
 
@@ -78,56 +79,6 @@ impl Selector {
             _ => None,
         }
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    Text(String),
-    Sign(&'static str),
-}
-
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
-    let mut tokens = Vec::new();
-    let mut rest = text.trim_start();
-    while let Some(first) = rest.chars().next() {
-        let sign = ["==", "!=", "(", ")"].into_iter().find(|sign| rest.starts_with(sign));
-        if let Some(sign) = sign {
-            tokens.push(Token::Sign(sign));
-            rest = rest[sign.len()..].trim_start();
-            continue;
-        }
-        if first == '"' || first == '`' {
-            let (value, tail) = quoted(&rest[1..], first)?;
-            tokens.push(Token::Text(value));
-            rest = tail.trim_start();
-            continue;
-        }
-        let is_word = |c: char| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':');
-        let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
-        if end == 0 {
-            return Err(format!("{first:?} was not expected"));
-        }
-        tokens.push(Token::Word(rest[..end].to_owned()));
-        rest = rest[end..].trim_start();
-    }
-    Ok(tokens)
-}
-
-fn quoted(text: &str, quote: char) -> Result<(String, &str), String> {
-    let mut value = String::new();
-    let mut characters = text.char_indices();
-    while let Some((at, character)) = characters.next() {
-        match character {
-            c if c == quote => return Ok((value, &text[at + 1..])),
-            '\\' if quote == '"' => match characters.next() {
-                Some((_, escaped @ ('"' | '\\'))) => value.push(escaped),
-                _ => return Err("unknown escape in a string".to_owned()),
-            },
-            c => value.push(c),
-        }
-    }
-    Err("a string does not end".to_owned())
 }
 
 /// Deeper nesting than anybody writes is refused, because the parser recurses on what came from the network.
@@ -215,7 +166,7 @@ impl Parser {
     }
 
     fn take_word(&mut self, word: &str) -> bool {
-        self.take(|token| matches!(token, Token::Word(found) if found == word))
+        self.take(|token| matches!(token, Token::Word(found) if found[..] == [word]))
     }
 
     fn take_sign(&mut self, sign: &str) -> bool {
@@ -235,14 +186,15 @@ fn negate(filter: Filter) -> Filter {
 
 fn selector(token: Token) -> Result<Selector, String> {
     match token {
-        Token::Word(word) => Selector::parse(&word),
+        Token::Word(path) => Selector::of(path),
         other => Err(format!("a selector is wanted, not {other:?}")),
     }
 }
 
 fn value(token: Token) -> Result<String, String> {
     match token {
-        Token::Word(text) | Token::Text(text) => Ok(text),
+        Token::Word(path) => Ok(path.join(".")),
+        Token::Text(text) => Ok(text),
         Token::Sign(sign) => Err(format!("a value is wanted, not {sign:?}")),
     }
 }
@@ -257,7 +209,7 @@ mod tests {
     fn selects_what_it_says() {
         let entry = json!({
             "Node": {"Node": "dev", "Datacenter": "dc1"},
-            "Service": {"ID": "web-1", "Tags": ["blue", "v2"], "Port": 80, "Meta": {"zone": "a"}},
+            "Service": {"ID": "web-1", "Tags": ["blue", "v2", "/c", "d\"\\"], "Port": 80, "Meta": {"zone": "a", "odd-key": "a\"b"}},
         });
         let cases = [
             (r#""blue" in Service.Tags"#, true),
@@ -272,6 +224,8 @@ mod tests {
             (r#"not (Service.ID == "web-2" or "x" in Service.Tags)"#, true),
             (r#"Service.ID == "x" and Service.ID == "y" or Service.ID == "web-1""#, true),
             ("Service.Tags is not empty and Node.Meta is empty", true),
+            (r#"Service.Meta["odd-key"] == "a\x22b""#, true),
+            (r#""\x2fc" in Service.Tags and `d"\` in Service.Tags"#, true),
         ];
         for (text, wanted) in cases {
             let filter = Filter::parse(text).unwrap_or_else(|why| panic!("{text}: {why}"));
@@ -293,6 +247,13 @@ mod tests {
             "Service.ID matches \"w.*\"",
             "== ==",
             "Service.ID = 1",
+            // An agent takes neither a hyphen without quotes, nor a quote within them, however it is escaped.
+            "Service.Meta.zone == eu-west",
+            "Service.Meta.odd-key == a",
+            r#"Service.ID == "a\"b""#,
+            r#"Service.ID == "a\q""#,
+            "Service.ID == \"a\nb\"",
+            "Service.Meta[zone] == a",
             &deep,
         ] {
             assert!(Filter::parse(text).is_err(), "{text:.40}");

@@ -11,6 +11,8 @@ mod query;
 mod read;
 mod shared;
 mod state;
+mod tokens;
+mod wire;
 
 use std::{
     io,

@@ -24,6 +24,9 @@ async fn statuses_come_with_their_body() {
     assert_eq!(failure(reply("429 Too Many Requests", "", "")).await.kind(), "rate_limited");
     let long = failure(reply("500 Internal Server Error", "", &"x".repeat(100_000))).await;
     assert!(long.to_string().len() < 600);
+    // Consul says yes by 200 alone; a list by another status is somebody else's.
+    assert_eq!(failure(reply("206 Partial Content", "", "[]")).await.kind(), "other");
+    assert_eq!(failure(reply("202 Accepted", "", "[]")).await.kind(), "other");
     // A list is obeyed only where the status says that it is one.
     assert_eq!(failure(reply("500 Internal Server Error", "X-Consul-Index: 7\r\n", "[]")).await.kind(), "server_error");
     // Redirects would carry the token elsewhere.
@@ -41,8 +44,17 @@ async fn garbage_is_no_empty_list() {
 }
 
 #[tokio::test]
+async fn an_error_status_is_told_whatever_its_body_is() {
+    let cut = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 900\r\n\r\nNo cluster leader";
+    let error = failure(Say::Last(cut.into())).await;
+    assert_eq!((error.kind(), error.to_string().as_str()), ("no_leader", "status 500: No cluster leader"));
+    let endless = failure(Say::Endless("500 Internal Server Error")).await;
+    assert_eq!(endless.kind(), "server_error");
+}
+
+#[tokio::test]
 async fn an_endless_body_is_not_read_to_its_end() {
-    assert!(matches!(failure(Say::Endless).await, Error::TooLarge { .. }));
+    assert!(matches!(failure(Say::Endless("200 OK")).await, Error::TooLarge { .. }));
 }
 
 #[tokio::test]
@@ -54,7 +66,7 @@ async fn nobody_there() {
     let error = client.health_service("web", &HealthQuery::default()).await.unwrap_err();
     assert_eq!(error.kind(), "connect");
     let cause = std::error::Error::source(&error).unwrap().to_string();
-    assert!(cause.contains("refused"), "{cause}");
+    assert!(cause.starts_with("tcp connect error: Connection refused"), "{cause}");
 }
 
 #[tokio::test]

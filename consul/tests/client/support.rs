@@ -37,8 +37,8 @@ pub(crate) enum Say {
     Last(Vec<u8>),
     /// Nothing, for ever.
     Nothing,
-    /// A body without an end.
-    Endless,
+    /// That status, and a body without an end.
+    Endless(&'static str),
 }
 
 /// An answer with these further header lines.
@@ -108,8 +108,9 @@ impl Agent {
                     stream.read_u8().await?;
                     pending::<()>().await;
                 }
-                Say::Endless => {
-                    stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
+                Say::Endless(status) => {
+                    let head = format!("HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n");
+                    stream.write_all(head.as_bytes()).await?;
                     let chunk = [b"100000\r\n".as_slice(), &vec![b' '; 1 << 20], b"\r\n"].concat();
                     loop {
                         stream.write_all(&chunk).await?;

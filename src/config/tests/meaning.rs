@@ -167,3 +167,22 @@ fn risks_are_named() {
     let config = accepted(include_str!("risky.toml"));
     snapshot("warnings", &config.warnings().join("\n"));
 }
+
+#[test]
+fn more_pools_than_an_agent_takes_connections_are_warned_of() {
+    let warned = |pools: usize| {
+        let pool = |n| format!("[pools.p{n}]\nconsul.service = \"s{n}\"\n");
+        let file: String = (0..pools).map(pool).collect();
+        let listener = "[listeners.l]\nbind = \"127.0.0.1:1\"\npool = \"p0\"\n";
+        let config = accepted(&format!("{listener}{file}"));
+        config
+            .warnings()
+            .into_iter()
+            .filter(|warning| warning.contains("http_max_conns_per_client"))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(warned(199), Vec::<String>::new());
+    let wanted = "[consul]: 200 pools wait at http://127.0.0.1:8500, which takes 200 connections from one address unless its \
+                  limits.http_max_conns_per_client says more";
+    assert_eq!(warned(200), [wanted]);
+}

@@ -105,6 +105,7 @@ fn pools() {
         "consul_wrong_address": with_pool("consul = { service = \"web\", address = \"ftp://consul:8500\" }"),
         "consul_token_twice": with_pool("consul = { service = \"web\", token = \"s3cr3t\", token_file = \"/run/token\" }"),
         "consul_wrong_token": with_pool("consul = { service = \"web\", token = \"s3c r3t\" }"),
+        "consul_impossible_service": with_pool("consul = { service = \"..\" }"),
         "duration_without_unit": with_more("connect = { timeout = \"1500\" }"),
         "duration_fraction": with_more("connect = { timeout = \"1.5s\" }"),
         "hedge_number": with_more("connect = { hedge = 300 }"),

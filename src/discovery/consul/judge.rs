@@ -15,6 +15,9 @@ use crate::endpoint::{Registry, Rejected};
 /// Of what a check says, in characters before escapes: a health page may be long.
 const NOTE: usize = 200;
 
+/// Of a node's name and a service's id together, in bytes: they are in every log line and on every metric.
+const LONGEST_ID: usize = 512;
+
 /// Those that can be used and those that can't, each with its reason.
 pub(super) fn all(
     entries: &[ServiceEntry],
@@ -25,7 +28,7 @@ pub(super) fn all(
         undecoded.into_iter().map(|entry| Rejected { id: bounded(&entry.id), why: bounded(&entry.why) }).collect();
     let mut instances = Vec::with_capacity(entries.len());
     let mut ids = HashSet::with_capacity(entries.len());
-    for entry in entries {
+    for entry in in_order(entries) {
         match one(entry, warning) {
             Ok(instance) if !ids.insert(Arc::clone(&instance.id)) => {
                 let why = "another instance has the same node and service id".to_owned();
@@ -40,10 +43,16 @@ pub(super) fn all(
     (instances, rejected)
 }
 
+/// Consul's order changes from answer to answer. Of two with one identity it must not decide which is the instance, else
+/// that would have another address, and another health, each time.
+fn in_order(entries: &[ServiceEntry]) -> Vec<&ServiceEntry> {
+    let mut sorted: Vec<_> = entries.iter().collect();
+    sorted.sort_by_key(|entry| (&entry.node.node, &entry.service.id, entry.address(), entry.service.port));
+    sorted
+}
+
 fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
-    if entry.node.node.is_empty() || entry.service.id.is_empty() {
-        return Err("no node name or no service id".to_owned());
-    }
+    let id = identity(&entry.node.node, &entry.service.id)?;
     if entry.service.port == 0 {
         return Err("no port".to_owned());
     }
@@ -52,7 +61,7 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
     let weights = entry.service.weights;
     let weight = if registry == Registry::Warning { weights.warning } else { weights.passing };
     Ok(Instance {
-        id: format!("{}/{}", entry.node.node, entry.service.id).into(),
+        id,
         host,
         port: entry.service.port,
         // 0 is not "default" but "nothing new", and so is what is below.
@@ -62,6 +71,21 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
         registry,
         note,
     })
+}
+
+/// `node/service_id`, fit for log lines, labels and commands: whoever may register a service must not write log lines.
+fn identity(node: &str, service: &str) -> Result<Arc<str>, String> {
+    if node.is_empty() || service.is_empty() {
+        return Err("no node name or no service id".to_owned());
+    }
+    let id = format!("{node}/{service}");
+    if id.chars().any(char::is_control) {
+        return Err("a control character in the node name or the service id".to_owned());
+    }
+    if id.len() > LONGEST_ID {
+        return Err(format!("node name and service id are longer than {LONGEST_ID} bytes"));
+    }
+    Ok(id.into())
 }
 
 /// A number from the service's metadata. One that can't be meant counts as absent: a slip in a label must not empty a pool.
@@ -109,13 +133,9 @@ fn host(address: &str) -> Result<Host, String> {
         }
         return Ok(Host::Ip(ip));
     }
-    let is_name = !address.is_empty()
-        && address.len() <= 253
-        && address.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    if !is_name {
-        return Err(format!("address \"{}\" is neither an IP address nor a host name", bounded(address)));
-    }
-    Ok(Host::Name(address.to_owned()))
+    // Brackets are for addresses alone.
+    let name = Host::parse(address).filter(|_| bare == address);
+    name.ok_or_else(|| format!("address \"{}\" is neither an IP address nor a host name", bounded(address)))
 }
 
 /// What came from outside, fit for a log line.

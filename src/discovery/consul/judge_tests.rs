@@ -73,7 +73,21 @@ fn addresses_names_and_neither() {
     assert_eq!(host_of("fd00::1"), ip("fd00::1"));
     assert_eq!(host_of("[fd00::1]"), ip("fd00::1"));
     assert_eq!(host_of("web_1.example"), Ok(Host::Name("web_1.example".to_owned())));
-    for address in ["0.0.0.0", "::", "224.0.0.1", "a b", "10.0.0.1:80", "http://a", "fe80::1%eth0", &"a".repeat(300)] {
+    for address in [
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+        "a b",
+        "0",
+        "127.1",
+        "[web]",
+        "a..b",
+        "-a",
+        "10.0.0.1:80",
+        "http://a",
+        "fe80::1%eth0",
+        &"a".repeat(300),
+    ] {
         let why = host_of(address).unwrap_err();
         assert!(why.contains(&address[..address.len().min(20)]), "{why}");
     }
@@ -97,11 +111,53 @@ fn what_cannot_be_used_is_told_apart() {
         rejected,
         [
             ("entry 3", "no\\tsense"),
-            ("n1/web-2", "no port"),
-            ("n1/web-1", "another instance has the same node and service id"),
             ("n1/", "no node name or no service id"),
+            ("n1/web-1", "another instance has the same node and service id"),
+            ("n1/web-2", "no port"),
         ]
     );
+}
+
+#[test]
+fn a_service_id_is_unique_per_node_only() {
+    let (mut one, mut other) = (entry(vec![]), entry(vec![]));
+    (one.node.node, other.node.node) = ("n1".to_owned(), "n2".to_owned());
+    let (instances, rejected) = all(&[other, one], Vec::new(), Warning::Serve);
+    assert_eq!(instances.iter().map(|instance| &*instance.id).collect::<Vec<_>>(), ["n1/web-1", "n2/web-1"]);
+    assert_eq!(rejected, []);
+}
+
+#[test]
+fn of_two_with_one_identity_it_is_always_the_same_one() {
+    let (mut one, mut other) = (entry(vec![]), entry(vec![]));
+    (one.service.address, other.service.address) = ("10.0.0.8".to_owned(), "10.0.0.9".to_owned());
+    for entries in [[one.clone(), other.clone()], [other, one]] {
+        let (instances, rejected) = all(&entries, Vec::new(), Warning::Serve);
+        assert_eq!(instances[0].host, Host::Ip("10.0.0.8".parse().unwrap()));
+        assert_eq!((instances.len(), rejected.len()), (1, 1));
+    }
+}
+
+#[test]
+fn no_identity_writes_log_lines() {
+    for (node, service, why) in [
+        ("n1", "a\n2026-01-01T00:00:00Z  INFO all is well", "a control character"),
+        ("n\u{1b}[2J", "a", "a control character"),
+        ("n1", &"x".repeat(600), "longer than 512 bytes"),
+    ] {
+        let mut bad = entry(vec![]);
+        (bad.node.node, bad.service.id) = (node.to_owned(), service.to_owned());
+        let (instances, rejected) = all(&[bad], Vec::new(), Warning::Serve);
+        assert!(instances.is_empty());
+        assert!(rejected[0].why.contains(why), "{}", rejected[0].why);
+        assert!(!rejected[0].id.contains(char::is_control) && rejected[0].id.len() < 1000, "{}", rejected[0].id);
+    }
+    // Everything else that Consul takes is one.
+    for id in ["a b", "\u{e4}/\u{f6}", "a\"b\\c", ".."] {
+        let mut odd = entry(vec![]);
+        odd.service.id = id.to_owned();
+        assert_eq!(&*one(&odd, Warning::Serve).unwrap().id, format!("n1/{id}"));
+    }
 }
 
 #[test]

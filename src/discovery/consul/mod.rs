@@ -7,9 +7,10 @@ mod judge;
 
 use std::time::{Duration, Instant};
 
-use ::consul::{Client, Consistency, HealthQuery};
+use ::consul::{Consistency, HealthQuery};
 
 use self::index::Index;
+use super::agents::Agent;
 use super::feed::Feed;
 use super::outlet::Gone;
 use super::pace::{Backoff, Bucket};
@@ -50,7 +51,9 @@ impl Default for Tuning {
 
 /// Follows a service in Consul's catalog.
 pub(super) struct Catalog {
-    client: Client,
+    agent: Agent,
+    /// Which one that is, for people.
+    address: String,
     service: String,
     query: HealthQuery,
     warning: Warning,
@@ -58,7 +61,7 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    pub(super) fn new(client: Client, source: &ConsulSource, tuning: Tuning) -> Self {
+    pub(super) fn new(agent: Agent, source: &ConsulSource, tuning: Tuning) -> Self {
         let query = HealthQuery {
             datacenter: source.datacenter.clone(),
             filter: filter::expression(&source.tags, source.filter.as_deref()),
@@ -70,7 +73,8 @@ impl Catalog {
             },
             ..HealthQuery::default()
         };
-        Self { client, service: source.service.clone(), query, warning: source.warning, tuning }
+        let (address, service) = (source.agent.address.clone(), source.service.clone());
+        Self { agent, address, service, query, warning: source.warning, tuning }
     }
 
     /// Until nobody listens.
@@ -89,14 +93,15 @@ impl Catalog {
                 continue;
             };
             index.failed();
-            feed.failed(kind, text, Instant::now() + tuning.hold).await?;
+            feed.failed(kind, format!("{}: {text}", self.address), Instant::now() + tuning.hold).await?;
             feed.until(tokio::time::sleep(backoff.next(&mut random))).await?;
         }
     }
 
     /// One query, and its answer into the feed; else the kind and the text of what went wrong.
     async fn ask(&self, feed: &mut Feed, index: &mut Index) -> Result<Result<(), (&'static str, String)>, Gone> {
-        let answer = match feed.until(self.client.health_service(&self.service, &self.query)).await? {
+        let client = self.agent.client();
+        let answer = match feed.until(client.health_service(&self.service, &self.query)).await? {
             Ok(answer) => answer,
             Err(error) => return Ok(Err((error.kind(), one_line(&error)))),
         };

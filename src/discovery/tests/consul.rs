@@ -92,7 +92,7 @@ async fn one_bad_instance_is_skipped() {
     assert_eq!(running.set().await, ["n/a 10.0.0.1:80 2 passing"]);
     let view = running.status(|view| !view.rejected.is_empty()).await;
     let ids: Vec<_> = view.rejected.iter().map(|rejected| rejected.id.as_str()).collect();
-    assert_eq!(ids, ["n/b", "n/c", "n/a"]);
+    assert_eq!(ids, ["n/b", "n/a", "n/c"]);
     assert!(view.rejected[0].why.contains("eighty"), "{}", view.rejected[0].why);
     assert!(view.error.is_none());
 }

@@ -41,7 +41,7 @@ async fn a_resolver_that_hangs_or_fails_keeps_nobody_waiting() {
 #[tokio::test]
 async fn no_address_at_all_is_not_an_empty_set() {
     let mut running = follow(resolver(|_| Some(Ok(Vec::new()))), vec![backend("void", 1)]);
-    let view = running.status(|view| view.errors.get("resolve").is_some_and(|&errors| errors > 1)).await;
+    let view = running.status(|view| view.errors.get("resolve").is_some_and(|errors| errors.count > 1)).await;
     assert!(view.last_success.is_none());
     assert_eq!(view.error.unwrap().2, "void: no address");
     running.no_update().await;

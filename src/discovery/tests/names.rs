@@ -65,6 +65,18 @@ async fn a_failed_look_up_keeps_the_last_address() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_nobodys_address_is_none() {
+    let (zone, mut running) = Zone::start();
+    running.set().await;
+    zone.change(&["0.0.0.0", "::", "224.0.0.1"]).await;
+    let view = running.status(|view| view.error.is_some()).await;
+    assert_eq!(view.error.unwrap().2, "db: 0.0.0.0 is no instance's address");
+    assert!(running.updates.try_recv().is_err());
+    zone.change(&["0.0.0.0", "10.0.0.7"]).await;
+    assert_eq!(running.set().await, ["db 10.0.0.7:80 1 passing"]);
+}
+
+#[tokio::test]
 async fn look_ups_at_once_are_bounded() {
     let open = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&open);

@@ -16,8 +16,13 @@ pub fn fixture(name: &str) -> PathBuf {
 }
 
 pub fn acceptor(certificate: &str) -> TlsAcceptor {
-    let chain = CertificateDer::pem_file_iter(fixture(certificate)).unwrap().map(Result::unwrap).collect();
-    let key = PrivateKeyDer::from_pem_file(fixture("key.pem")).unwrap();
+    acceptor_with(&fixture(certificate), &fixture("key.pem"))
+}
+
+/// With a certificate, and the authorities above it, from elsewhere.
+pub fn acceptor_with(certificate: &Path, key: &Path) -> TlsAcceptor {
+    let chain = CertificateDer::pem_file_iter(certificate).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(key).unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
