@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use slab::Slab;
 
@@ -73,6 +74,8 @@ pub(super) struct Lanes {
     arrived: Vec<(usize, usize)>,
     /// Directions that had no buffer to receive into. May name some that do not wait any more.
     starving: VecDeque<(usize, usize)>,
+    /// Directions that have [`Way::heard`] something. May name some that are gone.
+    heard: Vec<(usize, usize)>,
     to_wake: Vec<Waker>,
 }
 
@@ -87,6 +90,7 @@ impl Lanes {
             spare: Vec::new(),
             arrived: Vec::new(),
             starving: VecDeque::new(),
+            heard: Vec::new(),
             to_wake: Vec::new(),
         }
     }
@@ -151,6 +155,35 @@ impl Lanes {
         raw.free() > 0 && !self.starving.is_empty()
     }
 
+    /// Whether [`Self::look_behind`] has something to look at.
+    pub(super) fn has_heard(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
+    /// Lets those leave whose source has broken behind what was received from it. A receive that goes on may give bytes
+    /// when the reset behind them is there already, and not say the reset, ever: where both were there when it was asked
+    /// for, and on older kernels also where they came before it looked (liburing's issue 1549 is the like of it with FIN
+    /// on other sockets). A side that is sent something shows it by that; this is for those that are quiet then.
+    pub(super) fn look_behind(&mut self, raw: &mut Raw) {
+        let heard = take(&mut self.heard);
+        let mut looked = Vec::with_capacity(heard.len());
+        for &(key, direction) in &heard {
+            if let Some(entry) = self.entries.get_mut(key) {
+                entry.ways[direction].heard = false;
+                looked.push((key, direction));
+            }
+        }
+        // Errors are told unasked.
+        let socket = |&(key, direction): &(usize, usize)| &self.entries[key].ends[direction];
+        let mut polled: Vec<_> = looked.iter().map(|place| PollFd::new(socket(place), PollFlags::empty())).collect();
+        // A look, no wait. If it fails, nothing is known: the next bytes are the next occasion.
+        let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        let broken = polled.iter().map(|polled| polled.revents().contains(PollFlags::ERR));
+        let broken: Vec<usize> = looked.iter().zip(broken).filter(|(_, is)| *is).map(|((key, _), _)| *key).collect();
+        // Where errors are in their place, behind the bytes, and read after them.
+        broken.into_iter().for_each(|key| self.leave(raw, key));
+    }
+
     /// What the kernel says.
     pub(super) fn take(&mut self, raw: &mut Raw, completion: Completion) {
         let Completion { tag, result, buffer, more } = completion;
@@ -199,6 +232,9 @@ impl Lanes {
         match (result, buffer) {
             (Ok(length @ 1..), Some(buffer)) => {
                 way.push(&mut self.slots, buffer, length, self.round);
+                if !std::mem::replace(&mut way.heard, true) {
+                    self.heard.push((key, direction));
+                }
                 if entry.course != Course::On {
                     return;
                 }

@@ -17,12 +17,15 @@ mod way;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use tokio::io::Interest;
+use tokio::time::{Instant, sleep_until};
 
 use super::flow::Bulk;
 use crate::proxy::socket::watch;
@@ -42,6 +45,10 @@ const BUFFER: u32 = 16 * 1024;
 
 /// Times that the kernel is entered before other tasks of the worker get a turn.
 const ROUNDS: usize = 16;
+
+/// After bytes, until it is looked whether the connection that they came from has broken behind them. All that received
+/// meanwhile share one look.
+const LOOK_BEHIND: Duration = Duration::from_millis(50);
 
 /// Whether this process may have rings that do what is asked of them here: tries one.
 ///
@@ -111,6 +118,7 @@ impl Ring {
             Ok(watched) => watched,
             Err(error) => return error,
         };
+        let (mut timer, mut is_set) = (pin!(sleep_until(Instant::now())), false);
         poll_fn(|cx| {
             *self.0.driver.borrow_mut() = Some(cx.waker().clone());
             // Each signal is an edge, also of an eventfd that nobody reads.
@@ -120,10 +128,21 @@ impl Ring {
                     Err(error) => return Poll::Ready(error),
                 }
             }
+            if is_set && timer.as_mut().poll(cx).is_ready() {
+                is_set = false;
+                self.look_behind();
+            }
             match self.pump() {
                 Ok(true) => cx.waker().wake_by_ref(),
                 Ok(false) => {}
                 Err(error) => return Poll::Ready(error),
+            }
+            if !is_set && self.0.inner.borrow().lanes.has_heard() {
+                is_set = true;
+                timer.as_mut().reset(Instant::now() + LOOK_BEHIND);
+                if timer.as_mut().poll(cx).is_ready() {
+                    cx.waker().wake_by_ref();
+                }
             }
             Poll::Pending
         })
@@ -156,6 +175,12 @@ impl Ring {
         to_wake.drain(..).for_each(Waker::wake);
         self.0.inner.borrow_mut().lanes.keep(to_wake);
         Ok(more)
+    }
+
+    fn look_behind(&self) {
+        let mut inner = self.0.inner.borrow_mut();
+        let Inner { raw, lanes } = &mut *inner;
+        lanes.look_behind(raw);
     }
 
     /// Something was pushed: has it submitted at the driver's next turn.

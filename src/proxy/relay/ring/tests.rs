@@ -396,6 +396,32 @@ fn a_reset_of_the_side_that_has_finished_is_seen() {
     });
 }
 
+/// The kernel's receive gives the bytes and may be silent about the reset behind them: if both are there before it is asked
+/// for (a session that joins), or come before the worker looks.
+#[test]
+fn a_reset_behind_bytes_is_seen() {
+    on_ring(64, 8, 1024, async |mut bench| {
+        for (side, joins) in [(0, true), (1, true), (0, false), (1, false)] {
+            // Its task has not had a turn yet.
+            let mut session = bench.session().await;
+            if !joins {
+                speak(std::slice::from_mut(&mut session), 1).await;
+            }
+            let Session { client, backend, relaying, cut: _cut, counted: _ } = session;
+            let (breaks, mut stays) = if side == 0 { (client, backend) } else { (backend, client) };
+            assert_eq!(breaks.try_write(b"last").unwrap(), 4);
+            SockRef::from(&breaks).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(breaks);
+            let mut got = Vec::new();
+            let end = stays.read_to_end(&mut got).await;
+            assert_eq!((got.as_slice(), end.unwrap_err().kind()), (b"last".as_slice(), io::ErrorKind::ConnectionReset));
+            let (end, side) = (relaying.await.unwrap().end, [Side::Client, Side::Backend][side]);
+            assert!(matches!(end, End::Broken(broken, _) if broken == side), "{side:?}: {end:?}");
+        }
+        bench.is_clean().await;
+    });
+}
+
 #[test]
 fn a_lane_that_is_dropped_resets_its_connections() {
     on_ring(64, 16, 4096, async |mut bench| {

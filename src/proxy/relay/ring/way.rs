@@ -29,6 +29,8 @@ pub(super) struct Way {
     pub(super) stage: Stage,
     pub(super) receiving: bool,
     pub(super) sending: bool,
+    /// Something was received since it was last looked for an error behind it.
+    pub(super) heard: bool,
     /// Of the latest send, to tell it from those before.
     pub(super) number: u32,
     /// The round of `burst`, the bytes received in it.
@@ -47,6 +49,7 @@ impl Way {
             stage: Stage::Open,
             receiving: false,
             sending: false,
+            heard: false,
             number: 0,
             round: 0,
             burst: 0,
