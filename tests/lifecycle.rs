@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 
-use crate::support::{Backend, Program, exchange, free_port_of, get, soon, until};
+use crate::support::{Backend, Program, exchange, free_port_of, get, soon, spoken_to, until};
 
 /// A balancer in front of one backend that nobody probes.
 fn config(backend: SocketAddr, listener: &str, shutdown: &str) -> String {
@@ -338,16 +338,7 @@ async fn backends_are_probed_until_the_last_session_has_ended() {
     until("ready", || async { (get(admin, "/ready").await.unwrap().0 == 200).then_some(()) }).await;
     let mut client = soon("a connect", TcpStream::connect(front)).await.unwrap();
     client.write_all(b"!").await.unwrap();
-    // Probes come to the same port, and say nothing.
-    let leg = soon("the session", async {
-        loop {
-            let (mut stream, _) = backend.accept().await.unwrap();
-            if stream.read(&mut [0]).await.is_ok_and(|read| read == 1) {
-                return stream;
-            }
-        }
-    })
-    .await;
+    let leg = spoken_to(&backend).await;
     program.signal(Signal::TERM);
     program.until_says("stopping").await;
     until_refused(front).await;

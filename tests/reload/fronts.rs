@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Live, file};
-use crate::support::{Backend, Rig, exchange, free_port, get, soon, until};
+use crate::support::{Backend, Rig, exchange, free_port, get, soon, spoken_to, until};
 
 async fn refuses(address: std::net::SocketAddr) {
     until("nobody listens there", || async { TcpStream::connect(address).await.err() }).await;
@@ -201,16 +201,7 @@ async fn the_backends_of_a_removed_pool_are_still_probed() {
     rig.until_standing(&address.to_string(), "up").await;
     let mut client = TcpStream::connect(rig.front()).await.unwrap();
     client.write_all(b"!").await.unwrap();
-    // Probes come to the same port, and say nothing.
-    let leg = soon("the session", async {
-        loop {
-            let (mut stream, _) = backend.accept().await.unwrap();
-            if stream.read(&mut [0]).await.is_ok_and(|read| read == 1) {
-                return stream;
-            }
-        }
-    })
-    .await;
+    let leg = spoken_to(&backend).await;
     let other = Backend::echo().await;
     let renamed =
         file(&[other.address()], "", "").replace("front", "new").replace("back", "new").replace("newends", "backends");

@@ -9,6 +9,21 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::soon;
+
+/// The next connection that says something; probes come to the same port, and say nothing.
+pub async fn spoken_to(listener: &TcpListener) -> TcpStream {
+    soon("a session", async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            if stream.read(&mut [0]).await.is_ok_and(|read| read == 1) {
+                return stream;
+            }
+        }
+    })
+    .await
+}
+
 pub struct Backend {
     address: SocketAddr,
     connections: Arc<AtomicUsize>,

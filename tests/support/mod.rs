@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
-pub use backend::Backend;
+pub use backend::{Backend, spoken_to};
 pub use line::{Bench, Blackhole, MODES, Way, both_ways, fill, pending_error, reset};
 pub use pattern::{Last, Pattern, Received, last};
 pub use program::Program;
