@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -91,11 +91,6 @@ pub struct Waiting {
 impl Waiting {
     pub(super) fn new(pool: Arc<Pool>, (ticket, claim): (u64, oneshot::Receiver<Claim>)) -> Self {
         Self { pool, ticket, claim, since: Instant::now() }
-    }
-
-    /// How long it has waited.
-    pub fn waited(&self) -> Duration {
-        self.since.elapsed()
     }
 }
 

@@ -2,6 +2,7 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Waker;
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::config;
