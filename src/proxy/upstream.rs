@@ -1,6 +1,6 @@
-//! From a session to a connected backend: pick, or wait in the pool's queue, dial, dial another one beside it if that takes long, and retry while the
-//! backend has sent nothing. Backends that have not been tried come first; when none is left, any eligible one after a
-//! pause.
+//! From a session to a connected backend: pick, or wait in the pool's queue; dial, dial another one beside it if that takes
+//! long, and retry while the backend has sent nothing. Backends that have not been tried come first; when none is left, any
+//! eligible one after a pause.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
