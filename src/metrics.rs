@@ -74,7 +74,7 @@ metrics! {
     POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";
     POOL_SESSION_SECONDS = "evenkeel_pool_session_seconds", Histogram, ["pool"], "From accept to the end, sessions without a backend included.";
     POOL_RETRIES = "evenkeel_pool_retries_total", Counter, ["pool"], "Attempts to connect beyond a session's first, hedged ones aside.";
-    POOL_RETRIES_HELD = "evenkeel_pool_retries_held_total", Counter, ["pool"], "Times that a retry had to wait for connect.retry_budget.";
+    POOL_RETRIES_HELD = "evenkeel_pool_retries_held_total", Counter, ["pool"], "Retries that had to wait for connect.retry_budget.";
     POOL_HEDGES = "evenkeel_pool_hedged_connects_total", Counter, ["pool", "result"], "Backends dialled beside a slow one: won, lost, or refused by the budget.";
     POOL_REPLAYS = "evenkeel_pool_replays_total", Counter, ["pool", "result"], "Clients' bytes sent to another backend: answered, failed again, ended otherwise, or no_backend was left.";
     DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
@@ -95,7 +95,8 @@ metrics! {
     BACKEND_PRECONNECTS_USED = "evenkeel_backend_preconnects_used_total", Counter, ["pool", "backend"], "Of those, given to sessions; absent without `preconnect`.";
     BACKEND_BYTES = "evenkeel_backend_bytes_total", Counter, ["pool", "backend", "direction"], "Bytes that the receiving socket accepted; advances during a session.";
     BACKEND_CONNECTS = "evenkeel_backend_connect_attempts_total", Counter, ["pool", "backend"], "Connects begun by sessions.";
-    BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed.";
+    BACKEND_FAILED_CONNECTS = "evenkeel_backend_failed_connects_total", Counter, ["pool", "backend"], "Connects by sessions that failed, for whatever reason.";
+    BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed, by reason; a reason appears with its first failure.";
     BACKEND_EARLY_ENDS = "evenkeel_backend_early_ends_total", Counter, ["pool", "backend", "reason"], "Sessions that the backend failed before its first byte, although the client had sent some.";
     OUTLIER_EJECTIONS = "evenkeel_outlier_ejections_total", Counter, ["pool", "backend"], "Ejections, failed trials included.";
     OUTLIER_TRIALS = "evenkeel_outlier_trials_total", Counter, ["pool", "backend", "result"], "Single sessions that an ejected backend got, by how they went.";

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinSet;
@@ -155,6 +155,44 @@ async fn sessions_and_levels_can_be_turned_off() {
         assert!(!lines.iter().any(|line| line.contains("session ended")), "{lines:#?}");
         assert_eq!(lines.iter().any(|line| line.contains(" INFO ")), wanted, "{lines:#?}");
         assert_eq!(lines.is_empty(), log.contains("off"), "{lines:#?}");
+    }
+}
+
+/// Three sessions: one that is served, one that connects and leaves, one whose first backend refuses; which of them have a
+/// line is what `log.sessions` says.
+#[tokio::test]
+async fn sessions_that_went_well_and_empty_ones_can_be_left_out() {
+    let backend = Backend::answering("hello").await;
+    let served = ["completed to_client=5", "completed to_client=0", "no_backend to_client=0"];
+    for (log, wanted) in [
+        ("true", &served[..]),
+        ("\"all\"", &served[..]),
+        ("{ skip_empty = true }", &served[..1]),
+        ("\"failed\"", &served[2..]),
+        ("{ outcome = \"failed\" }", &served[2..]),
+        ("{ outcome = \"failed\", skip_empty = true }", &[]),
+        ("{ outcome = \"none\" }", &[]),
+        ("false", &[]),
+    ] {
+        let none = format!(
+            "[listeners.none]\nbind = \"127.0.0.1:0\"\npool = \"none\"\n\
+             [pools.none]\nbackends = [{{ address = \"127.0.0.1:1\", weight = 0 }}]\n{NO_CHECK}\n"
+        );
+        let program = Program::start(&(config(backend.address(), NO_CHECK, &format!("sessions = {log}")) + &none), &[]);
+        let (front, none) = (program.front("front").await, program.front("none").await);
+        assert_eq!(exchange(front, b"ping").await.unwrap(), b"hello");
+        let mut port_check = soon("a connect", TcpStream::connect(front)).await.unwrap();
+        port_check.shutdown().await.unwrap();
+        soon("the end", port_check.read_to_end(&mut Vec::new())).await.unwrap();
+        let mut refused = soon("a connect", TcpStream::connect(none)).await.unwrap();
+        assert_eq!(soon("a refusal", refused.read(&mut [0])).await.unwrap(), 0);
+        let lines = stop(program).await;
+        let ended: Vec<_> = lines.iter().filter(|line| line.contains("session ended")).collect();
+        let said = |line: &String| {
+            let field = |name: &str| line.split(&format!("{name}=")).nth(1).unwrap().split_whitespace().next().unwrap();
+            format!("{} to_client={}", field("outcome").trim_matches('"'), field("to_client"))
+        };
+        assert_eq!(ended.iter().map(|line| said(line)).collect::<Vec<_>>(), wanted, "{log}: {lines:#?}");
     }
 }
 

@@ -222,6 +222,42 @@ async fn odd_names_are_labels_and_no_more_backends_have_histograms_than_may() {
     rig.stop().await;
 }
 
+/// A counter that appears only with its first event loses that event for `rate()`.
+#[tokio::test]
+async fn series_are_there_before_their_first_event_and_300_backends_stay_below_1_mb() {
+    let backends: Vec<_> = (0..300)
+        .map(|i| format!("{{ address = \"127.0.0.1:{}\", id = \"web-node-{i:03}/web-{i:03}\" }}", 20_000 + i))
+        .collect();
+    let rig = Rig::start(&format!(
+        "[listeners.front]
+        bind = \"127.0.0.1:0\"
+        pool = \"back\"
+        [pools.back]
+        check = {{ kind = \"none\" }}
+        backends = [{}]",
+        backends.join(", ")
+    ))
+    .await;
+    let text = rig.metrics().await;
+    let zero = |series: &str| assert!(text.lines().any(|line| line == format!("{series} 0")), "{series}");
+    for outcome in metrics::Outcome::ALL {
+        let outcome = outcome.name();
+        zero(&format!("evenkeel_listener_ended_total{{listener=\"front\",outcome=\"{outcome}\"}}"));
+        zero(&format!(
+            "evenkeel_sessions_total{{listener=\"front\",pool=\"back\",backend=\"\",outcome=\"{outcome}\"}}"
+        ));
+    }
+    for i in [0, 299] {
+        let id = format!("web-node-{i:03}/web-{i:03}");
+        zero(&format!(
+            "evenkeel_sessions_total{{listener=\"front\",pool=\"back\",backend=\"{id}\",outcome=\"completed\"}}"
+        ));
+        zero(&format!("evenkeel_backend_failed_connects_total{{pool=\"back\",backend=\"{id}\"}}"));
+    }
+    assert!(text.len() < 1_000_000, "{} bytes", text.len());
+    rig.stop().await;
+}
+
 #[test]
 fn the_readme_lists_every_metric() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");

@@ -90,6 +90,21 @@ async fn the_pause_before_a_second_try() {
     rig.stop().await;
 }
 
+/// A retry that waits for the budget asks for it many times, and is counted once.
+#[tokio::test]
+async fn a_retry_that_waits_for_the_budget_is_one() {
+    let dead = free_port().to_string();
+    let rig = rig(&[&dead], "attempts = 1000, retry_delay = \"1ms\", deadline = \"2s\"").await;
+    let mut client = TcpStream::connect(rig.front()).await.unwrap();
+    assert_eq!(soon("a refusal", last(&mut client)).await, Last::Fin);
+    rig.until_no_sessions().await;
+    let (held, tried) =
+        (rig.metric("evenkeel_pool_retries_held_total{pool=\"back\"}").await, attempts(&rig, &dead).await);
+    // 20 are free at once. The last one waits until the deadline.
+    assert!((1.0..=tried - 20.0).contains(&held), "{held} of {tried}");
+    rig.stop().await;
+}
+
 /// A backend that begins to listen during the pause is found: the client only waited.
 #[tokio::test]
 async fn a_backend_that_comes_back_is_found() {

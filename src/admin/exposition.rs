@@ -2,6 +2,7 @@
 //! crate.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -13,7 +14,7 @@ use crate::metrics::{
     self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
     Outcome, Replay,
 };
-use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT};
+use crate::pool::{Backend, Ended, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
 use crate::server::ReloadResult;
 use crate::standing::Standing;
@@ -31,12 +32,15 @@ pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
     let mut histograms_left = set.config.admin.backend_histograms;
     let mut omitted = 0;
     for pool in &set.pools {
+        let fronts = set.listeners.iter().filter(|listener| Arc::ptr_eq(&listener.settings().pool, pool));
+        let listeners: Vec<&str> = fronts.map(|listener| &*listener.name).collect();
         add_pool(&mut families, pool);
+        add_sessions(&mut families, pool, "", &pool.ended_without_backend, &listeners);
         for backend in pool.members().iter() {
             let with_histograms = histograms_left > 0;
             histograms_left -= usize::from(with_histograms);
             omitted += usize::from(!with_histograms);
-            add_backend(&mut families, pool, backend, with_histograms);
+            add_backend(&mut families, pool, &listeners, backend, with_histograms);
         }
     }
     families.value(&names::BACKEND_HISTOGRAMS_OMITTED, &[], omitted as f64);
@@ -129,7 +133,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.histogram(&names::POOL_SESSION_SECONDS, &[name], &pool.times.session);
     families.histogram(&names::PROBE_SECONDS, &[name], &pool.probe_time);
     families.value(&names::POOL_RETRIES, &[name], pool.retries.granted() as f64);
-    families.value(&names::POOL_RETRIES_HELD, &[name], pool.retries.refused() as f64);
+    families.value(&names::POOL_RETRIES_HELD, &[name], pool.retries.held() as f64);
     for result in Hedge::ALL {
         families.value(&names::POOL_HEDGES, &[name, result.name()], pool.second.hedges(result) as f64);
     }
@@ -150,28 +154,31 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     }
     families.value(&names::DISCOVERY_FAILING, &[name, kind], f64::from(u8::from(source.error.is_some())));
     families.value(&names::DISCOVERY_REJECTED, &[name, kind], source.rejected.len() as f64);
-    for (listener, outcomes) in pool.ended_without_backend.read() {
+}
+
+/// Sessions of one backend, or (`""`) of a pool's that reached none. A series that is there from the start loses no event
+/// for `rate()`; outcomes times backends would be mostly zeros, so a backend begins with `completed` alone.
+fn add_sessions(families: &mut Families, pool: &Pool, id: &str, ended: &Ended, listeners: &[&str]) {
+    let counted = ended.read();
+    for listener in listeners.iter().filter(|name| counted.iter().all(|(known, _)| **known != ***name)) {
+        for outcome in Outcome::ALL.into_iter().filter(|outcome| id.is_empty() || *outcome == Outcome::Completed) {
+            families.value(&names::SESSIONS, &[listener, &pool.name, id, outcome.name()], 0.0);
+        }
+    }
+    for (listener, outcomes) in counted {
         for outcome in Outcome::ALL {
             let count = outcomes.read(outcome);
-            if count > 0 {
-                families.value(&names::SESSIONS, &[&listener, name, "", outcome.name()], count as f64);
+            if count > 0 || id.is_empty() || outcome == Outcome::Completed {
+                families.value(&names::SESSIONS, &[&listener, &pool.name, id, outcome.name()], count as f64);
             }
         }
     }
 }
 
-fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_histograms: bool) {
+fn add_backend(families: &mut Families, pool: &Pool, listeners: &[&str], backend: &Backend, with_histograms: bool) {
     let (name, id, stats) = (&*pool.name, &*backend.id, &backend.stats);
     let (view, settings) = (backend.view(), pool.settings());
-    for (listener, outcomes) in stats.ended.read() {
-        for outcome in Outcome::ALL {
-            let count = outcomes.read(outcome);
-            // Only what has happened: 12 outcomes times all backends would be mostly zeros.
-            if count > 0 {
-                families.value(&names::SESSIONS, &[&listener, name, id, outcome.name()], count as f64);
-            }
-        }
-    }
+    add_sessions(families, pool, id, &stats.ended, listeners);
     families.value(&names::BACKEND_SESSIONS, &[name, id], f64::from(pool.sessions_of(backend)));
     for source in &settings.sources {
         let sessions = stats.sources.read(*source) as f64;
@@ -188,6 +195,8 @@ fn add_backend(families: &mut Families, pool: &Pool, backend: &Backend, with_his
         families.value(&names::BACKEND_BYTES, &[name, id, direction.name()], bytes);
     }
     families.value(&names::BACKEND_CONNECTS, &[name, id], stats.connects.load(Relaxed) as f64);
+    let failed: u64 = ConnectFailure::ALL.into_iter().map(|reason| stats.failures.read(reason)).sum();
+    families.value(&names::BACKEND_FAILED_CONNECTS, &[name, id], failed as f64);
     for reason in ConnectFailure::ALL {
         let count = stats.failures.read(reason);
         if count > 0 {

@@ -53,7 +53,7 @@ pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
 pub use pools::StaticBackend;
-pub use process::{Log, LogFormat, Reload, Shutdown};
+pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};
 
 pub(crate) use nearest::nearest;
 

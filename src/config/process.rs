@@ -11,8 +11,29 @@ pub struct Log {
     pub format: LogFormat,
     /// A `tracing-subscriber` filter directive set: `info`, or `info,evenkeel::probe=debug`.
     pub level: String,
-    /// One line per session end.
-    pub sessions: bool,
+    /// Which sessions get a line at their end.
+    pub sessions: SessionLog,
+}
+
+/// `log.sessions`: which sessions get a line at their end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionLog {
+    /// By how they ended.
+    pub outcome: Logged,
+    /// Whether those are left out in which no byte was moved either way, such as a port check's.
+    pub skip_empty: bool,
+}
+
+/// Sessions by how they ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Logged {
+    /// Every session.
+    All,
+    /// A session that did not complete, or was not served at the first attempt.
+    Failed,
+    /// No session.
+    None,
 }
 
 /// How a log line looks.

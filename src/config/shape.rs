@@ -5,8 +5,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    BackendEntry, CheckEntry, Decimal, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry, Strings,
-    SwitchOrText, Text, Time,
+    BackendEntry, CheckEntry, Decimal, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry,
+    SessionLogEntry, Strings, SwitchOrText, Text, Time,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -43,7 +43,14 @@ pub(super) struct AdminShape {
 pub(super) struct LogShape {
     pub(super) format: Text,
     pub(super) level: Text,
-    pub(super) sessions: Option<bool>,
+    pub(super) sessions: Option<SessionLogEntry>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SessionLogShape {
+    pub(super) outcome: Text,
+    pub(super) skip_empty: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,8 +12,11 @@ use super::checks::Checks;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::nearest::{nearest, suggest};
 use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ReloadShape, ShutdownShape};
-use super::values::{Number, Section};
-use super::{Admin, Config, Listener, Log, LogFormat, Pool, Reload, Shutdown, access, address, header, pools, sockets};
+use super::values::{Number, Section, SessionLogEntry};
+use super::{
+    Admin, Config, Listener, Log, LogFormat, Logged, Pool, Reload, SessionLog, Shutdown, access, address, header,
+    pools, sockets,
+};
 
 const LONGEST_NAME: usize = 64;
 const SMALLEST_FILE: &str = r#"the smallest useful file is
@@ -152,7 +155,7 @@ fn admin(section: Option<&Section<AdminShape>>, bound: &mut Bound, reading: &mut
             &shape.admin_token_file,
             reading,
         ),
-        backend_histograms: histograms.unwrap_or(1000),
+        backend_histograms: histograms.unwrap_or(50),
     }
 }
 
@@ -163,8 +166,24 @@ fn log(section: Option<&Section<LogShape>>, reading: &mut Reading<'_>) -> Log {
     Log {
         format: reading.word("format", &shape.format, &formats, LogFormat::Text),
         level: reading.parsed("level", &shape.level, log_level).unwrap_or_else(|| "info".to_owned()),
-        sessions: shape.sessions.unwrap_or(true),
+        sessions: session_log(shape.sessions.as_ref(), reading),
     }
+}
+
+fn session_log(entry: Option<&SessionLogEntry>, reading: &mut Reading<'_>) -> SessionLog {
+    const WORDS: [(&str, Logged); 3] = [("all", Logged::All), ("failed", Logged::Failed), ("none", Logged::None)];
+    let (outcome, skip_empty) = match entry {
+        None | Some(SessionLogEntry::Switch(true)) => (Logged::All, false),
+        Some(SessionLogEntry::Switch(false)) => (Logged::None, false),
+        Some(SessionLogEntry::Word(text)) => {
+            (reading.word("sessions", &Some(text.clone()), &WORDS, Logged::All), false)
+        }
+        Some(SessionLogEntry::Table(Section { shape, .. })) => {
+            let outcome = reading.word("outcome", &shape.outcome, &WORDS, Logged::All);
+            (outcome, shape.skip_empty.unwrap_or(false))
+        }
+    };
+    SessionLog { outcome, skip_empty }
 }
 
 /// The part of `tracing-subscriber`'s directives without spans and fields: `info,evenkeel::probe=debug`.

@@ -10,7 +10,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
-use super::shape::{BackendShape, CheckShape, KeepaliveShape, PolicyShape, SendProxyShape};
+use super::shape::{BackendShape, CheckShape, KeepaliveShape, PolicyShape, SendProxyShape, SessionLogShape};
 
 pub(super) type Text = Option<Spanned<String>>;
 pub(super) type Number = Option<Spanned<i64>>;
@@ -305,6 +305,60 @@ impl<'de> Visitor<'de> for PolicyVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StringOrPolicy, A::Error> {
         PolicyShape::deserialize(MapAccessDeserializer::new(map)).map(StringOrPolicy::Table)
+    }
+}
+
+/// `sessions = true | false | "failed" | { outcome = … }`
+#[derive(Debug)]
+pub(super) enum SessionLogEntry {
+    Switch(bool),
+    Word(Spanned<String>),
+    Table(Section<SessionLogShape>),
+}
+
+impl<'de> Deserialize<'de> for SessionLogEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = Spanned::<SwitchWordOrTable>::deserialize(deserializer)?;
+        let span = written.span();
+        Ok(match written.into_inner() {
+            SwitchWordOrTable::Switch(on) => Self::Switch(on),
+            SwitchWordOrTable::Word(text) => Self::Word(Spanned::new(span, text)),
+            SwitchWordOrTable::Table(shape) => Self::Table(Section { span, shape }),
+        })
+    }
+}
+
+enum SwitchWordOrTable {
+    Switch(bool),
+    Word(String),
+    Table(SessionLogShape),
+}
+
+impl<'de> Deserialize<'de> for SwitchWordOrTable {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SessionLogVisitor)
+    }
+}
+
+struct SessionLogVisitor;
+
+impl<'de> Visitor<'de> for SessionLogVisitor {
+    type Value = SwitchWordOrTable;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("true, false, the string \"failed\" or a table { outcome = \"failed\", skip_empty = true }")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<SwitchWordOrTable, E> {
+        Ok(SwitchWordOrTable::Switch(on))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<SwitchWordOrTable, E> {
+        Ok(SwitchWordOrTable::Word(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SwitchWordOrTable, A::Error> {
+        SessionLogShape::deserialize(MapAccessDeserializer::new(map)).map(SwitchWordOrTable::Table)
     }
 }
 

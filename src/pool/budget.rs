@@ -57,7 +57,7 @@ impl Budget {
 pub struct Allowance {
     successes: AtomicU64,
     granted: AtomicU64,
-    refused: AtomicU64,
+    held: AtomicU64,
     /// Asked only when something has failed or is slow.
     inner: Mutex<(Budget, Pace)>,
 }
@@ -76,7 +76,7 @@ impl Allowance {
         Self {
             successes: AtomicU64::new(0),
             granted: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             inner: Mutex::new((Budget::new(now), Pace::new(SAY_EVERY))),
         }
     }
@@ -95,7 +95,6 @@ impl Allowance {
             self.granted.fetch_add(1, Relaxed);
             return Permit::Granted;
         }
-        self.refused.fetch_add(1, Relaxed);
         Permit::Refused(pace.allow(now))
     }
 
@@ -104,9 +103,14 @@ impl Allowance {
         self.granted.load(Relaxed)
     }
 
-    /// Refused so far.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+    /// An attempt begins to wait until it is granted, however often it asks meanwhile.
+    pub fn hold(&self) {
+        self.held.fetch_add(1, Relaxed);
+    }
+
+    /// Attempts so far that had to wait.
+    pub fn held(&self) -> u64 {
+        self.held.load(Relaxed)
     }
 }
 
@@ -186,6 +190,7 @@ mod tests {
         assert_eq!(allowance.take(start, 100), Permit::Refused(None));
         allowance.succeeded();
         assert_eq!(allowance.take(start, 100), Permit::Granted);
-        assert_eq!((allowance.granted(), allowance.refused()), (21, 2));
+        allowance.hold();
+        assert_eq!((allowance.granted(), allowance.held()), (21, 1), "an attempt that asks twice waits once");
     }
 }

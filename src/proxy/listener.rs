@@ -73,11 +73,13 @@ pub struct Settings {
     pub file: config::Listener,
     /// The pool of its name.
     pub pool: Arc<Pool>,
+    /// Which of its sessions get a line in the log.
+    pub log: config::SessionLog,
 }
 
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
-        self.file == other.file && Arc::ptr_eq(&self.pool, &other.pool)
+        self.file == other.file && Arc::ptr_eq(&self.pool, &other.pool) && self.log == other.log
     }
 }
 

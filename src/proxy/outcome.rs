@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::live::Live;
+use crate::config::{Logged, SessionLog};
 use crate::metrics::Outcome;
 use crate::pool::{ByteCell, Lease};
 
@@ -22,7 +23,7 @@ pub(super) struct Record {
     /// What the outcome's word leaves open: the error behind it.
     pub(super) detail: Option<Box<str>>,
     /// Whether there is a log line.
-    pub(super) log: bool,
+    log: SessionLog,
     /// In a box: most sessions have none of it.
     rare: Option<Box<Rare>>,
 }
@@ -41,7 +42,7 @@ pub(super) struct Rare {
 }
 
 impl Record {
-    pub(super) fn new(live: Arc<Live>, log: bool) -> Self {
+    pub(super) fn new(live: Arc<Live>, log: SessionLog) -> Self {
         Self { live, attempts: 0, first_byte: None, outcome: None, detail: None, log, rare: None }
     }
 
@@ -99,10 +100,13 @@ impl Drop for Record {
                 }
             }
         }
-        if !self.log {
+        let rare = self.rare.take().unwrap_or_default();
+        let to_backend = rare.sent_before + leg.as_ref().map_or(0, |leg| leg.to_backend);
+        let to_client = leg.as_ref().map_or(0, |leg| leg.to_client);
+        let went_well = outcome == Outcome::Completed && self.attempts <= 1 && rare.replays == 0;
+        if !is_logged(self.log, went_well, to_backend + to_client == 0) {
             return;
         }
-        let rare = self.rare.take().unwrap_or_default();
         let (client, peer) = (self.live.client(), self.live.peer);
         info!(
             target: "evenkeel::session",
@@ -122,11 +126,20 @@ impl Drop for Record {
             connected_ms = connected_after.map(milliseconds),
             first_byte_ms = first_byte.map(milliseconds),
             total_ms = milliseconds(total),
-            to_backend = rare.sent_before + leg.as_ref().map_or(0, |leg| leg.to_backend),
-            to_client = leg.as_ref().map_or(0, |leg| leg.to_client),
+            to_backend,
+            to_client,
             "session ended"
         );
     }
+}
+
+fn is_logged(log: SessionLog, went_well: bool, is_empty: bool) -> bool {
+    let by_outcome = match log.outcome {
+        Logged::All => true,
+        Logged::Failed => !went_well,
+        Logged::None => false,
+    };
+    by_outcome && !(log.skip_empty && is_empty)
 }
 
 /// With microseconds as decimals.

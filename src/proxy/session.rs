@@ -46,12 +46,11 @@ pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Fu
     let Accepted { fd, peer, at, listener, mut slot } = accepted;
     let front = listener.settings();
     let live = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
-    let log = worker.log_sessions.load(Relaxed);
     slot.begins();
     let mut session = Session {
         lease: None,
         enlisted: Enlisted::new(worker, &live, load),
-        record: Record::new(live, log),
+        record: Record::new(live, front.log),
         backend: None,
         client: Socket::new(fd),
         _slot: slot,

@@ -205,6 +205,7 @@ impl<'a> Search<'a> {
     /// Waits until the pool's budget has a retry to give; `false` = not before the deadline.
     async fn pay(&mut self, deadline: Instant) -> bool {
         let (pool, policy) = (&self.live.pool, &self.settings.connect);
+        let mut is_held = false;
         loop {
             match pool.retries.take(Instant::now(), policy.retry_budget) {
                 Permit::Granted => return true,
@@ -212,6 +213,9 @@ impl<'a> Search<'a> {
                 Permit::Refused(Some(left_out)) => info!(
                     pool = %pool.name, left_out, "retries wait: connect.retry_budget is used up"
                 ),
+            }
+            if !std::mem::replace(&mut is_held, true) {
+                pool.retries.hold();
             }
             if !self.rest(policy.retry_delay.max(BREATH), deadline).await {
                 return false;

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -135,7 +135,7 @@ impl Workers {
     ///
     /// # Errors
     /// If the system gives no thread or no event loop.
-    pub fn start(count: usize, log_sessions: &Arc<AtomicBool>, rings: Rings) -> io::Result<Self> {
+    pub fn start(count: usize, rings: Rings) -> io::Result<Self> {
         let (tell_death, died) = watch::channel(None);
         let mut seats = Vec::with_capacity(count);
         for index in 0..count {
@@ -149,7 +149,6 @@ impl Workers {
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
-            let log_sessions = Arc::clone(log_sessions);
             let obituary = Obituary { index, to: tell_death.clone() };
             let (started, start) = std::sync::mpsc::channel();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
@@ -171,7 +170,7 @@ impl Workers {
                 let _ = started.send(Ok(()));
                 let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
                 let (stock, quiet, young) = (Stock::default(), Quiet::default(), Young::default());
-                let worker = Worker { index, gear, stock, log_sessions, quiet, young, shared: for_thread };
+                let worker = Worker { index, gear, stock, quiet, young, shared: for_thread };
                 runtime.block_on(work(worker, obituary, ring, to_do));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
@@ -317,8 +316,6 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) gear: Gear,
     pub(super) stock: Stock,
-    /// Whether a session's end is a log line.
-    pub(super) log_sessions: Arc<AtomicBool>,
     /// What relays go by, for each pool that has had sessions here.
     pub(super) quiet: Quiet,
     /// Connections to backends that have yet to live for a while.

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -211,7 +210,6 @@ impl State {
         // From here on nothing fails.
         running.discovery.renew(renewed);
         self.limit.resize(Some(max));
-        self.log_sessions.store(config.log.sessions, Relaxed);
         self.install(&mut running, config, followers, sockets);
         Ok((diff, needs_restart))
     }
@@ -248,7 +246,7 @@ impl State {
         for (settings, wanted) in config.listeners.iter().zip(sockets) {
             let Some(pool) = pools.iter().find(|pool| *pool.name == *settings.pool) else { continue };
             let known = before.listeners.iter().find(|listener| *listener.name == *settings.name);
-            let settings = Settings { file: settings.clone(), pool: Arc::clone(pool) };
+            let settings = Settings { file: settings.clone(), pool: Arc::clone(pool), log: config.log.sessions };
             listeners.push(self.set_listener(running, known, settings, wanted));
         }
 

@@ -153,8 +153,6 @@ pub struct State {
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
-    /// Read by workers once a session.
-    log_sessions: Arc<AtomicBool>,
     rings: Rings,
     /// The effective tree of the first configuration: what takes a restart is obeyed as it was there.
     started_with: serde_json::Value,
@@ -201,8 +199,7 @@ impl Server {
         let rings = relays::choose(&config.pools, try_ring)?;
         let mut running = Running::new();
         let followers = running.followers(&config.pools)?;
-        let log_sessions = Arc::new(AtomicBool::new(config.log.sessions));
-        let workers = Workers::start(workers(config), &log_sessions, rings).map_err(StartError::Worker)?;
+        let workers = Workers::start(workers(config), rings).map_err(StartError::Worker)?;
 
         let none =
             Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
@@ -217,7 +214,6 @@ impl Server {
             draining: AtomicBool::new(false),
             stop_accepting: CancellationToken::new(),
             tracker: TaskTracker::new(),
-            log_sessions,
             rings,
             started_with: config.effective(),
             running: Mutex::new(running),

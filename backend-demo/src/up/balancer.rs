@@ -75,7 +75,7 @@ fn configuration(text: &str, origin: &str, agent: &str, is_own: bool) -> Result<
         other => std::env::var(other).ok(),
     };
     let mut config = config::parse(text, origin, &environment)?;
-    config.log.sessions = false;
+    config.log.sessions.outcome = config::Logged::None;
     Ok(config)
 }
 

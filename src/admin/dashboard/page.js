@@ -101,14 +101,19 @@ function tile(name, text, value, now) {
   return make("div", { class: "tile" }, make("span", { class: "quiet" }, name), make("b", {}, text), svg);
 }
 
-function stateOf(pool, up) {
+// What left is still shown for a while, and is not missed.
+function listed(backends) {
+  return backends.filter((backend) => backend.standing !== "removed");
+}
+
+function stateOf(pool, members, up) {
   if (pool.fail_open) return ["bad", "nothing is up, sessions try the rest"];
   if (pool.all_down && pool.when_all_down === "wait") return ["bad", `nothing is up, ${pool.queued} sessions wait`];
   if (pool.all_down) return ["bad", "nothing is up, sessions are refused"];
   if (pool.panic) return ["bad", "so few are up that sessions try any"];
   if (!pool.settled) return ["info", "waits for discovery and first probes"];
   if (pool.queued) return ["warn", `${pool.queued} sessions wait for a backend`];
-  if (up < pool.backends.length) return ["warn", "degraded"];
+  if (up < members) return ["warn", "degraded"];
   return ["good", "ok"];
 }
 
@@ -152,6 +157,7 @@ function rowsOf(pool, backend, rates, old) {
 
 function poolSection(pool, now, old) {
   const wanted = $("filter").value.trim().toLowerCase();
+  const members = listed(pool.backends).length;
   const up = pool.backends.filter((backend) => backend.standing === "up").length;
   const rows = pool.backends.map((backend) => {
     const key = `${pool.name}/${backend.id}/`;
@@ -169,10 +175,10 @@ function poolSection(pool, now, old) {
     shown = shown.sort((a, b) => first(a) - first(b)).slice(0, MOST_ROWS);
   }
   if (wanted && !found) return null;
-  const [kind, says] = stateOf(pool, up);
+  const [kind, says] = stateOf(pool, members, up);
   const source = pool.source;
   const age = source.age_seconds === null ? "not yet heard" : `heard ${lasting(source.age_seconds)} ago`;
-  const facts = [`${up} of ${pool.backends.length} up`, `${pool.sessions} sessions`, pool.balance.replace("_", " "), `check ${pool.check}`,
+  const facts = [`${up} of ${members} up`, `${pool.sessions} sessions`, pool.balance.replace("_", " "), `check ${pool.check}`,
     source.kind === "static" ? "static" : `${source.kind}: ${age}`];
   if (pool.leaving) facts.push("leaves: not in the configuration any more");
   const trouble = [];
@@ -215,7 +221,7 @@ function draw() {
   $("tiles").replaceChildren(
     tile("Sessions", `${status.sessions.toLocaleString("en")}${queued ? `, ${queued} wait` : ""}`, status.sessions, now),
     tile("New sessions", `${rate(accepted)}/s`, accepted, now), tile("To backends", `${size(up)}/s`, up, now),
-    tile("To clients", `${size(down)}/s`, down, now), tile("Backends up", `${standing} of ${backends.length}`, standing, now));
+    tile("To clients", `${size(down)}/s`, down, now), tile("Backends up", `${standing} of ${listed(backends).length}`, standing, now));
   const old = new Map([...document.querySelectorAll("tr.why")].map((row) => [row.dataset.key, row]));
   const focus = document.activeElement?.closest("tr.backend")?.textContent && document.activeElement.textContent;
   $("pools").replaceChildren(...pools.map((pool) => poolSection(pool, now, old)).filter(Boolean));

@@ -58,6 +58,28 @@ fn bars(text: &str) -> String {
 }
 
 #[test]
+fn a_backend_that_left_is_not_missed() {
+    let mut view = View::new(String::new(), true);
+    let both = |standing| {
+        let pool = json!({
+            "name": "web", "all_down": false, "fail_open": false, "eligible": 1, "sessions": 0, "queued": 0,
+            "times": { "connect_buckets": [], "connect_count": 0 },
+            "backends": [backend("n/web-1", "up", 0, 0), backend("n/web-2", standing, 0, 0)]
+        });
+        serde_json::from_value(json!({ "pools": [pool] })).unwrap()
+    };
+    let state = |view: &View| {
+        let (lines, _) = screen(view, 140, 12);
+        let line = lines.iter().find(|line| line.starts_with("web")).unwrap();
+        line.split_whitespace().skip(2).take(2).map(str::to_owned).collect::<Vec<_>>()
+    };
+    view.take(both("removed"), Instant::now());
+    assert_eq!(state(&view), ["ok", "1/1"]);
+    view.take(both("down"), Instant::now());
+    assert_eq!(state(&view), ["degraded", "1/2"]);
+}
+
+#[test]
 fn rates_quantiles_and_standings_are_on_the_screen() {
     let (lines, backend) = screen(&view(), 140, 12);
     let row =

@@ -124,6 +124,7 @@ impl View {
                 track.take(now, counters, backend.times.clone());
                 self.all.push(line_of(&pool.name, backend, track));
             }
+            let members = pool.backends.iter().filter(|backend| backend.standing != "removed").count();
             let up = pool.backends.iter().filter(|backend| backend.standing == "up").count();
             let track = self.tracks.entry(pool.name.clone()).or_default();
             track.take(now, sums, pool.times);
@@ -131,7 +132,7 @@ impl View {
                 (_, true) => "fail open".to_owned(),
                 (true, _) => "all down".to_owned(),
                 _ if pool.queued > 0 => format!("{} queued", pool.queued),
-                _ if up < pool.backends.len() => "degraded".to_owned(),
+                _ if up < members => "degraded".to_owned(),
                 _ => "ok".to_owned(),
             };
             self.pools.push(Line {
@@ -142,7 +143,7 @@ impl View {
                 since: String::new(),
                 weight: 0,
                 up,
-                of: pool.backends.len(),
+                of: members,
                 sessions: pool.sessions,
                 ..track.line()
             });

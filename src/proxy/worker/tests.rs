@@ -14,13 +14,13 @@ fn front() -> Arc<Listener> {
     let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
     let config = config::parse(text, "test.toml", &|_| None).unwrap();
     let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-    let settings = Settings { file: config.listeners[0].clone(), pool };
+    let settings = Settings { file: config.listeners[0].clone(), pool, log: config.log.sessions };
     Listener::new(settings, Vec::new(), Limit::new(Some(10)), TaskTracker::new())
 }
 
 #[tokio::test]
 async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
-    let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
+    let workers = Workers::start(2, Rings::No).unwrap();
     let death = workers.death();
     // epoll takes no regular file.
     let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
@@ -32,7 +32,7 @@ async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() 
 
 #[tokio::test]
 async fn workers_that_stop_have_not_died() {
-    let workers = Workers::start(2, &Arc::default(), Rings::No).unwrap();
+    let workers = Workers::start(2, Rings::No).unwrap();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
