@@ -77,6 +77,7 @@ metrics! {
     POOL_RETRIES_HELD = "evenkeel_pool_retries_held_total", Counter, ["pool"], "Retries that had to wait for connect.retry_budget.";
     POOL_HEDGES = "evenkeel_pool_hedged_connects_total", Counter, ["pool", "result"], "Backends dialled beside a slow one: won, lost, or refused by the budget.";
     POOL_REPLAYS = "evenkeel_pool_replays_total", Counter, ["pool", "result"], "Clients' bytes sent to another backend: answered, failed again, ended otherwise, or no_backend was left.";
+    POOL_FORGOTTEN = "evenkeel_pool_backends_forgotten_early_total", Counter, ["pool"], "Backends that left and were forgotten before ten minutes were over, because more than 1,000 had left.";
     DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
     DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
     DISCOVERY_FAILING = "evenkeel_discovery_failing", Gauge, ["pool", "source"], "1 while the last word of the source, or of the resolver, was an error.";

@@ -141,6 +141,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
         families.value(&names::POOL_REPLAYS, &[name, result.name()], pool.second.replays(result) as f64);
     }
 
+    families.value(&names::POOL_FORGOTTEN, &[name], pool.forgotten_early.load(Relaxed) as f64);
     let source = pool.source.view();
     let kind = pool.settings().source.kind();
     if let Some(at) = source.last_success {

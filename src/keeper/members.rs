@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use fastrand::Rng;
 use tracing::{debug, info, warn};
 
+use super::departed::Departed;
 use super::member::Member;
 use super::reason::Cause;
 use super::{Probed, Watch, together};
@@ -20,12 +21,6 @@ use crate::operator::Ledger;
 use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::standing::{Guard, Standing};
-
-/// How long an identity is remembered after it left: a restarted instance finds its counters.
-const REMEMBERED: Duration = Duration::from_secs(600);
-
-/// How long an identity with sessions is left alone before it is looked at again.
-const LOOKED_AT_AGAIN: Duration = Duration::from_secs(10);
 
 /// Between log lines on outliers that are left in.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -39,6 +34,7 @@ pub(super) struct Members {
     pub(super) members: BTreeMap<Arc<str>, Member>,
     /// When to look at whom; entries may be out of date, a look is harmless.
     pub(super) deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
+    pub(super) departed: Departed,
     pub(super) heard: bool,
     pub(super) all_down: bool,
     pub(super) panicking: bool,
@@ -62,6 +58,7 @@ impl Members {
             ledger,
             members: BTreeMap::new(),
             deadlines: BinaryHeap::new(),
+            departed: Departed::default(),
             heard: false,
             all_down: false,
             panicking: false,
@@ -75,7 +72,7 @@ impl Members {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let of_members = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        of_members.into_iter().chain(self.ledger.next_end()).chain(self.ramp_at).min()
+        of_members.into_iter().chain(self.departed.next()).chain(self.ledger.next_end()).chain(self.ramp_at).min()
     }
 
     /// A whole set: who is not in it has left.
@@ -98,6 +95,7 @@ impl Members {
             );
         }
         self.heard = true;
+        self.forget_departed(now);
         self.publish();
         self.weigh(now);
     }
@@ -169,48 +167,36 @@ impl Members {
     /// Looks at everybody whose time has come.
     pub(super) fn tick(&mut self, now: Instant) {
         self.end_orders(now);
-        let mut forgotten = false;
         while let Some(Reverse((at, _))) = self.deadlines.peek() {
             if *at > now {
                 break;
             }
             let Some(Reverse((_, id))) = self.deadlines.pop() else { break };
-            forgotten |= self.look_at(now, &id);
+            self.look_at(now, &id);
         }
-        if forgotten {
+        if self.forget_departed(now) {
             self.publish();
         }
         self.ramp(now);
         self.weigh(now);
     }
 
-    /// Returns whether it was forgotten.
-    fn look_at(&mut self, now: Instant, id: &Arc<str>) -> bool {
-        let Some(member) = self.members.get_mut(id) else { return false };
-        if member.forget_at.is_some_and(|at| at <= now) {
-            if self.pool.forget(&member.backend) {
-                self.members.remove(id);
-                return true;
-            }
-            let again = now + LOOKED_AT_AGAIN;
-            member.forget_at = Some(again);
-            self.deadlines.push(Reverse((again, Arc::clone(id))));
-            return false;
-        }
+    fn look_at(&mut self, now: Instant, id: &Arc<str>) {
+        let Some(member) = self.members.get_mut(id) else { return };
         if member.held_until.is_some_and(|until| until <= now) {
             self.leave(now, id);
-            return false;
+            return;
         }
         if member.damping.until().is_some_and(|until| until <= now) {
             member.damping.lift();
             self.settle(now, id);
         }
         self.look_at_ejection(now, id);
-        false
     }
 
     fn arrived(&mut self, now: Instant, endpoint: Endpoint) {
         let id = Arc::clone(&endpoint.id);
+        self.stays(&id);
         let Some(member) = self.members.get_mut(&id) else {
             self.add(now, endpoint);
             return;
@@ -223,7 +209,6 @@ impl Members {
         let address = endpoint.address;
         member.facts.registry = endpoint.registry;
         member.held_until = None;
-        member.forget_at = None;
         member.endpoint = endpoint;
         if moved || member.probe.is_none() {
             self.ejected -= usize::from(member.outlier.ejection().is_some());
@@ -273,9 +258,7 @@ impl Members {
         member.outlier = Outlier::new();
         member.held_until = None;
         member.probe = None;
-        let forget_at = now + REMEMBERED;
-        member.forget_at = Some(forget_at);
-        self.deadlines.push(Reverse((forget_at, Arc::clone(id))));
+        self.remember(now, id);
         self.settle(now, id);
     }
 

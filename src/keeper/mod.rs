@@ -1,6 +1,7 @@
 //! Merges what discovery, probes and sessions say about a pool's backends. One task per pool, the only writer of its
 //! membership and facts. The decisions are in `members`, which knows no clock and no channel; this file feeds it.
 
+mod departed;
 mod member;
 mod members;
 mod orders;

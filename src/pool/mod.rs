@@ -72,6 +72,8 @@ pub struct Pool {
     pub second: Second,
     /// Sessions that are ended although both their sides live.
     pub closes: Closes,
+    /// Backends that left and were forgotten sooner than usual, because too many had left.
+    pub forgotten_early: AtomicU64,
     /// Bumped when a standing or an address changes.
     standings: watch::Sender<()>,
     /// Relaxed: bumped before `standings`, which orders it for who waits for that.
@@ -133,6 +135,7 @@ impl Pool {
             hedges: Allowance::new(Instant::now()),
             second: Second::default(),
             closes: Closes::default(),
+            forgotten_early: AtomicU64::new(0),
             standings: watch::Sender::default(),
             moves: AtomicU64::new(0),
             events: OnceLock::new(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
+use super::super::departed::MOST_REMEMBERED;
 use super::*;
 use crate::metrics::Outcome;
 use crate::standing::Guard;
@@ -235,4 +236,35 @@ fn an_equal_set_changes_nothing() {
     assert_eq!(bench.backend("a").unwrap().stats.changes.load(SeqCst), before.1);
     assert_eq!(bench.view("a").facts.guard, Guard::None);
     assert_eq!(bench.probes.lock().unwrap().started, 2);
+}
+
+#[test]
+fn ids_that_are_new_all_the_time_do_not_pile_up() {
+    let mut bench = Bench::new(TCP);
+    bench.set(&["long"]);
+    let session = {
+        bench.probe("long", true);
+        bench.lease("long")
+    };
+    for round in 0..20 {
+        bench.now += Duration::from_millis(50);
+        let ids: Vec<_> = (0..300).map(|place| format!("{round}/{place}")).collect();
+        bench.set(&ids.iter().map(String::as_str).collect::<Vec<_>>());
+        let remembered = bench.members.members.len() - ids.len();
+        assert!(remembered <= MOST_REMEMBERED, "{remembered}");
+        assert_eq!(bench.pool.members().len(), bench.members.members.len());
+    }
+    // The newest are left, and the one with a session.
+    assert_eq!(bench.standing("18/299"), Standing::Removed);
+    assert_eq!(bench.standing("long"), Standing::Removed);
+    assert!(bench.backend("0/0").is_none());
+    let forgotten = bench.pool.forgotten_early.load(SeqCst);
+    assert_eq!(forgotten, 19 * 300 + 1 - MOST_REMEMBERED as u64);
+    // Who comes back is no longer about to be forgotten.
+    bench.set(&["19/0"]);
+    let forgotten = bench.pool.forgotten_early.load(SeqCst);
+    drop(session);
+    bench.advance(Duration::from_secs(601));
+    assert_eq!(bench.members.members.len(), 1);
+    assert_eq!(bench.pool.forgotten_early.load(SeqCst), forgotten, "those had their time");
 }
