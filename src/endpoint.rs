@@ -2,6 +2,7 @@
 //! Written by `discovery`, read by `keeper`; the keeper finds the differences.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -70,4 +71,59 @@ pub struct Rejected {
     pub id: String,
     /// What is wrong with it, with the value.
     pub why: String,
+}
+
+/// The instances of a set that can't be used: the first of them, as a slice, and the count of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rejections {
+    first: Vec<Rejected>,
+    count: usize,
+}
+
+impl Rejections {
+    /// As many are kept; the rest is counted.
+    pub const MOST: usize = 100;
+
+    /// One more; made only if it is kept.
+    pub fn push(&mut self, rejected: impl FnOnce() -> Rejected) {
+        self.count += 1;
+        if self.first.len() < Self::MOST {
+            self.first.push(rejected());
+        }
+    }
+
+    /// That many more of which nothing but the number is known.
+    pub fn add_unknown(&mut self, count: usize) {
+        self.count += count;
+    }
+
+    /// Those too.
+    pub fn append(&mut self, more: &Self) {
+        self.count += more.count;
+        let space = Self::MOST - self.first.len();
+        self.first.extend(more.first.iter().take(space).cloned());
+    }
+
+    /// How many there are in all.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl Deref for Rejections {
+    type Target = [Rejected];
+
+    fn deref(&self) -> &[Rejected] {
+        &self.first
+    }
+}
+
+impl FromIterator<Rejected> for Rejections {
+    fn from_iter<I: IntoIterator<Item = Rejected>>(all: I) -> Self {
+        let mut rejections = Self::default();
+        for rejected in all {
+            rejections.push(|| rejected);
+        }
+        rejections
+    }
 }

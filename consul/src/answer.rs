@@ -15,13 +15,21 @@ use crate::Error;
 /// would become gigabytes.
 const MOST_ENTRIES: usize = 100_000;
 
+/// Of what can't be used, that many say what is wrong with it: a list of nothing else would be many times as long.
+const MOST_REJECTED: usize = 100;
+
+/// Of an identity that is shown, in bytes.
+const LONGEST_ID: usize = 512;
+
 /// What was asked for, and what the headers say of it. A header that is absent or makes no sense is `None`.
 #[derive(Clone, Debug)]
 pub struct Answer<T> {
     /// What was asked for.
     pub value: T,
-    /// Entries of a list that are not as Consul documents them; the others are in `value`.
+    /// Entries of a list that are not as Consul documents them, the first 100 of them; the others are in `value`.
     pub rejected: Vec<RejectedEntry>,
+    /// How many there are of these in all.
+    pub rejected_count: usize,
     /// `X-Consul-Index`, for [`HealthQuery::index`](crate::HealthQuery::index).
     pub index: Option<u64>,
     /// `X-Consul-Knownleader`. With the streaming backend (the default since 1.10) healthy answers say `false`.
@@ -39,18 +47,19 @@ pub struct Answer<T> {
 /// An entry of a list that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedEntry {
-    /// `node/service_id` where the entry has them, else `entry N`, counted from 0.
+    /// `node/service_id` where the entry has them, in at most 512 bytes, else `entry N`, counted from 0.
     pub id: String,
     /// What is wrong with it, in at most 512 bytes.
     pub why: String,
 }
 
 impl<T> Answer<T> {
-    pub(crate) fn new(value: T, rejected: Vec<RejectedEntry>, headers: &HeaderMap) -> Self {
+    pub(crate) fn new(value: T, headers: &HeaderMap) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         Self {
             value,
-            rejected,
+            rejected: Vec::new(),
+            rejected_count: 0,
             index: text("x-consul-index").and_then(|text| text.parse().ok()),
             known_leader: text("x-consul-knownleader").and_then(|text| text.parse().ok()),
             last_contact: text("x-consul-lastcontact").and_then(|text| text.parse().ok()).map(Duration::from_millis),
@@ -61,45 +70,63 @@ impl<T> Answer<T> {
     }
 }
 
+impl<T> Answer<Vec<T>> {
+    pub(crate) fn of_list(list: List<T>, headers: &HeaderMap) -> Self {
+        let List { good, rejected, rejected_count } = list;
+        Self { rejected, rejected_count, ..Self::new(good, headers) }
+    }
+}
+
+/// The entries of a list.
+#[derive(Debug)]
+pub(crate) struct List<T> {
+    good: Vec<T>,
+    /// The first of those that are not good.
+    rejected: Vec<RejectedEntry>,
+    rejected_count: usize,
+}
+
 /// A list, entry by entry: those that are a `T`, and those that are not.
 ///
 /// # Errors
 /// [`Error::Decode`] if it is no JSON list, or one of more than 100,000 entries. `null` is none either: Consul writes an empty one as `[]`, and what looks
 /// like "no instances" without being it would empty a pool.
-pub(crate) fn list<T: DeserializeOwned>(
-    what: &'static str,
-    body: &[u8],
-) -> Result<(Vec<T>, Vec<RejectedEntry>), Error> {
+pub(crate) fn list<T: DeserializeOwned>(what: &'static str, body: &[u8]) -> Result<List<T>, Error> {
     let decode = |source| Error::Decode { what, source };
     let mut json = serde_json::Deserializer::from_slice(body);
-    let lists = json.deserialize_any(Entries(PhantomData)).map_err(decode)?;
+    let list = json.deserialize_any(Entries(PhantomData)).map_err(decode)?;
     json.end().map_err(decode)?;
-    Ok(lists)
+    Ok(list)
 }
 
 /// One entry at a time as the text that it is, so that what is wrong in one of them does not end the list.
 struct Entries<T>(PhantomData<T>);
 
 impl<'de, T: DeserializeOwned> Visitor<'de> for Entries<T> {
-    type Value = (Vec<T>, Vec<RejectedEntry>);
+    type Value = List<T>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let (mut good, mut rejected) = (Vec::new(), Vec::new());
+        let mut list = List { good: Vec::new(), rejected: Vec::new(), rejected_count: 0 };
         while let Some(entry) = entries.next_element::<&RawValue>()? {
-            let place = good.len() + rejected.len();
+            let place = list.good.len() + list.rejected_count;
             if place == MOST_ENTRIES {
                 return Err(A::Error::custom(format_args!("more than {MOST_ENTRIES} entries")));
             }
             match serde_json::from_str(entry.get()) {
-                Ok(value) => good.push(value),
-                Err(error) => rejected.push(RejectedEntry { id: identity(entry, place), why: reason(&error) }),
+                Ok(value) => list.good.push(value),
+                Err(error) => {
+                    list.rejected_count += 1;
+                    if list.rejected.len() < MOST_REJECTED {
+                        list.rejected.push(RejectedEntry { id: identity(entry, place), why: reason(&error) });
+                    }
+                }
             }
         }
-        Ok((good, rejected))
+        Ok(list)
     }
 }
 
@@ -131,7 +158,11 @@ fn identity(entry: &RawValue, place: usize) -> String {
     }
 
     match serde_json::from_str(entry.get()) {
-        Ok(Named { node, service }) => format!("{}/{}", node.name, service.id),
+        Ok(Named { node, service }) => {
+            let mut id = format!("{}/{}", node.name, service.id);
+            id.truncate(id.floor_char_boundary(LONGEST_ID));
+            id
+        }
         Err(_) => format!("entry {place}"),
     }
 }
@@ -146,7 +177,7 @@ mod tests {
         let body = br#"[{"Node":{"Node":"n"},"Service":{"ID":"a","Port":1}},
                         {"Node":{"Node":"n"},"Service":{"ID":"b","Port":70000}}, 7,
                         {"Node":{"Node":"n"},"Service":{"ID":"c"}}]"#;
-        let (good, rejected) = list::<ServiceEntry>("instances", body).unwrap();
+        let List { good, rejected, .. } = list::<ServiceEntry>("instances", body).unwrap();
         assert_eq!(good.iter().map(|entry| entry.service.id.as_str()).collect::<Vec<_>>(), ["a", "c"]);
         assert_eq!(rejected[0].id, "n/b");
         assert_eq!(rejected[0].why, "invalid value: integer `70000`, expected u16");
@@ -155,7 +186,7 @@ mod tests {
 
     #[test]
     fn only_a_list_is_one() {
-        assert!(list::<ServiceEntry>("instances", b"[]").unwrap().0.is_empty());
+        assert!(list::<ServiceEntry>("instances", b"[]").unwrap().good.is_empty());
         for body in ["", "null", "{}", "[", "[]x", "\"\"", "<html>", "[{]"] {
             let error = list::<ServiceEntry>("instances", body.as_bytes()).unwrap_err();
             assert_eq!(error.kind(), "decode", "{body:?}");
@@ -165,8 +196,9 @@ mod tests {
     #[test]
     fn a_list_that_nobody_can_have_is_garbage() {
         let many = |count: usize| format!("[{}1]", "1,".repeat(count - 1));
-        let (_, rejected) = list::<ServiceEntry>("instances", many(MOST_ENTRIES).as_bytes()).unwrap();
-        assert_eq!(rejected.len(), MOST_ENTRIES);
+        let list_of_ones = list::<ServiceEntry>("instances", many(MOST_ENTRIES).as_bytes()).unwrap();
+        assert_eq!(list_of_ones.rejected_count, MOST_ENTRIES);
+        assert_eq!(list_of_ones.rejected.len(), MOST_REJECTED, "the rest is counted, not kept");
         let error = list::<ServiceEntry>("instances", many(MOST_ENTRIES + 1).as_bytes()).unwrap_err();
         assert_eq!(error.kind(), "decode");
     }
@@ -178,7 +210,7 @@ mod tests {
         headers.insert("x-consul-knownleader", "false".parse().unwrap());
         headers.insert("x-consul-lastcontact", "1500".parse().unwrap());
         headers.insert("age", "soon".parse().unwrap());
-        let answer = Answer::new((), Vec::new(), &headers);
+        let answer = Answer::new((), &headers);
         assert_eq!(answer.index, None);
         assert_eq!(answer.known_leader, Some(false));
         assert_eq!(answer.last_contact, Some(Duration::from_millis(1500)));

@@ -52,8 +52,8 @@ impl Client {
         let path = format!("/v1/health/service/{}", escape::segment("service", service)?);
         let held_back = query::held_back(query.index, query.wait);
         let reply = self.send(Method::GET, path, query.parameters(), None, held_back).await?.ok()?;
-        let (value, rejected) = answer::list("the instances of a service", &reply.body)?;
-        Ok(Answer::new(value, rejected, &reply.headers))
+        let list = answer::list("the instances of a service", &reply.body)?;
+        Ok(Answer::of_list(list, &reply.headers))
     }
 
     /// Registers an instance with this agent, or replaces the registration with the same id, its checks included.
@@ -104,11 +104,11 @@ impl Client {
         let reply = self.send(Method::GET, path, parameters, None, query::held_back(index, wait)).await?;
         // Also this answer has an index, and waits for one.
         if reply.status == 404 {
-            return Ok(Answer::new(None, Vec::new(), &reply.headers));
+            return Ok(Answer::new(None, &reply.headers));
         }
         let reply = reply.ok()?;
         let pair = kv::decode(&reply.body).map_err(|source| Error::Decode { what: "a key", source })?;
-        Ok(Answer::new(pair, Vec::new(), &reply.headers))
+        Ok(Answer::new(pair, &reply.headers))
     }
 
     /// Sets a key to a value (up to 512 KiB by default).

@@ -51,7 +51,10 @@ struct SourceBody {
     error: Option<ErrorBody>,
     /// Stays when it is over.
     last_error: Option<ErrorBody>,
+    /// The first of those that can't be used.
     rejected: Vec<RejectedBody>,
+    /// How many there are in all.
+    rejected_count: usize,
 }
 
 #[derive(Serialize)]
@@ -165,7 +168,8 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
             age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),
             error: source.error.map(error_body),
             last_error: source.last_error.map(error_body),
-            rejected: source.rejected.into_iter().map(|r| RejectedBody { id: r.id, why: r.why }).collect(),
+            rejected_count: source.rejected.count(),
+            rejected: source.rejected.iter().map(|r| RejectedBody { id: r.id.clone(), why: r.why.clone() }).collect(),
         },
         check: settings.check.kind.name(),
         when_all_down: settings.when_all_down.name(),

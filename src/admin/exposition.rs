@@ -154,7 +154,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
         families.value(&names::DISCOVERY_LAST_ERROR, &[name, kind, reason], at);
     }
     families.value(&names::DISCOVERY_FAILING, &[name, kind], f64::from(u8::from(source.error.is_some())));
-    families.value(&names::DISCOVERY_REJECTED, &[name, kind], source.rejected.len() as f64);
+    families.value(&names::DISCOVERY_REJECTED, &[name, kind], source.rejected.count() as f64);
 }
 
 /// Sessions of one backend, or (`""`) of a pool's that reached none. A series that is there from the start loses no event

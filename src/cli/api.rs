@@ -28,6 +28,7 @@ pub(super) struct Pool {
 pub(super) struct Source {
     pub(super) error: Option<Trouble>,
     pub(super) rejected: Vec<Rejected>,
+    pub(super) rejected_count: usize,
 }
 
 #[derive(Debug, Deserialize)]

@@ -59,7 +59,7 @@ pub(super) async fn backends(client: &Client, options: &Options, json: bool) -> 
 
 /// What discovery has against the set, and whom it leaves out: they have no line of their own.
 fn trouble(pool: &Pool) -> String {
-    let Source { error, rejected } = &pool.source;
+    let Source { error, rejected, rejected_count } = &pool.source;
     let mut text = String::new();
     if let Some(error) = error {
         text += &format!("pool {}: discovery fails, what is known stays: {}\n", pool.name, safe(&error.text));
@@ -67,7 +67,7 @@ fn trouble(pool: &Pool) -> String {
     for Rejected { id, why } in rejected.iter().take(MOST_LEFT_OUT) {
         text += &format!("pool {}: {} is left out: {}\n", pool.name, safe(id), safe(why));
     }
-    match rejected.len().saturating_sub(MOST_LEFT_OUT) {
+    match rejected_count.saturating_sub(MOST_LEFT_OUT) {
         0 => text,
         more => text + &format!("pool {}: {more} more are left out\n", pool.name),
     }

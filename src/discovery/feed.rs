@@ -10,7 +10,7 @@ use super::names::{Looked, Names};
 use super::outlet::{Gone, Outlet};
 use super::report::Report;
 use super::resolver::Resolver;
-use crate::endpoint::{Rejected, Update};
+use crate::endpoint::{Rejections, Update};
 
 pub(super) struct Feed {
     report: Report,
@@ -18,7 +18,7 @@ pub(super) struct Feed {
     outlet: Outlet,
     instances: Vec<Instance>,
     /// What the source named and could not be made an instance.
-    refused: Vec<Rejected>,
+    refused: Rejections,
     hold: Option<Instant>,
     /// The source's last word was an error; a name that can't be resolved is none.
     trouble: bool,
@@ -31,7 +31,7 @@ impl Feed {
             names: Names::new(resolver),
             outlet,
             instances: Vec::new(),
-            refused: Vec::new(),
+            refused: Rejections::default(),
             hold: None,
             trouble: false,
         }
@@ -54,7 +54,7 @@ impl Feed {
     pub(super) async fn put(
         &mut self,
         instances: Vec<Instance>,
-        refused: Vec<Rejected>,
+        refused: Rejections,
         hold: Option<Instant>,
     ) -> Result<(), Gone> {
         self.names.want(instances.iter().filter_map(Instance::name));
@@ -128,7 +128,7 @@ impl Feed {
     }
 
     /// Sends the set as it is now, and says what is rejected; `None` if there is nothing that could be sent.
-    async fn publish(&mut self) -> Result<Option<Vec<Rejected>>, Gone> {
+    async fn publish(&mut self) -> Result<Option<Rejections>, Gone> {
         let (names, outlet) = (&self.names, &self.outlet);
         let assembled = instance::assemble(&self.instances, |name| names.known(name), |id| outlet.address(id));
         // Not knowing any address is not the same as knowing that there is none.
@@ -136,7 +136,7 @@ impl Feed {
             return Ok(None);
         }
         let mut rejected = self.refused.clone();
-        rejected.extend(assembled.rejected);
+        rejected.append(&assembled.rejected);
         self.outlet.send(Update { endpoints: assembled.endpoints, hold_missing_until: self.hold }).await?;
         Ok(Some(rejected))
     }

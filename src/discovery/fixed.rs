@@ -7,7 +7,7 @@ use super::feed::Feed;
 use super::instance::Instance;
 use super::outlet::Gone;
 use crate::config::StaticBackend;
-use crate::endpoint::Registry;
+use crate::endpoint::{Registry, Rejections};
 
 /// How often a list without host names says that it is still what it was.
 const CONFIRM: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Resul
             note: None,
         })
         .collect();
-    feed.put(instances, Vec::new(), None).await?;
+    feed.put(instances, Rejections::default(), None).await?;
     loop {
         feed.until(tokio::time::sleep(CONFIRM)).await?;
         feed.confirm();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::names::Known;
 use crate::config::Host;
-use crate::endpoint::{Endpoint, Registry, Rejected};
+use crate::endpoint::{Endpoint, Registry, Rejected, Rejections};
 
 /// An [`Endpoint`] whose host may still be a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub(super) struct Assembled {
     /// Those with an address.
     pub(super) endpoints: Vec<Endpoint>,
     /// Those whose name has never been resolved.
-    pub(super) rejected: Vec<Rejected>,
+    pub(super) rejected: Rejections,
 }
 
 /// An instance whose name has no address (yet) keeps the one that it had under its id, if it had one.
@@ -48,7 +48,7 @@ pub(super) fn assemble<'a>(
         if let Some(ip) = ip {
             assembled.endpoints.push(instance.at(ip));
         } else if let Some(why) = why {
-            assembled.rejected.push(Rejected { id: instance.id.to_string(), why });
+            assembled.rejected.push(|| Rejected { id: instance.id.to_string(), why });
         }
     }
     assembled
@@ -106,6 +106,6 @@ mod tests {
         let ids: Vec<_> = assembled.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.address.ip())).collect();
         assert_eq!(ids, [("kept", old), ("good", "10.0.0.9".parse().unwrap())]);
         let why = "can't resolve gone: nothing there".to_owned();
-        assert_eq!(assembled.rejected, [Rejected { id: "bad".to_owned(), why }]);
+        assert_eq!(*assembled.rejected, [Rejected { id: "bad".to_owned(), why }]);
     }
 }

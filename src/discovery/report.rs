@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::endpoint::Rejected;
+use crate::endpoint::Rejections;
 use crate::pool::SourceStatus;
 
 /// While trouble lasts it is told again this often.
@@ -20,7 +20,7 @@ pub(super) struct Report {
     /// Of the resolver: it may have its own while the source is well.
     unresolved: Trouble,
     /// What of the rejected was told last, and when.
-    told: (Vec<Rejected>, Option<Instant>),
+    told: (Rejections, Option<Instant>),
 }
 
 /// From the first failure to the next success.
@@ -37,7 +37,7 @@ struct Trouble {
 impl Report {
     pub(super) fn new(pool: Arc<str>, source: &'static str, status: Arc<SourceStatus>) -> Self {
         let (trouble, unresolved) = (Trouble::default(), Trouble::default());
-        Self { pool, source, status, trouble, unresolved, told: (Vec::new(), None) }
+        Self { pool, source, status, trouble, unresolved, told: (Rejections::default(), None) }
     }
 
     /// Another source from now on.
@@ -79,7 +79,7 @@ impl Report {
     }
 
     /// The source answered in full, but for `rejected`.
-    pub(super) fn succeeded(&mut self, now: Instant, rejected: Vec<Rejected>) {
+    pub(super) fn succeeded(&mut self, now: Instant, rejected: Rejections) {
         if let Some((failures, took)) = self.trouble.ended(now) {
             let (pool, source) = (&*self.pool, self.source);
             tracing::info!(pool, source, failures, "discovery works again after {took:.1?}");
@@ -89,7 +89,7 @@ impl Report {
                 tracing::warn!(
                     pool = &*self.pool,
                     source = self.source,
-                    rejected = rejected.len(),
+                    rejected = rejected.count(),
                     "instances that can't be used are left out; the first is {}: {}",
                     first.id,
                     first.why

@@ -2,6 +2,7 @@ use std::io;
 use std::sync::Mutex;
 
 use super::*;
+use crate::endpoint::Rejected;
 
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -40,12 +41,12 @@ fn an_agent_that_is_gone_is_told_at_once_then_now_and_then_and_when_it_is_back()
     let start = Instant::now();
     let at = |seconds| start + Duration::from_secs(seconds);
     let lines = logged(|report| {
-        report.succeeded(at(0), Vec::new());
+        report.succeeded(at(0), Rejections::default());
         // Every 5 s for 2 minutes.
         for tick in 0..25 {
             report.failed(at(40 + 5 * tick), "connect", REFUSED.to_owned());
         }
-        report.succeeded(at(163), Vec::new());
+        report.succeeded(at(163), Rejections::default());
     });
     assert_eq!(
         lines,
@@ -72,9 +73,11 @@ fn an_agent_that_never_was_there_leaves_nothing_known() {
 #[test]
 fn what_is_rejected_is_told_when_it_is_other_than_before() {
     let start = Instant::now();
-    let rejected = || vec![Rejected { id: "n/a".to_owned(), why: "no port".to_owned() }];
+    let rejected = || Rejections::from_iter([Rejected { id: "n/a".to_owned(), why: "no port".to_owned() }]);
     let lines = logged(|report| {
-        for (seconds, rejected) in [(0, Vec::new()), (1, rejected()), (60, rejected()), (61, Vec::new())] {
+        for (seconds, rejected) in
+            [(0, Rejections::default()), (1, rejected()), (60, rejected()), (61, Rejections::default())]
+        {
             report.succeeded(start + Duration::from_secs(seconds), rejected);
         }
     });
@@ -93,7 +96,7 @@ fn the_last_error_stays_when_it_is_over() {
     let now = Instant::now();
     report.failed(now, "connect", REFUSED.to_owned());
     report.failed(now, "no_leader", "status 500: No cluster leader".to_owned());
-    report.succeeded(now, Vec::new());
+    report.succeeded(now, Rejections::default());
     let view = report.status.view();
     assert!(view.error.is_none());
     let (at, kind, text) = view.last_error.unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::endpoint::Rejected;
+use crate::endpoint::Rejections;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ pub struct SourceView {
     /// Errors since the start by kind: `server_error`, `timeout`, `decode`, …
     pub errors: BTreeMap<&'static str, Errors>,
     /// What the last full answer named and could not be used.
-    pub rejected: Vec<Rejected>,
+    pub rejected: Rejections,
 }
 
 /// Of one kind, since the start.
@@ -39,7 +39,7 @@ pub struct Errors {
 
 impl SourceStatus {
     /// The source answered in full at `now`, and `rejected` is what of it can't be used.
-    pub fn succeeded(&self, now: Instant, rejected: Vec<Rejected>) {
+    pub fn succeeded(&self, now: Instant, rejected: Rejections) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.last_success = Some(now);
         view.error = None;

@@ -10,7 +10,7 @@ use consul::{CheckStatus, HealthCheck, RejectedEntry, ServiceEntry};
 
 use crate::config::{Host, TIERS, Warning};
 use crate::discovery::instance::Instance;
-use crate::endpoint::{Registry, Rejected};
+use crate::endpoint::{Registry, Rejected, Rejections};
 
 /// Of what a check says, in characters before escapes: a health page may be long.
 const NOTE: usize = 200;
@@ -21,22 +21,22 @@ const LONGEST_ID: usize = 512;
 /// Those that can be used and those that can't, each with its reason.
 pub(super) fn all(
     entries: &[ServiceEntry],
-    undecoded: Vec<RejectedEntry>,
+    undecoded: &[RejectedEntry],
     warning: Warning,
-) -> (Vec<Instance>, Vec<Rejected>) {
-    let mut rejected: Vec<_> =
-        undecoded.into_iter().map(|entry| Rejected { id: bounded(&entry.id), why: bounded(&entry.why) }).collect();
+) -> (Vec<Instance>, Rejections) {
+    let undecoded = undecoded.iter().map(|entry| Rejected { id: bounded(&entry.id), why: bounded(&entry.why) });
+    let mut rejected: Rejections = undecoded.collect();
     let mut instances = Vec::with_capacity(entries.len());
     let mut ids = HashSet::with_capacity(entries.len());
     for entry in in_order(entries) {
         match one(entry, warning) {
             Ok(instance) if !ids.insert(Arc::clone(&instance.id)) => {
                 let why = "another instance has the same node and service id".to_owned();
-                rejected.push(Rejected { id: instance.id.to_string(), why });
+                rejected.push(|| Rejected { id: instance.id.to_string(), why });
             }
             Ok(instance) => instances.push(instance),
             Err(why) => {
-                rejected.push(Rejected { id: bounded(&format!("{}/{}", entry.node.node, entry.service.id)), why });
+                rejected.push(|| Rejected { id: bounded(&format!("{}/{}", entry.node.node, entry.service.id)), why })
             }
         }
     }

@@ -104,7 +104,7 @@ fn what_cannot_be_used_is_told_apart() {
     no_port.service.id = "web-2".to_owned();
     no_id.service.id.clear();
     let undecoded = vec![RejectedEntry { id: "entry 3".to_owned(), why: "no\tsense".to_owned() }];
-    let (instances, rejected) = all(&[good.clone(), no_port, good, no_id], undecoded, Warning::Serve);
+    let (instances, rejected) = all(&[good.clone(), no_port, good, no_id], &undecoded, Warning::Serve);
     assert_eq!(instances.iter().map(|instance| &*instance.id).collect::<Vec<_>>(), ["n1/web-1"]);
     let rejected: Vec<_> = rejected.iter().map(|rejected| (rejected.id.as_str(), rejected.why.as_str())).collect();
     assert_eq!(
@@ -119,12 +119,26 @@ fn what_cannot_be_used_is_told_apart() {
 }
 
 #[test]
+fn of_very_many_that_cannot_be_used_the_first_are_kept_and_all_are_counted() {
+    let entries: Vec<_> = (0..1_000)
+        .map(|place| {
+            let mut bad = entry(vec![]);
+            (bad.service.id, bad.service.port) = (format!("{place:04}"), 0);
+            bad
+        })
+        .collect();
+    let (_, rejected) = all(&entries, &[], Warning::Serve);
+    assert_eq!((rejected.len(), rejected.count()), (Rejections::MOST, 1_000));
+    assert_eq!(rejected[0].id, "n1/0000", "the same ones each time");
+}
+
+#[test]
 fn a_service_id_is_unique_per_node_only() {
     let (mut one, mut other) = (entry(vec![]), entry(vec![]));
     (one.node.node, other.node.node) = ("n1".to_owned(), "n2".to_owned());
-    let (instances, rejected) = all(&[other, one], Vec::new(), Warning::Serve);
+    let (instances, rejected) = all(&[other, one], &[], Warning::Serve);
     assert_eq!(instances.iter().map(|instance| &*instance.id).collect::<Vec<_>>(), ["n1/web-1", "n2/web-1"]);
-    assert_eq!(rejected, []);
+    assert_eq!(rejected.count(), 0);
 }
 
 #[test]
@@ -132,7 +146,7 @@ fn of_two_with_one_identity_it_is_always_the_same_one() {
     let (mut one, mut other) = (entry(vec![]), entry(vec![]));
     (one.service.address, other.service.address) = ("10.0.0.8".to_owned(), "10.0.0.9".to_owned());
     for entries in [[one.clone(), other.clone()], [other, one]] {
-        let (instances, rejected) = all(&entries, Vec::new(), Warning::Serve);
+        let (instances, rejected) = all(&entries, &[], Warning::Serve);
         assert_eq!(instances[0].host, Host::Ip("10.0.0.8".parse().unwrap()));
         assert_eq!((instances.len(), rejected.len()), (1, 1));
     }
@@ -147,7 +161,7 @@ fn no_identity_writes_log_lines() {
     ] {
         let mut bad = entry(vec![]);
         (bad.node.node, bad.service.id) = (node.to_owned(), service.to_owned());
-        let (instances, rejected) = all(&[bad], Vec::new(), Warning::Serve);
+        let (instances, rejected) = all(&[bad], &[], Warning::Serve);
         assert!(instances.is_empty());
         assert!(rejected[0].why.contains(why), "{}", rejected[0].why);
         assert!(!rejected[0].id.contains(char::is_control) && rejected[0].id.len() < 1000, "{}", rejected[0].id);

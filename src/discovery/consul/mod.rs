@@ -106,10 +106,12 @@ impl Catalog {
             Err(error) => return Ok(Err((error.kind(), one_line(&error)))),
         };
         // `known_leader` is not looked at: with streaming, healthy answers say that there is none.
-        let (instances, refused) = judge::all(&answer.value, answer.rejected, self.warning);
+        let (instances, mut refused) = judge::all(&answer.value, &answer.rejected, self.warning);
+        refused.add_unknown(answer.rejected_count - answer.rejected.len());
         if let (true, Some(first)) = (instances.is_empty(), refused.first()) {
             // One bad instance is skipped; a list of nothing else is not the same as an empty one.
-            let text = format!("none of {} instances can be used, such as {}: {}", refused.len(), first.id, first.why);
+            let text =
+                format!("none of {} instances can be used, such as {}: {}", refused.count(), first.id, first.why);
             return Ok(Err(("invalid", text)));
         }
         let went_back = index.answered(answer.index);
