@@ -159,9 +159,13 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// A newcomer reads it in one go; what is looked up belongs to `docs/`.
+/// A newcomer reads it in one go; what is looked up belongs to `docs/`. The table of metrics is not read but searched, and
+/// has a line for each of them.
 #[test]
 fn the_readme_stays_short() {
-    let length = page("README.md").len();
-    assert!(length <= 20_000, "README.md has {length} bytes");
+    let readme = page("README.md");
+    let (before, rest) = readme.split_once("<!-- metrics -->").unwrap();
+    let (_, after) = rest.split_once("<!-- /metrics -->").unwrap();
+    let length = before.len() + after.len();
+    assert!(length <= 11_500, "README.md has {length} bytes beside its metrics");
 }
