@@ -71,6 +71,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
             facts,
             standing: Standing::Up,
             reason: "bench".into(),
+            by_probe: false,
             since: SystemTime::now(),
             advice: None,
             ejected: None,

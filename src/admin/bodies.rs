@@ -208,7 +208,7 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with
         priority: view.priority,
         max_sessions: view.max_sessions,
         standing: view.standing.name(),
-        reason: view.reason.to_string(),
+        reason: backend.reason().to_string(),
         since: time(view.since),
         facts: FactsBody {
             operator: view.facts.operator.name(),

@@ -134,6 +134,25 @@ pub struct Report {
     pub streak: u32,
 }
 
+impl fmt::Display for Report {
+    /// `tcp connect 10.0.0.1:80: refused (3rd failure)`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.result.passed { "pass" } else { "failure" };
+        write!(f, "{} ({} {word})", self.result, ordinal(self.streak))
+    }
+}
+
+fn ordinal(n: u32) -> String {
+    let suffix = match (n % 10, n % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{n}{suffix}")
+}
+
 /// A part of a result as a bounded, printable piece of a line, whoever wrote it: patterns may have line ends, and the
 /// words of libraries may quote a peer.
 pub fn line(text: &str) -> String {
@@ -155,6 +174,12 @@ pub fn escaped(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ordinals() {
+        let all: Vec<_> = [1, 2, 3, 4, 11, 12, 13, 21, 22, 101, 111].map(ordinal).into();
+        assert_eq!(all.join(" "), "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 101st 111th");
+    }
 
     #[test]
     fn a_line_is_one_line_and_no_longer_than_a_screen() {

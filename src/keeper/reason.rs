@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::member::Member;
 use crate::endpoint::Registry;
-use crate::health::{ProbeState, Report, Wish};
+use crate::health::{ProbeState, Wish};
 use crate::standing::{Facts, Guard, Operator, Standing};
 
 /// What decides the standing: while it is the same, so is the reason.
@@ -49,7 +49,8 @@ impl Cause {
             Self::Held => "held: it left the registry while that was in trouble, and its own probes pass".to_owned(),
             Self::Unchecked => "no active check".to_owned(),
             Self::Probe(_) => {
-                member.backend.last_report().map_or_else(|| "no probe has finished yet".to_owned(), |r| judged(&r))
+                let report = member.backend.last_report();
+                report.map_or_else(|| "no probe has finished yet".to_owned(), |report| report.to_string())
             }
             Self::Ejected => member.ejected_because.clone(),
             Self::Damped => {
@@ -69,33 +70,6 @@ fn by_agent(facts: &Facts) -> bool {
     facts.agent != Wish::Ready && facts.operator == Operator::Ready && !overruled
 }
 
-fn judged(report: &Report) -> String {
-    let word = if report.result.passed { "pass" } else { "failure" };
-    format!("{} ({} {word})", report.result, ordinal(report.streak))
-}
-
 fn with_note(text: &str, note: Option<&str>) -> String {
     note.map_or_else(|| text.to_owned(), |note| format!("{text}: {note}"))
-}
-
-fn ordinal(n: u32) -> String {
-    let suffix = match (n % 10, n % 100) {
-        (_, 11..=13) => "th",
-        (1, _) => "st",
-        (2, _) => "nd",
-        (3, _) => "rd",
-        _ => "th",
-    };
-    format!("{n}{suffix}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ordinal;
-
-    #[test]
-    fn ordinals() {
-        let all: Vec<_> = [1, 2, 3, 4, 11, 12, 13, 21, 22, 101, 111].map(ordinal).into();
-        assert_eq!(all.join(" "), "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 101st 111th");
-    }
 }

@@ -47,8 +47,10 @@ pub struct View {
     pub facts: Facts,
     /// What they come to.
     pub standing: Standing,
-    /// Why, for people.
+    /// Why it became this one, for people.
     pub reason: Arc<str>,
+    /// The reason is what a probe found: [`Backend::reason`] has the newest.
+    pub by_probe: bool,
     /// When the standing became this one.
     pub since: SystemTime,
     /// What its agent asked for last.
@@ -147,6 +149,15 @@ impl Backend {
     /// The last probe's report.
     pub fn last_report(&self) -> Option<Report> {
         self.last_report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Why its standing is what it is now: where a probe decides, what the last one found.
+    pub fn reason(&self) -> Arc<str> {
+        let view = self.view.load();
+        match self.last_report().filter(|_| view.by_probe) {
+            Some(report) => report.to_string().into(),
+            None => Arc::clone(&view.reason),
+        }
     }
 
     /// For the keeper: keeps and counts a report; `None` forgets the last one (the address changed).

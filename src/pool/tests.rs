@@ -32,6 +32,7 @@ pub(super) fn view(standing: Standing, weight: u16) -> View {
         facts,
         standing,
         reason: "test".into(),
+        by_probe: false,
         since: SystemTime::UNIX_EPOCH,
         advice: None,
         ejected: None,

@@ -62,8 +62,11 @@ fn judged(body: &[u8]) -> Result<String, Miss> {
         text.map(|(_, text)| text).unwrap_or_default()
     };
     let (code, text) = (field(b'C'), field(b'M'));
+    // The severity, or else whatever it is: a pooler in front may say no more.
+    let text = [text, field(b'S'), body].into_iter().find(|text| !text.is_empty()).unwrap_or_default();
     // A code is five letters; more of it is no code.
-    let got = format!("{} {}", code[..code.len().min(5)].escape_ascii(), escaped(text));
+    let code_shown = code[..code.len().min(5)].escape_ascii().to_string();
+    let got = [code_shown, escaped(text)].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
     // Invalid authorization; no such database.
     if code.starts_with(b"28") || code == b"3D000" { Ok(got) } else { Err(Miss::Failed(got)) }
 }

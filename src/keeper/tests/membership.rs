@@ -228,6 +228,32 @@ fn the_reason_follows_what_decides_even_where_the_standing_stays() {
 }
 
 #[test]
+fn the_reason_that_is_shown_is_the_last_result_and_costs_no_publication() {
+    let mut bench = Bench::up(TCP, &["a"]);
+    for _ in 0..3 {
+        bench.probe("a", false);
+    }
+    let (backend, published) = (bench.backend("a").unwrap(), bench.view("a"));
+    for _ in 0..81 {
+        bench.probe("a", false);
+    }
+    assert_eq!(&*backend.reason(), "http GET /health: status 503, wanted 200-399 (84th failure)");
+    bench.probe("a", true);
+    assert_eq!(
+        &*backend.reason(),
+        "http GET /health: status 200 (1st pass)",
+        "the last one, although it is still down"
+    );
+    assert!(Arc::ptr_eq(&backend.view(), &published));
+    assert!(published.reason.ends_with("(3rd failure)"), "the log and the history keep what made it so");
+
+    // What decides is something else: it is that something's word.
+    bench.set_of(vec![Endpoint { registry: Registry::Critical, note: Some("disk".into()), ..endpoint("a") }]);
+    bench.probe("a", false);
+    assert_eq!(&*backend.reason(), "the registry says critical: disk");
+}
+
+#[test]
 fn an_equal_set_changes_nothing() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
     let before = (bench.view("a"), bench.backend("a").unwrap().stats.changes.load(SeqCst));

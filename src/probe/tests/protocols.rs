@@ -158,6 +158,9 @@ async fn postgresql_is_ready_or_says_why_not() {
         (error("SFATAL\0C53300\0Msorry, too many clients\0"), false, r#"53300 "sorry, too many clients""#),
         (error("SFATAL\0C28000\0Mno pg_hba.conf entry\0"), true, r#"28000 "no pg_hba.conf entry""#),
         (error("SFATAL\0C3D000\0Mno such\0"), true, r#"3D000 "no such""#),
+        (error("SFATAL\0"), false, r#""FATAL""#),
+        (error("SFATAL\0C57P01\0"), false, r#"57P01 "FATAL""#),
+        (error("Hsomething\0"), false, r#""Hsomething\x00\x00""#),
         (error(&format!("C53300{}\0Mfull\0", "x".repeat(4_000))), false, r#"53300 "full""#),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec(), false, r#"not PostgreSQL, came "HTTP/"#),
     ] {
