@@ -41,3 +41,4 @@ mod smoke;
 mod support;
 mod survive;
 mod systemd;
+mod urgent;

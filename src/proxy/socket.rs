@@ -98,7 +98,9 @@ impl Socket {
         if let Some(watched) = self.watched.get() {
             return Ok(watched);
         }
-        let watched = watch(Rc::clone(&self.bare), Interest::READABLE | Interest::WRITABLE)?;
+        // Priority: urgent data, which says that a short read need not be the last one.
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        let watched = watch(Rc::clone(&self.bare), interest)?;
         Ok(self.watched.get_or_init(|| watched))
     }
 
@@ -155,19 +157,24 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Reads what there is, up to the size of `buffer`; 0 = FIN.
+    /// Reads what there is, up to the size of `buffer`; 0 = FIN. An urgent byte (RFC 6093) is skipped.
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let watched = self.watch()?;
         loop {
-            let mut readiness = ready!(self.watch()?.poll_read_ready(cx))?;
+            let mut readiness = ready!(watched.poll_read_ready(cx))?;
             match recv(self.bare(), &mut *buffer, RecvFlags::empty()) {
                 Ok((read, _)) => {
-                    // Less than was asked for: nothing is left, more comes with a new edge. FIN and errors stay set.
-                    if 0 < read && read < buffer.len() {
+                    // Less than was asked for: nothing is left, more comes with a new edge. FIN and errors stay set. Only
+                    // before an urgent byte a read ends early.
+                    if 0 < read && read < buffer.len() && !has_urgent(watched) {
                         readiness.clear_ready();
                     }
                     return Poll::Ready(Ok(read));
                 }
-                Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
+                Err(rustix::io::Errno::AGAIN) => {
+                    readiness.clear_ready();
+                    forget_urgent(watched);
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
             }
@@ -205,12 +212,15 @@ impl Socket {
         }
     }
 
-    /// Moves what there is, up to `most`, into an empty pipe; 0 = FIN.
+    /// Moves what there is, up to `most`, into an empty pipe; 0 = FIN, or an urgent byte: splice(2) does not get past one,
+    /// and calls it dry while the connection is open and FIN afterwards. [`Self::poll_read`] tells which.
     pub(super) fn poll_splice_to(&self, cx: &mut Context<'_>, pipe: &OwnedFd, most: usize) -> Poll<io::Result<usize>> {
+        let watched = self.watch()?;
         loop {
-            let mut readiness = ready!(self.watch()?.poll_read_ready(cx))?;
+            let mut readiness = ready!(watched.poll_read_ready(cx))?;
             match splice(self.bare(), None, pipe, None, most, SPLICE) {
                 Ok(read) => return Poll::Ready(Ok(read)),
+                Err(rustix::io::Errno::AGAIN) if has_urgent(watched) => return Poll::Ready(Ok(0)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Poll::Ready(Err(error.into())),
@@ -297,6 +307,16 @@ impl Socket {
     fn raw(&self) -> SockRef<'_> {
         SockRef::from(self.bare())
     }
+}
+
+/// Whether the loop has told of urgent data, or of FIN. Costs no system call.
+fn has_urgent(watched: &AsyncFd<Rc<Bare>>) -> bool {
+    watched.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+}
+
+/// All that had arrived has been read, and the urgent byte with it. Another one comes with an edge of its own.
+fn forget_urgent(watched: &AsyncFd<Rc<Bare>>) {
+    let _ = watched.try_io(Interest::PRIORITY, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
 fn met_itself(raw: &Raw, dialled: SocketAddr) -> io::Result<bool> {

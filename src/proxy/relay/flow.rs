@@ -139,7 +139,12 @@ impl Flow {
             if self.pace.is_bulk() && self.pipe.is_none() {
                 self.pipe = gear.pipes.take();
             }
-            let step = if self.pipe.is_some() { self.fill(cx, way) } else { self.copy(cx, way, gear, moved) };
+            let mut step = self.fill(cx, way);
+            let is_spliced = !matches!(step, Poll::Ready(Ok(0)));
+            // No pipe; or FIN, or urgent data, and splice(2) can't tell one from the other.
+            if !is_spliced {
+                step = self.copy(cx, way, gear, moved);
+            }
             match step {
                 // Once its error has been taken, a broken connection reads as ended.
                 Poll::Ready(Ok(0)) if self.state == State::Last => self.state = State::Cut,
@@ -151,7 +156,8 @@ impl Flow {
                 }
                 Poll::Ready(Err((broken, error))) => {
                     if broken == side {
-                        self.state = State::Cut;
+                        // splice(2) says it before the bytes behind urgent data.
+                        self.state = if is_spliced { State::Last } else { State::Cut };
                     }
                     return Turn::Broken(broken, error);
                 }
@@ -206,9 +212,9 @@ impl Flow {
         Poll::Ready(Ok(read))
     }
 
-    /// One fill of the empty pipe. Returns how much was read.
+    /// One fill of the empty pipe, if there is one. Returns how much was read; 0: it is to be copied.
     fn fill(&mut self, cx: &mut Context<'_>, (side, source, _): Way<'_>) -> Poll<Result<usize, (Side, io::Error)>> {
-        let Some(pipe) = &mut self.pipe else { return Poll::Pending };
+        let Some(pipe) = &mut self.pipe else { return Poll::Ready(Ok(0)) };
         pipe.poll_fill(cx, source).map_err(|error| (side, error))
     }
 

@@ -1,8 +1,8 @@
 //! Splicing: the kernel moves pages from one socket to the other through a pipe, and no byte enters this process
 //! (splice(2)). The door to the kernel's pipes.
 //!
-//! Rules, each learned the hard way by somebody: a pipe is drained to empty before the next fill, so EAGAIN on a fill can
-//! only mean that the source is dry; the nominal size of a pipe does not bound what is in flight; a pipe that is not empty
+//! Rules, each learned the hard way by somebody: a pipe is drained to empty before the next fill, so EAGAIN on a fill
+//! means that the source is dry, or that urgent data is next, which only recv(2) gets past; the nominal size of a pipe does not bound what is in flight; a pipe that is not empty
 //! is closed, never pooled, or one client's bytes would reach another; and when the kernel has no good pipe to give
 //! (unprivileged users get 64 MiB, then pipes of two pages) the direction copies.
 
@@ -129,7 +129,7 @@ impl Pipe {
         self.holds == 0
     }
 
-    /// Fills it, empty, with what the source has; 0 = FIN.
+    /// Fills it, empty, with what the source has; 0 = FIN or urgent data.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, source: &Socket) -> Poll<io::Result<usize>> {
         debug_assert!(self.is_empty());
         let result = source.poll_splice_to(cx, &self.into, SIZE);

@@ -160,10 +160,11 @@ impl Lanes {
         !self.heard.is_empty()
     }
 
-    /// Lets those leave whose source has broken behind what was received from it. A receive that goes on may give bytes
+    /// Lets those leave whose source has broken behind what was received from it, or has urgent data there. A receive that goes on may give bytes
     /// when the reset behind them is there already, and not say the reset, ever: where both were there when it was asked
     /// for, and on older kernels also where they came before it looked (liburing's issue 1549 is the like of it with FIN
-    /// on other sockets). A side that is sent something shows it by that; this is for those that are quiet then.
+    /// on other sockets). A side that is sent something shows it by that; this is for those that are quiet then. And it ends
+    /// before an urgent byte, however much is behind it.
     pub(super) fn look_behind(&mut self, raw: &mut Raw) {
         let heard = take(&mut self.heard);
         let mut looked = Vec::with_capacity(heard.len());
@@ -175,12 +176,12 @@ impl Lanes {
         }
         // Errors are told unasked.
         let socket = |&(key, direction): &(usize, usize)| &self.entries[key].ends[direction];
-        let mut polled: Vec<_> = looked.iter().map(|place| PollFd::new(socket(place), PollFlags::empty())).collect();
+        let mut polled: Vec<_> = looked.iter().map(|place| PollFd::new(socket(place), PollFlags::PRI)).collect();
         // A look, no wait. If it fails, nothing is known: the next bytes are the next occasion.
         let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
-        let broken = polled.iter().map(|polled| polled.revents().contains(PollFlags::ERR));
+        let broken = polled.iter().map(|polled| polled.revents().intersects(PollFlags::ERR | PollFlags::PRI));
         let broken: Vec<usize> = looked.iter().zip(broken).filter(|(_, is)| *is).map(|((key, _), _)| *key).collect();
-        // Where errors are in their place, behind the bytes, and read after them.
+        // Where errors are in their place, behind the bytes, and read after them; and urgent data is read past.
         broken.into_iter().for_each(|key| self.leave(raw, key));
     }
 
