@@ -47,13 +47,14 @@ const DOORS: &[(&str, &[&str])] = &[
     ("axum", &["admin/"]),
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/", "operator/", "cli/"]),
-    ("socket2", &["proxy/socket.rs", "proxy/option.rs"]),
+    ("socket2", &["proxy/socket.rs", "proxy/socket/listening.rs", "proxy/option.rs"]),
     ("libc", &["proxy/option.rs", "proxy/relay/ring/"]),
     (
         "rustix",
         &[
             "proxy/socket.rs",
             "proxy/socket/failure.rs",
+            "proxy/socket/listening.rs",
             "proxy/relay/splice.rs",
             "proxy/relay/ring/",
             "server/limits.rs",

@@ -1,7 +1,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use std::sync::Arc;
+
 use super::*;
 use crate::config;
+use crate::config::Listener;
 
 fn parsed(tcp: &str) -> Listener {
     let text = format!(
