@@ -14,6 +14,9 @@ pub struct Endpoint {
     pub id: Arc<str>,
     /// Where it listens, resolved.
     pub address: SocketAddr,
+    /// Where its host is a name: all the addresses of that, in the order in which they are tried, `address` among them.
+    /// Empty where an address is written.
+    pub candidates: Arc<[SocketAddr]>,
     /// Its share; 0 = nothing new. Already the one that goes with `registry`.
     pub weight: u16,
     /// Its tier: 0 is used first.
@@ -24,6 +27,16 @@ pub struct Endpoint {
     pub registry: Registry,
     /// Why the registry thinks so, for people: the name and output of the check that decided. Bounded by the source.
     pub note: Option<Arc<str>>,
+}
+
+impl Endpoint {
+    /// With `address` in use, if that is one of its candidates.
+    pub fn kept_at(mut self, address: SocketAddr) -> Self {
+        if self.candidates.contains(&address) {
+            self.address = address;
+        }
+        self
+    }
 }
 
 /// The registry's fact about a backend.

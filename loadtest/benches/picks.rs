@@ -42,6 +42,7 @@ fn endpoint(number: usize) -> Endpoint {
     Endpoint {
         id: format!("node/web-{number}").into(),
         address: SocketAddr::from((Ipv4Addr::new(10, 0, a, b), 80)),
+        candidates: [].into(),
         // Weights that are not all equal: the balancers have to compare.
         weight: 1 + u16::from(b % 4),
         priority: 0,
@@ -63,6 +64,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
             guard: Guard::None,
         };
         let view = View {
+            candidates: [].into(),
             address: endpoint.address,
             weight: endpoint.weight,
             share: u32::from(endpoint.weight) * SHARE_OF_WEIGHT,
@@ -123,7 +125,7 @@ fn membership(criterion: &mut Criterion) {
         let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn Send>);
         let (_changes, changes) = mpsc::unbounded_channel();
         let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
-        let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, inputs));
+        let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, Box::new(|_| ()), inputs));
         let mut next = whole.len();
         let apply = |endpoints: Vec<Endpoint>| {
             runtime.block_on(async {

@@ -74,6 +74,9 @@ struct RejectedBody {
 pub(super) struct BackendBody {
     pub(super) id: String,
     address: String,
+    /// Where its host is a name: all the addresses of that.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    candidates: Vec<String>,
     weight: u16,
     effective_weight: f64,
     priority: u8,
@@ -203,6 +206,7 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with
     BackendBody {
         id: backend.id.to_string(),
         address: view.address.to_string(),
+        candidates: view.candidates.iter().map(ToString::to_string).collect(),
         weight: view.weight,
         effective_weight: f64::from(view.share) / f64::from(SHARE_OF_WEIGHT),
         priority: view.priority,

@@ -52,7 +52,7 @@ pub use effective::masked;
 pub use error::{ConfigError, Report};
 pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
 pub use model::*;
-pub use pools::StaticBackend;
+pub use pools::{Resolve, StaticBackend};
 pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};
 
 pub(crate) use nearest::nearest;

@@ -15,7 +15,7 @@ use super::closing::Closing;
 use super::conduct::Conduct;
 use super::connect::{Connect, Queue, Timeouts};
 use super::header::{AcceptProxy, SendProxy};
-use super::pools::StaticBackend;
+use super::pools::{Resolve, StaticBackend};
 use super::process::{Log, Reload, Shutdown};
 
 /// The whole of `lb.toml`, validated.
@@ -87,6 +87,8 @@ pub struct Pool {
     /// Where the backends come from.
     #[serde(flatten)]
     pub source: Source,
+    /// How host names are looked up.
+    pub resolve: Resolve,
     /// The active health check.
     pub check: Arc<Check>,
     /// What asks each backend's own opinion beside it, always of kind `agent`; `None` = nobody does.

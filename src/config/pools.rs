@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::time::Duration;
 
 use serde::Serialize;
 use toml::Spanned;
@@ -10,13 +11,16 @@ use toml::Spanned;
 use super::agents::Agents;
 use super::checks::Checks;
 use super::conduct::TIERS;
-use super::faults::{Complaint, Reading, shown};
-use super::shape::{BackendShape, ConsulShape, PoolShape};
+use super::faults::{Complaint, Reading, Zero, shown};
+use super::shape::{BackendShape, ConsulShape, PoolShape, ResolveShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
     Balance, Consistency, ConsulSource, HostPort, Pool, Relay, SendProxy, Source, Warning, WhenAllDown, address,
     checks, closing, conduct, connect, header, sockets,
 };
+
+/// More often would be a load for the servers that know the names, and nobody would notice.
+const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 
 /// A few: what is kept is taken from the sessions.
 const MOST_PRECONNECTED: i64 = 1_000;
@@ -34,6 +38,19 @@ pub struct StaticBackend {
     pub priority: u8,
     /// Sessions at once.
     pub max_sessions: Option<u32>,
+}
+
+/// `resolve = { … }`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Resolve {
+    /// Between look-ups of a name while nothing speaks against its address.
+    pub refresh: Duration,
+}
+
+impl Default for Resolve {
+    fn default() -> Self {
+        Self { refresh: Duration::from_secs(30) }
+    }
 }
 
 pub(super) fn pool(
@@ -55,6 +72,7 @@ pub(super) fn pool(
         name: name.to_owned(),
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
+        resolve: resolve(shape.resolve.as_ref(), reading),
         conduct: conduct::conduct(shape, check.fall, reading),
         check,
         agent: checks::adviser(shape.agent.as_ref(), reading),
@@ -71,6 +89,18 @@ pub(super) fn pool(
         when_all_down: when_all_down(shape, reading),
         required: shape.required.unwrap_or(true),
     }
+}
+
+fn resolve(section: Option<&Section<ResolveShape>>, reading: &mut Reading<'_>) -> Resolve {
+    let written = section.and_then(|section| reading.duration("refresh", &section.shape.refresh, Zero::Refused));
+    let Some(refresh) = written else { return Resolve::default() };
+    if refresh < SHORTEST_REFRESH
+        && let Some(written) = section.and_then(|section| section.shape.refresh.as_ref())
+    {
+        let hint = "write at least \"1s\"; when an address fails its name is looked up at once, whatever this says";
+        reading.refuse(written.span(), "refresh", &shown(&written.get_ref().0), Complaint::new("too often", hint));
+    }
+    Resolve { refresh }
 }
 
 fn when_all_down(shape: &PoolShape, reading: &mut Reading<'_>) -> WhenAllDown {

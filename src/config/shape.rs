@@ -101,6 +101,7 @@ pub(super) struct PoolShape {
     pub(super) balance: Text,
     pub(super) backends: Option<Spanned<Vec<BackendEntry>>>,
     pub(super) consul: Option<Section<ConsulShape>>,
+    pub(super) resolve: Option<Section<ResolveShape>>,
     pub(super) check: Option<CheckEntry>,
     pub(super) agent: Option<Section<AdviserShape>>,
     pub(super) connect: Option<Section<ConnectShape>>,
@@ -128,6 +129,12 @@ pub(super) struct PoolShape {
     pub(super) overprovisioning: Decimal,
     pub(super) panic_threshold: Number,
     pub(super) backend_max_sessions: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ResolveShape {
+    pub(super) refresh: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,18 +3,23 @@
 
 use std::future::{Future, pending};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Instant;
+
+use tokio::sync::mpsc;
 
 use super::instance::{self, Instance};
 use super::names::{Looked, Names};
 use super::outlet::{Gone, Outlet};
 use super::report::Report;
-use super::resolver::Resolver;
+use crate::config::Resolve;
 use crate::endpoint::{Rejections, Update};
 
 pub(super) struct Feed {
     report: Report,
     names: Names,
+    /// Ids of instances whose address fails.
+    failing: mpsc::Receiver<Arc<str>>,
     outlet: Outlet,
     instances: Vec<Instance>,
     /// What the source named and could not be made an instance.
@@ -25,20 +30,14 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(report: Report, resolver: Resolver, outlet: Outlet) -> Self {
-        Self {
-            report,
-            names: Names::new(resolver),
-            outlet,
-            instances: Vec::new(),
-            refused: Rejections::default(),
-            hold: None,
-            trouble: false,
-        }
+    pub(super) fn new(report: Report, names: Names, outlet: Outlet, failing: mpsc::Receiver<Arc<str>>) -> Self {
+        let (instances, refused) = (Vec::new(), Rejections::default());
+        Self { report, names, failing, outlet, instances, refused, hold: None, trouble: false }
     }
 
     /// Another source from now on; what the last one had trouble with is past.
-    pub(super) fn begin_again(&mut self, source: &'static str) {
+    pub(super) fn begin_again(&mut self, source: &'static str, resolve: Resolve) {
+        self.names.refresh_as(resolve);
         self.trouble = false;
         self.hold = None;
         self.report.begin_again(source);
@@ -99,6 +98,12 @@ impl Feed {
                     self.hold = None;
                     self.resend().await?;
                 }
+                Some(id) = self.failing.recv() => {
+                    let instance = self.instances.iter().find(|instance| instance.id == id);
+                    if let Some(name) = instance.and_then(Instance::name) {
+                        self.names.hurry(name);
+                    }
+                }
                 looked = self.names.news() => self.learned(looked).await?,
             }
         }
@@ -130,7 +135,7 @@ impl Feed {
     /// Sends the set as it is now, and says what is rejected; `None` if there is nothing that could be sent.
     async fn publish(&mut self) -> Result<Option<Rejections>, Gone> {
         let (names, outlet) = (&self.names, &self.outlet);
-        let assembled = instance::assemble(&self.instances, |name| names.known(name), |id| outlet.address(id));
+        let assembled = instance::assemble(&self.instances, |name| names.known(name), |id| outlet.last_of(id));
         // Not knowing any address is not the same as knowing that there is none.
         if assembled.endpoints.is_empty() && !self.instances.is_empty() {
             return Ok(None);

@@ -29,24 +29,31 @@ pub(super) struct Assembled {
     pub(super) rejected: Rejections,
 }
 
-/// An instance whose name has no address (yet) keeps the one that it had under its id, if it had one.
+/// An instance whose name has no address (yet) stays where the endpoint was that it had, if it had one.
 pub(super) fn assemble<'a>(
     instances: &[Instance],
     known: impl Fn(&str) -> Known<'a>,
-    before: impl Fn(&str) -> Option<IpAddr>,
+    before: impl Fn(&str) -> Option<&'a Endpoint>,
 ) -> Assembled {
     let mut assembled = Assembled::default();
     for instance in instances {
-        let (ip, why) = match &instance.host {
-            Host::Ip(ip) => (Some(*ip), None),
+        let why = match &instance.host {
+            Host::Ip(ip) => {
+                assembled.endpoints.push(instance.at(*ip, &[]));
+                continue;
+            }
             Host::Name(name) => match known(name) {
-                Known::Address(ip) => (Some(ip), None),
-                Known::Pending => (before(&instance.id), None),
-                Known::Failed(why) => (before(&instance.id), Some(format!("can't resolve {name}: {why}"))),
+                Known::Addresses(ips) => {
+                    assembled.endpoints.extend(ips.first().map(|first| instance.at(*first, ips)));
+                    continue;
+                }
+                Known::Pending => None,
+                Known::Failed(why) => Some(format!("can't resolve {name}: {why}")),
             },
         };
-        if let Some(ip) = ip {
-            assembled.endpoints.push(instance.at(ip));
+        if let Some(before) = before(&instance.id) {
+            let ips: Vec<_> = before.candidates.iter().map(SocketAddr::ip).collect();
+            assembled.endpoints.push(instance.at(before.address.ip(), &ips));
         } else if let Some(why) = why {
             assembled.rejected.push(|| Rejected { id: instance.id.to_string(), why });
         }
@@ -55,10 +62,12 @@ pub(super) fn assemble<'a>(
 }
 
 impl Instance {
-    fn at(&self, ip: IpAddr) -> Endpoint {
+    /// `candidates` are the addresses of its name; none where it has no name.
+    fn at(&self, ip: IpAddr, candidates: &[IpAddr]) -> Endpoint {
         Endpoint {
             id: Arc::clone(&self.id),
             address: SocketAddr::new(ip, self.port),
+            candidates: candidates.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect(),
             weight: self.weight,
             priority: self.priority,
             max_sessions: self.max_sessions,
@@ -97,12 +106,15 @@ mod tests {
     fn a_name_without_an_address_keeps_the_last_one() {
         let old: IpAddr = "10.0.0.1".parse().unwrap();
         let instances = [named("kept", "gone"), named("bad", "gone"), named("new", "slow"), named("good", "good")];
+        let good: [IpAddr; 1] = ["10.0.0.9".parse().unwrap()];
         let known = |name: &str| match name {
             "gone" => Known::Failed("nothing there"),
             "slow" => Known::Pending,
-            _ => Known::Address("10.0.0.9".parse().unwrap()),
+            _ => Known::Addresses(&good),
         };
-        let assembled = assemble(&instances, known, |id| (id == "kept").then_some(old));
+        let kept = named("kept", "gone").at(old, &[old]);
+        let before = |id: &str| (id == "kept").then_some(&kept);
+        let assembled = assemble(&instances, known, before);
         let ids: Vec<_> = assembled.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.address.ip())).collect();
         assert_eq!(ids, [("kept", old), ("good", "10.0.0.9".parse().unwrap())]);
         let why = "can't resolve gone: nothing there".to_owned();

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use crate::config::{ConsulAgent, Pool, Source, StaticBackend};
+use crate::config::{ConsulAgent, Pool, Resolve, Source, StaticBackend};
 use crate::endpoint::Update;
 use crate::pool::SourceStatus;
 
@@ -28,6 +28,7 @@ use self::agents::Agents;
 pub use self::agents::{AgentError, Renewed};
 use self::consul::{Catalog, Tuning};
 use self::feed::Feed;
+use self::names::Names;
 use self::outlet::Outlet;
 use self::report::Report;
 use self::resolver::Resolver;
@@ -50,11 +51,11 @@ impl Discovery {
         Self { agents: Agents::new(tuning.margin), resolver, tuning }
     }
 
-    /// What follows `source` for `pool`, once it is run.
+    /// What follows `source` for `pool`, once it is run, and looks up names as `resolve` says.
     ///
     /// # Errors
     /// Settings that can never work, such as a CA file that can't be read. An agent that is not there is no error.
-    pub fn source(&mut self, pool: &str, source: &Source) -> Result<Follower, SourceError> {
+    pub fn source(&mut self, pool: &str, source: &Source, resolve: Resolve) -> Result<Follower, SourceError> {
         let followed = match source {
             Source::Static(backends) => Followed::Static(backends.clone()),
             Source::Consul(source) => {
@@ -65,7 +66,7 @@ impl Discovery {
                 Followed::Consul(Box::new(Catalog::new(agent, source, self.tuning)))
             }
         };
-        Ok(Follower { pool: pool.into(), source: source.kind(), resolver: self.resolver.clone(), followed })
+        Ok(Follower { pool: pool.into(), source: source.kind(), resolver: self.resolver.clone(), resolve, followed })
     }
 
     /// Forgets the agents that none of these pools asks; who still follows one keeps it.
@@ -122,6 +123,7 @@ pub struct Follower {
     pool: Arc<str>,
     source: &'static str,
     resolver: Resolver,
+    resolve: Resolve,
     followed: Followed,
 }
 
@@ -135,7 +137,7 @@ impl Follower {
     /// anything is known. How it goes is in `status`. No error ends it and none is a set.
     ///
     /// What comes through `others` takes this one's place: what is known stays until the new source says otherwise, and
-    /// names keep their addresses.
+    /// names keep their addresses. An id that comes through `failing` has its name looked up soon.
     ///
     /// Returns once the receiver is gone. Cancel safe: dropping it aborts what is under way.
     pub async fn run(
@@ -143,9 +145,10 @@ impl Follower {
         status: Arc<SourceStatus>,
         updates: mpsc::Sender<Update>,
         mut others: mpsc::UnboundedReceiver<Self>,
+        failing: mpsc::Receiver<Arc<str>>,
     ) {
         let report = Report::new(self.pool, self.source, status);
-        let mut feed = Feed::new(report, self.resolver, Outlet::new(updates));
+        let mut feed = Feed::new(report, Names::new(self.resolver, self.resolve), Outlet::new(updates), failing);
         let mut followed = self.followed;
         loop {
             // The only reason to stop is that nobody listens, and whoever stopped listening knows.
@@ -160,7 +163,7 @@ impl Follower {
                 Some(other) = others.recv() => other,
                 _gone = follow => return,
             };
-            feed.begin_again(other.source);
+            feed.begin_again(other.source, other.resolve);
             followed = other.followed;
         }
     }

@@ -1,5 +1,5 @@
-//! The addresses of the host names of one pool, kept fresh: looked up every 30 s, sooner after a failure.
-//! A name keeps its address while that is still among the answers, and while there is no answer.
+//! The addresses of the host names of one pool, kept fresh: looked up every `resolve.refresh`, sooner after a failure.
+//! A name keeps its addresses, in their order, while they are among the answers, and while there is no answer.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -8,11 +8,19 @@ use std::net::IpAddr;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::pace::Backoff;
+use super::pace::{Backoff, Bucket};
 use super::resolver::{Resolver, Times};
+use crate::config::Resolve;
+
+/// Look-ups at once of a name whose address fails, before they are rationed.
+const HURRIES: u32 = 3;
+
+/// Addresses of a name that are used: each may be probed, and no name of a service has more.
+const MOST_ADDRESSES: usize = 32;
 
 pub(super) struct Names {
     resolver: Resolver,
+    resolve: Resolve,
     known: BTreeMap<String, Name>,
     /// Look-ups under way; dropped with this, they end.
     running: JoinSet<(String, Result<Vec<IpAddr>, String>)>,
@@ -20,10 +28,15 @@ pub(super) struct Names {
 }
 
 struct Name {
-    address: Option<IpAddr>,
+    /// Empty = it was never resolved.
+    addresses: Vec<IpAddr>,
     /// What the last look-up said, if it failed.
     failure: Option<String>,
     retry: Backoff,
+    /// For look-ups out of turn.
+    hurries: Bucket,
+    /// One is to come.
+    hurried: bool,
     /// `None` = a look-up is under way.
     due: Option<Instant>,
 }
@@ -31,8 +44,8 @@ struct Name {
 /// What is known of a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Known<'a> {
-    /// Its address, be it an old one.
-    Address(IpAddr),
+    /// Its addresses, be they old ones; at least one.
+    Addresses(&'a [IpAddr]),
     /// The first look-up is not over.
     Pending,
     /// Never resolved, for this reason.
@@ -47,8 +60,26 @@ pub(super) struct Looked {
 }
 
 impl Names {
-    pub(super) fn new(resolver: Resolver) -> Self {
-        Self { resolver, known: BTreeMap::new(), running: JoinSet::new(), random: fastrand::Rng::new() }
+    pub(super) fn new(resolver: Resolver, resolve: Resolve) -> Self {
+        Self { resolver, resolve, known: BTreeMap::new(), running: JoinSet::new(), random: fastrand::Rng::new() }
+    }
+
+    /// As often from now on.
+    pub(super) fn refresh_as(&mut self, resolve: Resolve) {
+        self.resolve = resolve;
+        let due = Instant::now() + resolve.refresh;
+        for name in self.known.values_mut() {
+            name.due = name.due.map(|at| at.min(due));
+        }
+    }
+
+    /// An address of it fails: it is looked up as soon as it may.
+    pub(super) fn hurry(&mut self, name: &str) {
+        let Some(name) = self.known.get_mut(name) else { return };
+        let (false, Some(due)) = (name.hurried, name.due) else { return };
+        let now = Instant::now();
+        name.due = Some(due.min(now + name.hurries.take(now)));
+        name.hurried = true;
     }
 
     /// From now on these and no others.
@@ -64,7 +95,7 @@ impl Names {
     /// What is known of one of the wanted names.
     pub(super) fn known(&self, name: &str) -> Known<'_> {
         match self.known.get(name) {
-            Some(Name { address: Some(address), .. }) => Known::Address(*address),
+            Some(Name { addresses, .. }) if !addresses.is_empty() => Known::Addresses(addresses),
             Some(Name { failure: Some(why), .. }) => Known::Failed(why),
             _ => Known::Pending,
         }
@@ -106,7 +137,7 @@ impl Names {
     fn start_due(&mut self, now: Instant) -> Option<Instant> {
         for (name, state) in &mut self.known {
             if state.due.is_some_and(|due| due <= now) {
-                state.due = None;
+                (state.due, state.hurried) = (None, false);
                 let (resolver, name) = (self.resolver.clone(), name.clone());
                 self.running.spawn(async move {
                     let result = resolver.look_up(name.clone()).await;
@@ -128,15 +159,14 @@ impl Names {
         let Some(state) = self.known.get_mut(&name) else { return false };
         match result {
             Ok(addresses) => {
-                state.due =
-                    Some(Instant::now() + self.resolver.times.refresh.mul_f64(self.random.f64().mul_add(0.2, 0.9)));
+                // Spread over a fifth of it, so that names that came together part.
+                state.due = Some(Instant::now() + self.resolve.refresh.mul_f64(self.random.f64().mul_add(0.2, 0.9)));
                 state.retry.reset();
                 let recovered = state.failure.take().is_some();
-                if state.address.is_some_and(|address| addresses.contains(&address)) {
-                    return recovered;
-                }
-                state.address = addresses.first().copied();
-                true
+                let addresses = merged(&state.addresses, &addresses);
+                let changed = state.addresses != addresses;
+                state.addresses = addresses;
+                recovered || changed
             }
             Err(why) => {
                 state.due = Some(Instant::now() + state.retry.next(&mut self.random));
@@ -151,10 +181,23 @@ impl Names {
 impl Name {
     fn new(times: Times) -> Self {
         Self {
-            address: None,
+            addresses: Vec::new(),
             failure: None,
             retry: Backoff::new(times.retry_first, times.retry_last),
+            hurries: Bucket::new(HURRIES, times.hurry),
+            hurried: false,
             due: Some(Instant::now()),
         }
     }
+}
+
+/// What was there stays in its order, since servers turn theirs round with each answer; what is new comes behind.
+fn merged(before: &[IpAddr], answer: &[IpAddr]) -> Vec<IpAddr> {
+    let mut merged: Vec<_> = before.iter().copied().filter(|address| answer.contains(address)).collect();
+    for address in answer {
+        if !merged.contains(address) && merged.len() < MOST_ADDRESSES {
+            merged.push(*address);
+        }
+    }
+    merged
 }

@@ -1,9 +1,5 @@
 //! The way out to the keeper: passes on a set only if it is not the one that was sent last.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
-use std::sync::Arc;
-
 use tokio::sync::mpsc;
 
 use crate::endpoint::{Endpoint, Update};
@@ -15,12 +11,11 @@ pub(super) struct Gone;
 pub(super) struct Outlet {
     updates: mpsc::Sender<Update>,
     last: Option<Update>,
-    addresses: HashMap<Arc<str>, IpAddr>,
 }
 
 impl Outlet {
     pub(super) fn new(updates: mpsc::Sender<Update>) -> Self {
-        Self { updates, last: None, addresses: HashMap::new() }
+        Self { updates, last: None }
     }
 
     /// Sends it unless it is what the receiver has.
@@ -31,7 +26,6 @@ impl Outlet {
             return Ok(());
         }
         self.updates.send(update.clone()).await.map_err(|_| Gone)?;
-        self.addresses = update.endpoints.iter().map(|e| (Arc::clone(&e.id), e.address.ip())).collect();
         self.last = Some(update);
         Ok(())
     }
@@ -41,9 +35,11 @@ impl Outlet {
         self.last.as_ref().map(|update| update.endpoints.as_slice())
     }
 
-    /// The address that was sent last for an id.
-    pub(super) fn address(&self, id: &str) -> Option<IpAddr> {
-        self.addresses.get(id).copied()
+    /// What was sent last for an id.
+    pub(super) fn last_of(&self, id: &str) -> Option<&Endpoint> {
+        let last = self.last()?;
+        let at = last.binary_search_by(|endpoint| (*endpoint.id).cmp(id)).ok()?;
+        last.get(at)
     }
 
     /// Returns when nobody listens any more. Cancel safe.

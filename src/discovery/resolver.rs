@@ -29,21 +29,21 @@ pub(super) struct Resolver {
 pub(super) struct Times {
     /// For one look-up. The system's resolver gives up after some 10 s per server; what takes longer is asked again.
     pub(super) limit: Duration,
-    /// Between look-ups of a name; spread over a fifth of it, so that names that came together part.
-    pub(super) refresh: Duration,
     /// After the first failure in a row.
     pub(super) retry_first: Duration,
     /// After many.
     pub(super) retry_last: Duration,
+    /// Between look-ups of a name whose address fails, after the first few.
+    pub(super) hurry: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         Self {
             limit: Duration::from_secs(5),
-            refresh: Duration::from_secs(30),
             retry_first: Duration::from_secs(1),
             retry_last: Duration::from_secs(15),
+            hurry: Duration::from_secs(5),
         }
     }
 }

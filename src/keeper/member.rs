@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::addresses::{Doubt, Left};
 use super::reason::Cause;
 use super::{Probed, Watch};
 use crate::config::{self, Check, CheckKind, Conduct};
@@ -41,6 +42,10 @@ pub(super) struct Member {
     pub(super) probe: Option<Box<dyn Send>>,
     /// The check is new, and the state is still the old one's.
     pub(super) inherited: bool,
+    /// Whether its address works, and how the others of its name do; `None` = nothing speaks against it.
+    pub(super) doubt: Option<Doubt>,
+    /// Where sessions failed before they do so here.
+    pub(super) left: Left,
 }
 
 impl Member {
@@ -58,6 +63,7 @@ impl Member {
         // In nobody's way until its facts are complete.
         let view = View {
             address: endpoint.address,
+            candidates: Arc::clone(&endpoint.candidates),
             weight: endpoint.weight,
             share: 0,
             priority: endpoint.priority,
@@ -89,22 +95,37 @@ impl Member {
             forget_at: None,
             probe: None,
             inherited: false,
+            doubt: None,
+            left: Left::default(),
         }
     }
 
     /// A new address, or back after it had left: health starts from nothing.
     pub(super) fn begin_again(&mut self, pool: &Pool, watch: &Watch, address: SocketAddr) {
+        self.forget_health();
+        let settings = pool.settings();
+        let unchecked = settings.check.kind == CheckKind::None;
+        self.facts.probe = (!unchecked).then_some(ProbeState::Unproven);
+        self.probe_by(&settings, watch, address);
+    }
+
+    /// At another address, which `probe` has found to work.
+    pub(super) fn go_on_at(&mut self, probe: Box<dyn Send>, report: Report) {
+        self.forget_health();
+        self.facts.probe = Some(report.state);
+        self.backend.keep_report(Some(report));
+        self.probe = Some(probe);
+    }
+
+    fn forget_health(&mut self) {
         self.facts.passive = Passive::Ok;
         self.outlier = Outlier::new();
         self.backend.forgive();
         self.backend.keep_report(None);
         self.take_advice(None);
         self.inherited = false;
+        self.doubt = None;
         self.probe = None;
-        let settings = pool.settings();
-        let unchecked = settings.check.kind == CheckKind::None;
-        self.facts.probe = (!unchecked).then_some(ProbeState::Unproven);
-        self.probe_by(&settings, watch, address);
     }
 
     /// Probed by another check from now on; what the old one had found out holds until the new one says otherwise.
@@ -130,12 +151,16 @@ impl Member {
 
     /// What a probe says counts, unless it is the first word of a new check against what the old one had found out.
     pub(super) fn take_state(&mut self, check: &Check, report: &Report) {
+        let state = self.state_by(check, report);
+        self.inherited &= state != Some(report.state);
+        self.facts.probe = state;
+    }
+
+    /// The state that a report leads to.
+    pub(super) fn state_by(&self, check: &Check, report: &Report) -> Option<ProbeState> {
         let enough = if report.result.passed { check.rise } else { check.fall };
-        if self.inherited && self.facts.probe != Some(report.state) && report.streak < enough {
-            return;
-        }
-        self.inherited = false;
-        self.facts.probe = Some(report.state);
+        let is_first_word = self.inherited && self.facts.probe != Some(report.state) && report.streak < enough;
+        if is_first_word { self.facts.probe } else { Some(report.state) }
     }
 
     pub(super) fn take_advice(&mut self, advice: Option<Advice>) {
@@ -188,6 +213,7 @@ impl Member {
         let ejection = self.outlier.ejection().filter(|_| standing != Standing::Removed);
         View {
             address: self.endpoint.address,
+            candidates: Arc::clone(&self.endpoint.candidates),
             weight: self.weight,
             share: self.share(),
             priority: self.endpoint.priority,

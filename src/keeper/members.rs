@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use super::departed::Departed;
 use super::member::Member;
 use super::reason::Cause;
-use super::{Probed, Watch, together};
+use super::{LookUp, Probed, Watch, together};
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::{Advice, Damping, Outlier, ProbeState, Release, slow_start};
 use crate::operator::Ledger;
@@ -28,7 +28,8 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// See the module.
 pub(super) struct Members {
     pub(super) pool: Arc<Pool>,
-    watch: Watch,
+    pub(super) watch: Watch,
+    pub(super) look_up: LookUp,
     /// What operators want.
     pub(super) ledger: Ledger,
     pub(super) members: BTreeMap<Arc<str>, Member>,
@@ -55,6 +56,7 @@ impl Members {
         Self {
             pool,
             watch,
+            look_up: Box::new(|_| ()),
             ledger,
             members: BTreeMap::new(),
             deadlines: BinaryHeap::new(),
@@ -106,7 +108,7 @@ impl Members {
         if let Some(watch) = watch {
             self.watch = watch;
             for member in self.members.values_mut().filter(|member| member.probe.is_some()) {
-                member.probe = None;
+                (member.probe, member.doubt) = (None, None);
                 member.go_on_with(&self.pool, &self.watch);
             }
         }
@@ -123,10 +125,19 @@ impl Members {
     /// A probe finished.
     pub(super) fn report(&mut self, now: Instant, probed: Probed) {
         let Some(member) = self.members.get_mut(&probed.id) else { return };
-        if member.endpoint.address != probed.address || member.probe.is_none() {
+        if member.probe.is_none() {
+            return;
+        }
+        if member.endpoint.address != probed.address {
+            self.other_reported(now, probed);
             return;
         }
         self.pool.probe_time.observe(probed.report.result.duration);
+        if self.weigh_addresses(now, &probed) {
+            self.weigh(now);
+            return;
+        }
+        let Some(member) = self.members.get_mut(&probed.id) else { return };
         let before = member.facts;
         let settings = self.pool.settings();
         member.take_state(&settings.check, &probed.report);
@@ -191,6 +202,7 @@ impl Members {
             member.damping.lift();
             self.settle(now, id);
         }
+        self.look_around_unproven(id);
         self.look_at_ejection(now, id);
     }
 
@@ -201,6 +213,7 @@ impl Members {
             self.add(now, endpoint);
             return;
         };
+        let endpoint = endpoint.kept_at(member.endpoint.address);
         let moved = member.endpoint.address != endpoint.address;
         let same = member.endpoint == endpoint && member.facts.registry == endpoint.registry && member.probe.is_some();
         if same {
@@ -217,6 +230,7 @@ impl Members {
         if moved {
             member.damping = Damping::new();
         }
+        self.addresses_changed(now, &id);
         self.settle(now, &id);
     }
 
@@ -226,6 +240,7 @@ impl Members {
         let mut member = Member::new(&self.pool, endpoint);
         member.begin_again(&self.pool, &self.watch, address);
         self.members.insert(Arc::clone(&id), member);
+        self.addresses_changed(now, &id);
         self.settle(now, &id);
     }
 
@@ -257,7 +272,7 @@ impl Members {
         member.facts.registry = Registry::Absent;
         member.outlier = Outlier::new();
         member.held_until = None;
-        member.probe = None;
+        (member.probe, member.doubt) = (None, None);
         self.remember(now, id);
         self.settle(now, id);
     }

@@ -1,6 +1,7 @@
 //! Merges what discovery, probes and sessions say about a pool's backends. One task per pool, the only writer of its
 //! membership and facts. The decisions are in `members`, which knows no clock and no channel; this file feeds it.
 
+mod addresses;
 mod departed;
 mod member;
 mod members;
@@ -25,6 +26,9 @@ use members::Members;
 
 /// Starts the probe of a backend; dropping what it returns ends the interest.
 pub type Watch = Box<dyn Fn(&Arc<str>, SocketAddr) -> Box<dyn Send> + Send>;
+
+/// Asks for the addresses of a backend's name, because the one in use fails. How often is the other side's to bound.
+pub type LookUp = Box<dyn Fn(&Arc<str>) + Send>;
 
 /// A probe's report, and on whom.
 #[derive(Clone, Debug)]
@@ -75,8 +79,9 @@ pub struct Inputs {
 ///
 /// # Cancel safety
 /// May be dropped at any time: what was applied stays, probes end.
-pub async fn run(pool: Arc<Pool>, watch: Watch, mut inputs: Inputs) {
+pub async fn run(pool: Arc<Pool>, watch: Watch, look_up: LookUp, mut inputs: Inputs) {
     let mut members = Members::new(pool, watch, fastrand::Rng::new());
+    members.look_up = look_up;
     loop {
         let deadline = members.next_deadline();
         tokio::select! {

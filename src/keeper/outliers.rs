@@ -10,7 +10,7 @@ use tracing::{debug, info};
 
 use super::members::Members;
 use crate::config::OutlierMode;
-use crate::health::{Evidence, Release, most_ejected};
+use crate::health::{Evidence, Failing, Release, most_ejected};
 use crate::metrics::Detection;
 use crate::pool::Testimony;
 use crate::standing::{Passive, Standing};
@@ -29,6 +29,14 @@ impl Members {
         }
         let settings = self.pool.settings();
         let (rules, replays) = (settings.conduct.outliers, settings.replay.is_some());
+        if member.facts.passive == Passive::Ok
+            && matches!(evidence, Evidence::ConnectFailed(_))
+            && self.leave_address(now, id, Failing::Connect)
+        {
+            self.weigh(now);
+            return;
+        }
+        let Some(member) = self.members.get_mut(id) else { return };
         match (*evidence, member.facts.passive) {
             (Evidence::Succeeded, Passive::Ejected { .. }) if was_trial => {
                 backend.stats.trials_passed.fetch_add(1, Relaxed);
@@ -40,6 +48,9 @@ impl Members {
                 backend.stats.ejections.fetch_add(1, Relaxed);
                 member.outlier.trial_failed(&rules, now, *evidence, replays, &mut self.random);
                 debug!(pool = %self.pool.name, backend = %id, %address, "a trial failed: {}", evidence.words());
+                if let Some(failing) = evidence.failing() {
+                    self.leave_address(now, id, failing);
+                }
                 self.await_end(id);
                 self.settle(now, id);
             }
@@ -65,6 +76,12 @@ impl Members {
         let why = explained(detection, evidence, member.backend.tally().in_a_row(), || {
             member.outlier.in_window(&member.backend.tally())
         });
+        if let (OutlierMode::Eject, Some(failing)) = (rules.mode, evidence.failing())
+            && self.leave_address(now, id, failing)
+        {
+            return;
+        }
+        self.return_to_addresses(id);
         let refusal = match rules.mode {
             OutlierMode::Observe | OutlierMode::Off => Some("observed"),
             OutlierMode::Eject => self.spared(id).inspect(|_| self.pool.outliers.refuse()),

@@ -34,6 +34,8 @@ pub struct Backend {
 pub struct View {
     /// Where new sessions go.
     pub address: SocketAddr,
+    /// Where its host is a name: all the addresses of that. Empty where an address is written.
+    pub candidates: Arc<[SocketAddr]>,
     /// Its weight in the registry, or an operator's instead.
     pub weight: u16,
     /// What it gets of its tier's sessions in relation to the others: the weight after advice and slow start, times
@@ -134,6 +136,17 @@ impl Backend {
     /// Whether new sessions go there.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         self.view.load().address == address
+    }
+
+    /// Whether it has gone from there to an address that its source names instead. Another address of its name is no such.
+    pub fn has_left(&self, address: SocketAddr) -> bool {
+        let view = self.view.load();
+        view.address != address && !view.candidates.contains(&address)
+    }
+
+    /// Whether its host is a name, which may have other addresses.
+    pub(super) fn has_name(&self) -> bool {
+        !self.view.load().candidates.is_empty()
     }
 
     pub(super) fn show(&self, view: View) {

@@ -128,7 +128,14 @@ impl Lease {
     }
 
     fn accuse(&self, evidence: Evidence) {
-        if self.pool.settings().conduct.outliers.mode == OutlierMode::Off || !self.is_current() {
+        if !self.is_current() {
+            return;
+        }
+        if self.pool.settings().conduct.outliers.mode == OutlierMode::Off {
+            // Another address of its name may work.
+            if evidence.failing() == Some(Failing::Connect) && self.backend.has_name() {
+                self.testify(evidence);
+            }
             return;
         }
         self.backend.record.failed(evidence);

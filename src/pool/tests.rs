@@ -25,6 +25,7 @@ pub(super) fn view(standing: Standing, weight: u16) -> View {
     let address = ([127, 0, 0, 1], 1).into();
     View {
         address,
+        candidates: [].into(),
         weight,
         share: u32::from(weight) * SHARE_OF_WEIGHT,
         priority: 0,

@@ -100,7 +100,7 @@ impl Running {
         pools: impl IntoIterator<Item = &'a config::Pool>,
     ) -> Result<BTreeMap<String, Follower>, StartError> {
         let follower = |pool: &config::Pool| {
-            let follower = self.discovery.source(&pool.name, &pool.source);
+            let follower = self.discovery.source(&pool.name, &pool.source, pool.resolve);
             follower
                 .map(|follower| (pool.name.clone(), follower))
                 .map_err(|source| StartError::Source { pool: pool.name.clone(), source })
@@ -198,8 +198,10 @@ impl State {
                 needs_restart.push(format!("listeners.{}.bind", listener.name));
             }
         }
-        let other_source =
-            |pool: &&config::Pool| before.config.pool(&pool.name).is_none_or(|before| before.source != pool.source);
+        let other_source = |pool: &&config::Pool| {
+            let before = before.config.pool(&pool.name);
+            before.is_none_or(|before| before.source != pool.source || before.resolve != pool.resolve)
+        };
         let followers = running.followers(config.pools.iter().filter(other_source)).map_err(|error| match error {
             StartError::Source { pool, source } => ApplyError::Source { pool, source },
             // It has no other way to fail.

@@ -18,6 +18,9 @@ use crate::probe::{Prober, Subscription};
 /// Whole sets that may wait for the keeper. One is enough: discovery then waits, and its next set says everything again.
 const UPDATES_WAITING: usize = 1;
 
+/// Backends whose address fails that may wait for discovery. One that finds no room fails again.
+const FAILING_WAITING: usize = 64;
+
 /// The tasks of one pool; they end when this is dropped.
 pub(super) struct Control {
     tasks: [AbortHandle; 3],
@@ -73,8 +76,10 @@ pub(super) fn start(
     let (send_sources, sources) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports, send_advice);
     let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
-    let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, inputs));
-    let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates, sources));
+    let (send_failing, failing) = mpsc::channel(FAILING_WAITING);
+    let look_up = Box::new(move |id: &Arc<str>| drop(send_failing.try_send(Arc::clone(id))));
+    let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, look_up, inputs));
+    let discovery = tokio::spawn(follower.run(Arc::clone(&pool.source), send_updates, sources, failing));
     Control {
         tasks: [keeper.abort_handle(), discovery.abort_handle(), closing],
         sources: send_sources,

@@ -2,5 +2,6 @@
 
 mod calm;
 mod faults;
+mod names;
 mod reach;
 mod told;

@@ -155,11 +155,12 @@ async fn pools_with_one_agent_share_a_client() {
     let mut discovery = Discovery::new();
     for service in ["a", "b"] {
         let source = ConsulSource { service: service.to_owned(), ..service_at("http://127.0.0.1:1") };
-        discovery.source("pool", &Source::Consul(source)).unwrap();
+        discovery.source("pool", &Source::Consul(source), Resolve::default()).unwrap();
     }
     assert_eq!(discovery.agents.len(), 1);
     let broken = ConsulSource { agent: Arc::new(agent_at("nowhere")), ..service_at("") };
-    assert!(matches!(discovery.source("pool", &Source::Consul(broken)), Err(super::super::SourceError::Agent { .. })));
+    let refused = discovery.source("pool", &Source::Consul(broken), Resolve::default());
+    assert!(matches!(refused, Err(super::super::SourceError::Agent { .. })));
 }
 
 #[tokio::test]

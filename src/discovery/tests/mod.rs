@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::resolver::{Resolver, Times};
 use super::{Discovery, Tuning};
-use crate::config::{Consistency, ConsulAgent, ConsulSource, Source, Warning};
+use crate::config::{Consistency, ConsulAgent, ConsulSource, Resolve, Source, Warning};
 use crate::endpoint::Update;
 use crate::pool::{SourceStatus, SourceView};
 
@@ -60,9 +60,9 @@ fn resolver(answer: impl Fn(&str) -> Option<io::Result<Vec<IpAddr>>> + Send + Sy
     };
     let times = Times {
         limit: PATIENCE,
-        refresh: Duration::from_millis(5),
         retry_first: Duration::from_millis(1),
         retry_last: Duration::from_millis(5),
+        hurry: Duration::from_secs(60),
     };
     Resolver::new(ask, times)
 }
@@ -87,16 +87,22 @@ fn service_at(address: &str) -> ConsulSource {
 struct Running {
     status: Arc<SourceStatus>,
     updates: mpsc::Receiver<Update>,
+    failing: mpsc::Sender<Arc<str>>,
     task: JoinHandle<()>,
 }
 
 impl Running {
     fn start(discovery: &mut Discovery, source: &Source) -> Self {
+        Self::start_with(discovery, source, Duration::from_millis(5))
+    }
+
+    fn start_with(discovery: &mut Discovery, source: &Source, refresh: Duration) -> Self {
         let status = Arc::new(SourceStatus::default());
         let (sender, updates) = mpsc::channel(1);
-        let follower = discovery.source("pool", source).unwrap();
-        let task = tokio::spawn(follower.run(Arc::clone(&status), sender, mpsc::unbounded_channel().1));
-        Self { status, updates, task }
+        let (failing, heard) = mpsc::channel(64);
+        let follower = discovery.source("pool", source, Resolve { refresh }).unwrap();
+        let task = tokio::spawn(follower.run(Arc::clone(&status), sender, mpsc::unbounded_channel().1, heard));
+        Self { status, updates, failing, task }
     }
 
     /// The next set, as sorted `id address weight`.

@@ -12,8 +12,19 @@ struct Zone {
     asked: AtomicUsize,
 }
 
+fn db() -> Source {
+    let address = HostPort { host: Host::Name("db".to_owned()), port: 80 };
+    let backend = StaticBackend { id: "db".to_owned(), address, weight: 1, priority: 0, max_sessions: None };
+    Source::Static(vec![backend])
+}
+
 impl Zone {
     fn start() -> (Arc<Self>, Running) {
+        let (zone, names) = Self::new();
+        (zone, Running::start(&mut Discovery::with(names, quick()), &db()))
+    }
+
+    fn new() -> (Arc<Self>, Resolver) {
         let zone = Arc::new(Self { addresses: Mutex::new(vec!["10.0.0.1"]), asked: AtomicUsize::new(0) });
         let answers = Arc::clone(&zone);
         let names = resolver(move |_| {
@@ -21,10 +32,7 @@ impl Zone {
             answers.asked.fetch_add(1, Ordering::SeqCst);
             Some(if addresses.is_empty() { Err(io::Error::other("no such name")) } else { Ok(addresses) })
         });
-        let address = HostPort { host: Host::Name("db".to_owned()), port: 80 };
-        let backend = StaticBackend { id: "db".to_owned(), address, weight: 1, priority: 0, max_sessions: None };
-        let running = Running::start(&mut Discovery::with(names, quick()), &Source::Static(vec![backend]));
-        (zone, running)
+        (zone, names)
     }
 
     /// Returns once the name has been asked for with these, and again.
@@ -40,14 +48,73 @@ impl Zone {
     }
 }
 
+fn candidates(update: &Update) -> Vec<String> {
+    update.endpoints[0].candidates.iter().map(ToString::to_string).collect()
+}
+
 #[tokio::test]
-async fn a_name_keeps_its_address_while_that_is_among_the_answers() {
+async fn all_addresses_of_a_name_are_candidates_and_keep_their_order() {
     let (zone, mut running) = Zone::start();
-    assert_eq!(running.set().await, ["db 10.0.0.1:80 1 passing"]);
-    zone.change(&["10.0.0.2", "10.0.0.1"]).await;
+    assert_eq!(candidates(&running.update().await), ["10.0.0.1:80"]);
+    zone.change(&["10.0.0.2", "10.0.0.1", "fd00::1"]).await;
+    let update = running.update().await;
+    assert_eq!(candidates(&update), ["10.0.0.1:80", "10.0.0.2:80", "[fd00::1]:80"]);
+    assert_eq!(shown(&update), ["db 10.0.0.1:80 1 passing"]);
+    // A server that turns its answers round has no news.
+    zone.change(&["fd00::1", "10.0.0.1", "10.0.0.2"]).await;
     assert!(running.updates.try_recv().is_err());
     zone.change(&["10.0.0.3", "10.0.0.2"]).await;
-    assert_eq!(running.set().await, ["db 10.0.0.3:80 1 passing"]);
+    let update = running.update().await;
+    assert_eq!(candidates(&update), ["10.0.0.2:80", "10.0.0.3:80"]);
+    assert_eq!(shown(&update), ["db 10.0.0.2:80 1 passing"]);
+}
+
+/// Nothing is asked for out of turn here, and the turn is an hour away.
+async fn rarely() -> (Arc<Zone>, Running) {
+    let (zone, names) = Zone::new();
+    let mut running = Running::start_with(&mut Discovery::with(names, quick()), &db(), Duration::from_secs(3600));
+    running.set().await;
+    (zone, running)
+}
+
+#[tokio::test]
+async fn a_failing_address_has_its_name_looked_up_at_once() {
+    let (zone, mut running) = rarely().await;
+    *zone.addresses.lock().unwrap() = vec!["10.0.0.2"];
+    running.failing.send("db".into()).await.unwrap();
+    assert_eq!(running.set().await, ["db 10.0.0.2:80 1 passing"]);
+}
+
+#[tokio::test]
+async fn look_ups_out_of_turn_are_rationed() {
+    let (zone, mut running) = rarely().await;
+    for round in 0..5u8 {
+        for _ in 0..100 {
+            running.failing.send("db".into()).await.unwrap();
+        }
+        *zone.addresses.lock().unwrap() = vec![["10.0.0.2", "10.0.0.3"][usize::from(round % 2)]];
+        running.failing.send("nobody".into()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // What was answered is on its way, and no more is asked.
+    while tokio::time::timeout(A_WHILE, running.updates.recv()).await.is_ok() {}
+    // The first one, and three out of turn.
+    assert_eq!(zone.asked.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
+async fn names_are_refreshed_as_often_as_is_written() {
+    let (zone, names) = Zone::new();
+    let _running = Running::start_with(&mut Discovery::with(names, quick()), &db(), Duration::from_millis(20));
+    let began = tokio::time::Instant::now();
+    soon("look-ups", async {
+        while zone.asked.load(Ordering::SeqCst) < 11 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    // Ten times nine tenths of it, at the least.
+    assert!(began.elapsed() >= Duration::from_millis(180), "{:?}", began.elapsed());
 }
 
 #[tokio::test]

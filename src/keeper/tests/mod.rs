@@ -1,5 +1,6 @@
 //! Members on a bench: the clock, the probes and the sessions are the test's.
 
+mod addresses;
 mod advice;
 mod damping;
 mod ejection;
@@ -222,6 +223,7 @@ fn endpoint(id: &str) -> Endpoint {
     Endpoint {
         id: id.into(),
         address: SocketAddr::from(([10, 0, 0, number], 80)),
+        candidates: [].into(),
         weight: 1,
         priority: 0,
         max_sessions: None,

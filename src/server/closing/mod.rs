@@ -166,7 +166,7 @@ impl Task {
             let (Whom::Of(backend) | Whom::Left(backend, _)) = &wave.whom else { return true };
             let Some(backend) = backend.upgrade() else { return false };
             let stays = match &wave.whom {
-                Whom::Left(_, address) => !backend.is_at(*address) && wait(on_removed).is_some(),
+                Whom::Left(_, address) => backend.has_left(*address) && wait(on_removed).is_some(),
                 _ => policy(&self.pool, &backend).is_some_and(|(cause, _)| cause == wave.cause),
             };
             if stays {

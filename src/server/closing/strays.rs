@@ -48,7 +48,8 @@ impl Search {
 
     /// Notes a session if it is one.
     pub(super) fn note(&self, backend: Option<(&Arc<Backend>, SocketAddr)>, strays: &mut Strays) {
-        if let Some((backend, address)) = backend.filter(|(backend, address)| self.is_on() && !backend.is_at(*address))
+        if let Some((backend, address)) =
+            backend.filter(|(backend, address)| self.is_on() && backend.has_left(*address))
         {
             strays.entry((Arc::as_ptr(backend).addr(), address)).or_insert_with(|| Arc::downgrade(backend));
         }
