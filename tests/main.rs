@@ -25,6 +25,7 @@ mod interop;
 mod lifecycle;
 mod limits;
 mod logs;
+mod loops;
 mod metrics;
 mod outliers;
 mod packages;

@@ -13,7 +13,7 @@ pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     server::checks_ready(&config).map_err(StartError::from)?;
     let max = server::max_connections(&config)?;
     let mut text = describe(&config, max);
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(server::loops(&config)) {
         text += &format!("warning: {warning}\n");
     }
     text += &format!("{} is valid\n", path.display());

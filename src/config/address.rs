@@ -1,7 +1,7 @@
 //! Addresses as they are written: what a listener binds (never a name) and where a backend listens.
 //! No look-up happens here; that is discovery's.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::faults::Complaint;
 use super::{Host, HostPort};
@@ -28,6 +28,15 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Complaint> {
 /// `host:port`, where the host may be a name and the port is not 0.
 pub(super) fn backend(text: &str) -> Result<HostPort, Complaint> {
     host_port(text, 1, 9090)
+}
+
+/// Where a connection to an address goes: that of no interface is this machine, and IPv4 may be written as IPv6.
+pub(crate) fn dialled(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
 }
 
 /// An address of this machine to dial from; the kernel chooses the port.

@@ -102,6 +102,11 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// As [`Self::text`], of what has been read before: a fault was noted then.
+    pub(super) fn text_again(&self, value: &Spanned<String>) -> Option<String> {
+        expand::expand(value.get_ref(), self.env).ok()
+    }
+
     /// A string that `parse` makes something of; `None` = not written, or noted as a fault.
     pub(super) fn parsed<T>(
         &mut self,

@@ -20,6 +20,7 @@ mod explain;
 mod faults;
 mod header;
 mod kinds;
+mod loops;
 mod model;
 mod nearest;
 mod place;
@@ -43,6 +44,7 @@ use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
 pub use access::{AccessToken, Admin};
+pub(crate) use address::dialled;
 pub use check::*;
 pub use closing::{Closing, Policy};
 pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};

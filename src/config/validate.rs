@@ -15,7 +15,7 @@ use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ReloadShape, 
 use super::values::{Number, Section, SessionLogEntry};
 use super::{
     Admin, Config, Listener, Log, LogFormat, Logged, Pool, Reload, SessionLog, Shutdown, access, address, header,
-    pools, sockets,
+    loops, pools, sockets,
 };
 
 const LONGEST_NAME: usize = 64;
@@ -51,6 +51,7 @@ pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
         listeners.push(listener(name.get_ref(), section, &all_pools, &mut bound, reading));
     }
     listeners.sort_by(|a, b| a.name.cmp(&b.name));
+    loops::refuse(shape, &listeners, reading);
     if listeners.is_empty() {
         reading.fault_at_large("there is no listener", SMALLEST_FILE);
     }

@@ -4,35 +4,55 @@
 use std::future::{Future, pending};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::instance::{self, Instance};
 use super::names::{Looked, Names};
 use super::outlet::{Gone, Outlet};
+use super::own::{Fronts, Locals};
 use super::report::Report;
 use crate::config::Resolve;
 use crate::endpoint::{Rejections, Update};
 
+/// How often it is looked whether an instance has become ourselves: an address may move to this machine at any time.
+const LOOK: Duration = Duration::from_secs(30);
+
 pub(super) struct Feed {
     report: Report,
     names: Names,
+    /// Where we listen ourselves.
+    fronts: Fronts,
+    look: Interval,
+    locals: Locals,
     /// Ids of instances whose address fails.
     failing: mpsc::Receiver<Arc<str>>,
     outlet: Outlet,
     instances: Vec<Instance>,
     /// What the source named and could not be made an instance.
     refused: Rejections,
+    /// These, and what can't be used of the instances.
+    rejected: Rejections,
     hold: Option<Instant>,
     /// The source's last word was an error; a name that can't be resolved is none.
     trouble: bool,
 }
 
 impl Feed {
-    pub(super) fn new(report: Report, names: Names, outlet: Outlet, failing: mpsc::Receiver<Arc<str>>) -> Self {
-        let (instances, refused) = (Vec::new(), Rejections::default());
-        Self { report, names, failing, outlet, instances, refused, hold: None, trouble: false }
+    pub(super) fn new(
+        report: Report,
+        names: Names,
+        fronts: Fronts,
+        outlet: Outlet,
+        failing: mpsc::Receiver<Arc<str>>,
+    ) -> Self {
+        let (instances, refused, rejected) = (Vec::new(), Rejections::default(), Rejections::default());
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (locals, hold, trouble) = (Locals::default(), None, false);
+        Self { report, names, fronts, look, locals, failing, outlet, instances, refused, rejected, hold, trouble }
     }
 
     /// Another source from now on; what the last one had trouble with is past.
@@ -61,8 +81,8 @@ impl Feed {
         self.refused = refused;
         self.hold = hold.or(self.hold);
         self.trouble = false;
-        if let Some(rejected) = self.publish().await? {
-            self.report.succeeded(Instant::now(), rejected);
+        if self.publish().await? {
+            self.report.succeeded(Instant::now(), self.rejected.clone());
         }
         Ok(())
     }
@@ -104,6 +124,8 @@ impl Feed {
                         self.names.hurry(name);
                     }
                 }
+                Ok(()) = self.fronts.changed() => self.look_at_fronts().await?,
+                _ = self.look.tick() => self.look_at_fronts().await?,
                 looked = self.names.news() => self.learned(looked).await?,
             }
         }
@@ -112,16 +134,29 @@ impl Feed {
     /// Nothing changed and nothing is wrong: what is known is as good as new.
     pub(super) fn confirm(&mut self) {
         if !self.trouble && !self.names.failing() && self.outlet.last().is_some() {
-            self.report.succeeded(Instant::now(), self.refused.clone());
+            self.report.succeeded(Instant::now(), self.rejected.clone());
         }
+    }
+
+    /// We may listen elsewhere than before.
+    async fn look_at_fronts(&mut self) -> Result<(), Gone> {
+        self.locals = Locals::default();
+        if self.instances.is_empty() {
+            return Ok(());
+        }
+        let before = self.rejected.clone();
+        if self.publish().await? && self.rejected != before && !self.trouble {
+            self.report.succeeded(Instant::now(), self.rejected.clone());
+        }
+        Ok(())
     }
 
     async fn learned(&mut self, looked: Looked) -> Result<(), Gone> {
         let published = self.publish().await?;
         // The source's own trouble is the one to show; and while another name still fails, this is not all well.
         let told = !looked.failures.is_empty() || !self.names.failing();
-        if let Some(rejected) = published.filter(|_| told && !self.trouble) {
-            self.report.succeeded(Instant::now(), rejected);
+        if published && told && !self.trouble {
+            self.report.succeeded(Instant::now(), self.rejected.clone());
         }
         if !self.names.failing() {
             self.report.resolved(Instant::now());
@@ -132,18 +167,23 @@ impl Feed {
         Ok(())
     }
 
-    /// Sends the set as it is now, and says what is rejected; `None` if there is nothing that could be sent.
-    async fn publish(&mut self) -> Result<Option<Rejections>, Gone> {
-        let (names, outlet) = (&self.names, &self.outlet);
-        let assembled = instance::assemble(&self.instances, |name| names.known(name), |id| outlet.last_of(id));
+    /// Sends the set as it is now; `false` = there is nothing that could be sent.
+    async fn publish(&mut self) -> Result<bool, Gone> {
+        let (names, outlet, fronts) = (&self.names, &self.outlet, Arc::clone(&self.fronts.borrow_and_update()));
+        let assembled = instance::assemble(
+            &self.instances,
+            |name| names.known(name),
+            |id| outlet.last_of(id),
+            |address| self.locals.loops(&fronts, address),
+        );
         // Not knowing any address is not the same as knowing that there is none.
-        if assembled.endpoints.is_empty() && !self.instances.is_empty() {
-            return Ok(None);
+        if assembled.endpoints.is_empty() && assembled.unknown {
+            return Ok(false);
         }
-        let mut rejected = self.refused.clone();
-        rejected.append(&assembled.rejected);
+        self.rejected = self.refused.clone();
+        self.rejected.append(&assembled.rejected);
         self.outlet.send(Update { endpoints: assembled.endpoints, hold_missing_until: self.hold }).await?;
-        Ok(Some(rejected))
+        Ok(true)
     }
 
     /// The last set again, with what is held back now.

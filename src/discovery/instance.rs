@@ -25,40 +25,60 @@ pub(super) struct Instance {
 pub(super) struct Assembled {
     /// Those with an address.
     pub(super) endpoints: Vec<Endpoint>,
-    /// Those whose name has never been resolved.
+    /// Those whose name has never been resolved, and those that are ourselves.
     pub(super) rejected: Rejections,
+    /// Some are neither an endpoint nor ourselves: they may have an address later.
+    pub(super) unknown: bool,
 }
 
-/// An instance whose name has no address (yet) stays where the endpoint was that it had, if it had one.
+/// An instance whose name has no address (yet) stays where the endpoint was that it had, if it had one. `ours` says why an
+/// address is none for an instance.
 pub(super) fn assemble<'a>(
     instances: &[Instance],
     known: impl Fn(&str) -> Known<'a>,
     before: impl Fn(&str) -> Option<&'a Endpoint>,
+    ours: impl Fn(SocketAddr) -> Option<String>,
 ) -> Assembled {
     let mut assembled = Assembled::default();
     for instance in instances {
-        let why = match &instance.host {
-            Host::Ip(ip) => {
-                assembled.endpoints.push(instance.at(*ip, &[]));
-                continue;
-            }
+        let (mut endpoint, why) = match &instance.host {
+            Host::Ip(ip) => (Some(instance.at(*ip, &[])), None),
             Host::Name(name) => match known(name) {
-                Known::Addresses(ips) => {
-                    assembled.endpoints.extend(ips.first().map(|first| instance.at(*first, ips)));
-                    continue;
+                Known::Addresses(ips) => (ips.first().map(|first| instance.at(*first, ips)), None),
+                Known::Pending => (before(&instance.id).map(|before| instance.as_before(before)), None),
+                Known::Failed(why) => {
+                    let before = before(&instance.id).map(|before| instance.as_before(before));
+                    (before, Some(format!("can't resolve {name}: {why}")))
                 }
-                Known::Pending => None,
-                Known::Failed(why) => Some(format!("can't resolve {name}: {why}")),
             },
         };
-        if let Some(before) = before(&instance.id) {
-            let ips: Vec<_> = before.candidates.iter().map(SocketAddr::ip).collect();
-            assembled.endpoints.push(instance.at(before.address.ip(), &ips));
-        } else if let Some(why) = why {
+        let why = match &mut endpoint {
+            Some(endpoint) => without_ours(endpoint, &ours),
+            None => {
+                assembled.unknown = true;
+                why
+            }
+        };
+        if let Some(why) = why {
             assembled.rejected.push(|| Rejected { id: instance.id.to_string(), why });
+        } else {
+            assembled.endpoints.extend(endpoint);
         }
     }
     assembled
+}
+
+/// Takes our own addresses from the candidates; why there is none left, if so.
+fn without_ours(endpoint: &mut Endpoint, ours: impl Fn(SocketAddr) -> Option<String>) -> Option<String> {
+    let why = ours(endpoint.address);
+    if endpoint.candidates.iter().any(|address| ours(*address).is_some()) {
+        endpoint.candidates = endpoint.candidates.iter().copied().filter(|address| ours(*address).is_none()).collect();
+    }
+    match (why, endpoint.candidates.first()) {
+        (Some(_), Some(other)) => endpoint.address = *other,
+        (why, _) => return why,
+    }
+    None
 }
 
 impl Instance {
@@ -74,6 +94,11 @@ impl Instance {
             registry: self.registry,
             note: self.note.clone(),
         }
+    }
+
+    fn as_before(&self, before: &Endpoint) -> Endpoint {
+        let ips: Vec<_> = before.candidates.iter().map(SocketAddr::ip).collect();
+        self.at(before.address.ip(), &ips)
     }
 
     /// Its host, if that is a name.
@@ -114,10 +139,26 @@ mod tests {
         };
         let kept = named("kept", "gone").at(old, &[old]);
         let before = |id: &str| (id == "kept").then_some(&kept);
-        let assembled = assemble(&instances, known, before);
+        let assembled = assemble(&instances, known, before, |_| None);
         let ids: Vec<_> = assembled.endpoints.iter().map(|endpoint| (&*endpoint.id, endpoint.address.ip())).collect();
         assert_eq!(ids, [("kept", old), ("good", "10.0.0.9".parse().unwrap())]);
         let why = "can't resolve gone: nothing there".to_owned();
         assert_eq!(*assembled.rejected, [Rejected { id: "bad".to_owned(), why }]);
+    }
+
+    #[test]
+    fn an_instance_that_is_ourselves_is_rejected_and_one_of_its_addresses_left_out() {
+        let ips: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
+        let known = |name: &str| Known::Addresses(if name == "one" { &ips[..1] } else { &ips });
+        let written = Instance { host: Host::Ip(ips[0]), ..named("written", "") };
+        let instances = [named("one", "one"), named("two", "two"), written];
+        let ours = |address: SocketAddr| (address.ip() == ips[0]).then(|| "ours".to_owned());
+        let assembled = assemble(&instances, known, |_| None, ours);
+        let [endpoint] = &assembled.endpoints[..] else { panic!("{assembled:?}") };
+        let left = SocketAddr::new(ips[1], 80);
+        assert_eq!((&*endpoint.id, endpoint.address, &*endpoint.candidates), ("two", left, &[left][..]));
+        let rejected: Vec<_> = assembled.rejected.iter().map(|rejected| (&*rejected.id, &*rejected.why)).collect();
+        assert_eq!(rejected, [("one", "ours"), ("written", "ours")]);
+        assert!(!assembled.unknown);
     }
 }

@@ -9,6 +9,7 @@ mod fixed;
 mod instance;
 mod names;
 mod outlet;
+mod own;
 mod pace;
 mod report;
 mod resolver;
@@ -30,6 +31,7 @@ use self::consul::{Catalog, Tuning};
 use self::feed::Feed;
 use self::names::Names;
 use self::outlet::Outlet;
+pub use self::own::{Front, Fronts, Locals};
 use self::report::Report;
 use self::resolver::Resolver;
 
@@ -38,17 +40,18 @@ use self::resolver::Resolver;
 pub struct Discovery {
     agents: Agents,
     resolver: Resolver,
+    fronts: Fronts,
     tuning: Tuning,
 }
 
 impl Discovery {
-    /// With the system's resolver. Connects to nothing.
-    pub fn new() -> Self {
-        Self::with(Resolver::system(), Tuning::default())
+    /// With the system's resolver; an instance at one of `fronts` is rejected. Connects to nothing.
+    pub fn new(fronts: Fronts) -> Self {
+        Self::with(Resolver::system(), fronts, Tuning::default())
     }
 
-    fn with(resolver: Resolver, tuning: Tuning) -> Self {
-        Self { agents: Agents::new(tuning.margin), resolver, tuning }
+    fn with(resolver: Resolver, fronts: Fronts, tuning: Tuning) -> Self {
+        Self { agents: Agents::new(tuning.margin), resolver, fronts, tuning }
     }
 
     /// What follows `source` for `pool`, once it is run, and looks up names as `resolve` says.
@@ -66,7 +69,8 @@ impl Discovery {
                 Followed::Consul(Box::new(Catalog::new(agent, source, self.tuning)))
             }
         };
-        Ok(Follower { pool: pool.into(), source: source.kind(), resolver: self.resolver.clone(), resolve, followed })
+        let (resolver, fronts) = (self.resolver.clone(), self.fronts.clone());
+        Ok(Follower { pool: pool.into(), source: source.kind(), resolver, fronts, resolve, followed })
     }
 
     /// Forgets the agents that none of these pools asks; who still follows one keeps it.
@@ -98,12 +102,6 @@ impl std::fmt::Debug for Discovery {
     }
 }
 
-impl Default for Discovery {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// Why a source can't be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -123,6 +121,7 @@ pub struct Follower {
     pool: Arc<str>,
     source: &'static str,
     resolver: Resolver,
+    fronts: Fronts,
     resolve: Resolve,
     followed: Followed,
 }
@@ -148,7 +147,8 @@ impl Follower {
         failing: mpsc::Receiver<Arc<str>>,
     ) {
         let report = Report::new(self.pool, self.source, status);
-        let mut feed = Feed::new(report, Names::new(self.resolver, self.resolve), Outlet::new(updates), failing);
+        let mut feed =
+            Feed::new(report, Names::new(self.resolver, self.resolve), self.fronts, Outlet::new(updates), failing);
         let mut followed = self.followed;
         loop {
             // The only reason to stop is that nobody listens, and whoever stopped listening knows.

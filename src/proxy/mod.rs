@@ -28,5 +28,5 @@ pub use option::TcpView;
 pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
-pub(crate) use socket::{adopt, change, listen, local_address};
+pub(crate) use socket::{adopt, change, listen, local_address, takes_ipv4};
 pub use worker::{Floor, Rings, Workers, pipe_descriptors};

@@ -7,6 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -17,7 +18,7 @@ use super::leaving::Leaving;
 use super::sockets::{self, Bound, Wanted};
 use super::{LimitError, RingError, Set, SocketError, StartError, State, limits};
 use crate::config::{self, Config, Diff, Host, Relay, Source, StaticBackend};
-use crate::discovery::{Discovery, Follower};
+use crate::discovery::{Discovery, Follower, Front};
 use crate::pool::{Backend, Pool};
 use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
 use crate::standing::Standing;
@@ -74,6 +75,8 @@ pub enum ApplyError {
 #[derive(Debug)]
 pub(super) struct Running {
     discovery: Discovery,
+    /// Where we listen, for discovery.
+    fronts: watch::Sender<Arc<[Front]>>,
     pub(super) controls: BTreeMap<String, Control>,
     pub(super) preconnects: BTreeMap<String, CancellationToken>,
     pub(super) bound: BTreeMap<String, Vec<Bound>>,
@@ -84,8 +87,10 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn new() -> Self {
+        let (fronts, listening) = watch::channel([].into());
         Self {
-            discovery: Discovery::new(),
+            discovery: Discovery::new(listening),
+            fronts,
             controls: BTreeMap::new(),
             preconnects: BTreeMap::new(),
             bound: BTreeMap::new(),
@@ -224,6 +229,8 @@ impl State {
         mut followers: BTreeMap<String, Follower>,
         sockets: Vec<Wanted>,
     ) {
+        // Before anybody looks for backends.
+        running.fronts.send_replace(sockets::fronts(&config.listeners, &sockets, &running.bound));
         let before = self.set();
         let (mut pools, mut closers) = (Vec::new(), before.closers.clone());
         for settings in &config.pools {
@@ -400,13 +407,16 @@ fn undecided(before: &config::Pool, after: &config::Pool) -> config::Pool {
     settings
 }
 
-/// A host name that is not looked up yet is waited for by nobody.
+/// A host name that is not looked up yet is waited for by nobody, as little as a backend that is rejected.
 fn is_placed(pool: &Pool, backends: &[StaticBackend]) -> bool {
-    let members = pool.members();
+    let (members, rejected) = (pool.members(), pool.source.view().rejected);
     let written = |id: &str| backends.iter().find(|backend| backend.id == id);
     let gone = members.iter().filter(|member| written(&member.id).is_none());
     let there = |backend: &StaticBackend| {
         let Host::Ip(ip) = backend.address.host else { return true };
+        if rejected.iter().any(|rejected| rejected.id == backend.id) {
+            return true;
+        }
         let is = |member: &Arc<Backend>| {
             *member.id == *backend.id
                 && member.is_at((ip, backend.address.port).into())

@@ -38,7 +38,7 @@ pub use orders::OrderFile;
 pub use relays::RingError;
 pub use reloads::{Reloads, Result as ReloadResult, View as ReloadView};
 pub(crate) use sockets::hint;
-pub use sockets::{Inherited, SocketError};
+pub use sockets::{Inherited, SocketError, loops};
 
 /// Why nothing was started.
 #[derive(Debug, Error)]

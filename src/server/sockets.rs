@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-use crate::config;
-use crate::proxy::{adopt, listen, local_address};
+use crate::config::{self, Host, Source};
+use crate::discovery::{Front, Locals};
+use crate::proxy::{adopt, listen, local_address, takes_ipv4};
 
 /// A socket that systemd passed (`sd_listen_fds(3)`).
 #[derive(Debug)]
@@ -218,6 +219,53 @@ pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) ->
         }
     }
     Ok(sockets)
+}
+
+/// Where the listeners will listen with these sockets, port 0 resolved.
+pub(super) fn fronts(
+    listeners: &[config::Listener],
+    sockets: &[Wanted],
+    running: &BTreeMap<String, Vec<Bound>>,
+) -> Arc<[Front]> {
+    let mut fronts = Vec::new();
+    for (listener, wanted) in listeners.iter().zip(sockets) {
+        let name: Arc<str> = listener.name.as_str().into();
+        let mut add = |fd: &OwnedFd| {
+            // It is listening: it has an address.
+            let Ok(address) = local_address(fd) else { return };
+            fronts.push(Front { listener: Arc::clone(&name), address, takes_ipv4: takes_ipv4(fd) });
+        };
+        let bound = running.get(&listener.name).map_or(&[][..], Vec::as_slice);
+        let kept = wanted.kept.iter().filter_map(|place| bound.get(*place)?.socket.upgrade());
+        kept.for_each(|socket| add(&socket));
+        wanted.opened.iter().for_each(|opened| add(&opened.fd));
+    }
+    fronts.into()
+}
+
+/// Backends that are written by the address of a listener, on this machine: one line each. What is certain from the file alone
+/// is an error there already.
+pub fn loops(config: &config::Config) -> Vec<String> {
+    let every: Vec<_> = config.listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect();
+    let front = |listener: &config::Listener, address: SocketAddr| Front {
+        listener: listener.name.as_str().into(),
+        address,
+        takes_ipv4: address.is_ipv6() && !only_v6(address, &every),
+    };
+    let mut fronts = Vec::new();
+    for listener in &config.listeners {
+        fronts.extend(listener.bind.iter().map(|address| front(listener, *address)));
+    }
+    let (locals, mut lines) = (Locals::default(), Vec::new());
+    for pool in &config.pools {
+        let Source::Static(backends) = &pool.source else { continue };
+        for backend in backends {
+            let Host::Ip(ip) = backend.address.host else { continue };
+            let why = locals.loops(&fronts, SocketAddr::new(ip, backend.address.port));
+            lines.extend(why.map(|why| format!("[pools.{}]: {why}; it is left out", pool.name)));
+        }
+    }
+    lines
 }
 
 /// `[::]:port` takes IPv4 as well, unless the file gives IPv4 on that port to somebody.

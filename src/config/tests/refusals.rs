@@ -93,6 +93,10 @@ fn pools() {
         "two_sources": with_more("consul = { service = \"web\" }"),
         "wrong_balance": with_more("balance = \"round-robin\""),
         "wrong_balance_far": with_more("balance = \"random\""),
+        "own_listener": "[listeners.web]\nbind = \"10.0.0.1:80\"\npool = \"web\"\n\
+            [pools.web]\nbackends = [\"10.0.0.1:81\", { address = \"[::ffff:10.0.0.1]:80\" }]\n",
+        "own_wildcard": "[listeners.web]\nbind = [\"0.0.0.0:80\", \"[::]:81\"]\npool = \"web\"\n\
+            [pools.web]\nbackends = [\"127.0.0.9:80\", \"[::1]:80\", \"0.0.0.0:80\", \"127.0.0.1:81\", \"[::1]:81\"]\n",
         "no_backends": with_pool("backends = []"),
         "backend_without_port": with_pool("backends = [\"10.0.0.1\"]"),
         "backend_wrong_address": with_pool("backends = [\"10.0.0.256:80\"]"),

@@ -10,7 +10,7 @@ const BLOCKING: &str = "&wait=300000ms";
 
 async fn follow(tuning: Tuning) -> (Agent, Running) {
     let agent = Agent::start().await;
-    let mut discovery = Discovery::with(nameless(), tuning);
+    let mut discovery = Discovery::with(nameless(), no_fronts(), tuning);
     let running = Running::start(&mut discovery, &Source::Consul(service_at(&agent.address())));
     (agent, running)
 }
@@ -108,7 +108,7 @@ async fn tags_filter_and_the_rest_are_asked_for() {
         consistency: Consistency::Stale,
         ..service_at(&agent.address())
     };
-    let mut discovery = Discovery::with(nameless(), quick());
+    let mut discovery = Discovery::with(nameless(), no_fronts(), quick());
     let _running = Running::start(&mut discovery, &Source::Consul(source));
     let filter = "%22v%5Cx221%22%20in%20Service.Tags%20and%20%28Service.Meta.zone%20%3D%3D%20eu%20or%201%29";
     assert_eq!(agent.asked().await.path, format!("we%2Fb?dc=dc1&filter={filter}&stale"));
@@ -122,7 +122,7 @@ async fn host_names_are_resolved_and_kept() {
         "slow.example" => None,
         _ => Some(Err(io::Error::other("no such name"))),
     });
-    let mut discovery = Discovery::with(names, quick());
+    let mut discovery = Discovery::with(names, no_fronts(), quick());
     let mut running = Running::start(&mut discovery, &Source::Consul(service_at(&agent.address())));
     let instances = [("a", ""), ("b", "good.example"), ("c", "bad.example"), ("d", "slow.example")]
         .map(|(id, address)| instance(id, address, "passing"));
@@ -140,6 +140,20 @@ async fn host_names_are_resolved_and_kept() {
 }
 
 #[tokio::test]
+async fn an_instance_that_is_ourselves_is_rejected_and_the_rest_serves() {
+    let (_listening, fronts) = fronts_at(&["10.0.0.1:80"]);
+    let mut agent = Agent::start().await;
+    let mut discovery = Discovery::with(nameless(), fronts, quick());
+    let mut running = Running::start(&mut discovery, &Source::Consul(service_at(&agent.address())));
+    let instances = [("a", ""), ("b", "10.9.9.9")].map(|(id, address)| instance(id, address, "passing"));
+    agent.asked().await.ok(1, &list(&instances));
+    assert_eq!(running.set().await, ["n/b 10.9.9.9:80 2 passing"]);
+    let view = running.status(|view| !view.rejected.is_empty()).await;
+    assert_eq!(view.rejected[0].id, "n/a");
+    assert!(view.rejected[0].why.starts_with("10.0.0.1:80 is our own listener `web`"), "{}", view.rejected[0].why);
+}
+
+#[tokio::test]
 async fn an_agent_that_answers_at_once_is_not_asked_all_the_time() {
     let tuning = Tuning { burst: 3, interval: Duration::from_secs(3600), ..quick() };
     let (mut agent, mut running) = follow(tuning).await;
@@ -152,7 +166,7 @@ async fn an_agent_that_answers_at_once_is_not_asked_all_the_time() {
 
 #[tokio::test]
 async fn pools_with_one_agent_share_a_client() {
-    let mut discovery = Discovery::new();
+    let mut discovery = Discovery::new(no_fronts());
     for service in ["a", "b"] {
         let source = ConsulSource { service: service.to_owned(), ..service_at("http://127.0.0.1:1") };
         discovery.source("pool", &Source::Consul(source), Resolve::default()).unwrap();

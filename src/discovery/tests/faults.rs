@@ -10,7 +10,7 @@ use super::*;
 /// With one instance known, and the next question asked.
 async fn following(tuning: Tuning) -> (Agent, Running, Asked) {
     let mut agent = Agent::start().await;
-    let mut discovery = Discovery::with(nameless(), tuning);
+    let mut discovery = Discovery::with(nameless(), no_fronts(), tuning);
     let mut running = Running::start(&mut discovery, &Source::Consul(service_at(&agent.address())));
     agent.asked().await.ok(900, &passing(&["a"]));
     assert_eq!(running.set().await.len(), 1);
@@ -112,7 +112,7 @@ async fn nobody_there_then_an_agent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     drop(listener);
-    let mut discovery = Discovery::with(nameless(), quick());
+    let mut discovery = Discovery::with(nameless(), no_fronts(), quick());
     let mut running = Running::start(&mut discovery, &Source::Consul(service_at(&format!("http://{at}"))));
     let view = running.status(|view| view.errors.get("connect").is_some_and(|errors| errors.count > 2)).await;
     assert!(view.last_success.is_none());

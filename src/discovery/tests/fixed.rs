@@ -10,7 +10,7 @@ fn backend(host: &str, weight: u16) -> StaticBackend {
 }
 
 fn follow(names: Resolver, backends: Vec<StaticBackend>) -> Running {
-    Running::start(&mut Discovery::with(names, quick()), &Source::Static(backends))
+    Running::start(&mut Discovery::with(names, no_fronts(), quick()), &Source::Static(backends))
 }
 
 #[tokio::test]
@@ -45,6 +45,25 @@ async fn no_address_at_all_is_not_an_empty_set() {
     assert!(view.last_success.is_none());
     assert_eq!(view.error.unwrap().2, "void: no address");
     running.no_update().await;
+}
+
+#[tokio::test]
+async fn what_is_ourselves_is_rejected_whenever_we_begin_to_listen_there() {
+    let (listening, fronts) = fronts_at(&["0.0.0.0:81"]);
+    let mut discovery = Discovery::with(resolver(|_| Some(Ok(vec!["127.0.0.1".parse().unwrap()]))), fronts, quick());
+    let source = Source::Static(vec![backend("127.0.0.1", 1), backend("::ffff:127.0.0.1", 1), backend("name", 1)]);
+    let mut running = Running::start(&mut discovery, &source);
+    while running.update().await.endpoints.len() < 3 {}
+    // A reload adds a listener.
+    listening.send_replace(super::fronts(&["0.0.0.0:81", "0.0.0.0:80"]));
+    assert_eq!(running.set().await, Vec::<String>::new());
+    let view = running.status(|view| view.rejected.len() == 3).await;
+    let why = "127.0.0.1:80 is our own listener `web` (0.0.0.0:80): its sessions would go round in a circle";
+    assert_eq!((view.rejected[0].id.as_str(), view.rejected[0].why.as_str()), ("127.0.0.1:80", why));
+    // And another one takes it away again.
+    listening.send_replace(super::fronts(&["0.0.0.0:81"]));
+    assert_eq!(running.update().await.endpoints.len(), 3);
+    running.status(|view| view.rejected.is_empty()).await;
 }
 
 #[tokio::test]

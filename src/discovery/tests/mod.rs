@@ -12,11 +12,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::resolver::{Resolver, Times};
-use super::{Discovery, Tuning};
+use super::{Discovery, Front, Fronts, Tuning};
 use crate::config::{Consistency, ConsulAgent, ConsulSource, Resolve, Source, Warning};
 use crate::endpoint::Update;
 use crate::pool::{SourceStatus, SourceView};
@@ -41,6 +41,20 @@ fn quick() -> Tuning {
         burst: 1000,
         ..Tuning::default()
     }
+}
+
+fn no_fronts() -> Fronts {
+    fronts_at(&[]).1
+}
+
+/// We listen there, as long as the sender is not told otherwise.
+fn fronts_at(addresses: &[&str]) -> (watch::Sender<Arc<[Front]>>, Fronts) {
+    watch::channel(fronts(addresses))
+}
+
+fn fronts(addresses: &[&str]) -> Arc<[Front]> {
+    let front = |at: &&str| Front { listener: "web".into(), address: at.parse().unwrap(), takes_ipv4: false };
+    addresses.iter().map(front).collect()
 }
 
 fn nameless() -> Resolver {

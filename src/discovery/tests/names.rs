@@ -21,7 +21,7 @@ fn db() -> Source {
 impl Zone {
     fn start() -> (Arc<Self>, Running) {
         let (zone, names) = Self::new();
-        (zone, Running::start(&mut Discovery::with(names, quick()), &db()))
+        (zone, Running::start(&mut Discovery::with(names, no_fronts(), quick()), &db()))
     }
 
     fn new() -> (Arc<Self>, Resolver) {
@@ -72,7 +72,8 @@ async fn all_addresses_of_a_name_are_candidates_and_keep_their_order() {
 /// Nothing is asked for out of turn here, and the turn is an hour away.
 async fn rarely() -> (Arc<Zone>, Running) {
     let (zone, names) = Zone::new();
-    let mut running = Running::start_with(&mut Discovery::with(names, quick()), &db(), Duration::from_secs(3600));
+    let mut running =
+        Running::start_with(&mut Discovery::with(names, no_fronts(), quick()), &db(), Duration::from_secs(3600));
     running.set().await;
     (zone, running)
 }
@@ -105,7 +106,8 @@ async fn look_ups_out_of_turn_are_rationed() {
 #[tokio::test]
 async fn names_are_refreshed_as_often_as_is_written() {
     let (zone, names) = Zone::new();
-    let _running = Running::start_with(&mut Discovery::with(names, quick()), &db(), Duration::from_millis(20));
+    let _running =
+        Running::start_with(&mut Discovery::with(names, no_fronts(), quick()), &db(), Duration::from_millis(20));
     let began = tokio::time::Instant::now();
     soon("look-ups", async {
         while zone.asked.load(Ordering::SeqCst) < 11 {

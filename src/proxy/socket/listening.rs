@@ -108,6 +108,12 @@ pub(crate) fn local_address(fd: &impl AsFd) -> io::Result<SocketAddr> {
     raw.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))
 }
 
+/// Whether clients may come over IPv4 to a socket of IPv6.
+pub(crate) fn takes_ipv4(fd: &impl AsFd) -> bool {
+    // That of IPv4 has no such option.
+    SockRef::from(fd).only_v6().is_ok_and(|only| !only)
+}
+
 /// Makes an inherited socket one of ours.
 ///
 /// # Errors
