@@ -48,7 +48,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/", "operator/", "cli/"]),
     ("socket2", &["proxy/socket.rs", "proxy/socket/listening.rs", "proxy/option.rs"]),
-    ("libc", &["proxy/option.rs", "proxy/relay/ring/"]),
+    ("libc", &["proxy/option.rs", "proxy/relay/ring/", "probe/kernel.rs"]),
     (
         "rustix",
         &[
@@ -60,6 +60,8 @@ const DOORS: &[(&str, &[&str])] = &[
             "server/limits.rs",
             "probe/attempt.rs",
             "probe/exec.rs",
+            "probe/identity.rs",
+            "probe/reaper.rs",
             "admin/process.rs",
             "cli/reader.rs",
         ],

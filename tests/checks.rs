@@ -152,3 +152,115 @@ async fn a_certificate_that_ends_soon_is_warned_of_and_no_failure() {
     assert_eq!(rig.metric(&format!("evenkeel_probe_certificate_expires_soon{labels}")).await, 0.0);
     rig.stop().await;
 }
+
+/// Runs a program as the check of a backend.
+fn running(backend: &Backend, script: &str, keys: &str) -> String {
+    let check = format!(
+        "check = {{ kind = \"exec\", command = [\"/bin/sh\", \"-c\", {script:?}], timeout = \"60s\", {keys} }}"
+    );
+    format!("admin.bind = \"127.0.0.1:0\"\n{}", listener_and_pool("web", backend, &check))
+}
+
+/// Of a process, or `None` if there is none: its state, and its parent.
+fn process(pid: &str) -> Option<(char, i32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+fn is_over(pid: &str) -> bool {
+    process(pid).is_none_or(|(state, _)| state == 'Z')
+}
+
+/// What `script` wrote: a pid a line.
+async fn pids(file: &std::path::Path, count: usize) -> Vec<String> {
+    until("the check runs", || async {
+        let pids: Vec<String> = std::fs::read_to_string(file).ok()?.lines().map(str::to_owned).collect();
+        (pids.len() == count).then_some(pids)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn programs_end_with_the_balancer() {
+    let backend = Backend::echo().await;
+    let directory = tempfile::tempdir().unwrap();
+    // A stop ends the whole group.
+    let file = directory.path().join("stopped");
+    let script = format!("sleep 600 & echo $! > {0}; echo $$ >> {0}; wait", file.display());
+    let mut program = Program::start(&running(&backend, &script, ""), &["run", "--allow-exec"]);
+    let group = pids(&file, 2).await;
+    program.signal(Signal::TERM);
+    assert!(soon("its end", program.end()).await.success());
+    until("the group is gone", || async { group.iter().all(|pid| is_over(pid)).then_some(()) }).await;
+
+    // A kill ends the program, by the kernel.
+    let file = directory.path().join("killed");
+    let script = format!("echo $$ > {}; exec sleep 600", file.display());
+    let mut program = Program::start(&running(&backend, &script, ""), &["run", "--allow-exec"]);
+    let group = pids(&file, 1).await;
+    program.signal(Signal::KILL);
+    soon("its end", program.end()).await;
+    until("it is gone", || async { is_over(&group[0]).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_unknown_user_for_a_program_is_an_error_at_the_start() {
+    let backend = Backend::echo().await;
+    let config = running(&backend, "true", "run_as = \"no-such-user\"");
+    for command in ["run", "check"] {
+        let mut refused = Program::start(&config, &[command, "--allow-exec"]);
+        assert_eq!(refused.end().await.code(), Some(2), "{:?}", refused.log());
+        let wanted =
+            "evenkeel: the check of pool `web` can't work: run_as \"no-such-user\": there is no user of that name";
+        assert!(refused.log().last().unwrap().starts_with(wanted), "{:?}", refused.log());
+    }
+}
+
+#[tokio::test]
+async fn as_pid_1_it_waits_for_orphans_and_leaves_the_checks_to_their_own() {
+    let root: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--map-root-user"] };
+    let namespace = [root, &["--pid", "--fork", "--kill-child"]].concat();
+    let mut can = tokio::process::Command::new("unshare");
+    if !can.args(&namespace).arg("true").output().await.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no namespace of processes here");
+        return;
+    }
+    let backend = Backend::echo().await;
+    // Each leaves two orphans behind: one that has ended, and one that is killed with the group.
+    let script = "true & sleep 60 & exit 0";
+    let config = running(&backend, script, "interval = \"10ms\", fast_interval = \"10ms\"");
+    let mut command = tokio::process::Command::new("unshare");
+    command.args(&namespace).args([Program::PATH, "run", "--allow-exec"]);
+    let mut program = Program::start_by(&config, command);
+    let admin = program.admin().await;
+    let series = |result: &str| {
+        format!(
+            "evenkeel_probes_total{{pool=\"web\",backend=\"{}\",kind=\"exec\",result=\"{result}\"}} ",
+            backend.address()
+        )
+    };
+    let metric = |text: &str, result: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(&series(result)).map(str::to_owned));
+        line.and_then(|value| value.parse::<f64>().ok()).unwrap_or_default()
+    };
+    let text = until("a hundred checks", || async {
+        let text = crate::support::get(admin, "/metrics").await.ok()?.1;
+        (metric(&text, "pass") >= 100.0).then_some(text)
+    })
+    .await;
+    assert_eq!(metric(&text, "fail"), 0.0);
+    let balancer = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", program.pid())).unwrap();
+    let balancer: i32 = balancer.trim().parse().unwrap();
+    let zombies = || {
+        let all =
+            std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+        all.filter_map(|pid| process(&pid)).filter(|&(state, parent)| state == 'Z' && parent == balancer).count()
+    };
+    // Some may just have ended: two hundred would have.
+    assert!(zombies() < 20, "{}", zombies());
+    let unsent = program.log().iter().filter(|line| line.contains("could not be sent")).count();
+    assert_eq!(unsent, 0, "{:?}", program.log());
+    rustix::process::kill_process(rustix::process::Pid::from_raw(balancer).unwrap(), Signal::TERM).unwrap();
+    assert!(soon("its end", program.end()).await.success());
+}

@@ -65,6 +65,10 @@ async fn serve(
     mut asked: Asked,
 ) -> Result<(), Failure> {
     let mut signals = Signals::new().context("signals can't be caught")?;
+    // In a container: what lost its parent has no other one to wait for its end.
+    if std::process::id() == 1 {
+        tokio::spawn(server::reap_orphans());
+    }
     let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
         StartError::Server(server::StartError::Limit(error)) => error.into(),
         error @ StartError::Server(server::StartError::Check { .. }) => error.into(),

@@ -1,8 +1,10 @@
 //! What a probe does and how it is judged, after validation: [`Check`] and the closed set of its kinds.
 //! Written by [`super::load`] alone; read by the prober. Equal checks of one address are one probe.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,6 +36,12 @@ pub struct Check {
     pub send_proxy: Option<ProxyVersion>,
     /// The exchange happens within TLS; always there for [`CheckKind::Tls`].
     pub tls: Option<TlsCheck>,
+    /// A connection on which nothing was said ends by FIN instead of a reset ([`CheckKind::Tcp`]; the others always do).
+    pub linger: bool,
+    /// Local addresses to connect from, the pool's: the first of the backend's family that can be used; empty = the kernel
+    /// chooses.
+    #[serde(skip)]
+    pub sources: Vec<IpAddr>,
 }
 
 /// How a probe's TLS is made and judged.
@@ -45,6 +53,9 @@ pub struct TlsCheck {
     pub verify: bool,
     /// PEM; trusted besides the system's roots.
     pub ca_file: Option<PathBuf>,
+    /// Offered by ALPN, and one of them must be chosen; empty = not asked. Never for kinds that have a protocol of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
     /// A certificate with less time left is warned of; `None` = never.
     pub expires_within: Option<Duration>,
 }
@@ -55,7 +66,7 @@ pub struct TlsCheck {
 pub enum CheckKind {
     /// No probes: a backend is up unless something else says no.
     None,
-    /// Connect, then reset.
+    /// Connect.
     Tcp,
     /// One HTTP/1.1 request.
     Http(HttpCheck),
@@ -185,6 +196,26 @@ pub struct ExecCheck {
     pub program: PathBuf,
     /// Handed to it as they are; no shell sees them.
     pub arguments: Vec<String>,
+    /// Whose rights it has; `None` = ours.
+    pub run_as: Option<RunAs>,
+    /// Whether nothing that it starts can gain rights (`PR_SET_NO_NEW_PRIVS`), as by sudo.
+    pub no_new_privs: bool,
+}
+
+/// `run_as`: by name or number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RunAs {
+    /// Who.
+    pub user: String,
+    /// `None` = the user's own.
+    pub group: Option<String>,
+}
+
+impl fmt::Display for RunAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.user)?;
+        self.group.as_ref().map_or(Ok(()), |group| write!(f, ":{group}"))
+    }
 }
 
 /// What belongs to `kind = "http"`.
@@ -198,8 +229,54 @@ pub struct HttpCheck {
     pub host: Option<String>,
     /// The statuses that pass.
     pub status: StatusSet,
+    /// Sent besides; the values may be secrets.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Secret>,
+    /// Sent; it may be a secret.
+    pub request_body: Option<Secret>,
+    /// What the headers of the answer must be.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub expect_headers: BTreeMap<String, HeaderWish>,
     /// What the body must hold.
     pub body: Option<Expectation>,
+    /// What the body must not hold.
+    pub expect_not: Option<Expectation>,
+}
+
+/// What is wanted of a header, by its name in lower case. Where there are several, one of them will do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HeaderWish {
+    /// Whatever it says.
+    Present,
+    /// It must not be there.
+    Absent,
+    /// This very value.
+    Is(String),
+    /// A match somewhere in its value.
+    Matches(Pattern),
+}
+
+impl HeaderWish {
+    /// Whether the values of that name, in their order, are as wished.
+    pub fn is_met<'a>(&self, mut values: impl Iterator<Item = &'a [u8]>) -> bool {
+        match self {
+            Self::Present => values.next().is_some(),
+            Self::Absent => values.next().is_none(),
+            Self::Is(wanted) => values.any(|value| value == wanted.as_bytes()),
+            Self::Matches(pattern) => values.any(|value| pattern.regex.is_match(value)),
+        }
+    }
+}
+
+impl fmt::Display for HeaderWish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Present => f.write_str("something"),
+            Self::Absent => f.write_str("nothing"),
+            Self::Is(value) => write!(f, "\"{}\"", value.escape_debug()),
+            Self::Matches(pattern) => write!(f, "/{}/", pattern.source),
+        }
+    }
 }
 
 /// A set of HTTP statuses, such as `"200-299,404"`.
@@ -239,6 +316,8 @@ pub enum Step {
     Send(Vec<u8>),
     /// What the bytes read since the last matched step must hold.
     Expect(Expectation),
+    /// What the bytes up to the end of the next match must not hold; an `Expect` always follows.
+    ExpectNot(Expectation),
     /// The same, with what settles the opposite at once.
     Judge {
         /// A pass, and on to the next step.
@@ -260,6 +339,11 @@ pub enum Expectation {
 }
 
 impl Expectation {
+    /// Whether there is a match in `bytes`.
+    pub fn is_in(&self, bytes: &[u8]) -> bool {
+        self.find(bytes).is_some()
+    }
+
     /// The end of the first match in `bytes`, if there is one.
     pub fn find(&self, bytes: &[u8]) -> Option<usize> {
         match self {

@@ -2,6 +2,7 @@
 //! A named check is read once, and is the same check in every pool that names it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,11 +37,13 @@ impl Checks {
         Self { named: sections.map(|(name, section)| (name.get_ref().clone(), read(Some(section), reading))).collect() }
     }
 
-    /// `sent` is what the pool's sessions begin with: probes do so too unless told otherwise.
+    /// `sent` is what the pool's sessions begin with: probes do so too unless told otherwise. They come from `sources`, as
+    /// sessions do.
     pub(super) fn of_pool(
         &self,
         entry: Option<&CheckEntry>,
         sent: Option<ProxyVersion>,
+        sources: &[IpAddr],
         reading: &mut Reading<'_>,
     ) -> Arc<Check> {
         let own;
@@ -64,6 +67,9 @@ impl Checks {
         let mut check = read.check.clone();
         if read.follows_pool {
             check.send_proxy = sent;
+        }
+        if !matches!(check.kind, CheckKind::None | CheckKind::Exec(_)) {
+            check.sources = sources.to_vec();
         }
         Arc::new(check)
     }
@@ -104,12 +110,18 @@ fn read(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Rea
         port: reading.number("port", &shape.port, 1..=65_535),
         send_proxy: header::of_check(shape.send_proxy.as_ref(), None, reading),
         tls: kinds::tls(kind, shape, reading),
+        linger: shape.linger.as_ref().is_some_and(|on| *on.get_ref()),
+        sources: Vec::new(),
     };
     Read { check, follows_pool: shape.send_proxy.is_none() && !matches!(kind, Kind::None | Kind::Exec) }
 }
 
 /// `agent = { … }`: asked at its own pace, with no results to count.
-pub(super) fn adviser(section: Option<&Section<AdviserShape>>, reading: &mut Reading<'_>) -> Option<Arc<Check>> {
+pub(super) fn adviser(
+    section: Option<&Section<AdviserShape>>,
+    sources: &[IpAddr],
+    reading: &mut Reading<'_>,
+) -> Option<Arc<Check>> {
     let Section { span, shape } = section?;
     if shape.port.is_none() {
         let hint = "add the port that the agents of its backends listen on: agent = { port = 9100 }";
@@ -127,5 +139,7 @@ pub(super) fn adviser(section: Option<&Section<AdviserShape>>, reading: &mut Rea
         port: reading.number("port", &shape.port, 1..=65_535),
         send_proxy: None,
         tls: None,
+        linger: false,
+        sources: sources.to_vec(),
     }))
 }

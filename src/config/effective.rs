@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::duration::written;
-use super::{Config, HostPort, Network, Pattern, Secret, StatusSet};
+use super::{Config, HeaderWish, HostPort, Network, Pattern, RunAs, Secret, StatusSet};
 
 /// What a secret is in the tree, until it is [`masked`].
 const SECRET: &str = "$secret";
@@ -137,6 +137,24 @@ impl Serialize for StatusSet {
 impl Serialize for Network {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl Serialize for RunAs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// As it is written.
+impl Serialize for HeaderWish {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Present => serializer.serialize_bool(true),
+            Self::Absent => serializer.serialize_bool(false),
+            Self::Is(value) => serializer.serialize_str(value),
+            Self::Matches(pattern) => serializer.collect_map([("regex", pattern)]),
+        }
     }
 }
 

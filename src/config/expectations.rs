@@ -8,7 +8,6 @@ use super::{Expectation, Pattern, StatusSet, Step};
 
 /// A method as RFC 9110 has it: a token.
 pub(super) fn method(text: &str) -> Result<String, Complaint> {
-    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     if text.is_empty() || !text.chars().all(is_token) {
         return Err(Complaint::new("no HTTP method", "write it like \"GET\" or \"HEAD\""));
     }
@@ -17,6 +16,10 @@ pub(super) fn method(text: &str) -> Result<String, Complaint> {
         return Err(Complaint::new("HTTP methods are upper case", hint));
     }
     Ok(text.to_owned())
+}
+
+fn is_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
 }
 
 /// The path and the query of a request line.
@@ -39,6 +42,43 @@ pub(super) fn host(text: &str) -> Result<String, Complaint> {
         return Err(Complaint::new("no host name", "write it like \"www.example.com\" or \"www.example.com:8080\""));
     }
     Ok(text.to_owned())
+}
+
+/// The name of a header, in lower case: a token (RFC 9110).
+pub(super) fn header_name(text: &str) -> Result<String, Complaint> {
+    if text.is_empty() || !text.chars().all(is_token) {
+        return Err(Complaint::new("no name of a header", "write it like \"X-Role\""));
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+/// The name of a header that a check may send.
+pub(super) fn sent_header(text: &str) -> Result<String, Complaint> {
+    let name = header_name(text)?;
+    let hint = match name.as_str() {
+        "host" => "write it as the key `host`",
+        "content-length" | "transfer-encoding" | "connection" | "te" | "upgrade" | "trailer" | "expect" => {
+            "remove it: it follows from the request itself"
+        }
+        _ => return Ok(name),
+    };
+    Err(Complaint::new("this header can't be chosen", hint))
+}
+
+/// The value of a header: nothing that could begin another one.
+pub(super) fn header_value(text: &str) -> Result<String, Complaint> {
+    if text.chars().any(|c| c.is_control() && c != '\t') || text.trim() != text {
+        return Err(Complaint::new("no value of a header", "it is one line, without spaces around it"));
+    }
+    Ok(text.to_owned())
+}
+
+/// A pattern that a header's value must match.
+pub(super) fn header_pattern(text: &str) -> Result<Pattern, Complaint> {
+    match pattern(text)? {
+        Expectation::Regex(pattern) => Ok(pattern),
+        Expectation::Bytes(_) => Err(Complaint::new("no pattern", "")),
+    }
 }
 
 /// `200-299,404`
@@ -94,16 +134,30 @@ fn answer(text: &str) -> Result<Expectation, Complaint> {
 
 /// The steps of a script check, in order.
 pub(super) fn steps(written: &[Section<StepShape>], reading: &mut Reading<'_>) -> Vec<Step> {
-    written.iter().filter_map(|section| step(section, reading)).collect()
+    let steps: Vec<Step> = written.iter().filter_map(|section| step(section, reading)).collect();
+    let last = steps.iter().rposition(|step| matches!(step, Step::Expect(_)));
+    let waits_for_nothing = |step: &Step| matches!(step, Step::ExpectNot(_));
+    // With a faulty step among them nothing is known of their order.
+    if steps.len() == written.len()
+        && let Some(at) = steps.iter().skip(last.map_or(0, |last| last + 1)).position(waits_for_nothing)
+        && let Some(section) = written.get(last.map_or(0, |last| last + 1) + at)
+    {
+        let hint = "add what ends the wait: what comes until then is looked at";
+        reading.fault(section.span.clone(), "`expect_not` without an `expect` after it", hint);
+    }
+    steps
 }
 
 fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<Step> {
-    let StepShape { send, send_hex, expect, expect_hex, expect_regex } = &section.shape;
-    match [send, send_hex, expect, expect_hex, expect_regex].iter().filter(|key| key.is_some()).count() {
+    let shape = &section.shape;
+    let StepShape { send, send_hex, expect, expect_hex, expect_regex, expect_not, expect_not_hex, expect_not_regex } =
+        shape;
+    let keys = [send, send_hex, expect, expect_hex, expect_regex, expect_not, expect_not_hex, expect_not_regex];
+    match keys.iter().filter(|key| key.is_some()).count() {
         1 => {}
         0 => {
-            let hint =
-                "write one of { send = … }, { send_hex = … }, { expect = … }, { expect_hex = … }, { expect_regex = … }";
+            let hint = "write one of { send = … }, { send_hex = … }, { expect = … }, { expect_hex = … }, \
+                        { expect_regex = … }, { expect_not = … }, { expect_not_hex = … }, { expect_not_regex = … }";
             reading.fault(section.span.clone(), "an empty step", hint);
         }
         _ => reading.fault(section.span.clone(), "a step with several keys", "make a step of each, in their order"),
@@ -116,6 +170,9 @@ fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<Step>
         .or_else(|| reading.parsed("expect", expect, wanted_text).map(Step::Expect))
         .or_else(|| reading.parsed("expect_hex", expect_hex, hex).map(Expectation::Bytes).map(Step::Expect))
         .or_else(|| reading.parsed("expect_regex", expect_regex, answer).map(Step::Expect))
+        .or_else(|| reading.parsed("expect_not", expect_not, wanted_text).map(Step::ExpectNot))
+        .or_else(|| reading.parsed("expect_not_hex", expect_not_hex, hex).map(Expectation::Bytes).map(Step::ExpectNot))
+        .or_else(|| reading.parsed("expect_not_regex", expect_not_regex, answer).map(Step::ExpectNot))
 }
 
 /// What is sent.

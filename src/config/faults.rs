@@ -191,7 +191,7 @@ impl<'a> Reading<'a> {
 
 /// Whether no message may show the values of a key.
 pub(super) fn is_secret(key: &str) -> bool {
-    matches!(key, "token" | "password") || key.ends_with("_token")
+    matches!(key, "token" | "password" | "headers" | "request_body") || key.ends_with("_token")
 }
 
 /// A value as a message shows it: in quotes, on one line, not endless.

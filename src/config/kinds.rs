@@ -1,6 +1,7 @@
 //! The kinds of check: which keys mean something to which, and what becomes of them.
 //! Called by `checks` alone. A key that does not apply is an error, since a check that ignores one tests something else.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,14 +9,17 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::agents::path as file;
-use super::expectations::{bytes, host, method, path, pattern, statuses, steps, wanted_text};
+use super::expectations::{
+    bytes, header_name, header_pattern, header_value, host, method, path, pattern, sent_header, statuses, steps,
+    wanted_text,
+};
 use super::faults::{Complaint, Reading, Zero};
 use super::pools::plain;
-use super::shape::CheckShape;
-use super::values::{Section, Text};
+use super::shape::{CheckShape, HeaderShape};
+use super::values::{HeaderEntry, Section, Text};
 use super::{
-    AgentCheck, CheckKind, ExecCheck, Expectation, GrpcCheck, HttpCheck, PostgresCheck, Protocol, RedisCheck,
-    RedisRole, Secret, StatusSet, Step, TlsCheck,
+    AgentCheck, CheckKind, ExecCheck, Expectation, GrpcCheck, HeaderWish, HttpCheck, PostgresCheck, Protocol,
+    RedisCheck, RedisRole, RunAs, Secret, StatusSet, Step, TlsCheck,
 };
 
 /// Time enough to find out who renews it.
@@ -58,6 +62,9 @@ const KINDS: [(&str, Kind); 13] = [
 /// Those that may be within TLS. MySQL and PostgreSQL begin it in ways of their own.
 const WITHIN_TLS: &[Kind] =
     &[Kind::Http, Kind::Script, Kind::Redis, Kind::Memcached, Kind::Smtp, Kind::Grpc, Kind::Agent];
+
+/// Those of these whose protocol is not fixed by the kind.
+const CHOOSING_ALPN: &[Kind] = &[Kind::Tls, Kind::Script, Kind::Redis, Kind::Memcached, Kind::Smtp, Kind::Agent];
 
 /// The kind and what its probes do. `section` is where the table is, if there is one.
 pub(super) fn read(
@@ -115,6 +122,7 @@ pub(super) fn tls(kind: Kind, shape: &CheckShape, reading: &mut Reading<'_>) -> 
             ("verify", at(&shape.verify)),
             ("ca_file", at(&shape.ca_file)),
             ("expires_within", at(&shape.expires_within)),
+            ("alpn", shape.alpn.as_ref().map(|alpn| alpn.span.clone())),
         ];
         for (key, span) in written {
             let Some(span) = span else { continue };
@@ -125,8 +133,22 @@ pub(super) fn tls(kind: Kind, shape: &CheckShape, reading: &mut Reading<'_>) -> 
         server_name,
         verify: shape.verify.as_ref().is_none_or(|verify| *verify.get_ref()),
         ca_file,
+        alpn: shape
+            .alpn
+            .iter()
+            .flat_map(|alpn| &alpn.items)
+            .filter_map(|item| reading.parsed_item("alpn", item, protocol))
+            .collect(),
         expires_within: Some(expires_within.unwrap_or(DEFAULT_EXPIRES_WITHIN)).filter(|within| !within.is_zero()),
     })
+}
+
+/// A name of ALPN: 1 to 255 bytes (RFC 7301).
+fn protocol(text: &str) -> Result<String, Complaint> {
+    if text.is_empty() || text.len() > 255 {
+        return Err(Complaint::new("no name of a protocol", "write it like \"h2\" or \"postgresql\""));
+    }
+    Ok(text.to_owned())
 }
 
 fn without_port(host: &str) -> String {
@@ -173,6 +195,15 @@ fn refuse_foreign_keys(shape: &CheckShape, kind: Kind, reading: &mut Reading<'_>
         ("method", at(&shape.method), &[Kind::Http]),
         ("body", at(&shape.body), &[Kind::Http]),
         ("body_regex", at(&shape.body_regex), &[Kind::Http]),
+        ("headers", shape.headers.as_ref().map(|headers| headers.span.clone()), &[Kind::Http]),
+        ("request_body", at(&shape.request_body), &[Kind::Http]),
+        ("expect_headers", shape.expect_headers.as_ref().map(|headers| headers.span.clone()), &[Kind::Http]),
+        ("expect_not", at(&shape.expect_not), &[Kind::Http]),
+        ("expect_not_regex", at(&shape.expect_not_regex), &[Kind::Http]),
+        ("linger", at(&shape.linger), &[Kind::Tcp]),
+        ("alpn", shape.alpn.as_ref().map(|alpn| alpn.span.clone()), CHOOSING_ALPN),
+        ("run_as", at(&shape.run_as), &[Kind::Exec]),
+        ("no_new_privs", at(&shape.no_new_privs), &[Kind::Exec]),
         ("steps", at(&shape.steps), &[Kind::Script]),
         ("tls", at(&shape.tls), WITHIN_TLS),
         ("server_name", at(&shape.server_name), &judged_tls),
@@ -206,7 +237,11 @@ fn refuse_foreign_keys(shape: &CheckShape, kind: Kind, reading: &mut Reading<'_>
 
 fn http(shape: &CheckShape, reading: &mut Reading<'_>) -> HttpCheck {
     let method = reading.parsed("method", &shape.method, method).unwrap_or_else(|| "GET".to_owned());
-    let body = body(shape, &method, reading);
+    let (body, expect_not) = body(shape, &method, reading);
+    if let Some(written) = shape.request_body.as_ref().filter(|_| shape.method.is_none()) {
+        let hint = "add the method that it belongs to, such as method = \"POST\"";
+        reading.fault(written.span(), "`request_body` without `method`", hint);
+    }
     HttpCheck {
         path: reading.parsed("path", &shape.path, path).unwrap_or_else(|| "/".to_owned()),
         host: reading.parsed("host", &shape.host, host),
@@ -214,20 +249,66 @@ fn http(shape: &CheckShape, reading: &mut Reading<'_>) -> HttpCheck {
             .parsed("status", &shape.status, statuses)
             .unwrap_or_else(|| StatusSet { ranges: vec![(200, 399)] }),
         method,
+        headers: request_headers(shape, reading),
+        request_body: reading.parsed("request_body", &shape.request_body, |text| Ok(Secret(text.to_owned()))),
+        expect_headers: header_wishes(shape, reading),
         body,
+        expect_not,
     }
 }
 
-fn body(shape: &CheckShape, method: &str, reading: &mut Reading<'_>) -> Option<Expectation> {
-    if let (Some(_), Some(second)) = (&shape.body, &shape.body_regex) {
-        reading.fault(second.span(), "`body_regex` next to `body`", "keep one of the two");
+/// What the body must and must not hold.
+fn body(shape: &CheckShape, method: &str, reading: &mut Reading<'_>) -> (Option<Expectation>, Option<Expectation>) {
+    let pairs = [
+        ("body", &shape.body, "body_regex", &shape.body_regex),
+        ("expect_not", &shape.expect_not, "expect_not_regex", &shape.expect_not_regex),
+    ];
+    let [wanted, unwanted] = pairs.map(|(key, text, key_of_pattern, regex)| {
+        if let (Some(_), Some(second)) = (text, regex) {
+            reading.fault(second.span(), format!("`{key_of_pattern}` next to `{key}`"), "keep one of the two");
+        }
+        if let Some(written) = written(text, regex).filter(|_| method == "HEAD") {
+            let hint = "remove it, or make the method \"GET\"";
+            reading.fault(written, "the answer to HEAD has no body that could match", hint);
+        }
+        let text = reading.parsed(key, text, wanted_text);
+        text.or_else(|| reading.parsed(key_of_pattern, regex, pattern))
+    });
+    (wanted, unwanted)
+}
+
+fn request_headers(shape: &CheckShape, reading: &mut Reading<'_>) -> BTreeMap<String, Secret> {
+    let mut headers = BTreeMap::new();
+    for (name, value) in shape.headers.iter().flat_map(|section| &section.shape) {
+        let Some(name) = reading.parsed_item("headers", name, sent_header) else { continue };
+        let Some(text) = reading.parsed_item("headers", value, header_value) else { continue };
+        headers.insert(name, Secret(text));
     }
-    if let Some(written) = written(&shape.body, &shape.body_regex).filter(|_| method == "HEAD") {
-        let hint = "remove it, or make the method \"GET\"";
-        reading.fault(written, "the answer to HEAD has no body that could match", hint);
+    headers
+}
+
+fn header_wishes(shape: &CheckShape, reading: &mut Reading<'_>) -> BTreeMap<String, HeaderWish> {
+    let mut wishes = BTreeMap::new();
+    for (name, value) in shape.expect_headers.iter().flat_map(|section| &section.shape) {
+        let Some(name) = reading.parsed_item("expect_headers", name, header_name) else { continue };
+        let wish = match value.get_ref() {
+            HeaderEntry::Switch(true) => Some(HeaderWish::Present),
+            HeaderEntry::Switch(false) => Some(HeaderWish::Absent),
+            HeaderEntry::Text(text) => {
+                let text = Spanned::new(value.span(), text.clone());
+                reading.parsed_item("expect_headers", &text, header_value).map(HeaderWish::Is)
+            }
+            HeaderEntry::Table(HeaderShape { regex: None }) => {
+                reading.fault(value.span(), "a table without `regex`", "write { regex = '…' }, or a text");
+                None
+            }
+            HeaderEntry::Table(HeaderShape { regex }) => {
+                reading.parsed("regex", regex, header_pattern).map(HeaderWish::Matches)
+            }
+        };
+        wishes.extend(wish.map(|wish| (name, wish)));
     }
-    let text = reading.parsed("body", &shape.body, wanted_text);
-    text.or_else(|| reading.parsed("body_regex", &shape.body_regex, pattern))
+    wishes
 }
 
 fn written(first: &Text, second: &Text) -> Option<Range<usize>> {
@@ -289,7 +370,24 @@ fn exec(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Exe
         None => {}
     }
     let mut words = words.into_iter();
-    ExecCheck { program: words.next().map(PathBuf::from).unwrap_or_default(), arguments: words.collect() }
+    let shape = section.map(|section| &section.shape);
+    ExecCheck {
+        program: words.next().map(PathBuf::from).unwrap_or_default(),
+        arguments: words.collect(),
+        run_as: shape.and_then(|shape| reading.parsed("run_as", &shape.run_as, run_as)),
+        no_new_privs: shape.and_then(|shape| shape.no_new_privs.as_ref()).is_none_or(|on| *on.get_ref()),
+    }
+}
+
+/// `user` or `user:group`, by name or number.
+fn run_as(text: &str) -> Result<RunAs, Complaint> {
+    let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
+    let is_name =
+        |name: &str| !name.is_empty() && !name.contains(|c: char| c.is_control() || c.is_whitespace() || c == ':');
+    if !is_name(user) || !group.is_none_or(is_name) {
+        return Err(Complaint::new("no user", "write \"user\" or \"user:group\", by name or number"));
+    }
+    Ok(RunAs { user: user.to_owned(), group: group.map(str::to_owned) })
 }
 
 fn argument(text: &str, is_program: bool) -> Result<String, Complaint> {

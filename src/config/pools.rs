@@ -66,7 +66,8 @@ pub(super) fn pool(
         [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
     let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
-    let check = checks.of_pool(shape.check.as_ref(), version, reading);
+    let sources = sources(shape.source.as_ref(), reading);
+    let check = checks.of_pool(shape.check.as_ref(), version, &sources, reading);
     let queue = connect::queue(shape.queue.as_ref(), reading);
     Pool {
         name: name.to_owned(),
@@ -75,14 +76,14 @@ pub(super) fn pool(
         resolve: resolve(shape.resolve.as_ref(), reading),
         conduct: conduct::conduct(shape, check.fall, reading),
         check,
-        agent: checks::adviser(shape.agent.as_ref(), reading),
+        agent: checks::adviser(shape.agent.as_ref(), &sources, reading),
         queue,
         connect: connect::connect(shape.connect.as_ref(), reading),
         timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
         replay: connect::replay(shape, reading),
         closing: closing::closing(shape, reading),
         preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
-        sources: sources(shape.source.as_ref(), reading),
+        sources,
         send_proxy,
         tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
         relay: reading.word("relay", &shape.relay, &relays, Relay::Auto),

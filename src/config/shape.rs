@@ -1,12 +1,14 @@
 //! `lb.toml` as it is written, one flat struct a table: the keys that exist, nothing about what they mean.
 //! All of them are optional here, because a good word about a missing one needs to know what surrounds it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::values::{
-    BackendEntry, CheckEntry, Decimal, KeepaliveSetting, Named, Number, PolicyEntry, Section, SendProxyEntry,
-    SessionLogEntry, Strings, SwitchOrText, Text, Time,
+    BackendEntry, CheckEntry, Decimal, HeaderEntry, KeepaliveSetting, Named, Number, PolicyEntry, Section,
+    SendProxyEntry, SessionLogEntry, Strings, SwitchOrText, Text, Time,
 };
 
 #[derive(Debug, Default, Deserialize)]
@@ -210,6 +212,15 @@ pub(super) struct CheckShape {
     pub(super) method: Text,
     pub(super) body: Text,
     pub(super) body_regex: Text,
+    pub(super) headers: Option<Section<BTreeMap<Spanned<String>, Spanned<String>>>>,
+    pub(super) request_body: Text,
+    pub(super) expect_headers: Option<Section<BTreeMap<Spanned<String>, Spanned<HeaderEntry>>>>,
+    pub(super) expect_not: Text,
+    pub(super) expect_not_regex: Text,
+    pub(super) linger: Option<Spanned<bool>>,
+    pub(super) alpn: Option<Strings>,
+    pub(super) run_as: Text,
+    pub(super) no_new_privs: Option<Spanned<bool>>,
     pub(super) steps: Option<Spanned<Vec<Section<StepShape>>>>,
     pub(super) send_proxy: Option<Spanned<SwitchOrText>>,
     pub(super) tls: Option<Spanned<bool>>,
@@ -248,6 +259,13 @@ pub(super) struct SendProxyShape {
     pub(super) tlvs: Option<Spanned<bool>>,
 }
 
+/// `{ regex = "…" }`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HeaderShape {
+    pub(super) regex: Text,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StepShape {
@@ -256,6 +274,9 @@ pub(super) struct StepShape {
     pub(super) expect: Text,
     pub(super) expect_hex: Text,
     pub(super) expect_regex: Text,
+    pub(super) expect_not: Text,
+    pub(super) expect_not_hex: Text,
+    pub(super) expect_not_regex: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

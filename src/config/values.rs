@@ -10,7 +10,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
-use super::shape::{BackendShape, CheckShape, KeepaliveShape, PolicyShape, SendProxyShape, SessionLogShape};
+use super::shape::{
+    BackendShape, CheckShape, HeaderShape, KeepaliveShape, PolicyShape, SendProxyShape, SessionLogShape,
+};
 
 pub(super) type Text = Option<Spanned<String>>;
 pub(super) type Number = Option<Spanned<i64>>;
@@ -437,5 +439,41 @@ impl Visitor<'_> for SwitchOrTextVisitor {
 
     fn visit_str<E>(self, text: &str) -> Result<SwitchOrText, E> {
         Ok(SwitchOrText::Text(text.to_owned()))
+    }
+}
+
+/// `"value"`, `true`, `false` or `{ regex = "…" }`.
+#[derive(Debug)]
+pub(super) enum HeaderEntry {
+    Switch(bool),
+    Text(String),
+    Table(HeaderShape),
+}
+
+impl<'de> Deserialize<'de> for HeaderEntry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(HeaderVisitor)
+    }
+}
+
+struct HeaderVisitor;
+
+impl<'de> Visitor<'de> for HeaderVisitor {
+    type Value = HeaderEntry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string, true (it is there), false (it is not) or a table { regex = \"…\" }")
+    }
+
+    fn visit_bool<E>(self, on: bool) -> Result<HeaderEntry, E> {
+        Ok(HeaderEntry::Switch(on))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<HeaderEntry, E> {
+        Ok(HeaderEntry::Text(text.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<HeaderEntry, A::Error> {
+        HeaderShape::deserialize(MapAccessDeserializer::new(map)).map(HeaderEntry::Table)
     }
 }

@@ -1,6 +1,6 @@
-//! One probe: connect, the PROXY header that sessions have, the kind's own exchange, one deadline over all, and a verdict
-//! in words. Called by the probe's task. Whose fault an error is gets decided here: a backend is judged by what it did,
-//! never by what this machine ran out of.
+//! One probe: connect, the PROXY header that sessions have, the kind's own exchange, one deadline over all, a verdict in
+//! words, and a goodbye. Called by the probe's task. Whose fault an error is gets decided here: a backend is judged by what
+//! it did, never by what this machine ran out of.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -8,17 +8,20 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::{Check, CheckKind, ProxyVersion};
-use crate::header::{Header, write_v1, write_v2};
+use crate::header::{Addresses, Header, write_v1, write_v2};
 use crate::health::{Certificate, ProbeResult, escaped, line};
 
 use super::agent::Opinion;
 use super::tls::Context;
-use super::wire::Wire;
-use super::{agent, exec, grpc, http, postgres, redis, script, tls};
+use super::wire::{Goodbye, Wire};
+use super::{agent, connect, exec, grpc, http, postgres, redis, script, tls};
+
+/// For a server to end its side of a connection. Most do within a round trip.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Where a probe is. Kept outside of the exchange, so that a timeout can tell how far it got.
 pub(super) struct Trace {
@@ -28,8 +31,8 @@ pub(super) struct Trace {
     pub(super) wanted: String,
     /// What the backend sent, or as much of it as can matter.
     pub(super) came: Vec<u8>,
-    /// Set once the verdict is a pass and only good manners are left.
-    pub(super) settled: Option<String>,
+    /// How the connection ends.
+    pub(super) goodbye: Goodbye,
     /// See [`ProbeResult::certificate`].
     pub(super) certificate: Option<Certificate>,
 }
@@ -51,31 +54,57 @@ pub(super) enum Miss {
     Local(io::Error),
 }
 
+/// What is left of a probe when its verdict stands.
+pub(super) struct Farewell {
+    /// `None` = nothing is: there is no connection, or its end is the kernel's business.
+    wire: Option<Wire>,
+    goodbye: Goodbye,
+    limit: Duration,
+}
+
+impl Farewell {
+    /// Ends the connection in order, which takes no longer than what was left of the probe's timeout.
+    ///
+    /// Cancel safe: dropping the future closes the connection.
+    pub(super) async fn say(self) {
+        if let Some(wire) = self.wire {
+            wire.leave(self.goodbye, self.limit).await;
+        }
+    }
+}
+
 /// Probes once.
 ///
-/// Cancel safe: dropping the future resets the connection.
+/// Cancel safe: dropping the future closes the connection.
 ///
 /// # Errors
 /// What this machine lacked (fds, ephemeral ports, memory). Then nothing is known about the backend.
-pub(super) async fn attempt(address: SocketAddr, check: &Check, luggage: &mut Luggage) -> io::Result<ProbeResult> {
+pub(super) async fn attempt(
+    address: SocketAddr,
+    check: &Check,
+    luggage: &mut Luggage,
+) -> io::Result<(ProbeResult, Farewell)> {
     let started = Instant::now();
     let mut trace = Trace {
         asked: format!("connect {address}"),
         wanted: String::new(),
         came: Vec::new(),
-        settled: None,
+        goodbye: Goodbye::Close,
         certificate: None,
     };
-    let verdict = match timeout(check.timeout, exchange(address, check, luggage, &mut trace)).await {
+    let mut wire = None;
+    let verdict = match timeout(check.timeout, exchange(address, check, luggage, &mut wire, &mut trace)).await {
         Ok(verdict) => verdict,
-        Err(_) => trace.timed_out(check.timeout),
+        Err(_) => Err(trace.failed(format!("timeout after {:?}", check.timeout))),
     };
+    let limit = FAREWELL.min(check.timeout.saturating_sub(started.elapsed()));
+    let farewell = Farewell { wire: wire.filter(|_| connect::ends_in_order(check)), goodbye: trace.goodbye, limit };
     let (passed, got) = match verdict {
         Ok(got) => (true, got),
         Err(Miss::Failed(got)) => (false, got),
         Err(Miss::Local(error)) => return Err(error),
     };
-    Ok(ProbeResult {
+    let result = ProbeResult {
         kind: check.kind.name(),
         passed,
         duration: started.elapsed(),
@@ -85,79 +114,63 @@ pub(super) async fn attempt(address: SocketAddr, check: &Check, luggage: &mut Lu
         got: line(&got),
         advice: luggage.opinion.advice(),
         certificate: trace.certificate,
-    })
+    };
+    Ok((result, farewell))
 }
 
+/// `wire` is where the connection is left.
 async fn exchange(
     address: SocketAddr,
     check: &Check,
     luggage: &mut Luggage,
+    wire: &mut Option<Wire>,
     trace: &mut Trace,
 ) -> Result<String, Miss> {
     if let CheckKind::Exec(exec) = &check.kind {
         return exec::run(address, exec, check.timeout, trace).await;
     }
-    let mut stream = connect(address).await?;
+    let mut stream = connect::connect(address, check).await?;
     if let Some(version) = check.send_proxy {
-        stream.write_all(&header(version)).await?;
+        let header = header(version, &stream)?;
+        stream.write_all(&header).await?;
     }
-    let mut stream = match (&check.tls, &luggage.context) {
+    let stream = match (&check.tls, &luggage.context) {
         (Some(settings), Some(context)) => {
-            Wire::Tls(tls::handshake(stream, address, settings, context.clone(), trace).await?)
+            match tls::handshake(stream, address, settings, context.clone(), trace).await {
+                Ok(stream) => wire.insert(Wire::Tls(stream)),
+                Err((miss, stream)) => {
+                    *wire = stream.map(Wire::Plain);
+                    return Err(miss);
+                }
+            }
         }
-        _ => Wire::Plain(stream),
+        _ => wire.insert(Wire::Plain(stream)),
     };
     match &check.kind {
         // Neither `None` nor `Exec` gets here, see `Prober::subscribe` and above.
         CheckKind::None | CheckKind::Tcp | CheckKind::Exec(_) => Ok("connected".to_owned()),
         CheckKind::Http(check) => http::exchange(stream, address, check, trace).await,
-        CheckKind::Script(steps) => script::exchange(&mut stream, steps, trace).await,
-        CheckKind::Protocol(protocol) => script::exchange(&mut stream, script::of(*protocol), trace).await,
-        CheckKind::Redis(check) => redis::exchange(&mut stream, check, trace).await,
-        CheckKind::Tls => Ok(tls::told(&mut stream, trace).await),
-        CheckKind::Postgres(check) => postgres::exchange(&mut stream, check, trace).await,
+        CheckKind::Script(steps) => script::exchange(stream, steps, trace).await,
+        CheckKind::Protocol(protocol) => script::converse(stream, *protocol, trace).await,
+        CheckKind::Redis(check) => redis::exchange(stream, check, trace).await,
+        CheckKind::Tls => Ok(tls::told(stream, trace)),
+        CheckKind::Postgres(check) => postgres::exchange(stream, check, trace).await,
         CheckKind::Grpc(check) => grpc::exchange(stream, address, check, trace).await,
-        CheckKind::Agent(check) => agent::exchange(&mut stream, check, &mut luggage.opinion, trace).await,
+        CheckKind::Agent(check) => agent::exchange(stream, check, &mut luggage.opinion, trace).await,
     }
 }
 
-/// A backend that expects the header of sessions expects it of probes too. It says that nobody is relayed, so that no
-/// server logs a client that there never was.
-fn header(version: ProxyVersion) -> Vec<u8> {
-    match version {
-        ProxyVersion::V1 => write_v1(None),
+/// A backend that expects the header of sessions expects it of probes too. Version 1 has no word for a connection that
+/// nobody is relayed by but `UNKNOWN`, which some servers refuse: it names the probe's own addresses. Version 2 has one
+/// (LOCAL), so that no server logs a client that there never was. HAProxy does the same in both.
+fn header(version: ProxyVersion, stream: &TcpStream) -> io::Result<Vec<u8>> {
+    Ok(match version {
+        ProxyVersion::V1 => write_v1(Some(Addresses::between(stream.local_addr()?, stream.peer_addr()?))),
         ProxyVersion::V2 => write_v2(&Header::Local, false),
-    }
-}
-
-async fn connect(address: SocketAddr) -> Result<TcpStream, Miss> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // However a probe ends, it leaves no TIME_WAIT behind: a probe every half second would eat the ephemeral ports.
-    socket.set_zero_linger()?;
-    socket.set_nodelay(true)?;
-    let stream = socket.connect(address).await?;
-    if is_own_reflection(&stream) {
-        return Err(Miss::Failed("refused".to_owned()));
-    }
-    Ok(stream)
-}
-
-/// A connect to a local port in the ephemeral range that nobody listens on can be given that very port as its source,
-/// and then TCP's simultaneous open connects the socket to itself: the dead backend would pass.
-fn is_own_reflection(stream: &TcpStream) -> bool {
-    matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
+    })
 }
 
 impl Trace {
-    /// The verdict when time is up.
-    fn timed_out(&mut self, limit: Duration) -> Result<String, Miss> {
-        if let Some(got) = self.settled.take() {
-            return Ok(got);
-        }
-        let what = format!("timeout after {limit:?}");
-        Err(self.failed(what))
-    }
-
     /// A failure that quotes what came before it.
     pub(super) fn failed(&self, what: impl Into<String>) -> Miss {
         let what = what.into();
@@ -218,17 +231,5 @@ mod tests {
             let Miss::Failed(got) = Miss::from(io::Error::from(errno)) else { panic!("{errno:?}") };
             assert_eq!(got, expected);
         }
-    }
-
-    #[tokio::test]
-    async fn a_socket_connected_to_itself_is_seen() {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let itself = socket.local_addr().unwrap();
-        assert!(is_own_reflection(&socket.connect(itself).await.unwrap()));
-
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        assert!(!is_own_reflection(&stream));
     }
 }

@@ -3,12 +3,14 @@
 //! future leaves nothing behind.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::client::{ResponseFuture, SendRequest};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::http::{HeaderMap, Request, Uri};
+use tokio::time::timeout;
 
 use crate::config::GrpcCheck;
 use crate::health::escaped;
@@ -21,7 +23,7 @@ const READ_LIMIT: usize = 4096;
 
 /// See the module.
 pub(super) async fn exchange(
-    stream: Wire,
+    stream: &mut Wire,
     address: SocketAddr,
     check: &GrpcCheck,
     trace: &mut Trace,
@@ -33,19 +35,22 @@ pub(super) async fn exchange(
     trace.wanted = "SERVING".to_owned();
     let tls = matches!(stream, Wire::Tls(_));
     let handshake = h2::client::Builder::new().max_header_list_size(READ_LIMIT as u32).handshake::<_, Bytes>(stream);
-    let (sender, connection) = handshake.await.map_err(|error| explained(&error))?;
-    let answer = async {
+    let (sender, mut connection) = handshake.await.map_err(|error| explained(&error))?;
+    let answer = async move {
         let mut sender = sender.ready().await.map_err(|error| explained(&error))?;
         let response = call(&mut sender, address, check, tls)?;
         judged(response.await.map_err(|error| explained(&error))?).await
     };
-    tokio::select! {
+    let answer = tokio::select! {
         answer = answer => answer,
         // It ends only with an error or when the answer is there, which then is told by the other side.
-        ended = async { match connection.await { Ok(()) => std::future::pending().await, Err(error) => error } } => {
-            Err(explained(&ended))
+        ended = async { match (&mut connection).await { Ok(()) => std::future::pending().await, Err(error) => error } } => {
+            return Err(explained(&ended));
         }
-    }
+    };
+    // Nobody has a request any more: it says GOAWAY, if it can without a wait.
+    let _ = timeout(Duration::ZERO, connection).await;
+    answer
 }
 
 fn call(

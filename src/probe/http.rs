@@ -8,13 +8,12 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, Connection, SendRequest};
-use hyper::header::{CONNECTION, HOST, USER_AGENT};
+use hyper::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
 use hyper::http::Request;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,7 +22,7 @@ use crate::config::HttpCheck;
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace, words};
-use super::wire::Wire;
+use super::wire::{Goodbye, Wire};
 
 /// The longest head that is taken (hyper looks between reads, so up to twice that may be read): several times what
 /// servers send at most.
@@ -35,13 +34,10 @@ const BODY_LIMIT: usize = 64 * 1024;
 const READ_LIMIT: usize = 256 * 1024;
 /// What is quoted when the answer is no HTTP.
 const TAPE: usize = 256;
-/// How long a body that nobody asked for is read on after a pass, as a server that is cut off in the middle of its
-/// answer logs an error, every probe anew.
-const MANNERS: Duration = Duration::from_millis(50);
 
 /// Sends the request and judges the answer.
 pub(super) async fn exchange(
-    stream: Wire,
+    stream: &mut Wire,
     address: SocketAddr,
     check: &HttpCheck,
     trace: &mut Trace,
@@ -50,11 +46,13 @@ pub(super) async fn exchange(
     trace.wanted = check.status.to_string();
     let request = request(address, check).map_err(|error| Miss::Failed(format!("not a request: {error}")))?;
 
-    let Trace { wanted, came, settled, .. } = &mut *trace;
+    // By `connection: close`.
+    trace.goodbye = Goodbye::Asked;
+    let Trace { wanted, came, .. } = &mut *trace;
     let io = TokioIo::new(Taped { stream, tape: came, left: READ_LIMIT });
     let answered = match http1::Builder::new().max_buf_size(HEAD_LIMIT).handshake(io).await {
         Ok((sender, connection)) => tokio::select! {
-            answered = judged(sender, request, check, wanted, settled) => answered,
+            answered = judged(sender, request, check, wanted) => answered,
             never = driven(connection) => match never {},
         },
         Err(error) => Err(error),
@@ -62,29 +60,33 @@ pub(super) async fn exchange(
     answered.unwrap_or_else(|error| Err(trace.failed(explained(&error))))
 }
 
-fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
-    Request::builder()
+fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+    let mut request = Request::builder()
         .method(check.method.as_str())
         .uri(check.path.as_str())
-        .header(HOST, check.host.clone().unwrap_or_else(|| address.to_string()))
-        .header(USER_AGENT, concat!("evenkeel/", env!("CARGO_PKG_VERSION")))
-        .header(CONNECTION, "close")
-        .body(Empty::new())
+        .header(HOST, check.host.clone().unwrap_or_else(|| address.to_string()));
+    if !check.headers.contains_key(USER_AGENT.as_str()) {
+        request = request.header(USER_AGENT, concat!("evenkeel/", env!("CARGO_PKG_VERSION")));
+    }
+    for (name, value) in &check.headers {
+        request = request.header(name, value.0.as_str());
+    }
+    let body = check.request_body.as_ref().map(|body| Bytes::from(body.0.clone()));
+    request.header(CONNECTION, "close").body(Full::new(body.unwrap_or_default()))
 }
 
 /// Moves the connection's bytes, and leaves it to the request's side to say how it ended.
-async fn driven(connection: Connection<TokioIo<Taped<'_>>, Empty<Bytes>>) -> Infallible {
+async fn driven(connection: Connection<TokioIo<Taped<'_>>, Full<Bytes>>) -> Infallible {
     // The error, if any, is the answer of the request too.
     let _ = connection.await;
     std::future::pending().await
 }
 
 async fn judged(
-    mut sender: SendRequest<Empty<Bytes>>,
-    request: Request<Empty<Bytes>>,
+    mut sender: SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
     check: &HttpCheck,
     wanted: &mut String,
-    settled: &mut Option<String>,
 ) -> hyper::Result<Result<String, Miss>> {
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
@@ -92,20 +94,33 @@ async fn judged(
     if !check.status.contains(status) {
         return Ok(Err(Miss::Failed(got)));
     }
-    let Some(expected) = &check.body else {
-        *settled = Some(got.clone());
-        let _ = tokio::time::timeout(MANNERS, read(response.into_body(), &mut Vec::new())).await;
+    let headers = response.headers();
+    for (name, wish) in &check.expect_headers {
+        let values = || headers.get_all(name).iter().map(HeaderValue::as_bytes);
+        if !wish.is_met(values()) {
+            *wanted = format!("header {name}: {wish}");
+            let seen = values()
+                .next()
+                .map_or_else(|| "no such header".to_owned(), |value| format!("{name}: {}", escaped(value)));
+            return Ok(Err(Miss::Failed(format!("{got}, {seen}"))));
+        }
+    }
+    if check.body.is_none() && check.expect_not.is_none() {
         return Ok(Ok(got));
-    };
+    }
 
-    *wanted = format!("body with {expected}");
+    let without = check.expect_not.as_ref().map(|unwanted| format!("body without {unwanted}"));
+    let with = check.body.as_ref().map(|expected| format!("body with {expected}"));
+    *wanted = [with, without].into_iter().flatten().collect::<Vec<_>>().join(", ");
     let mut body = Vec::new();
     if let Err(error) = read(response.into_body(), &mut body).await {
         let what = explained(&error);
         return Ok(Err(Miss::Failed(format!("{got}, {what} in the body after {}", escaped(&body)))));
     }
     let got = format!("{got}, body {}", escaped(&body));
-    Ok(if expected.find(&body).is_some() { Ok(got) } else { Err(Miss::Failed(got)) })
+    let passes = check.body.as_ref().is_none_or(|expected| expected.is_in(&body))
+        && !check.expect_not.as_ref().is_some_and(|unwanted| unwanted.is_in(&body));
+    Ok(if passes { Ok(got) } else { Err(Miss::Failed(got)) })
 }
 
 /// Reads a body to its end or to the limit, whichever comes first.
@@ -142,7 +157,7 @@ fn explained(error: &hyper::Error) -> String {
 
 /// A stream that keeps the beginning of what came, as hyper's errors don't quote it, and that ends at the limit.
 struct Taped<'a> {
-    stream: Wire,
+    stream: &'a mut Wire,
     tape: &'a mut Vec<u8>,
     left: usize,
 }
@@ -153,7 +168,7 @@ impl AsyncRead for Taped<'_> {
             return Poll::Ready(Err(ErrorKind::FileTooLarge.into()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        ready!(Pin::new(&mut *self.stream).poll_read(cx, buffer))?;
         let fresh = &buffer.filled()[before..];
         self.left = self.left.saturating_sub(fresh.len());
         let room = TAPE.saturating_sub(self.tape.len());
@@ -164,11 +179,11 @@ impl AsyncRead for Taped<'_> {
 
 impl AsyncWrite for Taped<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        Pin::new(&mut *self.stream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut *self.stream).poll_flush(cx)
     }
 
     /// The sending side stays open until the verdict: some servers take a FIN for a client that left, and don't answer.

@@ -6,12 +6,16 @@ mod agent;
 mod attempt;
 mod audience;
 mod certificate;
+mod connect;
 mod exec;
 mod expiry;
 mod grpc;
 mod http;
+mod identity;
+mod kernel;
 mod local;
 mod postgres;
+mod reaper;
 mod redis;
 mod schedule;
 mod script;
@@ -33,14 +37,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 
-use crate::config::{Check, CheckKind};
+use crate::config::{Check, CheckKind, ExecCheck};
 use crate::health::{ProbeResult, Report, RiseFall};
 
 use agent::Opinion;
-use attempt::Luggage;
+use attempt::{Farewell, Luggage};
 use audience::{Audience, Ticket};
 use expiry::Expiring;
 use local::LocalErrors;
+pub use reaper::reap_orphans;
 
 /// Probes in flight at once unless [`Prober::bounded`] says otherwise: enough for a few dozen silent backends.
 const IN_FLIGHT: usize = 128;
@@ -222,15 +227,16 @@ async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
         let Ok(young) = shared.young.acquire().await else { return };
         let started = Instant::now();
         let attempted = grown(young, attempt_with(&shared, address, &check, &mut luggage)).await;
-        drop(permit);
 
         let delay = match attempted {
-            Ok(result) => {
+            Ok((result, farewell)) => {
                 tracing::trace!(%address, passed = result.passed, "{result}");
                 shared.expiring.warn(&result, address, &mut warned, Instant::now());
                 health.record(result.passed);
                 let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
                 audience.publish(report);
+                // Nobody waits for it but the next probe.
+                farewell.say().await;
                 schedule::next_delay(&check, &health, &mut rng)
             }
             Err(error) => {
@@ -238,6 +244,7 @@ async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
                 schedule::shortened(check.fast_interval, &mut rng)
             }
         };
+        drop(permit);
         tokio::time::sleep(delay.saturating_sub(started.elapsed())).await;
     }
 }
@@ -247,7 +254,7 @@ async fn attempt_with(
     address: SocketAddr,
     check: &Check,
     luggage: &mut Luggage,
-) -> io::Result<ProbeResult> {
+) -> io::Result<(ProbeResult, Farewell)> {
     luggage.context = shared.contexts.of(check).await?;
     attempt::attempt(address, check, luggage).await
 }
@@ -262,11 +269,15 @@ async fn grown<T>(young: SemaphorePermit<'_>, probe: impl Future<Output = T>) ->
     probe.await
 }
 
-/// Whether everything is at hand that probes of a check need: its file of authorities, if it has one. It reads files.
+/// Whether everything is at hand that probes of a check need: its file of authorities, the user that its program is run as.
+/// It reads files.
 ///
 /// # Errors
 /// What is not, and why.
 pub fn ready(check: &Check) -> io::Result<()> {
+    if let CheckKind::Exec(ExecCheck { run_as: Some(run_as), .. }) = &check.kind {
+        identity::of(run_as)?;
+    }
     tls::ready(check)
 }
 

@@ -5,9 +5,11 @@ use crate::config::PostgresCheck;
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace};
-use super::wire::Wire;
+use super::wire::{Goodbye, Wire};
 
 const VERSION_3_0: u32 = 196_608;
+/// Ends a session.
+const TERMINATE: &[u8] = b"X\0\0\0\x04";
 /// An error with all its fields is a few hundred bytes.
 const READ_LIMIT: usize = 8 * 1024;
 
@@ -17,15 +19,16 @@ pub(super) async fn exchange(stream: &mut Wire, check: &PostgresCheck, trace: &m
     trace.wanted = "a request to authenticate".to_owned();
     stream.send(&startup(check), trace).await?;
     let (kind, body) = message(stream, trace).await?;
-    let verdict = match kind {
-        b'R' => Ok(if body.starts_with(&[0, 0, 0, 0]) { "ready" } else { "asks to authenticate" }.to_owned()),
+    match kind {
+        b'R' if body.starts_with(&[0, 0, 0, 0]) => {
+            trace.goodbye = Goodbye::Say(TERMINATE);
+            Ok("ready".to_owned())
+        }
+        // Before that, the end of the connection is what the server takes for a client that changed its mind.
+        b'R' => Ok("asks to authenticate".to_owned()),
         b'E' => judged(&body),
         _ => Err(Miss::Failed(escaped(&[&[kind], &body[..]].concat()))),
-    };
-    if verdict.is_ok() {
-        stream.leave().await;
     }
-    verdict
 }
 
 fn startup(check: &PostgresCheck) -> Vec<u8> {

@@ -44,6 +44,8 @@ mod tests {
             port: None,
             send_proxy: None,
             tls: None,
+            linger: false,
+            sources: Vec::new(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::{Expectation, Pattern, Protocol, Step};
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace, words};
-use super::wire::Wire;
+use super::wire::{Goodbye, Wire};
 
 /// Bytes read by one probe, all steps together: an answer to a health check is short, and a backend that streams must
 /// not fill our memory.
@@ -55,8 +55,20 @@ fn steps(lines: &[Line]) -> Vec<Step> {
     lines.iter().filter_map(step).collect()
 }
 
-/// The script of a protocol.
-pub(super) fn of(protocol: Protocol) -> &'static [Step] {
+/// Runs the script of a protocol.
+pub(super) async fn converse(stream: &mut Wire, protocol: Protocol, trace: &mut Trace) -> Result<String, Miss> {
+    let got = exchange(stream, of(protocol), trace).await?;
+    match protocol {
+        Protocol::Memcached => trace.goodbye = Goodbye::Say(b"quit\r\n"),
+        // It was told to quit.
+        Protocol::Smtp => trace.goodbye = Goodbye::Asked,
+        // It has no word for it before a login.
+        Protocol::Mysql => {}
+    }
+    Ok(got)
+}
+
+fn of(protocol: Protocol) -> &'static [Step] {
     match protocol {
         Protocol::Memcached => &MEMCACHED_STEPS,
         Protocol::Smtp => &SMTP_STEPS,
@@ -64,11 +76,12 @@ pub(super) fn of(protocol: Protocol) -> &'static [Step] {
     }
 }
 
-/// Runs the steps. A last `send` passes once the kernel has taken its bytes; the reset that ends the probe may overtake
-/// them where the network is congested.
+/// Runs the steps. A last `send` passes once the kernel has taken its bytes.
 pub(super) async fn exchange(stream: &mut Wire, steps: &[Step], trace: &mut Trace) -> Result<String, Miss> {
     let mut got = "connected".to_owned();
     let mut left = READ_LIMIT;
+    // What must not come until the next match.
+    let mut unwanted: Vec<&Expectation> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         let number = format!("step {} of {}", i + 1, steps.len());
         match step {
@@ -81,33 +94,38 @@ pub(super) async fn exchange(stream: &mut Wire, steps: &[Step], trace: &mut Trac
             }
             Step::Expect(wanted) => {
                 trace.asked = format!("{number}: expect {wanted}");
-                got = hear(stream, wanted, None, &mut left, trace).await?;
+                got = hear(stream, wanted, &unwanted, &mut left, trace).await?;
+                unwanted.clear();
             }
+            Step::ExpectNot(what) => unwanted.push(what),
             Step::Judge { pass, fail } => {
                 trace.asked = if i == 0 { "greeting".to_owned() } else { number };
-                got = hear(stream, pass, Some(fail), &mut left, trace).await?;
+                got = hear(stream, pass, &[fail], &mut left, trace).await?;
             }
         }
     }
     Ok(got)
 }
 
-/// Reads until something matches, and uses that up.
+/// Reads until something matches, and uses that up. What is unwanted is looked for up to the end of the match, so that it
+/// does not matter in which pieces the bytes come.
 async fn hear(
     stream: &mut Wire,
     wanted: &Expectation,
-    unwanted: Option<&Expectation>,
+    unwanted: &[&Expectation],
     left: &mut usize,
     trace: &mut Trace,
 ) -> Result<String, Miss> {
     loop {
-        if let Some(end) = wanted.find(&trace.came) {
-            let got = escaped(&trace.came[..end]);
+        let found = wanted.find(&trace.came);
+        let judged = &trace.came[..found.unwrap_or(trace.came.len())];
+        if let Some(end) = unwanted.iter().find_map(|unwanted| unwanted.find(judged)) {
+            return Err(Miss::Failed(escaped(&judged[..end])));
+        }
+        if let Some(end) = found {
+            let got = escaped(judged);
             trace.came.drain(..end);
             return Ok(got);
-        }
-        if let Some(end) = unwanted.and_then(|unwanted| unwanted.find(&trace.came)) {
-            return Err(Miss::Failed(escaped(&trace.came[..end])));
         }
         if *left == 0 {
             return Err(trace.failed("no match in 64 KiB"));

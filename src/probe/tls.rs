@@ -49,17 +49,17 @@ pub(super) struct Contexts {
 struct Trust {
     verify: bool,
     ca_file: Option<PathBuf>,
-    protocol: Option<&'static [u8]>,
+    protocols: Vec<Vec<u8>>,
 }
 
 impl Trust {
     fn of(tls: &TlsCheck, kind: &CheckKind) -> Self {
-        let protocol: Option<&[u8]> = match kind {
-            CheckKind::Http(_) => Some(b"http/1.1"),
-            CheckKind::Grpc(_) => Some(b"h2"),
-            _ => None,
+        let protocols = match kind {
+            CheckKind::Http(_) => vec![b"http/1.1".to_vec()],
+            CheckKind::Grpc(_) => vec![b"h2".to_vec()],
+            _ => tls.alpn.iter().map(|protocol| protocol.clone().into_bytes()).collect(),
         };
-        Self { verify: tls.verify, ca_file: tls.ca_file.clone().filter(|_| tls.verify), protocol }
+        Self { verify: tls.verify, ca_file: tls.ca_file.clone().filter(|_| tls.verify), protocols }
     }
 }
 
@@ -107,7 +107,7 @@ fn context(trust: &Trust) -> io::Result<Context> {
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.map_err(io::Error::other)?;
     let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    config.alpn_protocols = trust.protocol.iter().map(|protocol| protocol.to_vec()).collect();
+    config.alpn_protocols.clone_from(&trust.protocols);
     // A resumed session shows that the server remembers, not that its certificate is any good.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
@@ -207,43 +207,46 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The handshake, and what came of it into `trace`.
+/// The handshake, and what came of it into `trace`. If it fails, the connection is given back where it still is one.
 pub(super) async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
     tls: &TlsCheck,
     context: Context,
     trace: &mut Trace,
-) -> Result<Box<TlsStream>, Miss> {
+) -> Result<Box<TlsStream>, (Miss, Option<TcpStream>)> {
     let shown = tls.server_name.clone().unwrap_or_else(|| address.ip().to_string());
     trace.asked = format!("TLS handshake with {shown}");
     let name = match &tls.server_name {
         Some(name) => {
-            ServerName::try_from(name.clone()).map_err(|_| Miss::Failed(format!("{name} is no server name")))?
+            ServerName::try_from(name.clone()).map_err(|_| (Miss::Failed(format!("{name} is no server name")), None))?
         }
         None => ServerName::IpAddress(address.ip().into()),
     };
-    let stream =
-        TlsConnector::from(context).connect(name, stream).await.map_err(|error| refused(error, &shown, trace))?;
-    let certificates = stream.get_ref().1.peer_certificates();
-    trace.certificate = certificates.and_then(|chain| certificate::not_after(chain.first()?)).map(|not_after| {
-        let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
-        Certificate { not_after, expires_soon: tls.expires_within.is_some_and(|within| left < within) }
-    });
+    let connected = TlsConnector::from(context).connect(name, stream).into_fallible().await;
+    let stream = connected.map_err(|(error, stream)| (refused(error, &shown, trace), Some(stream)))?;
+    let session = stream.get_ref().1;
+    trace.certificate =
+        session.peer_certificates().and_then(|chain| certificate::not_after(chain.first()?)).map(|not_after| {
+            let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
+            Certificate { not_after, expires_soon: tls.expires_within.is_some_and(|within| left < within) }
+        });
+    // A server may ignore the question (RFC 7301, 3.2), but then it does not serve who asked it.
+    if !tls.alpn.is_empty() && session.alpn_protocol().is_none() {
+        trace.wanted = format!("alpn {}", tls.alpn.join(", "));
+        return Err((Miss::Failed("no protocol was chosen".to_owned()), Some(stream.into_inner().0)));
+    }
     Ok(Box::new(stream))
 }
 
 /// What a handshake came to, for the kind that asks for no more.
-pub(super) async fn told(stream: &mut Wire, trace: &Trace) -> String {
-    let Wire::Tls(tls) = &*stream else { return "connected".to_owned() };
+pub(super) fn told(stream: &Wire, trace: &Trace) -> String {
+    let Wire::Tls(tls) = stream else { return "connected".to_owned() };
     let version = tls.get_ref().1.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
     let version = version.replace("TLSv", "TLS ").replace('_', ".");
-    let got = match &trace.certificate {
-        Some(certificate) => format!("{version}, {certificate}"),
-        None => version,
-    };
-    stream.leave().await;
-    got
+    let protocol = tls.get_ref().1.alpn_protocol().map(|protocol| format!("alpn {}", protocol.escape_ascii()));
+    let certificate = trace.certificate.map(|certificate| certificate.to_string());
+    [Some(version), protocol, certificate].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 fn refused(error: io::Error, name: &str, trace: &Trace) -> Miss {

@@ -1,15 +1,20 @@
 //! A probe's connection, with or without TLS: what every exchange reads and writes.
-//! Made by `attempt`. Dropping it resets the connection, since its linger time is zero.
+//! Made by `attempt`, which also ends it: in order, so that no server has a reset to log.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::attempt::{Miss, Trace};
 use super::tls::TlsStream;
+
+/// As much as a server may still say.
+const LAST_WORDS: u64 = 256 * 1024;
 
 /// See the module.
 pub(super) enum Wire {
@@ -37,12 +42,43 @@ impl Wire {
         }
     }
 
-    /// Ends the sending side, so that the server reads an end and no reset: it has nothing to log. The reset that follows
-    /// the drop leaves no TIME_WAIT behind.
-    pub(super) async fn leave(&mut self) {
-        // One that has gone already needs no manners.
-        let _ = self.shutdown().await;
+    /// Ends the connection within `limit`. What the server still says is read, since the kernel makes a reset of a close
+    /// with unread bytes. Whichever side ends first keeps a TIME_WAIT: the server's, where it was asked to close.
+    pub(super) async fn leave(mut self, goodbye: Goodbye, limit: Duration) {
+        let orderly = async {
+            match goodbye {
+                Goodbye::Close => {}
+                Goodbye::Asked => drop(timeout(limit / 2, self.hear_out()).await),
+                Goodbye::Say(words) => {
+                    let _ = self.write_all(words).await;
+                    let _ = self.flush().await;
+                    let _ = timeout(limit / 2, self.hear_out()).await;
+                }
+            }
+            let _ = self.shutdown().await;
+            self.hear_out().await;
+        };
+        // Who does not end it in time is left with our end of it.
+        let _ = timeout(limit, orderly).await;
     }
+
+    /// Reads to the end, but not without end.
+    async fn hear_out(&mut self) {
+        let mut rest = self.take(LAST_WORDS);
+        let mut buffer = [0; 4096];
+        while rest.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+    }
+}
+
+/// How a connection that has served its purpose ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goodbye {
+    /// We end our side, the server ends its own.
+    Close,
+    /// The server has been told that this was all, and ends first.
+    Asked,
+    /// It is told so by these bytes.
+    Say(&'static [u8]),
 }
 
 impl Trace {

@@ -27,6 +27,7 @@ use crate::config::{Config, Relay};
 use crate::discovery::SourceError;
 use crate::metrics::CloseCause;
 use crate::pool::{Events, Happened, Pool};
+pub use crate::probe::reap_orphans;
 use crate::probe::{self, Prober};
 use crate::proxy::{Floor, Glimpse, Limit, Listener, Rings, Workers, pipe_descriptors, try_ring};
 use apply::Running;

@@ -211,19 +211,26 @@ async fn probed(pool: &str, count: usize) -> Vec<u8> {
     bytes
 }
 
+/// Version 1 with the probe's own addresses, and what follows it: there is no word for nobody that every server takes.
+fn is_its_own(bytes: &[u8], rest: &str) -> bool {
+    let text = str::from_utf8(bytes).unwrap();
+    text.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 ")
+        && text.split_once("\r\n").is_some_and(|(_, after)| after == rest)
+}
+
 #[tokio::test]
-async fn probes_begin_with_a_header_of_nobody() {
+async fn probes_begin_with_a_header_that_relays_nobody() {
     let local = v2(0x20, 0x00, &[]);
     let tcp = "check = { kind = \"tcp\" }";
     assert_eq!(probed(tcp, 0).await, b"");
     assert_eq!(probed(&format!("{tcp}\nsend_proxy = \"v2\""), 0).await, local);
-    assert_eq!(probed(&format!("{tcp}\nsend_proxy = \"v1\""), 0).await, b"PROXY UNKNOWN\r\n");
+    assert!(is_its_own(&probed(&format!("{tcp}\nsend_proxy = \"v1\""), 0).await, ""));
     assert_eq!(probed("check = { send_proxy = false }\nsend_proxy = \"v1\"", 0).await, b"");
     assert_eq!(probed("check = { send_proxy = \"v2\" }", 0).await, local);
     let http = probed("check = { kind = \"http\" }\nsend_proxy = \"v2\"", 16 + 5).await;
     assert_eq!(http, [&local[..], b"GET /"].concat());
     let script = "check = { kind = \"script\", steps = [{ send = \"PING\" }], send_proxy = \"v1\" }";
-    assert_eq!(probed(script, 15 + 4).await, b"PROXY UNKNOWN\r\nPING");
+    assert!(is_its_own(&probed(script, 0).await, "PING"));
 }
 
 #[tokio::test]

@@ -85,6 +85,22 @@ fn secrets_differ_without_being_shown() {
     assert!(Diff::between(&shown, &tree).is_empty());
 }
 
+#[test]
+fn what_a_check_sends_is_masked() {
+    let with = |secret: &str| {
+        format!(
+            "[listeners.l]\nbind = \"127.0.0.1:1\"\npool = \"p\"\n[pools.p]\nbackends = [\"a:1\"]\n[pools.p.check]\n\
+             kind = \"http\"\nmethod = \"POST\"\nheaders = {{ X-Key = \"{secret}\" }}\nrequest_body = \"{secret}\"\n"
+        )
+    };
+    let changed = ["pools.p.check.headers.x-key: *** -> ***", "pools.p.check.request_body: *** -> ***"];
+    assert_eq!(lines(&between(&with("hunter2"), &with("hunter3"))), changed);
+    let config = accepted(&with("hunter2"));
+    let shown = masked(config.effective());
+    assert_eq!(shown["pools"]["p"]["check"]["headers"]["x-key"], "***");
+    assert!(!shown.to_string().contains("hunter") && !format!("{config:?}").contains("hunter"));
+}
+
 /// What is written with a value of its own is in the tree: an applied key can't be forgotten in it.
 #[test]
 fn the_tree_has_every_key_of_the_file() {

@@ -175,6 +175,21 @@ fn checks() {
         "step_with_two_keys": with_more("check = { kind = \"script\", steps = [{ send = \"a\", expect = \"b\" }, {}] }"),
         "step_that_waits_for_nothing": with_more("check = { kind = \"script\", steps = [{ expect_regex = \".*\" }] }"),
         "step_wrong_hex": with_more("check = { kind = \"script\", steps = [{ send_hex = \"0a0\" }] }"),
+        "expect_not_without_expect": with_more("check = { kind = \"script\", steps = [{ expect = \"a\" }, { expect_not = \"b\" }, { send = \"c\" }] }"),
+        "header_that_is_ours": with_more("check = { kind = \"http\", headers = { Host = \"s3cr3t\", Content-Length = \"5\" } }"),
+        "header_that_breaks_out": with_more("check = { kind = \"http\", headers = { X = \"s3cr3t\\r\\nY: 1\", \"a b\" = \"s3cr3t\" } }"),
+        "headers_for_tcp": with_more("check = { headers = { X = \"s3cr3t\" } }"),
+        "expected_header_of_no_kind": with_more("check = { kind = \"http\", expect_headers = { X = 5 } }"),
+        "expected_header_without_pattern": with_more("check = { kind = \"http\", expect_headers = { X = {}, Y = { regex = \"(\" } } }"),
+        "request_body_without_method": with_more("check = { kind = \"http\", request_body = \"s3cr3t\" }"),
+        "expect_not_for_head": with_more("check = { kind = \"http\", method = \"HEAD\", expect_not = \"a\" }"),
+        "expect_not_twice": with_more("check = { kind = \"http\", expect_not = \"a\", expect_not_regex = \"b\" }"),
+        "linger_for_http": with_more("check = { kind = \"http\", linger = true }"),
+        "alpn_for_http": with_more("check = { kind = \"http\", tls = true, alpn = \"h2\" }"),
+        "alpn_without_tls": with_more("check = { kind = \"redis\", alpn = \"redis\" }"),
+        "alpn_empty": with_more("check = { kind = \"tls\", alpn = \"\" }"),
+        "run_as_for_tcp": with_more("check = { run_as = \"nobody\" }"),
+        "run_as_nobody": with_more("check = { kind = \"exec\", command = \"/c\", run_as = \"a:b:c\" }"),
     }
 }
 

@@ -4,10 +4,15 @@ use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
 use super::*;
-use crate::config::ExecCheck;
+use crate::config::{ExecCheck, RunAs};
+
+fn running(program: &str, arguments: &[&str]) -> CheckKind {
+    let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    CheckKind::Exec(ExecCheck { program: program.into(), arguments, run_as: None, no_new_privs: true })
+}
 
 fn shell(script: &str) -> CheckKind {
-    CheckKind::Exec(ExecCheck { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script.to_owned()] })
+    running("/bin/sh", &["-c", script])
 }
 
 fn somewhere() -> SocketAddr {
@@ -35,7 +40,7 @@ async fn it_is_told_whom_it_is_about_and_nothing_else() {
 
 #[tokio::test]
 async fn a_program_that_is_not_there_is_not_the_backends_fault() {
-    let kind = CheckKind::Exec(ExecCheck { program: "/no/such/program".into(), arguments: Vec::new() });
+    let kind = running("/no/such/program", &[]);
     let prober = Prober::new();
     let (_subscription, mut reports) = subscribe(&prober, somewhere(), &check(kind));
     eventually("it is counted", || prober.stats().local_errors >= 2).await;
@@ -107,4 +112,28 @@ async fn it_inherits_no_descriptor() {
     let script = format!("[ -e /proc/self/fd/{} ] && exit 1; exit 0", held.as_raw_fd());
     let result = first(somewhere(), &rare(shell(&script))).await;
     assert!(result.passed, "{result}");
+}
+
+#[tokio::test]
+async fn it_gains_no_rights_unless_it_may() {
+    let script = "grep NoNewPrivs /proc/self/status | tr -s '\\t' ' '";
+    let kind = shell(script);
+    assert_eq!(first(somewhere(), &rare(kind.clone())).await.got, "exit status 0, said \"NoNewPrivs: 1\"");
+    let CheckKind::Exec(exec) = kind else { unreachable!() };
+    let free = CheckKind::Exec(ExecCheck { no_new_privs: false, ..exec });
+    assert_eq!(first(somewhere(), &rare(free)).await.got, "exit status 0, said \"NoNewPrivs: 0\"");
+}
+
+#[tokio::test]
+async fn it_runs_as_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root may run a program as another user");
+        return;
+    }
+    let CheckKind::Exec(exec) = shell("id -u; id -g; id -G") else { unreachable!() };
+    for (user, group, said) in [("65533", Some("65532"), r"65533\n65532\n65532"), ("root", None, r"0\n0\n0")] {
+        let run_as = Some(RunAs { user: user.to_owned(), group: group.map(str::to_owned) });
+        let result = first(somewhere(), &rare(CheckKind::Exec(ExecCheck { run_as, ..exec.clone() }))).await;
+        assert_eq!(result.got, format!("exit status 0, said \"{said}\""));
+    }
 }

@@ -34,6 +34,32 @@ async fn server(answer: Answer) -> Backend {
     .await
 }
 
+/// It serves, and says of each connection whether it ended in order.
+pub(super) async fn serving() -> (Backend, UnboundedReceiver<bool>) {
+    let (sender, ends) = unbounded_channel();
+    let backend = Backend::start(move |stream, _| {
+        let sender = sender.clone();
+        async move {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            let mut in_order = true;
+            while let Some(request) = connection.accept().await {
+                let Ok((_, mut respond)) = request else {
+                    in_order = false;
+                    break;
+                };
+                let response = Response::builder().status(200).body(()).unwrap();
+                let mut stream = respond.send_response(response, false).unwrap();
+                stream.send_data(Bytes::from_static(b"\0\0\0\0\x02\x08\x01"), false).unwrap();
+                let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), "0".parse().unwrap())]);
+                stream.send_trailers(trailers).unwrap();
+            }
+            _ = sender.send(in_order);
+        }
+    })
+    .await;
+    (backend, ends)
+}
+
 fn kind() -> CheckKind {
     CheckKind::Grpc(GrpcCheck { service: "ab".to_owned(), host: None })
 }

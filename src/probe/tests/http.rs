@@ -1,16 +1,12 @@
+use std::collections::BTreeMap;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{Expectation, HttpCheck, Pattern, StatusSet};
+use crate::config::{Expectation, HeaderWish, HttpCheck, Pattern, Secret, StatusSet};
 
 fn health() -> HttpCheck {
-    HttpCheck {
-        method: "GET".into(),
-        path: "/health".into(),
-        host: None,
-        status: StatusSet { ranges: vec![(200, 399)] },
-        body: None,
-    }
+    HttpCheck { status: StatusSet { ranges: vec![(200, 399)] }, ..get("/health") }
 }
 
 fn with_body(text: &str) -> HttpCheck {
@@ -114,6 +110,83 @@ async fn the_body_decides_too() {
     let regex = |source| HttpCheck { body: Some(Expectation::Regex(Pattern::new(source).unwrap())), ..health() };
     assert!(probe(backend.address, regex("^isn.t")).await.passed);
     assert_eq!(probe(backend.address, regex("^is$")).await.wanted, "body with /^is$/");
+}
+
+#[tokio::test]
+async fn the_body_must_not_hold_what_is_not_expected() {
+    let backend = answering([ok("serving, in maintenance")]).await;
+    let without = |text: &str| HttpCheck { expect_not: Some(Expectation::Bytes(text.into())), ..health() };
+    let result = probe(backend.address, without("maintenance")).await;
+    let text = r#"http GET /health: status 200, body "serving, in maintenance", wanted body without "maintenance""#;
+    assert_eq!((result.passed, result.to_string().as_str()), (false, text));
+    assert!(probe(backend.address, without("broken")).await.passed);
+    let both = HttpCheck { expect_not: without("maintenance").expect_not, ..with_body("serving") };
+    let result = probe(backend.address, both).await;
+    assert_eq!(result.wanted, r#"body with "serving", body without "maintenance""#);
+    assert!(!result.passed);
+    let both = HttpCheck { expect_not: without("broken").expect_not, ..with_body("serving") };
+    assert!(probe(backend.address, both).await.passed);
+}
+
+#[tokio::test]
+async fn headers_and_a_body_are_sent() {
+    let (sender, mut requests) = unbounded_channel();
+    let backend = Backend::start(move |mut stream, _| {
+        let sender = sender.clone();
+        async move {
+            let head = head(&mut stream).await;
+            let mut body = [0; 7];
+            stream.read_exact(&mut body).await.unwrap();
+            drop(sender.send((head, body)));
+            drop(stream.write_all(ok("").as_bytes()).await);
+        }
+    })
+    .await;
+    let headers = [("authorization", "Bearer s3cret"), ("user-agent", "mine")];
+    let check = HttpCheck {
+        method: "POST".into(),
+        headers: headers.map(|(name, value)| (name.to_owned(), Secret(value.to_owned()))).into(),
+        request_body: Some(Secret("s3cret!".to_owned())),
+        ..health()
+    };
+    let result = probe(backend.address, check).await;
+    assert!(result.passed && !result.to_string().contains("s3cret"), "{result}");
+    let (head, body) = requests.recv().await.unwrap();
+    assert_eq!(
+        head,
+        format!(
+            "POST /health HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer s3cret\r\nuser-agent: mine\r\nconnection: close\r\n\
+             content-length: 7\r\n\r\n",
+            backend.address
+        )
+    );
+    assert_eq!(&body, b"s3cret!");
+}
+
+#[tokio::test]
+async fn the_headers_of_the_answer_decide_too() {
+    let backend = answering([
+        "HTTP/1.1 200 OK\r\nX-Role: replica\r\nx-role: reader\r\nX-Version: 2.7\r\ncontent-length: 0\r\n\r\n",
+    ])
+    .await;
+    let pattern = |source| HeaderWish::Matches(Pattern::new(source).unwrap());
+    let is = |text: &str| HeaderWish::Is(text.to_owned());
+    for (name, wish, failure) in [
+        ("x-role", is("replica"), ""),
+        ("x-role", is("reader"), ""),
+        ("x-role", is("primary"), r#"status 200, x-role: "replica", wanted header x-role: "primary""#),
+        ("x-role", HeaderWish::Present, ""),
+        ("x-none", HeaderWish::Present, "status 200, no such header, wanted header x-none: something"),
+        ("x-none", HeaderWish::Absent, ""),
+        ("x-role", HeaderWish::Absent, r#"status 200, x-role: "replica", wanted header x-role: nothing"#),
+        ("x-version", pattern(r"^2\."), ""),
+        ("x-version", pattern("^3"), r#"status 200, x-version: "2.7", wanted header x-version: /^3/"#),
+    ] {
+        let check = HttpCheck { expect_headers: BTreeMap::from([(name.to_owned(), wish)]), ..health() };
+        let result = probe(backend.address, check).await;
+        assert_eq!(result.passed, failure.is_empty(), "{result}");
+        assert!(result.to_string().ends_with(failure), "{result}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Probes against real sockets on port 0, with the real clock: waits are on conditions and bounded.
 
 mod advice;
+mod ends;
 mod exec;
 mod grpc;
 mod http;
@@ -8,10 +9,12 @@ mod local;
 mod protocols;
 mod script;
 mod sharing;
+mod sources;
 mod tcp;
 mod timing;
 mod tls;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::*;
+use crate::config::{HttpCheck, StatusSet};
 use crate::health::ProbeResult;
 
 /// No test waits longer for anything.
@@ -42,6 +46,23 @@ fn check(kind: CheckKind) -> Check {
         port: None,
         send_proxy: None,
         tls: None,
+        linger: false,
+        sources: Vec::new(),
+    }
+}
+
+/// A request that passes with any status of 2xx.
+fn get(path: &str) -> HttpCheck {
+    HttpCheck {
+        method: "GET".into(),
+        path: path.into(),
+        host: None,
+        status: StatusSet { ranges: vec![(200, 299)] },
+        headers: BTreeMap::new(),
+        request_body: None,
+        expect_headers: BTreeMap::new(),
+        body: None,
+        expect_not: None,
     }
 }
 

@@ -79,6 +79,33 @@ async fn a_match_is_used_up_and_the_rest_is_not() {
 }
 
 #[tokio::test]
+async fn what_is_not_expected_fails_wherever_it_comes_before_the_next_match() {
+    let not = |text: &str| Step::ExpectNot(Expectation::Bytes(text.into()));
+    let not_like = |source: &str| Step::ExpectNot(Expectation::Regex(Pattern::new(source).unwrap()));
+    // In one piece, and byte by byte, with the same verdict.
+    let whole: &'static [&'static [u8]] = &[b"LOADING 12 ready later"];
+    let pieces: Vec<&'static [u8]> = whole[0].chunks(1).collect();
+    for pieces in [whole, Box::leak(pieces.into_boxed_slice())] {
+        let backend = saying(pieces).await;
+        for (steps, failure) in [
+            (vec![not("LOADING"), expect("ready")], Some(r#""LOADING""#)),
+            (vec![not_like(r"\d\d"), expect("ready")], Some(r#""LOADING 12""#)),
+            (vec![not("BUSY"), not("12"), expect("ready")], Some(r#""LOADING 12""#)),
+            (vec![not("BUSY"), expect("ready")], None),
+            // What comes after the match is not looked at, and the next step begins anew.
+            (vec![not("later"), expect("ready")], None),
+            (vec![not("BUSY"), expect("ready"), not("LOADING"), expect("later")], None),
+        ] {
+            let result = probe(backend.address, steps).await;
+            assert_eq!(result.passed, failure.is_none(), "{result}");
+            if let Some(failure) = failure {
+                assert_eq!(result.got, failure);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_text() {
     let backend = saying(&[b"\x00\xff", b"\x10"]).await;
     let result = probe(backend.address, [expect(*b"\xff\x10")]).await;

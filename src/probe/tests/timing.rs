@@ -1,7 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{Expectation, HttpCheck, StatusSet, Step};
+use crate::config::{Expectation, Step};
 use crate::health::ProbeState;
 use std::sync::Mutex;
 
@@ -109,16 +109,7 @@ async fn three_hundred_silent_backends_are_probed_128_at_a_time_each_with_its_wh
     let prober = Prober::new();
     let mut probes = Vec::new();
     for i in 0..300 {
-        let check = Check {
-            timeout: Duration::from_millis(600),
-            ..rare(CheckKind::Http(HttpCheck {
-                method: "GET".into(),
-                path: format!("/{i}"),
-                host: None,
-                status: StatusSet { ranges: vec![(200, 299)] },
-                body: None,
-            }))
-        };
+        let check = Check { timeout: Duration::from_millis(600), ..rare(CheckKind::Http(get(&format!("/{i}")))) };
         probes.push(subscribe(&prober, silent.address, &check));
     }
     assert_eq!(prober.stats().running, 300);
@@ -137,13 +128,7 @@ async fn three_hundred_silent_backends_are_probed_128_at_a_time_each_with_its_wh
 
 /// A check that asks for a path of its own, so that probes can be told apart.
 fn named(i: usize, check: Check) -> Check {
-    let kind = CheckKind::Http(HttpCheck {
-        method: "GET".into(),
-        path: format!("/{i}/"),
-        host: None,
-        status: StatusSet { ranges: vec![(200, 299)] },
-        body: None,
-    });
+    let kind = CheckKind::Http(get(&format!("/{i}/")));
     Check { kind, ..check }
 }
 

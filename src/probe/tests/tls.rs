@@ -1,14 +1,14 @@
 //! Certificates good and bad, alone and around another kind.
 
 #[path = "../../../tests/support/tls/acceptor.rs"]
-mod acceptor;
+pub(super) mod acceptor;
 
 use std::time::SystemTime;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{HttpCheck, RedisCheck, StatusSet, TlsCheck};
+use crate::config::{RedisCheck, TlsCheck};
 use acceptor::fixture;
 
 const GOOD: &str = "certificate.pem";
@@ -36,6 +36,7 @@ fn settings() -> TlsCheck {
         server_name: Some("backend.test".to_owned()),
         verify: true,
         ca_file: Some(fixture(GOOD)),
+        alpn: Vec::new(),
         expires_within: None,
     }
 }
@@ -78,8 +79,13 @@ async fn a_bad_certificate_fails_and_says_why() {
     let unknown = judged(&good, CheckKind::Tls, TlsCheck { ca_file: Some(fixture(EXPIRED)), ..settings() }).await;
     assert!(!unknown.passed && unknown.got.contains("certificate"), "{unknown}");
 
-    let anybody =
-        TlsCheck { verify: false, ca_file: None, server_name: None, expires_within: Some(Duration::from_secs(1)) };
+    let anybody = TlsCheck {
+        verify: false,
+        ca_file: None,
+        server_name: None,
+        expires_within: Some(Duration::from_secs(1)),
+        ..settings()
+    };
     let result = judged(&expired, CheckKind::Tls, anybody).await;
     assert!(result.passed && result.certificate.unwrap().expires_soon, "{result}");
     assert!(result.got.contains("certificate expired 2"), "{result}");
@@ -105,13 +111,7 @@ async fn who_speaks_no_tls_fails() {
 #[tokio::test]
 async fn other_kinds_within_tls() {
     let backend = server(GOOD, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
-    let http = HttpCheck {
-        method: "GET".to_owned(),
-        path: "/".to_owned(),
-        host: None,
-        status: StatusSet { ranges: vec![(200, 200)] },
-        body: None,
-    };
+    let http = get("/");
     let result = judged(&backend, CheckKind::Http(http.clone()), settings()).await;
     assert_eq!((result.passed, result.to_string().as_str()), (true, "http GET /: status 200"));
     assert!(result.certificate.is_some());
@@ -138,4 +138,37 @@ async fn authorities_that_are_not_there_are_our_fault() {
     let (_subscription, mut reports) = subscribe(&prober, backend.address, &check);
     eventually("it is counted", || prober.stats().local_errors >= 1).await;
     assert!(reports.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_protocol_that_is_asked_for_must_be_chosen() {
+    let serving = |protocols: &'static [&'static [u8]]| async move {
+        let mut acceptor = acceptor::acceptor(GOOD);
+        let mut config = (**acceptor.config()).clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        acceptor = Arc::new(config).into();
+        Backend::start(move |stream, _| {
+            let acceptor = acceptor.clone();
+            async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                drop(stream.read(&mut [0; 1]).await);
+            }
+        })
+        .await
+    };
+    let asking =
+        |protocols: &[&str]| TlsCheck { alpn: protocols.iter().map(|&p| p.to_owned()).collect(), ..settings() };
+    let backend = serving(&[b"h2", b"postgresql"]).await;
+    let result = judged(&backend, CheckKind::Tls, asking(&["http/1.1", "postgresql"])).await;
+    assert!(result.passed && result.got.starts_with("TLS 1.3, alpn postgresql, certificate"), "{result}");
+    let result = judged(&backend, CheckKind::Tls, asking(&["http/1.1"])).await;
+    assert!(!result.passed, "{result}");
+
+    let deaf = serving(&[]).await;
+    let result = judged(&deaf, CheckKind::Tls, asking(&["h2", "x"])).await;
+    assert_eq!(
+        (result.passed, result.got.as_str(), result.wanted.as_str()),
+        (false, "no protocol was chosen", "alpn h2, x")
+    );
+    assert!(judged(&deaf, CheckKind::Tls, settings()).await.passed);
 }
