@@ -61,7 +61,7 @@ metrics! {
 
     POOL_ELIGIBLE = "evenkeel_pool_eligible_backends", Gauge, ["pool"], "Backends that may get a new session now.";
     POOL_ALL_DOWN = "evenkeel_pool_all_down", Gauge, ["pool"], "1 while no backend is up although all have been probed.";
-    POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and when_all_down = \"any\" lets sessions try the rest.";
+    POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and sessions may try the rest.";
     POOL_PANIC = "evenkeel_pool_panic", Gauge, ["pool"], "1 while so few backends work that sessions may try the rest (panic_threshold).";
     POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only tiers that get some.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";

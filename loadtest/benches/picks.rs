@@ -14,7 +14,7 @@ use evenkeel::config::{self, Balance};
 use evenkeel::endpoint::{Endpoint, Registry, Update};
 use evenkeel::health::Wish;
 use evenkeel::keeper::{self, Inputs};
-use evenkeel::pool::{Pool, SHARE_OF_WEIGHT, View};
+use evenkeel::pool::{PickContext, Pool, SHARE_OF_WEIGHT, View};
 use evenkeel::standing::{Facts, Guard, Operator, Passive, Standing};
 use loadtest::results;
 use serde_json::Value;
@@ -90,21 +90,21 @@ fn pick_and_release(criterion: &mut Criterion) {
         for size in SIZES {
             let pool = full_pool(balance, size);
             // Sessions that are there already, so that the heaps are not all ties.
-            let held: Vec<_> = (0..size * 2).filter_map(|_| pool.pick(&[]).ok()).collect();
+            let held: Vec<_> = (0..size * 2).filter_map(|_| pool.pick(&PickContext::FIRST).ok()).collect();
             group.bench_function(BenchmarkId::new(ALONE, size), |bencher| {
-                bencher.iter(|| black_box(pool.pick(&[]).is_ok()));
+                bencher.iter(|| black_box(pool.pick(&PickContext::FIRST).is_ok()));
             });
             let stop = Arc::new(AtomicBool::new(false));
             let rival = std::thread::spawn({
                 let (pool, stop) = (Arc::clone(&pool), Arc::clone(&stop));
                 move || {
                     while !stop.load(Relaxed) {
-                        black_box(pool.pick(&[]).is_ok());
+                        black_box(pool.pick(&PickContext::FIRST).is_ok());
                     }
                 }
             });
             group.bench_function(BenchmarkId::new(RIVAL, size), |bencher| {
-                bencher.iter(|| black_box(pool.pick(&[]).is_ok()));
+                bencher.iter(|| black_box(pool.pick(&PickContext::FIRST).is_ok()));
             });
             stop.store(true, Relaxed);
             rival.join().expect("the rival does not panic");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::config::{CheckKind, Source};
+use crate::config::{CheckKind, Source, Spill};
 use crate::endpoint::Registry;
 use crate::health::ProbeState;
 use crate::pool::{Backend, Pool, SHARE_OF_WEIGHT, View};
@@ -83,7 +83,10 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     });
     if view.priority > 0 || pool.tier_loads()[0] < 100 {
         let percent = pool.tier_loads().get(usize::from(view.priority)).copied().unwrap_or(0);
-        let says = format!("priority {}, whose tier gets {percent} % of the new sessions", view.priority);
+        let mut says = format!("priority {}, whose tier gets {percent} % of the new sessions", view.priority);
+        if percent == 0 && pool.settings().conduct.spill != Spill::NONE {
+            says += ", and what spills over from the tiers before it";
+        }
         let value = if percent == 0 { "unused" } else { "used" }.into();
         all.push(Said { who: "tier", value, says, decides: standing == Standing::Up && percent == 0 });
     }
@@ -102,7 +105,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         all.push(Said { who: "pool", value: "panic".into(), says, decides: false });
     }
     if pool.fail_open() && standing.is_last_resort() {
-        let says = "nothing is up and when_all_down is \"any\": it gets sessions although it should not".to_owned();
+        let says = "nothing is up (when_all_down, panic_threshold): it gets sessions although it should not".to_owned();
         all.push(Said { who: "pool", value: "fail_open".into(), says, decides: false });
     }
     all

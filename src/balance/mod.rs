@@ -5,14 +5,17 @@
 mod heap;
 mod least_connections;
 mod round_robin;
+mod spill;
 #[cfg(test)]
 mod tests;
 mod tiers;
 
-use crate::config::{Balance, TIERS};
+use crate::config::{Balance, Spill, TIERS};
 use least_connections::LeastConnections;
 use round_robin::RoundRobin;
-pub use tiers::{TierHealth, loads};
+use spill::Dead;
+pub use spill::PickContext;
+pub use tiers::{TierHealth, first_alone, loads};
 
 /// See the module.
 #[derive(Debug)]
@@ -20,6 +23,7 @@ pub struct Balancer {
     tiers: [Tier; TIERS],
     /// Gives each tier its part of the sessions.
     turns: RoundRobin,
+    spill: Spill,
     slots: Vec<Slot>,
 }
 
@@ -31,8 +35,12 @@ struct Tier {
     running: usize,
     /// Slots that could be, but for their cap.
     full: usize,
+    /// Both of these, and those whose cap is 0.
+    members: usize,
     /// Percent of the sessions.
     load: u32,
+    /// Whether `spill` decides who goes past it. A tier of last resorts alone binds nobody.
+    binds: bool,
 }
 
 #[derive(Debug)]
@@ -65,13 +73,17 @@ impl Slot {
         self.worth.share > 0 && self.worth.cap.is_none_or(|cap| self.sessions < cap)
     }
 
+    fn is_member(self) -> bool {
+        self.worth.eligible && self.worth.share > 0
+    }
+
     fn runs(self) -> bool {
         self.worth.eligible && self.has_room()
     }
 
     /// A cap of 0 is no place that becomes free.
     fn is_full(self) -> bool {
-        self.worth.eligible && self.worth.share > 0 && self.worth.cap.is_some_and(|cap| cap > 0 && self.sessions >= cap)
+        self.is_member() && self.worth.cap.is_some_and(|cap| cap > 0 && self.sessions >= cap)
     }
 
     fn tier(self) -> usize {
@@ -81,15 +93,18 @@ impl Slot {
 
 impl Balancer {
     /// Without slots; the first tier gets everything.
-    pub fn new(balance: Balance) -> Self {
-        let tiers = std::array::from_fn(|_| Tier { policy: Policy::new(balance), running: 0, full: 0, load: 0 });
-        let mut balancer = Self { tiers, turns: RoundRobin::new(), slots: Vec::new() };
+    pub fn new(balance: Balance, spill: Spill) -> Self {
+        let policy = || Policy::new(balance);
+        let tier = |_| Tier { policy: policy(), running: 0, full: 0, members: 0, load: 0, binds: true };
+        let mut balancer =
+            Self { tiers: std::array::from_fn(tier), turns: RoundRobin::new(), spill, slots: Vec::new() };
         balancer.set_loads(std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 }));
         balancer
     }
 
-    /// Goes on with another policy: same slots, same counts.
-    pub fn switch(&mut self, balance: Balance) {
+    /// Goes on with other rules: same slots, same counts.
+    pub fn switch(&mut self, balance: Balance, spill: Spill) {
+        self.spill = spill;
         // All tiers have the same.
         if self.tiers[0].policy.is(balance) {
             return;
@@ -126,6 +141,13 @@ impl Balancer {
         }
     }
 
+    /// Says which tiers have something that is better than a last resort.
+    pub fn set_binding(&mut self, binding: [bool; TIERS]) {
+        for (tier, binds) in self.tiers.iter_mut().zip(binding) {
+            tier.binds = binds;
+        }
+    }
+
     /// Percent of the sessions that each tier gets.
     pub fn loads(&self) -> [u32; TIERS] {
         std::array::from_fn(|tier| self.tiers[tier].load)
@@ -138,17 +160,60 @@ impl Balancer {
         self.slots[slot] = Slot::default();
     }
 
-    /// Picks an eligible slot that is not in `tried`, and counts a session on it until [`Self::release`].
-    pub fn pick(&mut self, tried: &[usize]) -> Option<usize> {
+    /// Picks an eligible slot that was not tried, and counts a session on it until [`Self::release`]. The tiers that have a
+    /// load come first, by their loads; then the others in order, as far as `spill` lets the session go.
+    pub fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
+        let slot = self.pick_by_load(context.tried).or_else(|| {
+            let tier = self.next_tier(context)?;
+            self.tiers[tier].policy.pick(context.tried)
+        })?;
+        self.count(slot, 1);
+        Some(slot)
+    }
+
+    fn pick_by_load(&mut self, tried: &[usize]) -> Option<usize> {
         let mut passed_over = Vec::new();
         loop {
             let tier = self.turns.pick(&passed_over)?;
             if let Some(slot) = self.tiers[tier].policy.pick(tried) {
-                self.count(slot, 1);
                 return Some(slot);
             }
             passed_over.push(tier);
         }
+    }
+
+    /// The first tier that has something for the session, if those before it let it pass.
+    fn next_tier(&self, context: &PickContext<'_, usize>) -> Option<usize> {
+        for tier in 0..TIERS {
+            match self.dead_end(tier, context) {
+                None => return Some(tier),
+                Some(dead) if dead.lets_pass(self.spill, context.waits) || !self.tiers[tier].binds => {}
+                Some(_) => return None,
+            }
+        }
+        None
+    }
+
+    /// Why a session can get nothing from a tier; `None` = it can.
+    fn dead_end(&self, number: usize, context: &PickContext<'_, usize>) -> Option<Dead> {
+        let tier = &self.tiers[number];
+        let of_tier = |slots: &[usize]| slots.iter().any(|&slot| self.slots[slot].tier() == number);
+        let runs = |&&slot: &&usize| self.slots[slot].tier() == number && self.slots[slot].runs();
+        if tier.running > context.tried.iter().filter(runs).count() {
+            return None;
+        }
+        Some(match tier.members {
+            0 => Dead::Empty,
+            _ if of_tier(context.dialling) => Dead::Slow,
+            _ if of_tier(context.tried) => Dead::Failed,
+            _ => Dead::Full,
+        })
+    }
+
+    /// Whether [`Self::pick`] would give one.
+    pub fn has_left(&self, context: &PickContext<'_, usize>) -> bool {
+        let mut by_load = (0..TIERS).filter(|&tier| self.tiers[tier].load > 0);
+        by_load.any(|tier| self.dead_end(tier, context).is_none()) || self.next_tier(context).is_some()
     }
 
     /// Counts a session on a slot that is not eligible, if it has room for one. Returns whether it has.
@@ -171,9 +236,20 @@ impl Balancer {
         self.slots.get(slot).map_or(0, |slot| slot.sessions)
     }
 
-    /// Slots that a pick could give now.
-    pub fn eligible(&self) -> usize {
-        self.tiers.iter().filter(|tier| tier.load > 0).map(|tier| tier.running).sum()
+    /// Slots that the first pick of a session could give now; `waits` as in [`PickContext`].
+    pub fn eligible(&self, waits: bool) -> usize {
+        match self.tiers.iter().filter(|tier| tier.load > 0).map(|tier| tier.running).sum() {
+            0 => {
+                self.next_tier(&PickContext { waits, ..PickContext::FIRST }).map_or(0, |tier| self.tiers[tier].running)
+            }
+            some => some,
+        }
+    }
+
+    /// Whether the slot's tier is in use, or stands before one that is.
+    pub fn is_in_use(&self, slot: usize) -> bool {
+        let last = self.tiers.iter().rposition(|tier| tier.load > 0);
+        last.is_none_or(|last| self.slots[slot].tier() <= last)
     }
 
     /// Slots that a pick could give if they had fewer sessions.
@@ -197,6 +273,8 @@ impl Balancer {
         let moved = before.tier() != after.tier();
         self.tiers[before.tier()].full -= usize::from(before.is_full());
         self.tiers[after.tier()].full += usize::from(after.is_full());
+        self.tiers[before.tier()].members -= usize::from(before.is_member());
+        self.tiers[after.tier()].members += usize::from(after.is_member());
         if before.runs() && (!after.runs() || moved) {
             let tier = &mut self.tiers[before.tier()];
             tier.policy.leave(slot);

@@ -9,7 +9,7 @@ fn set(balancer: &mut Balancer, slot: usize, share: u32, eligible: bool) {
 }
 
 fn pool(balance: Balance, weights: &[u32]) -> Balancer {
-    let mut balancer = Balancer::new(balance);
+    let mut balancer = Balancer::new(balance, Spill::DEFAULT);
     for (slot, &weight) in weights.iter().enumerate() {
         set(&mut balancer, slot, weight, true);
     }
@@ -21,7 +21,7 @@ fn assert_exact(balancer: &mut Balancer, weights: &[u32], windows: usize) {
     let g = weights.iter().fold(0, |g, &w| gcd(g, u64::from(w)));
     let shares: Vec<u64> = weights.iter().map(|&w| u64::from(w) / g).collect();
     let window = usize::try_from(shares.iter().sum::<u64>()).unwrap();
-    let picks: Vec<usize> = (0..window + windows).map(|_| balancer.pick(&[]).unwrap()).collect();
+    let picks: Vec<usize> = (0..window + windows).map(|_| balancer.pick(&PickContext::FIRST).unwrap()).collect();
     for start in 0..=windows {
         let mut counts = vec![0_u64; weights.len()];
         for &slot in &picks[start..start + window] {
@@ -34,14 +34,14 @@ fn assert_exact(balancer: &mut Balancer, weights: &[u32], windows: usize) {
 #[test]
 fn equal_weights_go_in_order() {
     let mut balancer = pool(Balance::RoundRobin, &[1, 1, 1]);
-    let picks: Vec<_> = (0..7).map(|_| balancer.pick(&[]).unwrap()).collect();
+    let picks: Vec<_> = (0..7).map(|_| balancer.pick(&PickContext::FIRST).unwrap()).collect();
     assert_eq!(picks, [0, 1, 2, 0, 1, 2, 0]);
 }
 
 #[test]
 fn heavy_backends_are_spread_not_clumped() {
     let mut balancer = pool(Balance::RoundRobin, &[5, 1, 1]);
-    let picks: Vec<_> = (0..7).map(|_| balancer.pick(&[]).unwrap()).collect();
+    let picks: Vec<_> = (0..7).map(|_| balancer.pick(&PickContext::FIRST).unwrap()).collect();
     assert_eq!(picks, [0, 0, 0, 1, 2, 0, 0]);
 }
 
@@ -62,7 +62,7 @@ fn any_window_is_exact_after_any_change() {
         let mut balancer = pool(Balance::RoundRobin, &weights);
         for _ in 0..10 {
             for _ in 0..random.usize(..40) {
-                balancer.pick(&[]);
+                balancer.pick(&PickContext::FIRST);
             }
             match random.u8(..3) {
                 0 => weights.push(random.u32(1..9)),
@@ -73,7 +73,7 @@ fn any_window_is_exact_after_any_change() {
                 _ => {
                     let slot = random.usize(..weights.len());
                     set(&mut balancer, slot, weights[slot], false);
-                    balancer.pick(&[]);
+                    balancer.pick(&PickContext::FIRST);
                 }
             }
             for (slot, &weight) in weights.iter().enumerate() {
@@ -93,7 +93,7 @@ fn publishing_the_same_set_keeps_the_position() {
         for (slot, &weight) in weights.iter().enumerate() {
             set(&mut republished, slot, weight, true);
         }
-        assert_eq!(left_alone.pick(&[]), republished.pick(&[]));
+        assert_eq!(left_alone.pick(&PickContext::FIRST), republished.pick(&PickContext::FIRST));
     }
 }
 
@@ -101,42 +101,42 @@ fn publishing_the_same_set_keeps_the_position() {
 fn weight_0_gets_nothing_new_and_keeps_its_sessions() {
     for balance in [Balance::RoundRobin, Balance::LeastConnections] {
         let mut balancer = pool(balance, &[1, 1]);
-        assert_eq!((balancer.pick(&[]), balancer.pick(&[])), (Some(0), Some(1)));
+        assert_eq!((balancer.pick(&PickContext::FIRST), balancer.pick(&PickContext::FIRST)), (Some(0), Some(1)));
         set(&mut balancer, 0, 0, true);
         for _ in 0..10 {
-            assert_eq!(balancer.pick(&[]), Some(1));
+            assert_eq!(balancer.pick(&PickContext::FIRST), Some(1));
         }
         assert_eq!(balancer.sessions(0), 1);
         balancer.release(0);
         set(&mut balancer, 1, 0, true);
-        assert_eq!(balancer.pick(&[]), None);
+        assert_eq!(balancer.pick(&PickContext::FIRST), None);
     }
 }
 
 #[test]
 fn tried_backends_are_passed_over_and_keep_their_turn() {
     let mut balancer = pool(Balance::RoundRobin, &[1, 1, 1]);
-    assert_eq!(balancer.pick(&[0, 1]), Some(2));
-    assert_eq!(balancer.pick(&[]), Some(0));
-    assert_eq!(balancer.pick(&[]), Some(1));
-    assert_eq!(balancer.pick(&[0, 1, 2]), None);
+    assert_eq!(balancer.pick(&PickContext::having_tried(&[0, 1])), Some(2));
+    assert_eq!(balancer.pick(&PickContext::FIRST), Some(0));
+    assert_eq!(balancer.pick(&PickContext::FIRST), Some(1));
+    assert_eq!(balancer.pick(&PickContext::having_tried(&[0, 1, 2])), None);
 }
 
 #[test]
 fn least_connections_follows_the_sessions() {
     let mut balancer = pool(Balance::LeastConnections, &[1, 1, 2]);
     // (0+1)/1, (0+1)/1, (0+1)/2, then (1+1)/2 = 1 ties with the two others, who were never picked.
-    let picks: Vec<_> = (0..4).map(|_| balancer.pick(&[]).unwrap()).collect();
+    let picks: Vec<_> = (0..4).map(|_| balancer.pick(&PickContext::FIRST).unwrap()).collect();
     assert_eq!(picks, [2, 0, 1, 2]);
     balancer.release(1);
-    assert_eq!(balancer.pick(&[]), Some(1));
+    assert_eq!(balancer.pick(&PickContext::FIRST), Some(1));
 }
 
 #[test]
 fn least_connections_counts_survive_a_change_of_membership() {
     let mut balancer = pool(Balance::LeastConnections, &[1, 1]);
     for _ in 0..10 {
-        balancer.pick(&[]);
+        balancer.pick(&PickContext::FIRST);
     }
     set(&mut balancer, 0, 1, false);
     for _ in 0..3 {
@@ -145,7 +145,7 @@ fn least_connections_counts_survive_a_change_of_membership() {
     set(&mut balancer, 0, 1, true);
     set(&mut balancer, 2, 1, true);
     assert_eq!((balancer.sessions(0), balancer.sessions(1)), (2, 5));
-    let picks: Vec<_> = (0..3).map(|_| balancer.pick(&[]).unwrap()).collect();
+    let picks: Vec<_> = (0..3).map(|_| balancer.pick(&PickContext::FIRST).unwrap()).collect();
     assert_eq!(picks, [2, 2, 0], "the new, empty backend is preferred until it has caught up");
 }
 
@@ -157,7 +157,7 @@ fn least_connections_matches_a_scan() {
     let mut sessions = vec![0_u32; weights.len()];
     for _ in 0..20_000 {
         if random.bool() {
-            let slot = balancer.pick(&[]).unwrap();
+            let slot = balancer.pick(&PickContext::FIRST).unwrap();
             let least = (0..20).map(|s| (sessions[s] + 1) as f64 / f64::from(weights[s])).fold(f64::INFINITY, f64::min);
             assert!(((sessions[slot] + 1) as f64 / f64::from(weights[slot]) - least).abs() < 1e-9);
             sessions[slot] += 1;
@@ -177,39 +177,42 @@ fn a_cap_is_never_exceeded_and_room_is_used_again() {
         let mut balancer = pool(balance, &[1, 1]);
         balancer.set(0, Worth { share: 1, cap: Some(2), eligible: true, ..Worth::default() });
         for _ in 0..10 {
-            balancer.pick(&[]);
+            balancer.pick(&PickContext::FIRST);
         }
-        assert_eq!((balancer.sessions(0), balancer.sessions(1), balancer.eligible()), (2, 8, 1));
-        assert_eq!(balancer.pick(&[1]), None);
+        assert_eq!((balancer.sessions(0), balancer.sessions(1), balancer.eligible(false)), (2, 8, 1));
+        assert_eq!(balancer.pick(&PickContext::having_tried(&[1])), None);
         assert!(!balancer.claim(0));
         balancer.release(0);
-        assert_eq!((balancer.eligible(), balancer.pick(&[1])), (2, Some(0)));
+        assert_eq!((balancer.eligible(false), balancer.pick(&PickContext::having_tried(&[1]))), (2, Some(0)));
         // Lowered below what is there: nothing new until it has run down.
         balancer.set(0, Worth { share: 1, cap: Some(1), eligible: true, ..Worth::default() });
         balancer.release(0);
-        assert_eq!(balancer.pick(&[1]), None);
+        assert_eq!(balancer.pick(&PickContext::having_tried(&[1])), None);
         balancer.release(0);
-        assert_eq!(balancer.pick(&[1]), Some(0));
+        assert_eq!(balancer.pick(&PickContext::having_tried(&[1])), Some(0));
     }
 }
 
 #[test]
 fn tiers_get_their_load_and_stay_exact_within() {
-    let mut balancer = Balancer::new(Balance::RoundRobin);
+    let mut balancer = Balancer::new(Balance::RoundRobin, Spill::DEFAULT);
     for (slot, tier) in [0, 0, 1, 1].into_iter().enumerate() {
         balancer.set(slot, Worth { share: [3, 1, 1, 1][slot], tier, cap: None, eligible: true });
     }
-    assert_eq!(balancer.eligible(), 2, "a tier without load is not used");
+    assert_eq!(balancer.eligible(false), 2, "a tier without load is not used");
     let mut loads = [0; TIERS];
     (loads[0], loads[1]) = (70, 30);
     balancer.set_loads(loads);
-    assert_eq!(balancer.eligible(), 4);
+    assert_eq!(balancer.eligible(false), 4);
     let mut counts = [0; 4];
     for _ in 0..400 {
-        counts[balancer.pick(&[]).unwrap()] += 1;
+        counts[balancer.pick(&PickContext::FIRST).unwrap()] += 1;
     }
     assert_eq!(counts, [210, 70, 60, 60]);
     let tried = [0, 1];
-    assert!((0..10).all(|_| balancer.pick(&tried).unwrap() > 1), "another tier that is in use has untried ones");
-    assert_eq!(balancer.pick(&[0, 1, 2, 3]), None);
+    assert!(
+        (0..10).all(|_| balancer.pick(&PickContext::having_tried(&tried)).unwrap() > 1),
+        "another tier that is in use has untried ones"
+    );
+    assert_eq!(balancer.pick(&PickContext::having_tried(&[0, 1, 2, 3])), None);
 }

@@ -45,6 +45,12 @@ pub fn loads(tiers: &[TierHealth; TIERS], overprovisioning: u32) -> [u32; TIERS]
     loads
 }
 
+/// The same where a tier is used only while nothing works in the tiers before it.
+pub fn first_alone(tiers: &[TierHealth; TIERS]) -> [u32; TIERS] {
+    let first = tiers.iter().position(|tier| tier.working > 0);
+    std::array::from_fn(|tier| if Some(tier) == first { 100 } else { 0 })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::faults::{Complaint, Reading, Zero};
 use super::shape::{DampingShape, OutliersShape, PoolShape};
+use super::spill::{self, Spill};
 use super::values::{Decimal, Section};
 
 const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
@@ -30,6 +31,11 @@ pub struct Conduct {
     pub damping: Damping,
     /// How long the share of a new or recovered backend grows; zero = not at all.
     pub slow_start: Duration,
+    /// When one session may go on to the next tier.
+    pub spill: Spill,
+    /// Whether the file says so: whoever did not choose is warned.
+    #[serde(skip)]
+    pub spill_is_written: bool,
     /// In hundredths: a tier whose share of working backends times this is 1 or more takes everything.
     pub overprovisioning: u32,
     /// Percent of working backends below which all are used; 0 = never.
@@ -102,6 +108,8 @@ pub(super) fn conduct(shape: &PoolShape, fall: u32, reading: &mut Reading<'_>) -
         outliers: outliers(shape.outliers.as_ref(), fall, reading),
         damping: damping(shape.damping.as_ref(), reading),
         slow_start: reading.duration("slow_start", &shape.slow_start, Zero::Allowed).unwrap_or(Duration::ZERO),
+        spill: spill::spill(shape.spill.as_ref(), reading),
+        spill_is_written: shape.spill.is_some(),
         overprovisioning: overprovisioning(&shape.overprovisioning, reading),
         panic_threshold: reading.number("panic_threshold", &shape.panic_threshold, 0..=100).unwrap_or(0),
         backend_max_sessions: reading.number(

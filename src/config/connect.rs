@@ -22,7 +22,8 @@ const DEFAULT_REPLAY_BUFFER: usize = 64 << 10;
 pub struct Connect {
     /// For one attempt.
     pub timeout: Duration,
-    /// At least 1.
+    /// Attempts of a session beyond which it tries no backend a second time; at least 1. What it has not tried is tried all
+    /// the same.
     pub attempts: u32,
     /// For all attempts together, pauses included.
     pub deadline: Duration,

@@ -29,6 +29,7 @@ mod process;
 mod shape;
 mod size;
 mod sockets;
+mod spill;
 mod validate;
 mod values;
 mod warnings;
@@ -56,6 +57,7 @@ pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, Sen
 pub use model::*;
 pub use pools::{Resolve, StaticBackend};
 pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};
+pub use spill::Spill;
 
 pub(crate) use nearest::nearest;
 

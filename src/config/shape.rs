@@ -128,6 +128,7 @@ pub(super) struct PoolShape {
     pub(super) outliers: Option<Section<OutliersShape>>,
     pub(super) damping: Option<Section<DampingShape>>,
     pub(super) slow_start: Time,
+    pub(super) spill: Option<Strings>,
     pub(super) overprovisioning: Decimal,
     pub(super) panic_threshold: Number,
     pub(super) backend_max_sessions: Number,

@@ -115,6 +115,11 @@ impl Config {
         {
             warnings.push(format!("on_down \"{}\" never applies: nothing checks the backends", pool.closing.on_down));
         }
+        if !pool.conduct.spill_is_written
+            && let Source::Static(backends) = &pool.source
+        {
+            judge_backups(backends, warnings);
+        }
         judge_check(&pool.check, warnings);
         match &pool.source {
             Source::Static(backends) => self.judge_backends(backends, warnings),
@@ -151,6 +156,19 @@ fn may_wait(pool: &Pool) -> bool {
         || pool.conduct.backend_max_sessions.is_some()
         || pool.agent.is_some()
         || pool.when_all_down == WhenAllDown::Wait
+}
+
+/// Nothing in the file says whether a backup may serve beside a primary that is up.
+fn judge_backups(backends: &[StaticBackend], warnings: &mut Vec<String>) {
+    let first = backends.iter().map(|backend| backend.priority).min();
+    for backup in backends.iter().filter(|backend| Some(backend.priority) != first) {
+        warnings.push(format!(
+            "{} is a backup and `spill` is not written: also while a backend before it is up, it serves sessions that fail \
+             there or find it full; write spill = [\"failed\", \"full\"] if that is right, spill = [] if it must not (a \
+             database's replica)",
+            backup.id
+        ));
+    }
 }
 
 fn judge_check(check: &Check, warnings: &mut Vec<String>) {

@@ -118,7 +118,6 @@ impl Members {
             self.settle(now, &id);
             self.look_at_ejection(now, &id);
         }
-        self.pool.set_all_down(self.all_down);
         self.weigh(now);
     }
 

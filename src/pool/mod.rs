@@ -24,6 +24,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
+use crate::balance;
 use crate::config;
 use crate::health::{Evidence, Failing};
 use crate::metrics::Direction;
@@ -115,6 +116,9 @@ pub struct Testimony {
     pub trial: Option<u64>,
 }
 
+/// What a session that wants a backend has behind it.
+pub type PickContext<'a> = balance::PickContext<'a, Arc<Backend>>;
+
 /// No backend is eligible, or all that are have been tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoneLeft;
@@ -143,7 +147,7 @@ impl Pool {
             settled: watch::Sender::new(false),
             workers,
             next_source: AtomicUsize::new(0),
-            inner: Mutex::new(Inner::new(settings.balance, settings.conduct.overprovisioning)),
+            inner: Mutex::new(Inner::new(&settings)),
             outliers: OutlierCounts::default(),
             published: ArcSwap::default(),
             evidence,
@@ -161,20 +165,25 @@ impl Pool {
     /// that is set now.
     pub fn change(&self, settings: config::Pool) {
         self.alter(|inner| {
-            inner.change(settings.balance, settings.conduct.overprovisioning);
+            inner.change(&settings);
             self.settings.store(Arc::new(settings));
         });
         // What becomes of running sessions may be another thing now.
         self.standings.send_replace(());
     }
 
-    /// Picks an eligible backend that is not in `tried`, and claims it for a session until the lease is dropped.
+    /// Picks an eligible backend that the session has not tried, and claims it until the lease is dropped.
     ///
     /// # Errors
     /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
-    pub fn pick(self: &Arc<Self>, tried: &[Arc<Backend>]) -> Result<Lease, NoneLeft> {
-        let claim = self.inner().pick(tried)?;
+    pub fn pick(self: &Arc<Self>, context: &PickContext<'_>) -> Result<Lease, NoneLeft> {
+        let claim = self.inner().pick(context)?;
         Ok(Lease::new(Arc::clone(self), claim))
+    }
+
+    /// Whether there is a backend that the session has not tried, and may; trials aside.
+    pub fn has_left(&self, context: &PickContext<'_>) -> bool {
+        self.inner().has_left(context)
     }
 
     /// As [`Self::pick`] for a session that may pick any, but where all that it could get are at their cap, or the pool
@@ -185,7 +194,7 @@ impl Pool {
     pub fn pick_or_wait(self: &Arc<Self>, queue: config::Queue) -> Result<Turn, NoneLeft> {
         let waits_for_any = self.settings.load().when_all_down == config::WhenAllDown::Wait;
         let mut inner = self.inner();
-        if let Ok(claim) = inner.pick(&[]) {
+        if let Ok(claim) = inner.pick(&PickContext { waits: true, ..PickContext::FIRST }) {
             drop(inner);
             return Ok(Turn::Now(Lease::new(Arc::clone(self), claim)));
         }
@@ -308,9 +317,9 @@ impl Pool {
         self.inner().sessions_of(backend)
     }
 
-    /// Whether nothing is up and sessions may try the rest.
+    /// Whether nothing is up and sessions may try the rest, those included that have not been probed yet.
     pub fn fail_open(&self) -> bool {
-        self.inner().fail_open
+        self.inner().fails_open()
     }
 
     /// Bytes so far, removed backends included.
@@ -350,14 +359,14 @@ impl Pool {
 
     /// Gives a member its view, and picks what follows from it.
     pub fn place(&self, backend: &Backend, view: View) {
-        self.alter(|inner| inner.place(backend, &view));
+        let opened = self.alter(|inner| inner.place(backend, &view));
         let before = backend.view();
         let (changed, moved) = (before.standing != view.standing, before.address != view.address);
         backend.show(view);
         if moved {
             self.moves.fetch_add(1, Relaxed);
         }
-        if changed || moved {
+        if changed || moved || opened {
             self.standings.send_replace(());
         }
         if changed {
@@ -395,25 +404,16 @@ impl Pool {
         self.inner().end_trial(backend, number)
     }
 
-    /// Says whether nothing is up. If the pool is set to `when_all_down = "any"`, sessions may then try what is not up
-    /// and nobody took out.
+    /// Says whether nothing is up, and all have been probed.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
         self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
-        let fail_open = all_down && self.settings.load().when_all_down == config::WhenAllDown::Any;
-        self.alter(|inner| {
-            inner.fail_open = fail_open;
-            inner.apply_all();
-        });
         self.standings.send_replace(());
     }
 
     /// Says whether so few work that sessions may try what is not up and nobody took out.
     pub fn set_panicking(&self, panicking: bool) {
-        self.alter(|inner| {
-            inner.panicking = panicking;
-            inner.apply_all();
-        });
+        self.alter(|inner| inner.set_panicking(panicking));
         self.standings.send_replace(());
     }
 

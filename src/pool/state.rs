@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicBool;
 
 use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
-use super::{Backend, NoneLeft, View};
-use crate::balance::{Balancer, TierHealth, Worth, loads};
-use crate::config::{Balance, TIERS};
+use super::{Backend, NoneLeft, PickContext, View};
+use crate::balance::{self, Balancer, TierHealth, Worth, first_alone, loads};
+use crate::config::{self, Spill, TIERS, WhenAllDown};
 use crate::health::Failing;
 use crate::metrics::Direction;
 use crate::standing::Standing;
@@ -26,15 +26,39 @@ pub(super) struct Inner {
     tiers: [TierHealth; TIERS],
     /// By tier: whom sessions may try when all are used.
     any: [usize; TIERS],
-    overprovisioning: u32,
-    pub(super) fail_open: bool,
+    rules: Rules,
     pub(super) panicking: bool,
+    /// Whether a last resort may be picked.
+    open: bool,
     /// Slots whose trial is offered.
     trials: Vec<usize>,
     /// Numbers trials.
     begun: u64,
     /// Bytes of forgotten backends, also of those that readers still see as members.
     pub(super) retired: [u64; Direction::ALL.len()],
+}
+
+/// What the pool's settings say about who may be picked.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    overprovisioning: u32,
+    spill: Spill,
+    /// While nothing is up, sessions may try the rest.
+    opens: bool,
+    /// There is a queue.
+    waits: bool,
+}
+
+impl Rules {
+    fn of(settings: &config::Pool) -> Self {
+        let conduct = &settings.conduct;
+        Self {
+            overprovisioning: conduct.overprovisioning,
+            spill: conduct.spill,
+            opens: settings.when_all_down == WhenAllDown::Any || conduct.panic_threshold > 0,
+            waits: settings.queue.is_some(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -78,8 +102,9 @@ pub struct Counts {
 }
 
 impl Inner {
-    pub(super) fn new(balance: Balance, overprovisioning: u32) -> Self {
-        let mut balancer = Balancer::new(balance);
+    pub(super) fn new(settings: &config::Pool) -> Self {
+        let rules = Rules::of(settings);
+        let mut balancer = Balancer::new(settings.balance, rules.spill);
         balancer.set_loads([0; TIERS]);
         Self {
             balancer,
@@ -90,9 +115,9 @@ impl Inner {
             counts: Counts::default(),
             tiers: [TierHealth::default(); TIERS],
             any: [0; TIERS],
-            overprovisioning,
-            fail_open: false,
+            rules,
             panicking: false,
+            open: false,
             trials: Vec::new(),
             begun: 0,
             retired: Default::default(),
@@ -100,30 +125,46 @@ impl Inner {
     }
 
     /// Other policies from now on.
-    pub(super) fn change(&mut self, balance: Balance, overprovisioning: u32) {
-        self.balancer.switch(balance);
-        self.overprovisioning = overprovisioning;
+    pub(super) fn change(&mut self, settings: &config::Pool) {
+        self.rules = Rules::of(settings);
+        self.balancer.switch(settings.balance, self.rules.spill);
         self.spread();
     }
 
     pub(super) fn counts(&self) -> Counts {
-        Counts { eligible: self.balancer.eligible(), ..self.counts }
+        Counts { eligible: self.balancer.eligible(self.rules.waits), ..self.counts }
+    }
+
+    /// Whether nothing is up and sessions may try the rest, unproven ones included.
+    pub(super) fn fails_open(&self) -> bool {
+        self.rules.opens && self.counts.up == 0 && self.any.iter().any(|any| *any > 0)
     }
 
     pub(super) fn sessions_of(&self, backend: &Backend) -> u32 {
         if self.knows(backend) { self.balancer.sessions(backend.slot) } else { 0 }
     }
 
-    pub(super) fn pick(&mut self, tried: &[Arc<Backend>]) -> Result<Claim, NoneLeft> {
-        if tried.is_empty()
+    pub(super) fn pick(&mut self, context: &PickContext<'_>) -> Result<Claim, NoneLeft> {
+        if context.tried.is_empty()
             && let Some((slot, trial)) = self.take_trial()
         {
             return self.claimed(slot, Some(trial));
         }
-        let tried: Vec<usize> =
-            tried.iter().filter(|backend| self.knows(backend)).map(|backend| backend.slot).collect();
-        let slot = self.balancer.pick(&tried).ok_or(NoneLeft)?;
+        let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
+        let context = balance::PickContext { tried: &tried, dialling: &dialling, waits: context.waits };
+        let slot = self.balancer.pick(&context).ok_or(NoneLeft)?;
         self.claimed(slot, None)
+    }
+
+    /// Whether [`Self::pick`] would give one, trials aside.
+    pub(super) fn has_left(&self, context: &PickContext<'_>) -> bool {
+        let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
+        self.balancer.has_left(&balance::PickContext { tried: &tried, dialling: &dialling, waits: context.waits })
+    }
+
+    /// Of those that are not forgotten.
+    fn slots_of(&self, backends: &[Arc<Backend>]) -> Vec<usize> {
+        backends.iter().filter(|backend| self.knows(backend)).map(|backend| backend.slot).collect()
     }
 
     /// Gives to those that wait what may be picked now.
@@ -132,7 +173,7 @@ impl Inner {
             return Vec::new();
         }
         let mut queue = std::mem::take(&mut self.queue);
-        let served = queue.serve(|| self.pick(&[]).ok());
+        let served = queue.serve(|| self.pick(&PickContext { waits: true, ..PickContext::FIRST }).ok());
         self.queue = queue;
         served
     }
@@ -152,8 +193,8 @@ impl Inner {
     /// A session is counted on the slot if there is one.
     fn take_trial(&mut self) -> Option<(usize, Trial)> {
         let balancer = &mut self.balancer;
-        // A backend at its cap keeps its offer.
-        let place = self.trials.iter().position(|&slot| balancer.claim(slot))?;
+        // A backend at its cap, or of a tier that is not in use, keeps its offer.
+        let place = self.trials.iter().position(|&slot| balancer.is_in_use(slot) && balancer.claim(slot))?;
         let number = self.trials.remove(place);
         let slot = self.slots[number].as_mut()?;
         self.begun += 1;
@@ -226,12 +267,13 @@ impl Inner {
         backend
     }
 
-    pub(super) fn place(&mut self, backend: &Backend, view: &View) {
+    /// Returns whether sessions may try other ones than before because of it.
+    pub(super) fn place(&mut self, backend: &Backend, view: &View) -> bool {
         if !self.knows(backend) {
-            return;
+            return false;
         }
-        let number = backend.slot;
-        let Some(mut slot) = self.slots[number].take() else { return };
+        let (number, was_open) = (backend.slot, self.open);
+        let Some(mut slot) = self.slots[number].take() else { return false };
         self.count(&slot, false);
         (slot.address, slot.standing, slot.share) = (view.address, view.standing, view.share);
         (slot.tier, slot.cap) = (view.priority, view.max_sessions);
@@ -243,6 +285,7 @@ impl Inner {
         self.slots[number] = Some(slot);
         self.apply(number);
         self.spread();
+        self.open != was_open
     }
 
     pub(super) fn forget(&mut self, backend: &Backend) -> bool {
@@ -270,27 +313,37 @@ impl Inner {
         self.slots[backend.slot].as_ref().is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
     }
 
-    pub(super) fn apply_all(&mut self) {
-        for slot in 0..self.slots.len() {
-            self.apply(slot);
-        }
+    pub(super) fn set_panicking(&mut self, panicking: bool) {
+        self.panicking = panicking;
         self.spread();
     }
 
     /// Brings the balancer in line with a slot.
     fn apply(&mut self, number: usize) {
         let Some(slot) = &self.slots[number] else { return };
-        let open = self.fail_open || self.panicking;
-        let eligible = slot.standing == Standing::Up || (open && slot.standing.is_last_resort());
+        let eligible = slot.standing == Standing::Up || (self.open && slot.standing.is_last_resort());
         self.balancer.set(number, Worth { share: slot.share, tier: slot.tier, cap: slot.cap, eligible });
     }
 
-    /// Brings the balancer in line with the tiers' health.
+    /// Brings the balancer in line with what follows from all slots together.
     fn spread(&mut self) {
-        let open = self.fail_open || self.panicking;
+        let open = self.panicking || self.fails_open();
+        if open != self.open {
+            self.open = open;
+            for slot in 0..self.slots.len() {
+                self.apply(slot);
+            }
+        }
         // Where all are used, the first tier that has any carries it.
-        let tiers = if open { self.any.map(|any| TierHealth { backends: any, working: any }) } else { self.tiers };
-        self.balancer.set_loads(loads(&tiers, self.overprovisioning));
+        let all = self.any.map(|any| TierHealth { backends: any, working: any });
+        let tiers = if open { &all } else { &self.tiers };
+        let loads = match self.rules.spill {
+            Spill::NONE if self.counts.up > 0 => first_alone(&self.tiers),
+            Spill::NONE => first_alone(tiers),
+            _ => loads(tiers, self.rules.overprovisioning),
+        };
+        self.balancer.set_loads(loads);
+        self.balancer.set_binding(self.tiers.map(|tier| tier.working > 0));
     }
 
     /// Takes a slot into the counts, or out of them.

@@ -1,3 +1,5 @@
+mod rule;
+
 use std::time::SystemTime;
 
 use super::*;
@@ -49,11 +51,11 @@ fn add(pool: &Pool, id: &str, standing: Standing, weight: u16) -> Arc<Backend> {
 fn a_lease_is_counted_until_it_is_dropped() {
     let pool = pool("");
     let backend = add(&pool, "a", Standing::Up, 1);
-    let leases: Vec<Lease> = (0..3).map(|_| pool.pick(&[]).unwrap()).collect();
+    let leases: Vec<Lease> = (0..3).map(|_| pool.pick(&PickContext::FIRST).unwrap()).collect();
     assert_eq!((pool.sessions(), pool.sessions_of(&backend)), (3, 3));
     // Also while it gets nothing new.
     pool.place(&backend, view(Standing::Down, 1));
-    assert!(matches!(pool.pick(&[]), Err(NoneLeft)));
+    assert!(matches!(pool.pick(&PickContext::FIRST), Err(NoneLeft)));
     assert_eq!((pool.sessions(), pool.sessions_of(&backend)), (3, 3));
     drop(leases);
     assert_eq!((pool.sessions(), pool.sessions_of(&backend)), (0, 0));
@@ -63,10 +65,10 @@ fn a_lease_is_counted_until_it_is_dropped() {
 fn a_pick_dials_the_address_of_the_newest_view() {
     let pool = pool("");
     let backend = add(&pool, "a", Standing::Up, 1);
-    let before = pool.pick(&[]).unwrap();
+    let before = pool.pick(&PickContext::FIRST).unwrap();
     let moved: SocketAddr = ([127, 0, 0, 2], 2).into();
     pool.place(&backend, View { address: moved, ..view(Standing::Up, 1) });
-    assert_eq!(pool.pick(&[]).unwrap().address(), moved);
+    assert_eq!(pool.pick(&PickContext::FIRST).unwrap().address(), moved);
     assert_ne!(before.address(), moved);
 }
 
@@ -75,9 +77,9 @@ fn tried_backends_are_not_picked() {
     let pool = pool("");
     let (a, b) = (add(&pool, "a", Standing::Up, 1), add(&pool, "b", Standing::Up, 1));
     for _ in 0..4 {
-        assert!(Arc::ptr_eq(pool.pick(std::slice::from_ref(&a)).unwrap().backend(), &b));
+        assert!(Arc::ptr_eq(pool.pick(&PickContext::having_tried(std::slice::from_ref(&a))).unwrap().backend(), &b));
     }
-    assert_eq!(pool.pick(&[a, b]).unwrap_err(), NoneLeft);
+    assert_eq!(pool.pick(&PickContext::having_tried(&[a, b])).unwrap_err(), NoneLeft);
     assert_eq!(pool.sessions(), 0);
 }
 
@@ -85,7 +87,7 @@ fn tried_backends_are_not_picked() {
 fn only_without_sessions_is_it_forgotten() {
     let pool = pool("");
     let backend = add(&pool, "a", Standing::Up, 1);
-    let lease = pool.pick(&[]).unwrap();
+    let lease = pool.pick(&PickContext::FIRST).unwrap();
     pool.place(&backend, view(Standing::Removed, 1));
     assert!(!pool.forget(&backend));
     drop(lease);
@@ -100,12 +102,15 @@ fn a_forgotten_backend_is_nobody() {
     let old = add(&pool, "old", Standing::Up, 1);
     assert!(pool.forget(&old));
     let new = add(&pool, "new", Standing::Up, 1);
-    let _lease = pool.pick(&[]).unwrap();
+    let _lease = pool.pick(&PickContext::FIRST).unwrap();
     assert_eq!((pool.sessions_of(&old), pool.sessions_of(&new)), (0, 1));
     pool.place(&old, view(Standing::Down, 1));
     assert!(pool.forget(&old));
     assert_eq!(pool.counts(), Counts { members: 1, up: 1, proven: 1, eligible: 1, ..Counts::default() });
-    assert!(pool.pick(std::slice::from_ref(&old)).is_ok(), "to have tried the old one says nothing about the new one");
+    assert!(
+        pool.pick(&PickContext::having_tried(std::slice::from_ref(&old))).is_ok(),
+        "to have tried the old one says nothing about the new one"
+    );
 }
 
 /// A counter never goes back, and never jumps: not between forgetting and publishing, and not after it.
@@ -131,19 +136,19 @@ fn fail_open_is_for_the_last_resort_only() {
     let up = &all[Standing::ALL.iter().position(|&standing| standing == Standing::Up).unwrap()];
     assert_eq!(pool.counts().eligible, 1);
     pool.place(up, view(Standing::Down, 1));
-    assert_eq!(pool.counts().eligible, 0);
-    pool.set_all_down(true);
-    assert!(pool.fail_open() && pool.is_all_down());
+    assert_eq!(pool.counts().eligible, 5);
+    assert!(pool.fail_open() && !pool.is_all_down(), "before the first verdict, too");
     for _ in 0..20 {
-        assert!(pool.pick(&[]).unwrap().backend().view().standing.is_last_resort());
+        assert!(pool.pick(&PickContext::FIRST).unwrap().backend().view().standing.is_last_resort());
     }
-    pool.set_all_down(false);
-    assert!(pool.pick(&[]).is_err());
+    pool.place(up, view(Standing::Up, 1));
+    assert!(!pool.fail_open());
+    assert_eq!(pool.counts().eligible, 1);
 
     let refusing = self::pool("");
     add(&refusing, "a", Standing::Down, 1);
     refusing.set_all_down(true);
-    assert!(refusing.pick(&[]).is_err() && !refusing.fail_open() && refusing.is_all_down());
+    assert!(refusing.pick(&PickContext::FIRST).is_err() && !refusing.fail_open() && refusing.is_all_down());
 }
 
 /// What the keeper and the sessions may do, in any order, against a plain model. `SEED=…` replays a failure.
@@ -216,7 +221,7 @@ impl Model {
                     self.backends.remove(place);
                 }
             }
-            4 => self.pool.set_all_down(self.random.bool()),
+            4 => self.pool.set_panicking(self.random.bool()),
             5..=7 if !self.leases.is_empty() => {
                 let lease = self.random.usize(..self.leases.len());
                 self.leases.swap_remove(lease);
@@ -234,7 +239,7 @@ impl Model {
             .collect();
         let untried = |backend: &Arc<Backend>| !tried.iter().any(|tried| Arc::ptr_eq(tried, backend));
         let candidates = self.eligible().filter(|backend| untried(backend)).count();
-        match self.pool.pick(&tried) {
+        match self.pool.pick(&PickContext::having_tried(&tried)) {
             Err(NoneLeft) => assert_eq!(candidates, 0),
             Ok(lease) => {
                 assert!(untried(lease.backend()));
@@ -245,7 +250,7 @@ impl Model {
     }
 
     fn eligible(&self) -> impl Iterator<Item = &Arc<Backend>> {
-        let open = self.pool.fail_open();
+        let open = self.pool.fail_open() || self.pool.is_panicking();
         self.backends
             .iter()
             .filter(move |(_, standing, weight)| {

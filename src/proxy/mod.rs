@@ -16,6 +16,7 @@ mod relay;
 mod replay;
 mod session;
 mod socket;
+mod tries;
 mod upstream;
 mod worker;
 mod young;

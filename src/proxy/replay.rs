@@ -2,8 +2,8 @@
 //! to another backend if this one resets, closes or stays silent. It stands between connect and relay: the first byte of
 //! an answer, which is only looked at here, ends it, so whatever the client gets comes from one backend.
 //!
-//! All dials of a session together are at most `connect.attempts`; each search for another backend has `connect.deadline`
-//! and takes untried ones only. When there is none, the session goes on with the one that failed, and ends as it does.
+//! Each search for another backend has `connect.deadline` and takes untried ones only, as many as there
+//! are. When there is none, the session goes on with the one that failed, and ends as it does.
 
 use std::future::poll_fn;
 use std::io;

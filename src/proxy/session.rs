@@ -276,9 +276,9 @@ async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) 
         Refusal::NoBackend => (Outcome::NoBackend, None),
         Refusal::QueueFull => (Outcome::QueueFull, None),
         Refusal::QueueTimeout => (Outcome::QueueTimeout, None),
-        Refusal::Failed((backend, reason, error)) => {
+        Refusal::Failed((backend, reason, error), given_up) => {
             let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
-            (outcome, Some(format!("{}: {}: {error}", backend.id, reason.name())))
+            (outcome, Some(format!("{}: {}: {error}; {}", backend.id, reason.name(), given_up.says())))
         }
     };
     record.end(outcome, detail);

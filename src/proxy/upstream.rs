@@ -1,6 +1,6 @@
 //! From a session to a connected backend: pick, or wait in the pool's queue; dial, dial another one beside it if that takes
-//! long, and retry while the backend has sent nothing. Backends that have not been tried come first; when none is left, any
-//! eligible one after a pause.
+//! long, and retry while the backend has sent nothing. Backends that have not been tried come first, all that the session
+//! may use, until `connect.deadline`; when none is left, the tried ones again after a pause, up to `connect.attempts`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +12,10 @@ use super::dial::{Dials, Failed};
 use super::live::{Live, Phase};
 use super::preconnect::Stock;
 use super::socket::Socket;
-use crate::config;
+use super::tries::Tries;
+use crate::config::{self, Spill};
 use crate::metrics::Hedge;
-use crate::pool::{Backend, Lease, NoneLeft, Permit, Turn};
+use crate::pool::{Lease, NoneLeft, Permit, Turn};
 
 /// The least time between two questions for the retry budget.
 const BREATH: Duration = Duration::from_millis(20);
@@ -39,8 +40,23 @@ pub(super) enum Refusal {
     QueueFull,
     /// Nothing had room for too long.
     QueueTimeout,
-    /// Every attempt failed; the last one.
-    Failed(Failed),
+    /// Every attempt failed; the last one, and why there is no other.
+    Failed(Failed, GivenUp),
+}
+
+/// Why a search ends without another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GivenUp {
+    /// There is no backend that it may try.
+    NoneLeft,
+    /// All were tried, and `connect.attempts` is reached.
+    Attempts,
+    /// `connect.deadline` is over.
+    Deadline,
+    /// `connect.retry_budget` had nothing to give until then.
+    Budget,
+    QueueFull,
+    QueueTimeout,
 }
 
 /// One session's search for a backend that serves it. It may be gone on with when the one that was found fails.
@@ -52,8 +68,7 @@ pub(super) struct Search<'a> {
     random: fastrand::Rng,
     /// Whoever is found is sent some at once.
     has_bytes: bool,
-    /// Dialled, or used, so far.
-    tried: Vec<Arc<Backend>>,
+    tries: Tries,
     found: bool,
     /// Time in the queue, and since when it is there now.
     queued: Duration,
@@ -70,7 +85,8 @@ impl<'a> Search<'a> {
         has_bytes: bool,
     ) -> Self {
         let (queued, in_queue_since) = (Duration::ZERO, None);
-        Self { live, settings, stock, random, has_bytes, tried: Vec::new(), found: false, queued, in_queue_since }
+        let tries = Tries::default();
+        Self { live, settings, stock, random, has_bytes, tries, found: false, queued, in_queue_since }
     }
 
     /// How long it has waited in the pool's queue, if it had to.
@@ -91,50 +107,23 @@ impl<'a> Search<'a> {
         let mut deadline = Instant::now() + policy.deadline;
         // An attempt that ends before it could be hedged needs no timer.
         let pause = policy.hedge.filter(|hedge| *hedge < policy.timeout);
-        let is_second = self.found;
-        let (mut dials, mut hedge_at, mut last, mut is_paid) = (Dials::default(), None, None, false);
+        let (mut dials, mut hedge_at, mut last) = (Dials::default(), None, None);
         loop {
             if dials.is_empty() {
-                if *attempts >= policy.attempts {
-                    break;
-                }
-                if (*attempts > 0 || is_second) && !is_paid && !self.pay(deadline).await {
-                    break;
-                }
-                is_paid = true;
-                let mut lease = match pool.pick(&self.tried) {
+                let mut lease = match self.choose(*attempts, &mut deadline).await {
                     Ok(lease) => lease,
-                    Err(NoneLeft) if is_second => break,
-                    Err(NoneLeft) if self.tried.is_empty() => {
-                        let before = self.queued;
-                        match self.wait().await {
-                            Ok(lease) => {
-                                deadline += self.queued - before;
-                                lease
-                            }
-                            Err(Refusal::NoBackend) => break,
-                            Err(refusal) => return Err(refusal),
-                        }
-                    }
-                    Err(NoneLeft) => {
-                        self.tried.clear();
-                        if !self.rest(policy.retry_delay, deadline).await {
-                            break;
-                        }
-                        continue;
-                    }
+                    Err(given_up) => return Err(given_up.after(last)),
                 };
                 if let Some(socket) = self.stock.take(&mut lease) {
-                    *attempts += u32::from(is_second);
+                    *attempts += u32::from(self.found);
                     return Ok(self.found(Connected { socket, lease }));
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    break;
+                    return Err(GivenUp::Deadline.after(last));
                 }
                 *attempts += 1;
-                is_paid = false;
-                self.tried.push(Arc::clone(lease.backend()));
+                self.tries.dials(lease.backend());
                 dials.begin(lease, (pool, settings, self.has_bytes), policy.timeout.min(left));
                 hedge_at = pause.map(|pause| Instant::now() + pause);
             }
@@ -143,12 +132,13 @@ impl<'a> Search<'a> {
                 result = dials.first() => match result {
                     Ok(connected) => return Ok(self.found(connected)),
                     Err(failed) => {
+                        self.tries.failed(&failed.0, failed.1.name());
                         last = Some(failed);
                         // The others are slow: there is nothing to wait for before one more is tried.
                         hedge_at = hedge_at.map(|_| Instant::now());
                     }
                 },
-                () = until(hedge_at), if *attempts < policy.attempts => {
+                () = until(hedge_at) => {
                     hedge_at = pause.map(|pause| Instant::now() + pause);
                     let left = deadline.saturating_duration_since(Instant::now());
                     if let Some(connected) = self.hedge(&mut dials, policy.timeout.min(left), attempts) {
@@ -157,17 +147,72 @@ impl<'a> Search<'a> {
                 }
             }
         }
-        Err(last.map_or(Refusal::NoBackend, Refusal::Failed))
     }
 
-    /// Waits for its turn in the pool's queue, if it has one.
-    async fn wait(&mut self) -> Result<Lease, Refusal> {
-        let Some(queue) = self.settings.queue else { return Err(Refusal::NoBackend) };
+    /// Claims the backend that is dialled next. One that was not tried is always taken; only a second try of the others
+    /// depends on the attempts so far.
+    async fn choose(&mut self, attempts: u32, deadline: &mut Instant) -> Result<Lease, GivenUp> {
+        let (pool, settings) = (&self.live.pool, self.settings);
+        let policy = &settings.connect;
+        let waits = self.waits();
+        if self.tries.is_first() {
+            return match pool.pick(&self.tries.untried(waits)) {
+                Ok(lease) => Ok(lease),
+                Err(NoneLeft) => self.wait(deadline).await,
+            };
+        }
+        // A writer that must not go to a backup tries its own tier until the deadline.
+        let is_bound = settings.conduct.spill == Spill::NONE;
+        let mut is_paid = false;
+        loop {
+            let is_left = pool.has_left(&self.tries.untried(waits));
+            if !is_left && self.found {
+                return Err(GivenUp::NoneLeft);
+            }
+            if !is_left && attempts >= policy.attempts && !is_bound {
+                return Err(GivenUp::Attempts);
+            }
+            if !is_left && !pool.has_left(&self.tries.again(waits)) {
+                if self.tries.is_new_round() {
+                    return self.wait(deadline).await;
+                }
+                self.tries.begin_round();
+                let delay = if is_bound { policy.retry_delay.max(BREATH) } else { policy.retry_delay };
+                if !self.rest(delay, *deadline).await {
+                    return Err(GivenUp::Deadline);
+                }
+            } else if !is_paid {
+                // It may take a while, after which another one may be left.
+                if !self.pay(*deadline).await {
+                    return Err(GivenUp::Budget);
+                }
+                is_paid = true;
+            } else if let Ok(lease) =
+                pool.pick(&if is_left { self.tries.untried(waits) } else { self.tries.again(waits) })
+            {
+                return Ok(lease);
+            }
+        }
+    }
+
+    /// A session that has been served has no time to wait for a place.
+    fn waits(&self) -> bool {
+        self.settings.queue.is_some() && !self.found
+    }
+
+    /// Waits for its turn in the pool's queue, if it has one. Before it is refused it goes to the next tier, if it may.
+    async fn wait(&mut self, deadline: &mut Instant) -> Result<Lease, GivenUp> {
+        let Some(queue) = self.settings.queue else { return Err(GivenUp::NoneLeft) };
+        let waited = self.wait_in(queue, deadline).await;
+        waited.or_else(|given_up| self.live.pool.pick(&self.tries.untried(false)).map_err(|NoneLeft| given_up))
+    }
+
+    async fn wait_in(&mut self, queue: config::Queue, deadline: &mut Instant) -> Result<Lease, GivenUp> {
         let waiting = match self.live.pool.pick_or_wait(queue) {
             Ok(Turn::Now(lease)) => return Ok(lease),
             Ok(Turn::Later(waiting)) => waiting,
-            Ok(Turn::Full) => return Err(Refusal::QueueFull),
-            Err(NoneLeft) => return Err(Refusal::NoBackend),
+            Ok(Turn::Full) => return Err(GivenUp::QueueFull),
+            Err(NoneLeft) => return Err(GivenUp::NoneLeft),
         };
         let since = Instant::now();
         self.in_queue_since = Some(since);
@@ -176,16 +221,20 @@ impl<'a> Search<'a> {
         self.live.phase(Phase::Connecting);
         self.in_queue_since = None;
         self.queued += since.elapsed();
+        *deadline += since.elapsed();
         match served {
-            Ok(served) => served.map_err(|NoneLeft| Refusal::NoBackend),
-            Err(_) => Err(Refusal::QueueTimeout),
+            Ok(served) => served.map_err(|NoneLeft| GivenUp::NoneLeft),
+            Err(_) => Err(GivenUp::QueueTimeout),
         }
     }
 
     /// Dials one more backend beside the others, if one is left and it may; a connection in stock is there at once.
     fn hedge(&mut self, dials: &mut Dials, limit: Duration, attempts: &mut u32) -> Option<Connected> {
+        if limit.is_zero() {
+            return None;
+        }
         let pool = &self.live.pool;
-        let mut lease = pool.pick(&self.tried).ok()?;
+        let mut lease = pool.pick(&self.tries.untried(self.waits())).ok()?;
         if let Some(socket) = self.stock.take(&mut lease) {
             dials.outrun();
             pool.second.count_hedge(Hedge::Won);
@@ -197,7 +246,7 @@ impl<'a> Search<'a> {
             return None;
         };
         *attempts += 1;
-        self.tried.push(Arc::clone(lease.backend()));
+        self.tries.dials(lease.backend());
         dials.hedge(lease, (pool, self.settings, self.has_bytes), limit, place);
         None
     }
@@ -241,11 +290,33 @@ impl<'a> Search<'a> {
         if self.settings.replay.is_none() {
             pool.retries.succeeded();
         }
-        if !self.tried.iter().any(|tried| Arc::ptr_eq(tried, connected.lease.backend())) {
-            self.tried.push(Arc::clone(connected.lease.backend()));
-        }
+        self.tries.found(connected.lease.backend());
         self.found = true;
         connected
+    }
+}
+
+impl GivenUp {
+    /// The refusal, if the last attempt failed like this.
+    fn after(self, last: Option<Failed>) -> Refusal {
+        match (self, last) {
+            (Self::QueueFull, _) => Refusal::QueueFull,
+            (Self::QueueTimeout, _) => Refusal::QueueTimeout,
+            (_, Some(failed)) => Refusal::Failed(failed, self),
+            (_, None) => Refusal::NoBackend,
+        }
+    }
+
+    /// For a log line.
+    pub(super) fn says(self) -> &'static str {
+        match self {
+            Self::NoneLeft => "no other backend may be tried",
+            Self::Attempts => "all were tried, and connect.attempts is reached",
+            Self::Deadline => "connect.deadline is over",
+            Self::Budget => "connect.deadline ended the wait for connect.retry_budget",
+            Self::QueueFull => "the queue is full",
+            Self::QueueTimeout => "queue.timeout is over",
+        }
     }
 }
 

@@ -5,6 +5,7 @@ mod exact;
 mod first_byte;
 mod hedge;
 mod replay;
+mod spill;
 
 use std::sync::Arc;
 

@@ -11,7 +11,7 @@ use crate::support::{Backend, Last, MODES, Pattern, Received, Rig, exchange, las
 
 /// How a backend fails every session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     ResetOnAccept,
     CloseOnAccept,
     ResetOnRequest,
@@ -19,10 +19,10 @@ enum Fault {
     Silent,
 }
 
-const FAULTS: [Fault; 5] =
+pub(super) const FAULTS: [Fault; 5] =
     [Fault::ResetOnAccept, Fault::CloseOnAccept, Fault::ResetOnRequest, Fault::CloseOnRequest, Fault::Silent];
 
-async fn failing(fault: Fault) -> Backend {
+pub(super) async fn failing(fault: Fault) -> Backend {
     Backend::serving(move |mut stream| async move {
         match fault {
             Fault::ResetOnAccept => return reset(stream),
@@ -147,21 +147,21 @@ async fn it_ends_as_the_last_failure_tells() {
     }
 }
 
-/// All dials of a session together are `connect.attempts`.
+/// `connect.attempts` is for backends that were tried: as long as one is left that was not, it gets the request.
 #[tokio::test]
-async fn attempts_bound_the_replays() {
+async fn every_untried_backend_gets_a_replay() {
     let mut backends = Vec::new();
     for _ in 0..5 {
         backends.push(failing(Fault::CloseOnRequest).await);
     }
     let addresses: Vec<SocketAddr> = backends.iter().map(Backend::address).collect();
-    let rig = rig(&addresses, "connect = { attempts = 3 }\n").await;
+    let rig = rig(&addresses, "connect = { attempts = 1 }\n").await;
     let mut client = TcpStream::connect(rig.front()).await.unwrap();
     client.write_all(b"request").await.unwrap();
     assert_eq!(soon("an end", last(&mut client)).await, Last::Fin);
     drop(client);
     rig.until_no_sessions().await;
-    assert_eq!(backends.iter().map(Backend::connections).sum::<usize>(), 3);
+    assert_eq!(backends.iter().map(Backend::connections).sum::<usize>(), 5);
     rig.stop().await;
 }
 

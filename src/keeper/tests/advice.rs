@@ -13,7 +13,7 @@ fn advise(bench: &mut Bench, id: &str, advice: Advice) {
 fn picks(bench: &Bench, count: usize) -> BTreeMap<String, usize> {
     let mut all = BTreeMap::new();
     for _ in 0..count {
-        *all.entry(bench.pool.pick(&[]).unwrap().backend().id.to_string()).or_default() += 1;
+        *all.entry(bench.pool.pick(&PickContext::FIRST).unwrap().backend().id.to_string()).or_default() += 1;
     }
     all
 }
@@ -77,8 +77,8 @@ fn an_agents_report_carries_it_and_a_new_address_forgets_it() {
 #[test]
 fn the_strictest_cap_holds() {
     let mut bench = Bench::up(&format!("{TCP}\nbackend_max_sessions = 3"), &["a"]);
-    let leases: Vec<_> = (0..3).map(|_| bench.pool.pick(&[]).unwrap()).collect();
-    assert!(matches!(bench.pool.pick(&[]), Err(NoneLeft)));
+    let leases: Vec<_> = (0..3).map(|_| bench.pool.pick(&PickContext::FIRST).unwrap()).collect();
+    assert!(matches!(bench.pool.pick(&PickContext::FIRST), Err(NoneLeft)));
     assert_eq!((bench.pool.counts().eligible, bench.pool.counts().up), (0, 1));
     drop(leases);
     let cap = |bench: &Bench| bench.view("a").max_sessions;
@@ -88,8 +88,8 @@ fn the_strictest_cap_holds() {
     assert_eq!(cap(&bench), Some(5), "an agent can't raise what is written");
     advise(&mut bench, "a", Advice { max_sessions: Some(1), ..Advice::default() });
     assert_eq!(cap(&bench), Some(1));
-    let _one = bench.pool.pick(&[]).unwrap();
-    assert!(matches!(bench.pool.pick(&[]), Err(NoneLeft)));
+    let _one = bench.pool.pick(&PickContext::FIRST).unwrap();
+    assert!(matches!(bench.pool.pick(&PickContext::FIRST), Err(NoneLeft)));
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn a_weight_changes_live() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
     let weigh = |weight| vec![Endpoint { weight, ..endpoint("a") }, endpoint("b")];
     bench.set_of(weigh(3));
-    let leases: Vec<_> = (0..8).map(|_| bench.pool.pick(&[]).unwrap()).collect();
+    let leases: Vec<_> = (0..8).map(|_| bench.pool.pick(&PickContext::FIRST).unwrap()).collect();
     assert_eq!(leases.iter().filter(|lease| &*lease.backend().id == "a").count(), 6);
     assert_eq!(bench.standing("a"), Standing::Up, "health is not asked anew");
     bench.set_of(weigh(0));

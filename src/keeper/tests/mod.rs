@@ -26,7 +26,7 @@ use crate::config;
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::{ProbeResult, Report, RiseFall};
 use crate::metrics::{ConnectFailure, EarlyEnd};
-use crate::pool::{Backend, Lease, Pool, Testimony, View};
+use crate::pool::{Backend, Lease, PickContext, Pool, Testimony, View};
 use crate::standing::Standing;
 
 /// rise 2, fall 3, no matter what the defaults are.
@@ -178,13 +178,15 @@ impl Bench {
 
     /// The next session, if it is the trial of an ejected backend.
     fn trial(&self) -> Option<Lease> {
-        self.pool.pick(&[]).ok().filter(Lease::is_trial)
+        self.pool.pick(&PickContext::FIRST).ok().filter(Lease::is_trial)
     }
 
     /// A session's claim on this very backend.
     fn lease(&self, id: &str) -> Lease {
         let others: Vec<_> = self.pool.members().iter().filter(|backend| &*backend.id != id).cloned().collect();
-        self.pool.pick(&others).unwrap_or_else(|_| panic!("{id} is not eligible: {:?}", self.view(id)))
+        self.pool
+            .pick(&PickContext::having_tried(&others))
+            .unwrap_or_else(|_| panic!("{id} is not eligible: {:?}", self.view(id)))
     }
 
     fn backend(&self, id: &str) -> Option<Arc<Backend>> {
@@ -202,7 +204,7 @@ impl Bench {
     /// Who gets sessions, over a few picks.
     fn picked(&self) -> Vec<String> {
         let mut ids: Vec<_> =
-            (0..32).filter_map(|_| Some(self.pool.pick(&[]).ok()?.backend().id.to_string())).collect();
+            (0..32).filter_map(|_| Some(self.pool.pick(&PickContext::FIRST).ok()?.backend().id.to_string())).collect();
         ids.sort();
         ids.dedup();
         ids

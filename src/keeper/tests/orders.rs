@@ -40,7 +40,7 @@ fn nobody_is_up_when_the_last_is_drained_and_no_resort_is_taken() {
     let mut bench = Bench::up(ANY, &["a"]);
     bench.order("a", Operator::Drain);
     assert!(bench.pool.is_all_down());
-    assert!(bench.pool.pick(&[]).is_err(), "a person took it out");
+    assert!(bench.pool.pick(&PickContext::FIRST).is_err(), "a person took it out");
 }
 
 #[test]

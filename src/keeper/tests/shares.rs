@@ -23,7 +23,7 @@ fn a_backup_is_used_when_the_first_tier_can_not_carry_it() {
     }
     // Half of them times 1.4.
     assert_eq!(bench.pool.tier_loads()[..3], [70, 30, 0]);
-    let backups = (0..100).filter(|_| &*bench.pool.pick(&[]).unwrap().backend().id == "c").count();
+    let backups = (0..100).filter(|_| &*bench.pool.pick(&PickContext::FIRST).unwrap().backend().id == "c").count();
     assert_eq!(backups, 30);
     for _ in 0..3 {
         bench.probe("b", false);
@@ -70,7 +70,7 @@ fn a_recovered_backend_starts_slowly_and_alone_it_does_not() {
     bench.probe("a", true);
     bench.probe("a", true);
     assert_eq!(share(&bench, "a"), 10);
-    let a = (0..110).filter(|_| &*bench.pool.pick(&[]).unwrap().backend().id == "a").count();
+    let a = (0..110).filter(|_| &*bench.pool.pick(&PickContext::FIRST).unwrap().backend().id == "a").count();
     assert_eq!(a, 10);
     // The others are gone: nobody is older.
     bench.set(&["a"]);

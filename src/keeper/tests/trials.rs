@@ -115,7 +115,7 @@ fn a_session_that_has_failed_before_is_nobodys_trial() {
     bench.advance(seconds(3));
     let b = bench.backend("b").unwrap();
     for _ in 0..9 {
-        assert!(!bench.pool.pick(std::slice::from_ref(&b)).unwrap().is_trial());
+        assert!(!bench.pool.pick(&PickContext::having_tried(std::slice::from_ref(&b))).unwrap().is_trial());
     }
     assert!(bench.trial().is_some());
 }

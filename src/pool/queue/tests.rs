@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::*;
 use crate::config;
 use crate::pool::tests::{pool, view};
-use crate::pool::{Backend, View};
+use crate::pool::{Backend, PickContext, View};
 use crate::standing::Standing;
 
 const ROOMY: config::Queue = config::Queue { max_length: 1_000, timeout: Duration::from_secs(10) };
@@ -46,14 +46,14 @@ fn who_came_first_is_served_first_and_nobody_slips_in() {
         assert!(waiting.iter_mut().all(|waiting| served(waiting).is_none()));
         drop(lease);
         // It is picked for already, though it has not looked yet.
-        assert!(pool.pick(&[]).is_err());
+        assert!(pool.pick(&PickContext::FIRST).is_err());
         assert_eq!((pool.queued(), pool.sessions()), (left, 1));
         lease = served(&mut waiting[0]).expect("its turn");
         waiting.remove(0);
     }
     drop(lease);
     assert_eq!((pool.queued(), pool.sessions()), (0, 0));
-    assert!(pool.pick(&[]).is_ok());
+    assert!(pool.pick(&PickContext::FIRST).is_ok());
     assert_eq!(pool.queue_time.read().1, 3, "each that waited is in the histogram");
 }
 
@@ -61,7 +61,7 @@ fn who_came_first_is_served_first_and_nobody_slips_in() {
 fn who_leaves_is_passed_over() {
     let pool = pool("");
     add(&pool, "a", Standing::Up, 1);
-    let lease = pool.pick(&[]).unwrap();
+    let lease = pool.pick(&PickContext::FIRST).unwrap();
     let (first, second, mut third) = (wait(&pool), wait(&pool), wait(&pool));
     drop(first);
     assert_eq!(pool.queued(), 2);
@@ -78,7 +78,7 @@ fn who_leaves_is_passed_over() {
 fn a_full_queue_takes_nobody() {
     let pool = pool("");
     add(&pool, "a", Standing::Up, 1);
-    let _lease = pool.pick(&[]).unwrap();
+    let _lease = pool.pick(&PickContext::FIRST).unwrap();
     let small = config::Queue { max_length: 1, ..ROOMY };
     let place = pool.pick_or_wait(small);
     assert!(matches!(place, Ok(Turn::Later(_))));
@@ -111,7 +111,7 @@ fn only_what_may_become_free_is_waited_for() {
 fn whatever_makes_room_serves() {
     let pool = pool("when_all_down = \"any\"");
     let a = add(&pool, "a", Standing::Up, 1);
-    let _held = pool.pick(&[]).unwrap();
+    let _held = pool.pick(&PickContext::FIRST).unwrap();
     let mut leases = Vec::new();
     let mut serves = |pool: &Arc<Pool>, what: &str, change: &dyn Fn()| {
         let mut waiting = wait(pool);
@@ -120,12 +120,16 @@ fn whatever_makes_room_serves() {
         leases.push(served(&mut waiting).unwrap_or_else(|| panic!("after {what}")));
     };
     serves(&pool, "a cap was raised", &|| pool.place(&a, capped(Standing::Up, 2)));
-    serves(&pool, "a newcomer", &|| drop(add(&pool, "b", Standing::Up, 1)));
+    let newcomer = std::cell::OnceCell::new();
+    serves(&pool, "a newcomer", &|| drop(newcomer.set(add(&pool, "b", Standing::Up, 1))));
+    let b = newcomer.into_inner().unwrap();
     let c = add(&pool, "c", Standing::Down, 1);
     serves(&pool, "one came up", &|| pool.place(&c, capped(Standing::Up, 1)));
     add(&pool, "d", Standing::Down, 1);
-    serves(&pool, "fail open", &|| pool.set_all_down(true));
-    pool.set_all_down(false);
+    let all = [&a, &b, &c];
+    let become_of = |standing, cap| all.iter().for_each(|backend| pool.place(backend, capped(standing, cap)));
+    serves(&pool, "fail open", &|| become_of(Standing::Down, 1));
+    become_of(Standing::Up, 1);
     serves(&pool, "panic", &|| {
         add(&pool, "e", Standing::Down, 1);
         pool.set_panicking(true);
@@ -171,7 +175,10 @@ fn any_sequence_is_first_come_first_served() {
                 assert_eq!(pool.queued(), waiting.len());
                 assert_eq!(pool.sessions(), leases.len());
             }
-            assert!(pool.queued() == 0 || pool.pick(&[]).is_err(), "somebody waits although there is room");
+            assert!(
+                pool.queued() == 0 || pool.pick(&PickContext::FIRST).is_err(),
+                "somebody waits although there is room"
+            );
         }
         drop((leases, waiting));
         assert_eq!((pool.queued(), pool.sessions()), (0, 0));

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::balance::{TierHealth, loads};
-use crate::config::{CheckKind, OutlierMode, TIERS, WhenAllDown};
+use crate::balance::{TierHealth, first_alone, loads};
+use crate::config::{CheckKind, OutlierMode, Spill, TIERS, WhenAllDown};
 use crate::endpoint::Registry;
 use crate::standing::Passive;
 
@@ -31,10 +31,11 @@ impl Simulation {
         assert_eq!(pool.sessions(), self.leases.len());
         assert_eq!(pool.bytes(Direction::ToClient), self.bytes);
 
-        let any = pool.settings().when_all_down == WhenAllDown::Any;
         assert!(!(pool.is_all_down() && counts.up > 0), "all down with one up");
         assert!(!self.heard || pool.is_all_down() || counts.up > 0 || counts.unproven > 0, "all down and not said so");
-        assert_eq!(pool.fail_open(), any && pool.is_all_down());
+        let views = members.iter().map(|backend| backend.view());
+        let resort = views.filter(|view| view.share > 0).any(|view| view.standing.is_last_resort());
+        assert_eq!(pool.fail_open(), self.opens() && counts.up == 0 && resort);
         assert!(!self.heard || pool.is_settled() || counts.unproven > 0);
         assert!(!self.heard || counts.up > 0 || counts.spare == 0, "nothing is up, and one that could be is kept out");
         let threshold = usize::from(pool.settings().conduct.panic_threshold);
@@ -42,10 +43,16 @@ impl Simulation {
         assert_eq!(pool.is_panicking(), self.heard && panics);
     }
 
+    /// Whether sessions may try the rest while nothing is up.
+    fn opens(&self) -> bool {
+        let settings = self.bench.pool.settings();
+        settings.when_all_down == WhenAllDown::Any || settings.conduct.panic_threshold > 0
+    }
+
     fn check_members(&mut self, now: Instant) -> Counts {
         let pool = Arc::clone(&self.bench.pool);
-        let any = pool.settings().when_all_down == WhenAllDown::Any;
-        let open = pool.is_panicking() || (any && pool.is_all_down());
+        let is_up = |backend: &Arc<Backend>| backend.view().standing == Standing::Up && backend.view().share > 0;
+        let open = pool.is_panicking() || (self.opens() && !pool.members().iter().any(is_up));
         let mut counts = Counts::default();
         let mut tiers = [TierHealth::default(); TIERS];
         for backend in pool.members().iter() {
@@ -78,7 +85,17 @@ impl Simulation {
             let unneeded = self.last_needed.get(id).map_or(Duration::ZERO, |&at| now - at);
             assert!(unneeded <= seconds(610), "{id} is remembered for {unneeded:?}");
         }
-        let loads = loads(&tiers, pool.settings().conduct.overprovisioning);
+        let conduct = pool.settings().conduct;
+        let mut first_up = tiers;
+        for backend in pool.members().iter().filter(|backend| counts.up > 0 && !is_up(backend)) {
+            let view = backend.view();
+            let resort = open && view.share > 0 && view.standing.is_last_resort();
+            first_up[usize::from(view.priority)].working -= usize::from(resort);
+        }
+        let loads = match conduct.spill {
+            Spill::NONE => first_alone(&first_up),
+            _ => loads(&tiers, conduct.overprovisioning),
+        };
         assert_eq!(pool.tier_loads(), loads);
         for backend in pool.members().iter() {
             let view = backend.view();
@@ -86,6 +103,11 @@ impl Simulation {
             let room = view.max_sessions.is_none_or(|cap| pool.sessions_of(backend) < cap);
             let used = loads[usize::from(view.priority)] > 0;
             counts.eligible += usize::from(may && view.share > 0 && room && used);
+        }
+        if counts.eligible == 0 {
+            // The next tier, if a session may go there: see the test of that rule.
+            counts.eligible = pool.counts().eligible;
+            assert!(counts.eligible == 0 || conduct.spill.full || conduct.spill == Spill::NONE && open);
         }
         counts
     }

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use fastrand::Rng;
 
 use super::*;
+use crate::config::Spill;
 use crate::health::{Advice, Wish, most_ejected};
 use crate::metrics::Direction;
 use crate::pool::{Counts, TrialState};
@@ -60,6 +61,7 @@ impl Simulation {
         );
         for key in [
             format!("slow_start = \"{}s\"", random.u32(1..100)),
+            format!("spill = {:?}", &["full", "failed", "slow"][..random.usize(..4)]),
             format!("overprovisioning = {}", random.u32(1..4)),
             format!("panic_threshold = {}", random.u32(0..101)),
             format!("backend_max_sessions = {}", random.u32(1..5)),
@@ -228,7 +230,7 @@ impl Simulation {
         let trials: Vec<_> = members.iter().map(|backend| self.bench.pool.trial_of(backend)).collect();
         let open = self.bench.pool.fail_open() || self.bench.pool.is_panicking();
         let eligible = self.bench.pool.counts().eligible;
-        let Ok(lease) = self.bench.pool.pick(&tried) else {
+        let Ok(lease) = self.bench.pool.pick(&PickContext::having_tried(&tried)) else {
             assert!(eligible <= tried.len(), "{eligible} eligible, {} tried, none picked", tried.len());
             return;
         };
@@ -241,7 +243,12 @@ impl Simulation {
         } else {
             let may = view.standing == Standing::Up || (open && view.standing.is_last_resort());
             assert!(may, "picked {id}: {view:?}");
-            assert!(self.bench.pool.tier_loads()[usize::from(view.priority)] > 0, "{id}: its tier gets nothing");
+            let gets_some = self.bench.pool.tier_loads()[usize::from(view.priority)] > 0;
+            let is_before =
+                |other: &View| other.standing == Standing::Up && other.share > 0 && other.priority < view.priority;
+            let may_cross = self.bench.pool.settings().conduct.spill != Spill::NONE
+                || !members.iter().any(|other| is_before(&other.view()));
+            assert!(gets_some || may_cross, "{id}: its tier gets nothing");
         }
         assert!(view.share > 0, "picked {id}: {view:?}");
         let sessions = self.bench.pool.sessions_of(lease.backend());

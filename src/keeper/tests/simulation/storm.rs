@@ -40,7 +40,7 @@ fn live(seed: u64) -> usize {
             bench.probe("c", true);
         }
         for _ in 0..5 {
-            let Ok(lease) = bench.pool.pick(&[]) else { continue };
+            let Ok(lease) = bench.pool.pick(&PickContext::FIRST) else { continue };
             let bad = &*lease.backend().id == "a";
             if bad && dead {
                 lease.failed(ConnectFailure::Refused);

@@ -1,0 +1,214 @@
+//! The rule: a session is refused only if no backend that it may use is left untried. Pools, and what sessions have behind
+//! them, are drawn at random; who may be used is said here a second time, backend by backend. `SEED=…` replays a failure.
+
+use super::*;
+use crate::config::TIERS;
+
+#[test]
+fn refused_only_if_none_that_it_may_use_is_untried() {
+    let seeds: Vec<u64> = match std::env::var("SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..1_000).map(|_| fastrand::u64(..)).collect(),
+    };
+    let (mut served, mut refused, mut crossed) = (0, 0, 0);
+    for seed in seeds {
+        println!("SEED={seed}");
+        let mut world = World::new(seed);
+        for _ in 0..30 {
+            world.change();
+            let [s, r, c] = world.search();
+            (served, refused, crossed) = (served + s, refused + r, crossed + c);
+        }
+    }
+    assert!(std::env::var("SEED").is_ok() || [served, refused, crossed].iter().all(|&count| count > 1_000));
+}
+
+struct World {
+    random: fastrand::Rng,
+    pool: Arc<Pool>,
+    backends: Vec<Arc<Backend>>,
+    leases: Vec<Lease>,
+    panicking: bool,
+}
+
+/// What a session met at a backend.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Met {
+    Nothing,
+    Failed,
+    Silence,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let words = ["failed", "full", "slow"];
+        let spill: Vec<_> = words.into_iter().filter(|_| random.bool()).collect();
+        let keys = [
+            format!("spill = {spill:?}"),
+            format!("balance = \"{}\"", ["round_robin", "least_connections"][random.usize(..2)]),
+            format!("when_all_down = \"{}\"", ["refuse", "any"][random.usize(..2)]),
+            format!("panic_threshold = {}", random.u8(..2) * 50),
+            format!("overprovisioning = {}", [1.0, 1.4, 1_000.0][random.usize(..3)]),
+            ["", "queue = { max_length = 9, timeout = \"9s\" }"][random.usize(..2)].to_owned(),
+        ];
+        let pool = pool(&keys.join("\n"));
+        let mut world = Self { random, pool, backends: Vec::new(), leases: Vec::new(), panicking: false };
+        for n in 0..world.random.usize(1..9) {
+            let view = world.view();
+            world.backends.push(world.pool.add(&n.to_string().into(), view));
+        }
+        world
+    }
+
+    fn view(&mut self) -> View {
+        let standing = match self.random.u8(..3) {
+            0 => Standing::ALL[self.random.usize(..Standing::ALL.len())],
+            _ => Standing::Up,
+        };
+        View {
+            priority: [0, 0, 1, 1, 2, 15][self.random.usize(..6)],
+            max_sessions: (self.random.u8(..3) > 0).then(|| self.random.u32(..4)),
+            ..view(standing, self.random.u16(..3))
+        }
+    }
+
+    fn change(&mut self) {
+        let (number, view) = (self.random.usize(..self.backends.len()), self.view());
+        self.pool.place(&self.backends[number], view);
+        match self.random.u8(..8) {
+            0 => {
+                self.panicking = !self.panicking;
+                self.pool.set_panicking(self.panicking);
+            }
+            1..=3 if !self.leases.is_empty() => {
+                let number = self.random.usize(..self.leases.len());
+                self.leases.swap_remove(number);
+            }
+            _ => {}
+        }
+    }
+
+    /// One session that meets something or other wherever it gets, until it is served or refused. Returns whether it was
+    /// served, whether it was refused, and how often it went to a tier without a load.
+    fn search(&mut self) -> [u32; 3] {
+        let mut met = vec![Met::Nothing; self.backends.len()];
+        let waits = self.pool.settings().queue.is_some() && self.random.bool();
+        let mut crossed = 0;
+        loop {
+            let those = |wanted: fn(Met) -> bool| -> Vec<_> {
+                let met = met.iter().zip(&self.backends).filter(|(met, _)| wanted(**met));
+                met.map(|(_, backend)| Arc::clone(backend)).collect()
+            };
+            let (tried, dialling) = (those(|met| met != Met::Nothing), those(|met| met == Met::Silence));
+            let context = PickContext { tried: &tried, dialling: &dialling, waits };
+            let may: Vec<_> = (0..met.len()).filter(|&number| self.may(number, &met, waits)).collect();
+            assert_eq!(self.pool.has_left(&context), !may.is_empty());
+            if tried.is_empty() && waits == self.pool.settings().queue.is_some() {
+                let eligible = self.pool.counts().eligible;
+                assert!(eligible <= may.len() && (eligible == 0) == may.is_empty(), "{eligible} of {may:?}");
+            }
+            let Ok(lease) = self.pool.pick(&context) else {
+                assert!(may.is_empty(), "refused, and {may:?} are left");
+                return [0, 1, crossed];
+            };
+            let number = self.backends.iter().position(|it| Arc::ptr_eq(it, lease.backend())).unwrap();
+            assert!(may.contains(&number), "{number} of {may:?}");
+            crossed += u32::from(self.pool.tier_loads()[usize::from(lease.backend().view().priority)] == 0);
+            met[number] = match self.random.u8(..4) {
+                0 => {
+                    self.leases.push(lease);
+                    return [1, 0, crossed];
+                }
+                1 => Met::Silence,
+                _ => Met::Failed,
+            };
+            if self.random.bool() {
+                // Whoever was silent has failed by now.
+                met.iter_mut().filter(|met| **met == Met::Silence).for_each(|met| *met = Met::Failed);
+            }
+        }
+    }
+
+    /// The rule, for one backend.
+    fn may(&self, number: usize, met: &[Met], waits: bool) -> bool {
+        let tier = self.backends[number].view().priority;
+        let is_left =
+            |number: &usize| self.is_usable(*number) && self.has_room(*number) && met[*number] == Met::Nothing;
+        is_left(&number)
+            && (self.pool.tier_loads()[usize::from(tier)] > 0
+                || (0..tier).all(|before| {
+                    let of_tier: Vec<_> =
+                        (0..met.len()).filter(|&it| self.backends[it].view().priority == before).collect();
+                    let is_up = |it: &usize| self.is_usable(*it) && self.backends[*it].view().standing == Standing::Up;
+                    let spill = self.pool.settings().conduct.spill;
+                    let has_met = |what: Met| of_tier.iter().any(|&it| met[it] == what);
+                    !of_tier.iter().any(is_left)
+                        && (!of_tier.iter().any(is_up)
+                            || if has_met(Met::Silence) {
+                                spill.slow
+                            } else if has_met(Met::Failed) {
+                                spill.failed
+                            } else {
+                                spill.full && !waits
+                            })
+                }))
+    }
+
+    fn is_usable(&self, number: usize) -> bool {
+        let (view, settings) = (self.backends[number].view(), self.pool.settings());
+        let is_up = |backend: &Arc<Backend>| backend.view().standing == Standing::Up && backend.view().share > 0;
+        let opens = settings.when_all_down == config::WhenAllDown::Any || settings.conduct.panic_threshold > 0;
+        let open = self.panicking || (opens && !self.backends.iter().any(is_up));
+        view.share > 0 && (view.standing == Standing::Up || (open && view.standing.is_last_resort()))
+    }
+
+    fn has_room(&self, number: usize) -> bool {
+        let backend = &self.backends[number];
+        backend.view().max_sessions.is_none_or(|cap| self.pool.sessions_of(backend) < cap)
+    }
+}
+
+/// `spill = []`: the first tier with one that is up gets everything, whatever else is set.
+#[test]
+fn without_spill_a_backup_serves_only_while_no_primary_is_up() {
+    let pool = pool("spill = []\npanic_threshold = 100\nwhen_all_down = \"any\"");
+    let at = |priority, standing| View { priority, ..view(standing, 1) };
+    let primaries: Vec<_> = (0..5).map(|n| pool.add(&format!("p{n}").into(), at(0, Standing::Up))).collect();
+    let backup = pool.add(&"backup".into(), at(1, Standing::Up));
+    let loads = |first| std::array::from_fn::<u32, TIERS, _>(|tier| if tier == first { 100 } else { 0 });
+    for (down, primary) in primaries.iter().enumerate() {
+        for panicking in [false, true] {
+            pool.set_panicking(panicking);
+            assert_eq!(pool.tier_loads(), loads(0), "{down} are down");
+            let mut tried = Vec::new();
+            while let Ok(lease) = pool.pick(&PickContext { dialling: &tried, ..PickContext::having_tried(&tried) }) {
+                assert_eq!(lease.backend().view().priority, 0);
+                tried.push(Arc::clone(lease.backend()));
+            }
+        }
+        pool.place(primary, at(0, Standing::Down));
+    }
+    assert_eq!(pool.tier_loads(), loads(1));
+    assert!(Arc::ptr_eq(pool.pick(&PickContext::FIRST).unwrap().backend(), &backup));
+    // Nothing is up: the first tier again, and what it has tried in vain keeps nobody.
+    pool.place(&backup, at(1, Standing::Down));
+    assert_eq!(pool.tier_loads(), loads(0));
+    assert!(Arc::ptr_eq(pool.pick(&PickContext::having_tried(&primaries)).unwrap().backend(), &backup));
+}
+
+/// The trial of a backup is no way to a backup that is not in use.
+#[test]
+fn no_trial_in_a_tier_that_is_not_in_use() {
+    let pool = pool("spill = []");
+    let at = |priority, standing| View { priority, ..view(standing, 1) };
+    let primary = pool.add(&"primary".into(), at(0, Standing::Up));
+    let backup = pool.add(&"backup".into(), at(1, Standing::Ejected));
+    pool.offer_trial(&backup, Failing::Connect);
+    assert!(Arc::ptr_eq(pool.pick(&PickContext::FIRST).unwrap().backend(), &primary));
+    // A tier that is not in use because of that is tried all the same.
+    pool.place(&backup, at(1, Standing::Up));
+    pool.place(&primary, at(0, Standing::Ejected));
+    pool.offer_trial(&primary, Failing::Connect);
+    assert!(pool.pick(&PickContext::FIRST).unwrap().is_trial());
+}

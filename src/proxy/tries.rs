@@ -1,0 +1,117 @@
+//! What one session has tried so far: which backends it does not get again, and what the log says about them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::pool::{Backend, PickContext};
+
+/// Different failures that a session remembers; the rest is counted. A log line has to end.
+const MOST_FAILURES: usize = 8;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Tries {
+    /// Each once; those of the round last.
+    tried: Vec<Arc<Backend>>,
+    /// How many of them were tried since all that were left had been tried.
+    round: usize,
+    /// What has not answered yet.
+    dialling: Vec<Arc<Backend>>,
+    failures: Vec<Failure>,
+    /// Failures that are not among these.
+    more: u32,
+}
+
+/// How a backend failed the session.
+#[derive(Debug)]
+struct Failure {
+    backend: Arc<Backend>,
+    reason: &'static str,
+    times: u32,
+}
+
+impl Tries {
+    /// For a backend that was not tried at all.
+    pub(super) fn untried(&self, waits: bool) -> PickContext<'_> {
+        PickContext { tried: &self.tried, dialling: &self.dialling, waits }
+    }
+
+    /// For one that was not tried in this round.
+    pub(super) fn again(&self, waits: bool) -> PickContext<'_> {
+        PickContext { tried: &self.tried[self.tried.len() - self.round..], dialling: &self.dialling, waits }
+    }
+
+    pub(super) fn is_first(&self) -> bool {
+        self.tried.is_empty()
+    }
+
+    pub(super) fn is_new_round(&self) -> bool {
+        self.round == 0
+    }
+
+    pub(super) fn begin_round(&mut self) {
+        self.round = 0;
+    }
+
+    pub(super) fn dials(&mut self, backend: &Arc<Backend>) {
+        self.add(backend);
+        self.dialling.push(Arc::clone(backend));
+    }
+
+    pub(super) fn failed(&mut self, backend: &Arc<Backend>, reason: &'static str) {
+        self.dialling.retain(|dialled| !Arc::ptr_eq(dialled, backend));
+        let is_it = |failure: &&mut Failure| failure.reason == reason && Arc::ptr_eq(&failure.backend, backend);
+        if let Some(known) = self.failures.iter_mut().find(is_it) {
+            known.times += 1;
+        } else if self.failures.len() < MOST_FAILURES {
+            self.failures.push(Failure { backend: Arc::clone(backend), reason, times: 1 });
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// One of them answered, or another way to a backend was found; the others are too slow.
+    pub(super) fn found(&mut self, backend: &Arc<Backend>) {
+        self.add(backend);
+        for slow in std::mem::take(&mut self.dialling) {
+            if !Arc::ptr_eq(&slow, backend) {
+                self.failed(&slow, "slow");
+            }
+        }
+    }
+
+    fn add(&mut self, backend: &Arc<Backend>) {
+        let old = self.tried.len() - self.round;
+        match self.tried.iter().position(|tried| Arc::ptr_eq(tried, backend)) {
+            Some(place) if place >= old => return,
+            Some(place) => drop(self.tried.remove(place)),
+            None => {}
+        }
+        self.tried.push(Arc::clone(backend));
+        self.round += 1;
+    }
+
+    /// What failed the session, for its log line; `None` = nothing did.
+    #[expect(dead_code)]
+    pub(super) fn failures(&self) -> Option<String> {
+        (!self.failures.is_empty()).then(|| self.to_string())
+    }
+}
+
+impl fmt::Display for Tries {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, Failure { backend, reason, times }) in self.failures.iter().enumerate() {
+            if number > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{}: {reason}", backend.id)?;
+            if *times > 1 {
+                write!(f, " ×{times}")?;
+            }
+        }
+        if self.more > 0 {
+            write!(f, " and {} more", self.more)?;
+        }
+        Ok(())
+    }
+}
