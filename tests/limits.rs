@@ -176,6 +176,45 @@ async fn the_global_limit_is_shared() {
     rig.stop().await;
 }
 
+/// A loop through another proxy: it takes what its listener may have, and the other listener goes on.
+#[tokio::test]
+async fn a_listener_that_is_full_does_not_starve_the_other() {
+    let good = Backend::echo().await;
+    let (tell, told) = tokio::sync::watch::channel(None);
+    let proxy = Backend::serving(move |mut stream| {
+        let told: Option<std::net::SocketAddr> = *told.borrow();
+        async move {
+            let Some(front) = told else { return };
+            let Ok(mut back) = TcpStream::connect(front).await else { return };
+            let _ = tokio::io::copy_bidirectional(&mut stream, &mut back).await;
+        }
+    })
+    .await;
+    let rig = Rig::start(&format!(
+        "max_connections = 40\n[listeners.loop]\nbind = \"127.0.0.1:0\"\npool = \"loop\"\n\
+         [listeners.other]\nbind = \"127.0.0.1:0\"\npool = \"good\"\n\
+         [pools.loop]\nbackends = [\"{}\"]\ncheck.kind = \"none\"\n\
+         [pools.good]\nbackends = [\"{}\"]\ncheck.kind = \"none\"\n",
+        proxy.address(),
+        good.address()
+    ))
+    .await;
+    tell.send_replace(Some(rig.front()));
+    let client = TcpStream::connect(rig.front()).await.unwrap();
+    rig.until_metric("evenkeel_listener_at_limit{listener=\"loop\"}", 1.0).await;
+    assert_eq!(
+        rig.metric("evenkeel_listener_sessions{listener=\"loop\"}").await,
+        35.0,
+        "all but the part of the other"
+    );
+    let crowd = Crowd::new(rig.balancer().listeners()[1].1, 5);
+    crowd.until_served(5).await;
+    // A listener that leaves gives up its part, and one that stays alone has no use for one.
+    drop((client, proxy, crowd));
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
+
 /// One limit for all addresses of a listener, and one word for whether somebody waits at any of them.
 #[tokio::test]
 async fn a_limit_over_several_addresses() {

@@ -60,7 +60,7 @@ fn process_wide(families: &mut Families, view: &View) {
     for (index, sessions) in sessions.into_iter().enumerate() {
         families.value(&names::WORKER_SESSIONS, &[&index.to_string()], sessions as f64);
     }
-    families.value(&names::MAX_CONNECTIONS, &[], state.limit.places().unwrap_or_default() as f64);
+    families.value(&names::MAX_CONNECTIONS, &[], state.limit.places() as f64);
     families.value(&names::DRAINING, &[], flag(state.is_draining()));
     let reloads = state.reloads.view();
     for result in ReloadResult::ALL {

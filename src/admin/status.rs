@@ -110,7 +110,7 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
         stopping: state.is_draining(),
         workers: state.floor.sessions().len(),
         sessions: state.sessions(),
-        max_connections: state.limit.places().unwrap_or(usize::MAX),
+        max_connections: state.limit.places(),
         log_lines_dropped: (desk.view.log_lines_dropped)(),
         listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect(),
         pools: pools.collect(),

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::limit::Place;
+use super::shares::Spare;
 use super::socket::{Socket, connect_failure};
 use super::upstream::Connected;
 use crate::config;
@@ -41,7 +41,7 @@ struct Dial {
     attempt: Pin<Box<dyn Future<Output = Result<Connected, Failed>>>>,
     hedge: Option<HedgeCount>,
     /// A connection beyond the one that every session may have.
-    place: Option<Place>,
+    place: Option<Spare>,
 }
 
 impl Dials {
@@ -55,7 +55,7 @@ impl Dials {
     }
 
     /// Begins with one more beside the others.
-    pub(super) fn hedge(&mut self, lease: Lease, of: Of<'_>, limit: Duration, place: Place) {
+    pub(super) fn hedge(&mut self, lease: Lease, of: Of<'_>, limit: Duration, place: Spare) {
         self.push(lease, of, limit, Some(HedgeCount::new(of.0)), Some(place));
     }
 
@@ -65,7 +65,7 @@ impl Dials {
         (pool, settings, has_bytes): Of<'_>,
         limit: Duration,
         hedge: Option<HedgeCount>,
-        place: Option<Place>,
+        place: Option<Spare>,
     ) {
         // In a box, so that it can go on without the session.
         let attempt = Box::pin(dial(lease, (Arc::clone(pool), Arc::clone(settings), has_bytes), limit));
@@ -102,7 +102,7 @@ impl Dials {
     }
 
     /// The first `earlier` go on by themselves, each in a place of its own.
-    fn leave(&mut self, earlier: usize, mut spare: Option<Place>) {
+    fn leave(&mut self, earlier: usize, mut spare: Option<Spare>) {
         for (index, dial) in self.0.drain(..).enumerate() {
             let Dial { attempt, hedge, place } = dial;
             drop(hedge);

@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Limit {
+pub(super) struct Limit {
     free: Semaphore,
     /// Places that are to vanish when they are given back. Almost always 0: read before it is changed.
     owed: AtomicUsize,
@@ -18,19 +18,19 @@ pub struct Limit {
 
 impl Limit {
     /// `None` = as many as the semaphore can count.
-    pub fn new(places: Option<usize>) -> Arc<Self> {
+    pub(super) fn new(places: Option<usize>) -> Arc<Self> {
         let places = bounded(places);
         Arc::new(Self { free: Semaphore::new(places), owed: AtomicUsize::new(0), places: Mutex::new(places) })
     }
 
     /// `None` = unlimited.
-    pub fn places(&self) -> Option<usize> {
+    pub(super) fn places(&self) -> Option<usize> {
         let places = *self.places.lock().unwrap_or_else(PoisonError::into_inner);
         (places < Semaphore::MAX_PERMITS).then_some(places)
     }
 
     /// From now on so many.
-    pub fn resize(&self, places: Option<usize>) {
+    pub(super) fn resize(&self, places: Option<usize>) {
         let after = bounded(places);
         let mut now = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *now, after);

@@ -22,6 +22,7 @@ use tracing::warn;
 
 use super::limit::{Limit, Place};
 use super::session::Accepted;
+use super::shares::{Places, Share, Spare, Taken};
 use super::socket::{Acceptor, accept_failure};
 use super::worker::{Seat, hand_over};
 use crate::config;
@@ -62,7 +63,7 @@ pub struct Listener {
     waiting: AtomicUsize,
     accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
     own: Arc<Limit>,
-    global: Arc<Limit>,
+    share: Share,
     tracker: TaskTracker,
 }
 
@@ -84,8 +85,8 @@ impl PartialEq for Settings {
 }
 
 impl Listener {
-    /// `global` is the process's limit; `tracker` counts what has to end before the process may.
-    pub fn new(settings: Settings, addresses: Vec<SocketAddr>, global: Arc<Limit>, tracker: TaskTracker) -> Arc<Self> {
+    /// `places` are the process's places; `tracker` counts what has to end before the process may.
+    pub fn new(settings: Settings, addresses: Vec<SocketAddr>, places: Arc<Places>, tracker: TaskTracker) -> Arc<Self> {
         let max_connections = settings.file.max_connections;
         Arc::new(Self {
             name: settings.file.name.as_str().into(),
@@ -96,7 +97,7 @@ impl Listener {
             waiting: AtomicUsize::new(0),
             accept_errors: Default::default(),
             own: Limit::new(max_connections),
-            global,
+            share: Share::new(places),
             tracker,
         })
     }
@@ -116,6 +117,11 @@ impl Listener {
         self.own.resize(settings.file.max_connections);
         self.addresses.store(Arc::new(addresses));
         self.settings.store(Arc::new(settings));
+    }
+
+    /// So many of the process's places are kept for it.
+    pub fn keep(&self, places: usize) {
+        self.share.keep(places);
     }
 
     /// Sessions now.
@@ -156,18 +162,18 @@ impl Listener {
     }
 
     /// A session's place for a connection that is none; given back when dropped.
-    pub(super) fn spare_place(&self) -> Option<Place> {
-        self.global.try_take()
+    pub(super) fn spare_place(&self) -> Option<Spare> {
+        self.share.places().spare()
     }
 
     fn try_slot(self: &Arc<Self>) -> Option<Slot> {
         let own = self.own.try_take()?;
-        Some(Slot::new(self, own, self.global.try_take()?))
+        Some(Slot::new(self, own, self.share.try_take()?))
     }
 
     async fn slot(self: &Arc<Self>) -> Slot {
         let own = self.own.take().await;
-        Slot::new(self, own, self.global.take().await)
+        Slot::new(self, own, self.share.take().await)
     }
 }
 
@@ -199,9 +205,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn new(listener: &Arc<Listener>, own: Place, global: Place) -> Self {
+    fn new(listener: &Arc<Listener>, own: Place, shared: Taken) -> Self {
         own.stay();
-        global.stay();
+        listener.share.stay(shared);
         Self { listener: Arc::clone(listener), _tracked: listener.tracker.token(), is_waiting: false }
     }
 
@@ -222,7 +228,7 @@ impl Drop for Slot {
             self.listener.ended.count(Outcome::Killed);
         }
         self.listener.own.give_back();
-        self.listener.global.give_back();
+        self.listener.share.give_back();
     }
 }
 

@@ -15,6 +15,7 @@ mod quiet;
 mod relay;
 mod replay;
 mod session;
+mod shares;
 mod socket;
 mod tries;
 mod upstream;
@@ -22,12 +23,12 @@ mod worker;
 mod young;
 
 pub use cut::Cut;
-pub use limit::Limit;
 pub use listener::{Listener, Settings};
 pub use live::{Glimpse, LegView, Phase, SessionKey, SessionView};
 pub use option::TcpView;
 pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
+pub use shares::Places;
 pub(crate) use socket::{adopt, change, listen, local_address, takes_ipv4};
 pub use worker::{Floor, Rings, Workers, pipe_descriptors};

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::limit::{Limit, Place};
+use super::shares::{Places, Spare};
 use super::socket::Socket;
 use super::worker::Worker;
 use crate::pool::{Backend, Lease, Pool, Preconnected};
@@ -44,7 +44,7 @@ struct Kept {
     old_at: Instant,
     source: Option<IpAddr>,
     /// A connection that waits takes the place of a session, so that descriptors never run out.
-    _place: Place,
+    _place: Spare,
 }
 
 impl Stock {
@@ -110,7 +110,7 @@ pub(super) async fn tend(
     worker: Rc<Worker>,
     pool: Arc<Pool>,
     share: usize,
-    places: Arc<Limit>,
+    places: Arc<Places>,
     stop: CancellationToken,
 ) {
     let mut random = worker.random();
@@ -144,8 +144,8 @@ pub(super) async fn tend(
 }
 
 /// `None`: not now. It is no evidence against the backend; the next session's own connect is.
-async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &Arc<Limit>) -> Option<Kept> {
-    let place = places.try_take()?;
+async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &Arc<Places>) -> Option<Kept> {
+    let place = places.spare()?;
     let address = backend.view().address;
     let settings = pool.settings();
     let source = pool.sources_for(&settings, address).next();

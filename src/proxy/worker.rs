@@ -21,7 +21,6 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
 use super::cut::Cut;
-use super::limit::Limit;
 use super::listener::{self, Listener};
 use super::live::{Glimpse, List, Live, SessionKey, SessionView};
 use super::option::TcpView;
@@ -29,6 +28,7 @@ use super::preconnect::{self, Stock};
 use super::quiet::Quiet;
 use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
 use super::session::{self, Accepted};
+use super::shares::Places;
 use super::socket::Acceptor;
 use super::young::Young;
 use crate::pool::Pool;
@@ -97,7 +97,7 @@ struct Shared {
 
 pub(super) enum Job {
     Serve(Accepted, Load),
-    Preconnect(Arc<Pool>, usize, Arc<Limit>, CancellationToken),
+    Preconnect(Arc<Pool>, usize, Arc<Places>, CancellationToken),
     /// The pool's timeouts have changed.
     Renew(Arc<Pool>),
     Listen {
@@ -225,7 +225,7 @@ impl Floor {
 
     /// Lets every worker keep its share of the pool's `preconnect` until `stop`; each connection that waits takes one of
     /// `places`.
-    pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Limit>, stop: &CancellationToken) {
+    pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Places>, stop: &CancellationToken) {
         for (index, seat) in self.0.iter().enumerate() {
             let share = preconnect::share(pool.settings().preconnect, index, self.0.len());
             if share > 0 {

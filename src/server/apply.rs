@@ -216,7 +216,7 @@ impl State {
 
         // From here on nothing fails.
         running.discovery.renew(renewed);
-        self.limit.resize(Some(max));
+        self.limit.resize(max);
         self.install(&mut running, config, followers, sockets);
         Ok((diff, needs_restart))
     }
@@ -259,6 +259,7 @@ impl State {
             listeners.push(self.set_listener(running, known, settings, wanted));
         }
 
+        self.share_out(&listeners, &before.listeners);
         let gone = before.listeners.iter().filter(|old| !listeners.iter().any(|new| Arc::ptr_eq(old, new))).cloned();
         for gone in gone.collect::<Vec<_>>() {
             for bound in running.bound.get(&*gone.name).into_iter().flatten() {
@@ -279,6 +280,16 @@ impl State {
         self.set.store(Arc::new(Set { config: Arc::new(config.clone()), pools, listeners, closers }));
         running.discovery.retain(&config.pools);
         self.see_off(running);
+    }
+
+    /// Each listener may be sure of its part; one that is leaving has none.
+    fn share_out(&self, listeners: &[Arc<Listener>], before: &[Arc<Listener>]) {
+        let part = self.limit.part(listeners.len());
+        let kept = |listener: &Listener| listener.settings().file.max_connections.map_or(part, |max| max.min(part));
+        self.limit.keep(listeners.iter().map(|listener| kept(listener)).sum());
+        let leaving = before.iter().filter(|old| !listeners.iter().any(|new| Arc::ptr_eq(old, new)));
+        leaving.for_each(|listener| listener.keep(0));
+        listeners.iter().for_each(|listener| listener.keep(kept(listener)));
     }
 
     fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> (Arc<Pool>, Arc<Closer>) {

@@ -29,7 +29,7 @@ use crate::metrics::CloseCause;
 use crate::pool::{Events, Happened, Pool};
 pub use crate::probe::reap_orphans;
 use crate::probe::{self, Prober};
-use crate::proxy::{Floor, Glimpse, Limit, Listener, Rings, Workers, pipe_descriptors, try_ring};
+use crate::proxy::{Floor, Glimpse, Listener, Places, Rings, Workers, pipe_descriptors, try_ring};
 use apply::Running;
 pub use apply::{Applied, ApplyError};
 use closing::Closer;
@@ -139,7 +139,7 @@ pub struct Server {
 #[derive(Debug)]
 pub struct State {
     /// Sessions that the process takes.
-    pub limit: Arc<Limit>,
+    pub limit: Arc<Places>,
     /// What happens.
     pub events: Events,
     /// Where operators' orders are kept.
@@ -193,7 +193,7 @@ impl Server {
     /// Nothing is left behind.
     pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
         let (max, probes) = limits(config, workers(config))?;
-        let limit = Limit::new(Some(max));
+        let limit = Places::new(max);
         checks_ready(config)?;
         warn_about_fast_open(config);
         let sockets = sockets::open(&config.listeners, inherited)?;

@@ -8,7 +8,7 @@ fn front(max_connections: usize) -> Arc<Listener> {
     let config = config::parse(&text, "test.toml", &|_| None).unwrap();
     let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
     let settings = Settings { file: config.listeners[0].clone(), pool, log: config.log.sessions };
-    Listener::new(settings, Vec::new(), Limit::new(Some(100)), TaskTracker::new())
+    Listener::new(settings, Vec::new(), Places::new(100), TaskTracker::new())
 }
 
 /// Looked at while one session after the other comes and goes, on two threads in turn: there is never more than one.

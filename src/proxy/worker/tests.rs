@@ -15,7 +15,7 @@ fn front() -> Arc<Listener> {
     let config = config::parse(text, "test.toml", &|_| None).unwrap();
     let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
     let settings = Settings { file: config.listeners[0].clone(), pool, log: config.log.sessions };
-    Listener::new(settings, Vec::new(), Limit::new(Some(10)), TaskTracker::new())
+    Listener::new(settings, Vec::new(), Places::new(10), TaskTracker::new())
 }
 
 #[tokio::test]
