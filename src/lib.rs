@@ -67,6 +67,7 @@ pub mod balance;
 mod balancer;
 pub mod cli;
 pub mod config;
+mod deadline;
 pub mod discovery;
 pub mod endpoint;
 pub mod header;

@@ -9,6 +9,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("metrics", &[]),
     ("pace", &[]),
+    ("deadline", &[]),
     ("endpoint", &["config", "metrics"]),
     ("header", &[]),
     ("health", &["config", "metrics"]),
@@ -17,9 +18,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("balance", &["config", "metrics"]),
     ("pool", &["config", "metrics", "endpoint", "health", "standing", "operator", "balance", "pace"]),
     ("keeper", &["config", "metrics", "endpoint", "health", "standing", "operator", "pool", "pace", "balance"]),
-    ("probe", &["config", "metrics", "endpoint", "header", "health", "pace"]),
+    ("probe", &["config", "metrics", "endpoint", "header", "health", "pace", "deadline"]),
     ("discovery", &["config", "metrics", "endpoint", "pool", "pace"]),
-    ("proxy", &["config", "metrics", "header", "pool", "pace"]),
+    ("proxy", &["config", "metrics", "header", "pool", "pace", "deadline"]),
     (
         "server",
         &[

@@ -30,6 +30,7 @@ mod metrics;
 mod outliers;
 mod packages;
 mod pages;
+mod pauses;
 mod preconnect;
 mod proxy_protocol;
 mod queue;

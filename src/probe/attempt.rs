@@ -9,9 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 use rustix::io::Errno;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::config::{Check, CheckKind, ProxyVersion};
+use crate::deadline::within;
 use crate::header::{Addresses, Header, write_v1, write_v2};
 use crate::health::{Certificate, ProbeResult, escaped, line};
 
@@ -93,7 +93,7 @@ pub(super) async fn attempt(
         certificate: None,
     };
     let mut wire = None;
-    let verdict = match timeout(check.timeout, exchange(address, check, luggage, &mut wire, &mut trace)).await {
+    let verdict = match within(check.timeout, exchange(address, check, luggage, &mut wire, &mut trace)).await {
         Ok(verdict) => verdict,
         Err(_) => Err(trace.failed(format!("timeout after {:?}", check.timeout))),
     };

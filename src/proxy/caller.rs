@@ -5,10 +5,9 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 
-use tokio::time::timeout;
-
 use super::socket::Socket;
 use crate::config::{AcceptProxy, Authority, ProxyValues, SendProxy};
+use crate::deadline::within;
 use crate::header::{self, AUTHORITY, Addresses, Fault, Header, Parsed, Tlv, UNIQUE_ID};
 
 /// Read in one system call: a header and the first request behind it, seldom more.
@@ -84,7 +83,7 @@ impl Caller {
 /// Not cancel safe: dropping it loses what was read.
 pub(super) async fn identify(socket: &Socket, peer: SocketAddr, settings: &AcceptProxy) -> Result<Caller, Stranger> {
     let mut bytes = Vec::new();
-    let header = match timeout(settings.timeout, read_header(socket, &mut bytes)).await {
+    let header = match within(settings.timeout, read_header(socket, &mut bytes)).await {
         Ok(Ok(found)) => found,
         Ok(Err(Unread::Fault(Fault::NoSignature))) if !settings.required => None,
         Ok(Err(Unread::Fault(fault))) => return Err(Stranger::Refused(fault.to_string())),

@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use tokio::time::timeout;
-
 use super::shares::Spare;
 use super::socket::{Socket, connect_failure};
 use super::upstream::Connected;
 use crate::config;
+use crate::deadline::within;
 use crate::metrics::{ConnectFailure, Hedge};
 use crate::pool::{Backend, Lease, Pool};
 
@@ -188,7 +187,7 @@ async fn dial_from(
     let began = Instant::now();
     // Bytes that complete the handshake are there before the backend could end it unasked.
     let connecting = Socket::connect(attempt.lease.address(), source, &settings.tcp, has_bytes && !is_doubtful);
-    let result = timeout(limit, connecting).await;
+    let result = within(limit, connecting).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             let took = began.elapsed();
@@ -226,7 +225,7 @@ enum Ended {
 async fn hesitate(socket: &Socket, took: Duration) -> Option<Ended> {
     let mut byte = [0];
     let sign = poll_fn(|cx| socket.poll_peek(cx, &mut byte));
-    match timeout((2 * took + HESITATION).min(LONGEST_HESITATION), sign).await {
+    match within((2 * took + HESITATION).min(LONGEST_HESITATION), sign).await {
         Ok(Ok(0)) => Some(Ended::Closed),
         Ok(Ok(_)) | Err(_) => None,
         Ok(Err(error)) => Some(Ended::Broken(error)),

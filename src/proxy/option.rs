@@ -57,9 +57,22 @@ pub struct TcpView {
     pub send_queue: u32,
 }
 
-/// Asks the kernel about a connected socket, whose owner must keep it open meanwhile: else it may be about another one.
-#[allow(unsafe_code, reason = "getsockopt(2) and ioctl(2) take pointers")]
-pub(super) fn tcp_view(fd: RawFd) -> io::Result<TcpView> {
+/// How long ago the peer last took on some of what was sent to it; `None` = it takes nothing now. Keepalive, and asking a
+/// peer whose window is closed, are no progress: neither sends data. Repeating what is not acknowledged is none either.
+pub(super) fn since_delivery(fd: RawFd) -> io::Result<Option<Duration>> {
+    let info = tcp_info(fd)?;
+    if info.tcpi_retransmits > 0 {
+        return Ok(None);
+    }
+    // With data on its way, what comes back acknowledges it.
+    let on_its_way = info.tcpi_unacked > 0;
+    let milliseconds =
+        if on_its_way { info.tcpi_last_data_sent.min(info.tcpi_last_ack_recv) } else { info.tcpi_last_data_sent };
+    Ok(Some(Duration::from_millis(milliseconds.into())))
+}
+
+#[allow(unsafe_code, reason = "getsockopt(2) takes pointers")]
+fn tcp_info(fd: RawFd) -> io::Result<libc::tcp_info> {
     // SAFETY: all-zero bytes are a valid `tcp_info`: it holds integers alone.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut size = size_of_val(&info) as libc::socklen_t;
@@ -67,9 +80,13 @@ pub(super) fn tcp_view(fd: RawFd) -> io::Result<TcpView> {
     // an error.
     let result =
         unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut size) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    if result == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Asks the kernel about a connected socket, whose owner must keep it open meanwhile: else it may be about another one.
+#[allow(unsafe_code, reason = "ioctl(2) takes a pointer")]
+pub(super) fn tcp_view(fd: RawFd) -> io::Result<TcpView> {
+    let info = tcp_info(fd)?;
     let queue = |request| {
         let mut bytes: libc::c_int = 0;
         // SAFETY: both requests write one int.

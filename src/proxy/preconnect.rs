@@ -11,12 +11,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::shares::{Places, Spare};
 use super::socket::Socket;
 use super::worker::Worker;
+use crate::deadline::within;
 use crate::pool::{Backend, Lease, Pool, Preconnected};
 
 /// Between looks at what is kept; what a session takes is replaced at once.
@@ -153,7 +154,7 @@ async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &
         return None;
     }
     let connecting = Socket::connect(address, source, &settings.tcp, false);
-    let socket = timeout(settings.connect.timeout, connecting).await.ok()?.ok()?;
+    let socket = within(settings.connect.timeout, connecting).await.ok()?.ok()?;
     if let Some(keepalive) = settings.tcp.keepalive {
         socket.bare().keep_alive(keepalive).ok()?;
     }

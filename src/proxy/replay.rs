@@ -11,8 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep_until, timeout};
-
 use super::caller;
 use super::outcome::Record;
 use super::relay::{Before, Limits, Side, early_break};
@@ -20,6 +18,7 @@ use super::socket::Socket;
 use super::upstream::{Connected, Search};
 use super::worker::Worker;
 use crate::config;
+use crate::deadline::within;
 use crate::metrics::{Direction, EarlyEnd, Outcome, Replay};
 use crate::pool::{ByteCell, Pool};
 
@@ -207,7 +206,7 @@ impl<'a> Attempt<'a> {
 
     async fn run(&mut self, header: Option<&[u8]>, limit: Duration) -> Verdict {
         if let Some(header) = header {
-            match timeout(limit, caller::tell(self.backend, header)).await {
+            match within(limit, caller::tell(self.backend, header)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Verdict::Failed(Failure::Deaf(error)),
                 Err(_) => {
@@ -218,25 +217,21 @@ impl<'a> Attempt<'a> {
         }
         loop {
             let (quiet, due) = self.deadlines();
-            let step = tokio::select! {
-                biased;
-                step = poll_fn(|cx| self.poll(cx)) => step,
-                () = sleep_until(due.map_or(quiet, |due| quiet.min(due)).into()) => {
-                    let now = Instant::now();
-                    // The clocks may have been moved since the timer was set.
-                    let (quiet, due) = self.deadlines();
-                    if due.is_some_and(|due| now >= due) {
-                        return Verdict::Failed(Failure::Silent);
-                    }
-                    if now >= quiet {
-                        // The relay finds that the time is over.
-                        return Verdict::GoOn(None);
-                    }
-                    continue;
-                }
-            };
-            if let Step::Over(verdict) = step {
-                return verdict;
+            let limit = due.map_or(quiet, |due| quiet.min(due)).saturating_duration_since(Instant::now());
+            match within(limit, poll_fn(|cx| self.poll(cx))).await {
+                Ok(Step::Over(verdict)) => return verdict,
+                Ok(Step::Asked) => continue,
+                Err(_) => {}
+            }
+            let now = Instant::now();
+            // The clocks may have been moved since the timer was set.
+            let (quiet, due) = self.deadlines();
+            if due.is_some_and(|due| now >= due) {
+                return Verdict::Failed(Failure::Silent);
+            }
+            if now >= quiet {
+                // The relay finds that the time is over.
+                return Verdict::GoOn(None);
             }
         }
     }

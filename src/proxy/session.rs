@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
-use tokio::time::timeout;
-
 use super::caller::{self, Caller, Stranger};
 use super::cut::Cut;
 use super::listener::{Listener, Settings, Slot};
@@ -21,6 +19,7 @@ use super::socket::{Socket, broken};
 use super::upstream::{Connected, Refusal, Search};
 use super::worker::{Enlisted, Load, Worker};
 use crate::config;
+use crate::deadline::within;
 use crate::metrics::Outcome;
 use crate::pool::{ByteCell, Lease};
 
@@ -234,7 +233,7 @@ async fn announce(
     let Some(header) = header else { return Some(()) };
     let (outcome, detail) = tokio::select! {
         biased;
-        written = timeout(settings.connect.timeout, caller::tell(backend, &header)) => match written {
+        written = within(settings.connect.timeout, caller::tell(backend, &header)) => match written {
             Ok(Ok(())) => return Some(()),
             Ok(Err(error)) => (Outcome::BackendReset, Some(error.to_string())),
             Err(_) => (Outcome::BackendReset, Some("it does not take the PROXY header".to_owned())),

@@ -15,8 +15,9 @@ use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendFlags, getpeername, recv, send};
 use rustix::pipe::{SpliceFlags, splice};
 use socket2::{Domain, Protocol, SockRef, Socket as Raw, TcpKeepalive, Type};
@@ -50,6 +51,21 @@ impl Bare {
     /// of it by itself if bytes from the peer have not been read.)
     pub(super) fn may_close(&self) {
         self.may_close.set(true);
+    }
+
+    /// Whether there is something to read or an error, or room to write: now, whatever the event loop knows.
+    pub(super) fn is_ready(&self, to_read: bool, to_write: bool) -> bool {
+        let wanted = [(to_read, PollFlags::IN), (to_write, PollFlags::OUT)];
+        let wanted = wanted.into_iter().filter(|(is, _)| *is).fold(PollFlags::empty(), |all, (_, flag)| all | flag);
+        let mut polled = [PollFd::new(self, wanted)];
+        // A look, no wait.
+        let looked = poll(&mut polled, Some(&Timespec::default()));
+        looked.is_ok() && polled[0].revents().intersects(wanted | PollFlags::ERR)
+    }
+
+    /// When the kernel last got on with what it holds for the peer; `None` = it does not, or can't tell.
+    pub(super) fn last_delivery(&self, now: Instant) -> Option<Instant> {
+        option::since_delivery(self.as_raw_fd()).ok()?.and_then(|ago| now.checked_sub(ago))
     }
 
     /// Has the kernel ask now and then whether a quiet peer is still there.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 use tracing::info;
 
 use super::dial::{Dials, Failed};
@@ -14,6 +14,7 @@ use super::preconnect::Stock;
 use super::socket::Socket;
 use super::tries::Tries;
 use crate::config::{self, Spill};
+use crate::deadline::within;
 use crate::metrics::Hedge;
 use crate::pool::{Lease, NoneLeft, Permit, Turn};
 
@@ -217,7 +218,7 @@ impl<'a> Search<'a> {
         let since = Instant::now();
         self.in_queue_since = Some(since);
         self.live.phase(Phase::Queued);
-        let served = timeout(queue.timeout, waiting).await;
+        let served = within(queue.timeout, waiting).await;
         self.live.phase(Phase::Connecting);
         self.in_queue_since = None;
         self.queued += since.elapsed();

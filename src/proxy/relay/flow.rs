@@ -245,6 +245,12 @@ impl Flow {
         !reading && !self.broken
     }
 
+    /// Whether it waits for the source, and for the target.
+    pub(super) fn waits_for(&self) -> (bool, bool) {
+        let writes = !self.is_flushed() && self.state != State::Closed;
+        (matches!(self.state, State::Open | State::Last) && !writes, writes)
+    }
+
     /// Whether the source has said FIN.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.state, State::Ended | State::Finished)

@@ -13,6 +13,7 @@ mod ringed;
 mod splice;
 #[cfg(test)]
 mod tests;
+mod timing;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -21,7 +22,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::{Sleep, sleep_until};
 
@@ -36,9 +37,7 @@ pub(crate) use ring::Ring;
 pub use ring::{Forbidden, RingCounts, try_ring};
 pub use splice::PipeCounts;
 use splice::Pipes;
-
-/// For a client that has not finished long after its backend has, and for bytes that nobody takes after a reset.
-const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
+pub(crate) use timing::Limits;
 
 /// Turns in a row with nothing but small messages, after which a session that has left the ring joins it again.
 const CALM: u8 = 16;
@@ -94,30 +93,6 @@ impl Side {
             Self::Client => Self::Backend,
             Self::Backend => Self::Client,
         }
-    }
-}
-
-/// When a relay has been quiet for too long. `None` = never.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    idle: Option<Duration>,
-    /// Waiting for the backend to finish after the client has.
-    for_backend: Option<Duration>,
-    /// Waiting for the client to finish after the backend has.
-    for_client: Option<Duration>,
-    /// From the first byte to the backend to the first byte from it.
-    first_byte: Option<Duration>,
-}
-
-impl Limits {
-    pub(crate) fn new(idle: Option<Duration>, half_close: Option<Duration>, first_byte: Option<Duration>) -> Self {
-        let for_client = half_close.or(Some(HALF_CLOSED_CLIENT));
-        Self { idle, for_backend: half_close.or(idle), for_client, first_byte }
-    }
-
-    /// While the backend has said nothing: for how long all may be quiet, and from when it may be silent.
-    pub(crate) fn unanswered(&self, client_has_finished: bool) -> (Option<Duration>, Option<Duration>) {
-        (if client_has_finished { self.for_backend } else { self.idle }, self.first_byte)
     }
 }
 
@@ -247,6 +222,8 @@ struct Relay<'a> {
     last_progress: Instant,
     /// Turns in a row that were small messages.
     calm: u8,
+    /// In a row, after a limit was over, that found something to be moved.
+    looks: u8,
     limits: Rc<Cell<Limits>>,
 }
 
@@ -262,6 +239,7 @@ impl<'a> Relay<'a> {
             broken: None,
             last_progress: before.last_progress.unwrap_or_else(Instant::now),
             calm: CALM,
+            looks: 0,
             limits: terms.limits,
         };
         if before.has_finished {
@@ -314,7 +292,7 @@ impl<'a> Relay<'a> {
             if let Poll::Ready(wish) = Pin::new(&mut *cut).poll(cx) {
                 return Poll::Ready(Some(End::Cut(wish)));
             }
-            if let Some(end) = self.check_time(cx, timer.as_mut()) {
+            if let Some(end) = self.check_time(cx, timer.as_mut(), [client.bare(), backend.bare()]) {
                 return Poll::Ready(Some(end));
             }
             if gear.has_ring() && self.may_join(mode) {
@@ -355,7 +333,7 @@ impl<'a> Relay<'a> {
             self.calm = self.calm.saturating_add(1);
         }
         if progress || ended != self.has_one_ended() {
-            self.last_progress = Instant::now();
+            self.progress(Instant::now());
             self.bytes.touch(self.last_progress);
             if self.downward.has_ended() && !self.upward.has_ended() {
                 self.answer.close_first();
@@ -398,7 +376,7 @@ impl<'a> Relay<'a> {
         to.close(gear);
         if self.broken.is_none() {
             self.broken = Some((side, error));
-            self.last_progress = Instant::now();
+            self.progress(Instant::now());
         }
     }
 
@@ -414,54 +392,5 @@ impl<'a> Relay<'a> {
 
     fn has_one_ended(&self) -> bool {
         self.upward.has_ended() || self.downward.has_ended()
-    }
-
-    /// The limit that holds in this state.
-    fn limit(&self) -> Option<Duration> {
-        let limits = self.limits.get();
-        if self.broken.is_some() {
-            return limits.for_client.or(Some(HALF_CLOSED_CLIENT));
-        }
-        match (self.upward.has_ended(), self.downward.has_ended()) {
-            (false, false) => limits.idle,
-            (true, false) => limits.for_backend,
-            (_, true) => limits.for_client,
-        }
-    }
-
-    fn deadline(&self) -> Instant {
-        // "Never" is a look once a day.
-        let quiet = self.last_progress + self.limit().unwrap_or(Duration::from_secs(86_400));
-        self.due().map_or(quiet, |due| quiet.min(due))
-    }
-
-    /// By when the backend has to answer, if it still can.
-    fn due(&self) -> Option<Instant> {
-        let can = self.broken.is_none() && !self.downward.has_ended();
-        self.answer.due().filter(|_| can)
-    }
-
-    /// One lazy timer: it is moved only when it fires, or when the limit became a shorter one.
-    fn check_time<C>(&self, cx: &mut Context<'_>, mut timer: Pin<&mut Sleep>) -> Option<End<C>> {
-        let deadline = self.deadline();
-        if deadline < timer.deadline().into_std() {
-            timer.as_mut().reset(deadline.into());
-        }
-        while timer.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            if now < deadline {
-                timer.as_mut().reset(deadline.into());
-                continue;
-            }
-            if self.due().is_some_and(|due| now >= due) {
-                return Some(End::FirstByte);
-            }
-            if self.limit().is_none() {
-                timer.as_mut().reset((now + Duration::from_secs(86_400)).into());
-                continue;
-            }
-            return Some(if self.has_one_ended() || self.broken.is_some() { End::HalfClosed } else { End::Idle });
-        }
-        None
     }
 }

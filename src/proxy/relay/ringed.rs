@@ -30,11 +30,14 @@ impl Relay<'_> {
         mut timer: Pin<&'r mut Sleep>,
     ) -> impl Future<Output = Option<End<C>>> {
         let ends = ends.map(|socket| Rc::clone(socket.bare()));
-        let lane = ring.join(ends, self.bytes.clone(), self.upward.pace());
+        let lane = ring.join(ends.clone(), self.bytes.clone(), self.upward.pace());
         let mut ending = None;
         // One side has finished, and the timer says until when that may go on here.
         let mut is_leaving = false;
         poll_fn(move |cx| {
+            if timer.is_elapsed() {
+                lane.catch_up();
+            }
             let state = lane.poll(cx);
             self.follow(&state);
             if state.stages == [Stage::Finished; 2] {
@@ -62,7 +65,7 @@ impl Relay<'_> {
                 }
                 is_leaving = true;
             }
-            ending = ending.take().or_else(|| self.check_time(cx, timer.as_mut()));
+            ending = ending.take().or_else(|| self.check_time(cx, timer.as_mut(), [&ends[0], &ends[1]]));
             if ending.is_some() {
                 // What is being sent counts, too: the end is when nothing is.
                 lane.leave();
@@ -74,7 +77,9 @@ impl Relay<'_> {
     fn follow(&mut self, state: &State) {
         self.upward.follow(state.stages[0]);
         self.downward.follow(state.stages[1]);
-        self.last_progress = self.last_progress.max(state.last_progress);
+        if self.last_progress < state.last_progress {
+            self.progress(state.last_progress);
+        }
         if self.bytes.of_session(Direction::ToBackend) > 0 {
             self.answer.ask(self.last_progress);
         }

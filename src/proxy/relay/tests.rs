@@ -3,6 +3,8 @@ use std::net::{TcpListener, TcpStream};
 
 use tokio::sync::Notify;
 
+use std::time::Duration;
+
 use super::*;
 use crate::pool::Bytes;
 
