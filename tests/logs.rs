@@ -31,7 +31,7 @@ async fn stop(mut program: Program) -> Vec<String> {
 /// The part of a text line that does not change, and what does as `…`.
 fn settled(line: &str) -> String {
     let words = line.split(' ').skip(1).filter(|word| !word.is_empty()).map(|word| match word.split_once('=') {
-        Some((key @ ("client" | "address" | "session"), _)) => format!("{key}=…"),
+        Some((key @ ("client" | "address" | "local" | "session"), _)) => format!("{key}=…"),
         Some((key, _)) if key.ends_with("_ms") => format!("{key}=…"),
         _ => word.to_owned(),
     });
@@ -52,7 +52,7 @@ async fn a_session_is_one_line_of_text_without_colours() {
     assert!(!log.iter().any(|line| line.contains('\u{1b}')), "{log:#?}");
     assert_eq!(
         settled(ends[0]),
-        "INFO session ended session=… listener=front pool=back client=… backend=one address=… outcome=\"completed\" \
+        "INFO session ended session=… listener=front pool=back client=… backend=one address=… local=… outcome=\"completed\" \
          attempts=1 connected_ms=… first_byte_ms=… total_ms=… to_backend=4 to_client=5"
     );
     let time = ends[0].split(' ').next().unwrap();
@@ -61,7 +61,19 @@ async fn a_session_is_one_line_of_text_without_colours() {
 
 #[tokio::test]
 async fn every_json_line_parses_and_a_session_has_every_field() {
-    let backend = Backend::answering("hello").await;
+    let (seen, mut see) = tokio::sync::mpsc::unbounded_channel();
+    let backend = Backend::serving(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            let peer = stream.peer_addr().unwrap();
+            let mut request = [0; 1024];
+            if stream.read(&mut request).await.is_ok_and(|n| n > 0) {
+                seen.send(peer).unwrap();
+                stream.write_all(b"hello").await.unwrap();
+            }
+        }
+    })
+    .await;
     // A warning at the start, changes of standing, and the stop are JSON, too.
     let check = "check = { fall = 1, interval = \"100ms\" }";
     let program = Program::start(&config(backend.address(), check, "format = \"json\""), &[]);
@@ -85,6 +97,7 @@ async fn every_json_line_parses_and_a_session_has_every_field() {
     assert_eq!(exchange(front, b"").await.unwrap(), b"");
     let log = stop(program).await;
 
+    let local = see.recv().await.unwrap().to_string();
     let lines: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     for line in &lines {
         assert!(line["timestamp"].is_string() && line["level"].is_string() && line["message"].is_string(), "{line}");
@@ -98,6 +111,7 @@ async fn every_json_line_parses_and_a_session_has_every_field() {
         ("client", &address.to_string()),
         ("backend", "one"),
         ("address", &backend_address),
+        ("local", &local),
         ("outcome", "completed"),
     ] {
         assert_eq!(served[field], value, "{field}");
@@ -187,7 +201,11 @@ async fn sessions_that_went_well_and_empty_ones_can_be_left_out() {
         let mut refused = soon("a connect", TcpStream::connect(none)).await.unwrap();
         assert_eq!(soon("a refusal", refused.read(&mut [0])).await.unwrap(), 0);
         let lines = stop(program).await;
-        let ended: Vec<_> = lines.iter().filter(|line| line.contains("session ended")).collect();
+        let mut ended: Vec<_> = lines.iter().filter(|line| line.contains("session ended")).collect();
+        // In the order of their begin: two workers may end the last two in any.
+        ended.sort_by_key(|line| {
+            line.split("session=").nth(1).unwrap().split(' ').next().unwrap().parse::<u32>().unwrap()
+        });
         let said = |line: &String| {
             let field = |name: &str| line.split(&format!("{name}=")).nth(1).unwrap().split_whitespace().next().unwrap();
             format!("{} to_client={}", field("outcome").trim_matches('"'), field("to_client"))
@@ -250,4 +268,79 @@ async fn a_reader_that_sleeps_holds_up_no_session_and_not_the_end() {
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(soon("the end", child.wait()).await.unwrap().code(), Some(0));
     drop(unread);
+}
+
+/// Who failed a session before it was served, or in the end, and which limit it was that ended the search.
+#[tokio::test]
+async fn a_line_says_who_failed_before_and_what_ended_the_search() {
+    let (one, two, backend) = (free_port(), free_port(), Backend::answering("hello").await);
+    let config = |backends: &str, more: &str| {
+        format!(
+            "admin.bind = \"off\"\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\n\
+             backends = [{backends}]\ncheck = {{ kind = \"none\" }}\noutliers = {{ mode = \"off\" }}\n{more}\n"
+        )
+    };
+    let dead =
+        format!("{{ address = \"{one}\", id = \"one\" }}, {{ address = \"{two}\", id = \"two\", priority = 1 }}");
+    let backup = format!("{dead}, {{ address = \"{}\", id = \"three\", priority = 2 }}", backend.address());
+    let program = Program::start(&config(&backup, ""), &[]);
+    assert_eq!(exchange(program.front("front").await, b"?").await.unwrap(), b"hello");
+    let line = program.until_says("session ended").await;
+    assert!(line.contains("backend=three ") && line.contains("attempts=3 "), "{line}");
+    assert!(line.contains(" failed_attempts=\"one: refused, two: refused\" "), "{line}");
+    stop(program).await;
+
+    let connect = |keys: &str| format!("connect = {{ retry_delay = \"1ms\", {keys} }}");
+    for (keys, says) in [
+        ("attempts = 4", "all were tried, and connect.attempts is reached"),
+        ("attempts = 1000, retry_budget = 10000, deadline = \"5ms\"", "connect.deadline"),
+        ("attempts = 1000, deadline = \"300ms\"", "connect.deadline ended the wait for connect.retry_budget"),
+    ] {
+        let program = Program::start(&config(&dead, &connect(keys)), &[]);
+        assert_eq!(exchange(program.front("front").await, b"").await.unwrap(), b"");
+        let line = program.until_says("session ended").await;
+        assert!(line.contains("outcome=\"connect_failed\"") && line.contains(says), "{keys}: {line}");
+        assert!(line.contains(" failed_attempts=\"one: refused"), "{line}");
+        stop(program).await;
+    }
+    // Time alone.
+    let program = Program::start(&config(&dead, "connect = { attempts = 1000, deadline = \"150ms\" }"), &[]);
+    assert_eq!(exchange(program.front("front").await, b"").await.unwrap(), b"");
+    let line = program.until_says("session ended").await;
+    assert!(line.contains("; connect.deadline is over\""), "{line}");
+    stop(program).await;
+}
+
+/// Under `replay`, too: who did not answer, and why nobody else was asked.
+#[tokio::test]
+async fn a_line_says_who_did_not_answer() {
+    let bad = Backend::serving(|mut stream| async move {
+        let _ = stream.read(&mut [0; 8]).await;
+    })
+    .await;
+    let good = Backend::answering("hello").await;
+    let start = |spill: &str| {
+        let text = format!(
+            "admin.bind = \"off\"\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\n\
+             backends = [{{ address = \"{}\", id = \"bad\" }}, {{ address = \"{}\", id = \"good\", backup = true }}]\n\
+             check = {{ kind = \"none\" }}\noutliers = {{ mode = \"off\" }}\nreplay = \"until_response\"\n{spill}\n",
+            bad.address(),
+            good.address()
+        );
+        Program::start(&text, &[])
+    };
+    for (spill, answer) in [("", &b"hello"[..]), ("spill = []", b"")] {
+        let program = start(spill);
+        let mut client = TcpStream::connect(program.front("front").await).await.unwrap();
+        client.write_all(b"?").await.unwrap();
+        let mut got = Vec::new();
+        let _ = soon("an end", client.read_to_end(&mut got)).await;
+        drop(client);
+        assert_eq!(got, answer);
+        let line = program.until_says("session ended").await;
+        assert!(line.contains(" failed_attempts=\"bad: closed before its first byte\" "), "{line}");
+        let says = " not_replayed=\"no other backend may be tried\"";
+        assert_eq!((line.contains(says), line.contains("replays=1")), (!spill.is_empty(), spill.is_empty()), "{line}");
+        stop(program).await;
+    }
 }

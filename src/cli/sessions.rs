@@ -79,6 +79,8 @@ pub(super) struct Session {
     idle_seconds: f64,
     backend: Option<String>,
     address: Option<String>,
+    local: Option<String>,
+    failed_attempts: Option<String>,
     to_backend: u64,
     to_client: u64,
     is_ending: bool,
@@ -140,7 +142,8 @@ pub(super) async fn list(client: &Client, options: &List, json: bool) -> Result<
         return say_json(&answer);
     }
     let Sessions { sessions, matched } = known(answer)?;
-    let mut table = Table::new(&["SESSION", "AGE", "IDLE", "TO BACKEND", "TO CLIENT", "LISTENER", "CLIENT", "BACKEND"]);
+    let mut table =
+        Table::new(&["SESSION", "AGE", "IDLE", "TO BACKEND", "TO CLIENT", "LISTENER", "CLIENT", "LOCAL", "BACKEND"]);
     for session in &sessions {
         let backend = session.backend.clone().unwrap_or_else(|| format!("({})", session.phase));
         table.row(vec![
@@ -151,6 +154,7 @@ pub(super) async fn list(client: &Client, options: &List, json: bool) -> Result<
             number(session.to_client),
             cell(&session.listener),
             cell(&session.client),
+            cell(session.local.as_deref().unwrap_or("-")),
             cell(backend),
         ]);
     }
@@ -223,7 +227,11 @@ pub(super) async fn explain(client: &Client, id: u64, json: bool) -> Result<(), 
         session.to_client,
     );
     if let (Some(backend), Some(address)) = (&session.backend, &session.address) {
-        text += &format!("backend {} at {address}\n", safe(backend));
+        let local = session.local.as_ref().map(|local| format!(", from {local}")).unwrap_or_default();
+        text += &format!("backend {} at {address}{local}\n", safe(backend));
+    }
+    if let Some(failed) = &session.failed_attempts {
+        text += &format!("before that failed {}\n", safe(failed));
     }
     if let Some(tcp) = &session.tcp {
         let heads = ["", "RTT", "+-", "SENT AGAIN", "UNACKED", "LOST", "WINDOW", "UNREAD", "UNSENT"];

@@ -17,7 +17,7 @@ use super::cut::Cut;
 use super::listener::Listener;
 use super::option::{TcpView, tcp_view};
 use crate::metrics::Direction;
-use crate::pool::{Backend, ByteCell, Pool};
+use crate::pool::{Backend, ByteCell, Lease, Pool};
 
 /// Sessions looked at before the worker may begin and end some: a lock of a few microseconds.
 const BATCH: usize = 256;
@@ -86,6 +86,8 @@ pub struct SessionView {
     pub began: Instant,
     /// Once it is connected.
     pub leg: Option<LegView>,
+    /// Which backends failed it so far, and how; `None` = none did.
+    pub failed_attempts: Option<Box<str>>,
     /// Why it is about to end, if it was told to.
     pub cut: Option<Cut>,
 }
@@ -97,6 +99,8 @@ pub struct LegView {
     pub backend: Arc<Backend>,
     /// Where that was when it was dialled.
     pub address: SocketAddr,
+    /// Our own address towards it.
+    pub local: Option<SocketAddr>,
     /// When it was reached.
     pub connected: Instant,
     /// When a byte last moved, or a side last finished; to the millisecond.
@@ -166,12 +170,14 @@ struct State {
     /// Boxed, because few differ from their peer.
     client: Option<Box<SocketAddr>>,
     leg: Option<Leg>,
+    failed_attempts: Option<Box<str>>,
 }
 
 #[derive(Debug)]
 struct Leg {
     backend: Arc<Backend>,
     address: SocketAddr,
+    local: Option<SocketAddr>,
     bytes: ByteCell,
     /// The client's socket and the backend's, while they are surely open.
     ends: Option<[RawFd; 2]>,
@@ -182,6 +188,7 @@ impl Leg {
         LegView {
             backend: Arc::clone(&self.backend),
             address: self.address,
+            local: self.local,
             connected: self.bytes.since(),
             last_activity: self.bytes.last_activity(),
             to_backend: self.bytes.of_session(Direction::ToBackend),
@@ -313,9 +320,19 @@ impl Live {
         self.phase.store(phase as u8, Relaxed);
     }
 
-    pub(super) fn reached(&self, backend: &Arc<Backend>, address: SocketAddr, bytes: &ByteCell) {
-        self.lock().leg = Some(Leg { backend: Arc::clone(backend), address, bytes: bytes.clone(), ends: None });
+    pub(super) fn reached(&self, lease: &Lease, local: Option<SocketAddr>, bytes: &ByteCell) {
+        let (backend, address) = (Arc::clone(lease.backend()), lease.address());
+        self.lock().leg = Some(Leg { backend, address, local, bytes: bytes.clone(), ends: None });
         self.phase(Phase::Relaying);
+    }
+
+    /// These failed it so far.
+    pub(super) fn note_failed_attempts(&self, failed: String) {
+        self.lock().failed_attempts = Some(failed.into());
+    }
+
+    pub(super) fn failed_attempts(&self) -> Option<Box<str>> {
+        self.lock().failed_attempts.clone()
     }
 
     /// Its sockets may be asked about from now on; `None`, before they are closed: not any more.
@@ -391,6 +408,7 @@ impl Live {
             phase: Phase::ALL.get(usize::from(self.phase.load(Relaxed))).copied().unwrap_or(Phase::Relaying),
             began: self.began,
             leg,
+            failed_attempts: state.failed_attempts.clone(),
             cut: Cut::from_number(self.cut.load(Acquire)),
         }
     }

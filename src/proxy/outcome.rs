@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::live::Live;
+use super::upstream::Connected;
 use crate::config::{Logged, SessionLog};
 use crate::metrics::Outcome;
-use crate::pool::{ByteCell, Lease};
+use crate::pool::ByteCell;
 
 /// See the module.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub(super) struct Rare {
     pub(super) queued: Option<Duration>,
     /// Backends that were sent the client's bytes after another one had failed.
     pub(super) replays: u16,
+    /// Why there was no replay on another one after a failure.
+    pub(super) not_replayed: Option<&'static str>,
     /// Bytes that backends before this one were sent.
     pub(super) sent_before: u64,
 }
@@ -51,9 +54,9 @@ impl Record {
     }
 
     /// A backend was connected; what is relayed to and from it is counted in what is returned.
-    pub(super) fn reached(&mut self, lease: &Lease, worker: usize) -> ByteCell {
+    pub(super) fn reached(&mut self, Connected { socket, lease }: &Connected, worker: usize) -> ByteCell {
         let bytes = lease.backend().stats.bytes.cell(worker);
-        self.live.reached(lease.backend(), lease.address(), &bytes);
+        self.live.reached(lease, socket.local_address().ok(), &bytes);
         bytes
     }
 
@@ -118,10 +121,13 @@ impl Drop for Record {
             unique_id = rare.unique_id.as_deref(),
             backend = backend.map(|backend| tracing::field::display(&backend.id)),
             address = leg.as_ref().map(|leg| tracing::field::display(leg.address)),
+            local = leg.as_ref().and_then(|leg| leg.local).map(tracing::field::display),
             outcome = outcome.name(),
             detail = self.detail.as_deref(),
             attempts = self.attempts,
+            failed_attempts = self.live.failed_attempts().as_deref(),
             replays = (rare.replays > 0).then_some(rare.replays),
+            not_replayed = rare.not_replayed,
             queued_ms = rare.queued.map(milliseconds),
             connected_ms = connected_after.map(milliseconds),
             first_byte_ms = first_byte.map(milliseconds),

@@ -70,7 +70,7 @@ impl Request {
         let limits = &Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
         let mut replay: Option<Count> = None;
         loop {
-            let bytes = record.reached(&connected.lease, worker.index);
+            let bytes = record.reached(&connected, worker.index);
             let mut attempt = Attempt::new(&mut self, client, &connected.socket, &bytes, limits);
             let verdict = tokio::select! {
                 biased;
@@ -104,6 +104,7 @@ impl Request {
             if let Some(replay) = replay.take() {
                 replay.became(Replay::Failed);
             }
+            search.failed(connected.lease.backend(), failure.says());
             let next = tokio::select! {
                 biased;
                 next = search.next(&mut record.attempts) => next,
@@ -116,10 +117,14 @@ impl Request {
                     return None;
                 }
             };
-            let Ok(next) = next else {
-                pool.second.count_replay(Replay::NoBackend);
-                before.broken = failure.broken();
-                return Some(self.hand_over(connected, bytes, written, before));
+            let next = match next {
+                Ok(next) => next,
+                Err(refusal) => {
+                    pool.second.count_replay(Replay::NoBackend);
+                    record.rare().not_replayed = Some(refusal.given_up.says());
+                    before.broken = failure.broken();
+                    return Some(self.hand_over(connected, bytes, written, before));
+                }
             };
             let rare = record.rare();
             rare.sent_before += written as u64;
@@ -160,6 +165,16 @@ impl Failure {
             Self::Closed => Some(EarlyEnd::Closed),
             Self::Silent => Some(EarlyEnd::Silent),
             Self::Deaf(_) => None,
+        }
+    }
+
+    /// For the log.
+    fn says(&self) -> &'static str {
+        match self.early() {
+            Some(EarlyEnd::Reset) => "reset before its first byte",
+            Some(EarlyEnd::Closed) => "closed before its first byte",
+            Some(EarlyEnd::Silent) => "silent",
+            None => "does not take the PROXY header",
         }
     }
 

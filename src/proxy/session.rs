@@ -16,7 +16,7 @@ use super::outcome::Record;
 use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
 use super::socket::{Socket, broken};
-use super::upstream::{Connected, Refusal, Search};
+use super::upstream::{Connected, GivenUp, Refusal, Search};
 use super::worker::{Enlisted, Load, Worker};
 use crate::config;
 use crate::deadline::within;
@@ -198,7 +198,7 @@ async fn reach(
     };
     let header = greeting(&caller, client, settings, record);
     let Some(most) = settings.replay else {
-        let bytes = record.reached(&connected.lease, worker.index);
+        let bytes = record.reached(&connected, worker.index);
         announce(header, &connected.socket, settings, record).await?;
         if opening.is_empty() {
             return Some(Settled { connected, bytes, early: caller.early, before: None });
@@ -271,11 +271,12 @@ async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) 
             return Err(Unconnected::Ended);
         }
     };
-    let (outcome, detail) = match refusal {
-        Refusal::NoBackend => (Outcome::NoBackend, None),
-        Refusal::QueueFull => (Outcome::QueueFull, None),
-        Refusal::QueueTimeout => (Outcome::QueueTimeout, None),
-        Refusal::Failed((backend, reason, error), given_up) => {
+    let Refusal { given_up, last } = refusal;
+    let (outcome, detail) = match (given_up, last) {
+        (GivenUp::QueueFull, _) => (Outcome::QueueFull, None),
+        (GivenUp::QueueTimeout, _) => (Outcome::QueueTimeout, None),
+        (_, None) => (Outcome::NoBackend, None),
+        (given_up, Some((backend, reason, error))) => {
             let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
             (outcome, Some(format!("{}: {}: {error}; {}", backend.id, reason.name(), given_up.says())))
         }

@@ -92,7 +92,6 @@ impl Tries {
     }
 
     /// What failed the session, for its log line; `None` = nothing did.
-    #[expect(dead_code)]
     pub(super) fn failures(&self) -> Option<String> {
         (!self.failures.is_empty()).then(|| self.to_string())
     }

@@ -16,7 +16,7 @@ use super::tries::Tries;
 use crate::config::{self, Spill};
 use crate::deadline::within;
 use crate::metrics::Hedge;
-use crate::pool::{Lease, NoneLeft, Permit, Turn};
+use crate::pool::{Backend, Lease, NoneLeft, Permit, Turn};
 
 /// The least time between two questions for the retry budget.
 const BREATH: Duration = Duration::from_millis(20);
@@ -34,15 +34,10 @@ pub(super) struct Connected {
 
 /// Why there is none.
 #[derive(Debug)]
-pub(super) enum Refusal {
-    /// Nothing was eligible.
-    NoBackend,
-    /// Nothing had room, and too many wait.
-    QueueFull,
-    /// Nothing had room for too long.
-    QueueTimeout,
-    /// Every attempt failed; the last one, and why there is no other.
-    Failed(Failed, GivenUp),
+pub(super) struct Refusal {
+    pub(super) given_up: GivenUp,
+    /// The last attempt of this search.
+    pub(super) last: Option<Failed>,
 }
 
 /// Why a search ends without another attempt.
@@ -56,7 +51,9 @@ pub(super) enum GivenUp {
     Deadline,
     /// `connect.retry_budget` had nothing to give until then.
     Budget,
+    /// Nothing had room, and too many wait.
     QueueFull,
+    /// Nothing had room for too long.
     QueueTimeout,
 }
 
@@ -113,7 +110,7 @@ impl<'a> Search<'a> {
             if dials.is_empty() {
                 let mut lease = match self.choose(*attempts, &mut deadline).await {
                     Ok(lease) => lease,
-                    Err(given_up) => return Err(given_up.after(last)),
+                    Err(given_up) => return Err(Refusal { given_up, last }),
                 };
                 if let Some(socket) = self.stock.take(&mut lease) {
                     *attempts += u32::from(self.found);
@@ -121,7 +118,7 @@ impl<'a> Search<'a> {
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Err(GivenUp::Deadline.after(last));
+                    return Err(Refusal { given_up: GivenUp::Deadline, last });
                 }
                 *attempts += 1;
                 self.tries.dials(lease.backend());
@@ -252,6 +249,11 @@ impl<'a> Search<'a> {
         None
     }
 
+    /// The one that was found failed before it had answered.
+    pub(super) fn failed(&mut self, backend: &Arc<Backend>, reason: &'static str) {
+        self.tries.failed(backend, reason);
+    }
+
     /// Waits until the pool's budget has a retry to give; `false` = not before the deadline.
     async fn pay(&mut self, deadline: Instant) -> bool {
         let (pool, policy) = (&self.live.pool, &self.settings.connect);
@@ -297,17 +299,16 @@ impl<'a> Search<'a> {
     }
 }
 
-impl GivenUp {
-    /// The refusal, if the last attempt failed like this.
-    fn after(self, last: Option<Failed>) -> Refusal {
-        match (self, last) {
-            (Self::QueueFull, _) => Refusal::QueueFull,
-            (Self::QueueTimeout, _) => Refusal::QueueTimeout,
-            (_, Some(failed)) => Refusal::Failed(failed, self),
-            (_, None) => Refusal::NoBackend,
+impl Drop for Search<'_> {
+    /// However the search ends, the session's line says which backends failed it.
+    fn drop(&mut self) {
+        if let Some(failed) = self.tries.failures() {
+            self.live.note_failed_attempts(failed);
         }
     }
+}
 
+impl GivenUp {
     /// For a log line.
     pub(super) fn says(self) -> &'static str {
         match self {

@@ -224,6 +224,10 @@ async fn sessions_are_listed_explained_and_closed_by_what_they_are() {
     assert_eq!((&explained["to_backend"], &explained["to_client"]), (&1_001.into(), &1_001.into()));
     assert!(explained["tcp"]["client"]["rtt_ms"].as_f64().unwrap() > 0.0, "{explained}");
     assert!(explained["tcp"]["backend"]["congestion_window"].as_u64().unwrap() > 0, "{explained}");
+    let local = explained["local"].as_str().unwrap().to_owned();
+    assert!(local.starts_with("127.0.0.1:") && explained["failed_attempts"].is_null(), "{explained}");
+    assert!(console.good(&["explain", &id]).await.contains(&format!(", from {local}\n")));
+    assert!(console.good(&["sessions", "--client", &ours]).await.contains(&local));
     assert!(console.good(&["explain", &id]).await.contains("1001 bytes to the backend, 1001 to the client"));
 
     // It alone is closed, then those of a backend, and nothing without being said.
