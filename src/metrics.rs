@@ -110,6 +110,7 @@ metrics! {
     BACKEND_SESSION_SECONDS = "evenkeel_backend_session_seconds", Histogram, ["pool", "backend"], "From accept to the end.";
     BACKEND_HISTOGRAMS_OMITTED = "evenkeel_backend_histograms_omitted", Gauge, [], "Backends without histograms because admin.backend_histograms is reached.";
 
+    BACKEND_AGENT_ANSWERS = "evenkeel_backend_agent_answers_total", Counter, ["pool", "backend", "result"], "Questions to the backend's agent by what became of them: understood, unknown (some word of it), unreachable; absent without an agent.";
     PROBES = "evenkeel_probes_total", Counter, ["pool", "backend", "kind", "result"], "Finished active health checks.";
     PROBE_SECONDS = "evenkeel_probe_seconds", Histogram, ["pool"], "How long finished active health checks took.";
     PROBE_LAST_SECONDS = "evenkeel_probe_last_seconds", Gauge, ["pool", "backend"], "How long the backend's last check took.";

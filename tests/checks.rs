@@ -107,18 +107,38 @@ async fn an_agent_beside_a_check_advises_and_its_absence_changes_nothing() {
         "check = {{ interval = \"50ms\" }}\nagent = {{ port = {}, interval = \"50ms\", timeout = \"10s\", send = \"hi\\n\" }}",
         agent.address().port()
     );
-    let mut program =
-        Program::start(&format!("admin.bind = \"off\"\n{}", listener_and_pool("web", &backend, &more)), &["run"]);
+    let config = format!("admin.bind = \"127.0.0.1:0\"\n{}", listener_and_pool("web", &backend, &more));
+    let mut program = Program::start(&config, &["run"]);
     program.until_says("its agent says: ready, weight 50%").await;
     *said.lock().unwrap() = "drain\n";
     program.until_says("its agent says: drain, weight 50%").await;
+    *said.lock().unwrap() = "up blue\n";
+    program.until_says(r#"its agent says what is not known: "up blue""#).await;
+    *said.lock().unwrap() = "weight:40\n";
+    program.until_says("its agent says: drain, weight 40").await;
     let probed = backend.connections();
     drop(agent);
+    program.until_says("its agent can't be asked, what it said last stays: refused").await;
+    let admin = program.admin().await;
+    let metric = format!(
+        "evenkeel_backend_agent_answers_total{{pool=\"web\",backend=\"{}\",result=\"unreachable\"}} ",
+        backend.address()
+    );
+    until("it is counted", || async {
+        let (_, text) = crate::support::get(admin, "/metrics").await.ok()?;
+        text.lines().any(|line| line.strip_prefix(&metric).is_some_and(|count| count != "0")).then_some(())
+    })
+    .await;
+    let (_, explained) =
+        crate::support::get(admin, &format!("/api/v1/backends/web/{}", backend.address())).await.unwrap();
+    let says = "it asks for drain, weight 40; it can't be asked: agent connect";
+    assert!(explained.contains(says), "{explained}");
     until("it is still probed", || async { (backend.connections() > probed + 5).then_some(()) }).await;
     program.signal(Signal::TERM);
     assert!(soon("its end", program.end()).await.success());
     let advised: Vec<_> = program.log().into_iter().filter(|line| line.contains("its agent says")).collect();
-    assert_eq!(advised.len(), 2, "{advised:#?}");
+    // Two wishes, a word that is not known, a weight.
+    assert_eq!(advised.len(), 4, "{advised:#?}");
 }
 
 #[tokio::test]

@@ -44,6 +44,7 @@ async fn scene() -> ([Backend; 2], Rig) {
         [pools.quiet]
         backends = [{{ address = \"{}\", id = \"mute\" }}]
         check = {{ kind = \"none\" }}
+        agent = {{ port = 1 }}
         [pools.sealed]
         backends = [{{ address = \"{}\", id = \"sealed\" }}]
         check = {{ kind = \"tls\", verify = false }}

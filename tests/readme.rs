@@ -34,6 +34,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("evenkeel drain web-1 --wait --timeout 10m && echo \"it is empty\"", "tests/console/operate.rs"),
     ("evenkeel ready web-1", "tests/console/operate.rs"),
     ("evenkeel weight web-2 0 --for 1h", "tests/console/operate.rs"),
+    ("evenkeel probe web-2 pause --for 1h", "tests/console/operate.rs"),
     ("evenkeel events", "tests/console/api.rs"),
     ("evenkeel sessions --idle 10m", "tests/console/operate.rs"),
     ("evenkeel close --backend web-3 --yes", "tests/console/operate.rs"),

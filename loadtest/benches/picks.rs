@@ -122,7 +122,7 @@ fn membership(criterion: &mut Criterion) {
         let (send, updates) = mpsc::channel(1);
         let (_reports, reports) = mpsc::unbounded_channel();
         let (_advice, advice) = mpsc::unbounded_channel();
-        let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn Send>);
+        let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn keeper::Probing>);
         let (_changes, changes) = mpsc::unbounded_channel();
         let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
         let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, Box::new(|_| ()), inputs));

@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::health::Report;
+use crate::health::{AdvisedWeight, Report};
 use crate::metrics::{ConnectFailure, Direction, Outcome};
 use crate::operator::{Lasting, Ledger, Order};
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
@@ -100,6 +100,8 @@ pub(super) struct BackendBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     operator_weight: Option<OrderBody<u16>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    operator_probe: Option<OrderBody<&'static str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     times: Option<TimesBody>,
 }
 
@@ -115,6 +117,7 @@ struct EjectedBody {
 #[derive(Serialize)]
 struct AdviceBody {
     weight_percent: Option<u8>,
+    weight: Option<u16>,
     wish: &'static str,
     max_sessions: Option<u32>,
 }
@@ -233,7 +236,14 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with
         }),
         damped_until: view.damped_until.map(time),
         advice: view.advice.map(|advice| AdviceBody {
-            weight_percent: advice.weight,
+            weight_percent: advice.weight.and_then(|weight| match weight {
+                AdvisedWeight::Percent(percent) => Some(percent),
+                AdvisedWeight::Absolute(_) => None,
+            }),
+            weight: advice.weight.and_then(|weight| match weight {
+                AdvisedWeight::Percent(_) => None,
+                AdvisedWeight::Absolute(weight) => Some(weight),
+            }),
             wish: advice.wish.name(),
             max_sessions: advice.max_sessions,
         }),
@@ -246,6 +256,7 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with
         last_probe: backend.last_report().map(probe_body),
         operator: ledger.order(&backend.id).map(|order| order_body(order, order.value.name())),
         operator_weight: ledger.weight(&backend.id).map(|order| order_body(order, order.value)),
+        operator_probe: ledger.pause(&backend.id).map(|order| order_body(order, "paused")),
         times: with_times.then(|| times_body(&backend.stats.times.connect)),
     }
 }

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::config::{CheckKind, Source, Spill};
 use crate::endpoint::Registry;
-use crate::health::ProbeState;
+use crate::health::{AdvisedWeight, Hearing, ProbeState};
+use crate::operator::Order;
 use crate::pool::{Backend, Pool, SHARE_OF_WEIGHT, View};
 use crate::standing::{Guard, Operator, Passive, Standing};
 
@@ -47,7 +48,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "agent",
             value: facts.agent.name().into(),
-            says: agent(pool, &view),
+            says: agent(pool, backend, &view),
             decides: match standing {
                 Standing::Maintenance => facts.registry != Registry::Maintenance,
                 Standing::Draining => facts.operator == Operator::Ready,
@@ -57,7 +58,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "probe",
             value: facts.probe.map_or("none", ProbeState::name).into(),
-            says: probe(pool, backend),
+            says: probe(pool, backend, ledger.pause(&backend.id)),
             decides: standing == Standing::Unproven
                 || (standing == Standing::Down && facts.registry != Registry::Critical),
         },
@@ -139,16 +140,34 @@ fn source(pool: &Pool) -> &'static str {
     }
 }
 
-fn agent(pool: &Pool, view: &View) -> String {
+fn agent(pool: &Pool, backend: &Backend, view: &View) -> String {
     let settings = pool.settings();
-    let asks = settings.agent.is_some() || matches!(settings.check.kind, CheckKind::Agent(_));
-    let Some(advice) = view.advice else {
-        return if asks { "it has not asked for anything" } else { "nobody asks it (agent is not set)" }.to_owned();
+    let is_asked = settings.agent.is_some() || matches!(settings.check.kind, CheckKind::Agent(_));
+    if !is_asked && view.advice.is_none() {
+        return "nobody asks it (agent is not set)".to_owned();
+    }
+    let mut says = match view.advice {
+        None => "it has not asked for anything".to_owned(),
+        Some(advice) => {
+            let mut asks = vec![advice.wish.name().to_owned()];
+            asks.extend(advice.weight.map(|weight| match weight {
+                AdvisedWeight::Percent(percent) => format!("{percent} % of its weight"),
+                AdvisedWeight::Absolute(weight) => format!("weight {weight}"),
+            }));
+            asks.extend(advice.max_sessions.map(|most| format!("at most {most} sessions")));
+            format!("it asks for {}", asks.join(", "))
+        }
     };
-    let mut asks = vec![advice.wish.name().to_owned()];
-    asks.extend(advice.weight.map(|percent| format!("{percent} % of its weight")));
-    asks.extend(advice.max_sessions.map(|most| format!("at most {most} sessions")));
-    format!("it asks for {}", asks.join(", "))
+    if let Some(answer) = backend.last_answer().filter(|_| is_asked) {
+        match answer.result.hearing {
+            Some(Hearing::Unreachable) => says += &format!("; it can't be asked: {answer}"),
+            Some(Hearing::Unknown) => {
+                says += &format!("; its last answer has words that are not known: {}", answer.result.got)
+            }
+            Some(Hearing::Understood) | None => {}
+        }
+    }
+    says
 }
 
 fn registry(pool: &Pool, fact: Registry) -> String {
@@ -171,17 +190,22 @@ fn registry(pool: &Pool, fact: Registry) -> String {
     }
 }
 
-fn probe(pool: &Pool, backend: &Backend) -> String {
+fn probe(pool: &Pool, backend: &Backend, pause: Option<&Order<()>>) -> String {
     let settings = pool.settings();
     let check = &settings.check;
-    match backend.last_report() {
-        Some(report) => {
-            let word = if report.result.passed { "passes" } else { "failures" };
-            format!("{}; {} {word} in a row, rise {}, fall {}", report.result, report.streak, check.rise, check.fall)
+    let paused = pause.map_or_else(String::new, |order| format!("paused {order}; what it found last holds: "));
+    paused
+        + &match backend.last_report() {
+            Some(report) => {
+                let word = if report.result.passed { "passes" } else { "failures" };
+                format!(
+                    "{}; {} {word} in a row, rise {}, fall {}",
+                    report.result, report.streak, check.rise, check.fall
+                )
+            }
+            None if check.kind.name() == "none" => "there is no active check".to_owned(),
+            None => "none has finished yet".to_owned(),
         }
-        None if check.kind.name() == "none" => "there is no active check".to_owned(),
-        None => "none has finished yet".to_owned(),
-    }
 }
 
 fn passive(backend: &Backend, fact: Passive) -> String {

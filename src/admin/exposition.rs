@@ -10,6 +10,7 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::{View, process};
+use crate::health::Hearing;
 use crate::metrics::{
     self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
     Outcome, Replay,
@@ -225,6 +226,12 @@ fn add_backend(families: &mut Families, pool: &Pool, listeners: &[&str], backend
     let kind = settings.check.kind.name();
     for (result, count) in [("pass", &stats.probes_passed), ("fail", &stats.probes_failed)] {
         families.value(&names::PROBES, &[name, id, kind, result], count.load(Relaxed) as f64);
+    }
+    if settings.agent.is_some() || kind == "agent" {
+        for hearing in Hearing::ALL {
+            let count = stats.agent_answers[hearing as usize].load(Relaxed) as f64;
+            families.value(&names::BACKEND_AGENT_ANSWERS, &[name, id, hearing.name()], count);
+        }
     }
     if let Some(report) = backend.last_report() {
         families.value(&names::PROBE_LAST_SECONDS, &[name, id], report.result.duration.as_secs_f64());

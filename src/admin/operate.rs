@@ -35,6 +35,7 @@ struct Change {
     /// `null` = as discovery says.
     #[serde(default, deserialize_with = "written")]
     weight: Option<Option<u16>>,
+    probe: Option<Probing>,
     #[serde(rename = "for")]
     time: Option<String>,
     until_restart: Option<bool>,
@@ -47,6 +48,13 @@ enum Word {
     Ready,
     Drain,
     Disabled,
+}
+
+#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Probing {
+    Paused,
+    Running,
 }
 
 #[derive(Serialize)]
@@ -71,6 +79,9 @@ pub(super) async fn pool(
     let change: Change = parsed(body)?;
     if change.weight.is_some() {
         return Err(Refusal::bad("`weight` is a backend's, not a pool's", "ask /api/v1/backends/POOL/ID"));
+    }
+    if change.probe.is_some() {
+        return Err(Refusal::bad("`probe` is of a backend, not of a pool", "ask /api/v1/backends/POOL/ID"));
     }
     let operator = change.operator.ok_or_else(nothing_to_do)?;
     let command = command(&desk, &who, &change, What::Pool(operator.into()))?;
@@ -98,6 +109,10 @@ pub(super) async fn backend(
         let what = What::Weight(Arc::clone(&backend.id), weight);
         commands.push(command(&desk, &who, &change, what)?);
     }
+    if let Some(probe) = change.probe {
+        let what = What::Pause(Arc::clone(&backend.id), probe == Probing::Paused);
+        commands.push(command(&desk, &who, &change, what)?);
+    }
     if commands.is_empty() {
         return Err(nothing_to_do());
     }
@@ -109,7 +124,8 @@ pub(super) async fn backend(
 }
 
 fn nothing_to_do() -> Refusal {
-    Refusal::bad("nothing to change", "write `operator` (\"ready\", \"drain\", \"disabled\"), or a backend's `weight`")
+    let hint = "write `operator` (\"ready\", \"drain\", \"disabled\"), or a backend's `weight` or `probe` (\"paused\", \"running\")";
+    Refusal::bad("nothing to change", hint)
 }
 
 /// A body that can be read, whatever is wrong with it.
@@ -120,8 +136,10 @@ pub(super) fn parsed<T: for<'a> Deserialize<'a>>(body: Result<Bytes, BytesReject
 
 fn command(desk: &Desk, who: &Who, change: &Change, what: What) -> Result<Command, Refusal> {
     let at = SystemTime::now();
-    let takes_back =
-        matches!(what, What::Pool(Operator::Ready) | What::Backend(_, Operator::Ready) | What::Weight(_, None));
+    let takes_back = matches!(
+        what,
+        What::Pool(Operator::Ready) | What::Backend(_, Operator::Ready) | What::Weight(_, None) | What::Pause(_, false)
+    );
     let lasting = match (&change.time, change.until_restart.unwrap_or(false)) {
         (Some(_), true) => return Err(Refusal::bad("`for` next to `until_restart`", "keep one of the two")),
         (Some(_), _) if takes_back => {

@@ -103,6 +103,8 @@ enum Command {
     Ready(operate::PutBack),
     /// Give a backend another share of the new sessions
     Weight(operate::Weight),
+    /// Let the active check of a backend rest, or go on
+    Probe(operate::Probe),
     /// Show or change what the log says
     LogLevel(level::Options),
     /// What is in effect, with every default; secrets are masked
@@ -246,6 +248,7 @@ async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failu
         Command::Disable(options) => operate::take_out(client, "disabled", options, json).await,
         Command::Ready(options) => operate::put_back(client, options, json).await,
         Command::Weight(options) => operate::weight(client, options, json).await,
+        Command::Probe(options) => operate::probe(client, options, json).await,
         Command::Config => config::config(client, json).await,
         Command::Reload => config::reload(client, json).await,
         Command::LogLevel(options) => level::level(client, options, json).await,

@@ -1,4 +1,4 @@
-//! `evenkeel drain`, `ready`, `disable` and `weight`: what operators want of backends and pools.
+//! `evenkeel drain`, `ready`, `disable`, `weight` and `probe`: what operators want of backends and pools.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -78,6 +78,23 @@ pub(super) struct Weight {
     lasting: Lasting,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Probe {
+    /// ID, POOL/ID, or the beginning of one that no other has
+    backend: String,
+    /// `pause`: nothing is probed, and what the last probe found holds; or `resume`
+    #[arg(value_enum)]
+    action: Action,
+    #[command(flatten)]
+    lasting: Lasting,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Action {
+    Pause,
+    Resume,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Given(Option<u16>);
 
@@ -137,6 +154,18 @@ pub(super) async fn weight(client: &Client, options: &Weight, json: bool) -> Res
     let found = Found::Backend(find_backend(client, &options.backend).await?);
     let mut body = options.lasting.body();
     body.insert("weight".to_owned(), json!(options.weight.0));
+    let answer = give(client, &found, body).await?;
+    show(&answer, &found, json)
+}
+
+pub(super) async fn probe(client: &Client, options: &Probe, json: bool) -> Result<(), Failure> {
+    let found = Found::Backend(find_backend(client, &options.backend).await?);
+    let mut body = options.lasting.body();
+    let word = match options.action {
+        Action::Pause => "paused",
+        Action::Resume => "running",
+    };
+    body.insert("probe".to_owned(), json!(word));
     let answer = give(client, &found, body).await?;
     show(&answer, &found, json)
 }

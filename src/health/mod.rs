@@ -11,5 +11,5 @@ pub mod slow_start;
 pub use damping::Damping;
 pub use evidence::{Evidence, Failing, Tally};
 pub use outlier::{Ejection, Outlier, Release, most_ejected};
-pub use result::{Advice, Certificate, ProbeResult, Report, Wish, escaped, line};
+pub use result::{Advice, AdvisedWeight, Certificate, Hearing, ProbeResult, Report, Wish, escaped, line};
 pub use rise_fall::{Flip, ProbeState, RiseFall};

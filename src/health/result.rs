@@ -31,6 +31,8 @@ pub struct ProbeResult {
     pub got: String,
     /// What the backend asks of its balancer besides (kind `agent`).
     pub advice: Option<Advice>,
+    /// Whether that was understood; `None` = nobody asked.
+    pub hearing: Option<Hearing>,
     /// What the backend showed of itself in a TLS handshake.
     pub certificate: Option<Certificate>,
 }
@@ -56,15 +58,60 @@ impl fmt::Display for Certificate {
     }
 }
 
+/// What became of a question to a backend's agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Hearing {
+    /// Each word of its answer is known.
+    #[default]
+    Understood,
+    /// Some are not, or all.
+    Unknown,
+    /// There was no answer.
+    Unreachable,
+}
+
+impl Hearing {
+    /// In the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Understood, Self::Unknown, Self::Unreachable];
+
+    /// The metric label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Understood => "understood",
+            Self::Unknown => "unknown",
+            Self::Unreachable => "unreachable",
+        }
+    }
+}
+
 /// What a backend's agent asks for. It holds until the next probe says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Advice {
-    /// Percent of the configured weight; `None` = all of it.
-    pub weight: Option<u8>,
+    /// `None` = the configured one.
+    pub weight: Option<AdvisedWeight>,
     /// Whether it wants new sessions.
     pub wish: Wish,
     /// Sessions at once that it takes at most; `None` = no limit.
     pub max_sessions: Option<u32>,
+}
+
+/// A weight that an agent asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdvisedWeight {
+    /// Of the configured one.
+    Percent(u8),
+    /// Instead of the configured one.
+    Absolute(u16),
+}
+
+impl fmt::Display for AdvisedWeight {
+    /// `30%`, `50`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Absolute(weight) => write!(f, "{weight}"),
+        }
+    }
 }
 
 /// See [`Advice`].
@@ -91,7 +138,7 @@ impl fmt::Display for Advice {
             Wish::Down => "down",
         })?;
         if let Some(weight) = self.weight {
-            write!(f, ", weight {weight}%")?;
+            write!(f, ", weight {weight}")?;
         }
         if let Some(most) = self.max_sessions {
             write!(f, ", at most {most} sessions")?;
@@ -174,6 +221,11 @@ pub fn escaped(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hearings_are_in_the_order_of_their_numbers() {
+        assert!(Hearing::ALL.iter().enumerate().all(|(i, &hearing)| hearing as usize == i));
+    }
 
     #[test]
     fn ordinals() {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
-use super::Probed;
 use super::member::Member;
 use super::members::Members;
+use super::{Probed, Probing};
 use crate::config::OutlierMode;
 use crate::health::{Damping, Failing, Outlier, ProbeState, Report, Tally};
 use crate::standing::Passive;
@@ -34,7 +34,7 @@ struct Other {
     /// `None` = its probe has not finished yet.
     report: Option<Report>,
     /// Ends the probe when dropped.
-    probe: Box<dyn Send>,
+    probe: Box<dyn Probing>,
 }
 
 /// Addresses that were left because sessions failed there. Until a session goes well the backend does not return, so that

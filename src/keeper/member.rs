@@ -6,10 +6,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::addresses::{Doubt, Left};
 use super::reason::Cause;
-use super::{Probed, Watch};
+use super::{Probed, Probing, Watch};
 use crate::config::{self, Check, CheckKind, Conduct};
 use crate::endpoint::{Endpoint, Registry};
-use crate::health::{Advice, Damping, Failing, Outlier, ProbeState, Report, Wish, slow_start};
+use crate::health::{Advice, AdvisedWeight, Damping, Failing, Hearing, Outlier, ProbeState, Report, Wish, slow_start};
 use crate::pool::{Backend, Pool, View};
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
@@ -29,6 +29,8 @@ pub(super) struct Member {
     pub(super) damping: Damping,
     /// What its agent asked for last.
     pub(super) advice: Option<Advice>,
+    /// What the log said last of questions to it.
+    pub(super) hearing_said: Hearing,
     /// Since when it is up without a break.
     pub(super) up_since: Option<Instant>,
     /// Percent of its weight, by its age.
@@ -39,9 +41,11 @@ pub(super) struct Member {
     pub(super) held_until: Option<Instant>,
     pub(super) forget_at: Option<Instant>,
     /// Ends the probe when dropped.
-    pub(super) probe: Option<Box<dyn Send>>,
+    pub(super) probe: Option<Box<dyn Probing>>,
     /// The check is new, and the state is still the old one's.
     pub(super) inherited: bool,
+    /// An operator lets its check rest.
+    pub(super) is_paused: bool,
     /// Whether its address works, and how the others of its name do; `None` = nothing speaks against it.
     pub(super) doubt: Option<Doubt>,
     /// Where sessions failed before they do so here.
@@ -87,6 +91,7 @@ impl Member {
             end_look: None,
             damping: Damping::new(),
             advice: None,
+            hearing_said: Hearing::default(),
             up_since: None,
             ramp: slow_start::FULL,
             cause: None,
@@ -95,6 +100,7 @@ impl Member {
             forget_at: None,
             probe: None,
             inherited: false,
+            is_paused: false,
             doubt: None,
             left: Left::default(),
         }
@@ -110,11 +116,12 @@ impl Member {
     }
 
     /// At another address, which `probe` has found to work.
-    pub(super) fn go_on_at(&mut self, probe: Box<dyn Send>, report: Report) {
+    pub(super) fn go_on_at(&mut self, probe: Box<dyn Probing>, report: Report) {
         self.forget_health();
         self.facts.probe = Some(report.state);
         self.backend.keep_report(Some(report));
         self.probe = Some(probe);
+        self.keep_paused();
     }
 
     fn forget_health(&mut self) {
@@ -123,6 +130,8 @@ impl Member {
         self.backend.forgive();
         self.backend.keep_report(None);
         self.take_advice(None);
+        self.hearing_said = Hearing::default();
+        self.backend.keep_answer(None);
         self.inherited = false;
         self.doubt = None;
         self.probe = None;
@@ -147,6 +156,29 @@ impl Member {
         // Where nothing is probed there may still be an agent.
         let nobody = settings.check.kind == CheckKind::None && settings.agent.is_none();
         self.probe = Some(if nobody { Box::new(()) } else { watch(&self.endpoint.id, address) });
+        self.keep_paused();
+    }
+
+    fn keep_paused(&mut self) {
+        if let Some(probe) = self.probe.as_mut().filter(|_| self.is_paused) {
+            probe.pause();
+        }
+    }
+
+    /// Its check rests from now on, and what it found last holds; or it goes on, and has to say the contrary as often as a new
+    /// one.
+    pub(super) fn pause(&mut self, pause: bool) {
+        if self.is_paused == pause {
+            return;
+        }
+        self.is_paused = pause;
+        let Some(probe) = &mut self.probe else { return };
+        if pause {
+            probe.pause();
+        } else {
+            self.inherited = self.facts.probe.is_some_and(|state| state != ProbeState::Unproven);
+            probe.resume();
+        }
     }
 
     /// What a probe says counts, unless it is the first word of a new check against what the old one had found out.
@@ -193,6 +225,8 @@ impl Member {
     pub(super) fn is_disproved_by(&self, check: &Check, failing: Failing) -> bool {
         let same_port = check.port.is_none_or(|port| port == self.endpoint.address.port());
         let tests = match check.kind.name() {
+            // It says nothing.
+            _ if self.is_paused => None,
             // What a command or an agent says of a service is not the service.
             "none" | "exec" | "agent" => None,
             "tcp" => Some(Failing::Connect),
@@ -235,8 +269,13 @@ impl Member {
 
     /// In parts of [`crate::pool::SHARE_OF_WEIGHT`]: percent times percent, and nothing is rounded.
     fn share(&self) -> u32 {
-        let advised = self.advice.and_then(|advice| advice.weight).unwrap_or(ALL);
-        u32::from(self.weight) * u32::from(advised) * self.ramp
+        let (weight, percent) = match self.advice.and_then(|advice| advice.weight) {
+            None => (self.weight, ALL),
+            Some(AdvisedWeight::Percent(percent)) => (self.weight, percent),
+            // Whoever set it to 0 wants nothing new there, whatever the agent says.
+            Some(AdvisedWeight::Absolute(weight)) => (if self.weight == 0 { 0 } else { weight }, ALL),
+        };
+        u32::from(weight) * u32::from(percent) * self.ramp
     }
 
     /// The strictest of what is written and what its agent asks for.

@@ -3,7 +3,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,9 +13,9 @@ use tracing::{debug, info, warn};
 use super::departed::Departed;
 use super::member::Member;
 use super::reason::Cause;
-use super::{LookUp, Probed, Watch, together};
+use super::{Advised, LookUp, Probed, Watch, together};
 use crate::endpoint::{Endpoint, Registry, Update};
-use crate::health::{Advice, Damping, Outlier, ProbeState, Release, slow_start};
+use crate::health::{Damping, Outlier, ProbeState, Release, slow_start};
 use crate::operator::Ledger;
 use crate::pace::Pace;
 use crate::pool::Pool;
@@ -46,6 +45,8 @@ pub(super) struct Members {
     /// When shares that grow are looked at again.
     pub(super) ramp_at: Option<Instant>,
     pub(super) pace: Pace,
+    /// Of lines on agents.
+    pub(super) agents_pace: Pace,
     pub(super) random: Rng,
 }
 
@@ -68,6 +69,7 @@ impl Members {
             oldest: None,
             ramp_at: None,
             pace: Pace::new(LINE_EVERY),
+            agents_pace: Pace::new(LINE_EVERY),
             random,
         }
     }
@@ -124,7 +126,8 @@ impl Members {
     /// A probe finished.
     pub(super) fn report(&mut self, now: Instant, probed: Probed) {
         let Some(member) = self.members.get_mut(&probed.id) else { return };
-        if member.probe.is_none() {
+        // A paused one may have had a report under way.
+        if member.probe.is_none() || member.is_paused {
             return;
         }
         if member.endpoint.address != probed.address {
@@ -141,8 +144,7 @@ impl Members {
         let settings = self.pool.settings();
         member.take_state(&settings.check, &probed.report);
         let acquitted = member.is_acquitted_by(&settings.check, now, &probed);
-        let result = &probed.report.result;
-        let advised = result.advice.filter(|_| result.kind == "agent");
+        let answer = probed.report.result.hearing.is_some().then(|| probed.report.clone());
         // Whatever it was, it is over: worth a look at what else was wrong.
         if before.probe == Some(ProbeState::Down) && member.facts.probe == Some(ProbeState::Up) {
             member.outlier.hurry(now);
@@ -156,21 +158,9 @@ impl Members {
         if acquitted {
             self.release(now, &probed.id, Release::Probe);
         }
-        if let Some(advice) = advised {
-            self.advise(now, &probed.id, probed.address, advice);
+        if let Some(report) = answer {
+            self.hear_agent(now, Advised { id: probed.id, address: probed.address, report });
         }
-        self.weigh(now);
-    }
-
-    /// A backend's agent asks for something; it holds until it asks for something else, or its address changes.
-    pub(super) fn advise(&mut self, now: Instant, id: &Arc<str>, address: SocketAddr, advice: Advice) {
-        let Some(member) = self.members.get_mut(id) else { return };
-        if member.endpoint.address != address || member.probe.is_none() || member.advice == Some(advice) {
-            return;
-        }
-        member.take_advice(Some(advice));
-        info!(pool = %self.pool.name, backend = %id, %address, "its agent says: {advice}");
-        self.settle(now, id);
         self.weigh(now);
     }
 
@@ -283,6 +273,7 @@ impl Members {
         let settings = self.pool.settings();
         let conduct = &settings.conduct;
         member.facts.operator = self.ledger.fact(id);
+        member.pause(self.ledger.pause(id).is_some());
         member.weight = self.ledger.weight(id).map_or(member.endpoint.weight, |order| order.value);
         let before = member.backend.view();
         member.facts.passive = member.passive(&settings.check);
@@ -323,6 +314,10 @@ impl Members {
             self.ramp_at = Some(now + together::step(conduct));
         }
         let cause = Cause::of(&member.facts, member.endpoint.note.as_ref(), || self.ledger.explained(id));
+        let cause = match (cause, self.ledger.pause(id)) {
+            (Cause::Probe(state), Some(order)) => Cause::Paused(state, order.to_string()),
+            (cause, _) => cause,
+        };
         let reason = if member.cause.as_ref() == Some(&cause) && cause != Cause::Ejected {
             Arc::clone(&before.reason)
         } else {

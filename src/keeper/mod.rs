@@ -2,6 +2,7 @@
 //! membership and facts. The decisions are in `members`, which knows no clock and no channel; this file feeds it.
 
 mod addresses;
+mod agents;
 mod departed;
 mod member;
 mod members;
@@ -20,12 +21,28 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
-use crate::health::{Advice, Report};
+use crate::health::Report;
 use crate::pool::{Given, Pool, Testimony};
 use members::Members;
 
-/// Starts the probe of a backend; dropping what it returns ends the interest.
-pub type Watch = Box<dyn Fn(&Arc<str>, SocketAddr) -> Box<dyn Send> + Send>;
+/// Starts the probe of a backend.
+pub type Watch = Box<dyn Fn(&Arc<str>, SocketAddr) -> Box<dyn Probing> + Send>;
+
+/// An interest in a probe, which ends when this is dropped.
+pub trait Probing: Send {
+    /// Nothing is probed until [`Self::resume`]; the backend's agent is still asked.
+    fn pause(&mut self);
+
+    /// It is probed again.
+    fn resume(&mut self);
+}
+
+/// Of what is not probed.
+impl Probing for () {
+    fn pause(&mut self) {}
+
+    fn resume(&mut self) {}
+}
 
 /// Asks for the addresses of a backend's name, because the one in use fails. How often is the other side's to bound.
 pub type LookUp = Box<dyn Fn(&Arc<str>) + Send>;
@@ -47,15 +64,15 @@ pub struct Change {
     pub probes: Option<(Watch, mpsc::UnboundedReceiver<Probed>, mpsc::UnboundedReceiver<Advised>)>,
 }
 
-/// What a backend's agent asks for.
+/// What became of a question to a backend's agent.
 #[derive(Clone, Debug)]
 pub struct Advised {
     /// The backend's identity.
     pub id: Arc<str>,
     /// Whose agent was asked; the backend may have another address by now.
     pub address: SocketAddr,
-    /// Its wishes, all of them.
-    pub advice: Advice,
+    /// All of its wishes, or why there are none.
+    pub report: Report,
 }
 
 /// What a keeper listens to.
@@ -96,7 +113,7 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, look_up: LookUp, mut inputs: Inp
             Some(update) = inputs.updates.recv() => members.update(Instant::now(), update),
             Some(probed) = inputs.reports.recv() => members.report(Instant::now(), probed),
             Some(advised) = inputs.advice.recv() => {
-                members.advise(Instant::now(), &advised.id, advised.address, advised.advice);
+                members.hear_agent(Instant::now(), advised);
             }
             Some(testimony) = inputs.evidence.recv() => members.evidence(Instant::now(), &testimony),
             Some(given) = inputs.commands.recv() => {

@@ -15,7 +15,7 @@ impl Members {
         let pool = Arc::clone(&self.pool.name);
         let backend = match &command.what {
             What::Pool(_) => None,
-            What::Backend(id, _) | What::Weight(id, _) => Some(Arc::clone(id)),
+            What::Backend(id, _) | What::Weight(id, _) | What::Pause(id, _) => Some(Arc::clone(id)),
         };
         if backend.as_ref().is_some_and(|id| !self.members.contains_key(id)) {
             return Err(OrderError::NoSuchBackend);
@@ -61,6 +61,8 @@ impl Members {
         let touched = backend.map_or_else(|| self.members.keys().cloned().collect(), |id| vec![id]);
         for id in touched {
             self.settle(now, &id);
+            // A check that rests ends no ejection.
+            self.look_at_ejection(now, &id);
         }
         self.weigh(now);
     }

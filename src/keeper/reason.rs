@@ -18,6 +18,8 @@ pub(super) enum Cause {
     Held,
     Unchecked,
     Probe(ProbeState),
+    /// The same, and an operator lets the check rest.
+    Paused(ProbeState, String),
     Ejected,
     Damped,
 }
@@ -48,10 +50,8 @@ impl Cause {
             Self::Critical(note) => with_note("the registry says critical", note.as_deref()),
             Self::Held => "held: it left the registry while that was in trouble, and its own probes pass".to_owned(),
             Self::Unchecked => "no active check".to_owned(),
-            Self::Probe(_) => {
-                let report = member.backend.last_report();
-                report.map_or_else(|| "no probe has finished yet".to_owned(), |report| report.to_string())
-            }
+            Self::Probe(_) => probed(member),
+            Self::Paused(_, order) => format!("{}; probes paused {order}", probed(member)),
             Self::Ejected => member.ejected_because.clone(),
             Self::Damped => {
                 let times = if member.damping.flaps() == 1 {
@@ -63,6 +63,11 @@ impl Cause {
             }
         }
     }
+}
+
+fn probed(member: &Member) -> String {
+    let report = member.backend.last_report();
+    report.map_or_else(|| "no probe has finished yet".to_owned(), |report| report.to_string())
 }
 
 fn by_agent(facts: &Facts) -> bool {

@@ -53,6 +53,14 @@ struct BackendShape {
     operator: Option<OrderShape<Word>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     weight: Option<OrderShape<u16>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    probe: Option<OrderShape<Probing>>,
+}
+
+impl BackendShape {
+    fn is_empty(&self) -> bool {
+        self.operator.is_none() && self.weight.is_none() && self.probe.is_none()
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -73,6 +81,12 @@ enum Word {
     Ready,
     Drain,
     Disabled,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Probing {
+    Paused,
 }
 
 /// The text for what holds in these pools; what ends with the process is not in it.
@@ -102,11 +116,12 @@ fn pool_shape(ledger: &Ledger) -> PoolShape {
     let backends = ledger.backends.iter().map(|(id, orders)| {
         let operator = orders.operator.as_ref().and_then(|order| order_shape(order, word(order.value)));
         let weight = orders.weight.as_ref().and_then(|order| order_shape(order, order.value));
-        (id.to_string(), BackendShape { operator, weight })
+        let probe = orders.pause.as_ref().and_then(|order| order_shape(order, Probing::Paused));
+        (id.to_string(), BackendShape { operator, weight, probe })
     });
     PoolShape {
         operator: ledger.pool.as_ref().and_then(|order| order_shape(order, word(order.value))),
-        backends: backends.filter(|(_, shape)| shape.operator.is_some() || shape.weight.is_some()).collect(),
+        backends: backends.filter(|(_, shape)| !shape.is_empty()).collect(),
     }
 }
 
@@ -124,8 +139,9 @@ fn ledger(shape: PoolShape, now: Instant, wall: SystemTime) -> Ledger {
     let backends = shape.backends.into_iter().map(|(id, shape)| {
         let operator = shape.operator.and_then(|shape| order(shape, fact, now, wall));
         let weight = shape.weight.and_then(|shape| order(shape, |weight| weight, now, wall));
+        let pause = shape.probe.and_then(|shape| order(shape, |Probing::Paused| (), now, wall));
         // Nobody is there yet.
-        (Arc::from(id), Orders { operator, weight, gone_at: Some(wall) })
+        (Arc::from(id), Orders { operator, weight, pause, gone_at: Some(wall) })
     });
     let mut ledger = Ledger {
         backends: backends.collect(),

@@ -40,6 +40,8 @@ pub enum What {
     Backend(Arc<str>, Operator),
     /// Its share; `None` = what discovery says.
     Weight(Arc<str>, Option<u16>),
+    /// Of its active check: whether it rests, and what it found last holds.
+    Pause(Arc<str>, bool),
 }
 
 /// For how long an order holds, unless it is taken back before.
@@ -80,6 +82,8 @@ pub struct Orders {
     pub operator: Option<Order<Operator>>,
     /// Before the registry's.
     pub weight: Option<Order<u16>>,
+    /// Its active check rests.
+    pub pause: Option<Order<()>>,
     /// When the identity left; `None` = it is there.
     gone_at: Option<SystemTime>,
 }
@@ -110,6 +114,9 @@ impl Ledger {
             What::Weight(id, value) => {
                 self.of(id).weight = value.map(|value| Order { value, by, note, at, lasting });
             }
+            What::Pause(id, pause) => {
+                self.of(id).pause = pause.then_some(Order { value: (), by, note, at, lasting });
+            }
         }
         self.tidy();
     }
@@ -127,6 +134,11 @@ impl Ledger {
     /// The share that an operator gave a backend.
     pub fn weight(&self, id: &str) -> Option<&Order<u16>> {
         self.backends.get(id).and_then(|orders| orders.weight.as_ref())
+    }
+
+    /// Why its active check rests; `None` = it does not.
+    pub fn pause(&self, id: &str) -> Option<&Order<()>> {
+        self.backends.get(id).and_then(|orders| orders.pause.as_ref())
     }
 
     /// The order for the whole pool.
@@ -169,6 +181,9 @@ impl Ledger {
             if let Some(order) = orders.weight.take_if(|order| over(order.lasting)) {
                 ended.push((Some(Arc::clone(id)), format!("weight {} {order}", order.value)));
             }
+            if let Some(order) = orders.pause.take_if(|order| over(order.lasting)) {
+                ended.push((Some(Arc::clone(id)), format!("probes paused {order}")));
+            }
         }
         self.tidy();
         ended
@@ -206,15 +221,20 @@ impl Ledger {
 
     fn first_end(&self) -> Option<Instant> {
         let of_backends = self.backends.values().flat_map(|orders| {
-            let (operator, weight) = (orders.operator.as_ref(), orders.weight.as_ref());
-            [operator.and_then(|order| order.lasting.ends()), weight.and_then(|order| order.lasting.ends())]
+            let (operator, weight, pause) = (orders.operator.as_ref(), orders.weight.as_ref(), orders.pause.as_ref());
+            [
+                operator.and_then(|order| order.lasting.ends()),
+                weight.and_then(|order| order.lasting.ends()),
+                pause.and_then(|order| order.lasting.ends()),
+            ]
         });
         let of_pool = self.pool.as_ref().and_then(|order| order.lasting.ends());
         of_backends.flatten().chain(of_pool).min()
     }
 
     fn tidy(&mut self) {
-        self.backends.retain(|_, orders| orders.operator.is_some() || orders.weight.is_some());
+        self.backends
+            .retain(|_, orders| orders.operator.is_some() || orders.weight.is_some() || orders.pause.is_some());
         self.next_end = self.first_end();
     }
 }
@@ -252,6 +272,8 @@ impl fmt::Display for What {
             Self::Pool(value) | Self::Backend(_, value) => f.write_str(value.name()),
             Self::Weight(_, Some(weight)) => write!(f, "weight {weight}"),
             Self::Weight(_, None) => f.write_str("weight as discovery says"),
+            Self::Pause(_, true) => f.write_str("probes paused"),
+            Self::Pause(_, false) => f.write_str("probes go on"),
         }
     }
 }

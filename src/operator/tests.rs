@@ -32,6 +32,9 @@ fn ready_leaves_nothing_behind() {
     ledger.obey(command(backend("a", Operator::Ready)));
     assert_eq!(ledger.weight("a").unwrap().value, 3);
     ledger.obey(command(What::Weight("a".into(), None)));
+    ledger.obey(command(What::Pause("a".into(), true)));
+    assert!(ledger.pause("a").is_some() && ledger.pause("b").is_none());
+    ledger.obey(command(What::Pause("a".into(), false)));
     assert!(ledger.is_empty());
 }
 
@@ -44,10 +47,12 @@ fn what_is_for_a_time_ends_then_and_not_before() {
     ledger.obey(Command { lasting, ..command(What::Pool(Operator::Drain)) });
     ledger.obey(command(backend("b", Operator::Ready)));
     ledger.obey(Command { lasting, ..command(What::Weight("a".into(), Some(0))) });
+    ledger.obey(Command { lasting, ..command(What::Pause("a".into(), true)) });
     assert_eq!(ledger.next_end(), Some(now + hour));
     assert!(ledger.expire(now + hour - Duration::from_nanos(1)).is_empty());
     let ended = ledger.expire(now + hour);
-    assert_eq!(ended.len(), 2);
+    assert_eq!(ended.len(), 3);
+    assert_eq!(ended[2].1, "probes paused by root at 1970-01-01T00:00:00Z, until 1970-01-01T01:00:00Z");
     assert_eq!(ended[0].1, "drain by root at 1970-01-01T00:00:00Z, until 1970-01-01T01:00:00Z");
     assert!(ledger.is_empty(), "the exception to the pool's order is pointless without it: {ledger:?}");
     assert_eq!(ledger.next_end(), None);
@@ -75,11 +80,13 @@ fn a_file_brings_back_what_is_kept_and_has_not_ended() {
     ledger.obey(Command { lasting: Lasting::Restart, ..command(backend("b", Operator::Disabled)) });
     let lasting = Lasting::for_so_long(Duration::from_secs(60), now, wall).unwrap();
     ledger.obey(Command { lasting, ..command(What::Weight("c".into(), Some(0))) });
+    ledger.obey(Command { note: Some("rebuild".into()), ..command(What::Pause("d".into(), true)) });
     let text = file::write([("p", &ledger), ("empty", &Ledger::default())].into_iter());
     let at = |seconds| file::read(&text, now, wall + Duration::from_secs(seconds)).unwrap();
 
     let soon = &at(59)["p"];
     assert_eq!(soon.order("dev/a"), ledger.order("dev/a"));
+    assert_eq!(soon.pause("d"), ledger.pause("d"));
     assert_eq!((soon.fact("b"), soon.weight("c").unwrap().value), (Operator::Ready, 0));
     assert_eq!(soon.next_end(), Some(now + Duration::from_secs(1)));
     assert_eq!(at(60)["p"].weight("c").map(|order| order.value), Some(0), "not before its end");

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use super::record::{EarlyEnds, Record};
 use super::stats::{Bytes, Ended, Failures, Sources, Times};
 use super::{History, Preconnects};
-use crate::health::{Advice, Report, Tally};
+use crate::health::{Advice, Hearing, Report, Tally};
 use crate::standing::{Facts, Standing};
 
 /// See the module. The keeper writes the view and the report, sessions write the counters, everybody reads.
@@ -22,6 +22,7 @@ pub struct Backend {
     pub(super) slot: usize,
     view: ArcSwap<View>,
     last_report: Mutex<Option<Report>>,
+    last_answer: Mutex<Option<Report>>,
     pub(super) record: Record,
     /// Its last changes.
     pub history: History,
@@ -96,6 +97,8 @@ pub struct BackendStats {
     pub probes_passed: AtomicU64,
     /// Probes that failed.
     pub probes_failed: AtomicU64,
+    /// Questions to its agent, by [`Hearing`].
+    pub agent_answers: [AtomicU64; Hearing::ALL.len()],
     /// Changes of standing.
     pub changes: AtomicU64,
 }
@@ -107,6 +110,7 @@ impl Backend {
             slot,
             view: ArcSwap::from_pointee(view),
             last_report: Mutex::new(None),
+            last_answer: Mutex::new(None),
             record: Record::default(),
             history: History::default(),
             stats: BackendStats {
@@ -123,6 +127,7 @@ impl Backend {
                 times: Times::default(),
                 probes_passed: AtomicU64::new(0),
                 probes_failed: AtomicU64::new(0),
+                agent_answers: Default::default(),
                 changes: AtomicU64::new(0),
             },
         }
@@ -162,6 +167,19 @@ impl Backend {
     /// The last probe's report.
     pub fn last_report(&self) -> Option<Report> {
         self.last_report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What became of the last question to its agent.
+    pub fn last_answer(&self) -> Option<Report> {
+        self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For the keeper: keeps and counts an answer of its agent; `None` forgets the last one (the address changed).
+    pub fn keep_answer(&self, answer: Option<Report>) {
+        if let Some(hearing) = answer.as_ref().and_then(|answer| answer.result.hearing) {
+            self.stats.agent_answers[hearing as usize].fetch_add(1, Relaxed);
+        }
+        *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
     /// Why its standing is what it is now: where a probe decides, what the last one found.

@@ -2,7 +2,7 @@
 //! Called by `attempt`. As there, what an answer does not mention stays as it was, and only the agent takes back what it said.
 
 use crate::config::AgentCheck;
-use crate::health::{Advice, Wish, escaped};
+use crate::health::{Advice, AdvisedWeight, Hearing, Wish, escaped};
 
 use super::attempt::{Miss, Trace};
 use super::wire::Wire;
@@ -16,7 +16,7 @@ pub(super) struct Opinion {
     heard: bool,
     down: bool,
     administrative: Wish,
-    weight: Option<u8>,
+    weight: Option<AdvisedWeight>,
     max_sessions: Option<u32>,
 }
 
@@ -31,15 +31,17 @@ impl Opinion {
         self.heard.then_some(Advice { weight: self.weight, wish, max_sessions: self.max_sessions })
     }
 
-    /// Takes a line; `false` = nothing in it is known, and nothing changes.
-    fn take(&mut self, line: &str) -> bool {
+    /// Takes a line. `None` = nothing in it is known, and nothing changes.
+    fn take(&mut self, line: &str) -> Option<Hearing> {
         let words = line.split('#').next().unwrap_or_default();
-        let mut known = false;
-        for word in words.split([' ', '\t', ',']) {
-            known |= self.word(&word.to_ascii_lowercase());
+        let (mut known, mut all) = (false, true);
+        for word in words.split([' ', '\t', ',']).filter(|word| !word.is_empty()) {
+            let is_known = self.word(&word.to_ascii_lowercase());
+            known |= is_known;
+            all &= is_known;
         }
         self.heard |= known;
-        known
+        known.then_some(if all { Hearing::Understood } else { Hearing::Unknown })
     }
 
     /// Takes a word, if it is one. The last of several that mean the same thing counts.
@@ -51,8 +53,8 @@ impl Opinion {
             "drain" => self.administrative = Wish::Drain,
             "maint" => self.administrative = Wish::Maintenance,
             _ => {
-                if let Some(percent) = word.strip_suffix('%').and_then(|number| number.parse().ok()) {
-                    self.weight = Some(percent);
+                if let Some(weight) = weight(word) {
+                    self.weight = Some(weight);
                 } else if let Some(most) = word.strip_prefix("maxconn:").and_then(|number| number.parse().ok()) {
                     self.max_sessions = Some(most).filter(|most| *most > 0);
                 } else {
@@ -61,6 +63,15 @@ impl Opinion {
             }
         }
         true
+    }
+}
+
+/// `weight:50`, `weight:50%`; `50%` is the same as the latter, from before that spelling.
+fn weight(word: &str) -> Option<AdvisedWeight> {
+    let (text, is_spelt_out) = word.strip_prefix("weight:").map_or((word, false), |text| (text, true));
+    match text.strip_suffix('%') {
+        Some(percent) => percent.parse().ok().map(AdvisedWeight::Percent),
+        None => text.parse().ok().filter(|_| is_spelt_out).map(AdvisedWeight::Absolute),
     }
 }
 
@@ -85,8 +96,10 @@ pub(super) async fn exchange(
     }
     let line = trace.came.split(|byte| matches!(byte, b'\r' | b'\n' | 0)).next().unwrap_or_default();
     let got = escaped(line);
-    if !opinion.take(&String::from_utf8_lossy(line)) {
-        trace.wanted = "words such as up, down, drain, 75%".to_owned();
+    let hearing = opinion.take(&String::from_utf8_lossy(line));
+    trace.hearing = Some(hearing.unwrap_or(Hearing::Unknown));
+    if hearing.is_none() {
+        trace.wanted = "words such as up, down, drain, weight:50".to_owned();
         return Err(Miss::Failed(got));
     }
     if opinion.down { Err(Miss::Failed(got)) } else { Ok(got) }
@@ -95,6 +108,7 @@ pub(super) async fn exchange(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use AdvisedWeight::{Absolute, Percent};
 
     fn advice(lines: &[&str]) -> Option<Advice> {
         let mut opinion = Opinion::default();
@@ -117,17 +131,39 @@ mod tests {
             (&["300%"], None),
             (&["up"], Some(ready)),
             (&["UP"], Some(ready)),
-            (&["75%"], Some(Advice { weight: Some(75), ..ready })),
-            (&["0%,50%"], Some(Advice { weight: Some(50), ..ready })),
+            (&["75%"], Some(Advice { weight: Some(Percent(75)), ..ready })),
+            (&["0%,50%"], Some(Advice { weight: Some(Percent(50)), ..ready })),
             (&["drain\t30%, maxconn:20 # too busy"], {
-                Some(Advice { weight: Some(30), wish: Wish::Drain, max_sessions: Some(20) })
+                Some(Advice { weight: Some(Percent(30)), wish: Wish::Drain, max_sessions: Some(20) })
             }),
+            (&["weight:50"], Some(Advice { weight: Some(Absolute(50)), ..ready })),
+            (&["Weight:50%"], Some(Advice { weight: Some(Percent(50)), ..ready })),
+            (&["weight:50%", "weight:0"], Some(Advice { weight: Some(Absolute(0)), ..ready })),
+            (&["weight:65535"], Some(Advice { weight: Some(Absolute(65_535)), ..ready })),
+            (&["weight:65536"], None),
+            (&["weight:"], None),
+            (&["weight: 5"], None),
+            (&["weight:-5"], None),
+            (&["weight:256%"], None),
             (&["maint"], Some(Advice { wish: Wish::Maintenance, ..ready })),
             (&["stopped#gone fishing"], Some(Advice { wish: Wish::Down, ..ready })),
             (&["drain down"], Some(Advice { wish: Wish::Down, ..ready })),
-            (&["up nonsense 20%"], Some(Advice { weight: Some(20), ..ready })),
+            (&["up nonsense 20%"], Some(Advice { weight: Some(Percent(20)), ..ready })),
         ] {
             assert_eq!(advice(lines), wanted, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_not_known_is_told_from_none() {
+        for (line, hearing) in [
+            ("up, 75%\tweight:5", Some(Hearing::Understood)),
+            ("up # whatever", Some(Hearing::Understood)),
+            ("up whatever", Some(Hearing::Unknown)),
+            ("whatever", None),
+            ("", None),
+        ] {
+            assert_eq!(Opinion::default().take(line), hearing, "{line:?}");
         }
     }
 
@@ -135,7 +171,7 @@ mod tests {
     fn what_is_not_mentioned_stays() {
         let ready = Advice::default();
         assert_eq!(advice(&["drain 30%", "up"]).unwrap().wish, Wish::Drain, "only `ready` ends it");
-        assert_eq!(advice(&["drain 30%", "ready"]), Some(Advice { weight: Some(30), ..ready }));
+        assert_eq!(advice(&["drain 30%", "ready"]), Some(Advice { weight: Some(Percent(30)), ..ready }));
         assert_eq!(advice(&["down", "ready 50%"]).unwrap().wish, Wish::Down, "only `up` ends it");
         assert_eq!(advice(&["down", "up"]), Some(ready));
         assert_eq!(advice(&["maxconn:5", "maxconn:0"]), Some(ready));

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::config::{Check, CheckKind, ProxyVersion};
 use crate::deadline::within;
 use crate::header::{Addresses, Header, write_v1, write_v2};
-use crate::health::{Certificate, ProbeResult, escaped, line};
+use crate::health::{Certificate, Hearing, ProbeResult, escaped, line};
 
 use super::agent::Opinion;
 use super::tls::Context;
@@ -33,6 +33,8 @@ pub(super) struct Trace {
     pub(super) came: Vec<u8>,
     /// How the connection ends.
     pub(super) goodbye: Goodbye,
+    /// See [`ProbeResult::hearing`].
+    pub(super) hearing: Option<Hearing>,
     /// See [`ProbeResult::certificate`].
     pub(super) certificate: Option<Certificate>,
 }
@@ -90,6 +92,7 @@ pub(super) async fn attempt(
         wanted: String::new(),
         came: Vec::new(),
         goodbye: Goodbye::Close,
+        hearing: matches!(check.kind, CheckKind::Agent(_)).then_some(Hearing::Unreachable),
         certificate: None,
     };
     let mut wire = None;
@@ -113,6 +116,7 @@ pub(super) async fn attempt(
         wanted: line(&trace.wanted),
         got: line(&got),
         advice: luggage.opinion.advice(),
+        hearing: trace.hearing,
         certificate: trace.certificate,
     };
     Ok((result, farewell))

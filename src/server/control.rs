@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use crate::config::Check;
 use crate::discovery::Follower;
 use crate::health::Report;
-use crate::keeper::{self, Advised, Change, Inputs, Probed, Watch};
+use crate::keeper::{self, Advised, Change, Inputs, Probed, Probing, Watch};
 use crate::pool::{Pool, Testimony};
 use crate::probe::{Prober, Subscription};
 
@@ -96,17 +96,51 @@ fn watch(
     let (check, agent) = (Arc::clone(&pool.settings().check), pool.settings().agent.clone());
     let prober = prober.clone();
     Box::new(move |id, address| {
-        let (id, reports) = (Arc::clone(id), reports.clone());
-        let agent = agent.as_ref().map(|agent| ask(&prober, &id, address, agent, advice.clone()));
+        let asking = agent.as_ref().map(|agent| ask(&prober, id, address, agent, advice.clone()));
+        let mut watched = Watched {
+            prober: prober.clone(),
+            check: Arc::clone(&check),
+            id: Arc::clone(id),
+            address,
+            reports: reports.clone(),
+            probe: None,
+            _asking: asking,
+        };
+        watched.resume();
+        Box::new(watched)
+    })
+}
+
+/// The probe of a backend, and the questions to its agent.
+struct Watched {
+    prober: Prober,
+    check: Arc<Check>,
+    id: Arc<str>,
+    address: SocketAddr,
+    reports: UnboundedSender<Probed>,
+    /// `None` = it rests.
+    probe: Option<Subscription>,
+    _asking: Option<Subscription>,
+}
+
+impl Probing for Watched {
+    fn pause(&mut self) {
+        self.probe = None;
+    }
+
+    fn resume(&mut self) {
+        let (id, address, reports) = (Arc::clone(&self.id), self.address, self.reports.clone());
         let sink = Box::new(move |report: &Report| {
             // A keeper that is gone needs no reports.
             let _ = reports.send(Probed { id: Arc::clone(&id), address, report: report.clone() });
         });
-        Box::new((prober.subscribe(address, &check, sink), agent))
-    })
+        if self.probe.is_none() {
+            self.probe = Some(self.prober.subscribe(address, &self.check, sink));
+        }
+    }
 }
 
-/// Of a backend's agent only the advice is wanted: one that can't be reached says nothing, and changes nothing.
+/// Of a backend's agent only the answers are wanted, and that there are none.
 fn ask(
     prober: &Prober,
     id: &Arc<str>,
@@ -116,8 +150,7 @@ fn ask(
 ) -> Subscription {
     let id = Arc::clone(id);
     let sink = Box::new(move |report: &Report| {
-        let Some(advice) = report.result.advice else { return };
-        let _ = to.send(Advised { id: Arc::clone(&id), address, advice });
+        let _ = to.send(Advised { id: Arc::clone(&id), address, report: report.clone() });
     });
     prober.subscribe(address, agent, sink)
 }

@@ -99,6 +99,62 @@ async fn weights_and_whole_pools() {
     assert_eq!(answers(&console, 10).await, ["one", "two"]);
 }
 
+/// So many more probes have come.
+async fn probed(backend: &Backend, times: usize) {
+    let before = backend.connections();
+    until("it is probed", || async { (backend.connections() >= before + times).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn a_check_rests_and_goes_on() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let directory = tempfile::tempdir().unwrap();
+    let top = format!("state_dir = {:?}\n", directory.path().join("state"));
+    let text = config(&[("one", &one), ("two", &two)], &top, "", "");
+    let mut console = Console::start(&text).await;
+    probed(&one, 2).await;
+    let out = console.good(&["probe", "one", "pause", "--note", "new endpoint"]).await;
+    assert!(out.contains("up, weight 1, 0 sessions: tcp connect "), "{out}");
+    assert!(out.contains("; probes paused by ") && out.contains(": new endpoint"), "{out}");
+    console.program.until_says("operator: probes paused by ").await;
+    // One may just have been on its way; while another backend is probed ten times, none comes.
+    probed(&two, 2).await;
+    let count = one.connections();
+    probed(&two, 10).await;
+    assert_eq!(one.connections(), count);
+    let backend = console.backend("one").await;
+    assert_eq!(
+        (&backend["operator_probe"]["value"], &backend["operator_probe"]["note"]),
+        (&"paused".into(), &"new endpoint".into())
+    );
+    assert!(backend["reason"].as_str().unwrap().contains("probes paused by"), "{backend}");
+    let out = console.good(&["explain", "one"]).await;
+    assert!(out.contains("paused by ") && out.contains("what it found last holds: tcp connect"), "{out}");
+    assert_eq!(console.says(&["probe", "one", "resume", "--for", "1h"]).await.code, Some(2));
+
+    // It is kept: nothing is known of the backend then, and nothing is asked.
+    console.program.signal(Signal::KILL);
+    console.program.end().await;
+    let program = crate::support::Program::start(&text, &[]);
+    let socket = program.directory().join("admin.sock");
+    let console = Console { program, socket };
+    console.program.until_says("operators' orders are restored").await;
+    until("it is there", || async {
+        console.get("/api/v1/pools").await.ok().filter(|(status, _)| *status == 200).map(drop)
+    })
+    .await;
+    let backend = console.backend("one").await;
+    assert_eq!((&backend["standing"], &backend["operator_probe"]["value"]), (&"unproven".into(), &"paused".into()));
+    let out = console.good(&["probe", "one", "resume"]).await;
+    assert!(!out.contains("paused"), "{out}");
+    until("up", || async { (console.backend("one").await["standing"] == "up").then_some(()) }).await;
+
+    let out = console.good(&["probe", "one", "pause", "--for", "1s"]).await;
+    assert!(out.contains(", until 20"), "{out}");
+    console.program.until_says("operator: it is over: probes paused by ").await;
+    probed(&one, 2).await;
+}
+
 #[tokio::test]
 async fn what_is_for_a_time_ends_by_itself() {
     let (one, two) = (Backend::answering("one").await, Backend::answering("two").await);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use evenkeel::health::AdvisedWeight::Percent;
 use evenkeel::health::{Advice, Wish};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -77,24 +78,36 @@ async fn haproxy_and_we_understand_an_agent_alike() {
     let ready = Advice::default();
     for (words, advice, status, weight, limit) in [
         ("up\n", ready, "UP", "100", ""),
-        ("50%\n", Advice { weight: Some(50), ..ready }, "UP", "50", ""),
-        ("drain\n", Advice { weight: Some(50), wish: Wish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
-        ("up\n", Advice { weight: Some(50), wish: Wish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
-        ("ready 100%\r\n", Advice { weight: Some(100), ..ready }, "UP", "100", ""),
-        ("maint # by hand\n", Advice { weight: Some(100), wish: Wish::Maintenance, ..ready }, "MAINT", "100", ""),
-        ("READY, up,30%\n", Advice { weight: Some(30), ..ready }, "UP", "30", ""),
-        ("down\n", Advice { weight: Some(30), wish: Wish::Down, ..ready }, "DOWN (agent)", "30", ""),
-        ("ready\n", Advice { weight: Some(30), wish: Wish::Down, ..ready }, "DOWN (agent)", "30", ""),
-        ("up\tmaxconn:20\n", Advice { weight: Some(30), max_sessions: Some(20), ..ready }, "UP", "30", "20"),
+        ("50%\n", Advice { weight: Some(Percent(50)), ..ready }, "UP", "50", ""),
+        ("drain\n", Advice { weight: Some(Percent(50)), wish: Wish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
+        ("up\n", Advice { weight: Some(Percent(50)), wish: Wish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
+        ("ready 100%\r\n", Advice { weight: Some(Percent(100)), ..ready }, "UP", "100", ""),
+        (
+            "maint # by hand\n",
+            Advice { weight: Some(Percent(100)), wish: Wish::Maintenance, ..ready },
+            "MAINT",
+            "100",
+            "",
+        ),
+        ("READY, up,30%\n", Advice { weight: Some(Percent(30)), ..ready }, "UP", "30", ""),
+        ("down\n", Advice { weight: Some(Percent(30)), wish: Wish::Down, ..ready }, "DOWN (agent)", "30", ""),
+        ("ready\n", Advice { weight: Some(Percent(30)), wish: Wish::Down, ..ready }, "DOWN (agent)", "30", ""),
+        ("up\tmaxconn:20\n", Advice { weight: Some(Percent(30)), max_sessions: Some(20), ..ready }, "UP", "30", "20"),
         (
             "stopped # gone\n",
-            Advice { weight: Some(30), wish: Wish::Down, max_sessions: Some(20) },
+            Advice { weight: Some(Percent(30)), wish: Wish::Down, max_sessions: Some(20) },
             "DOWN (agent)",
             "30",
             "20",
         ),
-        ("fail", Advice { weight: Some(30), wish: Wish::Down, max_sessions: Some(20) }, "DOWN (agent)", "30", "20"),
-        ("nonsense up\n", Advice { weight: Some(30), max_sessions: Some(20), ..ready }, "UP", "30", "20"),
+        (
+            "fail",
+            Advice { weight: Some(Percent(30)), wish: Wish::Down, max_sessions: Some(20) },
+            "DOWN (agent)",
+            "30",
+            "20",
+        ),
+        ("nonsense up\n", Advice { weight: Some(Percent(30)), max_sessions: Some(20), ..ready }, "UP", "30", "20"),
     ] {
         *said.lock().unwrap() = words;
         loop {

@@ -19,6 +19,12 @@ struct Name {
 
 struct Ended(Arc<Mutex<BTreeMap<SocketAddr, (u64, RiseFall)>>>, SocketAddr, u64);
 
+impl Probing for Ended {
+    fn pause(&mut self) {}
+
+    fn resume(&mut self) {}
+}
+
 impl Drop for Ended {
     fn drop(&mut self) {
         let mut probes = self.0.lock().unwrap();

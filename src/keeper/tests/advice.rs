@@ -1,7 +1,11 @@
 //! What a backend's agent asks for, and what is written about it besides its weight.
 
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::super::Advised;
 use super::*;
-use crate::health::{Advice, Wish};
+use crate::health::AdvisedWeight::{self, Percent};
+use crate::health::{Advice, Hearing, Wish};
 use crate::pool::NoneLeft;
 
 fn advise(bench: &mut Bench, id: &str, advice: Advice) {
@@ -22,10 +26,10 @@ fn picks(bench: &Bench, count: usize) -> BTreeMap<String, usize> {
 fn a_weight_is_percent_of_the_configured_one() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
     bench.set_of(vec![Endpoint { weight: 3, ..endpoint("a") }, Endpoint { weight: 3, ..endpoint("b") }]);
-    advise(&mut bench, "a", Advice { weight: Some(33), ..Advice::default() });
+    advise(&mut bench, "a", Advice { weight: Some(Percent(33)), ..Advice::default() });
     assert_eq!(bench.view("a").weight, 3);
     assert_eq!(picks(&bench, 133), BTreeMap::from([("a".to_owned(), 33), ("b".to_owned(), 100)]));
-    advise(&mut bench, "a", Advice { weight: Some(0), ..Advice::default() });
+    advise(&mut bench, "a", Advice { weight: Some(Percent(0)), ..Advice::default() });
     assert_eq!(bench.picked(), ["b"]);
     advise(&mut bench, "a", Advice::default());
     assert_eq!(picks(&bench, 10).len(), 2);
@@ -60,7 +64,7 @@ fn an_agents_report_carries_it_and_a_new_address_forgets_it() {
     result.advice = Some(Advice { wish: Wish::Drain, ..Advice::default() });
     bench.members.report(bench.now, report.clone());
     assert_eq!(bench.standing("a"), Standing::Up, "only an agent may");
-    Arc::make_mut(&mut report.report.result).kind = "agent";
+    Arc::make_mut(&mut report.report.result).hearing = Some(Hearing::Understood);
     bench.members.report(bench.now, report.clone());
     assert_eq!(bench.standing("a"), Standing::Draining);
     // One that says nothing changes nothing.
@@ -95,7 +99,7 @@ fn the_strictest_cap_holds() {
 #[test]
 fn advice_is_kept_until_the_next_and_goes_when_the_backend_leaves() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
-    let drain = Advice { weight: Some(50), wish: Wish::Drain, max_sessions: None };
+    let drain = Advice { weight: Some(Percent(50)), wish: Wish::Drain, max_sessions: None };
     advise(&mut bench, "a", drain);
     bench.probe("a", true);
     assert_eq!((bench.view("a").advice, bench.view("b").advice), (Some(drain), None));
@@ -104,4 +108,52 @@ fn advice_is_kept_until_the_next_and_goes_when_the_backend_leaves() {
     bench.set(&["b"]);
     bench.set(&["a", "b"]);
     assert_eq!(bench.view("a").advice, None, "it begins again");
+}
+
+/// The agent of `id` was asked.
+fn asked(bench: &mut Bench, id: &str, hearing: Hearing, advice: Option<Advice>) {
+    let address = bench.view(id).address;
+    let result = ProbeResult {
+        kind: "agent",
+        passed: hearing == Hearing::Understood,
+        duration: Duration::from_millis(1),
+        at: SystemTime::now(),
+        asked: "opinion".to_owned(),
+        wanted: String::new(),
+        got: hearing.name().to_owned(),
+        advice,
+        hearing: Some(hearing),
+        certificate: None,
+    };
+    let report = Report { result: Arc::new(result), state: crate::health::ProbeState::Up, streak: 1 };
+    bench.members.hear_agent(bench.now, Advised { id: id.into(), address, report });
+}
+
+#[test]
+fn what_becomes_of_questions_is_counted_and_changes_nothing() {
+    let mut bench = Bench::up(TCP, &["a"]);
+    let drain = Advice { wish: Wish::Drain, ..Advice::default() };
+    asked(&mut bench, "a", Hearing::Understood, Some(drain));
+    let since = bench.view("a").since;
+    for hearing in [Hearing::Unreachable, Hearing::Unreachable, Hearing::Unknown] {
+        asked(&mut bench, "a", hearing, Some(drain));
+        assert_eq!(bench.standing("a"), Standing::Draining);
+    }
+    assert_eq!(bench.view("a").since, since);
+    let backend = bench.backend("a").unwrap();
+    assert_eq!(backend.stats.agent_answers.each_ref().map(|count| count.load(SeqCst)), [1, 1, 2]);
+    assert_eq!(backend.last_answer().unwrap().result.hearing, Some(Hearing::Unknown));
+    // Another address has another agent.
+    bench.set_of(vec![Endpoint { address: address("10.9.9.9:80"), ..endpoint("a") }]);
+    assert!(backend.last_answer().is_none());
+}
+
+#[test]
+fn an_absolute_weight_stands_in_the_place_of_the_configured_one() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    bench.set_of(vec![Endpoint { weight: 3, ..endpoint("a") }, Endpoint { weight: 3, ..endpoint("b") }]);
+    advise(&mut bench, "a", Advice { weight: Some(AdvisedWeight::Absolute(12)), ..Advice::default() });
+    assert_eq!(picks(&bench, 50), BTreeMap::from([("a".to_owned(), 40), ("b".to_owned(), 10)]));
+    bench.set_of(vec![Endpoint { weight: 0, ..endpoint("a") }, endpoint("b")]);
+    assert_eq!(bench.picked(), ["b"], "whoever took its weight wants nothing new there");
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use super::members::Members;
-use super::{Probed, Watch};
+use super::{Probed, Probing, Watch};
 use crate::config;
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::{ProbeResult, Report, RiseFall};
@@ -61,6 +61,23 @@ struct Interest {
     probes: Arc<Mutex<Probes>>,
     id: Arc<str>,
     number: u64,
+    resting: Option<Running>,
+    anew: RiseFall,
+}
+
+impl Probing for Interest {
+    fn pause(&mut self) {
+        let running = self.probes.lock().unwrap().running.remove(&self.id);
+        self.resting = running.or_else(|| self.resting.take());
+    }
+
+    fn resume(&mut self) {
+        if let Some(mut running) = self.resting.take() {
+            // As one that nobody had subscribed to.
+            running.health = self.anew.clone();
+            self.probes.lock().unwrap().running.insert(Arc::clone(&self.id), running);
+        }
+    }
 }
 
 impl Drop for Interest {
@@ -89,8 +106,9 @@ impl Bench {
             probes.started += 1;
             let number = probes.started;
             let health = RiseFall::new(rise, fall);
+            let anew = health.clone();
             probes.running.insert(Arc::clone(id), Running { address, health, number });
-            Box::new(Interest { probes: Arc::clone(&running), id: Arc::clone(id), number })
+            Box::new(Interest { probes: Arc::clone(&running), id: Arc::clone(id), number, resting: None, anew })
         });
         let members = Members::new(Arc::clone(&pool), watch, fastrand::Rng::with_seed(1));
         Self { pool, members, evidence, probes, now: Instant::now() }
@@ -244,6 +262,7 @@ fn probed(id: &str, address: SocketAddr, passed: bool, health: &RiseFall) -> Pro
         wanted: "200-399".to_owned(),
         got: if passed { "status 200" } else { "status 503" }.to_owned(),
         advice: None,
+        hearing: None,
         certificate: None,
     };
     let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };

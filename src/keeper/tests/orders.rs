@@ -116,3 +116,66 @@ fn an_unknown_backend_is_refused_and_leaves_no_trace() {
     assert_eq!(refused, Err(OrderError::NoSuchBackend));
     assert!(bench.pool.orders.ledger().is_empty());
 }
+
+#[test]
+fn a_paused_check_says_nothing_and_its_last_state_holds() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    let pause = |bench: &mut Bench, pause| bench.says(What::Pause("a".into(), pause), Lasting::Kept).unwrap();
+    pause(&mut bench, true);
+    assert!(!bench.probe("a", false), "nothing is probed");
+    assert!(bench.probe("b", true));
+    // One that was under way.
+    let mut health = RiseFall::new(1, 1);
+    health.record(false);
+    bench.members.report(bench.now, probed("a", endpoint("a").address, false, &health));
+    assert_eq!(bench.standing("a"), Standing::Up);
+    let reason = "http GET /health: status 200 (1st pass); probes paused by root at 1970-01-01T00:00:00Z";
+    assert_eq!(&*bench.backend("a").unwrap().reason(), reason);
+    assert_eq!(bench.picked(), ["a", "b"]);
+    // An equal set, other orders and a new address do not start it.
+    bench.set(&["a", "b"]);
+    bench.order("a", Operator::Drain);
+    bench.order("a", Operator::Ready);
+    assert!(!bench.probe("a", true));
+
+    pause(&mut bench, false);
+    for failures in 1..=3 {
+        assert_eq!(bench.standing("a"), Standing::Up, "after {} failures", failures - 1);
+        assert!(bench.probe("a", false));
+    }
+    assert_eq!(bench.standing("a"), Standing::Down);
+
+    // Down stays down.
+    pause(&mut bench, true);
+    assert!(!bench.probe("a", true));
+    assert_eq!(bench.standing("a"), Standing::Down);
+    pause(&mut bench, false);
+    bench.probe("a", true);
+    assert_eq!(bench.standing("a"), Standing::Down, "rise counts");
+    bench.probe("a", true);
+    assert_eq!(bench.standing("a"), Standing::Up);
+}
+
+#[test]
+fn a_pause_goes_before_a_new_address_and_ends_by_itself() {
+    let mut bench = Bench::up(TCP, &["a"]);
+    let lasting = Lasting::for_so_long(seconds(60), bench.now, SystemTime::now()).unwrap();
+    bench.says(What::Pause("a".into(), true), lasting).unwrap();
+    bench.set_of(vec![Endpoint { address: address("10.9.9.9:80"), ..endpoint("a") }]);
+    assert!(!bench.probe("a", true));
+    assert_eq!(bench.standing("a"), Standing::Unproven, "nothing was found out about that address");
+    assert!(bench.view("a").reason.starts_with("no probe has finished yet; probes paused by root"));
+    bench.advance(seconds(61));
+    assert!(bench.probe("a", true));
+    assert_eq!(bench.standing("a"), Standing::Up);
+}
+
+#[test]
+fn an_ejection_does_not_wait_for_a_check_that_rests() {
+    let mut bench = Bench::up(TCP, &["a", "b"]);
+    bench.fail("a", 3);
+    assert_eq!(bench.standing("a"), Standing::Ejected);
+    bench.says(What::Pause("a".into(), true), Lasting::Kept).unwrap();
+    bench.advance(seconds(600));
+    assert_eq!(bench.standing("a"), Standing::Up, "its time is over");
+}

@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::config::AgentCheck;
+use crate::health::AdvisedWeight::Percent;
 use crate::health::{Advice, Wish};
 
 /// Says what it was told to, after a word that it waits for, if there is one.
@@ -46,11 +47,11 @@ async fn an_answer_is_a_result_and_advice_that_stays() {
     let (_subscription, mut reports) = subscribe(&prober, backend.address, &asking("hello\n"));
     let result = next(&mut reports).await.result;
     assert_eq!((result.passed, result.to_string().as_str()), (true, r#"agent opinion: "up 75%""#));
-    assert_eq!(result.advice, Some(Advice { weight: Some(75), ..Advice::default() }));
+    assert_eq!(result.advice, Some(Advice { weight: Some(Percent(75)), ..Advice::default() }));
 
     *said.lock().unwrap() = "drain,maxconn:5\r\nup\n";
     let result = about(&mut reports, "drain").await;
-    let drained = Advice { weight: Some(75), wish: Wish::Drain, max_sessions: Some(5) };
+    let drained = Advice { weight: Some(Percent(75)), wish: Wish::Drain, max_sessions: Some(5) };
     assert_eq!((result.passed, result.advice), (true, Some(drained)), "only the first line counts");
 
     *said.lock().unwrap() = "down # for a reason";
@@ -63,7 +64,7 @@ async fn an_answer_is_a_result_and_advice_that_stays() {
 
     *said.lock().unwrap() = "who knows\n";
     let result = about(&mut reports, "who knows").await;
-    assert_eq!(result.to_string(), r#"agent opinion: "who knows", wanted words such as up, down, drain, 75%"#);
+    assert_eq!(result.to_string(), r#"agent opinion: "who knows", wanted words such as up, down, drain, weight:50"#);
     assert_eq!((result.passed, result.advice.unwrap().wish), (false, Wish::Down), "nothing changes");
 
     // One that is gone changes nothing either; who comes late hears what held.

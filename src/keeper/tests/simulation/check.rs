@@ -134,8 +134,12 @@ impl Simulation {
         }
         assert_eq!(view.damped_until.is_some(), view.standing == Standing::Damped, "{id}");
 
-        let advised = view.advice.and_then(|advice| advice.weight).map_or(100, u32::from);
-        let full = u32::from(view.weight) * advised * 100;
+        let full = match view.advice.and_then(|advice| advice.weight) {
+            _ if view.weight == 0 => 0,
+            None => u32::from(view.weight) * 100 * 100,
+            Some(AdvisedWeight::Percent(percent)) => u32::from(view.weight) * u32::from(percent) * 100,
+            Some(AdvisedWeight::Absolute(weight)) => u32::from(weight) * 100 * 100,
+        };
         let ramp = (view.share * 100).checked_div(full).unwrap_or(100);
         assert!((10..=100).contains(&ramp), "{id}: {ramp} % of its share");
         assert!(ramp == 100 || (!conduct.slow_start.is_zero() && view.standing == Standing::Up), "{id}: {ramp} %");

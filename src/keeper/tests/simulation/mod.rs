@@ -10,7 +10,7 @@ use fastrand::Rng;
 
 use super::*;
 use crate::config::Spill;
-use crate::health::{Advice, Wish, most_ejected};
+use crate::health::{Advice, AdvisedWeight, Wish, most_ejected};
 use crate::metrics::Direction;
 use crate::pool::{Counts, TrialState};
 use crate::standing::Guard;
@@ -214,7 +214,11 @@ impl Simulation {
         let Some(backend) = self.bench.backend(id) else { return };
         let wish = [Wish::Ready, Wish::Ready, Wish::Drain, Wish::Maintenance][self.random.usize(..4)];
         let advice = Advice {
-            weight: self.random.bool().then(|| self.random.u8(..)),
+            weight: match self.random.u8(..4) {
+                0 => Some(AdvisedWeight::Percent(self.random.u8(..))),
+                1 => Some(AdvisedWeight::Absolute(self.random.u16(..200))),
+                _ => None,
+            },
             wish,
             max_sessions: self.random.bool().then(|| self.random.u32(0..4)),
         };
