@@ -46,6 +46,7 @@ struct Kept {
     allow_exec: bool,
     log_level: Option<LogLevel>,
     reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
+    troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
     /// Who may use the admin side: as it was said at the start.
     started_with: config::Admin,
 }
@@ -69,6 +70,9 @@ pub struct Surroundings {
     pub log_level: Option<LogLevel>,
     /// Gets what the API's `config/reload` asks for, each answered when the file has been read; `None` = there is no file.
     pub reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
+    /// Says what is wrong around the balancer, such as with its file or its log, a line for each thing, for as long as it
+    /// is wrong.
+    pub troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
 }
 
 /// Why a configuration was not applied: what ran goes on running.
@@ -97,7 +101,7 @@ pub enum ReloadError {
 pub(crate) fn explained(error: &ConfigError) -> String {
     match error {
         // Several lines, the first of which begins with the place: as compilers do.
-        ConfigError::Invalid(report) => format!("the configuration is not valid\n{report}"),
+        ConfigError::Invalid(report) => format!("{}\n{report}", server::HEADING),
         error => chain(error),
     }
 }
@@ -178,11 +182,11 @@ impl Balancer {
             let bound = socket.bind_socket(path).await;
             bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
         }
-        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level, reload } = surroundings;
+        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level, reload, troubles } = surroundings;
         let log_lines_dropped = log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0));
         let server = Server::start(&config, inherited)?;
         let started_with = config.admin.clone();
-        let surroundings = Kept { log_lines_dropped, allow_exec, log_level, reload, started_with };
+        let surroundings = Kept { log_lines_dropped, allow_exec, log_level, reload, troubles, started_with };
         let admin_at = RwLock::new(bound.as_ref().map(|(address, _)| *address));
         let admin = bound.map(|(address, admin)| surroundings.listen(server.state(), address, admin));
         let socket = config.admin.socket.as_ref().map(|path| {
@@ -376,6 +380,7 @@ impl Kept {
             log_lines_dropped: Arc::clone(&self.log_lines_dropped),
             log_level: self.log_level.clone(),
             reload: self.reload.clone(),
+            troubles: self.troubles.clone(),
         };
         let serving = tokio::spawn(admin.serve(view, self.started_with.clone(), stop.clone()));
         AdminTask { serving, stop: stop.drop_guard() }

@@ -43,6 +43,7 @@ metrics! {
     CONFIG_LAST_RELOAD_SUCCESS = "evenkeel_config_last_reload_successful", Gauge, [], "0 if the last configuration that was read was refused.";
     CONFIG_APPLIED_TIMESTAMP = "evenkeel_config_applied_timestamp_seconds", Gauge, [], "When what is in effect was applied, in Unix time.";
     CONFIG_GENERATION = "evenkeel_config_generation", Gauge, [], "Configurations that were applied, the first one included.";
+    TROUBLES = "evenkeel_troubles", Gauge, [], "What is wrong with the whole process, in lines of `evenkeel status`: a refused configuration, a file or a log that fails.";
     CONFIG_NEEDS_RESTART = "evenkeel_config_needs_restart", Gauge, [], "Keys of the configuration in effect that take a restart to be obeyed.";
     LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow or is gone.";
     WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";

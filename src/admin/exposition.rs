@@ -9,6 +9,7 @@ use std::time::{Instant, UNIX_EPOCH};
 use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
+use super::troubles::troubles;
 use super::{View, process};
 use crate::health::Hearing;
 use crate::metrics::{
@@ -73,6 +74,7 @@ fn process_wide(families: &mut Families, view: &View) {
     families.value(&names::CONFIG_APPLIED_TIMESTAMP, &[], applied_at.as_secs_f64());
     families.value(&names::CONFIG_GENERATION, &[], reloads.generation as f64);
     families.value(&names::CONFIG_NEEDS_RESTART, &[], reloads.needs_restart.len() as f64);
+    families.value(&names::TROUBLES, &[], troubles(view).len() as f64);
     families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
     let (pipes, missing) = state.floor.pipes();
     families.value(&names::RELAY_PIPES, &[], pipes as f64);

@@ -21,6 +21,7 @@ mod serve;
 mod sessions;
 mod socket;
 mod status;
+mod troubles;
 
 use std::io;
 use std::net::SocketAddr;
@@ -68,6 +69,8 @@ pub struct View {
     pub log_level: Option<LogLevel>,
     /// Has the file read again, and is told when that is done; `None` = there is no file.
     pub reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
+    /// Says what is wrong around the balancer; `None` = nobody looks.
+    pub troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
 }
 
 /// What all requests share.

@@ -7,6 +7,7 @@ use axum::extract::State as Shared;
 use serde::Serialize;
 
 use super::bodies::time;
+use super::troubles::troubles;
 use super::{Desk, ready};
 use crate::proxy::Listener;
 use crate::server::Set;
@@ -29,6 +30,7 @@ pub(super) struct StatusBody {
     sessions: usize,
     max_connections: usize,
     log_lines_dropped: u64,
+    troubles: Vec<String>,
     listeners: Vec<ListenerBody>,
     pools: Vec<PoolBody>,
 }
@@ -112,6 +114,7 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
         sessions: state.sessions(),
         max_connections: state.limit.places(),
         log_lines_dropped: (desk.view.log_lines_dropped)(),
+        troubles: troubles(&desk.view),
         listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect(),
         pools: pools.collect(),
     })

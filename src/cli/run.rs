@@ -38,11 +38,15 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
         warn!("{warning}");
     }
     let (ask, asked) = mpsc::channel(RELOADS_WAITING);
+    let watch = Watch::new(path, &text).context("the file can't be watched")?;
+    let (shown, file_trouble) = (path.display().to_string(), watch.trouble());
+    let troubles = move || file_trouble().into_iter().map(|trouble| format!("{shown}: {trouble}")).collect();
     let surroundings = Surroundings {
         inherited,
         log_lines_dropped: Some(Arc::new(logging.dropped())),
         log_level: Some(logging.level()),
         reload: Some(ask),
+        troubles: Some(Arc::new(troubles)),
         allow_exec,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -51,7 +55,7 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("the control plane's event loop")?;
-    let result = runtime.block_on(serve(path, text, config, surroundings, asked));
+    let result = runtime.block_on(serve(path, watch, config, surroundings, asked));
     // A look-up or a read of a file that hangs holds a thread of the runtime; the end does not wait for it.
     runtime.shutdown_background();
     result
@@ -59,7 +63,7 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
 
 async fn serve(
     path: &Path,
-    text: String,
+    watch: Watch,
     config: Config,
     surroundings: Surroundings,
     mut asked: Asked,
@@ -77,7 +81,7 @@ async fn serve(
     systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), file = %path.display(), pid = std::process::id(), "started");
     let stop = async {
-        let reloading = keep_up(&balancer, path, text, &mut signals.hangup, &mut asked);
+        let reloading = keep_up(&balancer, path, watch, &mut signals.hangup, &mut asked);
         tokio::select! {
             signal = stop(&mut signals.terminate, &mut signals.interrupt) => {
                 info!("{signal}: a stop begins; another one does not wait for sessions");
@@ -107,38 +111,29 @@ async fn serve(
 /// something else. Never ends.
 ///
 /// Dropping it leaves a reload that is under way either done or not.
-async fn keep_up(balancer: &Balancer, path: &Path, mut seen: String, hangup: &mut Signal, asked: &mut Asked) {
-    let mut watch = Watch::default();
+async fn keep_up(balancer: &Balancer, path: &Path, mut watch: Watch, hangup: &mut Signal, asked: &mut Asked) {
     loop {
-        watch.turn(balancer.state().set().config.reload.watch, path);
-        let (why, done) = tokio::select! {
-            _ = hangup.recv() => (Some("SIGHUP"), None),
-            Some(done) = asked.recv() => (Some("asked for"), Some(done)),
-            () = watch.changed(path) => (None, None),
+        watch.turn(balancer.state().set().config.reload.watch);
+        let (text, why, done) = tokio::select! {
+            _ = hangup.recv() => (None, "SIGHUP: reading the file", None),
+            Some(done) = asked.recv() => (None, "asked for: reading the file", Some(done)),
+            text = watch.changed() => (Some(text), "the file has changed", None),
         };
         // Told when it is dropped, whatever came of it.
         let _done = Done(done);
-        let text = match config::read(path) {
-            Ok(text) => text,
-            // Away for a moment while it is replaced, or for longer: what runs needs no file.
-            Err(_) if why.is_none() => continue,
-            Err(error) => {
-                drop(balancer.refuse(error));
-                continue;
-            }
-        };
-        if why.is_none() && text == seen {
-            continue;
-        }
-        match why {
-            Some(why) => info!(file = %path.display(), "{why}: reading the file"),
-            None => info!(file = %path.display(), "the file has changed"),
-        }
+        info!(file = %path.display(), "{why}");
+        // Also where the file can't be read: who sent the signal waits for this.
         systemd::reloading();
+        let text = match text {
+            Some(text) => text,
+            None => watch.read().await,
+        };
         // How it went is in the log, the metrics and the API.
-        let _ = balancer.reload_text(path, &text).await;
+        match text {
+            Ok(text) => drop(balancer.reload_text(path, &text).await),
+            Err(error) => drop(balancer.refuse(error)),
+        }
         systemd::ready();
-        seen = text;
     }
 }
 

@@ -18,6 +18,8 @@ struct Status {
     workers: usize,
     sessions: usize,
     max_connections: usize,
+    #[serde(default)]
+    troubles: Vec<String>,
     listeners: Vec<Listener>,
     pools: Vec<Pool>,
 }
@@ -73,7 +75,8 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
             cell(listener.addresses.join(", ")),
         ]);
     }
-    let troubles: Vec<_> = status.pools.iter().filter_map(trouble).collect();
+    let of_pools = status.pools.iter().filter_map(trouble);
+    let troubles: Vec<_> = status.troubles.iter().map(|trouble| safe(trouble)).chain(of_pools).collect();
     let mut pools = Table::new(&["POOL", "SESSIONS", "BACKENDS", "UP", "STATE"]);
     for pool in status.pools {
         let state = state(&pool);

@@ -18,6 +18,7 @@ mod expand;
 mod expectations;
 mod explain;
 mod faults;
+pub(crate) mod file;
 mod header;
 mod kinds;
 mod loops;
@@ -37,9 +38,7 @@ mod warnings;
 #[cfg(test)]
 mod tests;
 
-use std::io;
 use std::path::Path;
-use std::string::FromUtf8Error;
 
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
@@ -75,20 +74,10 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
 /// The text of a file.
 ///
 /// # Errors
-/// The file can't be read, or is not valid UTF-8.
+/// It can't be read, is no regular file, is larger than 16 MiB, or is not valid UTF-8.
 pub fn read(path: &Path) -> Result<String, ConfigError> {
-    let read = std::fs::read(path).and_then(|bytes| String::from_utf8(bytes).map_err(|error| no_text(&error)));
+    let read = file::open(path).and_then(|opened| file::text(&opened));
     read.map_err(|source| ConfigError::Read { path: path.display().to_string(), source })
-}
-
-/// Where an editor finds the first byte that is no UTF-8.
-fn no_text(error: &FromUtf8Error) -> io::Error {
-    let (good, rest) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
-    let good = String::from_utf8_lossy(good);
-    let (line, before) = (good.matches('\n').count() + 1, good.rsplit('\n').next().unwrap_or_default());
-    let (column, byte) = (before.chars().count() + 1, rest.first().copied().unwrap_or_default());
-    let what = format!("line {line}, column {column}: the byte 0x{byte:02x} is no UTF-8; save the file as UTF-8");
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// Makes a configuration of the text that [`read`] gave, with variables from the environment of the process.

@@ -37,6 +37,7 @@ use limits::Budget;
 pub use limits::LimitError;
 pub use orders::OrderFile;
 pub use relays::RingError;
+pub(crate) use reloads::HEADING;
 pub use reloads::{Reloads, Result as ReloadResult, View as ReloadView};
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError, loops};

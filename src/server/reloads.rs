@@ -6,6 +6,9 @@ use std::time::SystemTime;
 
 use crate::config::Config;
 
+/// The first line about a file that is not valid; then come the places.
+pub(crate) const HEADING: &str = "the configuration is not valid";
+
 /// See the module.
 #[derive(Debug)]
 pub struct Reloads {
@@ -67,6 +70,16 @@ impl View {
             Result::Unchanged => self.unchanged,
             Result::Refused => self.refused,
         }
+    }
+}
+
+impl View {
+    /// When the last one was refused, and why in one line; `None` = the last one was not.
+    pub fn refusal(&self) -> Option<(SystemTime, &str)> {
+        let (at, Result::Refused, Some(error)) = self.last.as_ref()? else { return None };
+        // What comes first with a file that has places is only a heading.
+        let line = error.lines().find(|line| !line.is_empty() && *line != HEADING);
+        Some((*at, line.unwrap_or(HEADING)))
     }
 }
 

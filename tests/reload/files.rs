@@ -1,5 +1,6 @@
 //! The real program and its file: SIGHUP, a rename, a ConfigMap's links, files that are refused.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -108,6 +109,108 @@ async fn a_config_map_that_is_swapped_is_applied() {
         until_generation(&program, u64::from(number)).await;
         live.goes_on().await;
     }
+    // Those about the pool are about the pool.
+    let warned = |line: &String| line.contains(" WARN ") && !line.contains("[pools.back]");
+    assert!(!program.log().iter().any(warned), "{:#?}", program.log());
+}
+
+/// As git-sync does it: the directory of the file is a link, which is swapped; then the file is written slowly, and its
+/// directory is moved away and replaced.
+#[tokio::test]
+async fn a_directory_that_is_swapped_is_seen_and_half_a_file_is_not() {
+    let backend = Backend::echo().await;
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    let version = |number: u32| {
+        let directory = at(&format!("v{number}"));
+        std::fs::create_dir(&directory).unwrap();
+        let text = with(backend.address(), &format!("max_connections = {number}"));
+        std::fs::write(directory.join("lb.toml"), text).unwrap();
+    };
+    let swap = |number: u32| {
+        std::os::unix::fs::symlink(format!("v{number}"), at("tmp")).unwrap();
+        std::fs::rename(at("tmp"), at("current")).unwrap();
+    };
+    version(1);
+    swap(1);
+    let path = at("current/lb.toml");
+    let program = Program::start("", &["run", "--config", path.to_str().unwrap()]);
+    let mut live = Live::new(program.front("front").await).await;
+    for number in 2..4 {
+        version(number);
+        swap(number);
+        until_generation(&program, number.into()).await;
+    }
+    // Valid so far, and without the listener.
+    let text = with(backend.address(), "max_connections = 4");
+    let (first, rest) = text.split_once("[listeners.front]").unwrap();
+    let mut writer = std::fs::File::create(&path).unwrap();
+    writer.write_all(first.as_bytes()).unwrap();
+    for _ in 0..8 {
+        std::fs::write(at("v3/log"), "a line\n").unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        assert_eq!(config(&program).await["generation"], 3);
+    }
+    writer.write_all(format!("[listeners.front]{rest}").as_bytes()).unwrap();
+    drop(writer);
+    until_generation(&program, 4).await;
+    version(5);
+    std::fs::rename(at("v3"), at("old")).unwrap();
+    std::fs::rename(at("v5"), at("v3")).unwrap();
+    until_generation(&program, 5).await;
+    live.goes_on().await;
+    assert!(!program.log().iter().any(|line| line.contains("refused")), "{:#?}", program.log());
+}
+
+#[tokio::test]
+async fn what_was_refused_is_shown_until_it_is_mended() {
+    let backend = Backend::echo().await;
+    let program = Program::start(&with(backend.address(), ""), &[]);
+    program.front("front").await;
+    let path = program.directory().join("lb.toml");
+    let admin = program.admin().await;
+    let troubles = || async {
+        let status: Value = serde_json::from_str(&get(admin, "/api/v1/status").await.unwrap().1).unwrap();
+        status["troubles"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(troubles().await, Vec::<String>::new());
+    replace(&path, &with(backend.address(), "max_conections = 5"));
+    let shown = until("the refusal", || async { troubles().await.into_iter().next() }).await;
+    assert!(shown.starts_with("lb.toml:5:1: "), "{shown}");
+    assert!(shown.contains(", refused ") && shown.ends_with(" ago; generation 1 is in effect"), "{shown}");
+    let said = tokio::process::Command::new(Program::PATH)
+        .args(["status", "--admin", &format!("http://{admin}")])
+        .output()
+        .await
+        .unwrap();
+    assert!(String::from_utf8_lossy(&said.stdout).contains("lb.toml:5:1: "), "{said:?}");
+    let metrics = get(admin, "/metrics").await.unwrap().1;
+    assert!(metrics.contains("evenkeel_troubles 1\n"), "{metrics}");
+    // As it was before: no difference, and mended.
+    replace(&path, &with(backend.address(), ""));
+    until("nothing is wrong", || async { troubles().await.is_empty().then_some(()) }).await;
+    let metrics = get(admin, "/metrics").await.unwrap().1;
+    assert!(metrics.contains("evenkeel_troubles 0\n"), "{metrics}");
+    std::fs::remove_file(&path).unwrap();
+    let shown = until("the file is away", || async { troubles().await.into_iter().next() }).await;
+    assert!(shown.starts_with("lb.toml: it has not been there for "), "{shown}");
+}
+
+#[tokio::test]
+async fn a_fifo_in_its_place_is_refused_and_holds_up_no_signal() {
+    let backend = Backend::echo().await;
+    let mut program = Program::start(&with(backend.address(), ""), &[]);
+    let mut live = Live::new(program.front("front").await).await;
+    let path = program.directory().join("lb.toml");
+    std::fs::remove_file(&path).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    program.signal(Signal::HUP);
+    program.until_says("it is a FIFO or a pipe; it must be a regular file").await;
+    live.goes_on().await;
+    drop(live);
+    program.signal(Signal::TERM);
+    assert_eq!(program.end().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -40,8 +40,6 @@ pub(super) struct Reloads {
     asked: mpsc::Receiver<oneshot::Sender<()>>,
     watch: Watch,
     is_watched: bool,
-    /// What was read last, valid or not.
-    seen: String,
 }
 
 /// Starts the balancer with `./lb.toml` (or the example), asking the agent at this URL. It logs to stderr as ever, but
@@ -57,14 +55,10 @@ pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<
     let is_watched = config.reload.watch;
     // Whoever asks waits for the answer.
     let (ask, asked) = mpsc::channel(1);
+    let watch = Watch::new(file, &text).context("the file can't be watched")?;
     let surroundings = Surroundings { log_level: Some(log.level()), reload: Some(ask), ..Surroundings::default() };
     let balancer = Balancer::start_in(config, surroundings).await.context("can't start the balancer")?;
-    let watch = Watch::default();
-    Ok(Started {
-        balancer,
-        log,
-        reloads: Reloads { agent: agent.to_owned(), is_own, asked, watch, is_watched, seen: text },
-    })
+    Ok(Started { balancer, log, reloads: Reloads { agent: agent.to_owned(), is_own, asked, watch, is_watched } })
 }
 
 fn configuration(text: &str, origin: &str, agent: &str, is_own: bool) -> Result<Config, ConfigError> {
@@ -83,14 +77,13 @@ impl Reloads {
     /// Reads the file whenever it changes (unless it says itself that it is not watched) or somebody asks for it. Never
     /// ends.
     pub(super) async fn obey(&mut self, balancer: &Balancer) {
-        let file = Path::new(FILE);
         loop {
-            self.watch.turn(self.is_watched, file);
-            let asked = tokio::select! {
-                Some(done) = self.asked.recv() => Some(done),
-                () = self.watch.changed(file) => None,
+            self.watch.turn(self.is_watched);
+            let (text, asked) = tokio::select! {
+                Some(done) = self.asked.recv() => (self.watch.read().await, Some(done)),
+                text = self.watch.changed() => (text, None),
             };
-            self.apply(balancer, asked.is_some()).await;
+            self.apply(balancer, text).await;
             if let Some(done) = asked {
                 // Whoever asked may have left.
                 let _told = done.send(());
@@ -99,17 +92,8 @@ impl Reloads {
     }
 
     /// How it went is in the log, and in the answer to whoever asked.
-    async fn apply(&mut self, balancer: &Balancer, is_asked: bool) {
-        let text = match config::read(Path::new(FILE)) {
-            Ok(text) => text,
-            Err(error) if is_asked => return drop(balancer.refuse(error)),
-            // Away for a moment while it is replaced.
-            Err(_) => return,
-        };
-        if !is_asked && text == self.seen {
-            return;
-        }
-        match configuration(&text, FILE, &self.agent, self.is_own) {
+    async fn apply(&mut self, balancer: &Balancer, text: Result<String, ConfigError>) {
+        match text.and_then(|text| configuration(&text, FILE, &self.agent, self.is_own)) {
             Ok(config) => {
                 let is_watched = config.reload.watch;
                 if balancer.reload(config).await.is_ok() {
@@ -118,7 +102,6 @@ impl Reloads {
             }
             Err(error) => drop(balancer.refuse(error)),
         }
-        self.seen = text;
     }
 }
 

@@ -209,6 +209,7 @@ function draw() {
   state.textContent = status.stopping ? "stopping" : status.ready ? "ready" : `not ready: ${status.waiting_for.join("; ")}`;
   state.className = `mark ${status.ready ? "good" : status.stopping ? "info" : "bad"}`;
   $("process").textContent = `${status.version}, pid ${status.pid}, up ${lasting(status.uptime_seconds)}, ${status.workers} workers`;
+  $("troubles").replaceChildren(...status.troubles.map((line) => make("p", { class: "trouble" }, line)));
   document.title = `${status.ready ? "" : "! "}Evenkeel: ${status.sessions} sessions`;
 
   const backends = pools.flatMap((pool) => pool.backends);

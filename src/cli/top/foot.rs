@@ -19,7 +19,7 @@ pub(super) fn foot(view: &View, width: usize) -> Vec<Text<'static>> {
         Mode::Filter => told(format!("filter: {}_   Enter = keep, Esc = all", view.filter)),
         Mode::Help => told("any key = back".to_owned()),
         Mode::Look => {
-            let said = [&view.trouble, &view.says].into_iter().filter(|text| !text.is_empty());
+            let said = view.troubles.iter().chain([&view.trouble, &view.says]).filter(|text| !text.is_empty());
             said.flat_map(|text| told(text.clone())).chain([keys(view, width)]).collect()
         }
     }

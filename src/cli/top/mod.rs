@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hyper::Method;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -24,6 +25,9 @@ use view::{Asked, View};
 
 /// What is looked at.
 const LOOK: &str = "/api/v1/pools?times=true";
+
+/// And what is wrong with the whole.
+const STATUS: &str = "/api/v1/status";
 
 /// Between two looks, however often is asked for.
 const SHORTEST: Duration = Duration::from_millis(100);
@@ -37,9 +41,16 @@ const KEYS_WAITING: usize = 64;
 /// Answers that wait while the screen is drawn: of the looks, which wait in turn, and of a few orders.
 const NEWS_WAITING: usize = 8;
 
+#[derive(Deserialize)]
+struct Status {
+    /// Not of an older balancer.
+    #[serde(default)]
+    troubles: Vec<String>,
+}
+
 /// What the balancer answered.
 enum News {
-    Pools(Result<Pools, Failure>),
+    Looked(Result<(Pools, Vec<String>), Failure>),
     Said(String),
 }
 
@@ -58,9 +69,10 @@ pub(super) async fn top(client: &Client, options: &Options, ink: bool) -> Result
         return Err(Failure::Config("top needs a terminal; `evenkeel backends` needs none".to_owned()));
     }
     // Before the screen is taken, so that an error stays readable.
-    let first: Pools = client.read(LOOK).await?;
+    let (pools, troubles) = look_once(client).await?;
     let mut view = View::new(options.filter.clone(), ink);
-    view.take(first, Instant::now());
+    view.take(pools, Instant::now());
+    view.troubles = troubles;
     let mut terminal = ratatui::try_init().context("the terminal")?;
     let result = follow(client, options, &mut view, &mut terminal).await;
     ratatui::restore();
@@ -85,9 +97,12 @@ async fn follow(
         terminal.draw(|frame| draw::draw(frame, view)).context("the terminal")?;
         tokio::select! {
             Some(news) = news.recv() => match news {
-                News::Pools(Ok(pools)) => view.take(pools, Instant::now()),
+                News::Looked(Ok((pools, troubles))) => {
+                    view.take(pools, Instant::now());
+                    view.troubles = troubles;
+                }
                 // It may be restarted: what was seen last stays, and the line says why it is old.
-                News::Pools(Err(failure)) => view.trouble = failure.text(),
+                News::Looked(Err(failure)) => view.trouble = failure.text(),
                 News::Said(text) => view.says = text,
             },
             event = keys.recv() => match event {
@@ -119,17 +134,22 @@ async fn look(client: Client, interval: Duration, news: mpsc::Sender<News>) {
     looks.tick().await;
     loop {
         looks.tick().await;
-        let pools = tokio::select! {
-            pools = client.read(LOOK) => pools,
+        let looked = tokio::select! {
+            looked = look_once(&client) => looked,
             () = tokio::time::sleep(SLOW) => {
                 let failure = Failure::Runtime(anyhow::anyhow!("the balancer does not answer"));
                 Err(failure)
             }
         };
-        if news.send(News::Pools(pools)).await.is_err() {
+        if news.send(News::Looked(looked)).await.is_err() {
             return;
         }
     }
+}
+
+async fn look_once(client: &Client) -> Result<(Pools, Vec<String>), Failure> {
+    let (pools, status): (Pools, Status) = (client.read(LOOK).await?, client.read(STATUS).await?);
+    Ok((pools, status.troubles))
 }
 
 async fn order(client: Client, named: Named, word: &'static str, news: mpsc::Sender<News>) {

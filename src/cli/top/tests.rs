@@ -180,6 +180,10 @@ fn keys_are_explained_and_what_was_said_hides_none_of_them() {
     );
     view.take(pools(1_000), Instant::now());
     assert!(view.trouble.is_empty() && !view.says.is_empty());
+    // What is wrong with the whole stays in sight.
+    view.troubles = vec!["lb.toml:90:8: no, refused 12s ago; generation 3 is in effect".to_owned()];
+    let (lines, _) = screen(&view, 80, 24);
+    assert!(lines.iter().any(|line| line.starts_with("lb.toml:90:8: no, refused 12s ago;")), "{lines:#?}");
     view.step(1);
     assert!(view.says.is_empty());
 }

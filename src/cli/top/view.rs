@@ -51,6 +51,8 @@ pub(super) struct View {
     pub(super) says: String,
     /// Why what is shown is old.
     pub(super) trouble: String,
+    /// What is wrong with the whole process.
+    pub(super) troubles: Vec<String>,
     pub(super) pools: Vec<Line>,
     /// In the order in which they are shown.
     pub(super) backends: Vec<Line>,
@@ -101,6 +103,7 @@ impl View {
             filter,
             says: String::new(),
             trouble: String::new(),
+            troubles: Vec::new(),
             pools: Vec::new(),
             backends: Vec::new(),
             selected: 0,
