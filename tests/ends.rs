@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Bench, Blackhole, Last, MODES, Pattern, Program, Received, Rig, Way, both_ways, free_port, last, pending_error,
-    reset, soon, until,
+    Bench, Blackhole, Last, MODES, Pattern, Program, Received, Rig, Way, both_ways, free_port, get, last,
+    pending_error, reset, soon, until,
 };
 
 const NO_CHECK: &str = "check = { kind = \"none\" }\n";
@@ -59,6 +59,31 @@ async fn half_closed_for_too_long() {
         assert_eq!(last(&mut source).await, Last::Reset);
         bench.ended(Outcome::HalfCloseTimeout, 1).await;
         assert!(pending_error(&sink).is_none());
+    })
+    .await;
+}
+
+/// It does not look idle: who has finished is shown, in every relay.
+#[tokio::test]
+async fn a_half_closed_session_shows() {
+    both_ways("", async |bench| {
+        let (mut source, mut sink) = bench.ends().await;
+        let shown = async || {
+            let text = get(bench.rig.admin(), "/api/v1/sessions").await.unwrap().1;
+            let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
+            let session = &answer["sessions"][0];
+            (session["phase"].as_str().unwrap().to_owned(), session["finished"].clone())
+        };
+        assert_eq!(shown().await, ("relaying".to_owned(), serde_json::json!([])));
+        source.write_all(b"all").await.unwrap();
+        source.shutdown().await.unwrap();
+        assert_eq!(sink.read(&mut [0; 3]).await.unwrap(), 3);
+        assert_eq!(last(&mut sink).await, Last::Fin);
+        let finished = if bench.way == Way::Up { "client" } else { "backend" };
+        let expected = ("half_closed".to_owned(), serde_json::json!([finished]));
+        until("it shows", async || (shown().await == expected).then_some(())).await;
+        let filtered = get(bench.rig.admin(), "/api/v1/sessions?phase=half_closed").await.unwrap().1;
+        assert!(filtered.contains("\"matched\":1"), "{filtered}");
     })
     .await;
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::support::{Backend, Rig, reset, soon, until};
+use crate::support::{Backend, Rig, has_io_uring, reset, soon, until};
 
 /// A balancer with one worker, and so one ring.
 async fn rig(backend: SocketAddr, more: &str) -> Rig {
@@ -24,6 +24,9 @@ async fn rig(backend: SocketAddr, more: &str) -> Rig {
 /// There are 256 buffers.
 #[tokio::test]
 async fn two_thousand_sessions() {
+    if !has_io_uring() {
+        return;
+    }
     const SESSIONS: usize = 2_000;
     let backend = Backend::echo().await;
     let rig = rig(backend.address(), "").await;
@@ -64,6 +67,9 @@ async fn two_thousand_sessions() {
 /// Clients that leave in every way, a drain that ends in a cut, and the rest killed.
 #[tokio::test]
 async fn a_storm_and_a_kill_leave_nothing() {
+    if !has_io_uring() {
+        return;
+    }
     let backend = Backend::echo().await;
     let rig = rig(backend.address(), "timeouts = { idle = \"2s\" }\n").await;
     let mut storm = JoinSet::new();

@@ -104,6 +104,8 @@ pub(super) struct SessionBody {
     failed_attempts: Option<String>,
     to_backend: u64,
     to_client: u64,
+    /// Which sides have finished.
+    finished: Vec<&'static str>,
     is_ending: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp: Option<TcpBody>,
@@ -237,7 +239,10 @@ impl Judge {
         };
         if let Some(phase) = filter.phase.as_deref().filter(|p| !Phase::ALL.iter().any(|phase| phase.name() == *p)) {
             let error = format!("`phase`: there is no \"{}\"", phase.escape_debug());
-            return Err(Refusal::bad(error, "the phases are identifying, queued, connecting and relaying"));
+            return Err(Refusal::bad(
+                error,
+                "the phases are identifying, queued, connecting, relaying and half_closed",
+            ));
         }
         let (idle, age) = (time("idle", &filter.idle)?, time("age", &filter.age)?);
         Ok(Self { filter, client, idle, age, now: Instant::now() })
@@ -291,6 +296,10 @@ fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) 
         failed_attempts: session.failed_attempts.as_deref().map(ToOwned::to_owned),
         to_backend: leg.map_or(0, |leg| leg.to_backend),
         to_client: leg.map_or(0, |leg| leg.to_client),
+        finished: leg.map_or_else(Vec::new, |leg| {
+            let sides = ["client", "backend"].into_iter().zip(leg.finished);
+            sides.filter(|(_, has)| *has).map(|(side, _)| side).collect()
+        }),
         is_ending: session.cut.is_some(),
         tcp: tcp.map(|[client, backend]| TcpBody { client: side_body(client), backend: side_body(backend) }),
     }

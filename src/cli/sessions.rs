@@ -83,6 +83,8 @@ pub(super) struct Session {
     failed_attempts: Option<String>,
     to_backend: u64,
     to_client: u64,
+    #[serde(default)]
+    finished: Vec<String>,
     is_ending: bool,
     tcp: Option<Tcp>,
 }
@@ -142,14 +144,25 @@ pub(super) async fn list(client: &Client, options: &List, json: bool) -> Result<
         return say_json(&answer);
     }
     let Sessions { sessions, matched } = known(answer)?;
-    let mut table =
-        Table::new(&["SESSION", "AGE", "IDLE", "TO BACKEND", "TO CLIENT", "LISTENER", "CLIENT", "LOCAL", "BACKEND"]);
+    let mut table = Table::new(&[
+        "SESSION",
+        "AGE",
+        "IDLE",
+        "FINISHED",
+        "TO BACKEND",
+        "TO CLIENT",
+        "LISTENER",
+        "CLIENT",
+        "LOCAL",
+        "BACKEND",
+    ]);
     for session in &sessions {
         let backend = session.backend.clone().unwrap_or_else(|| format!("({})", session.phase));
         table.row(vec![
             number(session.id),
             number(seconds(session.age_seconds)),
             number(seconds(session.idle_seconds)),
+            cell(if session.finished.is_empty() { "-".to_owned() } else { session.finished.join(", ") }),
             number(session.to_backend),
             number(session.to_client),
             cell(&session.listener),
@@ -213,9 +226,13 @@ pub(super) async fn explain(client: &Client, id: u64, json: bool) -> Result<(), 
     }
     let session: Session = known(answer)?;
     let by = if session.peer == session.client { String::new() } else { format!(", by {}", session.peer) };
+    let finished = match &session.finished[..] {
+        [] => String::new(),
+        sides => format!(", the {} has finished", sides.join(" and the ")),
+    };
     let ending = if session.is_ending { ", told to end" } else { "" };
     let mut text = format!(
-        "session {} from {}{by}, by listener {} to pool {}\n{} for {}, quiet for {}{ending}\n{} bytes to the backend, {} to the client\n",
+        "session {} from {}{by}, by listener {} to pool {}\n{} for {}, quiet for {}{finished}{ending}\n{} bytes to the backend, {} to the client\n",
         session.id,
         session.client,
         safe(&session.listener),

@@ -11,7 +11,7 @@ use super::{Keepalive, TcpOptions, duration, size};
 
 const DEFAULT_BACKLOG: u32 = 4096;
 const DEFAULT_KEEPALIVE: Keepalive =
-    Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(15), count: 4 };
+    Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 };
 /// `MAX_TCP_KEEPIDLE` and `MAX_TCP_KEEPINTVL` of the kernel, in seconds.
 const LONGEST_KEEPALIVE: u64 = 32_767;
 /// `MAX_TCP_KEEPCNT` of the kernel.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{
-    AtomicU64, AtomicUsize,
+    AtomicU8, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, PoisonError, RwLock};
@@ -116,6 +116,8 @@ struct Tally {
     since: Instant,
     /// Milliseconds from `since` on.
     last_activity: AtomicU64,
+    /// A bit for each direction whose source has finished.
+    finished: AtomicU8,
 }
 
 impl Bytes {
@@ -132,6 +134,7 @@ impl Bytes {
             session: Default::default(),
             since: Instant::now(),
             last_activity: AtomicU64::new(0),
+            finished: AtomicU8::new(0),
         }))
     }
 
@@ -155,6 +158,17 @@ impl ByteCell {
         let after = now.duration_since(self.0.since);
         let milliseconds = after.as_secs() * 1_000 + u64::from(after.subsec_millis());
         self.0.last_activity.store(milliseconds, Relaxed);
+    }
+
+    /// The source of this direction has finished: no more bytes will come.
+    pub fn finish(&self, direction: Direction) {
+        let finished = &self.0.finished;
+        finished.store(finished.load(Relaxed) | 1 << direction as u8, Relaxed);
+    }
+
+    /// Whether it has.
+    pub fn has_finished(&self, direction: Direction) -> bool {
+        self.0.finished.load(Relaxed) >> direction as u8 & 1 == 1
     }
 
     /// When the backend was reached.

@@ -50,11 +50,13 @@ pub enum Phase {
     Connecting,
     /// Connected to one.
     Relaying,
+    /// One side has finished; the other one goes on.
+    HalfClosed,
 }
 
 impl Phase {
     /// In the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Identifying, Self::Queued, Self::Connecting, Self::Relaying];
+    pub const ALL: [Self; 5] = [Self::Identifying, Self::Queued, Self::Connecting, Self::Relaying, Self::HalfClosed];
 
     /// The word for it in the API.
     pub fn name(self) -> &'static str {
@@ -63,6 +65,7 @@ impl Phase {
             Self::Queued => "queued",
             Self::Connecting => "connecting",
             Self::Relaying => "relaying",
+            Self::HalfClosed => "half_closed",
         }
     }
 }
@@ -109,6 +112,8 @@ pub struct LegView {
     pub to_backend: u64,
     /// Bytes so far.
     pub to_client: u64,
+    /// The client has finished, and the backend has: no more bytes come from there.
+    pub finished: [bool; 2],
 }
 
 /// What it takes to judge a live session. Borrowed, so that looking at many does not contend for the counts of handles
@@ -193,6 +198,7 @@ impl Leg {
             last_activity: self.bytes.last_activity(),
             to_backend: self.bytes.of_session(Direction::ToBackend),
             to_client: self.bytes.of_session(Direction::ToClient),
+            finished: [Direction::ToBackend, Direction::ToClient].map(|direction| self.bytes.has_finished(direction)),
         }
     }
 }
@@ -399,13 +405,15 @@ impl Live {
     fn view(&self) -> SessionView {
         let state = self.lock();
         let leg = state.leg.as_ref().map(Leg::view);
+        let phase = Phase::ALL.get(usize::from(self.phase.load(Relaxed))).copied().unwrap_or(Phase::Relaying);
+        let is_half_closed = leg.as_ref().is_some_and(|leg| leg.finished[0] != leg.finished[1]);
         SessionView {
             key: self.key,
             listener: Arc::clone(&self.listener),
             pool: Arc::clone(&self.pool),
             client: state.client.as_deref().copied().unwrap_or(self.peer),
             peer: self.peer,
-            phase: Phase::ALL.get(usize::from(self.phase.load(Relaxed))).copied().unwrap_or(Phase::Relaying),
+            phase: if is_half_closed { Phase::HalfClosed } else { phase },
             began: self.began,
             leg,
             failed_attempts: state.failed_attempts.clone(),

@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::shares::{Places, Spare};
 use super::socket::Socket;
 use super::worker::Worker;
+use super::young::spread;
 use crate::deadline::within;
 use crate::pool::{Backend, Lease, Pool, Preconnected};
 
@@ -156,6 +158,7 @@ async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &
     let connecting = Socket::connect(address, source, &settings.tcp, false);
     let socket = within(settings.connect.timeout, connecting).await.ok()?.ok()?;
     if let Some(keepalive) = settings.tcp.keepalive {
+        let keepalive = spread(keepalive, socket.bare().as_raw_fd().unsigned_abs());
         socket.bare().keep_alive(keepalive).ok()?;
     }
     backend.stats.preconnects.opened.fetch_add(1, Relaxed);

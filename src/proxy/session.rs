@@ -89,6 +89,9 @@ impl Session {
         let caller = identify(client, &front, record).await?;
         // One set of them until it is relayed, whatever is applied meanwhile.
         let settings = front.pool.settings();
+        if let Some(keepalive) = front.file.tcp.keepalive {
+            worker.young.add(client.bare(), keepalive);
+        }
         drop(front);
         let Settled { connected, bytes, early, before } = reach((client, caller), &settings, worker, record).await?;
         let Connected { socket, lease } = connected;

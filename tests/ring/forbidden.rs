@@ -3,7 +3,7 @@
 
 use tokio::process::Command;
 
-use crate::support::{Backend, Program, exchange, forbid_io_uring, get};
+use crate::support::{Backend, Program, exchange, forbid_io_uring, get, has_io_uring};
 
 fn config(backend: &Backend, relay: &str) -> String {
     format!(
@@ -61,6 +61,9 @@ async fn where_it_is_written_it_is_an_error_with_the_pool_the_cause_and_the_reme
 /// The same start without the filter, so that the tests above mean something.
 #[tokio::test]
 async fn where_it_is_allowed_it_is_used() {
+    if !has_io_uring() {
+        return;
+    }
     let backend = Backend::echo().await;
     for relay in ["", "relay = \"io_uring\""] {
         let program = Program::start_as(&config(&backend, relay), |_| {});

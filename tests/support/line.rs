@@ -8,10 +8,36 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use super::{Rig, soon, until};
+use super::{Rig, has_io_uring, soon, until};
 
 /// Ways of relaying, with what selects them in the pool's table. Every relay test runs in each of them.
-pub const MODES: &[(&str, &str)] = &[
+pub const MODES: Modes = Modes;
+
+/// See [`MODES`]: those that can be had here.
+pub struct Modes;
+
+impl IntoIterator for Modes {
+    type Item = &'static Mode;
+    type IntoIter = std::slice::Iter<'static, Mode>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        // The last one is what containers forbid.
+        ALL_MODES[..ALL_MODES.len() - usize::from(!has_io_uring())].iter()
+    }
+}
+
+impl std::ops::Index<usize> for Modes {
+    type Output = Mode;
+
+    fn index(&self, index: usize) -> &Mode {
+        &ALL_MODES[index]
+    }
+}
+
+/// Its name, and what selects it in the pool's table.
+pub type Mode = (&'static str, &'static str);
+
+const ALL_MODES: &[Mode] = &[
     ("copy", "relay = \"copy\"\n"),
     ("splice", "relay = \"splice\"\n"),
     ("auto", "relay = \"auto\"\n"),

@@ -28,7 +28,7 @@ pub use programs::{HeldPort, Process, Said, command, program, programs, run};
 pub use registry::Registry;
 pub use rig::Rig;
 pub use sealed::{agent_fixture, fixture, sealed, sealed_front};
-pub use seccomp::forbid_io_uring;
+pub use seccomp::{forbid_io_uring, has_io_uring};
 
 /// No wait is longer; generous, because CI machines stall.
 pub const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,6 +1,7 @@
 //! What containers' default seccomp profiles do to io_uring: its first system call fails with EPERM, whoever runs.
 
-use std::io;
+use std::io::{self, Write};
+use std::sync::LazyLock;
 
 /// In this thread, and in the threads and programs that it starts, io_uring_setup(2) fails with EPERM from now on. May be
 /// called between fork and exec: two system calls, no memory, no lock.
@@ -25,4 +26,18 @@ pub fn forbid_io_uring() -> io::Result<()> {
         ]
     };
     if results == [0, 0] { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether io_uring can be had where the tests run; in a default container it can't. What needs it is then left out, with a
+/// word that the test harness does not swallow.
+pub fn has_io_uring() -> bool {
+    static ALLOWED: LazyLock<bool> = LazyLock::new(|| {
+        let tried = evenkeel::proxy::try_ring();
+        if let Err(error) = &tried {
+            let _ =
+                writeln!(io::stderr(), "SKIPPED: no io_uring here ({error}: {}), tests go without it", error.source);
+        }
+        tried.is_ok()
+    });
+    *ALLOWED
 }

@@ -243,6 +243,7 @@ impl<'a> Relay<'a> {
             limits: terms.limits,
         };
         if before.has_finished {
+            relay.bytes.finish(Direction::ToBackend);
             relay.upward.follow(ring::Stage::Finished);
         }
         if let Some((side, error)) = before.broken {
@@ -333,6 +334,11 @@ impl<'a> Relay<'a> {
             self.calm = self.calm.saturating_add(1);
         }
         if progress || ended != self.has_one_ended() {
+            for (flow, direction) in [(&self.upward, Direction::ToBackend), (&self.downward, Direction::ToClient)] {
+                if flow.has_ended() {
+                    self.bytes.finish(direction);
+                }
+            }
             self.progress(Instant::now());
             self.bytes.touch(self.last_progress);
             if self.downward.has_ended() && !self.upward.has_ended() {

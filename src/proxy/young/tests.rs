@@ -28,8 +28,57 @@ fn who_lives_long_enough_is_kept_alive_and_nobody_is_kept_open() {
     assert!(!is_set(&lives));
     young.grow();
     assert!(is_set(&lives));
-    assert_eq!(SockRef::from(lives.bare()).tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+    let time = SockRef::from(lives.bare()).tcp_keepalive_time().unwrap();
+    assert!((45..=60).contains(&time.as_secs()), "{time:?}");
     young.grow();
     let left = young.0.borrow();
     assert!(left.new.is_empty() && left.old.is_empty());
+}
+
+/// As the kernel has them: no two neighbours ask together, however many there are, and none later than is written.
+#[test]
+fn sockets_ask_at_times_of_their_own() {
+    let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 };
+    let young = Young::default();
+    let sockets: Vec<_> = (0..64).map(|_| socket()).collect();
+    sockets.iter().for_each(|(socket, _)| young.add(socket.bare(), keepalive));
+    young.grow();
+    young.grow();
+    let mut times = Vec::new();
+    for (socket, _) in &sockets {
+        let raw = SockRef::from(socket.bare());
+        let (idle, interval) =
+            (raw.tcp_keepalive_time().unwrap().as_secs(), raw.tcp_keepalive_interval().unwrap().as_secs());
+        assert!((45..=60).contains(&idle) && (5..=10).contains(&interval), "{idle} {interval}");
+        assert_eq!(raw.tcp_keepalive_retries().unwrap(), 6);
+        times.push((idle, interval));
+    }
+    let most_alike = |value: fn(&(u64, u64)) -> u64| {
+        let of = |wanted| times.iter().filter(|time| value(time) == wanted).count();
+        (0..=60).map(of).max().unwrap()
+    };
+    assert!(most_alike(|time| time.0) <= 64 / 6, "{times:?}");
+    assert!(most_alike(|time| time.1) <= 64 / 3, "{times:?}");
+}
+
+/// Whatever is written: within what the kernel takes, and evenly.
+#[test]
+fn times_are_spread_evenly() {
+    for (idle, interval) in [(1, 1), (2, 3), (9, 1), (60, 10), (32_767, 32_767)] {
+        let (idle, interval) = (Duration::from_secs(idle), Duration::from_secs(interval));
+        let keepalive = Keepalive { idle, interval, count: 3 };
+        let many: Vec<_> = (0..10_000).map(|number| spread(keepalive, number)).collect();
+        for one in &many {
+            assert!(one.idle >= idle * 3 / 4 && one.idle <= idle && one.idle.as_secs() >= 1, "{one:?}");
+            assert!(one.interval >= interval / 2 && one.interval <= interval && one.interval.as_secs() >= 1, "{one:?}");
+            assert_eq!(one.count, 3);
+        }
+    }
+    let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 };
+    for from in [0, 100_000] {
+        for idle in 45..=60 {
+            let like = (from..from + 9_400).filter(|&n| spread(keepalive, n).idle.as_secs() == idle).count();
+            assert!((500..700).contains(&like), "{like} of 9,400 at {idle} s");
+        }
+    }
 }

