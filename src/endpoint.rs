@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// One instance that a source knows of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +45,8 @@ pub enum Registry {
     Passing,
     /// A check warns and the pool serves such instances.
     Warning,
+    /// No check has anything against it, but one has not run yet, as after an agent's restart: the registry does not know.
+    Unknown,
     /// A check is critical, or warns where the pool leaves such instances out.
     Critical,
     /// Taken out by an operator of the registry: nothing new, running sessions stay.
@@ -60,6 +61,7 @@ impl Registry {
         match self {
             Self::Passing => "passing",
             Self::Warning => "warning",
+            Self::Unknown => "unknown",
             Self::Critical => "critical",
             Self::Maintenance => "maintenance",
             Self::Absent => "absent",
@@ -72,9 +74,60 @@ impl Registry {
 pub struct Update {
     /// Everything that exists; order has no meaning.
     pub endpoints: Vec<Endpoint>,
-    /// Until then an endpoint that is missing from this set stays (`held`) while its own probes pass, because the
-    /// source has just been in trouble; `None` = obey at once.
-    pub hold_missing_until: Option<Instant>,
+    /// How far it is to be believed where it takes something away.
+    pub trust: Trust,
+}
+
+/// How far a set is to be believed where it takes something away. What the source says of itself; what follows from it
+/// is the keeper's to decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// A person wrote it, or asked for another source: it is obeyed at once, whatever it says.
+    Written,
+    /// Nothing is wrong with the source.
+    Calm,
+    /// The first set after something went wrong.
+    Doubted(Mistrust),
+    /// The source fails; this is the last set again.
+    Failing,
+}
+
+/// Why the registry's word is not believed at once where it takes something away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mistrust {
+    /// It had failed to answer.
+    Trouble,
+    /// It counts from a lower index: it was restarted, or an older state was restored.
+    Restart,
+    /// Its answers have become filtered by ACLs.
+    Filtered,
+    /// It took everything away in one answer, while all of it works. Never said by a source: the keeper finds it.
+    Shrink,
+}
+
+impl Mistrust {
+    /// In the order in which metrics list them.
+    pub const ALL: [Self; 4] = [Self::Trouble, Self::Restart, Self::Filtered, Self::Shrink];
+
+    /// The word for it in the API and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trouble => "trouble",
+            Self::Restart => "restart",
+            Self::Filtered => "filtered",
+            Self::Shrink => "shrink",
+        }
+    }
+
+    /// Since when, for people: "critical since …".
+    pub fn since(self) -> &'static str {
+        match self {
+            Self::Trouble => "the registry's trouble",
+            Self::Restart => "the registry's restart",
+            Self::Filtered => "the registry's answers became filtered by ACLs",
+            Self::Shrink => "one answer that took every instance away",
+        }
+    }
 }
 
 /// An instance that a source named but that can't be used; the rest of the set is.

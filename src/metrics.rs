@@ -79,10 +79,12 @@ metrics! {
     POOL_HEDGES = "evenkeel_pool_hedged_connects_total", Counter, ["pool", "result"], "Backends dialled beside a slow one: won, lost, or refused by the budget.";
     POOL_REPLAYS = "evenkeel_pool_replays_total", Counter, ["pool", "result"], "Clients' bytes sent to another backend: answered, failed again, ended otherwise, or no_backend was left.";
     POOL_FORGOTTEN = "evenkeel_pool_backends_forgotten_early_total", Counter, ["pool"], "Backends that left and were forgotten before ten minutes were over, because more than 1,000 had left.";
+    POOL_HELD = "evenkeel_pool_held_backends", Gauge, ["pool", "reason"], "Backends that stay although the registry takes them away, by why it is not believed.";
     DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
     DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
     DISCOVERY_FAILING = "evenkeel_discovery_failing", Gauge, ["pool", "source"], "1 while the last word of the source, or of the resolver, was an error.";
     DISCOVERY_LAST_ERROR = "evenkeel_discovery_last_error_timestamp_seconds", Gauge, ["pool", "source", "reason"], "When that was last what went wrong, in seconds since 1970.";
+    DISCOVERY_FILTERED = "evenkeel_discovery_filtered", Gauge, ["pool", "source"], "1 while ACLs filter the registry's answers, as it says.";
     DISCOVERY_REJECTED = "evenkeel_discovery_rejected_instances", Gauge, ["pool", "source"], "Instances in the last full answer that can't be used.";
 
     OUTLIER_DETECTED = "evenkeel_outlier_detected_total", Counter, ["pool", "reason"], "Times that a backend stood out by failed sessions, whatever was done about it.";

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::endpoint::Registry;
+use crate::endpoint::{Mistrust, Registry};
 use crate::health::{ProbeState, Wish};
 
 /// Everything that is known about a backend, by who said it.
@@ -51,8 +51,8 @@ pub enum Passive {
 pub enum Guard {
     /// No guard acts.
     None,
-    /// Left the registry while the registry was in trouble; stays while its own probes pass.
-    Held,
+    /// Missing or critical at a moment when the registry is not believed; stays while its own probes pass.
+    Held(Mistrust),
     /// Flapped; has to stay up for longer before it counts.
     Damped,
 }
@@ -120,7 +120,8 @@ impl Standing {
 }
 
 impl Facts {
-    /// Precedence: operator, registry, agent, probe, passive; a guard overrules "absent" (held) or "up" (damped).
+    /// Precedence: operator, registry, agent, probe, passive; a guard overrules "absent" and "critical" (held) or "up" (damped).
+    /// Where the registry does not know, the probe decides; where there is none, a check that has not run counts as critical.
     pub fn standing(&self) -> Standing {
         match self.operator {
             Operator::Disabled => return Standing::Disabled,
@@ -128,10 +129,11 @@ impl Facts {
             Operator::Ready => {}
         }
         match self.registry {
-            Registry::Absent if self.guard != Guard::Held => return Standing::Removed,
             Registry::Maintenance => return Standing::Maintenance,
-            Registry::Critical => return Standing::Down,
-            Registry::Absent | Registry::Passing | Registry::Warning => {}
+            Registry::Absent if !self.is_held() => return Standing::Removed,
+            Registry::Critical if !self.is_held() => return Standing::Down,
+            Registry::Unknown if self.probe.is_none() => return Standing::Down,
+            Registry::Absent | Registry::Critical | Registry::Unknown | Registry::Passing | Registry::Warning => {}
         }
         match self.agent {
             Wish::Drain => return Standing::Draining,
@@ -147,12 +149,17 @@ impl Facts {
         match (self.passive, self.guard) {
             (Passive::Ejected { .. }, _) => Standing::Ejected,
             (Passive::Ok, Guard::Damped) => Standing::Damped,
-            (Passive::Ok, Guard::None | Guard::Held) => Standing::Up,
+            (Passive::Ok, Guard::None | Guard::Held(_)) => Standing::Up,
         }
     }
 }
 
 impl Facts {
+    /// Whether the guard keeps it against what the registry says now.
+    pub fn is_held(&self) -> bool {
+        matches!(self.guard, Guard::Held(_))
+    }
+
     /// What the active check and the sessions make of it; `None` = nothing yet. This is what flaps: what people and the
     /// registry say counts at once.
     pub fn is_sound(&self) -> Option<bool> {
@@ -190,7 +197,7 @@ impl Guard {
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
-            Self::Held => "held",
+            Self::Held(_) => "held",
             Self::Damped => "damped",
         }
     }
@@ -249,10 +256,23 @@ mod tests {
     }
 
     #[test]
-    fn held_overrules_absent_and_nothing_else() {
-        let held = Facts { registry: Registry::Absent, guard: Guard::Held, ..GOOD };
-        assert_eq!(held.standing(), Standing::Up);
-        assert_eq!(Facts { probe: Some(ProbeState::Down), ..held }.standing(), Standing::Down);
-        assert_eq!(Facts { registry: Registry::Critical, ..held }.standing(), Standing::Down);
+    fn held_overrules_absent_and_critical_and_nothing_else() {
+        for registry in [Registry::Absent, Registry::Critical] {
+            let held = Facts { registry, guard: Guard::Held(Mistrust::Trouble), ..GOOD };
+            assert_eq!(held.standing(), Standing::Up);
+            assert_eq!(Facts { probe: Some(ProbeState::Down), ..held }.standing(), Standing::Down);
+            assert_eq!(Facts { registry: Registry::Maintenance, ..held }.standing(), Standing::Maintenance);
+            assert_eq!(Facts { operator: Operator::Drain, ..held }.standing(), Standing::Draining);
+            assert_eq!(Facts { agent: Wish::Down, ..held }.standing(), Standing::Down);
+        }
+    }
+
+    #[test]
+    fn where_the_registry_does_not_know_the_probe_decides() {
+        let unknown = Facts { registry: Registry::Unknown, ..GOOD };
+        assert_eq!(unknown.standing(), Standing::Up);
+        assert_eq!(Facts { probe: Some(ProbeState::Unproven), ..unknown }.standing(), Standing::Unproven);
+        assert_eq!(Facts { probe: Some(ProbeState::Down), ..unknown }.standing(), Standing::Down);
+        assert_eq!(Facts { probe: None, ..unknown }.standing(), Standing::Down);
     }
 }

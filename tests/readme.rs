@@ -40,6 +40,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("evenkeel close --backend web-3 --yes", "tests/console/operate.rs"),
     ("evenkeel log-level debug --for 10m", "tests/console/api.rs"),
     ("evenkeel config", "tests/console/api.rs"),
+    ("evenkeel release web", "tests/discovery/held.rs"),
     ("evenkeel reload", "tests/console/api.rs"),
     ("tests/run.sh", "CI"),
     ("cargo run --release -- check", "the_shipped_file_is_valid_and_says_what_it_runs"),

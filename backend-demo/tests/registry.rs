@@ -259,6 +259,44 @@ async fn faults_hit_the_new_and_the_waiting() {
 }
 
 #[tokio::test]
+async fn after_a_restart_no_check_has_run() {
+    let registry = registry().await;
+    let at = registry.address();
+    registry.add_with_ttl("web", "web-1", backend(1), Duration::from_secs(60));
+    registry.add("web", "web-2", backend(2));
+    registry.set_status("web-2", Status::Passing);
+    registry.add("web", "web-3", backend(3));
+    registry.maintenance("web-3", true);
+    for hand in [false, true] {
+        registry.set_status("web-1", Status::Passing);
+        for _ in 0..10 {
+            registry.wake("web");
+        }
+        let index = get(at, WEB).await.index();
+        if hand {
+            assert_eq!(put(at, "/fault/restart", "").await.status, 200);
+        } else {
+            registry.restart().await;
+        }
+        let reply = get(at, WEB).await;
+        assert!(reply.index() < index, "{} after {index}", reply.index());
+        let said = |id: &str| {
+            let entries: serde_json::Value = serde_json::from_str(&reply.body).expect("JSON");
+            let of_id = entries.as_array().unwrap().iter().find(|entry| entry["Service"]["ID"] == id).cloned();
+            let checks = of_id.unwrap()["Checks"].as_array().unwrap().clone();
+            let own = checks.into_iter().filter(|check| check["ServiceID"] != "");
+            own.map(|check| (check["Status"].clone(), check["Output"].clone())).collect::<Vec<_>>()
+        };
+        for id in ["web-1", "web-2"] {
+            assert_eq!(said(id), [("critical".into(), "".into())], "{id}");
+        }
+        assert_eq!(said("web-3").len(), 1, "maintenance is kept");
+        assert_eq!(put(at, "/v1/agent/check/pass/service:web-1?note=well", "").await.status, 200);
+        assert_eq!(registry.status("web-1"), Some(Status::Passing));
+    }
+}
+
+#[tokio::test]
 async fn faults_can_be_injected_by_hand() {
     let registry = registry().await;
     let at = registry.address();
@@ -292,6 +330,17 @@ async fn faults_can_be_injected_by_hand() {
     let reply = get(at, WEB).await;
     assert!(reply.index() < index, "{} after {index}", reply.index());
     assert_eq!(ids(&reply), ["web-1", "web-2"]);
+    for (name, header) in [("acl", Some("true")), ("shrink", None)] {
+        let index = get(at, WEB).await.index();
+        assert_eq!(put(at, &format!("/fault/{name}"), "").await.status, 200);
+        // It is news for who waits.
+        let reply = get(at, &format!("{WEB}?index={index}")).await;
+        assert_eq!((reply.body.as_str(), reply.header("x-consul-results-filtered-by-acls")), ("[]", header), "{name}");
+        assert_eq!(exchange(at, "DELETE", "/fault", "").await.expect("a reply").status, 200);
+        let reply = get(at, WEB).await;
+        assert_eq!(reply.header("x-consul-results-filtered-by-acls"), None);
+        assert_eq!(ids(&reply), ["web-1", "web-2"]);
+    }
     let unknown = put(at, "/fault/fire", "").await;
     assert_eq!(unknown.status, 404);
     assert!(unknown.body.contains("hang"), "{}", unknown.body);

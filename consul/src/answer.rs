@@ -42,6 +42,9 @@ pub struct Answer<T> {
     pub cache_hit: Option<bool>,
     /// `X-Consul-Effective-Consistency`: which reads were given, such as `leader`, `stale` or `consistent`.
     pub effective_consistency: Option<String>,
+    /// `X-Consul-Results-Filtered-By-ACLs`: the token may not see all that there is. Old agents do not say so, and none
+    /// says it to a request without a token.
+    pub filtered: bool,
 }
 
 /// An entry of a list that can't be used.
@@ -66,6 +69,7 @@ impl<T> Answer<T> {
             age: text("age").and_then(|text| text.parse().ok()).map(Duration::from_secs),
             cache_hit: text("x-cache").map(|text| text.eq_ignore_ascii_case("hit")),
             effective_consistency: text("x-consul-effective-consistency").map(str::to_owned),
+            filtered: text("x-consul-results-filtered-by-acls").is_some_and(|text| text.eq_ignore_ascii_case("true")),
         }
     }
 }
@@ -215,5 +219,15 @@ mod tests {
         assert_eq!(answer.known_leader, Some(false));
         assert_eq!(answer.last_contact, Some(Duration::from_millis(1500)));
         assert_eq!(answer.age, None);
+        assert!(!answer.filtered);
+    }
+
+    #[test]
+    fn only_true_says_that_acls_filter() {
+        for (text, filtered) in [("true", true), ("True", true), ("false", false), ("", false), ("1", false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-consul-results-filtered-by-acls", text.parse().unwrap());
+            assert_eq!(Answer::new((), &headers).filtered, filtered, "{text:?}");
+        }
     }
 }

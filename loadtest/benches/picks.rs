@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use evenkeel::config::{self, Balance};
-use evenkeel::endpoint::{Endpoint, Registry, Update};
+use evenkeel::endpoint::{Endpoint, Registry, Trust, Update};
 use evenkeel::health::Wish;
 use evenkeel::keeper::{self, Inputs};
 use evenkeel::pool::{PickContext, Pool, SHARE_OF_WEIGHT, View};
@@ -74,10 +74,12 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
             standing: Standing::Up,
             reason: "bench".into(),
             by_probe: false,
+            remarks: None,
             since: SystemTime::now(),
             advice: None,
             ejected: None,
             damped_until: None,
+            held_until: None,
         };
         pool.add(&endpoint.id, view);
     }
@@ -130,7 +132,7 @@ fn membership(criterion: &mut Criterion) {
         let apply = |endpoints: Vec<Endpoint>| {
             runtime.block_on(async {
                 let last = endpoints.last().map(|endpoint| Arc::clone(&endpoint.id));
-                let update = Update { endpoints, hold_missing_until: None };
+                let update = Update { endpoints, trust: Trust::Calm };
                 send.send(update).await.expect("the keeper listens");
                 while pool.members().iter().rev().all(|member| Some(&member.id) != last.as_ref()) {
                     tokio::task::yield_now().await;

@@ -10,6 +10,7 @@ use crate::metrics::{ConnectFailure, Direction, Outcome};
 use crate::operator::{Lasting, Ledger, Order};
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
 use crate::server::Set;
+use crate::standing::Guard;
 
 #[derive(Serialize)]
 pub(super) struct PoolBody {
@@ -51,6 +52,8 @@ struct SourceBody {
     error: Option<ErrorBody>,
     /// Stays when it is over.
     last_error: Option<ErrorBody>,
+    /// ACLs keep something of the last answer from us.
+    filtered: bool,
     /// The first of those that can't be used.
     rejected: Vec<RejectedBody>,
     /// How many there are in all.
@@ -87,6 +90,7 @@ pub(super) struct BackendBody {
     facts: FactsBody,
     ejected: Option<EjectedBody>,
     damped_until: Option<String>,
+    held: Option<HeldBody>,
     advice: Option<AdviceBody>,
     sessions: u32,
     bytes_to_backend: u64,
@@ -112,6 +116,14 @@ struct EjectedBody {
     in_a_row: u32,
     /// Whether a single session is to show if it works again.
     trial: &'static str,
+}
+
+/// The registry says otherwise and is not believed.
+#[derive(Serialize)]
+struct HeldBody {
+    reason: &'static str,
+    /// `None` = for as long as the registry fails.
+    until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -174,6 +186,7 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
             age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),
             error: source.error.map(error_body),
             last_error: source.last_error.map(error_body),
+            filtered: source.filtered,
             rejected_count: source.rejected.count(),
             rejected: source.rejected.iter().map(|r| RejectedBody { id: r.id.clone(), why: r.why.clone() }).collect(),
         },
@@ -235,6 +248,10 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with
             },
         }),
         damped_until: view.damped_until.map(time),
+        held: match view.facts.guard {
+            Guard::Held(mistrust) => Some(HeldBody { reason: mistrust.name(), until: view.held_until.map(time) }),
+            Guard::None | Guard::Damped => None,
+        },
         advice: view.advice.map(|advice| AdviceBody {
             weight_percent: advice.weight.and_then(|weight| match weight {
                 AdvisedWeight::Percent(percent) => Some(percent),

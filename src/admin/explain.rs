@@ -27,6 +27,11 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     let view = backend.view();
     let (facts, standing) = (view.facts, view.standing);
     let ledger = pool.orders.ledger();
+    let by_registry = match facts.registry {
+        Registry::Critical => !facts.is_held(),
+        Registry::Unknown => facts.probe.is_none(),
+        _ => false,
+    };
     let mut all = vec![
         Said {
             who: "operator",
@@ -41,7 +46,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
             decides: match standing {
                 Standing::Removed => true,
                 Standing::Maintenance => facts.registry == Registry::Maintenance,
-                Standing::Down => facts.registry == Registry::Critical,
+                Standing::Down => by_registry,
                 _ => false,
             },
         },
@@ -59,8 +64,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
             who: "probe",
             value: facts.probe.map_or("none", ProbeState::name).into(),
             says: probe(pool, backend, ledger.pause(&backend.id)),
-            decides: standing == Standing::Unproven
-                || (standing == Standing::Down && facts.registry != Registry::Critical),
+            decides: standing == Standing::Unproven || (standing == Standing::Down && !by_registry),
         },
         Said {
             who: "passive",
@@ -71,7 +75,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "guard",
             value: facts.guard.name().into(),
-            says: guard(facts.guard).to_owned(),
+            says: guard(&view),
             decides: standing == Standing::Damped,
         },
     ];
@@ -176,6 +180,7 @@ fn registry(pool: &Pool, fact: Registry) -> String {
         Registry::Passing if is_listed => "it is in the file; no registry is asked",
         Registry::Passing => "nothing against it",
         Registry::Warning => "a check warns, and the pool serves such instances",
+        Registry::Unknown => "a check has not run yet, so it does not know",
         Registry::Critical => "a check is critical",
         Registry::Maintenance => "its operator took it out",
         Registry::Absent if is_listed => "it is no longer in the file",
@@ -223,10 +228,17 @@ fn passive(backend: &Backend, fact: Passive) -> String {
     }
 }
 
-fn guard(fact: Guard) -> &'static str {
-    match fact {
-        Guard::None => "no rule acts",
-        Guard::Held => "it left the registry while that was in trouble, and its own probes pass",
-        Guard::Damped => "it flapped and has to stay up for a while first",
+fn guard(view: &View) -> String {
+    match view.facts.guard {
+        Guard::None => "no rule acts".to_owned(),
+        Guard::Damped => "it flapped and has to stay up for a while first".to_owned(),
+        Guard::Held(mistrust) => {
+            let until = view.held_until.map_or_else(
+                || "the registry answers again".to_owned(),
+                |until| humantime::format_rfc3339_seconds(until).to_string(),
+            );
+            let since = mistrust.since();
+            format!("it stays while its own probes pass, until {until}: the registry is not believed since {since}")
+        }
     }
 }

@@ -11,6 +11,7 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::troubles::troubles;
 use super::{View, process};
+use crate::endpoint::Mistrust;
 use crate::health::Hearing;
 use crate::metrics::{
     self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
@@ -19,7 +20,7 @@ use crate::metrics::{
 use crate::pool::{Backend, Ended, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
 use crate::server::ReloadResult;
-use crate::standing::Standing;
+use crate::standing::{Guard, Standing};
 
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
@@ -145,6 +146,11 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     }
 
     families.value(&names::POOL_FORGOTTEN, &[name], pool.forgotten_early.load(Relaxed) as f64);
+    let guards: Vec<_> = pool.members().iter().map(|backend| backend.view().facts.guard).collect();
+    for mistrust in Mistrust::ALL {
+        let held = guards.iter().filter(|guard| **guard == Guard::Held(mistrust)).count();
+        families.value(&names::POOL_HELD, &[name, mistrust.name()], held as f64);
+    }
     let source = pool.source.view();
     let kind = pool.settings().source.kind();
     if let Some(at) = source.last_success {
@@ -157,6 +163,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
         families.value(&names::DISCOVERY_LAST_ERROR, &[name, kind, reason], at);
     }
     families.value(&names::DISCOVERY_FAILING, &[name, kind], f64::from(u8::from(source.error.is_some())));
+    families.value(&names::DISCOVERY_FILTERED, &[name, kind], flag(source.filtered));
     families.value(&names::DISCOVERY_REJECTED, &[name, kind], source.rejected.count() as f64);
 }
 

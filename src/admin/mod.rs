@@ -152,6 +152,7 @@ fn routes(door: &Door) -> Router {
         .route("/config/reload", post(config::reload))
         .route("/pools", get(pools::all))
         .route("/pools/{pool}", get(pools::one).patch(operate::pool))
+        .route("/pools/{pool}/release", post(operate::release))
         .route("/backends/{pool}/{*backend}", get(pools::backend).patch(operate::backend))
         .route("/sessions", get(sessions::list))
         .route("/sessions/{id}", get(sessions::one))

@@ -42,6 +42,12 @@ struct Change {
     note: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Release {
+    note: Option<String>,
+}
+
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Word {
@@ -61,6 +67,13 @@ enum Probing {
 pub(super) struct PoolAnswer {
     pool: PoolBody,
     warning: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct ReleasedAnswer {
+    pool: PoolBody,
+    /// Backends that were held.
+    released: usize,
 }
 
 #[derive(Serialize)]
@@ -89,6 +102,22 @@ pub(super) async fn pool(
     let warning = saved(&desk).await;
     let _alone = desk.big.acquire().await;
     Ok(Json(PoolAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), warning }))
+}
+
+/// What discovery said last of the pool holds at once.
+pub(super) async fn release(
+    Shared(desk): Shared<Desk>,
+    Extension(who): Extension<Who>,
+    Path(name): Path<String>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<ReleasedAnswer>, Refusal> {
+    let pool = find_pool(&desk.view.state, &name)?;
+    let Release { note } = parsed(body)?;
+    let (by, note) = (Arc::clone(&who.0), checked(note.as_deref())?);
+    let command = Command { what: What::Release, by, note, at: SystemTime::now(), lasting: Lasting::Kept };
+    let released = give(&pool, command).await?;
+    let _alone = desk.big.acquire().await;
+    Ok(Json(ReleasedAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), released }))
 }
 
 pub(super) async fn backend(
@@ -154,13 +183,17 @@ fn command(desk: &Desk, who: &Who, change: &Change, what: What) -> Result<Comman
         (None, false) if !desk.view.state.orders.is_kept() => Lasting::Restart,
         (None, false) => Lasting::Kept,
     };
-    let note = change.note.as_deref();
+    let note = checked(change.note.as_deref())?;
+    Ok(Command { what, by: Arc::clone(&who.0), note, at, lasting })
+}
+
+/// A note that can be shown in a line; an empty one is none.
+fn checked(note: Option<&str>) -> Result<Option<Arc<str>>, Refusal> {
     if note.is_some_and(|note| note.chars().count() > LONGEST_NOTE || note.chars().any(char::is_control)) {
         let error = format!("`note` has more than {LONGEST_NOTE} characters, or a control character");
         return Err(Refusal::bad(error, ""));
     }
-    let note = note.map(str::trim).filter(|note| !note.is_empty());
-    Ok(Command { what, by: Arc::clone(&who.0), note: note.map(Arc::from), at, lasting })
+    Ok(note.map(str::trim).filter(|note| !note.is_empty()).map(Arc::from))
 }
 
 /// `1h`, `90s`, `1h 30m`.
@@ -174,7 +207,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
     })
 }
 
-async fn give(pool: &Pool, command: Command) -> Result<(), Refusal> {
+async fn give(pool: &Pool, command: Command) -> Result<usize, Refusal> {
     pool.orders.give(command).await.map_err(|error| match error {
         OrderError::NoSuchBackend => Refusal::not_found(error.to_string()),
         OrderError::NoKeeper => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), ""),

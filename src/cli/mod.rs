@@ -105,6 +105,8 @@ enum Command {
     Weight(operate::Weight),
     /// Let the active check of a backend rest, or go on
     Probe(operate::Probe),
+    /// Obey discovery at once: end what a pool holds against it after trouble of the registry
+    Release(operate::Release),
     /// Show or change what the log says
     LogLevel(level::Options),
     /// What is in effect, with every default; secrets are masked
@@ -249,6 +251,7 @@ async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failu
         Command::Ready(options) => operate::put_back(client, options, json).await,
         Command::Weight(options) => operate::weight(client, options, json).await,
         Command::Probe(options) => operate::probe(client, options, json).await,
+        Command::Release(options) => operate::release(client, options, json).await,
         Command::Config => config::config(client, json).await,
         Command::Reload => config::reload(client, json).await,
         Command::LogLevel(options) => level::level(client, options, json).await,

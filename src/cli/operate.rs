@@ -1,4 +1,4 @@
-//! `evenkeel drain`, `ready`, `disable`, `weight` and `probe`: what operators want of backends and pools.
+//! `evenkeel drain`, `ready`, `disable`, `weight`, `probe` and `release`: what operators want of backends and pools.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -95,6 +95,15 @@ enum Action {
     Resume,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct Release {
+    /// The pool, or the beginning of its name that no other has
+    pool: String,
+    /// Why; shown in the log
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Given(Option<u16>);
 
@@ -167,6 +176,16 @@ pub(super) async fn probe(client: &Client, options: &Probe, json: bool) -> Resul
     };
     body.insert("probe".to_owned(), json!(word));
     let answer = give(client, &found, body).await?;
+    show(&answer, &found, json)
+}
+
+pub(super) async fn release(client: &Client, options: &Release, json: bool) -> Result<(), Failure> {
+    let found = Found::Pool(find_pool(client, &options.pool).await?);
+    let body = options.note.as_ref().map_or_else(|| json!({}), |note| json!({ "note": note }));
+    let answer = client.change(Method::POST, &format!("{}/release", found.path()), &body).await?;
+    if !json && answer.get("released") == Some(&json!(0)) {
+        return Ok(say("no backend was held: what discovery says holds already\n")?);
+    }
     show(&answer, &found, json)
 }
 

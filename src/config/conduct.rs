@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::faults::{Complaint, Reading, Zero};
-use super::shape::{DampingShape, OutliersShape, PoolShape};
+use super::shape::{DampingShape, GuardShape, OutliersShape, PoolShape};
 use super::spill::{self, Spill};
 use super::values::{Decimal, Section};
 
@@ -18,6 +18,7 @@ const DEFAULT_MAX_EJECTED: u8 = 67;
 const DEFAULT_FLAP_WINDOW: Duration = Duration::from_secs(30);
 const DEFAULT_STAY_UP: Duration = Duration::from_millis(500);
 const DEFAULT_MAX_STAY_UP: Duration = Duration::from_secs(60);
+const DEFAULT_HOLD: Duration = Duration::from_secs(60);
 
 /// Tiers that a pool may have: a priority is below this.
 pub const TIERS: usize = 16;
@@ -29,6 +30,8 @@ pub struct Conduct {
     pub outliers: Outliers,
     /// What flapping costs.
     pub damping: Damping,
+    /// When discovery is not believed at once.
+    pub guard: GuardRules,
     /// How long the share of a new or recovered backend grows; zero = not at all.
     pub slow_start: Duration,
     /// When one session may go on to the next tier.
@@ -103,10 +106,19 @@ pub struct Damping {
     pub max_stay_up: Duration,
 }
 
+/// `[pools.NAME.guard]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct GuardRules {
+    /// How long a backend that works stays although discovery takes it away, after trouble of the source or with all
+    /// others. Zero = discovery is obeyed at once.
+    pub hold: Duration,
+}
+
 pub(super) fn conduct(shape: &PoolShape, fall: u32, reading: &mut Reading<'_>) -> Conduct {
     Conduct {
         outliers: outliers(shape.outliers.as_ref(), fall, reading),
         damping: damping(shape.damping.as_ref(), reading),
+        guard: guard(shape.guard.as_ref(), reading),
         slow_start: reading.duration("slow_start", &shape.slow_start, Zero::Allowed).unwrap_or(Duration::ZERO),
         spill: spill::spill(shape.spill.as_ref(), reading),
         spill_is_written: shape.spill.is_some(),
@@ -162,6 +174,12 @@ fn damping(section: Option<&Section<DampingShape>>, reading: &mut Reading<'_>) -
         stay_up,
         max_stay_up: max.unwrap_or(DEFAULT_MAX_STAY_UP).max(stay_up),
     }
+}
+
+fn guard(section: Option<&Section<GuardShape>>, reading: &mut Reading<'_>) -> GuardRules {
+    let default = GuardShape::default();
+    let shape = section.map_or(&default, |section| &section.shape);
+    GuardRules { hold: reading.duration("hold", &shape.hold, Zero::Allowed).unwrap_or(DEFAULT_HOLD) }
 }
 
 /// As hundredths.

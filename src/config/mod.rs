@@ -47,7 +47,7 @@ pub use access::{AccessToken, Admin};
 pub(crate) use address::dialled;
 pub use check::*;
 pub use closing::{Closing, Policy};
-pub use conduct::{Conduct, Damping, OutlierMode, Outliers, TIERS};
+pub use conduct::{Conduct, Damping, GuardRules, OutlierMode, Outliers, TIERS};
 pub use connect::{Connect, Queue, Timeouts};
 pub use diff::{Change, Diff, Named, What};
 pub use effective::masked;

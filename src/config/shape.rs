@@ -127,6 +127,7 @@ pub(super) struct PoolShape {
     pub(super) required: Option<bool>,
     pub(super) outliers: Option<Section<OutliersShape>>,
     pub(super) damping: Option<Section<DampingShape>>,
+    pub(super) guard: Option<Section<GuardShape>>,
     pub(super) slow_start: Time,
     pub(super) spill: Option<Strings>,
     pub(super) overprovisioning: Decimal,
@@ -161,6 +162,12 @@ pub(super) struct DampingShape {
     pub(super) window: Time,
     pub(super) stay_up: Time,
     pub(super) max_stay_up: Time,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GuardShape {
+    pub(super) hold: Time,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,7 +1,8 @@
 //! From what a source names to what the keeper is sent. Every source puts its whole list in here; while it waits for
-//! the next one, names are looked up and what was held back ends in time.
+//! the next one, names are looked up. It marks the set that comes after something went wrong; what that means for the
+//! backends is the keeper's to decide.
 
-use std::future::{Future, pending};
+use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +16,21 @@ use super::outlet::{Gone, Outlet};
 use super::own::{Fronts, Locals};
 use super::report::Report;
 use crate::config::Resolve;
-use crate::endpoint::{Rejections, Update};
+use crate::endpoint::{Mistrust, Rejections, Trust, Update};
+
+/// Where a list comes from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Heard {
+    /// A person wrote it.
+    Written,
+    /// A registry answered.
+    Answer {
+        /// It counts from a lower index than before.
+        restarted: bool,
+        /// It says that ACLs keep something of the list from us.
+        filtered: bool,
+    },
+}
 
 /// How often it is looked whether an instance has become ourselves: an address may move to this machine at any time.
 const LOOK: Duration = Duration::from_secs(30);
@@ -35,9 +50,14 @@ pub(super) struct Feed {
     refused: Rejections,
     /// These, and what can't be used of the instances.
     rejected: Rejections,
-    hold: Option<Instant>,
+    /// Of the source's next set that is sent.
+    trust: Trust,
+    /// The source has not answered yet: what is known is another one's.
+    is_awaited: bool,
     /// The source's last word was an error; a name that can't be resolved is none.
     trouble: bool,
+    /// Whether the last answer was filtered by ACLs; `None` = there was none.
+    filtered: Option<bool>,
 }
 
 impl Feed {
@@ -48,76 +68,100 @@ impl Feed {
         outlet: Outlet,
         failing: mpsc::Receiver<Arc<str>>,
     ) -> Self {
-        let (instances, refused, rejected) = (Vec::new(), Rejections::default(), Rejections::default());
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (locals, hold, trouble) = (Locals::default(), None, false);
-        Self { report, names, fronts, look, locals, failing, outlet, instances, refused, rejected, hold, trouble }
+        Self {
+            report,
+            names,
+            fronts,
+            look,
+            locals: Locals::default(),
+            failing,
+            outlet,
+            instances: Vec::new(),
+            refused: Rejections::default(),
+            rejected: Rejections::default(),
+            trust: Trust::Written,
+            is_awaited: true,
+            trouble: false,
+            filtered: None,
+        }
     }
 
-    /// Another source from now on; what the last one had trouble with is past.
-    pub(super) fn begin_again(&mut self, source: &'static str, resolve: Resolve) {
+    /// Another source from now on; what the last one had trouble with is past. `is_another` = other things are asked for,
+    /// and not the same ones in another way: then a person wants what it says.
+    pub(super) fn begin_again(&mut self, source: &'static str, resolve: Resolve, is_another: bool) {
         self.names.refresh_as(resolve);
         self.trouble = false;
-        self.hold = None;
+        if is_another {
+            (self.trust, self.is_awaited) = (Trust::Written, true);
+            self.filtered = None;
+        }
         self.report.begin_again(source);
     }
 
-    /// The source's last word was an error.
-    pub(super) fn in_trouble(&self) -> bool {
-        self.trouble
-    }
-
-    /// The source answered in full: these are all that exist, and those can't be used. `hold` starts or prolongs the
-    /// time in which what is missing stays.
+    /// The source answered in full: these are all that exist, and those can't be used.
     pub(super) async fn put(
         &mut self,
         instances: Vec<Instance>,
         refused: Rejections,
-        hold: Option<Instant>,
+        heard: Heard,
     ) -> Result<(), Gone> {
         self.names.want(instances.iter().filter_map(Instance::name));
         self.instances = instances;
         self.refused = refused;
-        self.hold = hold.or(self.hold);
-        self.trouble = false;
+        self.judge(heard);
+        (self.trouble, self.is_awaited) = (false, false);
         if self.publish().await? {
             self.report.succeeded(Instant::now(), self.rejected.clone());
         }
         Ok(())
     }
 
-    /// The source failed: what is known stays. What is held back stays so until `hold`, at least.
-    pub(super) async fn failed(&mut self, kind: &'static str, text: String, hold: Instant) -> Result<(), Gone> {
-        self.trouble = true;
-        self.report.failed(Instant::now(), kind, text);
-        if self.hold.is_none() {
-            return Ok(());
-        }
-        self.hold = Some(hold);
-        self.resend().await
+    /// How far the next set is to be believed. What waits to be sent, because no name is resolved, keeps its mark.
+    fn judge(&mut self, heard: Heard) {
+        let Heard::Answer { restarted, filtered } = heard else {
+            self.trust = Trust::Written;
+            return;
+        };
+        let became_filtered = filtered && self.filtered == Some(false);
+        self.filtered = Some(filtered);
+        self.report.filtered(Instant::now(), filtered);
+        let mistrust = match (restarted, became_filtered, self.trouble) {
+            (true, ..) => Some(Mistrust::Restart),
+            (_, true, _) => Some(Mistrust::Filtered),
+            (.., true) => Some(Mistrust::Trouble),
+            _ => None,
+        };
+        self.trust = match (self.trust, mistrust) {
+            (Trust::Written, _) => Trust::Written,
+            (_, Some(mistrust)) => Trust::Doubted(mistrust),
+            // Another agent answers now.
+            (Trust::Failing, None) => Trust::Calm,
+            (trust, None) => trust,
+        };
     }
 
-    /// Waits for `future`, and minds names and what is held back until it is there.
+    /// The source failed: what is known stays.
+    pub(super) async fn failed(&mut self, kind: &'static str, text: String) -> Result<(), Gone> {
+        self.trouble = true;
+        self.report.failed(Instant::now(), kind, text);
+        // What another source said before is not made worse by the new one's failure.
+        let known = self.outlet.last().filter(|_| !self.is_awaited && self.trust != Trust::Written);
+        let Some(endpoints) = known.map(<[_]>::to_vec) else { return Ok(()) };
+        self.trust = Trust::Failing;
+        self.outlet.send(Update { endpoints, trust: self.trust }).await
+    }
+
+    /// Waits for `future`, and minds names until it is there.
     pub(super) async fn until<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Gone> {
         let mut future = pin!(future);
         loop {
-            let hold = self.hold;
-            let hold_ends = async {
-                match hold {
-                    Some(end) => tokio::time::sleep_until(end.into()).await,
-                    None => pending().await,
-                }
-            };
             tokio::select! {
                 // In order: an answer that is there goes before the news about the last one.
                 biased;
                 () = self.outlet.closed() => return Err(Gone),
                 done = &mut future => return Ok(done),
-                () = hold_ends => {
-                    self.hold = None;
-                    self.resend().await?;
-                }
                 Some(id) = self.failing.recv() => {
                     let instance = self.instances.iter().find(|instance| instance.id == id);
                     if let Some(name) = instance.and_then(Instance::name) {
@@ -182,14 +226,11 @@ impl Feed {
         }
         self.rejected = self.refused.clone();
         self.rejected.append(&assembled.rejected);
-        self.outlet.send(Update { endpoints: assembled.endpoints, hold_missing_until: self.hold }).await?;
+        let trust = if self.is_awaited { Trust::Calm } else { self.trust };
+        self.outlet.send(Update { endpoints: assembled.endpoints, trust }).await?;
+        if !self.is_awaited && self.trust != Trust::Failing {
+            self.trust = Trust::Calm;
+        }
         Ok(true)
-    }
-
-    /// The last set again, with what is held back now.
-    async fn resend(&mut self) -> Result<(), Gone> {
-        let Some(endpoints) = self.outlet.last() else { return Ok(()) };
-        let endpoints = endpoints.to_vec();
-        self.outlet.send(Update { endpoints, hold_missing_until: self.hold }).await
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::feed::Feed;
+use super::feed::{Feed, Heard};
 use super::instance::Instance;
 use super::outlet::Gone;
 use crate::config::StaticBackend;
@@ -27,7 +27,7 @@ pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Resul
             note: None,
         })
         .collect();
-    feed.put(instances, Rejections::default(), None).await?;
+    feed.put(instances, Rejections::default(), Heard::Written).await?;
     loop {
         feed.until(tokio::time::sleep(CONFIRM)).await?;
         feed.confirm();

@@ -27,7 +27,7 @@ use crate::pool::SourceStatus;
 
 use self::agents::Agents;
 pub use self::agents::{AgentError, Renewed};
-use self::consul::{Catalog, Tuning};
+use self::consul::{Catalog, Subject, Tuning};
 use self::feed::Feed;
 use self::names::Names;
 use self::outlet::Outlet;
@@ -131,8 +131,18 @@ enum Followed {
     Consul(Box<Catalog>),
 }
 
+impl Followed {
+    /// What of a registry is followed; `None` = no registry.
+    fn subject(&self) -> Option<Subject> {
+        match self {
+            Self::Static(_) => None,
+            Self::Consul(catalog) => Some(catalog.subject()),
+        }
+    }
+}
+
 impl Follower {
-    /// Sends a set whenever it is another one than the last, or what is held back changes; the first as soon as
+    /// Sends a set whenever it is another one than the last, or how far it is to be believed changes; the first as soon as
     /// anything is known. How it goes is in `status`. No error ends it and none is a set.
     ///
     /// What comes through `others` takes this one's place: what is known stays until the new source says otherwise, and
@@ -151,6 +161,7 @@ impl Follower {
             Feed::new(report, Names::new(self.resolver, self.resolve), self.fronts, Outlet::new(updates), failing);
         let mut followed = self.followed;
         loop {
+            let subject = followed.subject();
             // The only reason to stop is that nobody listens, and whoever stopped listening knows.
             let follow = async {
                 match followed {
@@ -163,7 +174,8 @@ impl Follower {
                 Some(other) = others.recv() => other,
                 _gone = follow => return,
             };
-            feed.begin_again(other.source, other.resolve);
+            let is_another = subject.is_none() || subject != other.followed.subject();
+            feed.begin_again(other.source, other.resolve, is_another);
             followed = other.followed;
         }
     }

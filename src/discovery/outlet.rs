@@ -2,7 +2,7 @@
 
 use tokio::sync::mpsc;
 
-use crate::endpoint::{Endpoint, Update};
+use crate::endpoint::{Endpoint, Trust, Update};
 
 /// Nobody listens any more: the follower ends.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ impl Outlet {
     pub(super) async fn send(&mut self, mut update: Update) -> Result<(), Gone> {
         // The order that a source has has no meaning, and Consul's changes.
         update.endpoints.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        if self.last.as_ref() == Some(&update) {
+        if self.last.as_ref().is_some_and(|last| is_no_news(last, &update)) {
             return Ok(());
         }
         self.updates.send(update.clone()).await.map_err(|_| Gone)?;
@@ -30,7 +30,7 @@ impl Outlet {
         Ok(())
     }
 
-    /// What was sent last.
+    /// The set that was sent last.
     pub(super) fn last(&self) -> Option<&[Endpoint]> {
         self.last.as_ref().map(|update| update.endpoints.as_slice())
     }
@@ -46,4 +46,14 @@ impl Outlet {
     pub(super) async fn closed(&self) {
         self.updates.closed().await;
     }
+}
+
+/// A mistrust is always news: it begins again with each.
+fn is_no_news(last: &Update, now: &Update) -> bool {
+    let is_as_good = match (last.trust, now.trust) {
+        (_, Trust::Doubted(_)) => false,
+        (last, Trust::Calm) => last != Trust::Failing,
+        (last, now) => last == now,
+    };
+    is_as_good && last.endpoints == now.endpoints
 }

@@ -21,6 +21,8 @@ pub(super) struct Report {
     unresolved: Trouble,
     /// What of the rejected was told last, and when.
     told: (Rejections, Option<Instant>),
+    /// When it was told last that ACLs filter the answers.
+    told_filtered: Option<Instant>,
 }
 
 /// From the first failure to the next success.
@@ -37,7 +39,7 @@ struct Trouble {
 impl Report {
     pub(super) fn new(pool: Arc<str>, source: &'static str, status: Arc<SourceStatus>) -> Self {
         let (trouble, unresolved) = (Trouble::default(), Trouble::default());
-        Self { pool, source, status, trouble, unresolved, told: (Rejections::default(), None) }
+        Self { pool, source, status, trouble, unresolved, told: (Rejections::default(), None), told_filtered: None }
     }
 
     /// Another source from now on.
@@ -75,6 +77,24 @@ impl Report {
         if let Some((failures, took)) = self.unresolved.ended(now) {
             let (pool, source) = (&*self.pool, self.source);
             tracing::info!(pool, source, failures, "names are resolved again after {took:.1?}");
+        }
+    }
+
+    /// ACLs keep something of the last answer from us, or nothing any more.
+    pub(super) fn filtered(&mut self, now: Instant, filtered: bool) {
+        if self.status.filtered(filtered) == filtered {
+            return;
+        }
+        let (pool, source) = (&*self.pool, self.source);
+        if !filtered {
+            tracing::info!(pool, source, "the registry's answers are no longer filtered by ACLs");
+        } else if self.told_filtered.is_none_or(|told| now - told >= REMINDER) {
+            self.told_filtered = Some(now);
+            tracing::warn!(
+                pool,
+                source,
+                "the registry's answers are filtered by ACLs: the token may not read all instances, or their nodes"
+            );
         }
     }
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::addresses::{Doubt, Left};
-use super::reason::Cause;
+use super::reason::Ground;
 use super::{Probed, Probing, Watch};
 use crate::config::{self, Check, CheckKind, Conduct};
-use crate::endpoint::{Endpoint, Registry};
+use crate::endpoint::{Endpoint, Mistrust, Registry};
 use crate::health::{Advice, AdvisedWeight, Damping, Failing, Hearing, Outlier, ProbeState, Report, Wish, slow_start};
 use crate::pool::{Backend, Pool, View};
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
@@ -36,9 +36,14 @@ pub(super) struct Member {
     /// Percent of its weight, by its age.
     pub(super) ramp: u32,
     /// What the reason in its view explains; `None` = nothing yet.
-    pub(super) cause: Option<Cause>,
+    pub(super) ground: Option<Ground>,
     pub(super) since: SystemTime,
-    pub(super) held_until: Option<Instant>,
+    /// It is in the newest set.
+    pub(super) listed: bool,
+    /// The last word of the registry that was believed; unknown = none.
+    pub(super) word: Registry,
+    /// The registry's newest word is not believed, and that is why.
+    pub(super) held: Option<Mistrust>,
     pub(super) forget_at: Option<Instant>,
     /// Ends the probe when dropped.
     pub(super) probe: Option<Box<dyn Probing>>,
@@ -76,10 +81,12 @@ impl Member {
             standing: Standing::Unproven,
             reason: "new".into(),
             by_probe: false,
+            remarks: None,
             since,
             advice: None,
             ejected: None,
             damped_until: None,
+            held_until: None,
         };
         Self {
             backend: pool.add(&endpoint.id, view),
@@ -94,9 +101,11 @@ impl Member {
             hearing_said: Hearing::default(),
             up_since: None,
             ramp: slow_start::FULL,
-            cause: None,
+            ground: None,
             since,
-            held_until: None,
+            listed: true,
+            word: Registry::Unknown,
+            held: None,
             forget_at: None,
             probe: None,
             inherited: false,
@@ -202,8 +211,8 @@ impl Member {
 
     /// The guard's fact: damping is for who is there and healthy.
     pub(super) fn guard(&self) -> Guard {
-        if self.held_until.is_some() {
-            Guard::Held
+        if let Some(mistrust) = self.held.filter(|_| self.word_is_good()) {
+            Guard::Held(mistrust)
         } else if self.damping.until().is_some()
             && self.facts.registry != Registry::Absent
             && self.facts.is_sound() == Some(true)
@@ -243,7 +252,15 @@ impl Member {
         result.passed && begun >= ejection.since && matches!(self.passive(check), Passive::Ejected { until: None })
     }
 
-    pub(super) fn view(&self, now: Instant, conduct: &Conduct, standing: Standing, reason: Arc<str>) -> View {
+    /// `held_until`: when the registry is believed again.
+    pub(super) fn view(
+        &self,
+        now: Instant,
+        conduct: &Conduct,
+        held_until: Option<Instant>,
+        standing: Standing,
+        reason: Arc<str>,
+    ) -> View {
         let ejection = self.outlier.ejection().filter(|_| standing != Standing::Removed);
         View {
             address: self.endpoint.address,
@@ -255,7 +272,8 @@ impl Member {
             facts: self.facts,
             standing,
             reason,
-            by_probe: matches!(self.cause, Some(Cause::Probe(_))),
+            by_probe: self.ground.as_ref().is_some_and(Ground::is_probe),
+            remarks: self.ground.as_ref().and_then(Ground::remarks),
             since: self.since,
             advice: self.advice,
             ejected: ejection.map(|ejection| (wall_clock(now, ejection.until), self.outlier.strikes())),
@@ -264,6 +282,7 @@ impl Member {
                 .until()
                 .filter(|_| standing == Standing::Damped)
                 .map(|until| wall_clock(now, until)),
+            held_until: held_until.filter(|_| self.facts.is_held()).map(|until| wall_clock(now, until)),
         }
     }
 

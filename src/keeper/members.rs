@@ -8,18 +8,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use fastrand::Rng;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::departed::Departed;
+use super::guard::{Kept, Window};
 use super::member::Member;
-use super::reason::Cause;
+use super::reason::Ground;
 use super::{Advised, LookUp, Probed, Watch, together};
 use crate::endpoint::{Endpoint, Registry, Update};
 use crate::health::{Damping, Outlier, ProbeState, Release, slow_start};
 use crate::operator::Ledger;
 use crate::pace::Pace;
 use crate::pool::Pool;
-use crate::standing::{Guard, Standing};
+use crate::standing::Standing;
 
 /// Between log lines on outliers that are left in.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub(super) struct Members {
     pub(super) deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     pub(super) departed: Departed,
     pub(super) heard: bool,
+    /// Whether the registry is believed when it takes backends away; `None` = it is.
+    pub(super) window: Option<Window>,
     pub(super) all_down: bool,
     pub(super) panicking: bool,
     /// Members that are ejected.
@@ -63,6 +66,7 @@ impl Members {
             deadlines: BinaryHeap::new(),
             departed: Departed::default(),
             heard: false,
+            window: None,
             all_down: false,
             panicking: false,
             ejected: 0,
@@ -76,28 +80,25 @@ impl Members {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let of_members = self.deadlines.peek().map(|Reverse((at, _))| *at);
-        of_members.into_iter().chain(self.departed.next()).chain(self.ledger.next_end()).chain(self.ramp_at).min()
+        let of_window = self.window.and_then(|window| window.until);
+        let of_ledger = self.ledger.next_end();
+        [of_members, self.departed.next(), of_ledger, self.ramp_at, of_window].into_iter().flatten().min()
     }
 
-    /// A whole set: who is not in it has left.
+    /// A whole set: who is not in it has left, unless the registry is not believed now.
     pub(super) fn update(&mut self, now: Instant, update: Update) {
-        let hold_until = update.hold_missing_until.filter(|&until| until > now);
+        self.trust(now, update.trust, &update.endpoints);
         let wall = SystemTime::now();
         let mut present = HashSet::with_capacity(update.endpoints.len());
+        let mut kept = Kept::default();
         for endpoint in update.endpoints {
             present.insert(Arc::clone(&endpoint.id));
             self.ledger.presence(&endpoint.id, true, wall);
-            self.arrived(now, endpoint);
+            kept.critical += usize::from(self.arrived(now, endpoint));
         }
         let missing: Vec<_> = self.members.keys().filter(|id| !present.contains(*id)).cloned().collect();
-        let held = missing.iter().filter(|id| self.missing(now, id, hold_until)).count();
-        if held > 0 {
-            let pool = &self.pool.name;
-            warn!(
-                %pool, backends = held,
-                "held: they left the registry while that was in trouble, and their own probes pass"
-            );
-        }
+        kept.missing = missing.iter().filter(|id| self.missing(now, id)).count();
+        self.tell_kept(&kept);
         self.heard = true;
         self.forget_departed(now);
         self.publish();
@@ -114,6 +115,7 @@ impl Members {
                 member.go_on_with(&self.pool, &self.watch);
             }
         }
+        self.hold_by_new_rules(now);
         // What the policies make of each of them may be another thing.
         let ids: Vec<_> = self.members.keys().cloned().collect();
         for id in ids {
@@ -150,8 +152,8 @@ impl Members {
             member.outlier.hurry(now);
         }
         member.backend.keep_report(Some(probed.report));
-        if member.facts.guard == Guard::Held && member.facts.probe != Some(ProbeState::Up) {
-            self.leave(now, &probed.id);
+        if member.facts.is_held() && member.facts.probe != Some(ProbeState::Up) {
+            self.obey_registry(now, &probed.id);
         } else if member.facts != before {
             self.settle(now, &probed.id);
         }
@@ -167,6 +169,7 @@ impl Members {
     /// Looks at everybody whose time has come.
     pub(super) fn tick(&mut self, now: Instant) {
         self.end_orders(now);
+        self.end_window(now);
         while let Some(Reverse((at, _))) = self.deadlines.peek() {
             if *at > now {
                 break;
@@ -183,10 +186,6 @@ impl Members {
 
     fn look_at(&mut self, now: Instant, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };
-        if member.held_until.is_some_and(|until| until <= now) {
-            self.leave(now, id);
-            return;
-        }
         if member.damping.until().is_some_and(|until| until <= now) {
             member.damping.lift();
             self.settle(now, id);
@@ -195,22 +194,20 @@ impl Members {
         self.look_at_ejection(now, id);
     }
 
-    fn arrived(&mut self, now: Instant, endpoint: Endpoint) {
+    /// In the newest set. Returns whether it is critical there and held up from now on.
+    fn arrived(&mut self, now: Instant, endpoint: Endpoint) -> bool {
         let id = Arc::clone(&endpoint.id);
         self.stays(&id);
         let Some(member) = self.members.get_mut(&id) else {
             self.add(now, endpoint);
-            return;
+            return false;
         };
         let endpoint = endpoint.kept_at(member.endpoint.address);
-        let moved = member.endpoint.address != endpoint.address;
-        let same = member.endpoint == endpoint && member.facts.registry == endpoint.registry && member.probe.is_some();
-        if same {
-            return;
+        if member.endpoint == endpoint && member.listed && member.held.is_none() {
+            return false;
         }
-        let address = endpoint.address;
-        member.facts.registry = endpoint.registry;
-        member.held_until = None;
+        let (address, registry) = (endpoint.address, endpoint.registry);
+        let moved = member.endpoint.address != address;
         member.endpoint = endpoint;
         if moved || member.probe.is_none() {
             self.ejected -= usize::from(member.outlier.ejection().is_some());
@@ -218,9 +215,13 @@ impl Members {
         }
         if moved {
             member.damping = Damping::new();
+            // What was said of the old place says nothing about this one.
+            member.word = Registry::Unknown;
         }
+        let held = member.listed(registry, self.window);
         self.addresses_changed(now, &id);
         self.settle(now, &id);
+        held
     }
 
     fn add(&mut self, now: Instant, endpoint: Endpoint) {
@@ -228,39 +229,21 @@ impl Members {
         debug!(pool = %self.pool.name, backend = %id, %address, weight = endpoint.weight, "added");
         let mut member = Member::new(&self.pool, endpoint);
         member.begin_again(&self.pool, &self.watch, address);
+        member.listed(member.endpoint.registry, None);
         self.members.insert(Arc::clone(&id), member);
         self.addresses_changed(now, &id);
         self.settle(now, &id);
     }
 
-    /// Not in the newest set. Returns whether it is held from now on.
-    fn missing(&mut self, now: Instant, id: &Arc<str>, hold_until: Option<Instant>) -> bool {
-        let Some(member) = self.members.get_mut(id) else { return false };
-        if member.facts.registry == Registry::Absent && member.facts.guard != Guard::Held {
-            return false;
-        }
-        let Some(until) = hold_until.filter(|_| member.facts.probe == Some(ProbeState::Up)) else {
-            self.leave(now, id);
-            return false;
-        };
-        member.held_until = Some(until);
-        self.deadlines.push(Reverse((until, Arc::clone(id))));
-        if member.facts.guard == Guard::Held {
-            return false;
-        }
-        member.facts.registry = Registry::Absent;
-        debug!(pool = %self.pool.name, backend = %id, address = %member.endpoint.address, "held");
-        self.settle(now, id);
-        true
-    }
-
-    fn leave(&mut self, now: Instant, id: &Arc<str>) {
+    pub(super) fn leave(&mut self, now: Instant, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };
         self.ejected -= usize::from(member.outlier.ejection().is_some());
         self.ledger.presence(id, false, SystemTime::now());
         member.facts.registry = Registry::Absent;
         member.outlier = Outlier::new();
-        member.held_until = None;
+        member.listed = false;
+        member.held = None;
+        member.word = Registry::Unknown;
         (member.probe, member.doubt) = (None, None);
         self.remember(now, id);
         self.settle(now, id);
@@ -313,17 +296,13 @@ impl Members {
         if member.ramp < slow_start::FULL && self.ramp_at.is_none() {
             self.ramp_at = Some(now + together::step(conduct));
         }
-        let cause = Cause::of(&member.facts, member.endpoint.note.as_ref(), || self.ledger.explained(id));
-        let cause = match (cause, self.ledger.pause(id)) {
-            (Cause::Probe(state), Some(order)) => Cause::Paused(state, order.to_string()),
-            (cause, _) => cause,
-        };
-        let reason = if member.cause.as_ref() == Some(&cause) && cause != Cause::Ejected {
+        let ground = Ground::of(member, &self.ledger);
+        let reason = if member.ground.as_ref() == Some(&ground) && ground.lasts() {
             Arc::clone(&before.reason)
         } else {
-            cause.explained(member).into()
+            ground.explained(member).into()
         };
-        member.cause = Some(cause);
+        member.ground = Some(ground);
         if standing != before.standing {
             member.since = SystemTime::now();
             member.backend.stats.changes.fetch_add(1, Relaxed);
@@ -332,7 +311,8 @@ impl Members {
                 from = before.standing.name(), "{}: {reason}", standing.name()
             );
         }
-        let view = member.view(now, conduct, standing, reason);
+        let held_until = self.window.and_then(|window| window.until);
+        let view = member.view(now, conduct, held_until, standing, reason);
         self.pool.place(&member.backend, view);
         if standing == Standing::Ejected && before.standing != Standing::Ejected {
             self.look_at_ejection(now, id);

@@ -4,6 +4,7 @@
 mod addresses;
 mod agents;
 mod departed;
+mod guard;
 mod member;
 mod members;
 mod orders;

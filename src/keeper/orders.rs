@@ -10,11 +10,11 @@ use crate::operator::{Command, Ledger, What};
 use crate::pool::{Happened, OrderError};
 
 impl Members {
-    /// An operator said something. It holds when this returns.
-    pub(super) fn operate(&mut self, now: Instant, command: Command) -> Result<(), OrderError> {
+    /// An operator said something. It holds when this returns, which says how many backends it was about.
+    pub(super) fn operate(&mut self, now: Instant, command: Command) -> Result<usize, OrderError> {
         let pool = Arc::clone(&self.pool.name);
         let backend = match &command.what {
-            What::Pool(_) => None,
+            What::Pool(_) | What::Release => None,
             What::Backend(id, _) | What::Weight(id, _) | What::Pause(id, _) => Some(Arc::clone(id)),
         };
         if backend.as_ref().is_some_and(|id| !self.members.contains_key(id)) {
@@ -32,10 +32,11 @@ impl Members {
             Some(backend) => info!(%pool, %backend, "operator: {says}"),
             None => info!(%pool, "operator: the whole pool: {says}"),
         }
+        let released = (command.what == What::Release).then(|| self.believe(now));
         self.ledger.obey(command);
-        self.obey(now, backend.clone());
+        let touched = self.obey(now, backend.clone());
         self.pool.tell(|| Happened::Operator { pool, backend, says });
-        Ok(())
+        Ok(released.unwrap_or(touched))
     }
 
     /// Orders whose time is over end.
@@ -55,15 +56,16 @@ impl Members {
         self.obey(now, None);
     }
 
-    /// Facts follow the ledger: of one member, or of all.
-    fn obey(&mut self, now: Instant, backend: Option<Arc<str>>) {
+    /// Facts follow the ledger: of one member, or of all. Returns of how many.
+    fn obey(&mut self, now: Instant, backend: Option<Arc<str>>) -> usize {
         self.pool.orders.show(Ledger::clone(&self.ledger));
         let touched = backend.map_or_else(|| self.members.keys().cloned().collect(), |id| vec![id]);
-        for id in touched {
-            self.settle(now, &id);
+        for id in &touched {
+            self.settle(now, id);
             // A check that rests ends no ejection.
-            self.look_at_ejection(now, &id);
+            self.look_at_ejection(now, id);
         }
         self.weigh(now);
+        touched.len()
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::members::Members;
-use crate::config::{Conduct, WhenAllDown};
+use crate::config::{Conduct, Source, WhenAllDown};
 use crate::health::slow_start;
 
 /// Shares grow in so many steps.
@@ -25,6 +25,9 @@ impl Members {
         }
         if counts.unproven == 0 && self.pool.settle() {
             info!(pool = %self.pool.name, backends = counts.members, up = counts.up, "settled: every backend is probed");
+            if counts.members == 0 {
+                self.tell_empty();
+            }
         }
         let pool = &self.pool.name;
         let threshold = usize::from(self.pool.settings().conduct.panic_threshold);
@@ -56,6 +59,19 @@ impl Members {
             WhenAllDown::Refuse => "new sessions are refused",
         };
         warn!(%pool, backends = counts.members, "no backend is up: {become_of_sessions}");
+    }
+
+    /// To a token without the right, an agent says that there is nothing.
+    fn tell_empty(&self) {
+        let (pool, settings) = (&self.pool.name, self.pool.settings());
+        let Source::Consul(consul) = &settings.source else { return };
+        if consul.agent.token.is_none() && consul.agent.token_file.is_none() {
+            warn!(
+                %pool, service = %consul.service,
+                "settled without a backend: the registry lists no instance; it is asked without a token, and where ACLs are on it \
+                 lists only what the anonymous token may read"
+            );
+        }
     }
 
     /// Shares of those that are new grow with their age.

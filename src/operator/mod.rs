@@ -42,6 +42,8 @@ pub enum What {
     Weight(Arc<str>, Option<u16>),
     /// Of its active check: whether it rests, and what it found last holds.
     Pause(Arc<str>, bool),
+    /// That discovery is obeyed at once: nothing of the pool is held against it any more. Done once, so nothing is kept.
+    Release,
 }
 
 /// For how long an order holds, unless it is taken back before.
@@ -111,6 +113,7 @@ impl Ledger {
                 let needed = value != Operator::Ready || self.pool.is_some();
                 self.of(id).operator = needed.then_some(Order { value, by, note, at, lasting });
             }
+            What::Release => {}
             What::Weight(id, value) => {
                 self.of(id).weight = value.map(|value| Order { value, by, note, at, lasting });
             }
@@ -274,6 +277,7 @@ impl fmt::Display for What {
             Self::Weight(_, None) => f.write_str("weight as discovery says"),
             Self::Pause(_, true) => f.write_str("probes paused"),
             Self::Pause(_, false) => f.write_str("probes go on"),
+            Self::Release => f.write_str("released: what discovery says holds"),
         }
     }
 }

@@ -54,6 +54,8 @@ pub struct View {
     pub reason: Arc<str>,
     /// The reason is what a probe found: [`Backend::reason`] has the newest.
     pub by_probe: bool,
+    /// What else of the reason stands before that, such as that its weight is 0.
+    pub remarks: Option<Arc<str>>,
     /// When the standing became this one.
     pub since: SystemTime,
     /// What its agent asked for last.
@@ -62,6 +64,8 @@ pub struct View {
     pub ejected: Option<(SystemTime, u32)>,
     /// When it counts as up, if it stays up until then.
     pub damped_until: Option<SystemTime>,
+    /// When the registry, which says otherwise, is believed again, if it is held; `None` = not while the registry fails.
+    pub held_until: Option<SystemTime>,
 }
 
 /// The share of a backend of weight 1 that gets all of it: percent of advice times percent of slow start, so that no part
@@ -186,7 +190,7 @@ impl Backend {
     pub fn reason(&self) -> Arc<str> {
         let view = self.view.load();
         match self.last_report().filter(|_| view.by_probe) {
-            Some(report) => report.to_string().into(),
+            Some(report) => format!("{}{report}", view.remarks.as_deref().unwrap_or_default()).into(),
             None => Arc::clone(&view.reason),
         }
     }

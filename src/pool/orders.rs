@@ -24,8 +24,8 @@ pub struct OrderDesk {
 pub struct Given {
     /// What is wanted.
     pub command: Command,
-    /// Told when it holds.
-    pub done: oneshot::Sender<Result<(), OrderError>>,
+    /// Told when it holds, and of how many backends.
+    pub done: oneshot::Sender<Result<usize, OrderError>>,
 }
 
 /// Why a command was not obeyed.
@@ -50,14 +50,14 @@ impl OrderDesk {
         self.ledger.store(Arc::new(ledger));
     }
 
-    /// Gives a command. When it returns, picks follow it.
+    /// Gives a command. When it returns, picks follow it; it says how many backends it was about.
     ///
     /// # Errors
     /// Nothing has changed.
     ///
     /// # Cancel safety
     /// May be dropped; the command may hold or not.
-    pub async fn give(&self, command: Command) -> Result<(), OrderError> {
+    pub async fn give(&self, command: Command) -> Result<usize, OrderError> {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (done, answer) = oneshot::channel();
         let keeper = keeper.ok_or(OrderError::NoKeeper)?;

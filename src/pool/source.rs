@@ -26,6 +26,8 @@ pub struct SourceView {
     pub errors: BTreeMap<&'static str, Errors>,
     /// What the last full answer named and could not be used.
     pub rejected: Rejections,
+    /// ACLs keep something of the last full answer from us, as the registry says.
+    pub filtered: bool,
 }
 
 /// Of one kind, since the start.
@@ -46,9 +48,16 @@ impl SourceStatus {
         view.rejected = rejected;
     }
 
+    /// Whether ACLs keep something of the last answer from us. Returns what held before.
+    pub fn filtered(&self, filtered: bool) -> bool {
+        std::mem::replace(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner).filtered, filtered)
+    }
+
     /// Another source is asked from now on: what the last one said stays for as long as that one says nothing.
     pub fn begin_again(&self) {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).error = None;
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.error = None;
+        view.filtered = false;
     }
 
     /// The source did not answer, or not with anything that can be obeyed. `kind` is a metric label: from a small,

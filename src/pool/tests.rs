@@ -36,10 +36,12 @@ pub(super) fn view(standing: Standing, weight: u16) -> View {
         standing,
         reason: "test".into(),
         by_probe: false,
+        remarks: None,
         since: SystemTime::UNIX_EPOCH,
         advice: None,
         ejected: None,
         damped_until: None,
+        held_until: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! A registry that fails in every way that it can: clients do not notice.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
@@ -18,7 +19,7 @@ fn errors(reason: &str) -> String {
     format!("evenkeel_discovery_errors_total{{pool=\"back\",source=\"consul\",reason=\"{reason}\"}}")
 }
 
-async fn until_fact(rig: &Rig, id: &str, fact: &str, value: &str) {
+pub(super) async fn until_fact(rig: &Rig, id: &str, fact: &str, value: &str) {
     until(&format!("{id}: {fact} {value}"), || async {
         rig.backend(id).await.filter(|backend| backend["facts"][fact] == value)
     })
@@ -26,10 +27,10 @@ async fn until_fact(rig: &Rig, id: &str, fact: &str, value: &str) {
 }
 
 /// Two instances that answer, a balancer that knows them, and clients that must not notice anything.
-struct Scene {
-    registry: Registry,
-    rig: Arc<Rig>,
-    backends: Vec<Backend>,
+pub(super) struct Scene {
+    pub(super) registry: Registry,
+    pub(super) rig: Arc<Rig>,
+    pub(super) backends: Vec<Backend>,
     clients: JoinHandle<usize>,
     enough: Arc<AtomicBool>,
     gate: Arc<Mutex<()>>,
@@ -39,10 +40,15 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::with(|registry, id, backend| registry.add("web", id, backend)).await
+    }
+
+    /// Each of the two is registered like this.
+    pub(super) async fn with(add: impl Fn(&Registry, &str, SocketAddr)) -> Self {
         let registry = Registry::new().await;
         let backends = vec![Backend::answering("a").await, Backend::answering("b").await];
         for (id, backend) in ["a", "b"].iter().zip(&backends) {
-            registry.add("web", id, backend.address());
+            add(&registry, id, backend.address());
         }
         let rig = Arc::new(registry.rig("", "").await);
         for id in ["a", "b"] {
@@ -55,7 +61,7 @@ impl Scene {
     }
 
     /// Waits until clients have been served a while longer.
-    async fn a_while(&self) {
+    pub(super) async fn a_while(&self) {
         let asked = self.rig.balancer().state().set().listeners[0].accepted.load(SeqCst);
         until("clients go on", || async {
             assert!(!self.clients.is_finished(), "a client noticed");
@@ -64,7 +70,7 @@ impl Scene {
         .await;
     }
 
-    async fn until_guard(&self, id: &str, guard: &str) {
+    pub(super) async fn until_guard(&self, id: &str, guard: &str) {
         until_fact(&self.rig, &self.registry.id(id), "guard", guard).await;
     }
 
@@ -74,7 +80,7 @@ impl Scene {
         self.rig.until_standing(&self.registry.id("c"), "up").await;
     }
 
-    async fn end(mut self) -> Registry {
+    pub(super) async fn end(mut self) -> Registry {
         self.a_while().await;
         self.enough.store(true, SeqCst);
         let served = soon("the clients", &mut self.clients).await.expect("a client noticed");
@@ -218,7 +224,8 @@ async fn an_empty_list_after_errors_is_not_believed_while_probes_pass() {
 #[tokio::test]
 async fn an_index_that_goes_back_is_not_believed_to_be_news_of_departures() {
     let scene = Scene::new().await;
-    // The agent counts from 2 again, and does not know of one instance.
+    // The agent counts from 2 again, and does not know of one instance. The question that waits learns of it.
+    until("a question waits", || async { (scene.registry.waiting() > 0).then_some(()) }).await;
     let asked = scene.registry.requests();
     scene.registry.rewind_index(2);
     // Twice: at once, because nothing is known any more, and then with the low index, waiting.

@@ -2,6 +2,7 @@
 
 mod calm;
 mod faults;
+mod held;
 mod names;
 mod reach;
 mod told;

@@ -14,7 +14,10 @@ use axum::{
     routing::{delete, put},
 };
 
-use super::shared::Shared;
+use super::{
+    shared::Shared,
+    state::{BEGINNING, State as Known, Veil},
+};
 
 /// A way to fail, for every request until it is taken back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +51,8 @@ const NAMES: [(&str, Fault); 7] = [
     ("no-index", Fault::NoIndex),
 ];
 
-/// Where a new agent's index begins.
-const BEGINNING: u64 = 11;
+/// What else can be asked for by hand: changes of what is known.
+const CHANGES: &str = "index-back, restart, restart-empty, acl, shrink";
 
 /// Faults by hand: no part of Consul's API, and not subject to them.
 pub(super) fn routes() -> Router<Arc<Shared>> {
@@ -57,13 +60,33 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
 }
 
 async fn break_it(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> (StatusCode, String) {
-    if name == "index-back" {
-        shared.change(|state, _| state.rewind(BEGINNING));
-        return (StatusCode::OK, format!("the index is {BEGINNING} again\n"));
-    }
+    let done = match name.as_str() {
+        "index-back" => {
+            shared.change(|state, _| state.rewind(BEGINNING));
+            format!("the index is {BEGINNING} again\n")
+        }
+        "restart" => {
+            shared.change(Known::restart);
+            "every check is critical until it has run, or its application reports\n".to_owned()
+        }
+        "restart-empty" => {
+            shared.clear();
+            "everything is forgotten\n".to_owned()
+        }
+        "acl" | "shrink" => {
+            let veil = Veil { ids: None, told: name == "acl" };
+            shared.change(|state, _| state.veil(Some(veil)));
+            format!("{name}: no instance is shown, until DELETE /fault\n")
+        }
+        _ => return inject(&shared, &name),
+    };
+    (StatusCode::OK, done)
+}
+
+fn inject(shared: &Shared, name: &str) -> (StatusCode, String) {
     let Some((_, fault)) = NAMES.iter().find(|(known, _)| *known == name) else {
         let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-        return (StatusCode::NOT_FOUND, format!("no such fault; there are {}, index-back\n", names.join(", ")));
+        return (StatusCode::NOT_FOUND, format!("no such fault; there are {}, {CHANGES}\n", names.join(", ")));
     };
     shared.inject(Some(fault.clone()));
     (StatusCode::OK, format!("{name}, until DELETE /fault\n"))
@@ -71,6 +94,9 @@ async fn break_it(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -
 
 async fn mend(State(shared): State<Arc<Shared>>) -> &'static str {
     shared.inject(None);
+    if shared.read(|state| state.veil.is_some()) {
+        shared.change(|state, _| state.veil(None));
+    }
     "no fault\n"
 }
 

@@ -19,6 +19,7 @@ use std::{
     net::{SocketAddr, TcpListener as StdListener},
     sync::Arc,
     thread,
+    time::Duration,
 };
 
 use axum::{Router, middleware, serve::ListenerExt};
@@ -32,7 +33,7 @@ pub use self::{definition::Definition, fault::Fault, state::Status};
 
 /// A running registry. Put it into an `Arc` to share it; dropping it stops it.
 ///
-/// All methods but [`Registry::stop`] and [`Registry::restart_empty`] take effect before they return, also while a
+/// All methods but [`Registry::stop`] and the restarts take effect before they return, also while a
 /// fault is injected: faults are for those who ask over HTTP.
 #[derive(Debug)]
 pub struct Registry {
@@ -47,9 +48,17 @@ enum Order {
     Stop(oneshot::Sender<()>),
     /// Close every connection; the listening socket stays, whoever connects meanwhile waits in its backlog.
     Reconnect {
-        forget: bool,
+        then: Then,
         done: oneshot::Sender<()>,
     },
+}
+
+/// What becomes of what is known when all connections are closed.
+#[derive(Clone, Copy, Debug)]
+enum Then {
+    Keep,
+    Restart,
+    Forget,
 }
 
 impl Registry {
@@ -90,12 +99,19 @@ impl Registry {
     /// What a restart of an agent without a data directory does: all connections are closed, everything is forgotten,
     /// indexes start again. The port stays bound.
     pub async fn restart_empty(&self) {
-        self.order(|done| Order::Reconnect { forget: true, done }).await;
+        self.order(|done| Order::Reconnect { then: Then::Forget, done }).await;
+    }
+
+    /// What a restart of an agent with a data directory does: all connections are closed, indexes start again, and every
+    /// check of a service is critical without output until it has run (here: until a status is set), or until its
+    /// application reports.
+    pub async fn restart(&self) {
+        self.order(|done| Order::Reconnect { then: Then::Restart, done }).await;
     }
 
     /// Closes all connections and forgets nothing.
     pub async fn drop_connections(&self) {
-        self.order(|done| Order::Reconnect { forget: false, done }).await;
+        self.order(|done| Order::Reconnect { then: Then::Keep, done }).await;
     }
 
     async fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
@@ -141,9 +157,35 @@ impl Registry {
         self.shared.change(|state, now| state.register(definition, Vec::new(), false, now));
     }
 
+    /// As [`Registry::add`], with a TTL check of this TTL that passes at first.
+    pub fn add_with_ttl(&self, service: &str, id: &str, address: SocketAddr, ttl: Duration) {
+        let definition = Definition::new(service, id, &address.ip().to_string(), address.port());
+        let check = definition::TtlCheck {
+            id: format!("service:{id}"),
+            name: format!("Service '{service}' check"),
+            notes: String::new(),
+            ttl,
+            status: Status::Passing,
+            deregister_after: None,
+        };
+        self.shared.change(|state, now| state.register(definition, vec![check], false, now));
+    }
+
     /// Registers an instance of `service` at `address`, without checks.
     pub fn add(&self, service: &str, id: &str, address: SocketAddr) {
         self.register(Definition::new(service, id, &address.ip().to_string(), address.port()));
+    }
+
+    /// From now on readers see none of these instances, as under a policy that was narrowed; none = all are hidden. `told`:
+    /// answers say that ACLs filter them, as newer agents do. [`Registry::unhide`] ends it.
+    pub fn hide(&self, ids: &[&str], told: bool) {
+        let ids = (!ids.is_empty()).then(|| ids.iter().map(ToString::to_string).collect());
+        self.shared.change(|state, _| state.veil(Some(state::Veil { ids, told })));
+    }
+
+    /// Readers see every instance again.
+    pub fn unhide(&self) {
+        self.shared.change(|state, _| state.veil(None));
     }
 
     /// Takes an instance and its checks out. False: there is none with this id.
@@ -196,10 +238,12 @@ fn run(listener: StdListener, shared: &Arc<Shared>, mut inbox: mpsc::UnboundedRe
         // Connections are tasks: they end here, and their sockets with them.
         drop(runtime);
         match order {
-            Some(Order::Reconnect { forget, done }) => {
+            Some(Order::Reconnect { then, done }) => {
                 // Only now that nobody is connected: an agent that goes down does not first say that all is gone.
-                if forget {
-                    shared.clear();
+                match then {
+                    Then::Keep => {}
+                    Then::Restart => shared.change(state::State::restart),
+                    Then::Forget => shared.clear(),
                 }
                 done.send(()).unwrap_or_default();
             }

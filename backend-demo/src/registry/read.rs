@@ -9,7 +9,7 @@ use axum::{
     Router,
     body::Bytes,
     extract::{Path, State},
-    http::StatusCode,
+    http::{HeaderValue, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -46,15 +46,22 @@ async fn health(State(shared): Store, Path(name): Path<String>, parameters: Para
         (!passing || state.status(id) == Some(Status::Passing))
             && tags.iter().all(|tag| one.definition.tags.iter().any(|has| has == tag))
     };
-    let (index, entries) = query
+    let (index, (entries, filtered)) = query
         .read(&shared, |state| {
-            let instances = state.instances(&name).filter(|one| wanted(state, one));
+            let hidden = |one: &&state::Service| state.veil.as_ref().is_some_and(|veil| veil.hides(&one.definition.id));
+            let filtered =
+                state.instances(&name).any(|one| hidden(&one)) && state.veil.as_ref().is_some_and(|v| v.told);
+            let instances = state.instances(&name).filter(|one| wanted(state, one) && !hidden(one));
             let entries = instances.map(|one| entry_json(state, one));
             let selected = entries.filter(|entry| filter.as_ref().is_none_or(|filter| filter.matches(entry)));
-            (state.service_index(&name), Value::Array(selected.collect()))
+            (state.service_index(&name), (Value::Array(selected.collect()), filtered))
         })
         .await;
-    Ok((query.health_headers(index), query::json(&entries)).into_response())
+    let mut response = (query.health_headers(index), query::json(&entries)).into_response();
+    if filtered {
+        response.headers_mut().insert("X-Consul-Results-Filtered-By-ACLs", HeaderValue::from_static("true"));
+    }
+    Ok(response)
 }
 
 fn entry_json(state: &state::State, service: &state::Service) -> Value {

@@ -42,6 +42,9 @@ impl Status {
     }
 }
 
+/// Where a new agent's index begins: it has written a dozen things about itself before anybody can ask.
+pub(super) const BEGINNING: u64 = 11;
+
 pub(super) const NODE_MAINTENANCE: &str = "_node_maintenance";
 
 #[derive(Debug)]
@@ -83,6 +86,10 @@ impl Check {
         }
     }
 
+    fn is_maintenance(&self) -> bool {
+        self.id == NODE_MAINTENANCE || self.id.starts_with("_service_maintenance:")
+    }
+
     pub(super) fn kind(&self) -> &'static str {
         if self.ttl.is_some() { "ttl" } else { "" }
     }
@@ -95,12 +102,29 @@ pub(super) struct Entry {
     pub(super) modified: u64,
 }
 
+/// Instances that the readers' token may not read.
+#[derive(Clone, Debug)]
+pub(super) struct Veil {
+    /// By id; `None` = all.
+    pub(super) ids: Option<BTreeSet<String>>,
+    /// Whether answers say so, as newer agents do.
+    pub(super) told: bool,
+}
+
+impl Veil {
+    pub(super) fn hides(&self, id: &str) -> bool {
+        self.ids.as_ref().is_none_or(|ids| ids.contains(id))
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     index: u64,
     /// Goes up when the past is rewritten (an index that goes back): who waits is answered at once.
     pub(super) epoch: u64,
     pub(super) services: BTreeMap<String, Service>,
+    /// What readers may not see.
+    pub(super) veil: Option<Veil>,
     pub(super) checks: BTreeMap<String, Check>,
     /// By service name; kept after the last instance left, so that its going is seen.
     service_index: BTreeMap<String, u64>,
@@ -117,13 +141,13 @@ impl State {
             ..Check::standing("serfHealth", "Serf Health Status", "", Status::Passing, "")
         };
         Self {
-            // A new agent has written a dozen things about itself before anybody can ask.
-            index: 11,
+            index: BEGINNING,
             epoch: 0,
             services: BTreeMap::new(),
+            veil: None,
             checks: BTreeMap::from([(alive.id.clone(), alive)]),
             service_index: BTreeMap::new(),
-            catalog_index: 11,
+            catalog_index: BEGINNING,
             keys: BTreeMap::new(),
             key_index: BTreeMap::new(),
         }
@@ -167,6 +191,26 @@ impl State {
             entry.created = ceiling.min(entry.created);
             entry.modified = ceiling.min(entry.modified);
         }
+    }
+
+    /// Hides instances, or with `None` shows all again.
+    pub(super) fn veil(&mut self, veil: Option<Veil>) {
+        self.veil = veil;
+        self.touch_owner("");
+    }
+
+    /// What a restart of an agent with a data directory does: indexes start again, and every check of a service is critical
+    /// and says nothing until it has run, those with a TTL until the application reports. Maintenance is kept.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.rewind(BEGINNING);
+        for check in self.checks.values_mut().filter(|check| !check.service_id.is_empty() && !check.is_maintenance()) {
+            check.status = Status::Critical;
+            check.output.clear();
+            check.expires = check.ttl.map(|ttl| now + ttl);
+            check.critical_since = Some(now);
+        }
+        // As an agent that registers its services at its servers again.
+        self.touch_owner("");
     }
 
     // --- services
@@ -262,7 +306,9 @@ impl State {
             self.checks.values().filter(|c| c.service_id == service_id).map(|c| c.id.clone()).collect();
         if own.is_empty() {
             let id = format!("service:{service_id}");
-            let check = Check::standing(&id, "Pinned", "", Status::Passing, service_id);
+            // A check that has run says something, be it an empty line.
+            let output = "\n".to_owned();
+            let check = Check { output, ..Check::standing(&id, "Pinned", "", Status::Passing, service_id) };
             self.checks.insert(id.clone(), check);
             self.set_status(&id, status, now);
             return true;
@@ -270,6 +316,9 @@ impl State {
         for id in own {
             if let Some(check) = self.checks.get_mut(&id) {
                 check.expires = None;
+                if check.output.is_empty() {
+                    "\n".clone_into(&mut check.output);
+                }
             }
             self.set_status(&id, status, now);
         }

@@ -138,6 +138,8 @@ fn pools() {
         "outliers_unknown_key": with_more("outliers = { max_ejectd = 50 }"),
         "outliers_ejection_longer_than_max": with_more("outliers = { ejection = \"10m\", max_ejection = \"5m\" }"),
         "damping_longer_than_max": with_more("damping = { stay_up = \"1m\", max_stay_up = \"10s\" }"),
+        "guard_hold_no_time": with_more("guard = { hold = \"-1s\" }"),
+        "guard_unknown_key": with_more("guard = { hodl = \"1s\" }"),
         "many_at_once": with_more("balance = \"x\"\nconnect = { timeout = \"x\", attempts = 0 }\n[log]\nformat = \"xml\""),
     }
 }

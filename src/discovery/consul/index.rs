@@ -5,6 +5,8 @@
 pub(super) struct Index {
     /// 0 = answer at once.
     next: u64,
+    /// Of the last answer, also when errors came since; 0 = none.
+    last: u64,
 }
 
 impl Index {
@@ -13,8 +15,8 @@ impl Index {
         (self.next > 0).then_some(self.next)
     }
 
-    /// The last query was answered with `index`; says whether that went back, as it does when an agent or its
-    /// cluster started anew: then nothing is known about what is new, and the next query does not block.
+    /// The last query was answered with `index`; says whether that went back, also behind errors, as it does when an agent
+    /// or its cluster started again. Then nothing is known about what is new, and the next query does not block.
     pub(super) fn answered(&mut self, index: Option<u64>) -> bool {
         let Some(index) = index else {
             // Without an index nothing can be waited for: ask at the pace of the bucket.
@@ -23,8 +25,10 @@ impl Index {
         };
         // Below 1 a query would not block.
         let index = index.max(1);
-        let went_back = index < self.next;
-        self.next = if went_back { 0 } else { index };
+        let went_back = index < self.last;
+        self.last = index;
+        // After an error nothing was waited for: this answer is as new as one without an index.
+        self.next = if index < self.next { 0 } else { index };
         went_back
     }
 
@@ -67,8 +71,9 @@ mod tests {
         index.answered(Some(5));
         index.failed();
         assert_eq!(index.to_ask(), None);
-        // Not back: what went before the error no longer counts.
-        assert!(!index.answered(Some(3)));
+        // Back, and an answer to a question without an index: no need to ask again at once.
+        assert!(index.answered(Some(3)));
+        assert_eq!(index.to_ask(), Some(3));
         assert!(!index.answered(None));
         assert_eq!(index.to_ask(), None);
     }

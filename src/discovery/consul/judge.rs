@@ -59,7 +59,13 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
     let host = host(entry.address())?;
     let (registry, note) = status(&entry.checks, warning);
     let weights = entry.service.weights;
-    let weight = if registry == Registry::Warning { weights.warning } else { weights.passing };
+    let warns = match registry {
+        Registry::Warning => true,
+        // What has run still counts.
+        Registry::Unknown => entry.checks.iter().any(|check| check.status == CheckStatus::Warning),
+        _ => false,
+    };
+    let weight = if warns { weights.warning } else { weights.passing };
     Ok(Instance {
         id,
         host,
@@ -101,13 +107,22 @@ fn status(checks: &[HealthCheck], warning: Warning) -> (Registry, Option<Arc<str
         let words = if check.notes.is_empty() { &check.output } else { &check.notes };
         return (Registry::Maintenance, Some(note(check, words)));
     }
-    let Some(check) = checks.iter().rev().max_by_key(|check| check.status) else { return (Registry::Passing, None) };
-    let registry = match (check.status, warning) {
-        (CheckStatus::Passing, _) => return (Registry::Passing, None),
-        (CheckStatus::Warning, Warning::Serve) => Registry::Warning,
-        (CheckStatus::Warning, Warning::Out) | (CheckStatus::Critical, _) => Registry::Critical,
+    let worst = checks.iter().rev().filter(|check| has_run(check)).max_by_key(|check| check.status);
+    let (registry, decides) = match (worst.map(|check| check.status), warning) {
+        (None | Some(CheckStatus::Passing), _) => (Registry::Passing, None),
+        (Some(CheckStatus::Warning), Warning::Serve) => (Registry::Warning, worst),
+        (Some(CheckStatus::Warning), Warning::Out) | (Some(CheckStatus::Critical), _) => (Registry::Critical, worst),
     };
-    (registry, Some(note(check, &check.output)))
+    match checks.iter().find(|check| !has_run(check)) {
+        Some(waits) if registry != Registry::Critical => (Registry::Unknown, Some(note(waits, ""))),
+        _ => (registry, decides.map(|check| note(check, &check.output))),
+    }
+}
+
+/// After an agent's restart every check is critical until it has run once, or until the application reports; it has no
+/// output as long (seen on 1.8.7 and 1.10.11). The node's own check is no such one: it always says what it found.
+fn has_run(check: &HealthCheck) -> bool {
+    check.status != CheckStatus::Critical || !check.output.is_empty() || check.check_id == "serfHealth"
 }
 
 fn is_maintenance(check: &HealthCheck) -> bool {

@@ -39,6 +39,23 @@ fn the_worst_check_decides_and_is_named() {
 }
 
 #[test]
+fn a_critical_check_without_output_has_not_run() {
+    use CheckStatus::{Critical, Passing, Warning as Warns};
+    let waits = || check("a", Critical, "");
+    let unknown = |weight| (Registry::Unknown, weight, "a".to_owned());
+    assert_eq!(judged(vec![waits()], Warning::Serve), unknown(10));
+    assert_eq!(judged(vec![check("b", Passing, ""), waits()], Warning::Out), unknown(10));
+    assert_eq!(judged(vec![check("b", Warns, "90%"), waits()], Warning::Serve), unknown(3));
+    // What has run and is critical decides, whatever has not.
+    let refused = check("b", Critical, "refused");
+    assert_eq!(judged(vec![waits(), refused], Warning::Serve), (Registry::Critical, 10, "b: refused".to_owned()));
+    let warns = vec![check("b", Warns, "90%"), waits()];
+    assert_eq!(judged(warns, Warning::Out), (Registry::Critical, 10, "b: 90%".to_owned()));
+    // A program that prints an empty line has run.
+    assert_eq!(judged(vec![check("a", Critical, "\n")], Warning::Serve).0, Registry::Critical);
+}
+
+#[test]
 fn maintenance_goes_before_all_else() {
     for id in ["_node_maintenance", "_service_maintenance:web-1"] {
         let mut maintenance = check(id, CheckStatus::Critical, "");

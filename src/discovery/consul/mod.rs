@@ -5,13 +5,13 @@ mod filter;
 mod index;
 mod judge;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::consul::{Consistency, HealthQuery};
 
 use self::index::Index;
 use super::agents::Agent;
-use super::feed::Feed;
+use super::feed::{Feed, Heard};
 use super::outlet::Gone;
 use super::pace::{Backoff, Bucket};
 use crate::config::{self, ConsulSource, Warning};
@@ -31,8 +31,6 @@ pub(super) struct Tuning {
     pub(super) burst: u32,
     /// Between queries after that.
     pub(super) interval: Duration,
-    /// How long after trouble what is missing is not believed to be gone.
-    pub(super) hold: Duration,
 }
 
 impl Default for Tuning {
@@ -44,10 +42,12 @@ impl Default for Tuning {
             retry_last: Duration::from_secs(10),
             burst: 10,
             interval: Duration::from_secs(1),
-            hold: Duration::from_secs(60),
         }
     }
 }
+
+/// Service, datacenter, filter.
+pub(super) type Subject = (String, Option<String>, Option<String>);
 
 /// Follows a service in Consul's catalog.
 pub(super) struct Catalog {
@@ -77,6 +77,11 @@ impl Catalog {
         Self { agent, address, service, query, warning: source.warning, tuning }
     }
 
+    /// What is asked for, whichever agent is asked by whom.
+    pub(super) fn subject(&self) -> Subject {
+        (self.service.clone(), self.query.datacenter.clone(), self.query.filter.clone())
+    }
+
     /// Until nobody listens.
     pub(super) async fn follow(mut self, feed: &mut Feed) -> Result<(), Gone> {
         let tuning = self.tuning;
@@ -93,7 +98,7 @@ impl Catalog {
                 continue;
             };
             index.failed();
-            feed.failed(kind, format!("{}: {text}", self.address), Instant::now() + tuning.hold).await?;
+            feed.failed(kind, format!("{}: {text}", self.address)).await?;
             feed.until(tokio::time::sleep(backoff.next(&mut random))).await?;
         }
     }
@@ -114,9 +119,8 @@ impl Catalog {
                 format!("none of {} instances can be used, such as {}: {}", refused.count(), first.id, first.why);
             return Ok(Err(("invalid", text)));
         }
-        let went_back = index.answered(answer.index);
-        let distrust = went_back || feed.in_trouble();
-        feed.put(instances, refused, distrust.then(|| Instant::now() + self.tuning.hold)).await?;
+        let heard = Heard::Answer { restarted: index.answered(answer.index), filtered: answer.filtered };
+        feed.put(instances, refused, heard).await?;
         Ok(Ok(()))
     }
 }

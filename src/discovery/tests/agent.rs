@@ -60,8 +60,13 @@ impl Drop for Agent {
 
 impl Asked {
     pub(super) fn ok(self, index: u64, body: &str) {
+        self.ok_with(index, "", body);
+    }
+
+    /// With more headers, each with its line's end.
+    pub(super) fn ok_with(self, index: u64, headers: &str, body: &str) {
         self.raw(&format!(
-            "HTTP/1.1 200 OK\r\nX-Consul-Index: {index}\r\nX-Consul-Knownleader: false\r\nContent-Length: {}\r\n\r\n{body}",
+            "HTTP/1.1 200 OK\r\nX-Consul-Index: {index}\r\nX-Consul-Knownleader: false\r\n{headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
         ));
     }

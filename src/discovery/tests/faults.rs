@@ -1,6 +1,6 @@
 //! The Consul follower in trouble: whatever happens, what is known stays.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 
@@ -44,55 +44,86 @@ async fn errors_keep_the_set_and_start_from_no_index() {
         assert_eq!(last, kind);
         assert!(text.len() < 1000, "{}", text.len());
     }
+    // Said once, however often it fails.
+    let update = running.update().await;
+    assert_eq!((shown(&update).len(), update.trust), (1, Trust::Failing));
     assert!(running.updates.try_recv().is_err());
     // All is well again, and what is new comes through.
-    let before = Instant::now();
-    asked.ok(11, &passing(&["a", "b"]));
+    asked.ok(901, &passing(&["a", "b"]));
     let update = running.update().await;
-    assert_eq!(shown(&update).len(), 2);
-    assert!(update.hold_missing_until.unwrap() >= before + Duration::from_secs(60));
+    assert_eq!((shown(&update).len(), update.trust), (2, Trust::Doubted(Mistrust::Trouble)));
     running.status(|view| view.error.is_none()).await;
 }
 
 #[tokio::test]
-async fn an_empty_list_after_errors_is_held_back() {
+async fn the_first_answer_after_errors_is_marked() {
     let (mut agent, mut running, asked) = following(quick()).await;
     asked.status("500 Internal Server Error", "");
-    let before = Instant::now();
-    agent.asked().await.ok(11, "[]");
-    let update = running.update().await;
-    assert!(update.endpoints.is_empty());
-    assert!(update.hold_missing_until.unwrap() >= before + Duration::from_secs(60));
-    // Later answers change nothing about when it ends, unless there are more errors.
-    agent.asked().await.ok(12, &passing(&["b"]));
-    assert_eq!(running.update().await.hold_missing_until, update.hold_missing_until);
+    agent.asked().await.ok(901, "[]");
+    assert_eq!(running.update().await.trust, Trust::Failing);
+    assert_eq!(running.update().await, Update { endpoints: Vec::new(), trust: Trust::Doubted(Mistrust::Trouble) });
+    agent.asked().await.ok(902, &passing(&["b"]));
+    assert_eq!(running.update().await.trust, Trust::Calm);
     agent.asked().await.status("500 Internal Server Error", "");
-    let longer = running.update().await;
-    assert_eq!(shown(&longer).len(), 1);
-    assert!(longer.hold_missing_until > update.hold_missing_until);
+    let again = running.update().await;
+    assert_eq!((shown(&again).len(), again.trust), (1, Trust::Failing));
+    // Also if it says what it said before.
+    agent.asked().await.ok(903, &passing(&["b"]));
+    assert_eq!(running.update().await.trust, Trust::Doubted(Mistrust::Trouble));
 }
 
 #[tokio::test]
-async fn an_index_that_goes_back_is_held_back_and_asked_anew() {
+async fn an_index_that_goes_back_is_marked_and_asked_again_at_once() {
     let (mut agent, mut running, asked) = following(quick()).await;
     asked.ok(11, "[]");
-    let update = running.update().await;
-    assert!(update.endpoints.is_empty() && update.hold_missing_until.is_some());
+    assert_eq!(running.update().await, Update { endpoints: Vec::new(), trust: Trust::Doubted(Mistrust::Restart) });
     let asked = agent.asked().await;
     assert_eq!(asked.path, "web");
     asked.ok(11, &passing(&["a"]));
-    assert_eq!(running.update().await.hold_missing_until, update.hold_missing_until);
+    assert_eq!(running.update().await.trust, Trust::Calm);
     assert!(agent.asked().await.path.contains("index=11"));
     assert!(running.status.view().errors.is_empty());
 }
 
 #[tokio::test]
-async fn what_is_held_back_ends() {
-    let tuning = Tuning { hold: Duration::from_millis(50), ..quick() };
-    let (_agent, mut running, asked) = following(tuning).await;
-    asked.ok(11, "[]");
-    assert!(running.update().await.hold_missing_until.is_some());
-    assert_eq!(running.update().await, Update { endpoints: Vec::new(), hold_missing_until: None });
+async fn an_index_that_went_back_behind_errors_is_a_restart() {
+    let (mut agent, mut running, asked) = following(quick()).await;
+    asked.status("500 Internal Server Error", "");
+    agent.asked().await.ok(11, "[]");
+    assert_eq!(running.update().await.trust, Trust::Failing);
+    assert_eq!(running.update().await.trust, Trust::Doubted(Mistrust::Restart));
+    assert!(agent.asked().await.path.contains("index=11"), "it waits at once");
+}
+
+const FILTERED: &str = "X-Consul-Results-Filtered-By-ACLs: true\r\n";
+
+#[tokio::test]
+async fn answers_that_become_filtered_are_marked() {
+    let (mut agent, mut running, asked) = following(quick()).await;
+    assert!(!running.status.view().filtered);
+    asked.ok_with(901, FILTERED, "[]");
+    assert_eq!(running.update().await.trust, Trust::Doubted(Mistrust::Filtered));
+    assert!(running.status.view().filtered);
+    // From then on they are as good as others, until they were not for a while.
+    agent.asked().await.ok_with(902, FILTERED, &passing(&["b"]));
+    assert_eq!(running.update().await.trust, Trust::Calm);
+    agent.asked().await.ok(903, &passing(&["a", "b"]));
+    assert_eq!(running.update().await.trust, Trust::Calm);
+    running.status(|view| !view.filtered).await;
+    agent.asked().await.ok_with(904, FILTERED, &passing(&["a", "b"]));
+    assert_eq!(running.update().await.trust, Trust::Doubted(Mistrust::Filtered));
+}
+
+#[tokio::test]
+async fn answers_that_are_filtered_from_the_start_are_obeyed() {
+    let mut agent = Agent::start().await;
+    let mut discovery = Discovery::with(nameless(), no_fronts(), quick());
+    let mut running = Running::start(&mut discovery, &Source::Consul(service_at(&agent.address())));
+    agent.asked().await.ok_with(900, FILTERED, &passing(&["a"]));
+    assert_eq!(running.set().await.len(), 1);
+    agent.asked().await.ok_with(901, FILTERED, "[]");
+    assert_eq!(running.update().await.trust, Trust::Calm);
+    assert!(running.status.view().filtered);
 }
 
 #[tokio::test]
@@ -103,8 +134,9 @@ async fn silence_is_an_error_in_time() {
     assert!(view.error.unwrap().2.contains("67ms"));
     asked.left().await;
     agent.asked().await.ok(900, &passing(&["a"]));
+    assert_eq!(running.update().await.trust, Trust::Failing);
+    assert_eq!(running.update().await.trust, Trust::Doubted(Mistrust::Trouble));
     running.status(|view| view.error.is_none()).await;
-    assert_eq!(running.set().await.len(), 1);
 }
 
 #[tokio::test]
@@ -129,6 +161,8 @@ async fn a_list_of_nothing_usable_is_not_an_empty_list() {
     let view = running.status(|view| view.errors.contains_key("invalid")).await;
     assert!(view.error.unwrap().2.contains(": none of 2 instances can be used, such as entry 1:"));
     assert_eq!(agent.asked().await.path, "web");
+    let update = running.update().await;
+    assert_eq!((shown(&update).len(), update.trust), (1, Trust::Failing));
     running.no_update().await;
 }
 

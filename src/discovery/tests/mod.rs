@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::resolver::{Resolver, Times};
 use super::{Discovery, Front, Fronts, Tuning};
 use crate::config::{Consistency, ConsulAgent, ConsulSource, Resolve, Source, Warning};
-use crate::endpoint::Update;
+use crate::endpoint::{Mistrust, Trust, Update};
 use crate::pool::{SourceStatus, SourceView};
 
 /// For every wait: long enough for a busy machine.

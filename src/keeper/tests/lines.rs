@@ -86,14 +86,51 @@ fn one_warning_for_all_that_are_held() {
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
     let mut bench = Bench::up(TCP, &ids);
     let lines = logged(|| {
-        bench.set_held(&[], seconds(60));
-        bench.set_held(&[], seconds(60));
+        bench.set_doubted(Mistrust::Trouble, &[]);
+        bench.set_doubted(Mistrust::Trouble, &[]);
+        bench.advance(seconds(59));
     });
     let warnings: Vec<_> = lines.iter().filter(|line| line.starts_with("WARN")).collect();
     assert_eq!(
         warnings,
         ["WARN held: they left the registry while that was in trouble, and their own probes pass pool=p backends=50"]
     );
+}
+
+#[test]
+fn what_is_held_is_told_by_how_the_registry_takes_it_away() {
+    let mut bench = Bench::up(TCP, &["a", "b", "c", "d"]);
+    let mut lines = logged(|| {
+        let set = ["b", "c"].map(|id| said(id, Registry::Critical)).into();
+        bench.hear_of(Trust::Doubted(Mistrust::Restart), set);
+        bench.advance(seconds(60));
+    });
+    lines.retain(|line| !line.contains("backend="));
+    assert_eq!(
+        lines,
+        [
+            "WARN held: missing since the registry's restart, and their own probes pass pool=p backends=2",
+            "WARN held: critical since the registry's restart, and their own probes pass pool=p backends=2",
+            "INFO held no longer: the time is over pool=p reason=\"restart\" backends=4",
+            "WARN no backend is up: new sessions are refused pool=p backends=2",
+        ]
+    );
+}
+
+#[test]
+fn settled_without_a_backend_warns_where_no_token_is_used() {
+    let consul = |token: &str| {
+        let mut bench = Bench::new(TCP);
+        let text = format!(
+            "[listeners.l]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n[pools.p]\n\
+             consul = {{ service = \"web\", address = \"http://127.0.0.1:8500\"{token} }}\n{TCP}\n"
+        );
+        bench.pool.change(config::parse(&text, "bench.toml", &|_| None).unwrap().pools.remove(0));
+        logged(|| bench.set(&[])).iter().filter(|line| line.starts_with("WARN settled without a backend: ")).count()
+    };
+    assert_eq!(consul(""), 1);
+    assert_eq!(consul(", token = \"secret\""), 0);
+    assert_eq!(logged(|| Bench::new(TCP).set(&[])).iter().filter(|line| line.contains("settled without")).count(), 0);
 }
 
 #[test]

@@ -88,7 +88,7 @@ fn who_leaves_gets_nothing_new_and_comes_back_as_who_it_was() {
 fn forgotten_after_ten_minutes_but_not_with_sessions() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
     let session = bench.lease("a");
-    bench.set(&[]);
+    bench.hear_of(Trust::Written, Vec::new());
     bench.advance(seconds(599));
     assert!(bench.backend("a").is_some() && bench.backend("b").is_some());
     bench.advance(seconds(1));

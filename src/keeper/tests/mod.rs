@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::members::Members;
 use super::{Probed, Probing, Watch};
 use crate::config;
-use crate::endpoint::{Endpoint, Registry, Update};
+use crate::endpoint::{Endpoint, Mistrust, Registry, Trust, Update};
 use crate::health::{ProbeResult, Report, RiseFall};
 use crate::metrics::{ConnectFailure, EarlyEnd};
 use crate::pool::{Backend, Lease, PickContext, Pool, Testimony, View};
@@ -92,26 +92,21 @@ impl Drop for Interest {
 impl Bench {
     /// A pool with these keys in its table.
     fn new(keys: &str) -> Self {
-        let text = format!(
-            "[listeners.l]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n[pools.p]\nbackends = [\"127.0.0.1:1\"]\n{keys}\n"
-        );
-        let config = config::parse(&text, "bench.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
-        let settings = config.pools[0].clone();
+        let settings = settings(keys);
         let (rise, fall) = (settings.check.rise, settings.check.fall);
         let (pool, evidence) = Pool::new(settings, 1);
         let probes = Arc::new(Mutex::new(Probes::default()));
-        let running = Arc::clone(&probes);
-        let watch: Watch = Box::new(move |id, address| {
-            let mut probes = running.lock().unwrap();
-            probes.started += 1;
-            let number = probes.started;
-            let health = RiseFall::new(rise, fall);
-            let anew = health.clone();
-            probes.running.insert(Arc::clone(id), Running { address, health, number });
-            Box::new(Interest { probes: Arc::clone(&running), id: Arc::clone(id), number, resting: None, anew })
-        });
-        let members = Members::new(Arc::clone(&pool), watch, fastrand::Rng::with_seed(1));
+        let members = Members::new(Arc::clone(&pool), watch(&probes, rise, fall), fastrand::Rng::with_seed(1));
         Self { pool, members, evidence, probes, now: Instant::now() }
+    }
+
+    /// The pool has these keys from now on.
+    fn reload(&mut self, keys: &str) {
+        let settings = settings(keys);
+        let (rise, fall) = (settings.check.rise, settings.check.fall);
+        let is_new = settings.check != self.pool.settings().check;
+        self.pool.change(settings);
+        self.members.changed(self.now, is_new.then(|| watch(&self.probes, rise, fall)));
     }
 
     /// As [`Self::new`], with these members, all of them up.
@@ -130,13 +125,16 @@ impl Bench {
     }
 
     fn set_of(&mut self, endpoints: Vec<Endpoint>) {
-        self.members.update(self.now, Update { endpoints, hold_missing_until: None });
+        self.hear_of(Trust::Calm, endpoints);
     }
 
-    /// A set after trouble: who is missing may stay for so long.
-    fn set_held(&mut self, ids: &[&str], hold: Duration) {
-        let endpoints = ids.iter().map(|id| endpoint(id)).collect();
-        self.members.update(self.now, Update { endpoints, hold_missing_until: Some(self.now + hold) });
+    /// The first set after trouble.
+    fn set_doubted(&mut self, mistrust: Mistrust, ids: &[&str]) {
+        self.hear_of(Trust::Doubted(mistrust), ids.iter().map(|id| endpoint(id)).collect());
+    }
+
+    fn hear_of(&mut self, trust: Trust, endpoints: Vec<Endpoint>) {
+        self.members.update(self.now, Update { endpoints, trust });
     }
 
     /// The running probe of a backend has a result; false = there is none.
@@ -233,6 +231,27 @@ impl Bench {
     }
 }
 
+fn settings(keys: &str) -> config::Pool {
+    let text = format!(
+        "[listeners.l]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n[pools.p]\nbackends = [\"127.0.0.1:1\"]\n{keys}\n"
+    );
+    let mut config = config::parse(&text, "bench.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
+    config.pools.remove(0)
+}
+
+fn watch(probes: &Arc<Mutex<Probes>>, rise: u32, fall: u32) -> Watch {
+    let running = Arc::clone(probes);
+    Box::new(move |id, address| {
+        let mut probes = running.lock().unwrap();
+        probes.started += 1;
+        let number = probes.started;
+        let health = RiseFall::new(rise, fall);
+        let anew = health.clone();
+        probes.running.insert(Arc::clone(id), Running { address, health, number });
+        Box::new(Interest { probes: Arc::clone(&running), id: Arc::clone(id), number, resting: None, anew })
+    })
+}
+
 fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
@@ -267,6 +286,11 @@ fn probed(id: &str, address: SocketAddr, passed: bool, health: &RiseFall) -> Pro
     };
     let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
     Probed { id: id.into(), address, report }
+}
+
+/// As [`endpoint`], with this word of the registry.
+fn said(id: &str, registry: Registry) -> Endpoint {
+    Endpoint { registry, note: Some("disk: full".into()), ..endpoint(id) }
 }
 
 const fn seconds(n: u64) -> Duration {

@@ -8,7 +8,7 @@ use crate::standing::Operator;
 impl Bench {
     fn says(&mut self, what: What, lasting: Lasting) -> Result<(), OrderError> {
         let command = Command { what, by: "root".into(), note: None, at: SystemTime::UNIX_EPOCH, lasting };
-        self.members.operate(self.now, command)
+        self.members.operate(self.now, command).map(drop)
     }
 
     fn order(&mut self, id: &str, value: Operator) {

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::balance::{TierHealth, first_alone, loads};
 use crate::config::{CheckKind, OutlierMode, Spill, TIERS, WhenAllDown};
-use crate::endpoint::Registry;
 use crate::standing::Passive;
 
 impl Simulation {
     pub(super) fn check(&mut self) {
         let (pool, now) = (Arc::clone(&self.bench.pool), self.bench.now);
+        self.check_words(now);
         let members = pool.members();
         let counts = self.check_members(now);
         assert_eq!(pool.counts(), counts);
@@ -49,6 +49,31 @@ impl Simulation {
         settings.when_all_down == WhenAllDown::Any || settings.conduct.panic_threshold > 0
     }
 
+    /// Who gets sessions was not spoken against by the registry, or is held: then its last word was good, it works, and
+    /// not for longer than the rules say.
+    fn check_words(&mut self, now: Instant) {
+        for (id, view) in self.views() {
+            let facts = view.facts;
+            if facts.is_held() {
+                let word = self.words.get(&id);
+                assert!(matches!(word, Some(Registry::Passing | Registry::Warning)), "{id}: {word:?}, {view:?}");
+                assert_eq!(facts.probe, Some(ProbeState::Up), "{id}: held, and does not work");
+                assert!(self.held_until.is_none_or(|until| until > now), "{id}: held for too long");
+                continue;
+            }
+            if view.standing == Standing::Up {
+                let good = [Registry::Passing, Registry::Warning, Registry::Unknown];
+                assert!(good.contains(&facts.registry), "{id}: {view:?}");
+                assert!(facts.registry != Registry::Unknown || facts.probe == Some(ProbeState::Up), "{id}: {view:?}");
+            }
+            let moved = self.addresses.insert(id.clone(), view.address).is_some_and(|before| before != view.address);
+            match facts.registry {
+                Registry::Unknown if !moved && self.words.get(&id) != Some(&Registry::Maintenance) => {}
+                word => drop(self.words.insert(id, word)),
+            }
+        }
+    }
+
     fn check_members(&mut self, now: Instant) -> Counts {
         let pool = Arc::clone(&self.bench.pool);
         let is_up = |backend: &Arc<Backend>| backend.view().standing == Standing::Up && backend.view().share > 0;
@@ -77,8 +102,9 @@ impl Simulation {
                 self.last_present.insert(id.to_owned(), now);
             }
             if !left || sessions > 0 {
-                // Who is held may leave at any time of the next step.
-                let until = if view.facts.guard == Guard::Held { now + seconds(60) } else { now };
+                // Who is missing and kept may leave at any time of the next step.
+                let kept = !self.newest.contains_key(id) && self.held_until.is_none_or(|until| until > now);
+                let until = if kept { self.held_until.unwrap_or(now).max(now) } else { now };
                 self.last_needed.insert(id.to_owned(), until);
             }
             // 10 minutes after it left, or 10 seconds after its last session if that is later.
@@ -144,11 +170,12 @@ impl Simulation {
         assert!((10..=100).contains(&ramp), "{id}: {ramp} % of its share");
         assert!(ramp == 100 || (!conduct.slow_start.is_zero() && view.standing == Standing::Up), "{id}: {ramp} %");
 
-        let left = view.facts.registry == Registry::Absent && view.facts.guard != Guard::Held;
+        let left = view.facts.registry == Registry::Absent && !view.facts.is_held();
         let taken_out = view.facts.operator != crate::standing::Operator::Ready;
         assert!(taken_out || left == (view.standing == Standing::Removed), "{id}");
         let probe = self.bench.probed(id);
         assert_eq!(probe, (checked && !left).then_some(view.address), "{id}: the probe");
-        assert!(left || view.facts.guard == Guard::Held || self.newest.contains_key(id), "{id}: why is it here?");
+        let is_kept = self.held_until.is_none_or(|until| until > now);
+        assert!(left || is_kept || self.newest.contains_key(id), "{id}: why is it here?");
     }
 }

@@ -10,8 +10,9 @@ use fastrand::Rng;
 
 use super::*;
 use crate::config::Spill;
-use crate::health::{Advice, AdvisedWeight, Wish, most_ejected};
+use crate::health::{Advice, AdvisedWeight, ProbeState, Wish, most_ejected};
 use crate::metrics::Direction;
+use crate::operator::{Command, Lasting, What};
 use crate::pool::{Counts, TrialState};
 use crate::standing::Guard;
 
@@ -39,6 +40,11 @@ struct Simulation {
     /// The last set, by id.
     newest: BTreeMap<String, Endpoint>,
     heard: bool,
+    /// What the registry said last of each that is not held, but for what it does not know.
+    words: BTreeMap<String, Registry>,
+    addresses: BTreeMap<String, SocketAddr>,
+    /// Until when someone may be held; `None` = for as long as the source fails.
+    held_until: Option<Instant>,
     /// When a backend was last seen in the set or held.
     last_present: BTreeMap<String, Instant>,
     /// As above, or with a session.
@@ -65,6 +71,7 @@ impl Simulation {
             format!("overprovisioning = {}", random.u32(1..4)),
             format!("panic_threshold = {}", random.u32(0..101)),
             format!("backend_max_sessions = {}", random.u32(1..5)),
+            format!("guard.hold = \"{}s\"", random.u32(0..90)),
             format!("damping.stay_up = \"{}s\"", random.u32(0..20)),
             format!("damping.window = \"{}s\"", random.u32(1..60)),
             format!("outliers.max_ejected = {}", random.u32(1..101)),
@@ -77,12 +84,16 @@ impl Simulation {
             }
         }
         let bench = Bench::new(&keys);
+        let now = bench.now;
         Self {
             bench,
             random,
             leases: Vec::new(),
             newest: BTreeMap::new(),
             heard: false,
+            words: BTreeMap::new(),
+            addresses: BTreeMap::new(),
+            held_until: Some(now),
             last_present: BTreeMap::new(),
             last_needed: BTreeMap::new(),
             bytes: 0,
@@ -97,7 +108,7 @@ impl Simulation {
         }
         // The end of everything: all sessions end, all backends leave, time passes.
         self.leases.clear();
-        self.set(BTreeMap::new(), None);
+        self.set(BTreeMap::new(), Trust::Written);
         self.pass(seconds(700));
         self.check();
         assert!(self.bench.pool.members().is_empty());
@@ -122,7 +133,8 @@ impl Simulation {
                 let by = seconds(self.random.u64(0..700));
                 self.pass(by);
             }
-            97..99 => self.advise(),
+            97 => self.advise(),
+            98 => self.release(),
             _ => self.bench.members.tick(self.bench.now),
         }
     }
@@ -136,15 +148,25 @@ impl Simulation {
                 set.insert(id.to_owned(), old.unwrap_or_else(|| self.random_endpoint(id)));
             }
         }
-        let hold = (self.random.u32(0..3) == 0).then(|| seconds(self.random.u64(0..60)));
-        self.set(set, hold);
+        let trust = match self.random.u32(0..20) {
+            0 => Trust::Written,
+            1..8 => Trust::Doubted(Mistrust::ALL[self.random.usize(..3)]),
+            8..10 if self.heard => {
+                // The last set again.
+                set = self.newest.clone();
+                Trust::Failing
+            }
+            _ => Trust::Calm,
+        };
+        self.set(set, trust);
     }
 
     fn random_endpoint(&mut self, id: &str) -> Endpoint {
-        let registry = match self.random.u32(0..8) {
-            0 => Registry::Critical,
-            1 => Registry::Maintenance,
-            2 => Registry::Warning,
+        let registry = match self.random.u32(0..10) {
+            0 | 1 => Registry::Critical,
+            2 => Registry::Maintenance,
+            3 => Registry::Warning,
+            4 => Registry::Unknown,
             _ => Registry::Passing,
         };
         Endpoint {
@@ -157,40 +179,71 @@ impl Simulation {
         }
     }
 
-    fn set(&mut self, set: BTreeMap<String, Endpoint>, hold: Option<Duration>) {
-        let endpoints = set.values().cloned().collect();
-        let hold_missing_until = hold.map(|hold| self.bench.now + hold);
+    fn set(&mut self, set: BTreeMap<String, Endpoint>, trust: Trust) {
+        let (now, endpoints) = (self.bench.now, set.values().cloned().collect());
         // Whoever left was needed until now.
         for id in self.newest.keys() {
-            self.last_needed.insert(id.clone(), self.bench.now);
+            self.last_needed.insert(id.clone(), now);
         }
         self.newest = set;
         self.heard = true;
-        let before = self.standings();
-        self.bench.members.update(self.bench.now, Update { endpoints, hold_missing_until });
+        let before = self.views();
+        self.bench.members.update(now, Update { endpoints, trust });
+        self.open(now, trust, &before);
 
-        let calm = hold.is_none_or(|hold| hold.is_zero());
-        for backend in self.bench.pool.members().iter() {
-            let view = backend.view();
-            let Some(endpoint) = self.newest.get(&*backend.id) else {
-                let held = view.facts.guard == Guard::Held;
-                assert!(!(held && calm), "{}: held by a calm set", backend.id);
-                let was = before.get(&*backend.id);
-                assert!(
-                    !held || was.is_some_and(|was| *was != Standing::Removed),
-                    "{}: back from the dead",
-                    backend.id
-                );
-                continue;
-            };
-            assert_eq!((view.address, view.weight), (endpoint.address, endpoint.weight), "{}", backend.id);
-            assert_eq!(view.facts.registry, endpoint.registry, "{}", backend.id);
-            assert_ne!(view.facts.guard, Guard::Held, "{}", backend.id);
+        for (id, view) in self.views() {
+            let was = before.get(&id);
+            let is_new = view.facts.is_held() && !was.is_some_and(|was| was.facts.is_held());
+            assert!(!is_new || was.is_some_and(|was| was.standing != Standing::Removed), "{id}: back from the dead");
+            let Some(endpoint) = self.newest.get(&id) else { continue };
+            assert_eq!((view.address, view.weight), (endpoint.address, endpoint.weight), "{id}");
+            let critical_still = endpoint.registry == Registry::Unknown && view.facts.registry == Registry::Critical;
+            assert!(view.facts.registry == endpoint.registry || critical_still, "{id}: {view:?}");
+            assert!(!view.facts.is_held() || endpoint.registry == Registry::Critical, "{id}: {view:?}");
         }
     }
 
-    fn standings(&self) -> BTreeMap<String, Standing> {
-        self.bench.pool.members().iter().map(|backend| (backend.id.to_string(), backend.view().standing)).collect()
+    /// A set may begin a time in which who works is held, and end one.
+    fn open(&mut self, now: Instant, trust: Trust, before: &BTreeMap<String, Arc<View>>) {
+        let is_over = self.held_until.is_some_and(|until| until <= now);
+        let end = Some(now + self.bench.pool.settings().conduct.guard.hold);
+        match trust {
+            Trust::Written => self.held_until = Some(now),
+            Trust::Failing if is_over => {}
+            Trust::Failing => self.held_until = None,
+            Trust::Doubted(_) => self.held_until = end,
+            Trust::Calm if self.held_until.is_none() => self.held_until = end,
+            Trust::Calm if !is_over => {}
+            // Only where nothing good is left, and two or more are held then or were taken out by a person.
+            Trust::Calm => {
+                let views = self.views();
+                let held: Vec<_> = views.iter().filter(|(_, view)| view.facts.is_held()).collect();
+                if held.is_empty() {
+                    return;
+                }
+                assert!(held.len() > 1, "one is held in calm");
+                let bad = [Registry::Critical, Registry::Maintenance];
+                assert!(self.newest.values().all(|endpoint| bad.contains(&endpoint.registry)), "others are there");
+                for (id, view) in held {
+                    assert_eq!(view.facts.guard, Guard::Held(Mistrust::Shrink), "{id}");
+                    assert_eq!(before[id].facts.probe, Some(ProbeState::Up), "{id}");
+                }
+                self.held_until = end;
+            }
+        }
+    }
+
+    fn release(&mut self) {
+        let (what, at) = (What::Release, SystemTime::now());
+        let command = Command { what, by: "me".into(), note: None, at, lasting: Lasting::Kept };
+        let held = self.views().values().filter(|view| view.facts.is_held()).count();
+        let released = self.bench.members.operate(self.bench.now, command).unwrap();
+        assert!(released >= held, "{released} of {held}");
+        self.held_until = Some(self.bench.now);
+    }
+
+    fn views(&self) -> BTreeMap<String, Arc<View>> {
+        self.bench.pool.members().iter().map(|backend| (backend.id.to_string(), backend.view())).collect()
     }
 
     fn random_report(&mut self) {
