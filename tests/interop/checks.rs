@@ -54,6 +54,15 @@ impl Watched {
     }
 }
 
+/// A check of this address passes a few times.
+pub(super) async fn pass_often(address: SocketAddr, check: &str) {
+    let mut watched = Watched::new(address, &format!("check = {{ {check}, {OFTEN} }}"));
+    for _ in 0..8 {
+        let result = watched.next().await;
+        assert!(result.passed, "{result}");
+    }
+}
+
 async fn judged(address: SocketAddr, check: &str) -> Arc<ProbeResult> {
     Watched::new(address, &format!("check = {{ {check}, timeout = \"10s\" }}")).next().await
 }
@@ -99,8 +108,8 @@ async fn mariadb_greets_and_says_when_it_is_full() {
     command.arg(format!("--datadir={}", data.display()));
     command.arg(format!("--socket={}/socket", directory.path().display()));
     command.arg(format!("--port={}", port(held.address())));
-    command.arg("--connect-timeout=600");
-    let _process = Process::start(command, &directory.path().join("log"));
+    command.arg("--connect-timeout=600").arg("--log-warnings=9");
+    let process = Process::start(command, &directory.path().join("log"));
     let mut watched = Watched::new(held.address(), &format!("check = {{ kind = \"mysql\", {OFTEN} }}"));
     let result = watched.until(true).await;
     assert!(result.got.contains("MariaDB"), "{result}");
@@ -125,6 +134,8 @@ async fn mariadb_greets_and_says_when_it_is_full() {
     assert!(result.got.contains("Too many connections"), "{result}");
     drop(clients);
     watched.until(true).await;
+    let log = process.log();
+    assert!(!log.contains("reset by peer") && !log.contains("reading communication packets"), "{log}");
 }
 
 /// Serves `grpc.health.v1` on a port of its own; each line that it reads sets the health of `shop.Cart`.

@@ -34,7 +34,7 @@ impl Server {
 daemon off;
 worker_processes 1;
 pid nginx.pid;
-error_log stderr;
+error_log stderr info;
 events {{ worker_connections 256; }}
 http {{
   access_log off;
@@ -210,4 +210,15 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+#[tokio::test]
+async fn probes_leave_no_reset_in_its_log() {
+    let Some([nginx]) = programs(["nginx"]) else { return };
+    let server = Server::start(&nginx).await;
+    for check in ["kind = \"http\", path = \"/health\"", "kind = \"http\", path = \"/health\", body = \"healthy\""] {
+        super::checks::pass_often(server.port.address(), check).await;
+    }
+    let log = server.process.log();
+    assert!(!log.contains("reset by peer") && !log.contains("prematurely"), "{log}");
 }

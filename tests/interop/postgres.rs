@@ -273,3 +273,15 @@ async fn queued(console: &Console) -> Option<u64> {
     let status: serde_json::Value = serde_json::from_str(&console.get("/api/v1/status").await.unwrap().1).unwrap();
     status["pools"][0]["queued"].as_u64()
 }
+
+#[tokio::test]
+async fn probes_leave_no_reset_in_its_log() {
+    let Some([initdb, postgres]) = programs(["initdb", "postgres"]) else { return };
+    let server = Server::start(&initdb, &postgres).await;
+    // One that may log in, one that does not exist, and the beginning of a handshake alone.
+    for check in ["kind = \"postgres\", user = \"test\"", "kind = \"postgres\"", "kind = \"tcp\", linger = true"] {
+        super::checks::pass_often(server.port.address(), check).await;
+    }
+    let log = server.process.log();
+    assert!(log.contains("role \"evenkeel\" does not exist") && !log.contains("reset by peer"), "{log}");
+}

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::checks::Watched;
 use super::port;
-use crate::support::{HeldPort, Process, Rig, Said, command, programs, run, soon, until};
+use crate::support::{HeldPort, Process, Rig, Said, command, program, programs, run, soon, until};
 
 const CHECK: &str = r#"
 check = { kind = "script", interval = "200ms", fast_interval = "50ms", timeout = "2s", steps = [
@@ -33,7 +33,7 @@ impl Server {
         let mut command = command(redis);
         command.current_dir(directory.path());
         command.args(["--bind", "127.0.0.1", "--port", &port.address().port().to_string(), "--daemonize", "no"]);
-        command.args(["--save", "", "--appendonly", "no"]);
+        command.args(["--save", "", "--appendonly", "no", "--loglevel", "verbose"]);
         let mut process = Process::start(command, &directory.path().join("log"));
         until("Redis is ready", || {
             process.check_runs();
@@ -214,4 +214,15 @@ async fn expect(stream: &mut TcpStream, wanted: &[u8]) {
     let mut got = vec![0; wanted.len()];
     soon("a message", stream.read_exact(&mut got)).await.unwrap();
     assert_eq!(got.escape_ascii().to_string(), wanted.escape_ascii().to_string());
+}
+
+#[tokio::test]
+async fn probes_leave_no_reset_in_its_log() {
+    let Some(redis) = program("redis-server") else { return };
+    let server = Server::start(&redis).await;
+    for check in ["kind = \"redis\"", "kind = \"redis\", role = \"master\"", "kind = \"tcp\", linger = true"] {
+        super::checks::pass_often(server.port.address(), check).await;
+    }
+    let log = server.process.log();
+    assert!(log.contains("Accepted 127.0.0.1:") && !log.contains("reset by peer"), "{log}");
 }
