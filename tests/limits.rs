@@ -301,6 +301,57 @@ async fn a_backends_cap_is_exact_over_workers() {
     rig.stop().await;
 }
 
+/// What the API says of limits: kind, name, and whether it lasts.
+async fn limits(rig: &Rig) -> Vec<(String, String, bool)> {
+    let status: serde_json::Value = serde_json::from_str(&get(rig.admin(), "/api/v1/status").await.unwrap().1).unwrap();
+    let text = |limit: &serde_json::Value, key: &str| limit[key].as_str().unwrap().to_owned();
+    let limits = status["limits"].as_array().unwrap().iter();
+    limits.map(|limit| (text(limit, "kind"), text(limit, "name"), limit["until"].is_null())).collect()
+}
+
+/// The next event about a limit: which, whether it is reached, and what it says.
+async fn next_limit(
+    events: &mut tokio::sync::broadcast::Receiver<Arc<evenkeel::pool::Event>>,
+) -> (&'static str, bool, String) {
+    soon("an event about a limit", async {
+        loop {
+            if let evenkeel::pool::Happened::Limit { limit, reached, says } = &events.recv().await.unwrap().what {
+                return (*limit, *reached, says.clone());
+            }
+        }
+    })
+    .await
+}
+
+/// Each kind of limit: an event and a place in the status when it begins, and when it ends.
+#[tokio::test]
+async fn a_limit_that_is_reached_is_told_when_it_begins_and_when_it_ends() {
+    let backend = Backend::echo().await;
+    let queue = "backend_max_sessions = 1\nqueue = { max_length = 9, timeout = \"20s\" }\n";
+    for (kind, name, top, one, pool) in [
+        ("listener", "one", "", "max_connections = 1", ""),
+        ("process", "one", "max_connections = 1", "", ""),
+        ("pool", "back", "", "", "backend_max_sessions = 1\n"),
+        ("pool", "back", "", "", queue),
+    ] {
+        let rig = Rig::start(&(two_listeners(top, one, &backend) + pool)).await;
+        let mut events = rig.balancer().state().events.follow();
+        let first = Crowd::new(rig.front(), 1);
+        first.until_served(1).await;
+        assert_eq!(limits(&rig).await, [], "{kind} is reached, but nobody had to wait");
+        let second = TcpStream::connect(rig.front()).await.unwrap();
+        let (limit, reached, says) = next_limit(&mut events).await;
+        assert_eq!((limit, reached), (kind, true), "{says}");
+        assert_eq!(limits(&rig).await, [(kind.to_owned(), name.to_owned(), true)]);
+        drop((first, second));
+        let (limit, reached, over) = next_limit(&mut events).await;
+        assert_eq!((limit, reached), (kind, false), "{over}");
+        assert!(over.ends_with(&says), "{over}");
+        assert_eq!(limits(&rig).await, [(kind.to_owned(), name.to_owned(), false)]);
+        rig.stop().await;
+    }
+}
+
 fn open_files(program: &Program) -> usize {
     std::fs::read_dir(format!("/proc/{}/fd", program.pid())).unwrap().count()
 }
@@ -371,6 +422,8 @@ async fn no_descriptors_left() {
     assert!((1..200).contains(&errors), "{errors}");
     assert!(cpu < 60, "{cpu} ticks: it spins");
     assert_eq!(crowd.served(), 0);
+    let says = "listener `front` can't accept, open files or memory are used up";
+    program.until_says(&format!("limit reached: {says}")).await;
 
     prlimit(pid, Resource::Nofile, before).unwrap();
     crowd.until_served(20).await;
@@ -380,6 +433,8 @@ async fn no_descriptors_left() {
     })
     .await;
     assert_eq!(metric(admin, "evenkeel_listener_accepted_total{listener=\"front\"}").await, 21.0);
+    program.until_says("limit reached: it is over after").await;
+    assert_eq!(program.log().iter().filter(|line| line.contains(says)).count(), 2, "{:#?}", program.log());
 }
 
 /// On a connection that is kept.

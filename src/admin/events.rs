@@ -55,6 +55,11 @@ struct Body<'a> {
     from: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     to: Option<&'static str>,
+    /// Which limit, and whether it is reached or over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reached: Option<bool>,
     /// For people.
     says: &'a str,
 }
@@ -119,6 +124,8 @@ fn sent(event: &Event) -> Sent {
         address: None,
         from: None,
         to: None,
+        limit: None,
+        reached: None,
         says: "",
     };
     match &event.what {
@@ -137,6 +144,9 @@ fn sent(event: &Event) -> Sent {
             body.says = if *all_down { "no backend is up" } else { "a backend is up again" };
         }
         Happened::Settled { .. } => body.says = "every backend is probed",
+        Happened::Limit { limit, reached, says } => {
+            (body.limit, body.reached, body.says) = (Some(*limit), Some(*reached), says);
+        }
         Happened::Closing { says } | Happened::Reload { says } => body.says = says,
         Happened::LogLevel { level } => body.says = level,
         Happened::Stopping => body.says = "the balancer is stopping",

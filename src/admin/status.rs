@@ -10,7 +10,7 @@ use super::bodies::time;
 use super::troubles::troubles;
 use super::{Desk, ready};
 use crate::proxy::Listener;
-use crate::server::Set;
+use crate::server::{ReachedLimit, Set};
 
 #[derive(Serialize)]
 pub(super) struct VersionBody {
@@ -31,8 +31,21 @@ pub(super) struct StatusBody {
     max_connections: usize,
     log_lines_dropped: u64,
     troubles: Vec<String>,
+    limits: Vec<LimitBody>,
     listeners: Vec<ListenerBody>,
     pools: Vec<PoolBody>,
+}
+
+/// A limit that is reached, or was a short time ago.
+#[derive(Serialize)]
+struct LimitBody {
+    kind: &'static str,
+    /// Of which listener or pool.
+    name: String,
+    says: String,
+    since: String,
+    /// `None` = it lasts.
+    until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -115,9 +128,20 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
         max_connections: state.limit.places(),
         log_lines_dropped: (desk.view.log_lines_dropped)(),
         troubles: troubles(&desk.view),
+        limits: state.reached_limits().into_iter().map(limit_body).collect(),
         listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect(),
         pools: pools.collect(),
     })
+}
+
+fn limit_body(limit: ReachedLimit) -> LimitBody {
+    LimitBody {
+        kind: limit.kind.name(),
+        name: limit.name.to_string(),
+        says: limit.says.to_string(),
+        since: time(limit.since),
+        until: limit.until.map(time),
+    }
 }
 
 fn listener_body(set: &Set, listener: &Listener) -> ListenerBody {

@@ -20,8 +20,18 @@ struct Status {
     max_connections: usize,
     #[serde(default)]
     troubles: Vec<String>,
+    /// None of an older balancer.
+    #[serde(default)]
+    limits: Vec<Limit>,
     listeners: Vec<Listener>,
     pools: Vec<Pool>,
+}
+
+#[derive(Deserialize)]
+struct Limit {
+    says: String,
+    since: String,
+    until: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -76,7 +86,8 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
         ]);
     }
     let of_pools = status.pools.iter().filter_map(trouble);
-    let troubles: Vec<_> = status.troubles.iter().map(|trouble| safe(trouble)).chain(of_pools).collect();
+    let of_process = status.troubles.iter().map(|trouble| safe(trouble));
+    let troubles: Vec<_> = of_process.chain(status.limits.iter().map(limit)).chain(of_pools).collect();
     let mut pools = Table::new(&["POOL", "SESSIONS", "BACKENDS", "UP", "STATE"]);
     for pool in status.pools {
         let state = state(&pool);
@@ -88,6 +99,14 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
         text += &format!("\n{}\n", troubles.join("\n"));
     }
     Ok(say(&text)?)
+}
+
+fn limit(limit: &Limit) -> String {
+    let (says, since) = (safe(&limit.says), safe(&limit.since));
+    match &limit.until {
+        None => format!("limit reached since {since}: {says}"),
+        Some(until) => format!("limit reached from {since} until {}, over now: {says}", safe(until)),
+    }
 }
 
 /// What discovery of a pool fails with, and what is left to go by.

@@ -73,6 +73,15 @@ pub enum Happened {
         /// The pool.
         pool: Arc<str>,
     },
+    /// A limit is reached, or is not any more.
+    Limit {
+        /// Which: `listener`, `process`, `pool` or `descriptors`.
+        limit: &'static str,
+        /// Which of the two.
+        reached: bool,
+        /// What that means.
+        says: String,
+    },
     /// An operator closes sessions.
     Closing {
         /// How many, which, by whom.
@@ -125,6 +134,7 @@ impl Happened {
             Self::Operator { .. } => "operator",
             Self::AllDown { .. } => "all_down",
             Self::Settled { .. } => "settled",
+            Self::Limit { .. } => "limit",
             Self::Closing { .. } => "closing",
             Self::LogLevel { .. } => "log_level",
             Self::Reload { .. } => "reload",
@@ -139,7 +149,11 @@ impl Happened {
             | Self::Operator { pool, .. }
             | Self::AllDown { pool, .. }
             | Self::Settled { pool } => Some(pool),
-            Self::Closing { .. } | Self::LogLevel { .. } | Self::Reload { .. } | Self::Stopping => None,
+            Self::Limit { .. }
+            | Self::Closing { .. }
+            | Self::LogLevel { .. }
+            | Self::Reload { .. }
+            | Self::Stopping => None,
         }
     }
 }

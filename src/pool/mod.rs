@@ -83,6 +83,8 @@ pub struct Pool {
     events: OnceLock<Events>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
+    /// Relaxed: a count for people.
+    times_full: AtomicU64,
     workers: usize,
     /// Whose turn it is among `settings.sources`.
     next_source: AtomicUsize,
@@ -145,6 +147,7 @@ impl Pool {
             events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
+            times_full: AtomicU64::new(0),
             workers,
             next_source: AtomicUsize::new(0),
             inner: Mutex::new(Inner::new(&settings)),
@@ -177,8 +180,14 @@ impl Pool {
     /// # Errors
     /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
     pub fn pick(self: &Arc<Self>, context: &PickContext<'_>) -> Result<Lease, NoneLeft> {
-        let claim = self.inner().pick(context)?;
-        Ok(Lease::new(Arc::clone(self), claim))
+        let mut inner = self.inner();
+        let picked = inner.pick(context);
+        let is_full = picked.is_err() && context.tried.is_empty() && inner.is_full();
+        drop(inner);
+        if is_full {
+            self.times_full.fetch_add(1, Relaxed);
+        }
+        Ok(Lease::new(Arc::clone(self), picked?))
     }
 
     /// Whether there is a backend that the session has not tried, and may; trials aside.
@@ -207,6 +216,17 @@ impl Pool {
         let place = inner.queue.enter();
         drop(inner);
         Ok(Turn::Later(Waiting::new(Arc::clone(self), place)))
+    }
+
+    /// How often a session found every backend that it might get at its cap.
+    pub fn times_full(&self) -> u64 {
+        self.times_full.load(Relaxed)
+    }
+
+    /// Whether sessions wait for a backend that is at its cap.
+    pub fn is_full(&self) -> bool {
+        let inner = self.inner();
+        inner.queue.len() > 0 && inner.is_full()
     }
 
     /// Sessions in the queue.

@@ -1,7 +1,10 @@
 //! How many sessions there may be at once: places that are taken and given back, and whose number can change meanwhile.
 //! Who is above a lower number stays; nobody new comes until enough have left.
 
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{
+    AtomicU64, AtomicUsize,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
@@ -103,6 +106,39 @@ impl Drop for Place {
         if let Some(limit) = &self.0 {
             limit.give_back();
         }
+    }
+}
+
+/// How often clients had to wait for a limit. Relaxed: counts for people.
+#[derive(Debug, Default)]
+pub(super) struct Met {
+    times: AtomicU64,
+    /// Accept loops (one for each address) with somebody in the backlog and no place.
+    waiting: AtomicUsize,
+}
+
+/// One more waits until this is dropped.
+pub(super) struct Waits<'a>(&'a Met);
+
+impl Met {
+    pub(super) fn enter(&self) -> Waits<'_> {
+        self.times.fetch_add(1, Relaxed);
+        self.waiting.fetch_add(1, Relaxed);
+        Waits(self)
+    }
+
+    pub(super) fn times(&self) -> u64 {
+        self.times.load(Relaxed)
+    }
+
+    pub(super) fn waiting(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{
-    AtomicU64, AtomicUsize,
+    AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 use tracing::warn;
 
-use super::limit::{Limit, Place};
+use super::limit::{Limit, Met, Place};
 use super::session::Accepted;
 use super::shares::{Places, Share, Spare, Taken};
 use super::socket::{Acceptor, accept_failure};
@@ -59,8 +59,9 @@ pub struct Listener {
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// Swapped whole when a new configuration is applied.
     settings: ArcSwap<Settings>,
-    /// Accept loops (one for each address) with somebody in the backlog and no slot.
-    waiting: AtomicUsize,
+    /// Its own limit, and its share of the process's.
+    met_own: Met,
+    met_shared: Met,
     accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
     own: Arc<Limit>,
     share: Share,
@@ -94,7 +95,8 @@ impl Listener {
             ended: Outcomes::default(),
             addresses: ArcSwap::from_pointee(addresses),
             settings: ArcSwap::from_pointee(settings),
-            waiting: AtomicUsize::new(0),
+            met_own: Met::default(),
+            met_shared: Met::default(),
             accept_errors: Default::default(),
             own: Limit::new(max_connections),
             share: Share::new(places),
@@ -148,7 +150,13 @@ impl Listener {
 
     /// Whether new connections wait for a slot.
     pub fn is_at_limit(&self) -> bool {
-        self.waiting.load(Relaxed) > 0
+        self.met_own.waiting() || self.met_shared.waiting()
+    }
+
+    /// Of its own limit and of its share of the process's: how often clients had to wait for it, and whether some do now.
+    pub fn met_limits(&self) -> ((u64, bool), (u64, bool)) {
+        let of = |met: &Met| (met.times(), met.waiting());
+        (of(&self.met_own), of(&self.met_shared))
     }
 
     /// Failed calls of accept(2).
@@ -172,8 +180,21 @@ impl Listener {
     }
 
     async fn slot(self: &Arc<Self>) -> Slot {
-        let own = self.own.take().await;
-        Slot::new(self, own, self.share.take().await)
+        let own = match self.own.try_take() {
+            Some(own) => own,
+            None => {
+                let _waits = self.met_own.enter();
+                self.own.take().await
+            }
+        };
+        let shared = match self.share.try_take() {
+            Some(shared) => shared,
+            None => {
+                let _waits = self.met_shared.enter();
+                self.share.take().await
+            }
+        };
+        Slot::new(self, own, shared)
     }
 }
 
@@ -310,10 +331,7 @@ impl Front {
                 Some(slot) => slot,
                 // The last slot went to the last one who waited: no reason to hold the next free one.
                 None if !waiting.somebody() => return None,
-                None => {
-                    let _waits = Counted::new(&self.listener.waiting);
-                    self.listener.slot().await
-                }
+                None => self.listener.slot().await,
             };
             match self.take(waiting.accept(), slot) {
                 Step::Taken(accepted) => hand_over(&self.seats, accepted),
@@ -380,20 +398,4 @@ enum Step {
     Aborted,
     Nobody,
     Pause,
-}
-
-/// One more until dropped.
-struct Counted<'a>(&'a AtomicUsize);
-
-impl<'a> Counted<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
 }

@@ -6,6 +6,7 @@ mod control;
 mod leaving;
 mod limits;
 mod orders;
+mod reached;
 mod relays;
 mod reloads;
 mod sockets;
@@ -36,6 +37,8 @@ use closing::Closer;
 use limits::Budget;
 pub use limits::LimitError;
 pub use orders::OrderFile;
+use reached::Reached;
+pub use reached::{LimitKind, ReachedLimit};
 pub use relays::RingError;
 pub(crate) use reloads::HEADING;
 pub use reloads::{Reloads, Result as ReloadResult, View as ReloadView};
@@ -141,6 +144,7 @@ pub struct Server {
 pub struct State {
     /// Sessions that the process takes.
     pub limit: Arc<Places>,
+    reached: Reached,
     /// What happens.
     pub events: Events,
     /// Where operators' orders are kept.
@@ -207,6 +211,7 @@ impl Server {
             Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
         let state = Arc::new(State {
             limit,
+            reached: Reached::default(),
             events: Events::default(),
             orders: OrderFile::open(config.state_dir.as_deref()),
             prober: Prober::bounded(probes),
@@ -221,6 +226,7 @@ impl Server {
             running: Mutex::new(running),
         });
         state.install(&mut state.running(), config, followers, sockets);
+        tokio::spawn(reached::watch(Arc::downgrade(&state)));
         Ok(Self { workers, state })
     }
 

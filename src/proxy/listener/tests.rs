@@ -1,3 +1,5 @@
+use std::sync::atomic::AtomicUsize;
+
 use super::*;
 
 fn front(max_connections: usize) -> Arc<Listener> {
