@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::faults::{Complaint, Reading};
 use super::pools::datacenter;
+use super::secrets::without_userinfo;
 use super::shape::{AgentShape, ConsulShape};
 use super::values::Text;
 use super::{ConsulAgent, Secret, address};
@@ -84,7 +85,7 @@ fn agent_address(layers: &[Layer<'_>], reading: &mut Reading<'_>) -> String {
         Ok(address) if https && address.starts_with("http:") => address.replacen("http", "https", 1),
         Ok(address) => address,
         Err(Complaint { what, hint }) => {
-            let text = text.escape_debug();
+            let text = without_userinfo(&text).escape_debug().to_string();
             reading.fault_at_large(format!("the environment variable CONSUL_HTTP_ADDR=\"{text}\": {what}"), hint);
             String::new()
         }

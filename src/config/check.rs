@@ -185,7 +185,7 @@ pub struct GrpcCheck {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct AgentCheck {
     /// Sent once connected; empty = nothing.
-    #[serde(serialize_with = "super::effective::escaped")]
+    #[serde(serialize_with = "super::effective::sent")]
     pub send: Vec<u8>,
 }
 
@@ -312,7 +312,7 @@ impl fmt::Display for StatusSet {
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// Bytes to write; never empty.
-    #[serde(serialize_with = "super::effective::escaped")]
+    #[serde(serialize_with = "super::effective::sent")]
     Send(Vec<u8>),
     /// What the bytes read since the last matched step must hold.
     Expect(Expectation),

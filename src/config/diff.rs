@@ -175,10 +175,26 @@ fn compare(key: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Ve
         }
         return;
     }
-    if old == new || is_unknown(old, new) {
+    if is_alike(old, new) {
         return;
     }
     changes.push(Change { key: key.to_owned(), old: old.map(shown), new: new.map(shown), needs_restart: false });
+}
+
+/// Whether they are the same as far as can be seen, also in lists.
+fn is_alike(old: Option<&Value>, new: Option<&Value>) -> bool {
+    if old == new || is_unknown(old, new) {
+        return true;
+    }
+    match (old, new) {
+        (Some(Value::Array(a)), Some(Value::Array(b))) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_alike(Some(a), Some(b)))
+        }
+        (Some(a @ Value::Object(old)), Some(b @ Value::Object(new))) if !is_secret(a) && !is_secret(b) => {
+            old.len() == new.len() && old.iter().all(|(key, value)| is_alike(Some(value), new.get(key)))
+        }
+        _ => false,
+    }
 }
 
 /// One of them is masked and the other is a secret, too.

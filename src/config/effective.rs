@@ -49,6 +49,14 @@ pub(super) fn escaped<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::O
     serializer.collect_str(&bytes.escape_ascii())
 }
 
+/// Bytes that are sent: they may hold a password.
+pub(super) fn sent<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    if bytes.is_empty() {
+        return serializer.serialize_str("");
+    }
+    Secret(bytes.escape_ascii().to_string()).serialize(serializer)
+}
+
 /// From how the model is built to how the file is written.
 fn tidy(tree: Value) -> Value {
     match tree {

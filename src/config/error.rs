@@ -8,7 +8,7 @@ use std::ops::Range;
 use toml::de::DeTable;
 
 use super::faults::Fault;
-use super::place;
+use super::{place, secrets};
 
 /// More than this many at once help nobody.
 const MOST_SHOWN: usize = 20;
@@ -43,8 +43,8 @@ pub struct Report {
 impl Report {
     pub(super) fn new(faults: Vec<Fault>, origin: &str, text: &str, table: &DeTable<'_>) -> Self {
         let count = faults.len();
-        let shown = faults.into_iter().take(MOST_SHOWN);
-        Self { problems: shown.map(|fault| Problem::new(fault, origin, text, table)).collect(), count }
+        let (shown, masked) = (faults.into_iter().take(MOST_SHOWN), secrets::masked(text));
+        Self { problems: shown.map(|fault| Problem::new(fault, origin, text, &masked, table)).collect(), count }
     }
 
     /// How many things are wrong; never 0.
@@ -76,12 +76,12 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(fault: Fault, origin: &str, text: &str, table: &DeTable<'_>) -> Self {
+    fn new(fault: Fault, origin: &str, text: &str, masked: &str, table: &DeTable<'_>) -> Self {
         let Fault { span, message, why, hint } = fault;
         let Some(span) = span else {
             return Self { place: origin.to_owned(), message, snippet: None, hint };
         };
-        let snippet = Snippet::new(text, &span);
+        let snippet = Snippet::new(text, masked, &span);
         let message = match place::find(table, &span) {
             // The header of a table is its own place.
             Some(place) if place.is_table && text.get(span.clone()).is_some_and(|header| header.starts_with('[')) => {
@@ -120,17 +120,19 @@ struct Snippet {
 }
 
 impl Snippet {
-    fn new(text: &str, span: &Range<usize>) -> Self {
+    /// `masked` is the text as it may be shown, character by character.
+    fn new(text: &str, masked: &str, span: &Range<usize>) -> Self {
         let start = floor(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line_end = text[line_start..].find('\n').map_or(text.len(), |newline| line_start + newline);
-        let content = text[line_start..line_end].trim_end_matches('\r');
+        let content = masked.lines().nth(text[..line_start].matches('\n').count()).unwrap_or_default();
+        let content = content.trim_end_matches('\r');
         let before = text[line_start..start].chars().count();
         let end = floor(text, span.end).clamp(start, line_end);
         let width = text[start..end].trim_end_matches('\r').chars().count().max(1);
 
         let first = if content.chars().count() > LONGEST_LINE { before.saturating_sub(LONGEST_LINE / 2) } else { 0 };
-        let part: String = without_tokens(content).chars().skip(first).take(LONGEST_LINE).collect();
+        let part: String = content.chars().skip(first).take(LONGEST_LINE).collect();
         let width = width.min(LONGEST_LINE - (before - first).min(LONGEST_LINE - 1));
         // Tabs stay tabs in the padding, so that the underline is under the value however wide a tab is.
         let padding = part.chars().take(before - first).map(|c| if c == '\t' { '\t' } else { ' ' });
@@ -157,80 +159,18 @@ fn floor(text: &str, at: usize) -> usize {
     at
 }
 
-/// The line with the value of every `token` and `password` starred out, each character by one, so that columns stay.
-/// It looks at the text alone, since a file that is no TOML must not give its token away either.
-fn without_tokens(line: &str) -> String {
-    without(&without(line, "token"), "password")
-}
-
-fn without(line: &str, key: &str) -> String {
-    let mut masked = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some(at) = rest.find(key) {
-        let (before, found) = rest.split_at(at + key.len());
-        masked.push_str(before);
-        rest = found;
-        let value = found.trim_start_matches(['"', '\'', ' ', '\t']);
-        let Some(value) = value.strip_prefix('=') else { continue };
-        let value = value.trim_start_matches([' ', '\t']);
-        masked.push_str(&found[..found.len() - value.len()]);
-        let end = value_end(value);
-        masked.extend(value[..end].chars().map(|_| '*'));
-        rest = &value[end..];
-    }
-    masked.push_str(rest);
-    masked
-}
-
-/// Where the value ends that the text begins with, to its last quote.
-fn value_end(value: &str) -> usize {
-    if value.starts_with(['[', '{']) {
-        return value.len();
-    }
-    let Some(quote) = value.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
-        return value.find([',', '}', '#', ' ']).unwrap_or(value.len());
-    };
-    let many_lines = value.starts_with(&quote.to_string().repeat(3));
-    let mut escaped = false;
-    let closing = value.char_indices().skip(1).find(|(_, c)| {
-        let closes = *c == quote && !escaped;
-        escaped = *c == '\\' && quote == '"' && !escaped;
-        closes
-    });
-    closing.filter(|_| !many_lines).map_or(value.len(), |(at, _)| at + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_starred_out() {
-        for (line, wanted) in [
-            ("token = \"abc\"", "token = *****"),
-            ("consul = { token='a', service = 1 }", "consul = { token=***, service = 1 }"),
-            ("\"token\" = \"abc", "\"token\" = ****"),
-            (r#"token = "a\"b" # c"#, "token = ****** # c"),
-            ("token = \"\"\"ab", "token = *****"),
-            ("token = [ 'a' ]", "token = *******"),
-            ("token = 12 # x", "token = ** # x"),
-            ("token_file = \"/run/t\"", "token_file = \"/run/t\""),
-            ("# the token", "# the token"),
-            ("check = { password = \"a b\", role = 1 }", "check = { password = *****, role = 1 }"),
-            ("password_file = \"/run/t\"", "password_file = \"/run/t\""),
-        ] {
-            assert_eq!(without_tokens(line), wanted);
-        }
-    }
-
-    #[test]
     fn a_range_that_is_nowhere_is_survived() {
         for (text, span) in [("", 0..0), ("", 5..9), ("ä", 1..1), ("a\n", 2..2), ("a\r\nb", 1..2)] {
-            let _ = Snippet::new(text, &span).to_string();
+            let _ = Snippet::new(text, text, &span).to_string();
         }
         let long = "x".repeat(1000);
         for at in [0, 80, 500, 999, 1000] {
-            let _ = Snippet::new(&long, &(at..1000)).to_string();
+            let _ = Snippet::new(&long, &long, &(at..1000)).to_string();
         }
     }
 }

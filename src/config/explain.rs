@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use toml::de::DeTable;
 
-use super::faults::{Fault, is_secret};
+use super::faults::Fault;
 use super::nearest::suggest;
-use super::place;
+use super::secrets::is_secret;
+use super::{place, secrets};
 
 /// A file that is no TOML.
 pub(super) fn syntax(error: &toml::de::Error, text: &str) -> Fault {
@@ -19,7 +20,8 @@ pub(super) fn syntax(error: &toml::de::Error, text: &str) -> Fault {
         return fault(span, format!("`{}` is written a second time", word.escape_debug()), hint);
     }
     if let Some((start, word)) = span.as_ref().and_then(|span| bare_value(text, span.start)) {
-        if let Some(key) = secret(&text[..start]) {
+        let key = text[..start].trim_end_matches([' ', '\t']).strip_suffix('=').and_then(secrets::key_at_end);
+        if let Some(key) = key.filter(|key| secrets::hides(key)) {
             return fault(Some(start..start + word.len()), format!("`{key}` without quotes"), "write it in quotes");
         }
         let hint = format!("a string needs quotes: \"{word}\"");
@@ -49,12 +51,6 @@ fn bare_value(text: &str, at: usize) -> Option<(usize, &str)> {
     let word = &rest[..rest.find([' ', '\t', '\r', '\n', ',', ']', '}', '#']).unwrap_or(rest.len())];
     let plausible = word.chars().all(|c| !c.is_control() && !"\"'[]{}=`".contains(c));
     (!word.is_empty() && plausible && (start..=start + word.len()).contains(&at)).then_some((start, word))
-}
-
-/// The key of a value that no message may show, if the text before it ends in one.
-fn secret(before: &str) -> Option<&'static str> {
-    let key = before.trim_end_matches([' ', '\t', '=']).trim_end_matches(['"', '\'']);
-    ["token", "password"].into_iter().find(|secret| key.ends_with(secret))
 }
 
 /// A file whose keys or types are not those of `shape`.

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::duration;
 use super::expand::{self, Env};
 use super::nearest::suggest;
+use super::secrets::{is_secret, without_userinfo};
 use super::values::{DurationText, Number, Text};
 
 /// What is wrong with a value, to be read after it and a colon.
@@ -82,7 +83,8 @@ impl<'a> Reading<'a> {
     pub(super) fn refuse(&mut self, span: Range<usize>, key: &str, value: &str, complaint: Complaint) {
         // Not even a part of a secret may be in a message.
         let message = if is_secret(key) { format!("`{key}`") } else { format!("`{key} = {value}`") };
-        let Complaint { what: why, hint } = complaint;
+        let Complaint { what, hint } = complaint;
+        let why = without_userinfo(&what);
         self.faults.push(Fault { span: Some(span), message, why, hint });
     }
 
@@ -189,15 +191,10 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Whether no message may show the values of a key.
-pub(super) fn is_secret(key: &str) -> bool {
-    matches!(key, "token" | "password" | "headers" | "request_body") || key.ends_with("_token")
-}
-
 /// A value as a message shows it: in quotes, on one line, not endless.
 pub(super) fn shown(value: &str) -> String {
     const LONGEST: usize = 80;
-    let mut text: String = value.chars().take(LONGEST).collect();
+    let mut text: String = without_userinfo(value).chars().take(LONGEST).collect();
     if value.chars().nth(LONGEST).is_some() {
         text.push('…');
     }

@@ -27,6 +27,7 @@ mod nearest;
 mod place;
 mod pools;
 mod process;
+mod secrets;
 mod shape;
 mod size;
 mod sockets;

@@ -169,3 +169,20 @@ proptest! {
         prop_assert_eq!(back.pools.len(), diff.pools.len());
     }
 }
+
+/// What a check sends may hold a password. A change of it is seen between files, and is no change next to what is masked.
+#[test]
+fn what_is_sent_is_masked() {
+    let tree = |sent: &str| {
+        let script =
+            format!("check = {{ kind = \"script\", steps = [{{ send = \"{sent}\" }}, {{ expect = \"a\" }}] }}");
+        accepted(&with_more(&format!("{script}\nagent = {{ port = 1, send = \"{sent}\" }}"))).effective()
+    };
+    let (one, two) = (tree("geheim"), tree("secret"));
+    assert!(!masked(one.clone()).to_string().contains("geheim"), "{one}");
+    assert!(masked(one.clone()).to_string().contains("\"send\":\"***\""), "{one}");
+    assert!(Diff::between(&masked(one.clone()), &one).is_empty());
+    let lines = Diff::between(&one, &two).lines();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(!lines.concat().contains("geheim") && lines.concat().contains("***"), "{lines:?}");
+}

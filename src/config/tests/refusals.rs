@@ -329,3 +329,27 @@ fn many_backends_and_many_faults_take_no_time() {
     assert!(report.ends_with("and 39980 more"), "{report}");
     assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
 }
+
+/// Whatever is wrong, and wherever: no message has a secret, what is sent, or the value of a key that there is not.
+#[test]
+fn no_message_shows_what_may_be_a_secret() {
+    for text in [
+        "[admin]\nadmin_tokn = \"geheim\"\n".to_owned(),
+        "[admin]\nadmin_tokn = geheim\n".to_owned(),
+        "[admin]\nadmin_token = geheim\n".to_owned(),
+        "[admin]\nadmin_token = \"geheim\", x\n".to_owned(),
+        "[consul]\naddress = \"http://user:geheim@host:8500\"\n".to_owned(),
+        "[consul]\naddress = \"user:geheim@host:8500\"\n".to_owned(),
+        "[consul]\nadress = \"http://user:geheim@host:8500\"\n".to_owned(),
+        with_more("check = { kind = \"script\", steps = [{ send = \"geheim\", expect = \"a\" }] }"),
+        with_more("check = { kind = \"script\", steps = [{ send_hex = \"geheim\" }] }"),
+        with_more("check = { kind = \"script\", steps = [{ send = \"${geheim\" }] }"),
+        with_more("check = { kind = \"agent\", send = \"geheim\", intervall = 3 }"),
+        with_more("check = { kind = \"http\", headers = { A = \"geheim\" }, intervall = \"1s\" }"),
+        with_more("agent = { port = 0, send = \"geheim\" }"),
+        "[admin]\nread_token = \"\"\"x\n geheim \\q\n\"\"\"\n".to_owned(),
+    ] {
+        let error = refused(&text);
+        assert!(!error.contains("geheim"), "{error}");
+    }
+}

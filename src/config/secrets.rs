@@ -1,0 +1,220 @@
+//! What of a file no message may show, by rule: the values of keys that hold secrets and of keys that there are not (one of
+//! them may be a secret whose key is misspelt), all that a check sends, and the user and password of an URL. It looks at the
+//! text alone, since a file that is no TOML must not give its secrets away either.
+
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
+/// Keys that the example names without a value.
+const BESIDES: [&str; 6] =
+    ["admin_token_file", "expect_hex", "expect_not_hex", "expect_not_regex", "expect_regex", "timeouts"];
+
+/// Every key and table that there is, as the example has them; a test compares them with the shapes.
+static KNOWN: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    let example = include_str!("../../lb.toml");
+    let heads = example.lines().filter_map(|line| line.trim_start_matches('#').strip_prefix('[')?.split(']').next());
+    let tables = heads.flat_map(|head| head.split('.'));
+    example.split('=').filter_map(key_at_end).chain(tables).chain(BESIDES).collect()
+});
+
+/// Whether no message may show the values of a key.
+pub(super) fn is_secret(key: &str) -> bool {
+    matches!(key, "token" | "password" | "headers" | "request_body" | "send" | "send_hex") || key.ends_with("_token")
+}
+
+/// The key at the end of the text before an `=`.
+pub(super) fn key_at_end(before: &str) -> Option<&str> {
+    let before = before.trim_end_matches([' ', '\t']);
+    if let Some(quote) = before.chars().next_back().filter(|c| matches!(c, '"' | '\'')) {
+        return before[..before.len() - 1].rsplit(quote).next();
+    }
+    let key = before.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-')).next()?;
+    (!key.is_empty()).then_some(key)
+}
+
+/// Whether a string at that key is not shown.
+pub(super) fn hides(key: &str) -> bool {
+    is_secret(key) || !KNOWN.contains(key)
+}
+
+/// A text with user and password of its URL starred out, each character by one.
+pub(super) fn without_userinfo(text: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let authority = text[start..].split(|c: char| c.is_whitespace()).next().unwrap_or_default();
+    match authority.rfind('@') {
+        Some(at) if start > 0 || authority[..at].contains(':') => {
+            text[..start].to_owned() + &stars(&text[start..start + at]) + &text[start + at..]
+        }
+        _ => text.to_owned(),
+    }
+}
+
+/// The text of a file with what is not to be shown starred out, each character by one, so that lines and columns stay.
+pub(super) fn masked(text: &str) -> String {
+    let mut masked = String::with_capacity(text.len());
+    let (mut at, mut in_comment) = (0, false);
+    while let Some(c) = text[at..].chars().next() {
+        let rest = &text[at..];
+        let mut end = at + c.len_utf8();
+        match c {
+            '\n' => in_comment = false,
+            '#' => in_comment = true,
+            '"' | '\'' if !in_comment => {
+                end = at + string_end(rest);
+                // The quote, and what is in it.
+                masked.push_str(&rest[..1]);
+                masked.push_str(&without_userinfo(&text[at + 1..end]));
+                at = end;
+                continue;
+            }
+            '=' => {
+                let value = rest[1..].trim_start_matches([' ', '\t']);
+                let start = text.len() - value.len();
+                if let Some(key) = key_at_end(&text[..at]).filter(|key| hides(key)) {
+                    masked.push_str(&text[at..start]);
+                    end = start + hidden_end(value, is_secret(key));
+                    masked.push_str(&stars(&text[start..end]));
+                    at = end;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        masked.push_str(&text[at..end]);
+        at = end;
+    }
+    masked
+}
+
+fn stars(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, '\n' | '\r') { c } else { '*' }).collect()
+}
+
+/// How much of the text is a value that is not shown. Of a key that there is not, tables are looked into, and numbers stay.
+fn hidden_end(value: &str, is_secret: bool) -> usize {
+    match value.chars().next() {
+        Some('"' | '\'') => string_end(value),
+        Some('[') => bracket_end(value),
+        Some('{') => {
+            if is_secret {
+                bracket_end(value)
+            } else {
+                0
+            }
+        }
+        _ => {
+            let end = value.find([',', '}', ']', '#', ' ', '\t', '\r', '\n']).unwrap_or(value.len());
+            let is_plain = matches!(&value[..end], "true" | "false") || value[..end].parse::<f64>().is_ok();
+            if is_plain && !is_secret { 0 } else { end }
+        }
+    }
+}
+
+/// Where the string ends that the text begins with; one that is not closed ends with its line, or with the text.
+fn string_end(text: &str) -> usize {
+    let quote = text.chars().next().unwrap_or('"');
+    let three = quote.to_string().repeat(3);
+    let is_long = text.starts_with(&three);
+    let (mut at, mut escaped) = (if is_long { 3 } else { 1 }, false);
+    while let Some(c) = text[at..].chars().next() {
+        if !escaped && is_long && text[at..].starts_with(&three) {
+            return at + 3;
+        }
+        if !is_long && !escaped && c == quote {
+            return at + 1;
+        }
+        if !is_long && c == '\n' {
+            return at;
+        }
+        escaped = c == '\\' && quote == '"' && !escaped;
+        at += c.len_utf8();
+    }
+    text.len()
+}
+
+/// Where the array or table ends that the text begins with.
+fn bracket_end(text: &str) -> usize {
+    let (mut at, mut depth) = (0, 0_usize);
+    while let Some(c) = text[at..].chars().next() {
+        match c {
+            '"' | '\'' => {
+                at += string_end(&text[at..]);
+                continue;
+            }
+            '[' | '{' => depth += 1,
+            ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        at += c.len_utf8();
+        if depth == 0 {
+            break;
+        }
+    }
+    at
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_starred_out() {
+        for (line, wanted) in [
+            ("token = \"abc\"", "token = *****"),
+            ("consul = { token='a', service = 1 }", "consul = { token=***, service = 1 }"),
+            ("\"token\" = \"abc", "\"token\" = ****"),
+            (r#"token = "a\"b" # c"#, "token = ****** # c"),
+            ("token = \"\"\"ab", "token = *****"),
+            ("token = [ 'a' ]", "token = *******"),
+            ("token = 12 # x", "token = ** # x"),
+            ("token_file = \"/run/t\"", "token_file = \"/run/t\""),
+            ("# the token", "# the token"),
+            ("x = 1 # it's token = \"a\"", "x = 1 # it's token = ***"),
+            ("check = { password = \"a b\", role = 1 }", "check = { password = *****, role = 1 }"),
+            ("password_file = \"/run/t\"", "password_file = \"/run/t\""),
+            ("admin_token = \"a\"", "admin_token = ***"),
+            ("admin.read_token = 'a'", "admin.read_token = ***"),
+            // A key that there is not.
+            ("admin_tokn = \"a\"", "admin_tokn = ***"),
+            ("tokn = abc", "tokn = ***"),
+            ("tokn = ['a', 'b']", "tokn = **********"),
+            ("tokn = { secrt = 'a', kind = \"tcp\" }", "tokn = { secrt = ***, kind = \"tcp\" }"),
+            ("intervall = 3", "intervall = 3"),
+            ("balance = \"round\"", "balance = \"round\""),
+            // What is sent.
+            ("steps = [{ send = \"a\" }, { expect = \"b\" }]", "steps = [{ send = *** }, { expect = \"b\" }]"),
+            ("send_hex = \"00\"", "send_hex = ****"),
+            ("headers = { a = \"b\" }, path = \"/\"", "headers = ***********, path = \"/\""),
+            // URLs.
+            ("address = \"http://u:p@h:1\" # \"", "address = \"http://***@h:1\" # \""),
+            ("address = 'u:p@h:1'", "address = '***@h:1'"),
+            ("bind = \"[::1]:80\"", "bind = \"[::1]:80\""),
+            // Strings of several lines.
+            ("token = \"\"\"a\nb\"\"\"\nbind = 'x=y'", "token = ****\n****\nbind = 'x=y'"),
+        ] {
+            assert_eq!(masked(line), wanted, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_key_is_known() {
+        let shapes = include_str!("shape.rs").split("pub(super) ").skip(1);
+        let keys =
+            shapes.filter_map(|field| field.split_once(": ")).map(|(key, _)| key).filter(|key| !key.contains(' '));
+        let unknown: Vec<_> = keys.filter(|key| !KNOWN.contains(key) && !is_secret(key)).collect();
+        assert!(unknown.is_empty(), "the example lacks {unknown:?}");
+        assert!(KNOWN.contains("bind") && !KNOWN.contains("admin_tokn"));
+    }
+
+    #[test]
+    fn whatever_the_text_it_ends_and_keeps_its_lines() {
+        let mut random = fastrand::Rng::with_seed(7);
+        let pieces = ["token", "=", "\"", "'", "\n", "#", "[", "]", "{", "}", "ä", "\\", " ", "a", "://", "@", ":"];
+        for _ in 0..20_000 {
+            let text: String = (0..random.usize(..30)).map(|_| pieces[random.usize(..pieces.len())]).collect();
+            let masked = masked(&text);
+            assert_eq!(masked.chars().count(), text.chars().count(), "{text:?}");
+            assert_eq!(masked.matches('\n').count(), text.matches('\n').count(), "{text:?}");
+        }
+    }
+}
