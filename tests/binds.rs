@@ -80,3 +80,59 @@ async fn two_balancers_do_not_share_a_port() {
     assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"here");
     rig.stop().await;
 }
+
+#[tokio::test]
+async fn what_check_accepts_start_takes() {
+    let backend = Backend::answering("here").await;
+    for (bind, is_accepted) in [
+        ("127.0.0.1:0", true),
+        ("0.0.0.0:0", true),
+        ("[::]:0", true),
+        ("[::1]:0", true),
+        ("[::ffff:127.0.0.1]:0", true),
+        ("[::ffff:0.0.0.0]:0", true),
+        ("[fe80::1]:0", false),
+        ("[ff02::1]:0", false),
+        ("224.0.0.1:0", false),
+        ("255.255.255.255:0", false),
+        ("[::ffff:255.255.255.255]:0", false),
+    ] {
+        let text = format!("admin.bind = \"off\"\n{}", text(&format!("\"{bind}\""), &backend));
+        let Ok(parsed) = config::parse(&text, "t", &|_| None) else {
+            assert!(!is_accepted, "{bind}");
+            continue;
+        };
+        assert!(is_accepted, "{bind}");
+        let balancer = Balancer::start(parsed).await.unwrap_or_else(|error| panic!("{bind}: {error:?}"));
+        let (_, at) = balancer.listeners()[0];
+        let at = match at.ip() {
+            ip if ip == Ipv6Addr::UNSPECIFIED => (Ipv6Addr::LOCALHOST, at.port()).into(),
+            ip if ip == Ipv4Addr::UNSPECIFIED => (Ipv4Addr::LOCALHOST, at.port()).into(),
+            _ => at,
+        };
+        assert_eq!(exchange(at, b"?").await.unwrap(), b"here", "{bind}");
+        balancer.kill().await;
+    }
+}
+
+/// In the list of sessions as in rules and headers.
+#[tokio::test]
+async fn a_client_has_one_name_whatever_socket_it_came_in_on() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let backend = Backend::echo().await;
+    let rig = Rig::start(&text("\"[::]:0\"", &backend)).await;
+    for ip in [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))] {
+        let front = SocketAddr::new(ip.ip(), rig.front().port());
+        let mut client = tokio::net::TcpStream::connect(front).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        client.read_exact(&mut [0]).await.unwrap();
+        let own = client.local_addr().unwrap().to_string();
+        let list = crate::support::get(rig.admin(), "/api/v1/sessions").await.unwrap().1;
+        let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+        let session = &list["sessions"][0];
+        assert_eq!((&session["client"], &session["peer"]), (&own.as_str().into(), &own.as_str().into()), "{list}");
+        drop(client);
+        rig.until_no_sessions().await;
+    }
+    rig.stop().await;
+}

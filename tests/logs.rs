@@ -344,3 +344,79 @@ async fn a_line_says_who_did_not_answer() {
         stop(program).await;
     }
 }
+
+#[tokio::test]
+async fn the_level_that_the_file_offers_shows_what_each_probe_found() {
+    let backend = Backend::echo().await;
+    let program = Program::start(&config(backend.address(), "", "level = \"info,evenkeel::probe=debug\""), &[]);
+    let line = program.until_says("DEBUG").await;
+    assert!(line.contains(&backend.address().to_string()) && line.contains("passed=true"), "{line}");
+    stop(program).await;
+}
+
+/// stderr on a full disk: the log can't say it, so `status` and the metrics do.
+#[tokio::test]
+async fn a_full_disk_under_the_log_is_named() {
+    let backend = Backend::answering("hello").await;
+    let admin = free_port();
+    let text = config(backend.address(), NO_CHECK, "").replacen("127.0.0.1:0", &admin.to_string(), 1);
+    let mut command = Command::new("sh");
+    command.args(["-c", &format!("exec {} run 2>/dev/full", Program::PATH)]);
+    let program = Program::start_by(&text, command);
+    let line = until("trouble with the log", || async {
+        let status: Value = serde_json::from_str(&get(admin, "/api/v1/status").await.ok()?.1).ok()?;
+        status["troubles"].as_array()?.first()?.as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(line.starts_with("the log can't be written for ") && line.contains("No space left on device"), "{line}");
+    let metrics = get(admin, "/metrics").await.unwrap().1;
+    assert!(metrics.contains("evenkeel_troubles 1\n") && !metrics.contains("log_lines_dropped_total 0\n"), "{metrics}");
+    stop(program).await;
+}
+
+#[tokio::test]
+async fn a_value_of_a_proxy_header_that_does_not_fit_is_named() {
+    let backend = Backend::answering("hello").await;
+    let more = format!("{NO_CHECK}\nsend_proxy = {{ version = \"v2\", unique_id = true }}");
+    let text = config(backend.address(), &more, "")
+        .replace("pool = \"back\"\n", "pool = \"back\"\naccept_proxy = { from = [\"127.0.0.1\"] }\n");
+    let program = Program::start(&text, &[]);
+    let mut client = TcpStream::connect(program.front("front").await).await.unwrap();
+    // As long as a header may be, so that there is no room for the id.
+    let value = [&[0xe0, 0x0f, 0xe1][..], &[b'x'; 0x0fe1]].concat();
+    let addresses = [127, 0, 0, 1, 127, 0, 0, 1, 0, 80, 0, 80];
+    let length = u16::try_from(addresses.len() + value.len()).unwrap().to_be_bytes();
+    let header = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &length, &addresses, &value].concat();
+    assert_eq!(header.len(), 4_096);
+    client.write_all(&header).await.unwrap();
+    let line = program.until_says("values of the PROXY header are left out").await;
+    assert!(line.contains(" WARN ") && line.contains("pool=back") && line.contains("types=\"0xe0\""), "{line}");
+    drop(client);
+    stop(program).await;
+}
+
+/// As on a board without a battery; with TLS, whose certificates have times.
+#[tokio::test]
+async fn a_wall_clock_before_1970_ends_nothing() {
+    let Some(_faketime) = crate::support::program("faketime") else { return };
+    let mut libraries = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| {
+        let path = entry.path();
+        path.join("faketime/libfaketimeMT.so.1")
+    });
+    let library = libraries.find(|path| path.exists()).expect("it comes with faketime");
+    let backend = Backend::answering("hello").await;
+    let check = "check = { kind = \"http\", tls = true, interval = \"100ms\" }";
+    let program = Program::start_as(&config(backend.address(), check, ""), |command| {
+        let fake = [("FAKETIME", "@1960-01-01 00:00:00"), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")];
+        command.env("LD_PRELOAD", &library).envs(fake);
+    });
+    let admin = program.admin().await;
+    program.until_says("down: ").await;
+    for (path, wanted) in [("/live", 200), ("/metrics", 503), ("/api/v1/status", 503)] {
+        let (status, body) = soon(path, get(admin, path)).await.unwrap();
+        assert_eq!(status, wanted, "{path}: {body}");
+        assert!(wanted == 200 || body.contains("the wall clock of this machine is before 1970"), "{body}");
+    }
+    let log = stop(program).await;
+    assert!(!log.iter().any(|line| line.contains("panic")), "{log:#?}");
+}

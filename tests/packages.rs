@@ -64,3 +64,23 @@ fn no_profile_aborts() {
     assert!(manifest.contains("[profile.release]") && manifest.contains("[profile.dist]"));
     assert!(!manifest.lines().any(|line| line.trim_start().starts_with("panic")));
 }
+
+/// With a program that is quick to link: cargo decides by the profiles alone.
+#[test]
+fn what_is_for_packages_is_stripped() {
+    let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    let profiles = &manifest[manifest.find("[profile.release]").unwrap()..];
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("src")).unwrap();
+    std::fs::write(directory.path().join("src/main.rs"), "fn main() {}").unwrap();
+    let package = "[package]\nname = \"evenkeel\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    std::fs::write(directory.path().join("Cargo.toml"), format!("{package}{profiles}")).unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--offline", "--verbose", "--profile", "dist"])
+        .env_remove("CARGO_TARGET_DIR")
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("strip=debuginfo") && !said.contains("-C debuginfo="), "{said}");
+}

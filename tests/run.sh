@@ -50,6 +50,7 @@ install_missing() {
     [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream)
     has haproxy || missing+=(haproxy)
     has curl || missing+=(curl)
+    has faketime || missing+=(faketime)
     has openssl || missing+=(openssl)
     has promtool || missing+=(prometheus)
     has systemd-socket-activate || missing+=(systemd)

@@ -119,10 +119,22 @@ fn tls_config(https: bool, ca_file: Option<&Path>) -> Result<rustls::ClientConfi
             return Err(Error::Config { what, source: None });
         }
     }
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_details(provider, Arc::new(Clock))
         .with_safe_default_protocol_versions()
         .map_err(|error| Error::Config { what: "can't set up TLS".to_owned(), source: Some(error.into()) })?;
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// The wall clock. That of rustls panics before 1970.
+#[derive(Debug)]
+struct Clock;
+
+impl rustls::time_provider::TimeProvider for Clock {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let time = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+        time.ok().map(rustls::pki_types::UnixTime::since_unix_epoch)
+    }
 }
 
 fn add_ca_file(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), Error> {

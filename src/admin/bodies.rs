@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::health::{AdvisedWeight, Report};
 use crate::metrics::{ConnectFailure, Direction, Outcome};
-use crate::operator::{Lasting, Ledger, Order};
+use crate::operator::{Lasting, Ledger, Order, printable};
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
 use crate::server::Set;
 use crate::standing::Guard;
@@ -320,5 +320,5 @@ fn ended(backend: &Backend) -> u64 {
 
 /// RFC 3339, UTC, with milliseconds.
 pub(super) fn time(at: SystemTime) -> String {
-    humantime::format_rfc3339_millis(at).to_string()
+    humantime::format_rfc3339_millis(printable(at)).to_string()
 }

@@ -14,6 +14,7 @@ use super::Desk;
 use super::bodies::{PoolBody, pool_body};
 use super::pools::{ExplainedBody, explained_body, find_backend, find_pool};
 use super::refusal::Refusal;
+use crate::config::parse_duration;
 use crate::operator::{Command, Lasting, What};
 use crate::pool::{OrderError, Pool};
 use crate::standing::Operator;
@@ -196,9 +197,8 @@ fn checked(note: Option<&str>) -> Result<Option<Arc<str>>, Refusal> {
     Ok(note.map(str::trim).filter(|note| !note.is_empty()).map(Arc::from))
 }
 
-/// `1h`, `90s`, `1h 30m`.
 pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
-    let time = humantime::parse_duration(text).ok().filter(|time| *time >= Duration::from_secs(1) && *time <= LONGEST);
+    let time = parse_duration(text).ok().filter(|time| *time >= Duration::from_secs(1) && *time <= LONGEST);
     time.ok_or_else(|| {
         Refusal::bad(
             format!("`for`: \"{}\" is no time", text.escape_debug()),

@@ -15,7 +15,7 @@ use super::Desk;
 use super::bodies::time;
 use super::operate::{Who, parsed};
 use super::refusal::Refusal;
-use crate::config::{Network, parse_network};
+use crate::config::{Network, parse_duration, parse_network};
 use crate::metrics::CloseCause;
 use crate::pool::Happened;
 use crate::proxy::{Phase, SessionView, TcpView};
@@ -225,7 +225,7 @@ impl Judge {
     fn new(filter: Filter) -> Result<Self, Refusal> {
         let time = |name: &str, text: &Option<String>| match text {
             None => Ok(Duration::ZERO),
-            Some(text) => humantime::parse_duration(text).map_err(|_| {
+            Some(text) => parse_duration(text).map_err(|_| {
                 let error = format!("`{name}`: \"{}\" is no time", text.escape_debug());
                 Refusal::bad(error, "write it like \"90s\" or \"1h\"")
             }),

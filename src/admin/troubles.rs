@@ -4,6 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::View;
+use crate::config::written_duration;
 use crate::server::ReloadView;
 
 pub(super) fn troubles(view: &View) -> Vec<String> {
@@ -16,6 +17,6 @@ pub(super) fn troubles(view: &View) -> Vec<String> {
 fn refused(view: &ReloadView, now: SystemTime) -> Option<String> {
     let (at, error) = view.refusal()?;
     let age = Duration::from_secs(now.duration_since(at).unwrap_or_default().as_secs());
-    let age = humantime::format_duration(age);
+    let age = written_duration(age);
     Some(format!("{error}, refused {age} ago; generation {} is in effect", view.generation))
 }

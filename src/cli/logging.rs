@@ -34,6 +34,12 @@ impl Logging {
         let writer = self.writer.clone();
         move || writer.dropped()
     }
+
+    /// Says why it can't be written, while it can't.
+    pub(super) fn trouble(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let writer = self.writer.clone();
+        move || writer.trouble()
+    }
 }
 
 /// Starts the log of this process.

@@ -10,6 +10,7 @@ use super::api::{Backend, Explained, Named, Pool, find_backend, find_pool};
 use super::client::{Client, escaped, known};
 use super::table::{coloured, safe, short, standing_word};
 use super::{Failure, complain, say, say_json};
+use crate::config::{parse_duration, written_duration};
 
 /// Between two looks at how many sessions are left.
 const LOOK: Duration = Duration::from_millis(200);
@@ -54,7 +55,7 @@ pub(super) struct TakeOut {
     #[arg(long)]
     wait: bool,
     /// Wait no longer than this; exit status 4 if sessions are left then
-    #[arg(long, value_name = "TIME", requires = "wait", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", requires = "wait", value_parser = parse_duration)]
     timeout: Option<Duration>,
 }
 
@@ -335,5 +336,5 @@ async fn left(client: &Client, found: &Found) -> Result<usize, Failure> {
 }
 
 fn said(timeout: Option<Duration>) -> String {
-    humantime::format_duration(timeout.unwrap_or_default()).to_string()
+    written_duration(timeout.unwrap_or_default())
 }

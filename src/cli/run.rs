@@ -39,8 +39,11 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     }
     let (ask, asked) = mpsc::channel(RELOADS_WAITING);
     let watch = Watch::new(path, &text).context("the file can't be watched")?;
-    let (shown, file_trouble) = (path.display().to_string(), watch.trouble());
-    let troubles = move || file_trouble().into_iter().map(|trouble| format!("{shown}: {trouble}")).collect();
+    let (shown, file_trouble, log_trouble) = (path.display().to_string(), watch.trouble(), logging.trouble());
+    let troubles = move || {
+        let of_file = file_trouble().map(|trouble| format!("{shown}: {trouble}"));
+        of_file.into_iter().chain(log_trouble()).collect()
+    };
     let surroundings = Surroundings {
         inherited,
         log_lines_dropped: Some(Arc::new(logging.dropped())),

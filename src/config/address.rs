@@ -6,10 +6,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use super::faults::Complaint;
 use super::{Host, HostPort};
 
-/// What `bind` takes: an address of this machine and a port, 0 = any free one.
+/// What `bind` takes: an address that a machine can have, and a port, 0 = any free one. IPv4 that is written as IPv6 is
+/// IPv4: it can't be bound otherwise.
 pub(super) fn bind(text: &str) -> Result<SocketAddr, Complaint> {
-    if let Ok(address) = text.parse() {
-        return Ok(address);
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match address.ip().to_canonical() {
+            IpAddr::V4(ip) => bindable(SocketAddr::new(ip.into(), address.port())),
+            IpAddr::V6(_) => bindable(address),
+        };
     }
     if let Some(port) = text.strip_prefix(':').or(Some(text)).filter(|port| port.parse::<u16>().is_ok()) {
         let hint = format!("write \"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for IPv6 too");
@@ -17,11 +21,31 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Complaint> {
     }
     let HostPort { host, port } = host_port(text, 0, 8080)?;
     match host {
-        Host::Ip(ip) => Ok(SocketAddr::new(ip, port)),
+        Host::Ip(ip) => bindable(SocketAddr::new(ip.to_canonical(), port)),
         Host::Name(_) => Err(Complaint::new(
             "host names are not allowed here, since what they mean may change",
             format!("write the address itself, such as \"127.0.0.1:{port}\" or \"[::]:{port}\""),
         )),
+    }
+}
+
+/// Refuses what no listener can be at, on any machine.
+fn bindable(address: SocketAddr) -> Result<SocketAddr, Complaint> {
+    let port = address.port();
+    match address {
+        _ if address.ip().is_multicast() => {
+            Err(Complaint::new("it is a group of machines", "write an address of this machine"))
+        }
+        SocketAddr::V4(v4) if v4.ip().is_broadcast() => {
+            let hint = format!("write \"0.0.0.0:{port}\" for every IPv4 address");
+            Err(Complaint::new("it is every machine", hint))
+        }
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+            let hint =
+                format!("add the number of the interface (`ip link` shows it), such as \"[{}%2]:{port}\"", v6.ip());
+            Err(Complaint::new("which interface is meant is unclear", hint))
+        }
+        _ => Ok(address),
     }
 }
 
@@ -45,7 +69,7 @@ pub(super) fn source(text: &str) -> Result<IpAddr, Complaint> {
         Ok(address) if address.is_unspecified() => {
             Err(Complaint::new("it means any address", "leave `source` out to let the kernel choose"))
         }
-        Ok(address) => Ok(address),
+        Ok(address) => Ok(address.to_canonical()),
         Err(_) => Err(Complaint::new("not an IP address", "write an address of this machine without a port")),
     }
 }
@@ -169,6 +193,13 @@ mod tests {
         for text in ["0.0.0.0:8080", "[::]:8080", "127.0.0.1:0", "[::1]:0"] {
             assert_eq!(bind(text).ok().map(|address| address.to_string()).as_deref(), Some(text));
         }
+        for (text, meant) in [("[::ffff:127.0.0.1]:80", "127.0.0.1:80"), ("[::ffff:0.0.0.0]:0", "0.0.0.0:0")] {
+            assert_eq!(bind(text).ok().map(|address| address.to_string()).as_deref(), Some(meant));
+        }
+        for text in ["[fe80::1]:80", "[ff02::1]:80", "224.0.0.1:80", "255.255.255.255:80", "[::ffff:224.0.0.1]:80"] {
+            assert!(bind(text).is_err(), "{text:?}");
+        }
+        assert!(bind("[fe80::1%2]:80").is_ok());
         for text in ["", "8080", ":8080", "localhost:8080", "0.0.0.0", "::", "*:8080", "0.0.0.0:99999"] {
             assert!(bind(text).is_err(), "{text:?}");
         }

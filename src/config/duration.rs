@@ -1,4 +1,5 @@
-//! Durations as they are written: whole numbers with units, the larger unit first.
+//! Durations as they are written, in the file, on the command line and in the API: whole numbers with units, the larger
+//! unit first, with or without a space between two of them.
 //! At most a year, so that adding one to a point in time can't overflow.
 
 use std::time::Duration;
@@ -8,7 +9,7 @@ use super::faults::Complaint;
 const UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 const LONGEST: u64 = 365 * 24 * 3_600_000;
 
-/// `"500ms"`, `"5s"`, `"1m30s"`, `"1h"`, `"14d"`.
+/// `"500ms"`, `"5s"`, `"1m30s"`, `"1h 30m"`, `"14d"`.
 pub(super) fn parse(text: &str) -> Result<Duration, Complaint> {
     let unreadable = || Complaint::new("not a duration", "write it like \"500ms\", \"5s\", \"1m30s\" or \"1h\"");
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -21,6 +22,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, Complaint> {
         let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(unreadable)?;
         let (number, tail) = rest.split_at(digits);
         let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let unit = unit.strip_suffix(' ').filter(|_| !tail.is_empty()).unwrap_or(unit);
         // The iterator goes on from the last unit, so "30s1m" and "1s1s" are refused.
         let (_, scale) = units.find(|(name, _)| *name == unit).ok_or_else(unreadable)?;
         let number: u64 = number.parse().map_err(|_| unreadable())?;
@@ -63,11 +65,15 @@ mod tests {
             assert_eq!(duration, Duration::from_millis(millis), "{text}");
             assert_eq!(written(duration), text);
         }
+        assert_eq!(parse("1h 30m 5s").ok(), parse("1h30m5s").ok());
     }
 
     #[test]
     fn the_rest_is_refused() {
-        for text in ["", "5", "s", "5 s", "-5s", "1.5s", "5S", "30s1m", "1s1s", "5s5", "5sec", "９s", "1w"] {
+        for text in [
+            "", "5", "s", "5 s", "-5s", "1.5s", "5S", "30s1m", "1s1s", "5s5", "5sec", "９s", "1w", " 5s", "5s ",
+            "1h  5s", "1h, 5s", "1 h",
+        ] {
             assert!(parse(text).is_err(), "{text:?}");
         }
         assert!(parse("99999999999999999999h").is_err());

@@ -40,6 +40,7 @@ mod warnings;
 mod tests;
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
@@ -119,6 +120,19 @@ pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> 
 /// What is wrong with it, and what would be right.
 pub fn check_log_level(text: &str) -> Result<(), String> {
     validate::log_level(text).map(|_| ()).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
+}
+
+/// A duration as the file has it: `500ms`, `5s`, `1h30m`, `1h 30m`; at most a year. The one grammar for every way in.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    duration::parse(text).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
+}
+
+/// A duration in the same grammar, as short as can be.
+pub fn written_duration(duration: Duration) -> String {
+    duration::written(duration)
 }
 
 /// `10.0.0.0/8`, or an address alone.

@@ -119,7 +119,8 @@ fn checksum(header: &[u8], at: usize) -> u32 {
     crc32c(header.iter().enumerate().map(|(i, byte)| if (at..at + 4).contains(&i) { 0 } else { *byte }))
 }
 
-pub(super) fn write(header: &Header, with_checksum: bool) -> Vec<u8> {
+/// The header, and the types of the values that it has no room for.
+pub(super) fn write(header: &Header, with_checksum: bool) -> (Vec<u8>, Vec<u8>) {
     let mut bytes = SIGNATURE.to_vec();
     let (addresses, tlvs) = match header {
         Header::Local => {
@@ -146,6 +147,7 @@ pub(super) fn write(header: &Header, with_checksum: bool) -> Vec<u8> {
         }
     }
     let room = if with_checksum { LONGEST - 7 } else { LONGEST };
+    let mut left_out = Vec::new();
     for Tlv { kind, value } in tlvs {
         if let Ok(length) = u16::try_from(value.len())
             && bytes.len() + 3 + value.len() <= room
@@ -153,6 +155,8 @@ pub(super) fn write(header: &Header, with_checksum: bool) -> Vec<u8> {
             bytes.push(*kind);
             bytes.extend(length.to_be_bytes());
             bytes.extend(value);
+        } else {
+            left_out.push(*kind);
         }
     }
     let sum_at = bytes.len() + 3;
@@ -166,5 +170,5 @@ pub(super) fn write(header: &Header, with_checksum: bool) -> Vec<u8> {
         let sum = checksum(&bytes, sum_at);
         bytes[sum_at..].copy_from_slice(&sum.to_be_bytes());
     }
-    bytes
+    (bytes, left_out)
 }

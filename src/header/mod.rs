@@ -154,6 +154,11 @@ pub fn write_v1(addresses: Option<Addresses>) -> Vec<u8> {
 
 /// A header of version 2, never longer than [`LONGEST`]: a typed value that would go beyond it is left out.
 pub fn write_v2(header: &Header, checksum: bool) -> Vec<u8> {
+    write_v2_and_tell(header, checksum).0
+}
+
+/// As [`write_v2`]; with it come the types of the values that were left out.
+pub fn write_v2_and_tell(header: &Header, checksum: bool) -> (Vec<u8>, Vec<u8>) {
     binary::write(header, checksum)
 }
 

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Lasting, Ledger, Order, Orders};
+use super::{Lasting, Ledger, Order, Orders, printable};
 use crate::standing::Operator;
 
 /// The one that this program writes and reads.
@@ -129,9 +129,9 @@ fn order_shape<T, W>(order: &Order<T>, value: W) -> Option<OrderShape<W>> {
     let until = match order.lasting {
         Lasting::Restart => return None,
         Lasting::Kept => None,
-        Lasting::Until { at, .. } => Some(humantime::format_rfc3339_seconds(at).to_string()),
+        Lasting::Until { at, .. } => Some(humantime::format_rfc3339_seconds(printable(at)).to_string()),
     };
-    let at = humantime::format_rfc3339_seconds(order.at).to_string();
+    let at = humantime::format_rfc3339_seconds(printable(order.at)).to_string();
     Some(OrderShape { value, by: order.by.to_string(), at, until, note: order.note.as_ref().map(ToString::to_string) })
 }
 

@@ -16,6 +16,13 @@ use crate::standing::Operator;
 /// left, and names that never come back do not pile up.
 pub const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3_600);
 
+/// A time that can be written with a year of four digits: a wall clock that is before 1970, or after the year 9999, must
+/// end nothing.
+pub(crate) fn printable(at: SystemTime) -> SystemTime {
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    at.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LAST)
+}
+
 /// What an operator says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
@@ -259,11 +266,11 @@ impl Lasting {
 /// "by root since 2026-11-21T14:50:00Z, until …: why".
 impl<T> fmt::Display for Order<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "by {} at {}", self.by, humantime::format_rfc3339_seconds(self.at))?;
+        write!(f, "by {} at {}", self.by, humantime::format_rfc3339_seconds(printable(self.at)))?;
         match self.lasting {
             Lasting::Kept => {}
             Lasting::Restart => f.write_str(", until a restart")?,
-            Lasting::Until { at, .. } => write!(f, ", until {}", humantime::format_rfc3339_seconds(at))?,
+            Lasting::Until { at, .. } => write!(f, ", until {}", humantime::format_rfc3339_seconds(printable(at)))?,
         }
         self.note.as_ref().map_or(Ok(()), |note| write!(f, ": {note}"))
     }

@@ -102,3 +102,16 @@ fn another_version_and_garbage_are_told_apart() {
         assert_eq!(read(text), "it is not what evenkeel writes", "{text}");
     }
 }
+
+#[test]
+fn a_clock_that_is_wrong_ends_nothing() {
+    let far = Duration::from_secs(1 << 40);
+    for (at, wanted) in [
+        (SystemTime::UNIX_EPOCH - far, "1970-01-01T00:00:00Z"),
+        (SystemTime::UNIX_EPOCH, "1970-01-01T00:00:00Z"),
+        (SystemTime::UNIX_EPOCH + far, "9999-12-31T23:59:59Z"),
+    ] {
+        let order = Order { value: 1, by: "root".into(), note: None, at, lasting: Lasting::Kept };
+        assert_eq!(order.to_string(), format!("by root at {wanted}"));
+    }
+}

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
+use tracing::debug;
 
 use crate::config::{Check, CheckKind, ExecCheck};
 use crate::health::{ProbeResult, Report, RiseFall};
@@ -230,7 +231,7 @@ async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
 
         let delay = match attempted {
             Ok((result, farewell)) => {
-                tracing::trace!(%address, passed = result.passed, "{result}");
+                debug!(%address, passed = result.passed, "probe: {result}");
                 shared.expiring.warn(&result, address, &mut warned, Instant::now());
                 health.record(result.passed);
                 let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };

@@ -18,6 +18,7 @@ use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature,
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::time_provider::TimeProvider;
 use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
@@ -92,6 +93,16 @@ impl Contexts {
     }
 }
 
+/// The wall clock. That of rustls panics before 1970.
+#[derive(Debug)]
+struct Clock;
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).ok().map(UnixTime::since_unix_epoch)
+    }
+}
+
 /// Whether the authorities of a check are at hand.
 ///
 /// # Errors
@@ -104,7 +115,7 @@ fn context(trust: &Trust) -> io::Result<Context> {
     let provider = Arc::new(ring::default_provider());
     let verifier = if trust.verify { Some(authorities(trust.ca_file.as_deref(), &provider)?) } else { None };
     let verifier = Arc::new(Verifier { authorities: verifier, provider: Arc::clone(&provider) });
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let config = ClientConfig::builder_with_details(provider, Arc::new(Clock)).with_safe_default_protocol_versions();
     let config = config.map_err(io::Error::other)?;
     let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols.clone_from(&trust.protocols);

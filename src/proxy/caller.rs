@@ -5,7 +5,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 
-use super::socket::Socket;
+use super::socket::{Socket, plain};
 use crate::config::{AcceptProxy, Authority, ProxyValues, SendProxy};
 use crate::deadline::within;
 use crate::header::{self, AUTHORITY, Addresses, Fault, Header, Parsed, Tlv, UNIQUE_ID};
@@ -23,6 +23,15 @@ pub(super) struct Caller {
     /// What the client connected to, if a header says so.
     destination: Option<SocketAddr>,
     tlvs: Vec<Tlv>,
+}
+
+/// A header for a backend.
+pub(super) struct Greeting {
+    pub(super) bytes: Vec<u8>,
+    /// The id of the session in it.
+    pub(super) unique_id: Option<Vec<u8>>,
+    /// Types of the values that it has no room for.
+    pub(super) left_out: Vec<u8>,
 }
 
 /// Why a client gets no session.
@@ -45,19 +54,21 @@ impl Caller {
         self.value(UNIQUE_ID).filter(|id| (1..=header::LONGEST_ID).contains(&id.len()))
     }
 
-    /// What a backend is told, and the id of the session in it. `socket` is the client's, `own_id` is for clients that
-    /// came without one.
-    pub(super) fn header(&self, settings: &SendProxy, socket: &Socket, own_id: &str) -> (Vec<u8>, Option<Vec<u8>>) {
+    /// What a backend is told. `socket` is the client's, `own_id` is for clients that came without one.
+    pub(super) fn header(&self, settings: &SendProxy, socket: &Socket, own_id: &str) -> Greeting {
         // Who was reached through a header is known from it; else it is our own end of the connection.
         let destination = self.destination.or_else(|| socket.local_address().ok());
         let addresses = destination.map(|destination| Addresses::between(self.client, destination));
         let values = match settings {
-            SendProxy::V1 => return (header::write_v1(addresses), None),
+            SendProxy::V1 => {
+                return Greeting { bytes: header::write_v1(addresses), unique_id: None, left_out: Vec::new() };
+            }
             SendProxy::V2(values) => values,
         };
         let unique_id = values.unique_id.then(|| self.unique_id().unwrap_or(own_id.as_bytes()).to_vec());
         let tlvs = self.tlvs(values, unique_id.as_deref());
-        (header::write_v2(&Header::Proxy { addresses, tlvs }, values.crc32c), unique_id)
+        let (bytes, left_out) = header::write_v2_and_tell(&Header::Proxy { addresses, tlvs }, values.crc32c);
+        Greeting { bytes, unique_id, left_out }
     }
 
     fn tlvs(&self, values: &ProxyValues, unique_id: Option<&[u8]>) -> Vec<Tlv> {
@@ -101,7 +112,7 @@ pub(super) async fn identify(socket: &Socket, peer: SocketAddr, settings: &Accep
         // The proxy speaks for itself, and all else that it says is to be discarded.
         Header::Local => caller,
         Header::Proxy { addresses, tlvs } => Caller {
-            client: addresses.map_or(peer, Addresses::source),
+            client: addresses.map_or(peer, |addresses| plain(addresses.source())),
             destination: addresses.map(Addresses::destination),
             tlvs,
             ..caller

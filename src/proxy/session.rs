@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::caller::{self, Caller, Stranger};
+use tracing::warn;
+
+use super::caller::{self, Caller, Greeting, Stranger};
 use super::cut::Cut;
 use super::listener::{Listener, Settings, Slot};
 use super::opening::Opening;
@@ -20,7 +22,9 @@ use super::upstream::{Connected, GivenUp, Refusal, Search};
 use super::worker::{Enlisted, Load, Worker};
 use crate::config;
 use crate::deadline::within;
+use crate::header;
 use crate::metrics::Outcome;
+use crate::pace::Pace;
 use crate::pool::{ByteCell, Lease};
 
 /// Numbers sessions in the order in which they begin, over all workers.
@@ -219,11 +223,29 @@ async fn reach(
 fn greeting(caller: &Caller, client: &Socket, settings: &config::Pool, record: &mut Record) -> Option<Vec<u8>> {
     let send = settings.send_proxy.as_ref()?;
     let id = format!("{:016x}-{:x}", *RUN, record.live.id());
-    let (header, unique_id) = caller.header(send, client, &id);
+    let Greeting { bytes, unique_id, left_out } = caller.header(send, client, &id);
+    if !left_out.is_empty() {
+        warn_left_out(&left_out, settings, record);
+    }
     if let Some(unique_id) = unique_id {
         record.rare().unique_id = Some(unique_id.escape_ascii().to_string().into());
     }
-    Some(header)
+    Some(bytes)
+}
+
+/// A client in front that says too much does so in every session: a line in a while.
+fn warn_left_out(left_out: &[u8], settings: &config::Pool, record: &Record) {
+    const SAY_EVERY: Duration = Duration::from_secs(10);
+    // A lock: for sessions of this kind alone, and for as long as it takes to compare two times.
+    static PACE: LazyLock<Mutex<Pace>> = LazyLock::new(|| Mutex::new(Pace::new(SAY_EVERY)));
+    let allowed = PACE.lock().unwrap_or_else(PoisonError::into_inner).allow(Instant::now());
+    if let Some(unsaid) = allowed {
+        let types: Vec<String> = left_out.iter().map(|kind| format!("0x{kind:02x}")).collect();
+        warn!(
+            pool = %settings.name, client = %record.live.peer, types = types.join(","), unsaid,
+            "values of the PROXY header are left out: it would be longer than {} bytes", header::LONGEST
+        );
+    }
 }
 
 /// Tells the backend. `None` = the record says why not; then both are reset.

@@ -27,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 use super::option;
 use crate::config::{Keepalive, TcpOptions};
 pub(super) use failure::{accept_failure, broken, connect_failure};
-pub(super) use listening::Acceptor;
+pub(super) use listening::{Acceptor, plain};
 pub(crate) use listening::{adopt, change, listen, local_address, takes_ipv4};
 
 const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);

@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::config::written_duration;
 use crate::pace::Pace;
 
 /// Lines that may wait for stderr's reader: at 300 bytes a line, about 5 MB; over a second at 10,000 sessions a second.
@@ -34,6 +35,30 @@ pub(super) struct Writer {
     lines: SyncSender<Line>,
     /// `Relaxed`: a count, read for metrics.
     dropped: Arc<AtomicU64>,
+    failing: Arc<Failing>,
+}
+
+/// Since when stderr can't be written, and why. A lock: touched once a write by the thread that writes, and by who looks.
+#[derive(Default)]
+struct Failing(Mutex<Option<(Instant, String)>>);
+
+impl Failing {
+    fn lock(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says why it could not be written before, if it can be again.
+    fn set(&self, error: Option<String>) -> Option<String> {
+        let mut failing = self.lock();
+        match error {
+            Some(why) => {
+                let since = failing.take().map_or_else(Instant::now, |(since, _)| since);
+                *failing = Some((since, why));
+                None
+            }
+            None => failing.take().map(|(_, why)| why),
+        }
+    }
 }
 
 enum Line {
@@ -50,27 +75,37 @@ impl Writer {
         // A descriptor of its own: who holds std's stderr while its reader sleeps would hold up everybody who complains.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         // In the log's own format, by the way that all lines take.
-        let complain = |lines| tracing::warn!(lines, "log lines were dropped: stderr's reader was too slow, or away");
+        let complain = |lines, why: Option<String>| {
+            let why = why.unwrap_or_else(|| "stderr's reader was too slow, or away".to_owned());
+            tracing::warn!(lines, "log lines were dropped: {why}");
+        };
         Self::start_on(stderr, WAITING, complain)
     }
 
     fn start_on(
         to: impl Write + Send + 'static,
         waiting: usize,
-        complain: impl Fn(u64) + Send + 'static,
+        complain: impl Fn(u64, Option<String>) + Send + 'static,
     ) -> io::Result<(Self, Flush)> {
         let (lines, queue) = sync_channel(waiting);
         let (finished, end) = channel();
-        let dropped = Arc::default();
-        let count = Arc::clone(&dropped);
-        let work = move || write_out(&queue, to, &count, complain, finished);
+        let writer = Self { lines: lines.clone(), dropped: Arc::default(), failing: Arc::default() };
+        let (dropped, failing) = (Arc::clone(&writer.dropped), Arc::clone(&writer.failing));
+        let work = move || write_out(&queue, to, (&dropped, &failing), complain, finished);
         thread::Builder::new().name("log".to_owned()).spawn(work)?;
-        Ok((Self { lines: lines.clone(), dropped }, Flush { lines, end }))
+        Ok((writer, Flush { lines, end }))
     }
 
     /// Lines so far that found the queue full, or nobody who takes them.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
+    }
+
+    /// That stderr can't be written, and why, while it is so.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let (since, why) = self.failing.lock().clone()?;
+        let age = written_duration(Duration::from_secs(since.elapsed().as_secs()));
+        Some(format!("the log can't be written for {age}: {why}; {} lines are lost since the start", self.dropped()))
     }
 }
 
@@ -110,13 +145,13 @@ impl Drop for Flush {
 fn write_out(
     queue: &Receiver<Line>,
     mut to: impl Write,
-    dropped: &AtomicU64,
-    complain: impl Fn(u64),
+    (dropped, failing): (&AtomicU64, &Failing),
+    complain: impl Fn(u64, Option<String>),
     finished: Sender<()>,
 ) {
     let mut text = Vec::with_capacity(2 * AT_ONCE);
     let mut is_last = false;
-    let (mut told, mut pace) = (0, Pace::new(COMPLAIN));
+    let (mut told, mut pace, mut why) = (0, Pace::new(COMPLAIN), None);
     while !is_last {
         let mut next = queue.recv().ok();
         loop {
@@ -132,12 +167,15 @@ fn write_out(
                 Err(_) => break,
             };
         }
-        let lost = put(&mut to, &text);
-        dropped.fetch_add(lost, Relaxed);
-        let all = dropped.load(Relaxed);
-        if lost == 0 && all > told && pace.allow(Instant::now()).is_some() {
-            complain(all - told);
-            told = all;
+        if !text.is_empty() {
+            let (lost, error) = put(&mut to, &text);
+            dropped.fetch_add(lost, Relaxed);
+            why = failing.set(error).or(why);
+            let all = dropped.load(Relaxed);
+            if lost == 0 && all > told && pace.allow(Instant::now()).is_some() {
+                complain(all - told, why.take());
+                told = all;
+            }
         }
         let is_full = text.len() >= AT_ONCE;
         text.clear();
@@ -148,19 +186,26 @@ fn write_out(
     drop(finished);
 }
 
-/// Writes it, and says how many lines were lost because nobody takes them, or the disk is full.
-fn put(to: &mut impl Write, mut text: &[u8]) -> u64 {
+/// Writes it, and says how many lines were lost because nobody takes them, or the disk is full; and why.
+fn put(to: &mut impl Write, mut text: &[u8]) -> (u64, Option<String>) {
+    let mut why = None;
     while !text.is_empty() {
         match to.write(text) {
-            Ok(0) => break,
+            Ok(0) => {
+                why = Some("nothing of it is taken".to_owned());
+                break;
+            }
             Ok(written) => text = &text[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Whoever shares stderr with us may have made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHER),
-            Err(_) => break,
+            Err(error) => {
+                why = Some(error.to_string());
+                break;
+            }
         }
     }
-    text.iter().filter(|&&byte| byte == b'\n').count() as u64
+    (text.iter().filter(|&&byte| byte == b'\n').count() as u64, why)
 }
 
 #[cfg(test)]
@@ -171,7 +216,7 @@ mod tests {
     fn a_reader_that_sleeps_holds_up_nobody_and_the_rest_is_counted() {
         let (mut read, write) = io::pipe().unwrap();
         let (complaints, complained) = channel();
-        let (mut writer, flush) = Writer::start_on(write, 4, move |lines| complaints.send(lines).unwrap()).unwrap();
+        let (mut writer, flush) = Writer::start_on(write, 4, move |lines, _| complaints.send(lines).unwrap()).unwrap();
         let line = [vec![b'x'; 99], vec![b'\n']].concat();
         let mut written = 0;
         // A pipe holds 64 KiB.
@@ -209,7 +254,7 @@ mod tests {
         }
         for lines in [1, 10] {
             let (_reader, wait) = channel();
-            let (mut writer, flush) = Writer::start_on(Stuck(wait), 4, drop).unwrap();
+            let (mut writer, flush) = Writer::start_on(Stuck(wait), 4, |_, _| ()).unwrap();
             for _ in 0..lines {
                 writer.write_all(b"x").unwrap();
             }
@@ -223,7 +268,7 @@ mod tests {
     fn a_stderr_that_somebody_made_non_blocking_loses_nothing() {
         let (read, write) = std::os::unix::net::UnixStream::pair().unwrap();
         write.set_nonblocking(true).unwrap();
-        let (mut writer, flush) = Writer::start_on(write, WAITING, drop).unwrap();
+        let (mut writer, flush) = Writer::start_on(write, WAITING, |_, _| ()).unwrap();
         // More than the kernel holds of it.
         for _ in 0..10_000 {
             writer.write_all(&[&[b'x'; 99][..], b"\n"].concat()).unwrap();
@@ -248,11 +293,46 @@ mod tests {
                 Ok(())
             }
         }
-        let (mut writer, flush) = Writer::start_on(Full(25), 100, drop).unwrap();
+        let (mut writer, flush) = Writer::start_on(Full(25), 100, |_, _| ()).unwrap();
         for _ in 0..10 {
             writer.write_all(b"123456789\n").unwrap();
         }
         drop(flush);
         assert_eq!(writer.dropped(), 8, "the third line only in part");
+        let trouble = writer.trouble().unwrap();
+        assert!(
+            trouble.starts_with("the log can't be written for 0s: no storage space; 8 lines are lost"),
+            "{trouble}"
+        );
+    }
+
+    #[test]
+    fn a_disk_that_was_full_is_named_when_it_is_not_any_more() {
+        struct Disk(Receiver<bool>);
+        impl Write for Disk {
+            fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+                let is_full = self.0.recv().unwrap_or_default();
+                if is_full { Err(io::ErrorKind::StorageFull.into()) } else { Ok(text.len()) }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (is_full, disk) = channel();
+        let (complaints, complained) = channel();
+        let complain = move |lines, why: Option<String>| complaints.send((lines, why)).unwrap();
+        let (mut writer, flush) = Writer::start_on(Disk(disk), 100, complain).unwrap();
+        for full in [true, false] {
+            is_full.send(full).unwrap();
+            writer.write_all(b"a line\n").unwrap();
+            let end = Instant::now() + Duration::from_secs(20);
+            while writer.trouble().is_some() != full {
+                assert!(Instant::now() < end, "{:?}", writer.trouble());
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let told = complained.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!(told, (1, Some("no storage space".to_owned())));
+        drop((is_full, flush));
     }
 }

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use super::Failure;
 use super::api::{Named, Pools};
 use super::client::Client;
+use crate::config::parse_duration;
 use view::{Asked, View};
 
 /// What is looked at.
@@ -57,7 +58,7 @@ enum News {
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// Between two looks
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
     /// Show what has this in its name, pool, standing or address
     #[arg(long, value_name = "TEXT", default_value = "")]

@@ -1,7 +1,7 @@
 //! Listening sockets: made, inherited, changed; and accepting from them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,12 +70,21 @@ fn accept(listening: &Arc<OwnedFd>) -> io::Result<Option<(OwnedFd, SocketAddr)>>
             Ok((fd, peer)) => {
                 let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
                 let Some(peer) = peer else { return Err(io::ErrorKind::AddrNotAvailable.into()) };
-                return Ok(Some((fd, peer)));
+                return Ok(Some((fd, plain(peer))));
             }
             Err(rustix::io::Errno::AGAIN) => return Ok(None),
             Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// IPv4 that came in on a socket of IPv6 is IPv4 again: from here on a client has one name, in logs, lists, headers and
+/// rules.
+pub(in crate::proxy) fn plain(peer: SocketAddr) -> SocketAddr {
+    match peer.ip().to_canonical() {
+        IpAddr::V4(ip) => SocketAddr::new(ip.into(), peer.port()),
+        IpAddr::V6(_) => peer,
     }
 }
 
