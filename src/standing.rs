@@ -3,8 +3,10 @@
 
 use std::time::Instant;
 
+use crate::config::{Closing, Policy};
 use crate::endpoint::{Mistrust, Registry};
 use crate::health::{ProbeState, Wish};
+use crate::metrics::CloseCause;
 
 /// Everything that is known about a backend, by who said it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +117,20 @@ impl Standing {
         match self {
             Self::Unproven | Self::Down | Self::Ejected | Self::Damped => true,
             Self::Up | Self::Draining | Self::Maintenance | Self::Disabled | Self::Removed => false,
+        }
+    }
+
+    /// What becomes of the running sessions of a backend, and what they are closed for; `None` = nothing speaks against
+    /// them. `fails_open` is said of its pool: nothing is up, and sessions may try the rest.
+    pub fn fate(self, fails_open: bool, closing: &Closing) -> Option<(CloseCause, Policy)> {
+        match self {
+            // Sessions are sent there on purpose, for want of anything better.
+            Self::Down if fails_open => None,
+            Self::Down => Some((CloseCause::BackendDown, closing.on_down)),
+            Self::Removed => Some((CloseCause::BackendRemoved, closing.on_removed)),
+            Self::Maintenance => Some((CloseCause::Maintenance, closing.on_maintenance)),
+            // Nothing said that what runs there does not work, or an operator decides by hand.
+            Self::Up | Self::Unproven | Self::Ejected | Self::Damped | Self::Draining | Self::Disabled => None,
         }
     }
 }
@@ -274,5 +290,33 @@ mod tests {
         assert_eq!(Facts { probe: Some(ProbeState::Unproven), ..unknown }.standing(), Standing::Unproven);
         assert_eq!(Facts { probe: Some(ProbeState::Down), ..unknown }.standing(), Standing::Down);
         assert_eq!(Facts { probe: None, ..unknown }.standing(), Standing::Down);
+    }
+
+    /// All standings, pools that fail open or not, and policies.
+    #[test]
+    fn the_fate_of_sessions_is_their_policys_and_no_policy_closes_where_a_pool_fails_open() {
+        let policies = [Policy::Keep, Policy::Drain(std::time::Duration::from_secs(1)), Policy::Close];
+        for (standing, opens) in Standing::ALL.into_iter().flat_map(|standing| [(standing, false), (standing, true)]) {
+            for (on_down, on_removed, on_maintenance) in
+                policies.into_iter().flat_map(|a| policies.map(|b| policies.map(|c| (a, b, c)))).flatten()
+            {
+                let closing = Closing {
+                    on_down,
+                    on_removed,
+                    on_maintenance,
+                    rate: None,
+                    deadline: std::time::Duration::ZERO,
+                    max_lifetime: None,
+                    max_lifetime_jitter: 0,
+                };
+                let wanted = match standing.name() {
+                    "down" => (!opens).then_some((CloseCause::BackendDown, on_down)),
+                    "removed" => Some((CloseCause::BackendRemoved, on_removed)),
+                    "maintenance" => Some((CloseCause::Maintenance, on_maintenance)),
+                    _ => None,
+                };
+                assert_eq!(standing.fate(opens, &closing), wanted, "{standing:?} {opens}");
+            }
+        }
     }
 }

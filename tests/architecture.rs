@@ -39,7 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("admin", &["config", "metrics", "pace", "endpoint", "health", "standing", "operator", "pool", "proxy", "server"]),
     ("balancer", &["config", "admin", "pool", "proxy", "server"]),
-    ("cli", &["config", "pace", "balancer", "server", "admin"]),
+    ("cli", &["config", "pace", "standing", "balancer", "server", "admin"]),
 ];
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.

@@ -11,8 +11,9 @@ use serde_json::Value;
 use super::client::Client;
 use super::{Failure, say, say_json};
 use crate::balancer::permit;
-use crate::config::{self, Change, Config, Diff, Host, HostPort, Named, Policy, Pool, Source, StaticBackend, What};
+use crate::config::{self, Change, Config, Diff, Host, Named, Policy, Pool, Source, What, WhenAllDown};
 use crate::server;
+use crate::standing::Standing;
 
 /// What would happen.
 #[derive(Serialize)]
@@ -160,9 +161,10 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
     let all = running.and_then(|pool| pool["sessions"].as_u64()).unwrap_or(0);
     let (mut sessions, mut notes) = (Sessions { kept: all, ..Sessions::default() }, Vec::new());
     let Some(pool) = config.pool(&named.name) else { return (sessions, notes) };
-    for backend in running.and_then(|pool| pool["backends"].as_array()).into_iter().flatten() {
+    let Some(running) = running else { return (sessions, notes) };
+    for backend in running["backends"].as_array().into_iter().flatten() {
         let (id, its) = (backend["id"].as_str().unwrap_or_default(), backend["sessions"].as_u64().unwrap_or(0));
-        match policy(pool, id, backend) {
+        match policy(pool, id, backend, running) {
             Some(Policy::Drain(time)) if its > 0 => {
                 notes.push(format!("{id} has {its} sessions: they get {time:?}, then they are closed"));
                 sessions.drained += its;
@@ -194,24 +196,27 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
 }
 
 /// What becomes of a backend's sessions; `None` = nothing speaks against it.
-fn policy(pool: &Pool, id: &str, running: &Value) -> Option<Policy> {
-    let standing = &running["standing"];
-    let (leaves, moves) = match &pool.source {
-        Source::Static(backends) => match backends.iter().find(|backend| backend.id == id) {
-            // Where a name leads is found out when it is looked up.
-            Some(StaticBackend { address: HostPort { host: Host::Name(_), .. }, .. }) => (false, false),
-            Some(backend) => (false, running["address"] != backend.address.to_string()),
-            None => (true, false),
-        },
-        Source::Consul(_) => (standing == "removed", false),
+fn policy(pool: &Pool, id: &str, backend: &Value, running: &Value) -> Option<Policy> {
+    let standing = Standing::ALL.into_iter().find(|standing| backend["standing"] == standing.name())?;
+    let written = match &pool.source {
+        Source::Static(backends) => Some(backends.iter().find(|backend| backend.id == id)),
+        Source::Consul(_) => None,
     };
-    match standing.as_str() {
-        _ if leaves => Some(pool.closing.on_removed),
-        _ if moves => Some(pool.closing.on_removed).filter(|policy| *policy != Policy::Keep),
-        Some("down") => Some(pool.closing.on_down),
-        Some("maintenance") => Some(pool.closing.on_maintenance),
-        _ => None,
+    // What an operator said of it counts more than that it is not in the file any more.
+    let standing = match written {
+        Some(None) if backend["facts"]["operator"] == "ready" => Standing::Removed,
+        _ => standing,
+    };
+    // Where a name leads is found out when it is looked up.
+    let moves = written.flatten().is_some_and(|written| {
+        !matches!(written.address.host, Host::Name(_)) && backend["address"] != written.address.to_string()
+    });
+    if moves && pool.closing.on_removed != Policy::Keep {
+        return Some(pool.closing.on_removed);
     }
+    let is_all_down = running["fail_open"] == true || running["all_down"] == true;
+    let fails_open = is_all_down && pool.when_all_down == WhenAllDown::Any;
+    standing.fate(fails_open, &pool.closing).map(|(_, policy)| policy)
 }
 
 fn table(plan: &Plan, differs: bool) -> String {

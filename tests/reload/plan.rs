@@ -100,3 +100,35 @@ async fn it_says_what_is_wrong_and_who_does_not_answer() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains(&nobody) && error.contains("can't be reached"), "{error}");
 }
+
+/// Sessions are sent to what is down, on purpose, and are not closed for it: no close is foretold either.
+#[tokio::test]
+async fn it_foretells_no_close_where_the_pool_fails_open() {
+    let backend = Backend::echo().await;
+    let with = |pool: &str| {
+        let check = format!("check = {{ kind = \"tcp\", port = {}, fall = 1 }}\n", crate::support::free_port().port());
+        format!("admin.bind = \"127.0.0.1:0\"\n{}", file(&[backend.address()], "", &format!("{check}{pool}")))
+    };
+    let program = Program::start(&with("when_all_down = \"any\""), &[]);
+    let mut live = Live::new(program.front("front").await).await;
+    until("it is down", || async {
+        let pools = get(program.admin().await, "/api/v1/pools").await.unwrap().1;
+        pools.contains("\"standing\":\"down\"").then_some(())
+    })
+    .await;
+    for (pool, wanted) in [
+        ("when_all_down = \"any\"\non_down = \"close\"", "1 kept, 0 drained, 0 closed"),
+        ("when_all_down = \"any\"\non_down = { drain = \"1h\" }", "1 kept, 0 drained, 0 closed"),
+        ("when_all_down = \"refuse\"\non_down = \"close\"", "0 kept, 0 drained, 1 closed"),
+    ] {
+        std::fs::write(program.directory().join("next.toml"), with(pool)).unwrap();
+        let (_, said, error) = plan(&program, &["--config", "next.toml"]).await;
+        assert!(said.contains(&format!("~ pool back  sessions: {wanted}\n")), "{pool}\n{said}{error}");
+        assert_eq!(
+            said.contains("then they are closed") || said.contains(": they are closed"),
+            wanted.ends_with("1 closed"),
+            "{said}"
+        );
+    }
+    live.goes_on().await;
+}

@@ -22,7 +22,6 @@ use crate::config::{Closing, Policy};
 use crate::metrics::CloseCause;
 use crate::pool::{Backend, Pool};
 use crate::proxy::{Cut, Floor, Glimpse, SessionKey};
-use crate::standing::Standing;
 use pacer::{Candidate, Pacer, latest_start};
 use strays::{Search, Strays};
 use wave::{Wave, Whom};
@@ -295,18 +294,8 @@ impl Task {
 
 /// What the pool wants done with the sessions of a backend, and after how long; `None` = nothing.
 fn policy(pool: &Pool, backend: &Backend) -> Option<(CloseCause, Duration)> {
-    let closing = &pool.settings().closing;
-    let (cause, policy) = match backend.view().standing {
-        // Sessions are sent there on purpose, for want of anything better.
-        Standing::Down if pool.fail_open() => return None,
-        Standing::Down => (CloseCause::BackendDown, closing.on_down),
-        Standing::Removed => (CloseCause::BackendRemoved, closing.on_removed),
-        Standing::Maintenance => (CloseCause::Maintenance, closing.on_maintenance),
-        // Nobody said that what runs there does not work, or an operator decides by hand.
-        Standing::Up | Standing::Unproven | Standing::Ejected | Standing::Damped => return None,
-        Standing::Draining | Standing::Disabled => return None,
-    };
-    wait(policy).map(|wait| (cause, wait))
+    let fate = backend.view().standing.fate(pool.fail_open(), &pool.settings().closing);
+    fate.and_then(|(cause, policy)| Some((cause, wait(policy)?)))
 }
 
 fn wait(policy: Policy) -> Option<Duration> {
