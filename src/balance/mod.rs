@@ -205,6 +205,7 @@ impl Balancer {
         Some(match tier.members {
             0 => Dead::Empty,
             _ if of_tier(context.dialling) => Dead::Slow,
+            _ if of_tier(context.tried) && tier.running == 0 => Dead::FailedAndFull,
             _ if of_tier(context.tried) => Dead::Failed,
             _ => Dead::Full,
         })

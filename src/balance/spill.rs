@@ -30,6 +30,8 @@ pub(super) enum Dead {
     Empty,
     /// What it tried there failed, and the rest, if any, is full.
     Failed,
+    /// It tried something there that failed, and all are full now.
+    FailedAndFull,
     /// Something that it tried there does not answer.
     Slow,
     /// All are full, and it has tried none.
@@ -42,6 +44,7 @@ impl Dead {
         match self {
             Self::Empty => true,
             Self::Failed => spill.failed,
+            Self::FailedAndFull => spill.failed || (spill.full && !waits),
             Self::Slow => spill.slow,
             Self::Full => spill.full && !waits,
         }

@@ -148,7 +148,8 @@ impl World {
                             || if has_met(Met::Silence) {
                                 spill.slow
                             } else if has_met(Met::Failed) {
-                                spill.failed
+                                let is_free = |it: &usize| self.is_usable(*it) && self.has_room(*it);
+                                spill.failed || (spill.full && !waits && !of_tier.iter().any(is_free))
                             } else {
                                 spill.full && !waits
                             })
