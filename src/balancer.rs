@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin, LogLevel};
-use crate::config::{self, Config, ConfigError, Named, Shutdown, What};
+use crate::config::{self, AdminSocket, Config, ConfigError, Named, Shutdown, What};
 use crate::pool::Happened;
 use crate::server::{self, Applied, Inherited, Server, State};
 
@@ -49,6 +49,8 @@ struct Kept {
     troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
     /// Who may use the admin side: as it was said at the start.
     started_with: config::Admin,
+    /// Where the admin socket is.
+    socket: Option<PathBuf>,
 }
 
 impl std::fmt::Debug for Kept {
@@ -73,6 +75,9 @@ pub struct Surroundings {
     /// Says what is wrong around the balancer, such as with its file or its log, a line for each thing, for as long as it
     /// is wrong.
     pub troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
+    /// Where the admin socket may be if the configuration does not say where: the first that may be used. A program has
+    /// [`admin::usual_sockets`]; one that embeds Evenkeel as a rule none.
+    pub sockets: Vec<PathBuf>,
 }
 
 /// Why a configuration was not applied: what ran goes on running.
@@ -177,21 +182,20 @@ impl Balancer {
     pub async fn start_in(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
         permit(&config, surroundings.allow_exec)?;
         let bound = bind_admin(&config).await.map_err(|(address, source)| StartError::Admin { address, source })?;
-        let mut socket = Admin::default();
-        if let Some(path) = &config.admin.socket {
-            let bound = socket.bind_socket(path).await;
-            bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
-        }
-        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level, reload, troubles } = surroundings;
+        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level, reload, troubles, sockets } =
+            surroundings;
+        let socket = bind_socket(&config.admin.socket, &sockets).await?;
         let log_lines_dropped = log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0));
         let server = Server::start(&config, inherited)?;
         let started_with = config.admin.clone();
-        let surroundings = Kept { log_lines_dropped, allow_exec, log_level, reload, troubles, started_with };
+        let at = socket.as_ref().map(|(path, _)| path.clone());
+        let surroundings =
+            Kept { log_lines_dropped, allow_exec, log_level, reload, troubles, started_with, socket: at };
         let admin_at = RwLock::new(bound.as_ref().map(|(address, _)| *address));
         let admin = bound.map(|(address, admin)| surroundings.listen(server.state(), address, admin));
-        let socket = config.admin.socket.as_ref().map(|path| {
+        let socket = socket.map(|(path, admin)| {
             info!(path = %path.display(), "admin socket listening");
-            surroundings.serve(server.state(), socket)
+            surroundings.serve(server.state(), admin)
         });
         Ok(Self { server, surroundings, admin: Mutex::new(admin), admin_at, socket })
     }
@@ -381,9 +385,33 @@ impl Kept {
             log_level: self.log_level.clone(),
             reload: self.reload.clone(),
             troubles: self.troubles.clone(),
+            socket: self.socket.clone(),
         };
         let serving = tokio::spawn(admin.serve(view, self.started_with.clone(), stop.clone()));
         AdminTask { serving, stop: stop.drop_guard() }
+    }
+}
+
+/// `None` = there is none.
+async fn bind_socket(wanted: &AdminSocket, usual: &[PathBuf]) -> Result<Option<(PathBuf, Admin)>, StartError> {
+    let mut admin = Admin::default();
+    match wanted {
+        AdminSocket::At(path) => {
+            let bound = admin.bind_socket(path).await;
+            bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
+            // For who asks from another directory.
+            Ok(Some((std::path::absolute(path).unwrap_or_else(|_| path.clone()), admin)))
+        }
+        AdminSocket::Usual if !usual.is_empty() => match admin.bind_usual_socket(usual).await {
+            Ok(path) => Ok(Some((path, admin))),
+            Err(why) => {
+                warn!(
+                    "no admin socket, so commands can change nothing here without an admin token: {why}; admin.socket says where it may be"
+                );
+                Ok(None)
+            }
+        },
+        AdminSocket::Usual | AdminSocket::Off => Ok(None),
     }
 }
 

@@ -30,7 +30,7 @@
 //! 3' keeper     probe     discovery > consul crate                CONTROL PLANE, joined by channels in server
 //! 2  pool                                      the only thing that both planes touch
 //! 1  endpoint, standing, operator, health, balance, header, pace    pure: no async, no I/O, no global randomness
-//! 0  config, metrics                           vocabulary
+//! 0  clean, config, metrics                    vocabulary
 //! ```
 //!
 //! # Life of a connection
@@ -65,6 +65,7 @@
 pub mod admin;
 pub mod balance;
 mod balancer;
+mod clean;
 pub mod cli;
 pub mod config;
 mod deadline;

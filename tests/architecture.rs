@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 /// Who may import whom inside the balancer (`crate::X`): a module and what it may name besides itself.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("config", &[]),
+    ("clean", &[]),
+    ("config", &["clean"]),
     ("metrics", &[]),
     ("pace", &[]),
     ("deadline", &[]),
@@ -37,9 +38,15 @@ const ARROWS: &[(&str, &[&str])] = &[
             "proxy",
         ],
     ),
-    ("admin", &["config", "metrics", "pace", "endpoint", "health", "standing", "operator", "pool", "proxy", "server"]),
+    (
+        "admin",
+        &[
+            "clean", "config", "metrics", "pace", "endpoint", "health", "standing", "operator", "pool", "proxy",
+            "server",
+        ],
+    ),
     ("balancer", &["config", "admin", "pool", "proxy", "server"]),
-    ("cli", &["config", "pace", "standing", "balancer", "server", "admin"]),
+    ("cli", &["clean", "config", "pace", "standing", "balancer", "server", "admin"]),
 ];
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.
@@ -64,9 +71,11 @@ const DOORS: &[(&str, &[&str])] = &[
             "probe/identity.rs",
             "probe/reaper.rs",
             "admin/process.rs",
+            "admin/place.rs",
             "cli/reader.rs",
             "cli/watch/",
             "config/file.rs",
+            "cli/ways.rs",
         ],
     ),
     ("io_uring", &["proxy/relay/ring/raw.rs"]),
@@ -82,7 +91,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("h2", &["probe/grpc.rs"]),
     ("tokio_rustls", &["probe/tls.rs"]),
     ("rustls_native_certs", &["probe/tls.rs"]),
-    ("hyper", &["probe/http.rs", "probe/grpc.rs", "admin/serve.rs", "cli/"]),
+    ("hyper", &["probe/http.rs", "probe/grpc.rs", "admin/serve.rs", "admin/answer.rs", "cli/"]),
     ("hyper_util", &["probe/http.rs", "admin/serve.rs", "cli/"]),
     ("http_body_util", &["probe/http.rs", "cli/"]),
     ("consul", &["discovery/"]),

@@ -36,7 +36,8 @@ async fn said_by(config: &str, mut command: Command) -> Said {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("lb.toml"), config).unwrap();
     std::fs::write(directory.path().join("other.toml"), GOOD.replace("50", "30").replace("40", "20")).unwrap();
-    command.current_dir(directory.path()).stdin(Stdio::null()).kill_on_drop(true);
+    command.current_dir(directory.path()).env("RUNTIME_DIRECTORY", directory.path());
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let Output { status, stdout, stderr } = soon("the program's end", command.output()).await.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Said { code: status.code(), out: text(stdout), err: text(stderr) }
@@ -84,7 +85,7 @@ async fn check_of_a_bad_file_is_an_error_with_the_place() {
 async fn a_file_that_cannot_be_read_is_said_once_with_the_cause() {
     for (arguments, wanted) in [
         (["--config", "none.toml"], "evenkeel: cannot read none.toml: No such file or directory (os error 2)\n"),
-        (["--config", "."], "evenkeel: cannot read .: Is a directory (os error 21)\n"),
+        (["--config", "."], "evenkeel: cannot read .: it is a directory; it must be a regular file\n"),
     ] {
         for command in ["check", "run"] {
             let Said { code, out, err } = said(GOOD, &[&arguments[..], &[command]].concat()).await;
@@ -251,7 +252,7 @@ fn stuck() -> Stdio {
 
 #[tokio::test]
 async fn the_admin_listener_can_be_off() {
-    let config = GOOD.replace("admin.bind = \"127.0.0.1:0\"", "admin.bind = \"off\"");
+    let config = GOOD.replace("admin.bind = \"127.0.0.1:0\"", "admin.bind = \"off\"\nadmin.socket = \"off\"");
     let Said { out, .. } = said(&config, &["check"]).await;
     assert!(out.contains("\nadmin: off\n"), "{out}");
     let mut program = Program::start(&config, &[]);

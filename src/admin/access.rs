@@ -2,6 +2,7 @@
 //! ours. The door to subtle.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::http::{HeaderMap, StatusCode, header};
@@ -31,41 +32,57 @@ pub(super) enum Need {
     Write,
 }
 
+/// For whom a request counts: a flood of one kind takes nothing from the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Shown by a token, or by the socket.
+    Known,
+    /// All others, also those that were refused.
+    Anybody,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Access {
     hosts: Vec<String>,
     read: Option<AccessToken>,
     write: Option<AccessToken>,
+    /// Where the socket is.
+    socket: Option<PathBuf>,
 }
 
 impl Access {
-    pub(super) fn new(settings: &config::Admin) -> Self {
+    pub(super) fn new(settings: &config::Admin, socket: Option<PathBuf>) -> Self {
         let mut hosts = settings.hosts.clone();
         hosts.push("localhost".to_owned());
         // The machine's own name, so that Prometheus may scrape by it.
         let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         hosts.push(own.trim().to_ascii_lowercase());
         hosts.retain(|host| !host.is_empty());
-        Self { hosts, read: settings.read_token.clone(), write: settings.admin_token.clone() }
+        Self { hosts, read: settings.read_token.clone(), write: settings.admin_token.clone(), socket }
     }
 
     /// Lets a request in, and says on whose behalf it is, or refuses it.
-    pub(super) async fn judge(&self, caller: &Caller, need: Need, headers: &HeaderMap) -> Result<Arc<str>, Refusal> {
-        let who = match caller {
-            Caller::Socket(user) => Arc::clone(user),
-            Caller::Tcp(_) if need == Need::Nothing => return Ok("anybody".into()),
+    pub(super) async fn judge(
+        &self,
+        caller: &Caller,
+        need: Need,
+        headers: &HeaderMap,
+    ) -> Result<(Arc<str>, Class), Refusal> {
+        let (who, class) = match caller {
+            Caller::Socket(user) => (Arc::clone(user), Class::Known),
+            Caller::Tcp(_) if need == Need::Nothing => return Ok(("anybody".into(), Class::Anybody)),
             Caller::Tcp(peer) => {
                 self.host(headers)?;
-                self.token(need, headers).await?;
-                format!("{} with a token", peer.ip()).into()
+                let class = self.token(*peer, need, headers).await?;
+                (format!("{} with a token", peer.ip()).into(), class)
             }
         };
         if need == Need::Write {
             no_other_site(headers)?;
             is_json(headers)?;
         }
-        Ok(who)
+        Ok((who, class))
     }
 
     /// A page of somebody else's whose name was made to point here sends its own name. An address can't be such a name.
@@ -80,7 +97,7 @@ impl Access {
         Err(Refusal::new(StatusCode::FORBIDDEN, error, hint))
     }
 
-    async fn token(&self, need: Need, headers: &HeaderMap) -> Result<(), Refusal> {
+    async fn token(&self, peer: SocketAddr, need: Need, headers: &HeaderMap) -> Result<Class, Refusal> {
         let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
         let given = given
             .and_then(|value| value.split_at_checked(7))
@@ -88,7 +105,12 @@ impl Access {
         let given = given.map(|(_, token)| token.trim_ascii());
         let accepted = match (need, &self.read, &self.write) {
             (Need::Write, _, None) => {
-                let hint = "use the UNIX socket (admin.socket), or set admin.admin_token in the configuration";
+                // Who is on this machine can use it.
+                let socket = match &self.socket {
+                    Some(path) if peer.ip().to_canonical().is_loopback() => format!("--admin {}", path.display()),
+                    _ => "admin.socket".to_owned(),
+                };
+                let hint = format!("use the UNIX socket ({socket}), or set admin.admin_token in the configuration");
                 return Err(Refusal::new(
                     StatusCode::FORBIDDEN,
                     "nothing can be changed over TCP without an admin token",
@@ -96,7 +118,7 @@ impl Access {
                 ));
             }
             (Need::Write, _, Some(write)) => [Some(write), None],
-            (_, None, _) => return Ok(()),
+            (_, None, _) => return Ok(Class::Anybody),
             (_, Some(read), write) => [Some(read), write.as_ref()],
         };
         let Some(given) = given else {
@@ -112,7 +134,7 @@ impl Access {
             fits |= bool::from(known(token).await?.ct_eq(given));
         }
         if fits {
-            return Ok(());
+            return Ok(Class::Known);
         }
         Err(Refusal::new(StatusCode::UNAUTHORIZED, "the token is wrong", "send `Authorization: Bearer TOKEN`"))
     }
@@ -207,6 +229,7 @@ mod tests {
             hosts: vec!["localhost".to_owned()],
             read: token(read).filter(|_| !read.is_empty()),
             write: token(write).filter(|_| !write.is_empty()),
+            socket: None,
         };
         let none: Option<(&'static str, &'static str)> = None;
         let bearer = |value: &'static str| Some(("authorization", value));
@@ -235,7 +258,12 @@ mod tests {
 
     #[tokio::test]
     async fn names() {
-        let access = Access { hosts: vec!["localhost".to_owned(), "lb.example".to_owned()], read: None, write: None };
+        let access = Access {
+            hosts: vec!["localhost".to_owned(), "lb.example".to_owned()],
+            read: None,
+            write: None,
+            socket: None,
+        };
         for (host, status) in [
             ("127.0.0.1:9900", 200),
             ("[::1]:9900", 200),
@@ -256,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn pages_of_other_sites() {
-        let access = Access { hosts: Vec::new(), read: None, write: token("w") };
+        let access = Access { hosts: Vec::new(), read: None, write: token("w"), socket: None };
         for (more, status) in [
             (vec![JSON], 200),
             (vec![("content-type", "application/json; charset=utf-8")], 200),

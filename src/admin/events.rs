@@ -11,8 +11,8 @@ use axum::response::IntoResponse;
 use axum::response::sse::{Event as Sent, KeepAlive, Sse};
 use futures_util::stream::unfold;
 use serde::{Deserialize, Serialize};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::Desk;
@@ -21,11 +21,28 @@ use super::refusal::Refusal;
 use crate::pool::{Event, Happened};
 use crate::standing::Standing;
 
-/// Of all ways in together: a dashboard and some terminals.
-pub(super) const MOST_FOLLOWERS: usize = 16;
-
 /// So that both sides notice when the other is gone.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+
+/// How many may follow at the same time.
+#[derive(Debug)]
+pub(super) struct Followers {
+    most: usize,
+    left: Arc<Semaphore>,
+}
+
+impl Followers {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, left: Arc::new(Semaphore::new(most)) }
+    }
+
+    fn enter(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.left).try_acquire_owned().map_err(|_| {
+            let error = format!("{} follow already", self.most);
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "end one of them")
+        })
+    }
+}
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
@@ -69,10 +86,7 @@ pub(super) async fn follow(
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
 ) -> Result<impl IntoResponse, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
-    let seat = Arc::clone(&desk.followers).try_acquire_owned().map_err(|_| {
-        let error = format!("{MOST_FOLLOWERS} follow already");
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error, "end one of them")
-    })?;
+    let seat = desk.followers.enter()?;
     let following = Following {
         events: desk.view.state.events.follow(),
         pool: wanted.pool,

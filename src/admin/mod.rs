@@ -2,6 +2,7 @@
 //! runs. `access` says who may, `serve` and `seats` bound what anybody can cost. The door to axum.
 
 mod access;
+mod answer;
 mod bodies;
 mod config;
 mod dashboard;
@@ -11,6 +12,7 @@ mod exposition;
 mod level;
 mod openapi;
 mod operate;
+mod place;
 mod pools;
 mod process;
 mod rate;
@@ -25,27 +27,32 @@ mod troubles;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State as Shared};
 use axum::http::{HeaderMap, Method, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use axum::{Extension, Router};
+use tokio::net::TcpSocket;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Admin as Settings;
 use crate::server::State;
-use access::{Access, Caller, Need};
+use access::{Access, Caller, Class, Need};
+use answer::Maker;
+use events::Followers;
 pub use level::{LogLevel, SetLevel};
+pub(crate) use place::trusted;
+pub use place::{shared, usual_sockets};
 use rate::Rate;
 use refusal::Refusal;
+use seats::Seat;
 use serve::Front;
 
 /// Of a change: some words of JSON.
@@ -53,6 +60,9 @@ const LONGEST_BODY: usize = 16 * 1024;
 
 /// For a whole request, but for those that follow events.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections that the kernel keeps until they are accepted.
+const BACKLOG: u32 = 1_024;
 
 /// Requests a second, and at once: a dozen scrapers and a console, far below what would be felt by the keepers.
 const PER_SECOND: u32 = 100;
@@ -71,6 +81,8 @@ pub struct View {
     pub reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
     /// Says what is wrong around the balancer; `None` = nobody looks.
     pub troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
+    /// Where the socket is, for who asks over TCP.
+    pub socket: Option<PathBuf>,
 }
 
 /// What all requests share.
@@ -78,9 +90,9 @@ pub struct View {
 struct Desk {
     view: View,
     access: Arc<Access>,
-    /// Big answers are made one at a time, so that the control plane always has a thread left.
-    big: Arc<Semaphore>,
-    followers: Arc<Semaphore>,
+    maker: Arc<Maker>,
+    /// Of this way in.
+    followers: Arc<Followers>,
     /// When the balancer started.
     started: SystemTime,
     /// Ends what would last: streams of events.
@@ -91,8 +103,8 @@ struct Desk {
 #[derive(Clone)]
 struct Door {
     desk: Desk,
-    /// Of this way in. A lock, because each connection is a task; held for some arithmetic.
-    rate: Arc<Mutex<Rate>>,
+    /// Of this way in, by [`Class`]. A lock, because each connection is a task; held for some arithmetic.
+    rates: Arc<Mutex<[Rate; 2]>>,
 }
 
 /// Bound, not yet answering; see [`Admin::serve`].
@@ -107,7 +119,12 @@ impl Admin {
     /// # Errors
     /// As `bind(2)` says.
     pub async fn bind(&mut self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = TcpListener::bind(address).await?;
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        // As the library's own way to bind does it, but for the queue: of a crowd of scrapers none has to call again, a
+        // second later.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         self.fronts.push(Front::Tcp(listener));
         Ok(address)
@@ -123,20 +140,41 @@ impl Admin {
         Ok(())
     }
 
+    /// Adds a UNIX socket at the first of these places that may be used, and returns where it is.
+    ///
+    /// # Errors
+    /// Why none of them may be.
+    pub async fn bind_usual_socket(&mut self, places: &[PathBuf]) -> Result<PathBuf, String> {
+        let mut tried = Vec::new();
+        for place in places {
+            let why = match shared(place) {
+                Some(why) => why,
+                None => match self.bind_socket(place).await {
+                    Ok(()) => return Ok(place.clone()),
+                    Err(error) => error.to_string(),
+                },
+            };
+            tried.push(format!("{}: {why}", place.display()));
+        }
+        Err(tried.join("; "))
+    }
+
     /// Answers until `stop`.
     pub async fn serve(self, view: View, settings: Settings, stop: CancellationToken) {
         let desk = Desk {
+            access: Arc::new(Access::new(&settings, view.socket.clone())),
             view,
-            access: Arc::new(Access::new(&settings)),
-            big: Arc::new(Semaphore::new(1)),
-            followers: Arc::new(Semaphore::new(events::MOST_FOLLOWERS)),
+            maker: Maker::new(),
+            followers: Arc::new(Followers::new(0)),
             started: SystemTime::now(),
             stop: stop.clone(),
         };
         let mut serving = tokio::task::JoinSet::new();
         for front in self.fronts {
-            let rate = Arc::new(Mutex::new(Rate::new(PER_SECOND, BURST, Instant::now())));
-            serving.spawn(serve::serve(front, routes(&Door { desk: desk.clone(), rate })));
+            let rate = || Rate::new(PER_SECOND, BURST, Instant::now());
+            let rates = Arc::new(Mutex::new([rate(), rate()]));
+            let desk = Desk { followers: Arc::new(Followers::new(front.most_followers())), ..desk.clone() };
+            serving.spawn(serve::serve(front, routes(&Door { desk, rates })));
         }
         stop.cancelled().await;
         serving.shutdown().await;
@@ -178,24 +216,26 @@ fn routes(door: &Door) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
-        .layer(from_fn_with_state(door.clone(), bounded))
+        .layer(from_fn(bounded))
         .with_state(door.desk.clone())
 }
 
-/// So many requests a second, and each for so long.
-async fn bounded(Shared(door): Shared<Door>, request: Request, next: Next) -> Response {
-    // Whoever asks whether we live must not be told no because somebody else asks too much.
-    let vital = matches!(request.uri().path(), "/live" | "/ready");
-    if !vital && !door.rate.lock().unwrap_or_else(PoisonError::into_inner).allow(Instant::now()) {
-        return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "").into_response();
-    }
+/// Each request for so long.
+async fn bounded(request: Request, next: Next) -> Response {
     match timeout(PATIENCE, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Refusal::new(StatusCode::REQUEST_TIMEOUT, "the request took too long", "").into_response(),
     }
 }
 
-/// Who may.
+impl Door {
+    /// Whether one more request of that class is answered.
+    fn has_time_for(&self, class: Class) -> bool {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)[class as usize].allow(Instant::now())
+    }
+}
+
+/// Who may, and how often.
 async fn let_in(Shared(door): Shared<Door>, mut request: Request, next: Next) -> Response {
     let need = match (request.uri().path(), request.method()) {
         ("/live" | "/ready" | "/dashboard.css" | "/dashboard.js", _) => Need::Nothing,
@@ -207,8 +247,15 @@ async fn let_in(Shared(door): Shared<Door>, mut request: Request, next: Next) ->
     let Some(caller) = request.extensions().get::<Caller>().cloned() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    match door.desk.access.judge(&caller, need, request.headers()).await {
-        Ok(who) => {
+    let judged = door.desk.access.judge(&caller, need, request.headers()).await;
+    let class = judged.as_ref().map_or(Class::Anybody, |(_, class)| *class);
+    // A program that asks whether we live must not be told no because another one asks too much.
+    let is_vital = matches!(request.uri().path(), "/live" | "/ready");
+    if !is_vital && !door.has_time_for(class) {
+        return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "").into_response();
+    }
+    match judged {
+        Ok((who, _)) => {
             request.extensions_mut().insert(operate::Who(who));
             next.run(request).await
         }
@@ -234,12 +281,8 @@ async fn index(headers: HeaderMap) -> Response {
     ([(header::VARY, "accept")], text).into_response()
 }
 
-async fn metrics(Shared(desk): Shared<Desk>) -> Response {
-    let _alone = desk.big.acquire().await;
-    match exposition::text(&desk.view) {
-        Ok(text) => ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], text).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
-    }
+async fn metrics(Shared(desk): Shared<Desk>, Extension(seat): Extension<Arc<Seat>>) -> Result<Response, Refusal> {
+    desk.maker.metrics(&seat, &desk.view).await
 }
 
 async fn readiness(Shared(desk): Shared<Desk>) -> Response {

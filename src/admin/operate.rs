@@ -101,7 +101,7 @@ pub(super) async fn pool(
     let command = command(&desk, &who, &change, What::Pool(operator.into()))?;
     give(&pool, command).await?;
     let warning = saved(&desk).await;
-    let _alone = desk.big.acquire().await;
+    let _alone = desk.maker.turn().await;
     Ok(Json(PoolAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), warning }))
 }
 
@@ -117,7 +117,7 @@ pub(super) async fn release(
     let (by, note) = (Arc::clone(&who.0), checked(note.as_deref())?);
     let command = Command { what: What::Release, by, note, at: SystemTime::now(), lasting: Lasting::Kept };
     let released = give(&pool, command).await?;
-    let _alone = desk.big.acquire().await;
+    let _alone = desk.maker.turn().await;
     Ok(Json(ReleasedAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), released }))
 }
 

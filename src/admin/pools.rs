@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, Query, State as Shared};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
 use super::Desk;
 use super::bodies::{BackendBody, PoolBody, backend_body, pool_body, time};
 use super::explain::{self, Said};
 use super::refusal::Refusal;
+use super::seats::Seat;
 use crate::pool::{Backend, Pool};
 use crate::server::State;
 
@@ -45,18 +47,21 @@ pub(super) struct Wanted {
 
 pub(super) async fn all(
     Shared(desk): Shared<Desk>,
+    Extension(seat): Extension<Arc<Seat>>,
     wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<PoolsBody>, Refusal> {
+) -> Result<Response, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
-    let _alone = desk.big.acquire().await;
     let set = desk.view.state.set();
-    let pools = set.pools.iter().map(|pool| pool_body(&set, pool, wanted.times)).collect();
-    Ok(Json(PoolsBody { pools }))
+    let make = move || {
+        let pools = set.pools.iter().map(|pool| pool_body(&set, pool, wanted.times)).collect();
+        Json(PoolsBody { pools }).into_response()
+    };
+    desk.maker.make(&seat, make).await
 }
 
 pub(super) async fn one(Shared(desk): Shared<Desk>, Path(pool): Path<String>) -> Result<Json<PoolBody>, Refusal> {
     let pool = find_pool(&desk.view.state, &pool)?;
-    let _alone = desk.big.acquire().await;
+    let _alone = desk.maker.turn().await;
     Ok(Json(pool_body(&desk.view.state.set(), &pool, true)))
 }
 

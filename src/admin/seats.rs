@@ -1,13 +1,32 @@
 //! How many connections the admin side has, and who has to go when there are too many: idle ones, the oldest first. So
-//! nobody who only holds connections open keeps an operator out, and sessions' descriptors are never touched.
+//! nobody who only holds connections open keeps an operator out, sessions' descriptors are never touched, and what waits
+//! to be read has a bound in memory and in time.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// After that a request that is being answered has had its time, if others wait.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// For an answer in any case, until its last byte is taken.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// One that has just come is given so long to say what it wants.
+const GREETING: Duration = Duration::from_millis(50);
+
+/// Of big answers, which are made or written at the same time: half of all seats, so that the other half turns over
+/// quickly and `/live` finds one.
+const BIG_SHARE: usize = 2;
+
+/// When that many are there, each has so long.
+const BIG_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Bytes of big answers that wait to be read, of all connections; what they share counts once.
+const MOST_HELD: usize = 32 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -15,6 +34,8 @@ pub(super) struct Seats {
     /// A lock, because each connection is a task; held for a look at some dozens of entries.
     taken: Mutex<Vec<Entry>>,
     most: usize,
+    /// Told when there may be a seat.
+    change: Notify,
 }
 
 #[derive(Debug)]
@@ -22,15 +43,21 @@ struct Entry {
     number: u64,
     state: State,
     since: Instant,
+    /// Which bytes wait to be read, and how many.
+    held: Option<(usize, usize)>,
     end: CancellationToken,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// No request, or not yet a whole one.
+    /// It has just come.
+    New,
+    /// Between two requests.
     Idle,
     /// A request is being answered.
     Busy,
+    /// The same, with a big answer.
+    Big,
     /// It follows events: these have a bound of their own.
     Follows,
 }
@@ -46,24 +73,39 @@ pub(super) struct Seat {
 
 impl Seats {
     pub(super) fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { taken: Mutex::new(Vec::new()), most })
+        Arc::new(Self { taken: Mutex::new(Vec::new()), most, change: Notify::new() })
     }
 
     /// A seat, at somebody else's cost if need be; `None` = everybody is being served, try again soon.
     pub(super) fn take(self: &Arc<Self>, number: u64, now: Instant) -> Option<Seat> {
         let mut taken = self.lock();
         if taken.len() >= self.most {
-            let idle = taken.iter().enumerate().filter(|(_, entry)| entry.state == State::Idle);
-            let slow = taken.iter().enumerate().filter(|(_, entry)| {
-                entry.state == State::Busy && now.saturating_duration_since(entry.since) > PATIENCE
-            });
-            let oldest = idle.min_by_key(|(_, entry)| entry.since).or_else(|| slow.min_by_key(|(_, e)| e.since));
-            let (index, _) = oldest?;
-            taken.swap_remove(index).end.cancel();
+            let age = |entry: &Entry| now.saturating_duration_since(entry.since);
+            let may_go = |entry: &Entry| match entry.state {
+                State::New => age(entry) > GREETING,
+                State::Idle => true,
+                State::Busy | State::Big | State::Follows => false,
+            };
+            let is_slow = |entry: &Entry| matches!(entry.state, State::Busy | State::Big) && age(entry) > PATIENCE;
+            let oldest = oldest(&taken, may_go).or_else(|| oldest(&taken, is_slow));
+            taken.swap_remove(oldest?).end.cancel();
         }
         let end = CancellationToken::new();
-        taken.push(Entry { number, state: State::Idle, since: now, end: end.clone() });
+        taken.push(Entry { number, state: State::New, since: now, held: None, end: end.clone() });
         Some(Seat { seats: Arc::clone(self), number, end })
+    }
+
+    /// Waits until [`Self::take`] is worth another try.
+    pub(super) async fn changed(&self) {
+        self.change.notified().await;
+    }
+
+    /// Ends what has been answered for too long.
+    pub(super) fn sweep(&self, now: Instant) {
+        let is_over = |entry: &&Entry| {
+            matches!(entry.state, State::Busy | State::Big) && now.saturating_duration_since(entry.since) > LONGEST
+        };
+        self.lock().iter().filter(is_over).for_each(|entry| entry.end.cancel());
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Entry>> {
@@ -71,11 +113,55 @@ impl Seats {
     }
 }
 
+fn oldest(taken: &[Entry], which: impl Fn(&Entry) -> bool) -> Option<usize> {
+    let fitting = taken.iter().enumerate().filter(|(_, entry)| !entry.end.is_cancelled() && which(entry));
+    fitting.min_by_key(|(_, entry)| entry.since).map(|(index, _)| index)
+}
+
 impl Seat {
     /// What its connection does now.
     pub(super) fn set(&self, state: State) {
         if let Some(entry) = self.seats.lock().iter_mut().find(|entry| entry.number == self.number) {
-            (entry.state, entry.since) = (state, Instant::now());
+            (entry.state, entry.since, entry.held) = (state, Instant::now(), None);
+        }
+        if state == State::Idle {
+            self.seats.change.notify_one();
+        }
+    }
+
+    /// Whether a big answer may be made for it now.
+    pub(super) fn begin_big(&self, now: Instant) -> bool {
+        let mut taken = self.seats.lock();
+        let is_big = |entry: &Entry| entry.state == State::Big && !entry.end.is_cancelled();
+        if taken.iter().filter(|entry| is_big(entry)).count() >= self.seats.most / BIG_SHARE {
+            let is_slow = |entry: &Entry| is_big(entry) && now.saturating_duration_since(entry.since) > BIG_PATIENCE;
+            let Some(index) = oldest(&taken, is_slow) else { return false };
+            taken[index].end.cancel();
+        }
+        if let Some(entry) = taken.iter_mut().find(|entry| entry.number == self.number) {
+            (entry.state, entry.since) = (State::Big, now);
+        }
+        true
+    }
+
+    /// Notes so many bytes that wait to be read; which they are says `identity`. If that is too much in all, those that
+    /// have had the most time have to go.
+    pub(super) fn hold(&self, identity: Option<usize>, bytes: usize) {
+        let mut taken = self.seats.lock();
+        // An own one: no place in memory is the number of a connection with all its bits turned.
+        let identity = identity.unwrap_or(!(self.number as usize));
+        if let Some(entry) = taken.iter_mut().find(|entry| entry.number == self.number) {
+            entry.held = Some((identity, bytes));
+        }
+        loop {
+            let held: BTreeMap<usize, usize> =
+                taken.iter().filter(|entry| !entry.end.is_cancelled()).filter_map(|entry| entry.held).collect();
+            if held.values().sum::<usize>() <= MOST_HELD {
+                return;
+            }
+            let other = |entry: &Entry| entry.number != self.number && entry.held.is_some();
+            let Some(index) = oldest(&taken, other) else { return };
+            taken[index].end.cancel();
         }
     }
 }
@@ -83,6 +169,7 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.seats.lock().retain(|entry| entry.number != self.number);
+        self.seats.change.notify_one();
     }
 }
 
@@ -90,14 +177,18 @@ impl Drop for Seat {
 mod tests {
     use super::*;
 
+    fn later(start: Instant, milliseconds: u64) -> Instant {
+        start + Duration::from_millis(milliseconds)
+    }
+
     #[test]
     fn the_oldest_idle_one_goes_and_nobody_who_is_served() {
         let seats = Seats::new(2);
         let start = Instant::now();
-        let later = |seconds| start + Duration::from_secs(seconds);
         let first = seats.take(1, start).unwrap();
-        let second = seats.take(2, later(1)).unwrap();
-        let third = seats.take(3, later(2)).unwrap();
+        let second = seats.take(2, later(start, 1_000)).unwrap();
+        assert!(seats.take(3, later(start, 20)).is_none(), "who has just come is heard first");
+        let third = seats.take(3, later(start, 2_000)).unwrap();
         assert!(first.end.is_cancelled() && !second.end.is_cancelled());
         drop(first);
         second.set(State::Busy);
@@ -105,5 +196,41 @@ mod tests {
         assert!(seats.take(4, Instant::now()).is_none());
         assert!(seats.take(5, Instant::now() + PATIENCE * 2).is_some(), "whoever is served for too long");
         assert!(second.end.is_cancelled() && !third.end.is_cancelled());
+    }
+
+    #[test]
+    fn one_that_was_answered_makes_room_at_once() {
+        let seats = Seats::new(1);
+        let first = seats.take(1, Instant::now()).unwrap();
+        first.set(State::Busy);
+        assert!(seats.take(2, Instant::now()).is_none());
+        first.set(State::Idle);
+        assert!(seats.take(2, Instant::now()).is_some() && first.end.is_cancelled());
+    }
+
+    #[test]
+    fn big_answers_have_half_of_the_seats_and_their_time() {
+        let seats = Seats::new(4);
+        let start = Instant::now();
+        let all: Vec<_> = (0..4).map(|number| seats.take(number, start).unwrap()).collect();
+        assert!(all[0].begin_big(start) && all[1].begin_big(later(start, 1)));
+        assert!(!all[2].begin_big(later(start, 2_000)), "both are quick enough so far");
+        assert!(all[2].begin_big(later(start, 3_500)), "the oldest has had its time");
+        assert!(all[0].end.is_cancelled() && !all[1].end.is_cancelled());
+        seats.sweep(start + LONGEST + Duration::from_secs(1));
+        assert!(all[1].end.is_cancelled() && !all[2].end.is_cancelled());
+    }
+
+    #[test]
+    fn what_waits_to_be_read_is_bounded_and_what_is_shared_counts_once() {
+        let seats = Seats::new(64);
+        let start = Instant::now();
+        let all: Vec<_> = (0..20).map(|number| seats.take(number, later(start, number)).unwrap()).collect();
+        for (i, seat) in all.iter().enumerate() {
+            seat.hold(if i < 10 { Some(7) } else { None }, MOST_HELD / 8);
+        }
+        // The shared one is an eighth, and seven of their own.
+        let left: Vec<_> = (0..20).filter(|&i| !all[i].end.is_cancelled()).collect();
+        assert_eq!(left, (12..20).collect::<Vec<_>>());
     }
 }

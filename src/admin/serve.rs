@@ -2,12 +2,12 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
-use axum::http::header;
+use axum::http::{HeaderValue, header};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +19,8 @@ use tokio::time::{sleep, timeout};
 use tracing::warn;
 
 use super::access::Caller;
+use super::answer::written;
+use super::place::user;
 use super::seats::{Seat, Seats, State};
 use super::socket::SocketFile;
 use crate::pace::Pace;
@@ -34,8 +36,11 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Of a request's head, and of what is read ahead of a body.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// The pause when no seat is to be had, or accept(2) fails.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause when no seat is to be had, or accept(2) fails.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Between two looks for answers that nobody reads.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Where connections come from.
 #[derive(Debug)]
@@ -51,13 +56,11 @@ enum Stream {
 
 /// Serves for ever; dropping it ends every connection.
 pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
-    let most = match front {
-        Front::Tcp(_) => MOST_TCP,
-        Front::Socket { .. } => MOST_SOCKET,
-    };
+    let most = front.most();
     let seats = Seats::new(most);
     let mut connections = JoinSet::new();
     let mut complaints = Pace::new(Duration::from_secs(5));
+    let mut sweeps = tokio::time::interval(SWEEP);
     for number in 0.. {
         let (stream, caller) = loop {
             while connections.try_join_next().is_some() {}
@@ -65,7 +68,14 @@ pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
             while connections.len() > most {
                 connections.join_next().await;
             }
-            match front.accept().await {
+            let accepted = tokio::select! {
+                accepted = front.accept() => accepted,
+                _ = sweeps.tick() => {
+                    seats.sweep(Instant::now());
+                    continue;
+                }
+            };
+            match accepted {
                 Ok(accepted) => break accepted,
                 Err(error) => {
                     if let Some(unsaid) = complaints.allow(Instant::now()) {
@@ -78,7 +88,11 @@ pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
         let seat = loop {
             match seats.take(number, Instant::now()) {
                 Some(seat) => break seat,
-                None => sleep(PAUSE).await,
+                // At the latest when time has made a difference.
+                None => {
+                    let _ = timeout(PAUSE, seats.changed()).await;
+                    seats.sweep(Instant::now());
+                }
             }
         };
         let routes = routes.clone();
@@ -93,6 +107,22 @@ pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
 }
 
 impl Front {
+    /// Connections at the same time.
+    fn most(&self) -> usize {
+        match self {
+            Self::Tcp(_) => MOST_TCP,
+            Self::Socket { .. } => MOST_SOCKET,
+        }
+    }
+
+    /// Of these, followers of events: some seats are always left for who asks or changes something.
+    pub(super) fn most_followers(&self) -> usize {
+        match self {
+            Self::Tcp(_) => 16,
+            Self::Socket { .. } => MOST_SOCKET / 2,
+        }
+    }
+
     async fn accept(&self) -> io::Result<(Stream, Caller)> {
         match self {
             Self::Tcp(listener) => {
@@ -102,7 +132,7 @@ impl Front {
             }
             Self::Socket { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                let user = stream.peer_cred().map_or_else(|_| "somebody".to_owned(), |peer| user_name(peer.uid()));
+                let user = stream.peer_cred().map_or_else(|_| "somebody".to_owned(), |peer| user(peer.uid()));
                 Ok((Stream::Socket(stream), Caller::Socket(user.into())))
             }
         }
@@ -140,17 +170,19 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, caller: Caller, seat
     let end = seat.end.clone();
     let seat = Arc::new(seat);
     let routes = TowerToHyperService::new(routes);
-    let answer = service_fn(|mut request: hyper::Request<hyper::body::Incoming>| {
+    let answer = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(Arc::clone(&seat));
         seat.set(State::Busy);
         let (answer, seat) = (routes.call(request), Arc::clone(&seat));
         async move {
-            let answer = answer.await;
-            let follows = answer.as_ref().is_ok_and(|answer| {
-                answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
-            });
-            seat.set(if follows { State::Follows } else { State::Idle });
-            answer
+            let mut answer = answer.await?;
+            // Whatever it is: no browser makes a page of it.
+            answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+            if answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
+                seat.set(State::Follows);
+            }
+            Ok::<_, Infallible>(written(answer, &seat))
         }
     });
     let connection = http1::Builder::new()
@@ -163,16 +195,4 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, caller: Caller, seat
         _ = connection => {}
         () = end.cancelled() => {}
     }
-}
-
-/// As the machine's own list of users has it.
-fn user_name(uid: u32) -> String {
-    let users = std::fs::read_to_string(Path::new("/etc/passwd")).unwrap_or_default();
-    let wanted = uid.to_string();
-    let found = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == wanted).then(|| name.to_owned())
-    });
-    found.unwrap_or_else(|| format!("uid {uid}"))
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -15,10 +17,12 @@ use super::Desk;
 use super::bodies::time;
 use super::operate::{Who, parsed};
 use super::refusal::Refusal;
+use super::seats::Seat;
 use crate::config::{Network, parse_duration, parse_network};
 use crate::metrics::CloseCause;
 use crate::pool::Happened;
 use crate::proxy::{Phase, SessionView, TcpView};
+use crate::server::State;
 
 /// Sessions in an answer, unless it says another number, and at most.
 const USUAL: usize = 100;
@@ -150,16 +154,21 @@ enum Client {
 
 pub(super) async fn list(
     Shared(desk): Shared<Desk>,
+    Extension(seat): Extension<Arc<Seat>>,
     wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<SessionsBody>, Refusal> {
+) -> Result<Response, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
     let (sort, limit) = (wanted.sort, wanted.limit);
     if limit > MOST {
         return Err(Refusal::bad(format!("`limit` is more than {MOST}"), "narrow the filter"));
     }
     let judge = Judge::new(wanted.into())?;
-    let _alone = desk.big.acquire().await;
-    let mut sessions = desk.view.state.floor.list_sessions();
+    let state = Arc::clone(&desk.view.state);
+    desk.maker.make(&seat, move || Json(listed(&state, &judge, sort, limit)).into_response()).await
+}
+
+fn listed(state: &State, judge: &Judge, sort: Sort, limit: usize) -> SessionsBody {
+    let mut sessions = state.floor.list_sessions();
     let all = sessions.len();
     sessions.retain(|session| judge.fits(session));
     let matched = sessions.len();
@@ -171,13 +180,13 @@ pub(super) async fn list(
         }),
     }
     let sessions = sessions.iter().take(limit).map(|session| session_body(session, judge.now, None)).collect();
-    Ok(Json(SessionsBody { sessions, matched, all }))
+    SessionsBody { sessions, matched, all }
 }
 
 pub(super) async fn one(Shared(desk): Shared<Desk>, Path(id): Path<String>) -> Result<Json<SessionBody>, Refusal> {
     let gone = || Refusal::not_found(format!("there is no session `{}`, or not any more", id.escape_debug()));
     let number: u64 = id.parse().map_err(|_| gone())?;
-    let _alone = desk.big.acquire().await;
+    let _alone = desk.maker.turn().await;
     let floor = &desk.view.state.floor;
     let session = floor.list_sessions().into_iter().find(|session| session.key.id == number).ok_or_else(gone)?;
     let tcp = floor.tcp(session.key);
@@ -196,7 +205,7 @@ pub(super) async fn close(
         return Err(Refusal::bad(error, "write a `filter`, or `\"all\": true` for every session"));
     }
     let judge = Judge::new(filter)?;
-    let _alone = desk.big.acquire().await;
+    let _alone = desk.maker.turn().await;
     let state = &desk.view.state;
     let sessions = state.floor.list_sessions();
     let chosen: HashSet<_> = sessions.iter().filter(|session| judge.fits(session)).map(|s| s.key).collect();

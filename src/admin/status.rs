@@ -32,6 +32,8 @@ pub(super) struct StatusBody {
     log_lines_dropped: u64,
     troubles: Vec<String>,
     limits: Vec<LimitBody>,
+    /// Where the UNIX socket is.
+    admin_socket: Option<String>,
     listeners: Vec<ListenerBody>,
     pools: Vec<PoolBody>,
 }
@@ -129,6 +131,7 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
         log_lines_dropped: (desk.view.log_lines_dropped)(),
         troubles: troubles(&desk.view),
         limits: state.reached_limits().into_iter().map(limit_body).collect(),
+        admin_socket: desk.view.socket.as_ref().map(|path| path.display().to_string()),
         listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect(),
         pools: pools.collect(),
     })

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::api::{Backend, Pool, Pools, Rejected, Source, find_pool};
 use super::client::{Client, known};
-use super::table::{Table, ago, cell, coloured, number, safe, standing};
+use super::table::{Table, ago, cell, coloured, number, standing};
 use super::{Failure, say, say_json};
 
 /// Of the instances that can't be used; as a rule they are broken in the same way.
@@ -62,10 +62,10 @@ fn trouble(pool: &Pool) -> String {
     let Source { error, rejected, rejected_count } = &pool.source;
     let mut text = String::new();
     if let Some(error) = error {
-        text += &format!("pool {}: discovery fails, what is known stays: {}\n", pool.name, safe(&error.text));
+        text += &format!("pool {}: discovery fails, what is known stays: {}\n", pool.name, error.text);
     }
     for Rejected { id, why } in rejected.iter().take(MOST_LEFT_OUT) {
-        text += &format!("pool {}: {} is left out: {}\n", pool.name, safe(id), safe(why));
+        text += &format!("pool {}: {id} is left out: {why}\n", pool.name);
     }
     match rejected_count.saturating_sub(MOST_LEFT_OUT) {
         0 => text,

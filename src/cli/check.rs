@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::{Failure, say};
+use crate::admin;
 use crate::balancer::{StartError, permit};
-use crate::config::{self, CheckKind, Config, Source};
+use crate::config::{self, AdminSocket, CheckKind, Config, Source};
 use crate::server;
 
 pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), Failure> {
@@ -13,11 +14,22 @@ pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     server::checks_ready(&config).map_err(StartError::from)?;
     let max = server::max_connections(&config)?;
     let mut text = describe(&config, max);
-    for warning in config.warnings().into_iter().chain(server::loops(&config)) {
+    for warning in config.warnings().into_iter().chain(server::loops(&config)).chain(shared_socket(&config)) {
         text += &format!("warning: {warning}\n");
     }
     text += &format!("{} is valid\n", path.display());
     Ok(say(&text)?)
+}
+
+/// Where a socket is that somebody else could take away and put another one there.
+pub(super) fn shared_socket(config: &Config) -> Option<String> {
+    let AdminSocket::At(socket) = &config.admin.socket else { return None };
+    let why = admin::shared(socket)?;
+    Some(format!(
+        "[admin]: socket {} is not safe from other users ({why}): leave it out, or write a place where only its owner can \
+         write",
+        socket.display()
+    ))
 }
 
 fn describe(config: &Config, max: usize) -> String {
@@ -29,8 +41,10 @@ fn describe(config: &Config, max: usize) -> String {
         Some(address) => format!("admin: http://{address}"),
         None => "admin: off".to_owned(),
     });
-    if let Some(socket) = &config.admin.socket {
-        lines.push(format!("admin socket: {}", socket.display()));
+    match &config.admin.socket {
+        AdminSocket::At(socket) => lines.push(format!("admin socket: {}", socket.display())),
+        // The first that may be used then, by the process that runs.
+        AdminSocket::Usual | AdminSocket::Off => {}
     }
     if let Some(directory) = &config.state_dir {
         lines.push(format!("state: {}", directory.display()));

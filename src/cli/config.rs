@@ -18,7 +18,6 @@ struct Answer {
 #[derive(Deserialize)]
 struct Last {
     result: String,
-    error: Option<String>,
 }
 
 /// What is in effect, with every default.
@@ -31,17 +30,19 @@ pub(super) async fn config(client: &Client, json: bool) -> Result<(), Failure> {
 pub(super) async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
     let mut whole = client.change(Method::POST, "/api/v1/config/reload", &json!({})).await?;
     let answer: Answer = known(whole.clone())?;
+    // Several lines; cleaned when it is written.
+    let refused = whole["last_reload"]["error"].as_str().map(str::to_owned);
     if json {
         // The whole of what is in effect is `config`'s to say.
         whole.as_object_mut().map(|whole| whole.remove("config"));
         say_json(&whole)?;
     }
-    let last = answer.last_reload.unwrap_or_else(|| Last { result: "unchanged".to_owned(), error: None });
-    if let Some(error) = last.error {
+    if let Some(error) = refused {
         return Err(Failure::Config(error));
     }
     if !json {
-        say(&format!("{}, generation {}\n", last.result, answer.generation))?;
+        let result = answer.last_reload.map_or_else(|| "unchanged".to_owned(), |last| last.result);
+        say(&format!("{result}, generation {}\n", answer.generation))?;
         for place in answer.needs_restart {
             say(&format!("{place} takes a restart\n"))?;
         }

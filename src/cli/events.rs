@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::api::find_pool;
 use super::client::{Client, escaped};
 use super::reader::gone;
-use super::table::{coloured, safe, standing_word};
+use super::table::{coloured, standing_word};
 use super::{Failure, say};
+use crate::clean;
 
 /// Of one event; the balancer's are far shorter.
 const LONGEST: usize = 1 << 20;
@@ -94,11 +95,11 @@ fn line_of_json(name: &str, id: &str, data: &Value) -> String {
     if let (Value::Object(line), Value::Object(data)) = (&mut line, data) {
         line.extend(data.clone());
     }
-    format!("{line}\n")
+    clean::json(&format!("{line}\n"))
 }
 
 fn line_for_people(name: &str, data: &Value, ink: bool) -> String {
-    let text = |key: &str| data.get(key).and_then(Value::as_str).map(safe);
+    let text = |key: &str| data.get(key).and_then(Value::as_str).map(clean::line);
     if name == "lost" {
         let lost = data.get("lost").and_then(Value::as_u64).unwrap_or_default();
         return format!("{lost} events were lost: this reader was too slow\n");
@@ -112,7 +113,7 @@ fn line_for_people(name: &str, data: &Value, ink: bool) -> String {
     let change = match (text("from"), text("to")) {
         (Some(from), Some(to)) => format!("{from} -> {}: ", coloured(to)),
         (None, Some(to)) => format!("{}: ", coloured(to)),
-        _ => format!("{}: ", name.replace('_', " ")),
+        _ => format!("{}: ", clean::line(&name.replace('_', " "))),
     };
     format!("{} {whom}{change}{}\n", text("at").unwrap_or_default(), text("says").unwrap_or_default())
 }

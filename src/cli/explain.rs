@@ -2,7 +2,7 @@
 
 use super::api::{Explained, find_backend};
 use super::client::{Client, known};
-use super::table::{Table, ago, cell, coloured, safe, standing, standing_word};
+use super::table::{Table, ago, cell, coloured, standing, standing_word};
 use super::{Failure, say, say_json, sessions};
 
 #[derive(Debug, clap::Args)]
@@ -25,10 +25,10 @@ pub(super) async fn explain(client: &Client, options: &Options, json: bool) -> R
     let word = standing_word(&backend.standing, ink);
     let mut text = format!(
         "{} in pool {pool}, at {}\n{word} for {}: {}\n{} sessions now, {} connects, {} of them failed\n\n",
-        safe(&backend.id),
+        backend.id,
         backend.address,
         ago(&backend.since),
-        safe(&backend.reason),
+        backend.reason,
         backend.sessions,
         backend.connects,
         backend.connect_failures,

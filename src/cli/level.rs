@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use super::{Failure, say, say_json};
+use crate::clean;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -30,5 +31,5 @@ pub(super) async fn level(client: &Client, options: &Options, json: bool) -> Res
         return say_json(&answer);
     }
     let level = answer.get("level").and_then(Value::as_str).unwrap_or_default();
-    Ok(say(&format!("{level}\n"))?)
+    Ok(say(&format!("{}\n", clean::line(level)))?)
 }

@@ -21,6 +21,7 @@ mod systemd;
 mod table;
 mod top;
 mod watch;
+mod ways;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use client::Client;
 
 use crate::balancer::{StartError, explained};
+use crate::clean;
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
@@ -276,7 +278,7 @@ fn answer_usage(answer: &clap::Error) -> ExitCode {
 
 /// Writes an answer of the API to stdout.
 fn say_json(value: &serde_json::Value) -> Result<(), Failure> {
-    Ok(say(&format!("{value:#}\n"))?)
+    Ok(say(&clean::json(&format!("{value:#}\n")))?)
 }
 
 /// Writes to stdout.
@@ -294,7 +296,7 @@ fn complain(text: String) {
     let (written, wait) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
         // Nobody is left to be told that nobody can be told.
-        let _ = writeln!(io::stderr(), "evenkeel: {text}");
+        let _ = writeln!(io::stderr(), "evenkeel: {}", clean::lines(&text));
         drop(written);
     });
     let _ = wait.recv_timeout(PATIENCE);

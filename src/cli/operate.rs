@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{Backend, Explained, Named, Pool, find_backend, find_pool};
 use super::client::{Client, escaped, known};
-use super::table::{coloured, safe, short, standing_word};
+use super::table::{coloured, short, standing_word};
 use super::{Failure, complain, say, say_json};
 use crate::config::{parse_duration, written_duration};
 
@@ -275,7 +275,7 @@ fn line(pool: &str, backend: &Backend, ink: bool) -> String {
         Some(order) => format!("weight {weight} ({})", until(order)),
         None => format!("weight {weight}"),
     };
-    format!("{pool}/{}: {word}, {weight}, {sessions} sessions: {}\n", safe(id), safe(reason))
+    format!("{pool}/{id}: {word}, {weight}, {sessions} sessions: {reason}\n")
 }
 
 fn until(order: &super::api::Order) -> String {

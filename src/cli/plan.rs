@@ -9,8 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::client::Client;
+use super::ways::{foreign, written};
 use super::{Failure, say, say_json};
 use crate::balancer::permit;
+use crate::clean;
 use crate::config::{self, Change, Config, Diff, Host, Named, Policy, Pool, Source, What, WhenAllDown};
 use crate::server;
 use crate::standing::Standing;
@@ -64,7 +66,7 @@ pub(super) async fn plan(
     options: &Options,
     json: bool,
 ) -> Result<(), Failure> {
-    let config = config::load(path)?;
+    let config = load(path)?;
     permit(&config, allow_exec)?;
     server::max_connections(&config)?;
     let plan = make(client, &config).await?;
@@ -72,9 +74,23 @@ pub(super) async fn plan(
     if json {
         say_json(&serde_json::to_value(&plan).context("the plan can't be written")?)?;
     } else {
-        say(&table(&plan, differs))?;
+        say(&clean::lines(&table(&plan, differs)))?;
     }
     if differs && options.exit_code { Err(Failure::Differs) } else { Ok(()) }
+}
+
+/// A file of another user gets nothing of our environment; see `ways`.
+fn load(path: &Path) -> Result<Config, Failure> {
+    let written = match written(path) {
+        Ok(written) if !written.is_trusted => written,
+        // In the words of `run` and `check`.
+        _ => return Ok(config::load(path)?),
+    };
+    let parsed = config::parse(&written.text, &path.display().to_string(), &|_| None);
+    parsed.map_err(|error| match Failure::from(error) {
+        Failure::Config(text) => Failure::Config(format!("{text}\n{}", foreign(path))),
+        other => other,
+    })
 }
 
 async fn make(client: &Client, config: &Config) -> Result<Plan, Failure> {

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::watch::Watch;
 use super::{Failure, logging, systemd};
+use crate::admin;
 use crate::balancer::{Balancer, StartError, Surroundings, permit};
 use crate::config::{self, Config};
 use crate::server;
@@ -34,7 +35,7 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
     permit(&config, allow_exec)?;
     let inherited = systemd::inherited().context("the sockets from systemd")?;
     let logging = logging::start(&config.log)?;
-    for warning in config.warnings() {
+    for warning in config.warnings().into_iter().chain(super::check::shared_socket(&config)) {
         warn!("{warning}");
     }
     let (ask, asked) = mpsc::channel(RELOADS_WAITING);
@@ -51,6 +52,7 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
         reload: Some(ask),
         troubles: Some(Arc::new(troubles)),
         allow_exec,
+        sockets: admin::usual_sockets(),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)

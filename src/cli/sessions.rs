@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::api::{find_backend, find_pool};
 use super::client::{Client, escaped, known};
-use super::table::{Table, cell, coloured, number, safe, short};
+use super::table::{Table, cell, coloured, number, short};
 use super::{Failure, say, say_json};
 
 /// Which sessions; all that is said has to fit.
@@ -187,6 +187,9 @@ pub(super) async fn close(client: &Client, options: &Close, json: bool) -> Resul
         let error = if options.all { "--all next to a filter" } else { "say which sessions, or --all" };
         return Err(Failure::Config(error.to_owned()));
     }
+    if !options.yes && options.id.is_none() && !io::stdin().is_terminal() {
+        return Err(Failure::Config("no terminal to confirm it on: add --yes to close them".to_owned()));
+    }
     if !options.yes && io::stdin().is_terminal() && !sure(client, &filter).await? {
         return Err(Failure::Runtime(anyhow::anyhow!("nothing was closed")));
     }
@@ -235,8 +238,8 @@ pub(super) async fn explain(client: &Client, id: u64, json: bool) -> Result<(), 
         "session {} from {}{by}, by listener {} to pool {}\n{} for {}, quiet for {}{finished}{ending}\n{} bytes to the backend, {} to the client\n",
         session.id,
         session.client,
-        safe(&session.listener),
-        safe(&session.pool),
+        session.listener,
+        session.pool,
         session.phase,
         seconds(session.age_seconds),
         seconds(session.idle_seconds),
@@ -245,10 +248,10 @@ pub(super) async fn explain(client: &Client, id: u64, json: bool) -> Result<(), 
     );
     if let (Some(backend), Some(address)) = (&session.backend, &session.address) {
         let local = session.local.as_ref().map(|local| format!(", from {local}")).unwrap_or_default();
-        text += &format!("backend {} at {address}{local}\n", safe(backend));
+        text += &format!("backend {backend} at {address}{local}\n");
     }
     if let Some(failed) = &session.failed_attempts {
-        text += &format!("before that failed {}\n", safe(failed));
+        text += &format!("before that failed {failed}\n");
     }
     if let Some(tcp) = &session.tcp {
         let heads = ["", "RTT", "+-", "SENT AGAIN", "UNACKED", "LOST", "WINDOW", "UNREAD", "UNSENT"];

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::client::{Client, known};
-use super::table::{Cell, Colour, Table, cell, coloured, number, safe, short};
+use super::table::{Cell, Colour, Table, cell, coloured, number, short};
 use super::{Failure, say, say_json};
 
 #[derive(Deserialize)]
@@ -86,7 +86,7 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
         ]);
     }
     let of_pools = status.pools.iter().filter_map(trouble);
-    let of_process = status.troubles.iter().map(|trouble| safe(trouble));
+    let of_process = status.troubles.iter().cloned();
     let troubles: Vec<_> = of_process.chain(status.limits.iter().map(limit)).chain(of_pools).collect();
     let mut pools = Table::new(&["POOL", "SESSIONS", "BACKENDS", "UP", "STATE"]);
     for pool in status.pools {
@@ -102,21 +102,21 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
 }
 
 fn limit(limit: &Limit) -> String {
-    let (says, since) = (safe(&limit.says), safe(&limit.since));
-    match &limit.until {
+    let Limit { says, since, until } = limit;
+    match until {
         None => format!("limit reached since {since}: {says}"),
-        Some(until) => format!("limit reached from {since} until {}, over now: {says}", safe(until)),
+        Some(until) => format!("limit reached from {since} until {until}, over now: {says}"),
     }
 }
 
 /// What discovery of a pool fails with, and what is left to go by.
 fn trouble(pool: &Pool) -> Option<String> {
-    let error = safe(pool.discovery_error.as_deref()?);
+    let error = pool.discovery_error.as_deref()?;
     let known = match pool.discovery_age_seconds.map(Duration::try_from_secs_f64) {
         Some(Ok(age)) => format!("what is known is {} old", short(age)),
         _ => "nothing is known yet".to_owned(),
     };
-    Some(format!("discovery of pool {} fails, {known}: {error}", safe(&pool.name)))
+    Some(format!("discovery of pool {} fails, {known}: {error}", pool.name))
 }
 
 fn state(pool: &Pool) -> Cell {

@@ -3,6 +3,8 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, SystemTime};
 
+use crate::clean;
+
 /// A cell: its text, whether it is a number, and the colour of the mark before it.
 #[derive(Debug)]
 pub(super) struct Cell {
@@ -81,7 +83,7 @@ fn padded(text: &str, letters: usize, width: usize, right: bool) -> String {
 
 /// Text, as it may be shown: a backend's name or answer must not steer the terminal.
 pub(super) fn cell(text: impl AsRef<str>) -> Cell {
-    Cell { text: safe(text.as_ref()), right: false, colour: None }
+    Cell { text: clean::line(text.as_ref()), right: false, colour: None }
 }
 
 pub(super) fn number(value: impl ToString) -> Cell {
@@ -151,15 +153,6 @@ pub(super) fn coloured() -> bool {
     io::stdout().is_terminal() && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-pub(super) fn safe(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() || is_unseen(c) { '?' } else { c }).collect()
-}
-
-/// What turns the direction of a line, or takes no room in it: a name must not look like another one.
-fn is_unseen(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
-}
-
 /// How long ago a moment of the API is: "5s", "3m", "2h", "4d".
 pub(super) fn ago(at: &str) -> String {
     let Ok(at) = humantime::parse_rfc3339_weak(at) else { return "?".to_owned() };
@@ -186,7 +179,6 @@ mod tests {
         let mut table = Table::new(&["NAME", "N", "WHY"]);
         table.row(vec![standing("up"), number(5), cell("\x1b[31mred\n")]);
         table.row(vec![cell("longer-name"), number(1_000), cell("")]);
-        assert_eq!(safe("a\u{202e}b\u{200b}c\u{feff}é💥"), "a?b?c?é💥");
         assert_eq!(table.text(false), "NAME            N  WHY\nup              5  ?[31mred?\nlonger-name  1000\n");
         let inked = table.text(true);
         let up = format!("\x1b[32m{}\x1b[0m up              5  ?", mark());

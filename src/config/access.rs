@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::faults::{Complaint, Reading};
 use super::values::{Strings, Text};
@@ -18,7 +18,7 @@ pub struct Admin {
     /// `None` = written as `bind = "off"`.
     pub bind: Option<SocketAddr>,
     /// A UNIX socket that only the process's own user may use, for everything.
-    pub socket: Option<PathBuf>,
+    pub socket: AdminSocket,
     /// Names in a `Host` header that are this balancer's, lower case, besides its addresses.
     pub hosts: Vec<String>,
     /// Asked of who reads over TCP; `None` = anybody may.
@@ -39,14 +39,35 @@ pub enum AccessToken {
     File(PathBuf),
 }
 
+/// Where the UNIX socket is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum AdminSocket {
+    /// Nothing is written: at the first of the usual places that may be used.
+    #[default]
+    Usual,
+    /// There.
+    At(PathBuf),
+    /// Written as `socket = "off"`.
+    #[serde(serialize_with = "off")]
+    Off,
+}
+
+fn off<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str("off")
+}
+
 /// `socket`
-pub(super) fn socket(text: &str) -> Result<PathBuf, Complaint> {
+pub(super) fn socket(text: &str) -> Result<AdminSocket, Complaint> {
+    if text == "off" {
+        return Ok(AdminSocket::Off);
+    }
     let path = path(text)?;
     if text.len() > LONGEST_SOCKET {
         let what = format!("{} bytes, and the kernel takes {LONGEST_SOCKET}", text.len());
         return Err(Complaint::new(what, "choose a shorter path, such as \"/run/evenkeel/admin.sock\""));
     }
-    Ok(path)
+    Ok(AdminSocket::At(path))
 }
 
 /// A path that can be one.

@@ -35,6 +35,7 @@ mod spill;
 mod validate;
 mod values;
 mod warnings;
+mod whereabouts;
 
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::de::{DeTable, Deserializer};
 
-pub use access::{AccessToken, Admin};
+pub use access::{AccessToken, Admin, AdminSocket};
 pub(crate) use address::dialled;
 pub use check::*;
 pub use closing::{Closing, Policy};
@@ -59,6 +60,7 @@ pub use model::*;
 pub use pools::{Resolve, StaticBackend};
 pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};
 pub use spill::Spill;
+pub use whereabouts::Whereabouts;
 
 pub(crate) use nearest::nearest;
 

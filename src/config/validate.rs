@@ -15,7 +15,7 @@ use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ReloadShape, 
 use super::values::{Number, Section, SessionLogEntry};
 use super::{
     Admin, Config, Listener, Log, LogFormat, Logged, Pool, Reload, SessionLog, Shutdown, access, address, header,
-    loops, pools, sockets,
+    loops, pools, sockets, whereabouts,
 };
 
 const LONGEST_NAME: usize = 64;
@@ -131,7 +131,7 @@ fn admin(section: Option<&Section<AdminShape>>, bound: &mut Bound, reading: &mut
     let parse = |text: &str| if text == "off" { Ok(None) } else { address::bind(text).map(Some) };
     let bind = match reading.parsed("bind", &shape.bind, parse) {
         Some(bind) => bind,
-        None => Some(SocketAddr::from(([127, 0, 0, 1], 9900))),
+        None => Some(whereabouts::usual_bind()),
     };
     if let (Some(address), Some(written)) = (bind, &shape.bind) {
         bound.take(address, ADMIN, written.span(), reading);
@@ -142,7 +142,7 @@ fn admin(section: Option<&Section<AdminShape>>, bound: &mut Bound, reading: &mut
     let histograms = reading.number("backend_histograms", &shape.backend_histograms, 0..=1_000_000);
     Admin {
         bind,
-        socket: reading.parsed("socket", &shape.socket, access::socket),
+        socket: reading.parsed("socket", &shape.socket, access::socket).unwrap_or_default(),
         hosts: access::hosts(shape.hosts.as_ref(), reading),
         read_token: access::token(
             ["read_token", "read_token_file"],

@@ -25,6 +25,13 @@ impl Config {
         if let Some(bind) = self.admin.bind.filter(|bind| !bind.ip().is_loopback() && self.admin.read_token.is_none()) {
             warnings.push(format!("[admin]: bind {bind} lets other machines in, and it asks for no password"));
         }
+        let has_token = self.admin.read_token.is_some() || self.admin.admin_token.is_some();
+        if let Some(bind) = self.admin.bind.filter(|bind| !bind.ip().is_loopback() && has_token) {
+            warnings.push(format!(
+                "[admin]: a token for bind {bind} goes over the network in the clear; bind to 127.0.0.1 behind a proxy \
+                 with TLS, or use the socket"
+            ));
+        }
         if self.shutdown.timeout.is_zero() {
             warnings.push("[shutdown]: timeout 0s cuts every running session at a stop".to_owned());
         }

@@ -108,7 +108,8 @@ async fn bodies_heads_and_answers_are_bounded() {
 #[tokio::test]
 async fn too_many_requests_are_refused_and_liveness_is_not() {
     let backend = Backend::echo().await;
-    let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
+    let token = "read_token = \"reads\"\n";
+    let console = Console::start(&config(&[("a", &backend)], "", token, "")).await;
     let (admin, front) = (console.program.admin().await, console.program.front("front").await);
     let mut stream = TcpStream::connect(admin).await.unwrap();
     let one = b"GET /api/v1/version HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
@@ -134,7 +135,10 @@ async fn too_many_requests_are_refused_and_liveness_is_not() {
     })
     .await;
     assert_eq!(get(admin, "/live").await.unwrap().0, 200);
-    // The socket has a rate of its own.
+    // Who has a token is answered, whatever those do who have none. The socket has a rate of its own.
+    let with_token = TcpStream::connect(admin).await.unwrap();
+    let known = ask(with_token, "GET", "/api/v1/version", "Host: 127.0.0.1\r\nAuthorization: Bearer reads\r\n", "");
+    assert_eq!(known.await.unwrap().0, 200);
     assert_eq!(console.get("/api/v1/version").await.unwrap().0, 200);
     assert_eq!(exchange(front, b"hello").await.unwrap(), b"hello");
 }

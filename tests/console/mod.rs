@@ -7,6 +7,7 @@ mod api;
 mod commands;
 mod operate;
 mod schema;
+mod socket;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -307,6 +307,9 @@ async fn sessions_are_listed_explained_and_closed_by_what_they_are() {
         (all["all"] == list(&["--backend", "one"]).await["matched"]).then_some(())
     })
     .await;
-    console.good(&["close", "--all"]).await;
+    for arguments in [&["close", "--all"][..], &["close", "--pool", "web"], &["close", "--idle", "0s"]] {
+        assert_eq!(console.says(arguments).await.code, Some(2), "no terminal to ask on: {arguments:?}");
+    }
+    console.good(&["close", "--all", "--yes"]).await;
     until("none is left", || async { (list(&[]).await["all"] == 0).then_some(()) }).await;
 }

@@ -40,6 +40,8 @@ impl Program {
     pub fn start_by(config: &str, mut command: Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("lb.toml"), config).unwrap();
+        // So that programs of tests that run at the same time do not meet at one usual socket.
+        command.env("RUNTIME_DIRECTORY", directory.path());
         command.current_dir(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));

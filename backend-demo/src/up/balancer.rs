@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use anyhow::Context;
 use evenkeel::{
     Balancer, Surroundings,
+    admin::usual_sockets,
     cli::{Logging, Watch, start_logging},
     config::{self, Config, ConfigError},
 };
@@ -56,7 +57,12 @@ pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<
     // Whoever asks waits for the answer.
     let (ask, asked) = mpsc::channel(1);
     let watch = Watch::new(file, &text).context("the file can't be watched")?;
-    let surroundings = Surroundings { log_level: Some(log.level()), reload: Some(ask), ..Surroundings::default() };
+    let surroundings = Surroundings {
+        log_level: Some(log.level()),
+        reload: Some(ask),
+        sockets: usual_sockets(),
+        ..Surroundings::default()
+    };
     let balancer = Balancer::start_in(config, surroundings).await.context("can't start the balancer")?;
     Ok(Started { balancer, log, reloads: Reloads { agent: agent.to_owned(), is_own, asked, watch, is_watched } })
 }

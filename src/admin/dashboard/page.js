@@ -11,6 +11,9 @@ const COLOURS = {
   damped: "warn", ejected: "warn", degraded: "warn",
 };
 
+// What turns a line round, ends it or takes no room; as in `clean.rs`.
+const UNSEEN = /[\p{Cc}\u{ad}\u{61c}\u{180e}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2060}-\u{206f}\u{feff}\u{e0000}-\u{e007f}]/gu;
+
 const $ = (id) => document.getElementById(id);
 const lines = new Map(); // of the tiles
 const before = new Map(); // counters of the last look
@@ -19,14 +22,17 @@ let token = sessionStorage.getItem("evenkeel-token") || "";
 let seen = null; // the last answers, and when they came
 let following = false;
 
+/** Text of others as it may be shown. */
+const clean = (text) => (typeof text === "string" ? text.replace(UNSEEN, "?") : text);
+
 /** An element with attributes and children; texts become text. */
 function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name === "onclick") element.addEventListener("click", value);
-    else element.setAttribute(name, value);
+    else element.setAttribute(name, clean(value));
   }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
+  element.append(...children.filter((child) => child !== null && child !== undefined).map(clean));
   return element;
 }
 
@@ -206,7 +212,7 @@ function draw() {
   if (!seen) return;
   const { status, pools, now } = seen;
   const state = $("state");
-  state.textContent = status.stopping ? "stopping" : status.ready ? "ready" : `not ready: ${status.waiting_for.join("; ")}`;
+  state.textContent = clean(status.stopping ? "stopping" : status.ready ? "ready" : `not ready: ${status.waiting_for.join("; ")}`);
   state.className = `mark ${status.ready ? "good" : status.stopping ? "info" : "bad"}`;
   $("process").textContent = `${status.version}, pid ${status.pid}, up ${lasting(status.uptime_seconds)}, ${status.workers} workers`;
   $("troubles").replaceChildren(...status.troubles.map((line) => make("p", { class: "trouble" }, line)));
@@ -269,7 +275,7 @@ async function follow() {
 function door(why) {
   $("all").hidden = true;
   $("door").hidden = false;
-  $("refused").textContent = why;
+  $("refused").textContent = clean(why);
   if (document.activeElement === document.body) $("token").focus();
 }
 
@@ -291,7 +297,7 @@ async function look() {
       return;
     }
     const ago = seen ? `; what you see is ${lasting((performance.now() - seen.now) / 1000)} old` : "";
-    $("link").textContent = `no answer: ${error.message}${ago}`;
+    $("link").textContent = clean(`no answer: ${error.message}${ago}`);
     $("state").textContent = seen ? "lost" : "asking";
     $("state").className = "mark bad";
   }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::clean;
 use crate::config::written_duration;
 use crate::pace::Pace;
 
@@ -156,7 +157,10 @@ fn write_out(
         let mut next = queue.recv().ok();
         loop {
             match next {
-                Some(Line::Text(line)) => text.extend_from_slice(&line),
+                // A line is UTF-8 as a rule; what is not becomes it.
+                Some(Line::Text(line)) => {
+                    text.extend_from_slice(clean::lines(&String::from_utf8_lossy(&line)).as_bytes());
+                }
                 Some(Line::Last) | None => is_last = true,
             }
             if is_last || text.len() >= AT_ONCE {
@@ -237,6 +241,17 @@ mod tests {
         drop(flush);
         let all = reader.join().unwrap();
         assert_eq!(all.len() as u64, (written - dropped) * 100);
+    }
+
+    #[test]
+    fn what_others_wrote_does_not_turn_the_line_round() {
+        let (mut read, write) = io::pipe().unwrap();
+        let (mut writer, flush) = Writer::start_on(write, 4, |_, _| ()).unwrap();
+        writer.write_all("a\u{202e}b\u{2028}c\u{9b}31m\n".as_bytes()).unwrap();
+        drop((writer, flush));
+        let mut all = String::new();
+        io::Read::read_to_string(&mut read, &mut all).unwrap();
+        assert_eq!(all, "a?b?c?31m\n");
     }
 
     #[test]

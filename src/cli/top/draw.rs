@@ -9,7 +9,8 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 use super::foot::{bold, foot, help};
 use super::view::{Line, Mode, POINTS, View};
-use crate::cli::table::{Colour, colour_of, mark, safe, speaks_utf8};
+use crate::clean;
+use crate::cli::table::{Colour, colour_of, mark, speaks_utf8};
 
 pub(super) const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -42,13 +43,13 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
     let names: Vec<String> = view
         .backends
         .iter()
-        .map(|line| safe(&if several { format!("{}/{}", line.pool, line.id) } else { line.id.clone() }))
+        .map(|line| clean::line(&if several { format!("{}/{}", line.pool, line.id) } else { line.id.clone() }))
         .collect();
     let longest = names.iter().chain(view.pools.iter().map(|line| &line.pool)).map(|name| name.chars().count()).max();
     let columns = Columns::new(width, longest.unwrap_or_default());
     let rows = view.pools.iter().map(|line| {
         let first = vec![
-            safe(&line.pool).into(),
+            clean::line(&line.pool).into(),
             state(view, &line.standing),
             right(format!("{}/{}", line.up, line.of), columns.up.into()),
         ];
@@ -178,7 +179,7 @@ fn right(text: String, width: usize) -> Cell<'static> {
 }
 
 fn standing(view: &View, standing: &str) -> Cell<'static> {
-    marked(view, standing, colour_of(standing).map(ansi))
+    marked(view, &clean::line(standing), colour_of(standing).map(ansi))
 }
 
 fn state(view: &View, state: &str) -> Cell<'static> {

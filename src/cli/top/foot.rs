@@ -4,12 +4,12 @@ use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line as Text, Span};
 
 use super::view::{Mode, View};
-use crate::cli::table::safe;
+use crate::clean;
 
 /// What is asked or told, or else the keys; as many lines as it takes, but few.
 pub(super) fn foot(view: &View, width: usize) -> Vec<Text<'static>> {
     let told = |text: String| {
-        wrapped(&safe(&text), width).into_iter().map(|line| Text::styled(line, bold())).collect::<Vec<_>>()
+        wrapped(&clean::line(&text), width).into_iter().map(|line| Text::styled(line, bold())).collect::<Vec<_>>()
     };
     match &view.mode {
         Mode::Sure(named, word) => {
@@ -28,7 +28,7 @@ pub(super) fn foot(view: &View, width: usize) -> Vec<Text<'static>> {
 /// Those that fit; `?` has all.
 fn keys(view: &View, width: usize) -> Text<'static> {
     let order = if view.reversed { ", reversed" } else { "" };
-    let filter = if view.filter.is_empty() { String::new() } else { format!(" [{}]", safe(&view.filter)) };
+    let filter = if view.filter.is_empty() { String::new() } else { format!(" [{}]", clean::line(&view.filter)) };
     let all = [
         ("q", "quit".to_owned()),
         ("?", "keys".to_owned()),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// On a machine with very many open files the answer is "unknown".
-const PATIENCE: Duration = Duration::from_millis(50);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// `None` = not all programs can be seen, and none that can has it open.
 pub(super) fn writes(path: &Path, inode: u64) -> Option<bool> {
