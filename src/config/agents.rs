@@ -84,7 +84,8 @@ fn agent_address(layers: &[Layer<'_>], reading: &mut Reading<'_>) -> String {
         // As Consul's own tools: who asks for TLS by one variable doesn't lose it by the other.
         Ok(address) if https && address.starts_with("http:") => address.replacen("http", "https", 1),
         Ok(address) => address,
-        Err(Complaint { what, hint }) => {
+        Err(complaint) => {
+            let Complaint { what, hint } = complaint.about(&text);
             let text = without_userinfo(&text).escape_debug().to_string();
             reading.fault_at_large(format!("the environment variable CONSUL_HTTP_ADDR=\"{text}\": {what}"), hint);
             String::new()

@@ -58,6 +58,7 @@ pub(super) fn shape(error: &toml::de::Error, text: &str, table: &DeTable<'_>) ->
     let span = error.span();
     let place = span.as_ref().and_then(|span| place::find(table, span));
     let key = place.as_ref().map_or("", |place| place.key.as_str());
+    let is_secret = is_secret(key) || place.as_ref().is_some_and(|place| place.table.split('.').any(is_secret));
     // Serde is told of a date as of a table.
     let written = span.clone().and_then(|span| text.get(span)).unwrap_or_default();
     let is_date = written.starts_with(|c: char| c.is_ascii_digit());
@@ -66,11 +67,11 @@ pub(super) fn shape(error: &toml::de::Error, text: &str, table: &DeTable<'_>) ->
     } else {
         error.message().to_owned()
     };
-    let (message, hint) = explained(&said, key);
+    let (message, hint) = explained(&said, key, is_secret);
     fault(span, message, hint)
 }
 
-fn explained(message: &str, key: &str) -> (String, String) {
+fn explained(message: &str, key: &str, is_secret: bool) -> (String, String) {
     if let Some(rest) = message.strip_prefix("unknown field `")
         && let Some((word, expected)) = rest.split_once("`, expected ")
     {
@@ -80,12 +81,12 @@ fn explained(message: &str, key: &str) -> (String, String) {
     if let Some(rest) = message.strip_prefix("invalid type: ")
         && let Some((found, wanted)) = rest.split_once(", expected ")
     {
-        return wrong_type(key, found, wanted);
+        return wrong_type(key, is_secret, found, wanted);
     }
     (format!("`{key}`: {message}"), String::new())
 }
 
-fn wrong_type(key: &str, found: &str, wanted: &str) -> (String, String) {
+fn wrong_type(key: &str, is_secret: bool, found: &str, wanted: &str) -> (String, String) {
     // The value itself is in the line that is shown below, except for a token, which is nowhere shown.
     let (found, value) = match found.split_once([' ', '`']) {
         Some(("integer", value)) => ("an integer", value),
@@ -111,7 +112,7 @@ fn wrong_type(key: &str, found: &str, wanted: &str) -> (String, String) {
     let hint = match (found, wanted) {
         ("an integer", "a duration in quotes") => format!("write it with its unit: \"{value}s\" or \"{value}ms\""),
         (_, "a duration in quotes") => "write it like \"500ms\", \"5s\", \"1m30s\" or \"1h\"".to_owned(),
-        _ if is_secret(key) => "write it in quotes".to_owned(),
+        _ if is_secret => "write it in quotes".to_owned(),
         ("an integer" | "a boolean" | "a fraction", _) if wanted.starts_with("a string") => {
             format!("write it in quotes: \"{value}\"")
         }

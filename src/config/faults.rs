@@ -23,6 +23,14 @@ impl Complaint {
     pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), hint: hint.into() }
     }
+
+    /// The same about a text, which it may quote in part: without the user and the password that are in it.
+    pub(super) fn about(self, text: &str) -> Self {
+        if without_userinfo(text) == text {
+            return self;
+        }
+        Self::new("no user and no password can be in it", "remove what stands before the `@`")
+    }
 }
 
 /// One thing that is wrong.
@@ -97,7 +105,10 @@ impl<'a> Reading<'a> {
     pub(super) fn text(&mut self, key: &str, value: &Spanned<String>) -> Option<String> {
         match expand::expand(value.get_ref(), self.env) {
             Ok(text) => Some(text),
-            Err(complaint) => {
+            Err(mut complaint) => {
+                if is_secret(key) && complaint.what.starts_with("`${") {
+                    "a `${…}` names no variable".clone_into(&mut complaint.what);
+                }
                 self.refuse(value.span(), key, &shown(value.get_ref()), complaint);
                 None
             }
@@ -130,6 +141,8 @@ impl<'a> Reading<'a> {
         match parse(&text) {
             Ok(parsed) => Some(parsed),
             Err(complaint) => {
+                // What is wrong with a pattern is said without a part of it.
+                let complaint = if key.ends_with("regex") { complaint } else { complaint.about(&text) };
                 self.refuse(value.span(), key, &shown(&text), complaint);
                 None
             }

@@ -52,13 +52,14 @@ pub(super) fn without_userinfo(text: &str) -> String {
 /// The text of a file with what is not to be shown starred out, each character by one, so that lines and columns stay.
 pub(super) fn masked(text: &str) -> String {
     let mut masked = String::with_capacity(text.len());
-    let (mut at, mut in_comment) = (0, false);
+    let (mut at, mut in_comment, mut in_secret) = (0, false, false);
     while let Some(c) = text[at..].chars().next() {
         let rest = &text[at..];
         let mut end = at + c.len_utf8();
         match c {
             '\n' => in_comment = false,
             '#' => in_comment = true,
+            '[' if at == 0 || text[..at].ends_with('\n') => in_secret = is_secret_table(rest),
             '"' | '\'' if !in_comment => {
                 end = at + string_end(rest);
                 // The quote, and what is in it.
@@ -70,9 +71,10 @@ pub(super) fn masked(text: &str) -> String {
             '=' => {
                 let value = rest[1..].trim_start_matches([' ', '\t']);
                 let start = text.len() - value.len();
-                if let Some(key) = key_at_end(&text[..at]).filter(|key| hides(key)) {
+                let is_sent = in_secret || is_in_secret(&text[..at]);
+                if let Some(key) = key_at_end(&text[..at]).filter(|key| is_sent || hides(key)) {
                     masked.push_str(&text[at..start]);
-                    end = start + hidden_end(value, is_secret(key));
+                    end = start + hidden_end(value, is_sent || is_secret(key));
                     masked.push_str(&stars(&text[start..end]));
                     at = end;
                     continue;
@@ -84,6 +86,18 @@ pub(super) fn masked(text: &str) -> String {
         at = end;
     }
     masked
+}
+
+/// Whether the table whose header the text begins with holds nothing but secrets, such as `[pools.web.check.headers]`.
+fn is_secret_table(text: &str) -> bool {
+    let head = text.trim_start_matches('[').split([']', '\n']).next().unwrap_or_default();
+    head.rsplit('.').next().is_some_and(|last| is_secret(last.trim_matches([' ', '\t', '"', '\''])))
+}
+
+/// Whether the key before an `=` is one below a secret, such as `headers.X-Key`.
+fn is_in_secret(before: &str) -> bool {
+    let key = before.rsplit(['\n', ',', '{']).next().unwrap_or_default();
+    key.split('.').rev().skip(1).any(|part| is_secret(part.trim_matches([' ', '\t', '"', '\''])))
 }
 
 fn stars(text: &str) -> String {
@@ -185,6 +199,8 @@ mod tests {
             ("steps = [{ send = \"a\" }, { expect = \"b\" }]", "steps = [{ send = *** }, { expect = \"b\" }]"),
             ("send_hex = \"00\"", "send_hex = ****"),
             ("headers = { a = \"b\" }, path = \"/\"", "headers = ***********, path = \"/\""),
+            ("headers.role = 12", "headers.role = **"),
+            ("[a.headers]\nrole = 12\n[a]\nrole = 'x'", "[a.headers]\nrole = **\n[a]\nrole = 'x'"),
             // URLs.
             ("address = \"http://u:p@h:1\" # \"", "address = \"http://***@h:1\" # \""),
             ("address = 'u:p@h:1'", "address = '***@h:1'"),

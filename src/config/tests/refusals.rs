@@ -347,9 +347,35 @@ fn no_message_shows_what_may_be_a_secret() {
         with_more("check = { kind = \"agent\", send = \"geheim\", intervall = 3 }"),
         with_more("check = { kind = \"http\", headers = { A = \"geheim\" }, intervall = \"1s\" }"),
         with_more("agent = { port = 0, send = \"geheim\" }"),
+        "[consul]\naddress = \"user:geheim@host\"\n".to_owned(),
+        "[consul]\naddress = \"geheim:x@host:1\"\n".to_owned(),
+        "[consul]\naddress = \"http://geheim@host:x\"\n".to_owned(),
+        with_pool("backends = [\"user:geheim@host\", \"user:geheim@host:1\", \"tcp://user:geheim@host:1\"]"),
+        with_more("check = { kind = \"script\", steps = [{ send = \"${a geheim}\" }] }"),
+        with_more("check = { kind = \"agent\", send = \"x${geheim-1:-y}\" }"),
+        with_more("[pools.web.check]\nkind = \"http\"\n[pools.web.check.headers]\nrole = \"geheim\\n\"\n"),
+        with_more("[pools.web.check]\nkind = \"http\"\nheaders.role = \"geheim\\n\"\n"),
         "[admin]\nread_token = \"\"\"x\n geheim \\q\n\"\"\"\n".to_owned(),
     ] {
         let error = refused(&text);
+        assert!(!error.contains("geheim"), "{error}");
+    }
+}
+
+/// Numbers are no strings, and still may be what is sent.
+#[test]
+fn no_message_shows_a_number_that_is_sent() {
+    for text in [
+        with_more("[pools.web.check]\nkind = \"http\"\n[pools.web.check.headers]\nX-Key = 80817263\n"),
+        with_more("[pools.web.check]\nkind = \"http\"\nheaders.X-Key = 80817263\n"),
+        with_more("check = { kind = \"http\", headers = { X-Key = 80817263 } }"),
+        with_more("check = { kind = \"script\", steps = [{ send = 80817263 }] }"),
+    ] {
+        let error = refused(&text);
+        assert!(!error.contains("80817263"), "{error}");
+    }
+    for address in ["user:geheim@host", "http://geheim@host:x"] {
+        let error = refused_with(&with_pool("consul = { service = \"web\" }"), &[("CONSUL_HTTP_ADDR", address)]);
         assert!(!error.contains("geheim"), "{error}");
     }
 }
