@@ -11,12 +11,16 @@ use super::shape::{AgentShape, ConsulShape};
 use super::values::Text;
 use super::{ConsulAgent, Secret, address};
 
+/// An agent takes 200 from one address, and there are others on this machine.
+const MAX_CONNECTIONS: usize = 128;
+
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
 
 /// The agents of a file; equal ones are one.
 pub(super) struct Agents<'a> {
     file: Option<Layer<'a>>,
     datacenter: Option<String>,
+    max_connections: usize,
     known: Vec<Arc<ConsulAgent>>,
 }
 
@@ -32,14 +36,16 @@ struct Layer<'a> {
 impl<'a> Agents<'a> {
     pub(super) fn new(shape: Option<&'a AgentShape>, reading: &mut Reading<'_>) -> Self {
         let Some(shape) = shape else {
-            return Self { file: None, datacenter: None, known: Vec::new() };
+            return Self { file: None, datacenter: None, max_connections: MAX_CONNECTIONS, known: Vec::new() };
         };
         let AgentShape { address, token, token_file, ca_file, .. } = shape;
         let file = Layer { address, token, token_file, ca_file };
         let datacenter = datacenter(&shape.datacenter, reading);
         // Also if no pool asks for it, so that a fault in it is seen now.
-        let agent = Arc::new(agent(&[file], reading));
-        Self { file: Some(file), datacenter, known: vec![agent] }
+        let max_connections = reading.number("max_connections", &shape.max_connections, 4..=100_000);
+        let max_connections = max_connections.unwrap_or(MAX_CONNECTIONS);
+        let agent = Arc::new(agent(&[file], max_connections, reading));
+        Self { file: Some(file), datacenter, max_connections, known: vec![agent] }
     }
 
     /// The agent that a pool asks.
@@ -47,7 +53,7 @@ impl<'a> Agents<'a> {
         let ConsulShape { address, token, token_file, ca_file, .. } = shape;
         let pool = Layer { address, token, token_file, ca_file };
         let layers: Vec<Layer<'_>> = [Some(pool), self.file].into_iter().flatten().collect();
-        let wanted = agent(&layers, reading);
+        let wanted = agent(&layers, self.max_connections, reading);
         if let Some(known) = self.known.iter().find(|known| ***known == wanted) {
             return Arc::clone(known);
         }
@@ -62,14 +68,14 @@ impl<'a> Agents<'a> {
     }
 }
 
-fn agent(layers: &[Layer<'_>], reading: &mut Reading<'_>) -> ConsulAgent {
+fn agent(layers: &[Layer<'_>], max_connections: usize, reading: &mut Reading<'_>) -> ConsulAgent {
     let address = agent_address(layers, reading);
     let (token, token_file) = credentials(layers, reading);
     let ca_file = match layers.iter().find(|layer| layer.ca_file.is_some()) {
         Some(layer) => reading.parsed("ca_file", layer.ca_file, path),
         None => reading.variable("CONSUL_CACERT").map(PathBuf::from),
     };
-    ConsulAgent { address, token, token_file, ca_file }
+    ConsulAgent { address, token, token_file, ca_file, max_connections }
 }
 
 fn agent_address(layers: &[Layer<'_>], reading: &mut Reading<'_>) -> String {

@@ -262,6 +262,8 @@ pub struct ConsulAgent {
     pub token_file: Option<PathBuf>,
     /// PEM; added to the system's roots for https.
     pub ca_file: Option<PathBuf>,
+    /// At once, of all pools that ask the same address.
+    pub max_connections: usize,
 }
 
 /// `warning`

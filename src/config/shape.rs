@@ -63,6 +63,7 @@ pub(super) struct AgentShape {
     pub(super) token_file: Text,
     pub(super) datacenter: Text,
     pub(super) ca_file: Text,
+    pub(super) max_connections: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

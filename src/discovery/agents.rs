@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ::consul::{Client, Settings};
 
+use super::turns::{self, Taker, Turns};
 use crate::config::{ConsulAgent, Secret};
 
 /// A client that may be replaced.
@@ -14,12 +15,18 @@ use crate::config::{ConsulAgent, Secret};
 pub(super) struct Agent {
     /// A lock: touched once a question, and at reloads.
     client: Arc<Mutex<Client>>,
+    turns: Arc<Turns>,
 }
 
 impl Agent {
     /// For the next question.
     pub(super) fn client(&self) -> Client {
         self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// For one more query.
+    pub(super) fn join(&self) -> Taker {
+        self.turns.join()
     }
 }
 
@@ -60,7 +67,15 @@ impl Agents {
         if let Some(known) = self.known.get(settings) {
             return Ok(known.agent.clone());
         }
-        let agent = Agent { client: Arc::new(Mutex::new(self.client(settings)?)) };
+        // Also who comes with another token comes from this machine.
+        let same = |known: &&Arc<ConsulAgent>| {
+            known.address == settings.address && known.max_connections == settings.max_connections
+        };
+        let turns = match self.known.keys().find(same).and_then(|known| self.known.get(known)) {
+            Some(known) => Arc::clone(&known.agent.turns),
+            None => Turns::new(settings.max_connections),
+        };
+        let agent = Agent { client: Arc::new(Mutex::new(self.client(settings)?)), turns };
         let known = Known { agent: agent.clone(), authorities: authorities(settings) };
         self.known.insert(Arc::clone(settings), known);
         Ok(agent)
@@ -110,6 +125,7 @@ impl Agents {
             token: agent.token.as_ref().map(|Secret(token)| token.clone()),
             token_file: agent.token_file.clone(),
             ca_file: agent.ca_file.clone(),
+            most_idle: Some(turns::idle(agent.max_connections)),
         })?;
         Ok(client.with_margin(self.margin))
     }

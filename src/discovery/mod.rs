@@ -13,6 +13,7 @@ mod own;
 mod pace;
 mod report;
 mod resolver;
+mod turns;
 
 #[cfg(test)]
 mod tests;

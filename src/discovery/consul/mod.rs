@@ -12,9 +12,18 @@ use ::consul::{Consistency, HealthQuery};
 use self::index::Index;
 use super::agents::Agent;
 use super::feed::{Feed, Heard};
+use super::instance::Instance;
 use super::outlet::Gone;
 use super::pace::{Backoff, Bucket};
+use super::turns::Taker;
 use crate::config::{self, ConsulSource, Warning};
+
+/// Answers with news that are followed by the next question at once. A pause is a time in which a restart of the agent goes
+/// unseen, and the next question then waits for an index that does not come.
+const NEWS_BURST: u32 = 50;
+
+/// Between questions when there is more news than that: what changes meanwhile is in the next answer, too.
+const NEWS_PAUSE: Duration = Duration::from_millis(20);
 
 /// The times of a follower; tests have shorter ones.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +36,7 @@ pub(super) struct Tuning {
     pub(super) retry_first: Duration,
     /// After many.
     pub(super) retry_last: Duration,
-    /// Queries at once, however fast the agent answers: a rolling deployment goes through without delay.
+    /// Queries at once whose answers bring nothing new, however fast the agent answers. News are asked for without delay.
     pub(super) burst: u32,
     /// Between queries after that.
     pub(super) interval: Duration,
@@ -52,6 +61,9 @@ pub(super) type Subject = (String, Option<String>, Option<String>);
 /// Follows a service in Consul's catalog.
 pub(super) struct Catalog {
     agent: Agent,
+    taker: Taker,
+    /// What the last answer came to.
+    last: Vec<Instance>,
     /// Which one that is, for people.
     address: String,
     service: String,
@@ -74,7 +86,8 @@ impl Catalog {
             ..HealthQuery::default()
         };
         let (address, service) = (source.agent.address.clone(), source.service.clone());
-        Self { agent, address, service, query, warning: source.warning, tuning }
+        let taker = agent.join();
+        Self { agent, taker, last: Vec::new(), address, service, query, warning: source.warning, tuning }
     }
 
     /// What is asked for, whichever agent is asked by whom.
@@ -89,26 +102,46 @@ impl Catalog {
         let mut bucket = Bucket::new(tuning.burst, tuning.interval);
         let mut backoff = Backoff::new(tuning.retry_first, tuning.retry_last);
         let mut random = fastrand::Rng::new();
+        let (mut news, mut hurry) = (false, Bucket::new(NEWS_BURST, NEWS_PAUSE));
         loop {
-            let pause = bucket.take(tokio::time::Instant::now());
+            let pause = if news { &mut hurry } else { &mut bucket }.take(tokio::time::Instant::now());
             feed.until(tokio::time::sleep(pause)).await?;
             self.query.index = index.to_ask();
-            let Err((kind, text)) = self.ask(feed, &mut index).await? else {
-                backoff.reset();
-                continue;
+            let (kind, text) = match self.ask(feed, &mut index).await? {
+                Ok(is_news) => {
+                    backoff.reset();
+                    news = is_news;
+                    continue;
+                }
+                Err(failure) => failure,
             };
+            news = false;
             index.failed();
             feed.failed(kind, format!("{}: {text}", self.address)).await?;
             feed.until(tokio::time::sleep(backoff.next(&mut random))).await?;
         }
     }
 
-    /// One query, and its answer into the feed; else the kind and the text of what went wrong.
-    async fn ask(&self, feed: &mut Feed, index: &mut Index) -> Result<Result<(), (&'static str, String)>, Gone> {
+    /// One query, and its answer into the feed: whether that is another one than the last; else the kind and the text of
+    /// what went wrong.
+    async fn ask(&mut self, feed: &mut Feed, index: &mut Index) -> Result<Result<bool, (&'static str, String)>, Gone> {
+        let place = feed.until(self.taker.place()).await?;
         let client = self.agent.client();
-        let answer = match feed.until(client.health_service(&self.service, &self.query)).await? {
-            Ok(answer) => answer,
-            Err(error) => return Ok(Err((error.kind(), one_line(&error)))),
+        let wait = self.taker.wait(self.tuning.wait);
+        let (query, is_long) = (HealthQuery { wait: Some(wait), ..self.query.clone() }, wait == self.tuning.wait);
+        let question = async {
+            tokio::select! {
+                answer = client.health_service(&self.service, &query) => Some(answer),
+                // Who waits at the agent for long learns nothing by it that it does not learn at its next turn.
+                () = self.taker.displaced(), if is_long && query.index.is_some() => None,
+            }
+        };
+        let answer = feed.until(question).await?;
+        drop(place);
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => return Ok(Err((error.kind(), one_line(&error)))),
+            None => return Ok(Ok(true)),
         };
         // `known_leader` is not looked at: with streaming, healthy answers say that there is none.
         let (instances, mut refused) = judge::all(&answer.value, &answer.rejected, self.warning);
@@ -119,9 +152,13 @@ impl Catalog {
                 format!("none of {} instances can be used, such as {}: {}", refused.count(), first.id, first.why);
             return Ok(Err(("invalid", text)));
         }
+        let is_news = self.last != instances;
+        if is_news {
+            self.last.clone_from(&instances);
+        }
         let heard = Heard::Answer { restarted: index.answered(answer.index), filtered: answer.filtered };
         feed.put(instances, refused, heard).await?;
-        Ok(Ok(()))
+        Ok(Ok(is_news))
     }
 }
 

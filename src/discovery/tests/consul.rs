@@ -156,11 +156,50 @@ async fn an_instance_that_is_ourselves_is_rejected_and_the_rest_serves() {
 async fn an_agent_that_answers_at_once_is_not_asked_all_the_time() {
     let tuning = Tuning { burst: 3, interval: Duration::from_secs(3600), ..quick() };
     let (mut agent, mut running) = follow(tuning).await;
-    for index in 1..=3 {
+    // The first answer is news, which is asked for at once; then there are two more tries.
+    for index in 1..=4 {
         agent.asked().await.ok(index, &passing(&["a"]));
     }
     assert_eq!(running.set().await.len(), 1);
-    assert!(tokio::time::timeout(A_WHILE, agent.wait()).await.is_err(), "asked a fourth time");
+    assert!(tokio::time::timeout(A_WHILE, agent.wait()).await.is_err(), "asked a fifth time");
+}
+
+#[tokio::test]
+async fn news_are_asked_for_without_delay_however_many_there_are() {
+    let tuning = Tuning { burst: 3, interval: Duration::from_secs(3600), ..quick() };
+    let (mut agent, mut running) = follow(tuning).await;
+    for index in 1..=30 {
+        let id = format!("a{index}");
+        agent.asked().await.ok(index, &passing(&[&id]));
+        assert_eq!(running.set().await, [format!("n/{id} 10.0.0.1:80 2 passing")]);
+    }
+}
+
+#[tokio::test]
+async fn more_queries_than_connections_take_turns_and_all_are_answered() {
+    let mut agent = Agent::start().await;
+    let mut discovery = Discovery::with(nameless(), no_fronts(), quick());
+    let settings = ConsulAgent { max_connections: 4, ..agent_at(&agent.address()) };
+    let source = ConsulSource { agent: Arc::new(settings), ..service_at(&agent.address()) };
+    let mut all: Vec<_> = (0..9).map(|_| Running::start(&mut discovery, &Source::Consul(source.clone()))).collect();
+    // Three at a time, and none of them with a wait that keeps the others out.
+    let mut open = std::collections::VecDeque::new();
+    for _ in 0..3 {
+        open.push_back(agent.asked().await);
+    }
+    assert!(tokio::time::timeout(A_WHILE, agent.wait()).await.is_err(), "a fourth connection");
+    let mut answered = 0;
+    while let Some(asked) = open.pop_front() {
+        assert!(!asked.path.contains(BLOCKING), "{}", asked.path);
+        asked.ok(7, &passing(&["a"]));
+        answered += 1;
+        if answered < 18 {
+            open.push_back(agent.asked().await);
+        }
+    }
+    for running in &mut all {
+        assert_eq!(running.set().await.len(), 1);
+    }
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ fn resolver(answer: impl Fn(&str) -> Option<io::Result<Vec<IpAddr>>> + Send + Sy
 }
 
 fn agent_at(address: &str) -> ConsulAgent {
-    ConsulAgent { address: address.to_owned(), token: None, token_file: None, ca_file: None }
+    ConsulAgent { address: address.to_owned(), token: None, token_file: None, ca_file: None, max_connections: 128 }
 }
 
 fn service_at(address: &str) -> ConsulSource {
