@@ -98,6 +98,42 @@ async fn refusing_primaries_cost_nobody_its_session() {
     }
 }
 
+/// The rule, for the whole program: whatever tiers there are, and however many are dead, a session is served if one is alive.
+#[tokio::test]
+async fn whatever_is_dead_the_living_serve() {
+    let seed = std::env::var("SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let living = Backend::answering("here").await;
+    for _ in 0..12 {
+        // Several identities may be at one address.
+        let count = random.usize(1..9);
+        let alive: Vec<bool> = (0..count).map(|_| random.u8(..4) == 0).collect();
+        let backends: Vec<String> = alive
+            .iter()
+            .enumerate()
+            .map(|(id, alive)| {
+                let address = if *alive { living.address() } else { free_port() };
+                let (weight, priority) = (random.u8(1..4), random.u8(..3));
+                format!("{{ address = \"{address}\", id = \"{id}\", weight = {weight}, priority = {priority} }}")
+            })
+            .collect();
+        let balance = ["round_robin", "least_connections"][random.usize(..2)];
+        let replay = ["off", "until_response"][random.usize(..2)];
+        let rig = Rig::start(&format!(
+            "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\nbackends = [{}]\n\
+             balance = \"{balance}\"\nreplay = \"{replay}\"\nconnect = {{ attempts = 1, retry_budget = 1000 }}\n{NO_MEMORY}",
+            backends.join(", ")
+        ))
+        .await;
+        let served = if alive.contains(&true) { &b"here"[..] } else { b"" };
+        for _ in 0..2 {
+            assert_eq!(exchange(rig.front(), b"?").await.unwrap_or_default(), served, "{backends:#?}");
+        }
+        rig.stop().await;
+    }
+}
+
 /// When `connect.timeout` is over, and not when a hedge would be due: one lost SYN sends nobody to the backup.
 #[tokio::test]
 async fn a_silent_primary_costs_its_timeout() {
