@@ -75,7 +75,7 @@ pub enum Error {
 
 impl Error {
     /// The error's class, from a closed set that is fit for a metric label: `config`, `connect`, `broken`, `timeout`,
-    /// `too_large`, `decode`, and for statuses `bad_request`, `forbidden`, `not_found`, `rate_limited`, `no_leader`,
+    /// `too_large`, `decode`, and for statuses `bad_request`, `bad_filter`, `forbidden`, `not_found`, `rate_limited`, `no_leader`,
     /// `server_error`, `other`.
     pub fn kind(&self) -> &'static str {
         match self {
@@ -105,6 +105,8 @@ fn status_kind(status: u16, body: &str) -> &'static str {
         401 | 403 => "forbidden",
         404 => "not_found",
         429 => "rate_limited",
+        // Depending on its version, Consul says this with a 500 or a 400.
+        400..600 if body.contains("boolean expression evaluator") => "bad_filter",
         400..500 => "bad_request",
         500..600 if body.contains("No cluster leader") => "no_leader",
         // How the limits of `limits.request_limits` are told where a server, not this agent, keeps them.
@@ -122,6 +124,8 @@ mod tests {
     fn statuses_have_kinds() {
         let kind = |status, body: &str| Error::Status { status, body: body.to_owned() }.kind();
         assert_eq!(kind(400, "Invalid index"), "bad_request");
+        assert_eq!(kind(400, "Failed to create boolean expression evaluator: 1:1"), "bad_filter");
+        assert_eq!(kind(500, "rpc error: failed to create boolean expression evaluator: 1:1"), "bad_filter");
         assert_eq!(kind(403, "Permission denied"), "forbidden");
         assert_eq!(kind(404, "Unknown check ID"), "not_found");
         assert_eq!(kind(429, ""), "rate_limited");

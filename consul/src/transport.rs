@@ -20,6 +20,8 @@ const SHOWN: usize = 512;
 const ERROR_BODY_LIMIT: usize = 16 << 10;
 /// A token is a UUID or a JWT.
 const TOKEN_LIMIT: u64 = 64 << 10;
+/// What hyper says then.
+const CLOSED: &str = "connection closed before message completed";
 
 pub(crate) struct Transport {
     http: reqwest::Client,
@@ -167,7 +169,14 @@ fn no_answer(error: reqwest::Error) -> Error {
     if error.is_connect() {
         return Error::Connect(below(error, 2));
     }
-    Error::Broken(below(error, 1))
+    let cause = below(error, 1);
+    // How an agent refuses a connection over TLS; also what a request meets on a connection that has just ended.
+    if cause.to_string().contains(CLOSED) {
+        let why = "closed without an answer, as an agent does that has too many connections from one address \
+                   (its limits.http_max_conns_per_client)";
+        return Error::Broken(why.into());
+    }
+    Error::Broken(cause)
 }
 
 /// Without the outer layers, which say less than the variant does ("error sending request", "client error (Connect)"), as

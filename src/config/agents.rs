@@ -9,7 +9,7 @@ use super::pools::datacenter;
 use super::secrets::without_userinfo;
 use super::shape::{AgentShape, ConsulShape};
 use super::values::Text;
-use super::{ConsulAgent, Secret, address};
+use super::{ConsulAgent, Pool, Secret, Source, address};
 
 /// An agent takes 200 from one address, and there are others on this machine.
 const MAX_CONNECTIONS: usize = 128;
@@ -66,6 +66,31 @@ impl<'a> Agents<'a> {
     pub(super) fn datacenter(&self, written: &Text, reading: &mut Reading<'_>) -> Option<String> {
         datacenter(written, reading).or_else(|| self.datacenter.clone())
     }
+}
+
+/// Variables of Consul's own tools that are set, and change nothing here; without a word they would be thought to.
+pub(super) fn unsupported(pools: &[Pool], reading: &Reading<'_>) -> Vec<&'static str> {
+    const ANY: [&str; 3] = ["CONSUL_HTTP_AUTH", "CONSUL_NAMESPACE", "CONSUL_PARTITION"];
+    const HTTPS: [&str; 4] = ["CONSUL_CAPATH", "CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY", "CONSUL_TLS_SERVER_NAME"];
+    const VERIFY: &str = "CONSUL_HTTP_SSL_VERIFY";
+
+    let addresses: Vec<&str> = pools
+        .iter()
+        .filter_map(|pool| match &pool.source {
+            Source::Consul(consul) => Some(&*consul.agent.address),
+            Source::Static(_) => None,
+        })
+        .collect();
+    let (asks, https) = (!addresses.is_empty(), addresses.iter().any(|address| address.starts_with("https:")));
+    let is_set = |name: &&str| reading.variable(name).is_some();
+    let mut names: Vec<_> = ANY.into_iter().filter(|_| asks).filter(is_set).collect();
+    names.extend(HTTPS.into_iter().filter(|_| https).filter(is_set));
+    // To verify is what happens anyway.
+    let unverified = |value: String| matches!(value.as_str(), "0" | "f" | "F" | "false" | "False" | "FALSE");
+    if https && reading.variable(VERIFY).is_some_and(unverified) {
+        names.push(VERIFY);
+    }
+    names
 }
 
 fn agent(layers: &[Layer<'_>], max_connections: usize, reading: &mut Reading<'_>) -> ConsulAgent {

@@ -39,6 +39,9 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// In the order of their names. Every `Listener::pool` is the name of one of them.
     pub pools: Vec<Pool>,
+    /// Variables of Consul's own tools that are set, would change how an agent is asked, and are not supported.
+    #[serde(skip)]
+    pub ignored_variables: Vec<&'static str>,
 }
 
 impl Config {

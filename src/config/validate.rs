@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::agents::Agents;
+use super::agents::{self, Agents};
 use super::checks::Checks;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::nearest::{nearest, suggest};
@@ -65,6 +65,7 @@ pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
         shutdown: shutdown(shape.shutdown.as_ref(), reading),
         reload: reload(shape.reload.as_ref(), reading),
         listeners,
+        ignored_variables: agents::unsupported(&all_pools, reading),
         pools: all_pools,
     }
 }

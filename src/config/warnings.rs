@@ -48,6 +48,11 @@ impl Config {
     }
 
     fn judge_agents(&self, warnings: &mut Vec<String>) {
+        for name in &self.ignored_variables {
+            warnings.push(format!(
+                "[consul]: the environment variable {name} is set, and is not supported: it changes nothing"
+            ));
+        }
         let mut pools = BTreeMap::new();
         for pool in &self.pools {
             if let Source::Consul(consul) = &pool.source {

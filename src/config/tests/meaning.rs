@@ -169,6 +169,34 @@ fn risks_are_named() {
 }
 
 #[test]
+fn consuls_variables_that_change_nothing_are_warned_of() {
+    let all = [
+        "CONSUL_HTTP_AUTH",
+        "CONSUL_NAMESPACE",
+        "CONSUL_PARTITION",
+        "CONSUL_CAPATH",
+        "CONSUL_CLIENT_CERT",
+        "CONSUL_CLIENT_KEY",
+        "CONSUL_TLS_SERVER_NAME",
+        "CONSUL_HTTP_SSL_VERIFY",
+    ];
+    let env = all.map(|name| (name, "false"));
+    let warned = |pool: &str| accepted_with(&with_pool(pool), &env).warnings();
+    let wanted = |names: &[&str]| -> Vec<String> {
+        let warning = |name| {
+            format!("[consul]: the environment variable {name} is set, and is not supported: it changes nothing")
+        };
+        names.iter().map(warning).collect()
+    };
+    assert_eq!(warned("backends = [\"10.0.0.1:1\", \"10.0.0.2:1\"]"), wanted(&[]), "no agent is asked");
+    assert_eq!(warned("consul = { service = \"web\" }"), wanted(&all[..3]), "none over TLS");
+    let https = "consul = { service = \"web\", address = \"https://consul.example\" }";
+    assert_eq!(warned(https), wanted(&all));
+    let verified = [("CONSUL_HTTP_SSL_VERIFY", "true")];
+    assert_eq!(accepted_with(&with_pool(https), &verified).warnings(), wanted(&[]), "as it is anyway");
+}
+
+#[test]
 fn more_pools_than_an_agent_takes_connections_are_warned_of() {
     let warned = |pools: usize| {
         let pool = |n| format!("[pools.p{n}]\nconsul.service = \"s{n}\"\n");

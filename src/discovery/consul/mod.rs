@@ -140,7 +140,7 @@ impl Catalog {
         drop(place);
         let answer = match answer {
             Some(Ok(answer)) => answer,
-            Some(Err(error)) => return Ok(Err((error.kind(), one_line(&error)))),
+            Some(Err(error)) => return Ok(Err((error.kind(), self.told(&error)))),
             None => return Ok(Ok(true)),
         };
         // `known_leader` is not looked at: with streaming, healthy answers say that there is none.
@@ -159,6 +159,16 @@ impl Catalog {
         let heard = Heard::Answer { restarted: index.answered(answer.index), filtered: answer.filtered };
         feed.put(instances, refused, heard).await?;
         Ok(Ok(is_news))
+    }
+
+    /// An error, and what in the configuration it is about.
+    fn told(&self, error: &::consul::Error) -> String {
+        let text = one_line(error);
+        match (error.kind(), &self.query.filter) {
+            ("bad_filter", Some(filter)) => format!("the filter {filter:?} is refused: {text}"),
+            ("rate_limited", _) => format!("the agent refuses more connections or questions from here: {text}"),
+            _ => text,
+        }
     }
 }
 

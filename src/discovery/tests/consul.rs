@@ -203,6 +203,19 @@ async fn more_queries_than_connections_take_turns_and_all_are_answered() {
 }
 
 #[tokio::test]
+async fn a_filter_that_is_refused_is_named() {
+    let mut agent = Agent::start().await;
+    let mut discovery = Discovery::with(nameless(), no_fronts(), quick());
+    let source = ConsulSource { filter: Some("nonsense".to_owned()), ..service_at(&agent.address()) };
+    let running = Running::start(&mut discovery, &Source::Consul(source));
+    let refusal = "Failed to create boolean expression evaluator: Selector \"nonsense\" is not valid";
+    agent.asked().await.status("500 Internal Server Error", refusal);
+    let (_, kind, text) = running.status(|view| view.error.is_some()).await.error.unwrap();
+    assert_eq!(kind, "bad_filter");
+    assert!(text.contains("the filter \"nonsense\" is refused: status 500: Failed to create"), "{text}");
+}
+
+#[tokio::test]
 async fn pools_with_one_agent_share_a_client() {
     let mut discovery = Discovery::new(no_fronts());
     for service in ["a", "b"] {
