@@ -317,7 +317,8 @@ async fn a_slow_reader_that_gets_all_its_bytes_completes() {
 /// Who takes nothing is cut as before, however much the kernels hold for it.
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_idle() {
-    both_ways("timeouts = { idle = \"400ms\" }", async |bench| {
+    // More than `fill` takes to find that nothing more goes in.
+    both_ways("timeouts = { idle = \"1500ms\" }", async |bench| {
         let (source, _sink) = bench.ends().await;
         fill(&source, &Pattern::new(22), 64 << 20).await;
         bench.ended(Outcome::IdleTimeout, 1).await;

@@ -216,6 +216,17 @@ async fn a_filter_that_is_refused_is_named() {
 }
 
 #[tokio::test]
+async fn an_agent_that_refuses_connections_is_named() {
+    let (mut agent, running) = follow(quick()).await;
+    agent.asked().await.status("429 Too Many Requests", "Your IP is issuing too many concurrent connections");
+    let (.., text) = running.status(|view| view.errors.contains_key("rate_limited")).await.error.unwrap();
+    assert!(text.contains("the agent refuses more connections or questions from here: status 429: Your IP"), "{text}");
+    drop(agent.asked().await);
+    let (.., text) = running.status(|view| view.errors.contains_key("broken")).await.error.unwrap();
+    assert!(text.contains("closed without an answer, as an agent does that has too many connections"), "{text}");
+}
+
+#[tokio::test]
 async fn pools_with_one_agent_share_a_client() {
     let mut discovery = Discovery::new(no_fronts());
     for service in ["a", "b"] {
