@@ -221,6 +221,8 @@ fn policy(pool: &Pool, id: &str, backend: &Value, running: &Value) -> Option<Pol
     // What an operator said of it counts more than that it is not in the file any more.
     let standing = match written {
         Some(None) if backend["facts"]["operator"] == "ready" => Standing::Removed,
+        // It comes back.
+        Some(Some(_)) if standing == Standing::Removed => Standing::Unproven,
         _ => standing,
     };
     // Where a name leads is found out when it is looked up.
