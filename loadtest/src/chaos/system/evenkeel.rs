@@ -10,9 +10,9 @@ use super::{Setting, Variant};
 pub(super) fn supports(binary: &Path, variant: Variant) -> Result<(), String> {
     let try_it = || {
         let directory = tempfile::tempdir()?;
-        let address = ([127, 0, 0, 1], 1).into();
-        let setting =
-            Setting { front: address, backends: &[address], check: Check::Script, directory: directory.path() };
+        // Two of them: a backend that is the listener itself is refused.
+        let (front, backend) = (([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
+        let setting = Setting { front, backends: &[backend], check: Check::Script, directory: directory.path() };
         std::fs::write(directory.path().join("lb.toml"), config(variant, &setting))?;
         // What it says gets into the report, where no path of this machine belongs.
         let mut command = Command::new(binary);

@@ -21,15 +21,9 @@ pub(super) fn command(binary: &Path, relay: Option<&str>, setting: &Setting<'_>)
 /// Whether this binary takes that value: asked of its own `check`, so that older and newer ones can be compared.
 pub(super) fn supports(binary: &Path, relay: &str) -> io::Result<bool> {
     let directory = tempfile::tempdir()?;
-    let address = ([127, 0, 0, 1], 1).into();
-    let setting = Setting {
-        front: address,
-        backend: address,
-        threads: 1,
-        sessions: 1,
-        row: Row::LogsOff,
-        directory: directory.path(),
-    };
+    // Two of them: a backend that is the listener itself is refused.
+    let (front, backend) = (([127, 0, 0, 1], 1).into(), ([127, 0, 0, 1], 2).into());
+    let setting = Setting { front, backend, threads: 1, sessions: 1, row: Row::LogsOff, directory: directory.path() };
     let path = directory.path().join("lb.toml");
     fs::write(&path, config(Some(relay), &setting))?;
     let mut command = Command::new(binary);
