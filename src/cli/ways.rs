@@ -1,7 +1,6 @@
 //! Ways to a running balancer, and who is believed there: what a command needs in an emergency is found without a valid
 //! configuration, and nothing secret goes to a place that somebody else named or made.
 
-use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -14,16 +13,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Failure;
 use crate::admin::{trusted, usual_sockets};
-use crate::config::{AccessToken, AdminSocket, Whereabouts};
+use crate::config::{AccessToken, AdminSocket, Whereabouts, file};
 
 /// For a connect: it is near, or it is not there.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Before another connect where the backlog is full.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// A file that is longer is no configuration.
-const LONGEST: u64 = 16 << 20;
 
 /// Where a balancer may be.
 #[derive(Clone, Debug)]
@@ -58,14 +54,11 @@ pub(super) struct Written {
 /// Reads a file for commands that talk to an admin side. Of a file that another user owns, variables are not filled in and
 /// no other file is read: the directory may be that user's, and the environment is ours.
 pub(super) fn written(config: &Path) -> io::Result<Written> {
-    // A pipe would be waited for.
-    if !std::fs::metadata(config)?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let file = File::open(config)?;
-    let owner = file.metadata()?.uid();
+    let opened = file::open(config)?;
+    let owner = opened.metadata()?.uid();
     let mut bytes = Vec::new();
-    file.take(LONGEST).read_to_end(&mut bytes)?;
+    // Not as `file::text` has it: a file that is no UTF-8 may still say where the balancer is.
+    opened.take(file::LARGEST).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Ok(Written { text, is_trusted: owner == 0 || owner == geteuid().as_raw() })
 }

@@ -9,7 +9,7 @@ use std::string::FromUtf8Error;
 use rustix::fs::OFlags;
 
 /// What is longer is some other file: ten thousand pools take 2 MiB.
-const LARGEST: u64 = 16 * 1024 * 1024;
+pub(crate) const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// Opens it, if it may be a configuration.
 ///
