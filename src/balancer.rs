@@ -12,15 +12,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{info, warn};
 
 use crate::admin::{self, Admin, LogLevel};
-use crate::config::{self, AdminSocket, Config, ConfigError, Named, Shutdown, What};
+use crate::config::{self, AdminSocket, Config, ConfigError, Difference, NamedDifference, Shutdown};
 use crate::pool::Happened;
-use crate::server::{self, Applied, Inherited, Server, State};
+use crate::server::{self, Applied, Inherited, Server, ServerState};
 
 /// See the module. Dropping it kills what still runs.
 #[derive(Debug)]
 pub struct Balancer {
     server: Server,
-    surroundings: Kept,
+    options: KeptOptions,
     /// Over TCP. Locked while a configuration is applied, so that there is one at a time.
     admin: Mutex<Option<AdminTask>>,
     /// Locked for as long as it takes to copy.
@@ -39,9 +39,9 @@ struct AdminTask {
 /// Lines about what a new configuration changes: a fleet that moves must not fill the log.
 const MOST_CHANGES: usize = 20;
 
-/// What lives on of [`Surroundings`].
+/// What lives on of [`Options`].
 #[derive(Clone)]
-struct Kept {
+struct KeptOptions {
     log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
     allow_exec: bool,
     log_level: Option<LogLevel>,
@@ -53,7 +53,7 @@ struct Kept {
     socket: Option<PathBuf>,
 }
 
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for KeptOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kept").finish_non_exhaustive()
     }
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Kept {
 
 /// What a balancer gets from its surroundings.
 #[derive(Default)]
-pub struct Surroundings {
+pub struct Options {
     /// Sockets from systemd.
     pub inherited: Vec<Inherited>,
     /// Counts log lines that were dropped; `None` = none ever is.
@@ -130,7 +130,7 @@ pub enum StartError {
     },
     /// The running set did not.
     #[error(transparent)]
-    Server(#[from] server::StartError),
+    Server(#[from] server::ServerStartError),
     /// The admin listener did not.
     #[error("the admin listener can't listen on {address}{}", server::hint(source))]
     Admin {
@@ -172,32 +172,31 @@ impl Balancer {
     /// # Errors
     /// Nothing is left behind.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_in(config, Surroundings::default()).await
+        Self::start_in(config, Options::default()).await
     }
 
     /// As [`Self::start`], in given surroundings.
     ///
     /// # Errors
     /// Nothing is left behind.
-    pub async fn start_in(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
-        permit(&config, surroundings.allow_exec)?;
+    pub async fn start_in(config: Config, options: Options) -> Result<Self, StartError> {
+        permit(&config, options.allow_exec)?;
         let bound = bind_admin(&config).await.map_err(|(address, source)| StartError::Admin { address, source })?;
-        let Surroundings { inherited, log_lines_dropped, allow_exec, log_level, reload, troubles, sockets } =
-            surroundings;
+        let Options { inherited, log_lines_dropped, allow_exec, log_level, reload, troubles, sockets } = options;
         let socket = bind_socket(&config.admin.socket, &sockets).await?;
         let log_lines_dropped = log_lines_dropped.unwrap_or_else(|| Arc::new(|| 0));
         let server = Server::start(&config, inherited)?;
         let started_with = config.admin.clone();
         let at = socket.as_ref().map(|(path, _)| path.clone());
-        let surroundings =
-            Kept { log_lines_dropped, allow_exec, log_level, reload, troubles, started_with, socket: at };
+        let options =
+            KeptOptions { log_lines_dropped, allow_exec, log_level, reload, troubles, started_with, socket: at };
         let admin_at = RwLock::new(bound.as_ref().map(|(address, _)| *address));
-        let admin = bound.map(|(address, admin)| surroundings.listen(server.state(), address, admin));
+        let admin = bound.map(|(address, admin)| options.listen(server.state(), address, admin));
         let socket = socket.map(|(path, admin)| {
             info!(path = %path.display(), "admin socket listening");
-            surroundings.serve(server.state(), admin)
+            options.serve(server.state(), admin)
         });
-        Ok(Self { server, surroundings, admin: Mutex::new(admin), admin_at, socket })
+        Ok(Self { server, options, admin: Mutex::new(admin), admin_at, socket })
     }
 
     /// Puts a configuration in the place of the one in effect, all or nothing: listeners, pools and sessions that it does
@@ -211,7 +210,7 @@ impl Balancer {
     pub async fn reload(&self, config: Config) -> Result<Applied, ReloadError> {
         let mut admin = self.admin.lock().await;
         let state = self.server.state();
-        if let Err(error) = permit(&config, self.surroundings.allow_exec) {
+        if let Err(error) = permit(&config, self.options.allow_exec) {
             self.refused(chain(&error));
             return Err(Box::new(error).into());
         }
@@ -227,7 +226,7 @@ impl Balancer {
         let (bound, applied) = applied.inspect_err(|error| self.refused(chain(error)))?;
         if moves {
             let address = bound.as_ref().map(|(address, _)| *address);
-            *admin = bound.map(|(address, admin)| self.surroundings.listen(state, address, admin));
+            *admin = bound.map(|(address, admin)| self.options.listen(state, address, admin));
             *self.admin_at.write().unwrap_or_else(PoisonError::into_inner) = address;
         }
         if applied.diff.is_empty() {
@@ -235,7 +234,7 @@ impl Balancer {
             return Ok(applied);
         }
         if applied.diff.process.iter().any(|change| change.key == "log.level")
-            && let Some(log_level) = &self.surroundings.log_level
+            && let Some(log_level) = &self.options.log_level
             && let Err(error) = (log_level.write)(&config.log.level)
         {
             warn!("log.level can't be changed: {error}");
@@ -273,13 +272,15 @@ impl Balancer {
 
     fn tell(&self, config: &Config, applied: &Applied) {
         let (diff, generation) = (&applied.diff, applied.generation);
-        let count = |all: &[Named], what: fn(&What) -> bool| all.iter().filter(|named| what(&named.what)).count();
+        let count = |all: &[NamedDifference], what: fn(&Difference) -> bool| {
+            all.iter().filter(|named| what(&named.what)).count()
+        };
         let all = [diff.listeners.as_slice(), diff.pools.as_slice()].concat();
         info!(
             generation,
-            added = count(&all, |what| *what == What::Added),
-            changed = count(&all, |what| matches!(what, What::Changed(_))),
-            removed = count(&all, |what| *what == What::Removed),
+            added = count(&all, |what| *what == Difference::Added),
+            changed = count(&all, |what| matches!(what, Difference::Changed(_))),
+            removed = count(&all, |what| *what == Difference::Removed),
             "the new configuration is in effect"
         );
         let lines = diff.lines();
@@ -313,7 +314,7 @@ impl Balancer {
     }
 
     /// What runs.
-    pub fn state(&self) -> &Arc<State> {
+    pub fn state(&self) -> &Arc<ServerState> {
         self.server.state()
     }
 
@@ -371,15 +372,15 @@ impl Balancer {
     }
 }
 
-impl Kept {
-    fn listen(&self, state: &Arc<State>, address: SocketAddr, admin: Admin) -> AdminTask {
+impl KeptOptions {
+    fn listen(&self, state: &Arc<ServerState>, address: SocketAddr, admin: Admin) -> AdminTask {
         info!(%address, "admin listening");
         self.serve(state, admin)
     }
 
-    fn serve(&self, state: &Arc<State>, admin: Admin) -> AdminTask {
+    fn serve(&self, state: &Arc<ServerState>, admin: Admin) -> AdminTask {
         let stop = CancellationToken::new();
-        let view = admin::View {
+        let view = admin::AdminView {
             state: Arc::clone(state),
             log_lines_dropped: Arc::clone(&self.log_lines_dropped),
             log_level: self.log_level.clone(),

@@ -29,15 +29,15 @@
 //! 3  proxy: listener > session > upstream, relay; worker          DATA PLANE
 //! 3' keeper     probe     discovery > consul crate                CONTROL PLANE, joined by channels in server
 //! 2  pool                                      the only thing that both planes touch
-//! 1  endpoint, standing, operator, health, balance, header, pace    pure: no async, no I/O, no global randomness
+//! 1  endpoint, standing, operator, health, balance, proxy_protocol, pace    pure: no async, no I/O, no global randomness
 //! 0  clean, config, metrics                    vocabulary
 //! ```
 //!
 //! # Life of a connection
 //!
 //! `proxy/listener.rs` waits until a socket is readable, takes a slot under the limits, accepts, and gives the socket to
-//! the worker with the fewest sessions. `proxy/session.rs` is the rest of its life, top to bottom: `caller` finds out
-//! who it is, by the [`header`] of a trusted peer perhaps; `upstream` picks a backend ([`pool::Pool::pick`]) and dials it,
+//! the worker with the fewest sessions. `proxy/session.rs` is the rest of its life, top to bottom: `client` finds out
+//! who it is, by the [`proxy_protocol`] of a trusted peer perhaps; `upstream` picks a backend ([`pool::Pool::pick`]) and dials it,
 //! with retries as long as no byte of the client has been sent, and another one beside it if that takes long; `replay`,
 //! where it is wanted, finds one that answers; `relay` moves bytes both ways until an end; `outcome` writes one set of
 //! counters and one log line, whatever way the session ended.
@@ -71,7 +71,6 @@ pub mod config;
 mod deadline;
 pub mod discovery;
 pub mod endpoint;
-pub mod header;
 pub mod health;
 pub mod keeper;
 pub mod metrics;
@@ -80,7 +79,8 @@ pub mod pace;
 pub mod pool;
 pub mod probe;
 pub mod proxy;
+pub mod proxy_protocol;
 pub mod server;
 pub mod standing;
 
-pub use balancer::{Balancer, ReloadError, StartError, Surroundings, WorkerDied};
+pub use balancer::{Balancer, Options, ReloadError, StartError, WorkerDied};

@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use crate::config::{Closing, Policy};
+use crate::config::{ClosePolicy, Closing};
 use crate::endpoint::{Mistrust, Registry};
-use crate::health::{ProbeState, Wish};
+use crate::health::{AgentWish, ProbeState};
 use crate::metrics::CloseCause;
 
 /// Everything that is known about a backend, by who said it.
@@ -16,7 +16,7 @@ pub struct Facts {
     /// What discovery says.
     pub registry: Registry,
     /// What the backend's own agent asks for.
-    pub agent: Wish,
+    pub agent: AgentWish,
     /// What the active check says; `None` = the pool has none (`kind = "none"`).
     pub probe: Option<ProbeState>,
     /// What sessions met there.
@@ -122,7 +122,7 @@ impl Standing {
 
     /// What becomes of the running sessions of a backend, and what they are closed for; `None` = nothing speaks against
     /// them. `fails_open` is said of its pool: nothing is up, and sessions may try the rest.
-    pub fn fate(self, fails_open: bool, closing: &Closing) -> Option<(CloseCause, Policy)> {
+    pub fn fate(self, fails_open: bool, closing: &Closing) -> Option<(CloseCause, ClosePolicy)> {
         match self {
             // Sessions are sent there on purpose, for want of anything better.
             Self::Down if fails_open => None,
@@ -152,10 +152,10 @@ impl Facts {
             Registry::Absent | Registry::Critical | Registry::Unknown | Registry::Passing | Registry::Warning => {}
         }
         match self.agent {
-            Wish::Drain => return Standing::Draining,
-            Wish::Maintenance => return Standing::Maintenance,
-            Wish::Down => return Standing::Down,
-            Wish::Ready => {}
+            AgentWish::Drain => return Standing::Draining,
+            AgentWish::Maintenance => return Standing::Maintenance,
+            AgentWish::Down => return Standing::Down,
+            AgentWish::Ready => {}
         }
         match self.probe {
             Some(ProbeState::Unproven) => return Standing::Unproven,
@@ -226,7 +226,7 @@ mod tests {
     const GOOD: Facts = Facts {
         operator: Operator::Ready,
         registry: Registry::Passing,
-        agent: Wish::Ready,
+        agent: AgentWish::Ready,
         probe: Some(ProbeState::Up),
         passive: Passive::Ok,
         guard: Guard::None,
@@ -246,8 +246,8 @@ mod tests {
         assert_eq!(Facts { probe: Some(ProbeState::Down), ..GOOD }.standing(), Standing::Down);
         assert_eq!(Facts { passive: Passive::Ejected { until: None }, ..GOOD }.standing(), Standing::Ejected);
         assert_eq!(Facts { guard: Guard::Damped, ..GOOD }.standing(), Standing::Damped);
-        assert_eq!(Facts { agent: Wish::Drain, ..GOOD }.standing(), Standing::Draining);
-        assert_eq!(Facts { agent: Wish::Maintenance, ..GOOD }.standing(), Standing::Maintenance);
+        assert_eq!(Facts { agent: AgentWish::Drain, ..GOOD }.standing(), Standing::Draining);
+        assert_eq!(Facts { agent: AgentWish::Maintenance, ..GOOD }.standing(), Standing::Maintenance);
     }
 
     #[test]
@@ -255,7 +255,7 @@ mod tests {
         let mut facts = Facts {
             operator: Operator::Disabled,
             registry: Registry::Maintenance,
-            agent: Wish::Drain,
+            agent: AgentWish::Drain,
             probe: Some(ProbeState::Down),
             passive: Passive::Ejected { until: None },
             guard: Guard::None,
@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(facts.standing(), Standing::Maintenance);
         facts.registry = Registry::Passing;
         assert_eq!(facts.standing(), Standing::Draining);
-        facts.agent = Wish::Ready;
+        facts.agent = AgentWish::Ready;
         assert_eq!(facts.standing(), Standing::Down);
         facts.probe = Some(ProbeState::Up);
         assert_eq!(facts.standing(), Standing::Ejected);
@@ -279,7 +279,7 @@ mod tests {
             assert_eq!(Facts { probe: Some(ProbeState::Down), ..held }.standing(), Standing::Down);
             assert_eq!(Facts { registry: Registry::Maintenance, ..held }.standing(), Standing::Maintenance);
             assert_eq!(Facts { operator: Operator::Drain, ..held }.standing(), Standing::Draining);
-            assert_eq!(Facts { agent: Wish::Down, ..held }.standing(), Standing::Down);
+            assert_eq!(Facts { agent: AgentWish::Down, ..held }.standing(), Standing::Down);
         }
     }
 
@@ -295,7 +295,7 @@ mod tests {
     /// All standings, pools that fail open or not, and policies.
     #[test]
     fn the_fate_of_sessions_is_their_policys_and_no_policy_closes_where_a_pool_fails_open() {
-        let policies = [Policy::Keep, Policy::Drain(std::time::Duration::from_secs(1)), Policy::Close];
+        let policies = [ClosePolicy::Keep, ClosePolicy::Drain(std::time::Duration::from_secs(1)), ClosePolicy::Close];
         for (standing, opens) in Standing::ALL.into_iter().flat_map(|standing| [(standing, false), (standing, true)]) {
             for (on_down, on_removed, on_maintenance) in
                 policies.into_iter().flat_map(|a| policies.map(|b| policies.map(|c| (a, b, c)))).flatten()

@@ -142,7 +142,7 @@ async fn a_thousand_long_lived_sessions_are_spread_over_the_workers_also_after_c
     for _ in 0..1_000 {
         clients.push(TcpStream::connect(rig.front()).await.unwrap());
     }
-    let spread = || rig.balancer().state().floor.sessions();
+    let spread = || rig.balancer().state().workers.sessions();
     until("all are there", || async { (spread().iter().sum::<usize>() == 1_000).then_some(()) }).await;
     assert_eq!(spread(), [500, 500]);
 

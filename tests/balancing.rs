@@ -171,7 +171,7 @@ async fn long_sessions_are_even_over_workers() {
     for _ in 0..8 {
         held.push(greeted(&rig).await);
     }
-    assert_eq!(rig.balancer().state().floor.sessions(), [4, 4]);
+    assert_eq!(rig.balancer().state().workers.sessions(), [4, 4]);
     drop(held);
     rig.until_no_sessions().await;
     rig.stop().await;

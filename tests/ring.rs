@@ -52,7 +52,7 @@ async fn two_thousand_sessions() {
             assert!(answer == message);
         }
     }
-    let on_ring = || async { (rig.balancer().state().floor.rings() == (SESSIONS, 0)).then_some(()) };
+    let on_ring = || async { (rig.balancer().state().workers.rings() == (SESSIONS, 0)).then_some(()) };
     until("all on the ring, no buffer in use", on_ring).await;
     for client in &mut clients {
         client.shutdown().await.unwrap();

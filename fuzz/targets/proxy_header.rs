@@ -4,9 +4,9 @@
 #![no_main]
 #![allow(dead_code, reason = "the balancer uses the rest")]
 
-#[path = "../../src/header/mod.rs"]
-mod header;
-#[path = "../../src/header/law.rs"]
-mod law;
+#[path = "../../src/proxy_protocol/mod.rs"]
+mod proxy_protocol;
+#[path = "../../src/proxy_protocol/properties.rs"]
+mod properties;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| law::holds(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::holds(bytes));

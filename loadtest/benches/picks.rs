@@ -12,9 +12,9 @@ use std::time::SystemTime;
 use criterion::{BatchSize, BenchmarkId, Criterion};
 use evenkeel::config::{self, Balance};
 use evenkeel::endpoint::{Endpoint, Registry, Trust, Update};
-use evenkeel::health::Wish;
+use evenkeel::health::AgentWish;
 use evenkeel::keeper::{self, Inputs};
-use evenkeel::pool::{PickContext, Pool, SHARE_OF_WEIGHT, View};
+use evenkeel::pool::{BackendView, PickContext, Pool, SHARE_OF_WEIGHT};
 use evenkeel::standing::{Facts, Guard, Operator, Passive, Standing};
 use loadtest::results;
 use serde_json::Value;
@@ -58,12 +58,12 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
         let facts = Facts {
             operator: Operator::Ready,
             registry: Registry::Passing,
-            agent: Wish::Ready,
+            agent: AgentWish::Ready,
             probe: None,
             passive: Passive::Ok,
             guard: Guard::None,
         };
-        let view = View {
+        let view = BackendView {
             candidates: [].into(),
             address: endpoint.address,
             weight: endpoint.weight,
@@ -120,13 +120,13 @@ fn membership(criterion: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let whole: Vec<Endpoint> = (0..10_000).map(endpoint).collect();
     criterion.bench_function(MEMBERSHIP, |bencher| {
-        let (pool, evidence) = Pool::new(settings(Balance::RoundRobin), 2);
+        let (pool, observation) = Pool::new(settings(Balance::RoundRobin), 2);
         let (send, updates) = mpsc::channel(1);
         let (_reports, reports) = mpsc::unbounded_channel();
         let (_advice, advice) = mpsc::unbounded_channel();
         let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn keeper::Probing>);
         let (_changes, changes) = mpsc::unbounded_channel();
-        let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
+        let inputs = Inputs { updates, reports, advice, observation, commands: pool.orders.listen(), changes };
         let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, Box::new(|_| ()), inputs));
         let mut next = whole.len();
         let apply = |endpoints: Vec<Endpoint>| {

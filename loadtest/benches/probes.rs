@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use evenkeel::config::{Check, parse};
-use evenkeel::health::Report;
+use evenkeel::health::ProbeReport;
 use evenkeel::probe::Prober;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -59,7 +59,7 @@ fn probes(name: &str, port: u16, check: &str, passing: bool) {
         let mut all = Vec::new();
         for i in 0..BACKENDS {
             let rounds = Arc::clone(&rounds);
-            let sink = Box::new(move |report: &Report| {
+            let sink = Box::new(move |report: &ProbeReport| {
                 assert_eq!(report.result.passed, passing, "{}", report.result);
                 rounds.fetch_add(1, Relaxed);
             });

@@ -14,8 +14,8 @@ use tokio::sync::{Mutex as Queue, OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use super::refusal::Refusal;
-use super::seats::{Seat, State};
-use super::{View, exposition};
+use super::slots::{ConnectionSlot, SlotState};
+use super::{AdminView, exposition};
 
 /// What is written at a time: some ten microseconds of copying.
 const SLICE: usize = 64 * 1024;
@@ -62,23 +62,23 @@ impl Maker {
 
     /// A big answer, or a refusal where too many are on their way. It goes on to its end also when nobody waits for it any
     /// more.
-    pub(super) async fn make<T, F>(&self, seat: &Seat, make: F) -> Result<T, Refusal>
+    pub(super) async fn make<T, F>(&self, slot: &ConnectionSlot, make: F) -> Result<T, Refusal>
     where
         T: Send + 'static,
         F: FnOnce() -> T + Send + 'static,
     {
-        if !seat.begin_big(Instant::now()) {
+        if !slot.begin_big(Instant::now()) {
             return Err(crowded());
         }
         self.alone(make).await
     }
 
     /// `/metrics`: read once for all who wait for it.
-    pub(super) async fn metrics(&self, seat: &Seat, view: &View) -> Result<Response, Refusal> {
+    pub(super) async fn metrics(&self, slot: &ConnectionSlot, view: &AdminView) -> Result<Response, Refusal> {
         let asked = Instant::now();
         let asking = Arc::clone(&self.asking);
         let is_crowd = Arc::strong_count(&asking) > CROWD + 1;
-        if !seat.begin_big(asked) {
+        if !slot.begin_big(asked) {
             return Err(crowded());
         }
         let kept = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -93,7 +93,7 @@ impl Maker {
         Ok(response)
     }
 
-    async fn fresh(&self, asked: Instant, view: &View) -> Result<Text, Refusal> {
+    async fn fresh(&self, asked: Instant, view: &AdminView) -> Result<Text, Refusal> {
         let mut latest = self.metrics.lock().await;
         if let Some(text) = latest.as_ref().filter(|text| text.begun >= asked) {
             return Ok(text.clone());
@@ -157,29 +157,29 @@ impl Body for Counted {
 }
 
 /// See the module.
-pub(super) struct Written {
+pub(super) struct SentBody {
     body: AnyBody,
     /// Of a frame that is longer than a slice.
     rest: Bytes,
     /// The others have had their turn.
     is_next: bool,
-    seat: Arc<Seat>,
+    slot: Arc<ConnectionSlot>,
     follows: bool,
 }
 
 /// The answer, as it is written; its seat knows of it.
-pub(super) fn written(answer: Response, seat: &Arc<Seat>) -> Response<Written> {
+pub(super) fn written(answer: Response, slot: &Arc<ConnectionSlot>) -> Response<SentBody> {
     let (parts, body) = answer.into_parts();
     let size = usize::try_from(body.size_hint().exact().unwrap_or_default()).unwrap_or(usize::MAX);
     if size > SMALL {
-        seat.hold(parts.extensions.get().map(|Shared(identity)| *identity), size);
+        slot.hold(parts.extensions.get().map(|Shared(identity)| *identity), size);
     }
     let follows = parts.headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-    let body = Written { body, rest: Bytes::new(), is_next: true, seat: Arc::clone(seat), follows };
+    let body = SentBody { body, rest: Bytes::new(), is_next: true, slot: Arc::clone(slot), follows };
     Response::from_parts(parts, body)
 }
 
-impl Body for Written {
+impl Body for SentBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -221,11 +221,11 @@ impl Body for Written {
     }
 }
 
-impl Drop for Written {
+impl Drop for SentBody {
     fn drop(&mut self) {
         // What is left is a slice in the connection's buffer.
         if !self.follows {
-            self.seat.set(State::Idle);
+            self.slot.set(SlotState::Idle);
         }
     }
 }

@@ -5,9 +5,9 @@ use std::time::{Instant, SystemTime};
 
 use serde::Serialize;
 
-use crate::health::{AdvisedWeight, Report};
+use crate::health::{AdvisedWeight, ProbeReport};
 use crate::metrics::{ConnectFailure, Direction, Outcome};
-use crate::operator::{Lasting, Ledger, Order, printable};
+use crate::operator::{Lasting, Order, Overrides, printable};
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
 use crate::server::Set;
 use crate::standing::Guard;
@@ -177,7 +177,7 @@ struct ProbeBody {
 
 pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
     let (source, settings) = (pool.source.view(), pool.settings());
-    let ledger = pool.orders.ledger();
+    let overrides = pool.orders.overrides();
     PoolBody {
         name: pool.name.to_string(),
         balance: settings.balance.name(),
@@ -197,14 +197,14 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
         all_down: pool.is_all_down(),
         fail_open: pool.fail_open(),
         panic: pool.is_panicking(),
-        outliers: settings.conduct.outliers.mode.name(),
+        outliers: settings.resilience.outliers.mode.name(),
         tiers: tiers(pool),
         eligible: pool.counts().eligible,
         sessions: pool.sessions(),
         queued: pool.queued(),
-        operator: ledger.pool().map(|order| order_body(order, order.value.name())),
+        operator: overrides.pool().map(|order| order_body(order, order.value.name())),
         times: with_times.then(|| times_body(&pool.times.connect)),
-        backends: pool.members().iter().map(|backend| backend_body(pool, backend, &ledger, with_times)).collect(),
+        backends: pool.members().iter().map(|backend| backend_body(pool, backend, &overrides, with_times)).collect(),
     }
 }
 
@@ -217,7 +217,7 @@ fn tiers(pool: &Pool) -> Vec<TierBody> {
     loads.filter(|(_, percent)| *percent > 0).map(|(priority, percent)| TierBody { priority, percent }).collect()
 }
 
-pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with_times: bool) -> BackendBody {
+pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides, with_times: bool) -> BackendBody {
     let view = backend.view();
     BackendBody {
         id: backend.id.to_string(),
@@ -271,14 +271,14 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, ledger: &Ledger, with
         connect_failures: ConnectFailure::ALL.into_iter().map(|reason| backend.stats.failures.read(reason)).sum(),
         sessions_ended: ended(backend),
         last_probe: backend.last_report().map(probe_body),
-        operator: ledger.order(&backend.id).map(|order| order_body(order, order.value.name())),
-        operator_weight: ledger.weight(&backend.id).map(|order| order_body(order, order.value)),
-        operator_probe: ledger.pause(&backend.id).map(|order| order_body(order, "paused")),
+        operator: overrides.order(&backend.id).map(|order| order_body(order, order.value.name())),
+        operator_weight: overrides.weight(&backend.id).map(|order| order_body(order, order.value)),
+        operator_probe: overrides.pause(&backend.id).map(|order| order_body(order, "paused")),
         times: with_times.then(|| times_body(&backend.stats.times.connect)),
     }
 }
 
-fn probe_body(report: Report) -> ProbeBody {
+fn probe_body(report: ProbeReport) -> ProbeBody {
     let result = report.result;
     ProbeBody {
         kind: result.kind,

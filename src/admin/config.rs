@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::Desk;
+use super::AdminState;
 use super::bodies::time;
 use super::operate::{Who, parsed};
 use super::refusal::Refusal;
@@ -42,28 +42,28 @@ struct LastBody {
 /// There is nothing to say besides: the file is the one that the process was started with.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wish {}
+struct ReloadRequest {}
 
 /// Has the file read again, and answers when what it says is applied or refused.
 pub(super) async fn reload(
-    Shared(desk): Shared<Desk>,
+    Shared(admin): Shared<AdminState>,
     Extension(who): Extension<Who>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ConfigBody>, Refusal> {
-    let Wish {} = parsed(body)?;
+    let ReloadRequest {} = parsed(body)?;
     let error =
         || Refusal::new(StatusCode::CONFLICT, "this balancer was not started from a file: there is none to read", "");
-    let reload = desk.view.reload.clone().ok_or_else(error)?;
+    let reload = admin.view.reload.clone().ok_or_else(error)?;
     info!(by = %who.0, "asked to read the file");
     let (done, heard) = oneshot::channel();
     let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the balancer is stopping", "");
     reload.send(done).await.map_err(|_| stopping())?;
     heard.await.map_err(|_| stopping())?;
-    Ok(config(Shared(desk)).await)
+    Ok(config(Shared(admin)).await)
 }
 
-pub(super) async fn config(Shared(desk): Shared<Desk>) -> Json<ConfigBody> {
-    let state = &desk.view.state;
+pub(super) async fn config(Shared(admin): Shared<AdminState>) -> Json<ConfigBody> {
+    let state = &admin.view.state;
     let view = state.reloads.view();
     let reloads = ReloadResult::ALL.into_iter().map(|result| (result.name(), view.count(result))).collect();
     let ReloadView { generation, hash, applied_at, needs_restart, last, .. } = view;

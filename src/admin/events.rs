@@ -15,7 +15,7 @@ use tokio::sync::broadcast::{Receiver, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::Desk;
+use super::AdminState;
 use super::bodies::time;
 use super::refusal::Refusal;
 use crate::pool::{Event, Happened};
@@ -45,7 +45,7 @@ impl Followers {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct EventsQuery {
     /// Of one pool alone; what is about no pool comes all the same.
     pool: Option<String>,
 }
@@ -60,7 +60,7 @@ struct Following {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct EventBody<'a> {
     at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pool: Option<&'a str>,
@@ -82,17 +82,17 @@ struct Body<'a> {
 }
 
 pub(super) async fn follow(
-    Shared(desk): Shared<Desk>,
-    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+    Shared(admin): Shared<AdminState>,
+    wanted: Result<Query<EventsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<impl IntoResponse, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
-    let seat = desk.followers.enter()?;
+    let slot = admin.followers.enter()?;
     let following = Following {
-        events: desk.view.state.events.follow(),
+        events: admin.view.state.events.follow(),
         pool: wanted.pool,
-        stop: desk.stop.clone(),
+        stop: admin.stop.clone(),
         greeted: false,
-        _seat: seat,
+        _seat: slot,
     };
     let stream = unfold(following, |mut following| async move {
         let sent = following.next().await?;
@@ -131,7 +131,7 @@ impl Following {
 }
 
 fn sent(event: &Event) -> Sent {
-    let mut body = Body {
+    let mut body = EventBody {
         at: time(event.at),
         pool: event.what.pool(),
         backend: None,

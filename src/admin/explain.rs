@@ -9,7 +9,7 @@ use crate::config::{CheckKind, Source, Spill};
 use crate::endpoint::Registry;
 use crate::health::{AdvisedWeight, Hearing, ProbeState};
 use crate::operator::Order;
-use crate::pool::{Backend, Pool, SHARE_OF_WEIGHT, View};
+use crate::pool::{Backend, BackendView, Pool, SHARE_OF_WEIGHT};
 use crate::standing::{Guard, Operator, Passive, Standing};
 
 /// What one party says.
@@ -26,7 +26,7 @@ pub(super) struct Said {
 pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     let view = backend.view();
     let (facts, standing) = (view.facts, view.standing);
-    let ledger = pool.orders.ledger();
+    let overrides = pool.orders.overrides();
     let by_registry = match facts.registry {
         Registry::Critical => !facts.is_held(),
         Registry::Unknown => facts.probe.is_none(),
@@ -36,7 +36,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "operator",
             value: facts.operator.name().into(),
-            says: ledger.explained(&backend.id),
+            says: overrides.explained(&backend.id),
             decides: facts.operator != Operator::Ready,
         },
         Said {
@@ -63,7 +63,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "probe",
             value: facts.probe.map_or("none", ProbeState::name).into(),
-            says: probe(pool, backend, ledger.pause(&backend.id)),
+            says: probe(pool, backend, overrides.pause(&backend.id)),
             decides: standing == Standing::Unproven || (standing == Standing::Down && !by_registry),
         },
         Said {
@@ -79,7 +79,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
             decides: standing == Standing::Damped,
         },
     ];
-    let by = ledger.weight(&backend.id).map_or_else(|| format!("as {} says", source(pool)), ToString::to_string);
+    let by = overrides.weight(&backend.id).map_or_else(|| format!("as {} says", source(pool)), ToString::to_string);
     all.push(Said {
         who: "weight",
         value: view.weight.to_string().into(),
@@ -89,7 +89,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     if view.priority > 0 || pool.tier_loads()[0] < 100 {
         let percent = pool.tier_loads().get(usize::from(view.priority)).copied().unwrap_or(0);
         let mut says = format!("priority {}, whose tier gets {percent} % of the new sessions", view.priority);
-        if percent == 0 && pool.settings().conduct.spill != Spill::NONE {
+        if percent == 0 && pool.settings().resilience.spill != Spill::NONE {
             says += ", and what spills over from the tiers before it";
         }
         let value = if percent == 0 { "unused" } else { "used" }.into();
@@ -144,7 +144,7 @@ fn source(pool: &Pool) -> &'static str {
     }
 }
 
-fn agent(pool: &Pool, backend: &Backend, view: &View) -> String {
+fn agent(pool: &Pool, backend: &Backend, view: &BackendView) -> String {
     let settings = pool.settings();
     let is_asked = settings.agent.is_some() || matches!(settings.check.kind, CheckKind::Agent(_));
     if !is_asked && view.advice.is_none() {
@@ -228,7 +228,7 @@ fn passive(backend: &Backend, fact: Passive) -> String {
     }
 }
 
-fn guard(view: &View) -> String {
+fn guard(view: &BackendView) -> String {
     match view.facts.guard {
         Guard::None => "no rule acts".to_owned(),
         Guard::Damped => "it flapped and has to stay up for a while first".to_owned(),

@@ -10,14 +10,14 @@ use prometheus::proto::{self, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
 use super::troubles::troubles;
-use super::{View, process};
+use super::{AdminView, process};
 use crate::endpoint::Mistrust;
 use crate::health::Hearing;
 use crate::metrics::{
     self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
     Outcome, Replay,
 };
-use crate::pool::{Backend, Ended, Histogram, Pool, SHARE_OF_WEIGHT};
+use crate::pool::{Backend, EndedCounts, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
 use crate::server::ReloadResult;
 use crate::standing::{Guard, Standing};
@@ -25,7 +25,7 @@ use crate::standing::{Guard, Standing};
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
 /// Everything, in Prometheus' text format.
-pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
+pub(super) fn text(view: &AdminView) -> Result<Vec<u8>, prometheus::Error> {
     let mut families = Families::new();
     process_wide(&mut families, view);
     let set = view.state.set();
@@ -55,10 +55,10 @@ pub(super) fn text(view: &View) -> Result<Vec<u8>, prometheus::Error> {
     Ok(text)
 }
 
-fn process_wide(families: &mut Families, view: &View) {
+fn process_wide(families: &mut Families, view: &AdminView) {
     let state = &view.state;
     families.value(&names::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
-    let sessions = state.floor.sessions();
+    let sessions = state.workers.sessions();
     families.value(&names::WORKERS, &[], sessions.len() as f64);
     for (index, sessions) in sessions.into_iter().enumerate() {
         families.value(&names::WORKER_SESSIONS, &[&index.to_string()], sessions as f64);
@@ -77,10 +77,10 @@ fn process_wide(families: &mut Families, view: &View) {
     families.value(&names::CONFIG_NEEDS_RESTART, &[], reloads.needs_restart.len() as f64);
     families.value(&names::TROUBLES, &[], troubles(view).len() as f64);
     families.value(&names::LOG_LINES_DROPPED, &[], (view.log_lines_dropped)() as f64);
-    let (pipes, missing) = state.floor.pipes();
+    let (pipes, missing) = state.workers.pipes();
     families.value(&names::RELAY_PIPES, &[], pipes as f64);
     families.value(&names::RELAY_PIPES_MISSING, &[], missing as f64);
-    let (on_ring, buffers) = state.floor.rings();
+    let (on_ring, buffers) = state.workers.rings();
     families.value(&names::RELAY_RING_SESSIONS, &[], on_ring as f64);
     families.value(&names::RELAY_RING_BUFFERS, &[], buffers as f64);
     let probes = state.prober.stats();
@@ -169,7 +169,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
 
 /// Sessions of one backend, or (`""`) of a pool's that reached none. A series that is there from the start loses no event
 /// for `rate()`; outcomes times backends would be mostly zeros, so a backend begins with `completed` alone.
-fn add_sessions(families: &mut Families, pool: &Pool, id: &str, ended: &Ended, listeners: &[&str]) {
+fn add_sessions(families: &mut Families, pool: &Pool, id: &str, ended: &EndedCounts, listeners: &[&str]) {
     let counted = ended.read();
     for listener in listeners.iter().filter(|name| counted.iter().all(|(known, _)| **known != ***name)) {
         for outcome in Outcome::ALL.into_iter().filter(|outcome| id.is_empty() || *outcome == Outcome::Completed) {

@@ -12,7 +12,7 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::Desk;
+use super::AdminState;
 use super::operate::{Who, duration, parsed};
 use super::refusal::Refusal;
 use crate::config::check_log_level;
@@ -39,7 +39,7 @@ pub(super) struct LevelBody {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Change {
+struct LevelRequest {
     level: String,
     #[serde(rename = "for")]
     time: Option<String>,
@@ -58,26 +58,26 @@ impl fmt::Debug for LogLevel {
     }
 }
 
-pub(super) async fn read(Shared(desk): Shared<Desk>) -> Result<Json<LevelBody>, Refusal> {
-    Ok(Json(LevelBody { level: (level(&desk)?.read)() }))
+pub(super) async fn read(Shared(admin): Shared<AdminState>) -> Result<Json<LevelBody>, Refusal> {
+    Ok(Json(LevelBody { level: (level(&admin)?.read)() }))
 }
 
 pub(super) async fn write(
-    Shared(desk): Shared<Desk>,
+    Shared(admin): Shared<AdminState>,
     Extension(who): Extension<Who>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<LevelBody>, Refusal> {
-    let log = level(&desk)?.clone();
-    let change: Change = parsed(body)?;
+    let log = level(&admin)?.clone();
+    let change: LevelRequest = parsed(body)?;
     check_log_level(&change.level).map_err(|error| Refusal::bad(format!("`level`: {error}"), ""))?;
     let time = change.time.as_deref().map(duration).transpose()?;
     let before = (log.read)();
     (log.write)(&change.level).map_err(|error| Refusal::bad(format!("`level`: {error}"), ""))?;
     let number = log.changes.fetch_add(1, Relaxed) + 1;
     info!(by = %who.0, from = before, "log level: {}", change.level);
-    desk.view.state.events.tell(|| Happened::LogLevel { level: change.level.clone() });
+    admin.view.state.events.tell(|| Happened::LogLevel { level: change.level.clone() });
     if let Some(time) = time {
-        let (state, stop) = (Arc::clone(&desk.view.state), desk.stop.clone());
+        let (state, stop) = (Arc::clone(&admin.view.state), admin.stop.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = tokio::time::sleep(time) => {}
@@ -92,7 +92,7 @@ pub(super) async fn write(
     Ok(Json(LevelBody { level: change.level }))
 }
 
-fn level(desk: &Desk) -> Result<&LogLevel, Refusal> {
+fn level(admin: &AdminState) -> Result<&LogLevel, Refusal> {
     let error = || Refusal::new(StatusCode::NOT_FOUND, "the log is not this balancer's to change", "");
-    desk.view.log_level.as_ref().ok_or_else(error)
+    admin.view.log_level.as_ref().ok_or_else(error)
 }

@@ -1,5 +1,5 @@
 //! The admin side, over TCP and a UNIX socket: metrics, liveness, readiness, and the API that shows and changes what
-//! runs. `access` says who may, `serve` and `seats` bound what anybody can cost. The door to axum.
+//! runs. `access` says who may, `serve` and `slots` bound what anybody can cost. The door to axum.
 
 mod access;
 mod answer;
@@ -18,9 +18,9 @@ mod process;
 mod rate;
 mod ready;
 mod refusal;
-mod seats;
 mod serve;
 mod sessions;
+mod slots;
 mod socket;
 mod status;
 mod troubles;
@@ -43,7 +43,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Admin as Settings;
-use crate::server::State;
+use crate::server::ServerState;
 use access::{Access, Caller, Class, Need};
 use answer::Maker;
 use events::Followers;
@@ -52,8 +52,8 @@ pub(crate) use place::trusted;
 pub use place::{shared, usual_sockets};
 use rate::Rate;
 use refusal::Refusal;
-use seats::Seat;
-use serve::Front;
+use serve::AdminFront;
+use slots::ConnectionSlot;
 
 /// Of a change: some words of JSON.
 const LONGEST_BODY: usize = 16 * 1024;
@@ -70,9 +70,9 @@ const BURST: u32 = 200;
 
 /// What the admin side looks at.
 #[derive(Clone)]
-pub struct View {
+pub struct AdminView {
     /// The running set.
-    pub state: Arc<State>,
+    pub state: Arc<ServerState>,
     /// Log lines dropped so far.
     pub log_lines_dropped: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// What the log says; `None` = it is not ours to change.
@@ -87,8 +87,8 @@ pub struct View {
 
 /// What all requests share.
 #[derive(Clone)]
-struct Desk {
-    view: View,
+struct AdminState {
+    view: AdminView,
     access: Arc<Access>,
     maker: Arc<Maker>,
     /// Of this way in.
@@ -101,8 +101,8 @@ struct Desk {
 
 /// One way in.
 #[derive(Clone)]
-struct Door {
-    desk: Desk,
+struct AdminListener {
+    admin: AdminState,
     /// Of this way in, by [`Class`]. A lock, because each connection is a task; held for some arithmetic.
     rates: Arc<Mutex<[Rate; 2]>>,
 }
@@ -110,7 +110,7 @@ struct Door {
 /// Bound, not yet answering; see [`Admin::serve`].
 #[derive(Debug, Default)]
 pub struct Admin {
-    fronts: Vec<Front>,
+    fronts: Vec<AdminFront>,
 }
 
 impl Admin {
@@ -126,7 +126,7 @@ impl Admin {
         socket.bind(address)?;
         let listener = socket.listen(BACKLOG)?;
         let address = listener.local_addr()?;
-        self.fronts.push(Front::Tcp(listener));
+        self.fronts.push(AdminFront::Tcp(listener));
         Ok(address)
     }
 
@@ -136,7 +136,7 @@ impl Admin {
     /// Another process listens there, something else is there, or as `bind(2)` says.
     pub async fn bind_socket(&mut self, path: &Path) -> io::Result<()> {
         let (listener, file) = socket::bind(path).await?;
-        self.fronts.push(Front::Socket { listener, _file: file });
+        self.fronts.push(AdminFront::Socket { listener, _file: file });
         Ok(())
     }
 
@@ -160,8 +160,8 @@ impl Admin {
     }
 
     /// Answers until `stop`.
-    pub async fn serve(self, view: View, settings: Settings, stop: CancellationToken) {
-        let desk = Desk {
+    pub async fn serve(self, view: AdminView, settings: Settings, stop: CancellationToken) {
+        let admin = AdminState {
             access: Arc::new(Access::new(&settings, view.socket.clone())),
             view,
             maker: Maker::new(),
@@ -173,15 +173,15 @@ impl Admin {
         for front in self.fronts {
             let rate = || Rate::new(PER_SECOND, BURST, Instant::now());
             let rates = Arc::new(Mutex::new([rate(), rate()]));
-            let desk = Desk { followers: Arc::new(Followers::new(front.most_followers())), ..desk.clone() };
-            serving.spawn(serve::serve(front, routes(&Door { desk, rates })));
+            let admin = AdminState { followers: Arc::new(Followers::new(front.most_followers())), ..admin.clone() };
+            serving.spawn(serve::serve(front, routes(&AdminListener { admin, rates })));
         }
         stop.cancelled().await;
         serving.shutdown().await;
     }
 }
 
-fn routes(door: &Door) -> Router {
+fn routes(listener: &AdminListener) -> Router {
     let api = Router::new()
         .route("/version", get(status::version))
         .route("/status", get(status::status))
@@ -206,7 +206,7 @@ fn routes(door: &Door) -> Router {
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(readiness))
         .nest("/api/v1", api)
-        .route_layer(from_fn_with_state(door.clone(), let_in))
+        .route_layer(from_fn_with_state(listener.clone(), let_in))
         .fallback(|| async { Refusal::not_found("there is nothing here; / says what there is") })
         .method_not_allowed_fallback(|| async {
             Refusal::new(
@@ -217,7 +217,7 @@ fn routes(door: &Door) -> Router {
         })
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
         .layer(from_fn(bounded))
-        .with_state(door.desk.clone())
+        .with_state(listener.admin.clone())
 }
 
 /// Each request for so long.
@@ -228,7 +228,7 @@ async fn bounded(request: Request, next: Next) -> Response {
     }
 }
 
-impl Door {
+impl AdminListener {
     /// Whether one more request of that class is answered.
     fn has_time_for(&self, class: Class) -> bool {
         self.rates.lock().unwrap_or_else(PoisonError::into_inner)[class as usize].allow(Instant::now())
@@ -236,7 +236,7 @@ impl Door {
 }
 
 /// Who may, and how often.
-async fn let_in(Shared(door): Shared<Door>, mut request: Request, next: Next) -> Response {
+async fn let_in(Shared(listener): Shared<AdminListener>, mut request: Request, next: Next) -> Response {
     let need = match (request.uri().path(), request.method()) {
         ("/live" | "/ready" | "/dashboard.css" | "/dashboard.js", _) => Need::Nothing,
         ("/", &Method::GET | &Method::HEAD) if dashboard::is_wanted(request.headers()) => Need::Nothing,
@@ -247,11 +247,11 @@ async fn let_in(Shared(door): Shared<Door>, mut request: Request, next: Next) ->
     let Some(caller) = request.extensions().get::<Caller>().cloned() else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let judged = door.desk.access.judge(&caller, need, request.headers()).await;
+    let judged = listener.admin.access.judge(&caller, need, request.headers()).await;
     let class = judged.as_ref().map_or(Class::Anybody, |(_, class)| *class);
     // A program that asks whether we live must not be told no because another one asks too much.
     let is_vital = matches!(request.uri().path(), "/live" | "/ready");
-    if !is_vital && !door.has_time_for(class) {
+    if !is_vital && !listener.has_time_for(class) {
         return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too many requests", "").into_response();
     }
     match judged {
@@ -281,12 +281,15 @@ async fn index(headers: HeaderMap) -> Response {
     ([(header::VARY, "accept")], text).into_response()
 }
 
-async fn metrics(Shared(desk): Shared<Desk>, Extension(seat): Extension<Arc<Seat>>) -> Result<Response, Refusal> {
-    desk.maker.metrics(&seat, &desk.view).await
+async fn metrics(
+    Shared(admin): Shared<AdminState>,
+    Extension(slot): Extension<Arc<ConnectionSlot>>,
+) -> Result<Response, Refusal> {
+    admin.maker.metrics(&slot, &admin.view).await
 }
 
-async fn readiness(Shared(desk): Shared<Desk>) -> Response {
-    let waiting = ready::waiting_for(&desk.view.state);
+async fn readiness(Shared(admin): Shared<AdminState>) -> Response {
+    let waiting = ready::waiting_for(&admin.view.state);
     if waiting.is_empty() {
         return "ready\n".into_response();
     }

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::Desk;
+use super::AdminState;
 use super::bodies::{PoolBody, pool_body};
 use super::pools::{ExplainedBody, explained_body, find_backend, find_pool};
 use super::refusal::Refusal;
@@ -31,7 +31,7 @@ pub(super) struct Who(pub(super) Arc<str>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Change {
+struct OverrideRequest {
     operator: Option<Word>,
     /// `null` = as discovery says.
     #[serde(default, deserialize_with = "written")]
@@ -45,7 +45,7 @@ struct Change {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Release {
+struct ReleaseRequest {
     note: Option<String>,
 }
 
@@ -84,13 +84,13 @@ pub(super) struct BackendAnswer {
 }
 
 pub(super) async fn pool(
-    Shared(desk): Shared<Desk>,
+    Shared(admin): Shared<AdminState>,
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PoolAnswer>, Refusal> {
-    let pool = find_pool(&desk.view.state, &name)?;
-    let change: Change = parsed(body)?;
+    let pool = find_pool(&admin.view.state, &name)?;
+    let change: OverrideRequest = parsed(body)?;
     if change.weight.is_some() {
         return Err(Refusal::bad("`weight` is a backend's, not a pool's", "ask /api/v1/backends/POOL/ID"));
     }
@@ -98,50 +98,50 @@ pub(super) async fn pool(
         return Err(Refusal::bad("`probe` is of a backend, not of a pool", "ask /api/v1/backends/POOL/ID"));
     }
     let operator = change.operator.ok_or_else(nothing_to_do)?;
-    let command = command(&desk, &who, &change, What::Pool(operator.into()))?;
+    let command = command(&admin, &who, &change, What::Pool(operator.into()))?;
     give(&pool, command).await?;
-    let warning = saved(&desk).await;
-    let _alone = desk.maker.turn().await;
-    Ok(Json(PoolAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), warning }))
+    let warning = saved(&admin).await;
+    let _alone = admin.maker.turn().await;
+    Ok(Json(PoolAnswer { pool: pool_body(&admin.view.state.set(), &pool, false), warning }))
 }
 
 /// What discovery said last of the pool holds at once.
 pub(super) async fn release(
-    Shared(desk): Shared<Desk>,
+    Shared(admin): Shared<AdminState>,
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ReleasedAnswer>, Refusal> {
-    let pool = find_pool(&desk.view.state, &name)?;
-    let Release { note } = parsed(body)?;
+    let pool = find_pool(&admin.view.state, &name)?;
+    let ReleaseRequest { note } = parsed(body)?;
     let (by, note) = (Arc::clone(&who.0), checked(note.as_deref())?);
     let command = Command { what: What::Release, by, note, at: SystemTime::now(), lasting: Lasting::Kept };
     let released = give(&pool, command).await?;
-    let _alone = desk.maker.turn().await;
-    Ok(Json(ReleasedAnswer { pool: pool_body(&desk.view.state.set(), &pool, false), released }))
+    let _alone = admin.maker.turn().await;
+    Ok(Json(ReleasedAnswer { pool: pool_body(&admin.view.state.set(), &pool, false), released }))
 }
 
 pub(super) async fn backend(
-    Shared(desk): Shared<Desk>,
+    Shared(admin): Shared<AdminState>,
     Extension(who): Extension<Who>,
     Path((name, id)): Path<(String, String)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<BackendAnswer>, Refusal> {
-    let pool = find_pool(&desk.view.state, &name)?;
+    let pool = find_pool(&admin.view.state, &name)?;
     let backend = find_backend(&pool, &id)?;
-    let change: Change = parsed(body)?;
+    let change: OverrideRequest = parsed(body)?;
     let mut commands = Vec::new();
     if let Some(operator) = change.operator {
         let what = What::Backend(Arc::clone(&backend.id), operator.into());
-        commands.push(command(&desk, &who, &change, what)?);
+        commands.push(command(&admin, &who, &change, what)?);
     }
     if let Some(weight) = change.weight {
         let what = What::Weight(Arc::clone(&backend.id), weight);
-        commands.push(command(&desk, &who, &change, what)?);
+        commands.push(command(&admin, &who, &change, what)?);
     }
     if let Some(probe) = change.probe {
         let what = What::Pause(Arc::clone(&backend.id), probe == Probing::Paused);
-        commands.push(command(&desk, &who, &change, what)?);
+        commands.push(command(&admin, &who, &change, what)?);
     }
     if commands.is_empty() {
         return Err(nothing_to_do());
@@ -149,7 +149,7 @@ pub(super) async fn backend(
     for command in commands {
         give(&pool, command).await?;
     }
-    let warning = saved(&desk).await;
+    let warning = saved(&admin).await;
     Ok(Json(BackendAnswer { backend: explained_body(&pool, &backend), warning }))
 }
 
@@ -164,7 +164,7 @@ pub(super) fn parsed<T: for<'a> Deserialize<'a>>(body: Result<Bytes, BytesReject
     serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not understood: {error}"), ""))
 }
 
-fn command(desk: &Desk, who: &Who, change: &Change, what: What) -> Result<Command, Refusal> {
+fn command(admin: &AdminState, who: &Who, change: &OverrideRequest, what: What) -> Result<Command, Refusal> {
     let at = SystemTime::now();
     let takes_back = matches!(
         what,
@@ -181,7 +181,7 @@ fn command(desk: &Desk, who: &Who, change: &Change, what: What) -> Result<Comman
         }
         (None, true) => Lasting::Restart,
         // Nothing survives where nothing is kept, and it should say so.
-        (None, false) if !desk.view.state.orders.is_kept() => Lasting::Restart,
+        (None, false) if !admin.view.state.orders.is_kept() => Lasting::Restart,
         (None, false) => Lasting::Kept,
     };
     let note = checked(change.note.as_deref())?;
@@ -215,8 +215,8 @@ async fn give(pool: &Pool, command: Command) -> Result<usize, Refusal> {
 }
 
 /// What to tell an operator whose order would not survive a restart as it should.
-async fn saved(desk: &Desk) -> Option<String> {
-    let error = desk.view.state.save_orders().await.err()?;
+async fn saved(admin: &AdminState) -> Option<String> {
+    let error = admin.view.state.save_orders().await.err()?;
     tracing::warn!(%error, "an operator's order holds, but can't be kept across a restart");
     Some(format!("it holds, but is not kept across a restart: {error}"))
 }

@@ -7,13 +7,13 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
-use super::Desk;
+use super::AdminState;
 use super::bodies::{BackendBody, PoolBody, backend_body, pool_body, time};
 use super::explain::{self, Said};
 use super::refusal::Refusal;
-use super::seats::Seat;
+use super::slots::ConnectionSlot;
 use crate::pool::{Backend, Pool};
-use crate::server::State;
+use crate::server::ServerState;
 
 #[derive(Serialize)]
 pub(super) struct PoolsBody {
@@ -39,37 +39,40 @@ struct ChangeBody {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Wanted {
+pub(super) struct PoolsQuery {
     /// With histograms.
     #[serde(default)]
     times: bool,
 }
 
 pub(super) async fn all(
-    Shared(desk): Shared<Desk>,
-    Extension(seat): Extension<Arc<Seat>>,
-    wanted: Result<Query<Wanted>, axum::extract::rejection::QueryRejection>,
+    Shared(admin): Shared<AdminState>,
+    Extension(slot): Extension<Arc<ConnectionSlot>>,
+    wanted: Result<Query<PoolsQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
-    let set = desk.view.state.set();
+    let set = admin.view.state.set();
     let make = move || {
         let pools = set.pools.iter().map(|pool| pool_body(&set, pool, wanted.times)).collect();
         Json(PoolsBody { pools }).into_response()
     };
-    desk.maker.make(&seat, make).await
+    admin.maker.make(&slot, make).await
 }
 
-pub(super) async fn one(Shared(desk): Shared<Desk>, Path(pool): Path<String>) -> Result<Json<PoolBody>, Refusal> {
-    let pool = find_pool(&desk.view.state, &pool)?;
-    let _alone = desk.maker.turn().await;
-    Ok(Json(pool_body(&desk.view.state.set(), &pool, true)))
+pub(super) async fn one(
+    Shared(admin): Shared<AdminState>,
+    Path(pool): Path<String>,
+) -> Result<Json<PoolBody>, Refusal> {
+    let pool = find_pool(&admin.view.state, &pool)?;
+    let _alone = admin.maker.turn().await;
+    Ok(Json(pool_body(&admin.view.state.set(), &pool, true)))
 }
 
 pub(super) async fn backend(
-    Shared(desk): Shared<Desk>,
+    Shared(admin): Shared<AdminState>,
     Path((pool, id)): Path<(String, String)>,
 ) -> Result<Json<ExplainedBody>, Refusal> {
-    let pool = find_pool(&desk.view.state, &pool)?;
+    let pool = find_pool(&admin.view.state, &pool)?;
     let backend = find_backend(&pool, &id)?;
     Ok(Json(explained_body(&pool, &backend)))
 }
@@ -83,13 +86,13 @@ pub(super) fn explained_body(pool: &Pool, backend: &Backend) -> ExplainedBody {
     });
     ExplainedBody {
         pool: pool.name.to_string(),
-        backend: backend_body(pool, backend, &pool.orders.ledger(), true),
+        backend: backend_body(pool, backend, &pool.orders.overrides(), true),
         explanation: explain::explain(pool, backend),
         history: history.collect(),
     }
 }
 
-pub(super) fn find_pool(state: &State, name: &str) -> Result<Arc<Pool>, Refusal> {
+pub(super) fn find_pool(state: &ServerState, name: &str) -> Result<Arc<Pool>, Refusal> {
     let found = state.set().pools.iter().find(|pool| *pool.name == *name).map(Arc::clone);
     found.ok_or_else(|| Refusal::not_found(format!("there is no pool `{}`", name.escape_debug())))
 }

@@ -1,9 +1,9 @@
 //! What a balancer that is not ready waits for.
 
-use crate::server::State;
+use crate::server::ServerState;
 
 /// One line each; empty = ready.
-pub(super) fn waiting_for(state: &State) -> Vec<String> {
+pub(super) fn waiting_for(state: &ServerState) -> Vec<String> {
     if state.is_draining() {
         return vec!["stopping".to_owned()];
     }

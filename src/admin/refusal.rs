@@ -14,7 +14,7 @@ pub(super) struct Refusal {
 }
 
 #[derive(Serialize)]
-struct Body {
+struct RefusalBody {
     error: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     hint: String,
@@ -37,7 +37,7 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self { status, error, hint } = self;
-        let mut response = (status, Json(Body { error, hint })).into_response();
+        let mut response = (status, Json(RefusalBody { error, hint })).into_response();
         let headers = response.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

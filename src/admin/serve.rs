@@ -21,7 +21,7 @@ use tracing::warn;
 use super::access::Caller;
 use super::answer::written;
 use super::place::user;
-use super::seats::{Seat, Seats, State};
+use super::slots::{ConnectionSlot, ConnectionSlots, SlotState};
 use super::socket::SocketFile;
 use crate::pace::Pace;
 
@@ -44,20 +44,20 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Where connections come from.
 #[derive(Debug)]
-pub(super) enum Front {
+pub(super) enum AdminFront {
     Tcp(TcpListener),
     Socket { listener: UnixListener, _file: SocketFile },
 }
 
-enum Stream {
+enum AdminStream {
     Tcp(TcpStream),
     Socket(UnixStream),
 }
 
 /// Serves for ever; dropping it ends every connection.
-pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
+pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
     let most = front.most();
-    let seats = Seats::new(most);
+    let slots = ConnectionSlots::new(most);
     let mut connections = JoinSet::new();
     let mut complaints = Pace::new(Duration::from_secs(5));
     let mut sweeps = tokio::time::interval(SWEEP);
@@ -71,7 +71,7 @@ pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
             let accepted = tokio::select! {
                 accepted = front.accept() => accepted,
                 _ = sweeps.tick() => {
-                    seats.sweep(Instant::now());
+                    slots.sweep(Instant::now());
                     continue;
                 }
             };
@@ -85,28 +85,28 @@ pub(super) async fn serve(front: Front, routes: Router) -> Infallible {
                 }
             }
         };
-        let seat = loop {
-            match seats.take(number, Instant::now()) {
-                Some(seat) => break seat,
+        let slot = loop {
+            match slots.take(number, Instant::now()) {
+                Some(slot) => break slot,
                 // At the latest when time has made a difference.
                 None => {
-                    let _ = timeout(PAUSE, seats.changed()).await;
-                    seats.sweep(Instant::now());
+                    let _ = timeout(PAUSE, slots.changed()).await;
+                    slots.sweep(Instant::now());
                 }
             }
         };
         let routes = routes.clone();
         connections.spawn(async move {
             match stream {
-                Stream::Tcp(stream) => talk(stream, caller, seat, routes).await,
-                Stream::Socket(stream) => talk(stream, caller, seat, routes).await,
+                AdminStream::Tcp(stream) => talk(stream, caller, slot, routes).await,
+                AdminStream::Socket(stream) => talk(stream, caller, slot, routes).await,
             }
         });
     }
     unreachable!("2^64 connections")
 }
 
-impl Front {
+impl AdminFront {
     /// Connections at the same time.
     fn most(&self) -> usize {
         match self {
@@ -123,17 +123,17 @@ impl Front {
         }
     }
 
-    async fn accept(&self) -> io::Result<(Stream, Caller)> {
+    async fn accept(&self) -> io::Result<(AdminStream, Caller)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 let _ = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), Caller::Tcp(peer)))
+                Ok((AdminStream::Tcp(stream), Caller::Tcp(peer)))
             }
             Self::Socket { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
                 let user = stream.peer_cred().map_or_else(|_| "somebody".to_owned(), |peer| user(peer.uid()));
-                Ok((Stream::Socket(stream), Caller::Socket(user.into())))
+                Ok((AdminStream::Socket(stream), Caller::Socket(user.into())))
             }
         }
     }
@@ -163,26 +163,26 @@ async fn talk_without_a_clock(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     .await;
 }
 
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, caller: Caller, seat: Seat, routes: Router) {
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, caller: Caller, slot: ConnectionSlot, routes: Router) {
     if SystemTime::now() < SystemTime::UNIX_EPOCH {
         return talk_without_a_clock(stream).await;
     }
-    let end = seat.end.clone();
-    let seat = Arc::new(seat);
+    let end = slot.end.clone();
+    let slot = Arc::new(slot);
     let routes = TowerToHyperService::new(routes);
     let answer = service_fn(|mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(caller.clone());
-        request.extensions_mut().insert(Arc::clone(&seat));
-        seat.set(State::Busy);
-        let (answer, seat) = (routes.call(request), Arc::clone(&seat));
+        request.extensions_mut().insert(Arc::clone(&slot));
+        slot.set(SlotState::Busy);
+        let (answer, slot) = (routes.call(request), Arc::clone(&slot));
         async move {
             let mut answer = answer.await?;
             // Whatever it is: no browser makes a page of it.
             answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
             if answer.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream") {
-                seat.set(State::Follows);
+                slot.set(SlotState::Follows);
             }
-            Ok::<_, Infallible>(written(answer, &seat))
+            Ok::<_, Infallible>(written(answer, &slot))
         }
     });
     let connection = http1::Builder::new()

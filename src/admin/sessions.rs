@@ -13,16 +13,16 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tracing::info;
 
-use super::Desk;
+use super::AdminState;
 use super::bodies::time;
 use super::operate::{Who, parsed};
 use super::refusal::Refusal;
-use super::seats::Seat;
+use super::slots::ConnectionSlot;
 use crate::config::{Network, parse_duration, parse_network};
 use crate::metrics::CloseCause;
 use crate::pool::Happened;
 use crate::proxy::{Phase, SessionView, TcpView};
-use crate::server::State;
+use crate::server::ServerState;
 
 /// Sessions in an answer, unless it says another number, and at most.
 const USUAL: usize = 100;
@@ -48,7 +48,7 @@ pub(super) struct Filter {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Wanted {
+pub(super) struct SessionsQuery {
     id: Option<u64>,
     pool: Option<String>,
     backend: Option<String>,
@@ -57,13 +57,13 @@ pub(super) struct Wanted {
     phase: Option<String>,
     idle: Option<String>,
     age: Option<String>,
-    sort: Sort,
+    sort: SessionSort,
     limit: usize,
 }
 
 #[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Sort {
+enum SessionSort {
     /// The oldest first.
     #[default]
     Age,
@@ -75,7 +75,7 @@ enum Sort {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Close {
+struct CloseRequest {
     #[serde(default)]
     filter: Filter,
     /// Said aloud, so that a filter that was forgotten closes nothing.
@@ -141,21 +141,21 @@ pub(super) struct ClosingBody {
 /// A filter that was understood.
 struct Judge {
     filter: Filter,
-    client: Option<Client>,
+    client: Option<ClientFilter>,
     idle: Duration,
     age: Duration,
     now: Instant,
 }
 
-enum Client {
+enum ClientFilter {
     Exact(SocketAddr),
     Network(Network),
 }
 
 pub(super) async fn list(
-    Shared(desk): Shared<Desk>,
-    Extension(seat): Extension<Arc<Seat>>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    Shared(admin): Shared<AdminState>,
+    Extension(slot): Extension<Arc<ConnectionSlot>>,
+    wanted: Result<Query<SessionsQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
     let (sort, limit) = (wanted.sort, wanted.limit);
@@ -163,19 +163,19 @@ pub(super) async fn list(
         return Err(Refusal::bad(format!("`limit` is more than {MOST}"), "narrow the filter"));
     }
     let judge = Judge::new(wanted.into())?;
-    let state = Arc::clone(&desk.view.state);
-    desk.maker.make(&seat, move || Json(listed(&state, &judge, sort, limit)).into_response()).await
+    let state = Arc::clone(&admin.view.state);
+    admin.maker.make(&slot, move || Json(listed(&state, &judge, sort, limit)).into_response()).await
 }
 
-fn listed(state: &State, judge: &Judge, sort: Sort, limit: usize) -> SessionsBody {
-    let mut sessions = state.floor.list_sessions();
+fn listed(state: &ServerState, judge: &Judge, sort: SessionSort, limit: usize) -> SessionsBody {
+    let mut sessions = state.workers.list_sessions();
     let all = sessions.len();
     sessions.retain(|session| judge.fits(session));
     let matched = sessions.len();
     match sort {
-        Sort::Age => sessions.sort_by_key(|session| session.began),
-        Sort::Idle => sessions.sort_by_key(idle_since),
-        Sort::Bytes => sessions.sort_by_key(|session| {
+        SessionSort::Age => sessions.sort_by_key(|session| session.began),
+        SessionSort::Idle => sessions.sort_by_key(idle_since),
+        SessionSort::Bytes => sessions.sort_by_key(|session| {
             std::cmp::Reverse(session.leg.as_ref().map_or(0, |leg| leg.to_backend + leg.to_client))
         }),
     }
@@ -183,31 +183,34 @@ fn listed(state: &State, judge: &Judge, sort: Sort, limit: usize) -> SessionsBod
     SessionsBody { sessions, matched, all }
 }
 
-pub(super) async fn one(Shared(desk): Shared<Desk>, Path(id): Path<String>) -> Result<Json<SessionBody>, Refusal> {
+pub(super) async fn one(
+    Shared(admin): Shared<AdminState>,
+    Path(id): Path<String>,
+) -> Result<Json<SessionBody>, Refusal> {
     let gone = || Refusal::not_found(format!("there is no session `{}`, or not any more", id.escape_debug()));
     let number: u64 = id.parse().map_err(|_| gone())?;
-    let _alone = desk.maker.turn().await;
-    let floor = &desk.view.state.floor;
-    let session = floor.list_sessions().into_iter().find(|session| session.key.id == number).ok_or_else(gone)?;
-    let tcp = floor.tcp(session.key);
+    let _alone = admin.maker.turn().await;
+    let workers = &admin.view.state.workers;
+    let session = workers.list_sessions().into_iter().find(|session| session.key.id == number).ok_or_else(gone)?;
+    let tcp = workers.tcp(session.key);
     Ok(Json(session_body(&session, Instant::now(), tcp)))
 }
 
 pub(super) async fn close(
-    Shared(desk): Shared<Desk>,
+    Shared(admin): Shared<AdminState>,
     Extension(who): Extension<Who>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ClosingBody>, Refusal> {
-    let Close { filter, all } = parsed(body)?;
+    let CloseRequest { filter, all } = parsed(body)?;
     let text = filter.text();
     if text.is_empty() != all {
         let error = if all { "`all` next to a `filter`" } else { "nothing says which sessions" };
         return Err(Refusal::bad(error, "write a `filter`, or `\"all\": true` for every session"));
     }
     let judge = Judge::new(filter)?;
-    let _alone = desk.maker.turn().await;
-    let state = &desk.view.state;
-    let sessions = state.floor.list_sessions();
+    let _alone = admin.maker.turn().await;
+    let state = &admin.view.state;
+    let sessions = state.workers.list_sessions();
     let chosen: HashSet<_> = sessions.iter().filter(|session| judge.fits(session)).map(|s| s.key).collect();
     // Their handles go before the engine looks.
     drop(sessions);
@@ -269,8 +272,8 @@ impl Judge {
             && self.now.saturating_duration_since(session.began) >= self.age
             && match &self.client {
                 None => true,
-                Some(Client::Exact(address)) => session.client == *address,
-                Some(Client::Network(network)) => network.contains(session.client.ip()),
+                Some(ClientFilter::Exact(address)) => session.client == *address,
+                Some(ClientFilter::Network(network)) => network.contains(session.client.ip()),
             }
     }
 }
@@ -279,11 +282,11 @@ fn idle_since(session: &SessionView) -> Instant {
     session.leg.as_ref().map_or(session.began, |leg| leg.last_activity)
 }
 
-fn client(text: &str) -> Option<Client> {
+fn client(text: &str) -> Option<ClientFilter> {
     if let Ok(ip) = text.parse::<IpAddr>() {
-        return parse_network(&ip.to_string()).map(Client::Network);
+        return parse_network(&ip.to_string()).map(ClientFilter::Network);
     }
-    text.parse().map(Client::Exact).ok().or_else(|| parse_network(text).map(Client::Network))
+    text.parse().map(ClientFilter::Exact).ok().or_else(|| parse_network(text).map(ClientFilter::Network))
 }
 
 fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) -> SessionBody {
@@ -327,16 +330,16 @@ fn side_body(view: TcpView) -> SideBody {
     }
 }
 
-impl Default for Wanted {
+impl Default for SessionsQuery {
     fn default() -> Self {
         let (id, pool, backend, listener, client, phase, idle, age) = Default::default();
-        Self { id, pool, backend, listener, client, phase, idle, age, sort: Sort::Age, limit: USUAL }
+        Self { id, pool, backend, listener, client, phase, idle, age, sort: SessionSort::Age, limit: USUAL }
     }
 }
 
-impl From<Wanted> for Filter {
-    fn from(wanted: Wanted) -> Self {
-        let Wanted { id, pool, backend, listener, client, phase, idle, age, .. } = wanted;
+impl From<SessionsQuery> for Filter {
+    fn from(wanted: SessionsQuery) -> Self {
+        let SessionsQuery { id, pool, backend, listener, client, phase, idle, age, .. } = wanted;
         Self { id, pool, backend, listener, client, phase, idle, age }
     }
 }

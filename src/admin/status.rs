@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::bodies::time;
 use super::troubles::troubles;
-use super::{Desk, ready};
+use super::{AdminState, ready};
 use crate::proxy::Listener;
 use crate::server::{ReachedLimit, Set};
 
@@ -35,7 +35,7 @@ pub(super) struct StatusBody {
     /// Where the UNIX socket is.
     admin_socket: Option<String>,
     listeners: Vec<ListenerBody>,
-    pools: Vec<PoolBody>,
+    pools: Vec<PoolSummary>,
 }
 
 /// A limit that is reached, or was a short time ago.
@@ -70,7 +70,7 @@ struct ListenerBody {
 }
 
 #[derive(Serialize)]
-struct PoolBody {
+struct PoolSummary {
     name: String,
     backends: usize,
     up: usize,
@@ -91,18 +91,18 @@ pub(super) async fn version() -> Json<VersionBody> {
     Json(VersionBody { version: env!("CARGO_PKG_VERSION") })
 }
 
-pub(super) async fn listeners(Shared(desk): Shared<Desk>) -> Json<ListenersBody> {
-    let set = desk.view.state.set();
+pub(super) async fn listeners(Shared(admin): Shared<AdminState>) -> Json<ListenersBody> {
+    let set = admin.view.state.set();
     Json(ListenersBody { listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect() })
 }
 
-pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
-    let state = &desk.view.state;
+pub(super) async fn status(Shared(admin): Shared<AdminState>) -> Json<StatusBody> {
+    let state = &admin.view.state;
     let set = state.set();
     let waiting_for = ready::waiting_for(state);
     let pools = set.pools.iter().map(|pool| {
         let (counts, source) = (pool.counts(), pool.source.view());
-        PoolBody {
+        PoolSummary {
             name: pool.name.to_string(),
             backends: counts.members,
             up: counts.up,
@@ -120,18 +120,18 @@ pub(super) async fn status(Shared(desk): Shared<Desk>) -> Json<StatusBody> {
     Json(StatusBody {
         version: env!("CARGO_PKG_VERSION"),
         pid: std::process::id(),
-        started: time(desk.started),
-        uptime_seconds: SystemTime::now().duration_since(desk.started).unwrap_or_default().as_secs_f64(),
+        started: time(admin.started),
+        uptime_seconds: SystemTime::now().duration_since(admin.started).unwrap_or_default().as_secs_f64(),
         ready: waiting_for.is_empty(),
         waiting_for,
         stopping: state.is_draining(),
-        workers: state.floor.sessions().len(),
+        workers: state.workers.sessions().len(),
         sessions: state.sessions(),
         max_connections: state.limit.places(),
-        log_lines_dropped: (desk.view.log_lines_dropped)(),
-        troubles: troubles(&desk.view),
+        log_lines_dropped: (admin.view.log_lines_dropped)(),
+        troubles: troubles(&admin.view),
         limits: state.reached_limits().into_iter().map(limit_body).collect(),
-        admin_socket: desk.view.socket.as_ref().map(|path| path.display().to_string()),
+        admin_socket: admin.view.socket.as_ref().map(|path| path.display().to_string()),
         listeners: set.listeners.iter().map(|listener| listener_body(&set, listener)).collect(),
         pools: pools.collect(),
     })

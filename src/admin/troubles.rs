@@ -3,11 +3,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::View;
+use super::AdminView;
 use crate::config::written_duration;
 use crate::server::ReloadView;
 
-pub(super) fn troubles(view: &View) -> Vec<String> {
+pub(super) fn troubles(view: &AdminView) -> Vec<String> {
     let refused = refused(&view.state.reloads.view(), SystemTime::now());
     let around = view.troubles.as_ref().map(|troubles| troubles()).unwrap_or_default();
     refused.into_iter().chain(around).collect()

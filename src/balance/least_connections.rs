@@ -6,14 +6,14 @@ use super::heap::Heap;
 
 #[derive(Debug)]
 pub(super) struct LeastConnections {
-    loads: Heap<Load>,
+    loads: Heap<LoadKey>,
     /// Counts picks; the stamp of a slot is the count at its last one.
     picks: u64,
     stamps: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Load {
+struct LoadKey {
     sessions: u32,
     weight: u32,
     stamp: u64,
@@ -30,7 +30,7 @@ impl LeastConnections {
         if self.stamps.len() <= slot {
             self.stamps.resize(slot + 1, 0);
         }
-        self.loads.put(slot, Load { sessions, weight, stamp: self.stamps[slot], slot });
+        self.loads.put(slot, LoadKey { sessions, weight, stamp: self.stamps[slot], slot });
     }
 
     pub(super) fn leave(&mut self, slot: usize) {
@@ -59,7 +59,7 @@ impl LeastConnections {
     }
 }
 
-impl Ord for Load {
+impl Ord for LoadKey {
     fn cmp(&self, other: &Self) -> Ordering {
         let mine = (u64::from(self.sessions) + 1) * u64::from(other.weight);
         let theirs = (u64::from(other.sessions) + 1) * u64::from(self.weight);
@@ -67,16 +67,16 @@ impl Ord for Load {
     }
 }
 
-impl PartialOrd for Load {
+impl PartialOrd for LoadKey {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Load {
+impl PartialEq for LoadKey {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Load {}
+impl Eq for LoadKey {}

@@ -19,12 +19,12 @@ pub use tiers::{TierHealth, first_alone, loads};
 
 /// See the module.
 #[derive(Debug)]
-pub struct Balancer {
+pub struct Picker {
     tiers: [Tier; TIERS],
     /// Gives each tier its part of the sessions.
     turns: RoundRobin,
     spill: Spill,
-    slots: Vec<Slot>,
+    slots: Vec<PickSlot>,
 }
 
 /// The slots of one priority.
@@ -63,12 +63,12 @@ pub struct Worth {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Slot {
+struct PickSlot {
     worth: Worth,
     sessions: u32,
 }
 
-impl Slot {
+impl PickSlot {
     fn has_room(self) -> bool {
         self.worth.share > 0 && self.worth.cap.is_none_or(|cap| self.sessions < cap)
     }
@@ -91,7 +91,7 @@ impl Slot {
     }
 }
 
-impl Balancer {
+impl Picker {
     /// Without slots; the first tier gets everything.
     pub fn new(balance: Balance, spill: Spill) -> Self {
         let policy = || Policy::new(balance);
@@ -121,9 +121,9 @@ impl Balancer {
     /// changes nothing.
     pub fn set(&mut self, slot: usize, worth: Worth) {
         if self.slots.len() <= slot {
-            self.slots.resize(slot + 1, Slot::default());
+            self.slots.resize(slot + 1, PickSlot::default());
         }
-        self.change(slot, Slot { worth, ..self.slots[slot] });
+        self.change(slot, PickSlot { worth, ..self.slots[slot] });
     }
 
     /// Says how many percent of the sessions each tier gets. The same again changes nothing.
@@ -157,7 +157,7 @@ impl Balancer {
     pub fn clear(&mut self, slot: usize) {
         self.set(slot, Worth::default());
         debug_assert_eq!(self.slots[slot].sessions, 0);
-        self.slots[slot] = Slot::default();
+        self.slots[slot] = PickSlot::default();
     }
 
     /// Picks an eligible slot that was not tried, and counts a session on it until [`Self::release`]. The tiers that have a
@@ -260,7 +260,7 @@ impl Balancer {
 
     fn count(&mut self, slot: usize, by: i32) {
         let before = self.slots[slot];
-        let after = Slot { sessions: before.sessions.saturating_add_signed(by), ..before };
+        let after = PickSlot { sessions: before.sessions.saturating_add_signed(by), ..before };
         if before.runs() && after.runs() {
             self.slots[slot] = after;
             self.tiers[after.tier()].policy.recount(slot, after);
@@ -269,7 +269,7 @@ impl Balancer {
         }
     }
 
-    fn change(&mut self, slot: usize, after: Slot) {
+    fn change(&mut self, slot: usize, after: PickSlot) {
         let before = std::mem::replace(&mut self.slots[slot], after);
         let moved = before.tier() != after.tier();
         self.tiers[before.tier()].full -= usize::from(before.is_full());
@@ -309,7 +309,7 @@ impl Policy {
         }
     }
 
-    fn enter(&mut self, slot: usize, value: Slot) {
+    fn enter(&mut self, slot: usize, value: PickSlot) {
         match self {
             Self::RoundRobin(policy) => policy.enter(slot, value.worth.share),
             Self::LeastConnections(policy) => policy.enter(slot, value.worth.share, value.sessions),
@@ -331,7 +331,7 @@ impl Policy {
     }
 
     /// The number of sessions changed on a slot that runs.
-    fn recount(&mut self, slot: usize, value: Slot) {
+    fn recount(&mut self, slot: usize, value: PickSlot) {
         match self {
             Self::RoundRobin(_) => {}
             Self::LeastConnections(policy) => policy.enter(slot, value.worth.share, value.sessions),

@@ -9,14 +9,14 @@ use super::heap::Heap;
 
 #[derive(Debug)]
 pub(super) struct RoundRobin {
-    turns: Heap<Turn>,
+    turns: Heap<NextTurn>,
     /// The last turn taken in order.
-    position: Turn,
+    position: NextTurn,
 }
 
 /// At the time `odd / (2 * weight)`.
 #[derive(Clone, Copy, Debug)]
-struct Turn {
+struct NextTurn {
     odd: u64,
     weight: u32,
     slot: usize,
@@ -24,7 +24,7 @@ struct Turn {
 
 impl RoundRobin {
     pub(super) fn new() -> Self {
-        Self { turns: Heap::new(), position: Turn { odd: 0, weight: 1, slot: 0 } }
+        Self { turns: Heap::new(), position: NextTurn { odd: 0, weight: 1, slot: 0 } }
     }
 
     /// `weight` > 0. To be called only when the slot enters or its weight changes.
@@ -51,7 +51,7 @@ impl RoundRobin {
             if passed_over.is_empty() {
                 self.position = turn;
             }
-            self.turns.put(turn.slot, Turn { odd: turn.odd + 2, ..turn });
+            self.turns.put(turn.slot, NextTurn { odd: turn.odd + 2, ..turn });
         }
         for turn in passed_over {
             self.turns.put(turn.slot, turn);
@@ -60,7 +60,7 @@ impl RoundRobin {
     }
 }
 
-impl Turn {
+impl NextTurn {
     /// The first turn of `slot` after this one.
     fn next_of(self, slot: usize, weight: u32) -> Self {
         let scaled = u128::from(self.odd) * u128::from(weight);
@@ -77,7 +77,7 @@ impl Turn {
     }
 }
 
-impl Ord for Turn {
+impl Ord for NextTurn {
     fn cmp(&self, other: &Self) -> Ordering {
         let mine = u128::from(self.odd) * u128::from(other.weight);
         let theirs = u128::from(other.odd) * u128::from(self.weight);
@@ -85,16 +85,16 @@ impl Ord for Turn {
     }
 }
 
-impl PartialOrd for Turn {
+impl PartialOrd for NextTurn {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Turn {
+impl PartialEq for NextTurn {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Turn {}
+impl Eq for NextTurn {}

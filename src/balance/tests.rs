@@ -4,12 +4,12 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn set(balancer: &mut Balancer, slot: usize, share: u32, eligible: bool) {
+fn set(balancer: &mut Picker, slot: usize, share: u32, eligible: bool) {
     balancer.set(slot, Worth { share, eligible, ..Worth::default() });
 }
 
-fn pool(balance: Balance, weights: &[u32]) -> Balancer {
-    let mut balancer = Balancer::new(balance, Spill::DEFAULT);
+fn pool(balance: Balance, weights: &[u32]) -> Picker {
+    let mut balancer = Picker::new(balance, Spill::DEFAULT);
     for (slot, &weight) in weights.iter().enumerate() {
         set(&mut balancer, slot, weight, true);
     }
@@ -17,7 +17,7 @@ fn pool(balance: Balance, weights: &[u32]) -> Balancer {
 }
 
 /// Every window of W picks holds each slot's share, wherever it starts.
-fn assert_exact(balancer: &mut Balancer, weights: &[u32], windows: usize) {
+fn assert_exact(balancer: &mut Picker, weights: &[u32], windows: usize) {
     let g = weights.iter().fold(0, |g, &w| gcd(g, u64::from(w)));
     let shares: Vec<u64> = weights.iter().map(|&w| u64::from(w) / g).collect();
     let window = usize::try_from(shares.iter().sum::<u64>()).unwrap();
@@ -195,7 +195,7 @@ fn a_cap_is_never_exceeded_and_room_is_used_again() {
 
 #[test]
 fn tiers_get_their_load_and_stay_exact_within() {
-    let mut balancer = Balancer::new(Balance::RoundRobin, Spill::DEFAULT);
+    let mut balancer = Picker::new(Balance::RoundRobin, Spill::DEFAULT);
     for (slot, tier) in [0, 0, 1, 1].into_iter().enumerate() {
         balancer.set(slot, Worth { share: [3, 1, 1, 1][slot], tier, cap: None, eligible: true });
     }

@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use super::Failure;
-use super::client::{Client, escaped};
+use super::CommandError;
+use super::client::{AdminClient, escaped};
 use crate::config::nearest;
 
 #[derive(Debug, Deserialize)]
@@ -77,7 +77,7 @@ pub(super) struct Explained {
     #[serde(flatten)]
     pub(super) backend: Backend,
     pub(super) explanation: Vec<Said>,
-    pub(super) history: Vec<Change>,
+    pub(super) history: Vec<ChangeBody>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -89,7 +89,7 @@ pub(super) struct Said {
 }
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Change {
+pub(super) struct ChangeBody {
     pub(super) at: String,
     pub(super) from: Option<String>,
     pub(super) to: String,
@@ -98,34 +98,34 @@ pub(super) struct Change {
 
 /// A backend that is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Named {
+pub(super) struct BackendName {
     pub(super) pool: String,
     pub(super) id: String,
 }
 
-impl Named {
+impl BackendName {
     pub(super) fn path(&self) -> String {
         format!("/api/v1/backends/{}/{}", escaped(&self.pool), escaped(&self.id))
     }
 }
 
-impl std::fmt::Display for Named {
+impl std::fmt::Display for BackendName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.pool, self.id)
     }
 }
 
 /// The backend that an operator means: `POOL/ID`, `ID`, or as much of the beginning of either as only one has.
-pub(super) async fn find_backend(client: &Client, text: &str) -> Result<Named, Failure> {
+pub(super) async fn find_backend(client: &AdminClient, text: &str) -> Result<BackendName, CommandError> {
     let all: Pools = client.read("/api/v1/pools").await?;
-    let named = |pool: &Pool, backend: &Backend| Named { pool: pool.name.clone(), id: backend.id.clone() };
-    let all: Vec<Named> =
+    let named = |pool: &Pool, backend: &Backend| BackendName { pool: pool.name.clone(), id: backend.id.clone() };
+    let all: Vec<BackendName> =
         all.pools.iter().flat_map(|pool| pool.backends.iter().map(|backend| named(pool, backend))).collect();
-    chosen(&all, text).map_err(Failure::Unknown)
+    chosen(&all, text).map_err(CommandError::Unknown)
 }
 
 /// The pool that an operator means.
-pub(super) async fn find_pool(client: &Client, text: &str) -> Result<String, Failure> {
+pub(super) async fn find_pool(client: &AdminClient, text: &str) -> Result<String, CommandError> {
     let all: Pools = client.read("/api/v1/pools").await?;
     let names: Vec<&str> = all.pools.iter().map(|pool| pool.name.as_str()).collect();
     if names.contains(&text) {
@@ -139,17 +139,17 @@ pub(super) async fn find_pool(client: &Client, text: &str) -> Result<String, Fai
                 Some(near) => format!("; did you mean `{near}`?"),
                 None => format!("; there are {}", listed(&names)),
             };
-            Err(Failure::Unknown(format!("there is no pool `{}`{hint}", text.escape_debug())))
+            Err(CommandError::Unknown(format!("there is no pool `{}`{hint}", text.escape_debug())))
         }
-        several => Err(Failure::Unknown(format!("`{text}` can be {}", listed(several)))),
+        several => Err(CommandError::Unknown(format!("`{text}` can be {}", listed(several)))),
     }
 }
 
-fn chosen(all: &[Named], text: &str) -> Result<Named, String> {
-    let exact: Vec<&Named> = all.iter().filter(|named| named.id == text || named.to_string() == text).collect();
-    let last = |named: &Named| named.id.rsplit('/').next().unwrap_or_default().to_owned();
-    let of_name: Vec<&Named> = all.iter().filter(|named| last(named) == text).collect();
-    let begun: Vec<&Named> = all
+fn chosen(all: &[BackendName], text: &str) -> Result<BackendName, String> {
+    let exact: Vec<&BackendName> = all.iter().filter(|named| named.id == text || named.to_string() == text).collect();
+    let last = |named: &BackendName| named.id.rsplit('/').next().unwrap_or_default().to_owned();
+    let of_name: Vec<&BackendName> = all.iter().filter(|named| last(named) == text).collect();
+    let begun: Vec<&BackendName> = all
         .iter()
         .filter(|named| {
             let whole = [named.id.clone(), named.to_string(), last(named)];
@@ -190,8 +190,8 @@ mod tests {
 
     #[test]
     fn whoever_is_meant_is_found_or_named() {
-        let named = |(pool, id): (&str, &str)| Named { pool: pool.to_owned(), id: id.to_owned() };
-        let all: Vec<Named> = [
+        let named = |(pool, id): (&str, &str)| BackendName { pool: pool.to_owned(), id: id.to_owned() };
+        let all: Vec<BackendName> = [
             ("web", "dev/web-1"),
             ("web", "dev/web-10"),
             ("web", "n/other"),

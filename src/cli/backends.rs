@@ -3,20 +3,20 @@
 use serde_json::{Value, json};
 
 use super::api::{Backend, Pool, Pools, Rejected, Source, find_pool};
-use super::client::{Client, known};
+use super::client::{AdminClient, known};
 use super::table::{Table, ago, cell, coloured, number, standing};
-use super::{Failure, say, say_json};
+use super::{CommandError, say, say_json};
 
 /// Of the instances that can't be used; as a rule they are broken in the same way.
 const MOST_LEFT_OUT: usize = 10;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct BackendsOptions {
     /// Of this pool alone
     pool: Option<String>,
 }
 
-pub(super) async fn backends(client: &Client, options: &Options, json: bool) -> Result<(), Failure> {
+pub(super) async fn backends(client: &AdminClient, options: &BackendsOptions, json: bool) -> Result<(), CommandError> {
     let wanted = match &options.pool {
         Some(pool) => Some(find_pool(client, pool).await?),
         None => None,

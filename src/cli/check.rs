@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::{Failure, say};
+use super::{CommandError, say};
 use crate::admin;
 use crate::balancer::{StartError, permit};
 use crate::config::{self, AdminSocket, CheckKind, Config, Source};
 use crate::server;
 
-pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), Failure> {
+pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), CommandError> {
     let config = config::load(path)?;
     permit(&config, allow_exec)?;
     server::checks_ready(&config).map_err(StartError::from)?;

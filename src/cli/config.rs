@@ -4,12 +4,12 @@ use hyper::Method;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::client::{Client, known};
-use super::{Failure, say, say_json};
+use super::client::{AdminClient, known};
+use super::{CommandError, say, say_json};
 
 /// A reload that has not been refused, or was.
 #[derive(Deserialize)]
-struct Answer {
+struct ConfigAnswer {
     generation: u64,
     last_reload: Option<Last>,
     needs_restart: Vec<String>,
@@ -21,15 +21,15 @@ struct Last {
 }
 
 /// What is in effect, with every default.
-pub(super) async fn config(client: &Client, json: bool) -> Result<(), Failure> {
+pub(super) async fn config(client: &AdminClient, json: bool) -> Result<(), CommandError> {
     let answer = client.get("/api/v1/config").await?;
     say_json(if json { &answer } else { &answer["config"] })
 }
 
 /// Has the file read again. What is refused is told in the words of `evenkeel check`, and nothing has changed.
-pub(super) async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
+pub(super) async fn reload(client: &AdminClient, json: bool) -> Result<(), CommandError> {
     let mut whole = client.change(Method::POST, "/api/v1/config/reload", &json!({})).await?;
-    let answer: Answer = known(whole.clone())?;
+    let answer: ConfigAnswer = known(whole.clone())?;
     // Several lines; cleaned when it is written.
     let refused = whole["last_reload"]["error"].as_str().map(str::to_owned);
     if json {
@@ -38,7 +38,7 @@ pub(super) async fn reload(client: &Client, json: bool) -> Result<(), Failure> {
         say_json(&whole)?;
     }
     if let Some(error) = refused {
-        return Err(Failure::Config(error));
+        return Err(CommandError::Config(error));
     }
     if !json {
         let result = answer.last_reload.map_or_else(|| "unchanged".to_owned(), |last| last.result);

@@ -6,17 +6,17 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::api::find_pool;
-use super::client::{Client, escaped};
+use super::client::{AdminClient, escaped};
 use super::reader::gone;
 use super::table::{coloured, standing_word};
-use super::{Failure, say};
+use super::{CommandError, say};
 use crate::clean;
 
 /// Of one event; the balancer's are far shorter.
 const LONGEST: usize = 1 << 20;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct EventsOptions {
     /// Of this pool alone, and of the balancer as a whole
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
@@ -27,19 +27,19 @@ pub(super) struct Options {
 
 /// An event as it is sent, line by line.
 #[derive(Default)]
-struct Reading {
+struct RawEvent {
     id: String,
     name: String,
     data: String,
 }
 
-pub(super) async fn events(client: &Client, options: &Options, json: bool) -> Result<(), Failure> {
+pub(super) async fn events(client: &AdminClient, options: &EventsOptions, json: bool) -> Result<(), CommandError> {
     let path = match &options.pool {
         Some(pool) => format!("/api/v1/events?pool={}", escaped(&find_pool(client, pool).await?)),
         None => "/api/v1/events".to_owned(),
     };
     let mut body = client.follow(&path).await?;
-    let (mut waiting, mut reading, mut left) = (Vec::new(), Reading::default(), options.count);
+    let (mut waiting, mut reading, mut left) = (Vec::new(), RawEvent::default(), options.count);
     let ink = coloured();
     let mut unread = pin!(gone());
     while left != Some(0) {
@@ -66,11 +66,11 @@ pub(super) async fn events(client: &Client, options: &Options, json: bool) -> Re
     Ok(())
 }
 
-fn over() -> Failure {
-    Failure::Runtime(anyhow::anyhow!("the balancer ended the stream of events"))
+fn over() -> CommandError {
+    CommandError::Runtime(anyhow::anyhow!("the balancer ended the stream of events"))
 }
 
-impl Reading {
+impl RawEvent {
     /// Name, id and data, when an event is complete.
     fn line(&mut self, line: &str) -> Option<(String, String, Value)> {
         if line.is_empty() {

@@ -1,17 +1,17 @@
 //! `evenkeel explain`: why a backend gets sessions, or none, and what happened to it.
 
 use super::api::{Explained, find_backend};
-use super::client::{Client, known};
+use super::client::{AdminClient, known};
 use super::table::{Table, ago, cell, coloured, standing, standing_word};
-use super::{Failure, say, say_json, sessions};
+use super::{CommandError, say, say_json, sessions};
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct ExplainOptions {
     /// A backend: ID, POOL/ID, or the beginning of one that no other has; or the number of a session
     whom: String,
 }
 
-pub(super) async fn explain(client: &Client, options: &Options, json: bool) -> Result<(), Failure> {
+pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json: bool) -> Result<(), CommandError> {
     if let Ok(id) = options.whom.parse() {
         return sessions::explain(client, id, json).await;
     }

@@ -3,12 +3,12 @@
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::Client;
-use super::{Failure, say, say_json};
+use super::client::AdminClient;
+use super::{CommandError, say, say_json};
 use crate::clean;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct LevelOptions {
     /// off, error, warn, info, debug, trace; or by module: info,evenkeel::probe=debug. Without it: show the level
     level: Option<String>,
     /// The former level is back after this time, such as 10m
@@ -16,7 +16,7 @@ pub(super) struct Options {
     time: Option<String>,
 }
 
-pub(super) async fn level(client: &Client, options: &Options, json: bool) -> Result<(), Failure> {
+pub(super) async fn level(client: &AdminClient, options: &LevelOptions, json: bool) -> Result<(), CommandError> {
     let answer = match &options.level {
         None => client.get("/api/v1/log").await?,
         Some(level) => {

@@ -1,6 +1,7 @@
 //! The command line: one file a command. Errors go to stderr once, as `evenkeel: what: why`; stdout is for what a
 //! command has to say.
 
+mod addresses;
 mod api;
 mod backends;
 mod check;
@@ -21,7 +22,6 @@ mod systemd;
 mod table;
 mod top;
 mod watch;
-mod ways;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -31,14 +31,14 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{CommandFactory, Parser, Subcommand};
 
-use client::Client;
+use client::AdminClient;
 
 use crate::balancer::{StartError, explained};
 use crate::clean;
 use crate::config::ConfigError;
 use crate::server::LimitError;
 pub use logging::{Logging, start as start_logging};
-pub use watch::Watch;
+pub use watch::FileWatch;
 
 /// For who reads stderr.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -82,21 +82,21 @@ enum Command {
     /// Say whether the configuration is valid, what it would run, and what is risky in it
     Check,
     /// Say what the configuration would change in the running balancer, and what becomes of live sessions; changes nothing
-    Plan(plan::Options),
+    Plan(plan::PlanOptions),
     /// The whole at a glance: listeners, pools, sessions
     Status,
     /// Every backend: standing, since when, why
-    Backends(backends::Options),
+    Backends(backends::BackendsOptions),
     /// Who is connected to whom
-    Sessions(sessions::List),
+    Sessions(sessions::ListOptions),
     /// Close sessions, at the pace of their pools
-    Close(sessions::Close),
+    Close(sessions::CloseOptions),
     /// Why a backend gets sessions, or none, and what happened to it; or a session, with what the kernel knows of it
-    Explain(explain::Options),
+    Explain(explain::ExplainOptions),
     /// Pools and backends, live: rates, connect times, standings; keys to sort, filter and drain
-    Top(top::Options),
+    Top(top::TopOptions),
     /// What happens, while it happens
-    Events(events::Options),
+    Events(events::EventsOptions),
     /// Let a backend, or a whole pool, run empty: nothing new, what runs goes on
     Drain(operate::TakeOut),
     /// Take a backend, or a whole pool, out; what runs goes on
@@ -106,11 +106,11 @@ enum Command {
     /// Give a backend another share of the new sessions
     Weight(operate::Weight),
     /// Let the active check of a backend rest, or go on
-    Probe(operate::Probe),
+    Probe(operate::ProbeOptions),
     /// Obey discovery at once: end what a pool holds against it after trouble of the registry
-    Release(operate::Release),
+    Release(operate::ReleaseOptions),
     /// Show or change what the log says
-    LogLevel(level::Options),
+    LogLevel(level::LevelOptions),
     /// What is in effect, with every default; secrets are masked
     Config,
     /// Have the file read again, at once; what is refused changes nothing
@@ -136,7 +136,7 @@ impl Command {
 }
 
 /// How a command failed.
-enum Failure {
+enum CommandError {
     /// Exit status 2; the text is complete.
     Config(String),
     /// Exit status 1.
@@ -149,7 +149,7 @@ enum Failure {
     Differs,
 }
 
-impl Failure {
+impl CommandError {
     /// For people, on a line.
     fn text(self) -> String {
         match self {
@@ -160,25 +160,25 @@ impl Failure {
     }
 }
 
-impl From<anyhow::Error> for Failure {
+impl From<anyhow::Error> for CommandError {
     fn from(error: anyhow::Error) -> Self {
         Self::Runtime(error)
     }
 }
 
-impl From<ConfigError> for Failure {
+impl From<ConfigError> for CommandError {
     fn from(error: ConfigError) -> Self {
         Self::Config(explained(&error))
     }
 }
 
-impl From<StartError> for Failure {
+impl From<StartError> for CommandError {
     fn from(error: StartError) -> Self {
         Self::Config(format!("{:#}", anyhow::Error::from(error)))
     }
 }
 
-impl From<LimitError> for Failure {
+impl From<LimitError> for CommandError {
     fn from(error: LimitError) -> Self {
         Self::Config(error.to_string())
     }
@@ -192,30 +192,30 @@ pub fn main() -> ExitCode {
     };
     match obey(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Config(text)) => {
+        Err(CommandError::Config(text)) => {
             complain(text);
             ExitCode::from(2)
         }
-        Err(Failure::Runtime(error)) => {
+        Err(CommandError::Runtime(error)) => {
             complain(format!("{error:#}"));
             ExitCode::FAILURE
         }
-        Err(Failure::Unknown(text)) => {
+        Err(CommandError::Unknown(text)) => {
             complain(text);
             ExitCode::from(3)
         }
-        Err(Failure::TimedOut(text)) => {
+        Err(CommandError::TimedOut(text)) => {
             complain(text);
             ExitCode::from(4)
         }
-        Err(Failure::Differs) => ExitCode::from(5),
+        Err(CommandError::Differs) => ExitCode::from(5),
     }
 }
 
-fn obey(arguments: &Arguments) -> Result<(), Failure> {
+fn obey(arguments: &Arguments) -> Result<(), CommandError> {
     let Arguments { config, admin, json, allow_exec, command } = arguments;
     if let Some(name) = command.as_ref().map_or(Some("run"), Command::without_json).filter(|_| *json) {
-        return Err(Failure::Config(format!("--json does not apply to `{name}`")));
+        return Err(CommandError::Config(format!("--json does not apply to `{name}`")));
     }
     match command {
         None | Some(Command::Run) => run::run(config, *allow_exec),
@@ -223,7 +223,7 @@ fn obey(arguments: &Arguments) -> Result<(), Failure> {
         Some(Command::Completions(options)) => pages::completions(options, Arguments::command()),
         Some(Command::Man(options)) => pages::man(options, Arguments::command()),
         Some(command) => {
-            let client = Client::new(admin.as_deref(), config)?;
+            let client = AdminClient::new(admin.as_deref(), config)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let done = async {
                 match command {
@@ -237,7 +237,7 @@ fn obey(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// What needs a balancer that runs.
-async fn ask(client: &Client, command: &Command, json: bool) -> Result<(), Failure> {
+async fn ask(client: &AdminClient, command: &Command, json: bool) -> Result<(), CommandError> {
     match command {
         // Done above, without one.
         Command::Run | Command::Check | Command::Plan(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
@@ -277,7 +277,7 @@ fn answer_usage(answer: &clap::Error) -> ExitCode {
 }
 
 /// Writes an answer of the API to stdout.
-fn say_json(value: &serde_json::Value) -> Result<(), Failure> {
+fn say_json(value: &serde_json::Value) -> Result<(), CommandError> {
     Ok(say(&clean::json(&format!("{value:#}\n")))?)
 }
 

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde_json::{Map, Value, json};
 
-use super::api::{Backend, Explained, Named, Pool, find_backend, find_pool};
-use super::client::{Client, escaped, known};
+use super::api::{Backend, BackendName, Explained, Pool, find_backend, find_pool};
+use super::client::{AdminClient, escaped, known};
 use super::table::{coloured, short, standing_word};
-use super::{Failure, complain, say, say_json};
+use super::{CommandError, complain, say, say_json};
 use crate::config::{parse_duration, written_duration};
 
 /// Between two looks at how many sessions are left.
@@ -20,7 +20,7 @@ const LINE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false, id = "whom")]
-pub(super) struct Whom {
+pub(super) struct Selection {
     /// ID, POOL/ID, or the beginning of one that no other has
     #[arg(group = "whom")]
     backend: Option<String>,
@@ -30,7 +30,7 @@ pub(super) struct Whom {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Lasting {
+pub(super) struct LastingOptions {
     /// It ends by itself after this time, such as 90s or 1h
     #[arg(long = "for", value_name = "TIME", conflicts_with = "until_restart")]
     time: Option<String>,
@@ -45,9 +45,9 @@ pub(super) struct Lasting {
 #[derive(Debug, clap::Args)]
 pub(super) struct TakeOut {
     #[command(flatten)]
-    whom: Whom,
+    whom: Selection,
     #[command(flatten)]
-    lasting: Lasting,
+    lasting: LastingOptions,
     /// Close what runs, at the pace of the pool
     #[arg(long)]
     close: bool,
@@ -62,7 +62,7 @@ pub(super) struct TakeOut {
 #[derive(Debug, clap::Args)]
 pub(super) struct PutBack {
     #[command(flatten)]
-    whom: Whom,
+    whom: Selection,
     /// Why; shown wherever the order is
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
@@ -76,18 +76,18 @@ pub(super) struct Weight {
     #[arg(value_parser = weight_of)]
     weight: Given,
     #[command(flatten)]
-    lasting: Lasting,
+    lasting: LastingOptions,
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Probe {
+pub(super) struct ProbeOptions {
     /// ID, POOL/ID, or the beginning of one that no other has
     backend: String,
     /// `pause`: nothing is probed, and what the last probe found holds; or `resume`
     #[arg(value_enum)]
     action: Action,
     #[command(flatten)]
-    lasting: Lasting,
+    lasting: LastingOptions,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -97,7 +97,7 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Release {
+pub(super) struct ReleaseOptions {
     /// The pool, or the beginning of its name that no other has
     pool: String,
     /// Why; shown in the log
@@ -120,10 +120,15 @@ fn weight_of(text: &str) -> Result<Given, String> {
 /// Whom it is about, found.
 enum Found {
     Pool(String),
-    Backend(Named),
+    Backend(BackendName),
 }
 
-pub(super) async fn take_out(client: &Client, word: &str, options: &TakeOut, json: bool) -> Result<(), Failure> {
+pub(super) async fn take_out(
+    client: &AdminClient,
+    word: &str,
+    options: &TakeOut,
+    json: bool,
+) -> Result<(), CommandError> {
     let found = find(client, &options.whom).await?;
     let mut body = options.lasting.body();
     body.insert("operator".to_owned(), json!(word));
@@ -140,16 +145,16 @@ pub(super) async fn take_out(client: &Client, word: &str, options: &TakeOut, jso
     match (answer, &found) {
         (Ok(answer), _) => show(&as_answer(answer, &found), &found, json)?,
         // It left the registry meanwhile and is forgotten: it has no sessions.
-        (Err(Failure::Unknown(_)), _) => {}
+        (Err(CommandError::Unknown(_)), _) => {}
         (Err(failure), _) => return Err(failure),
     }
     match left {
         0 => Ok(()),
-        left => Err(Failure::TimedOut(format!("{left} sessions are left after {}", said(options.timeout)))),
+        left => Err(CommandError::TimedOut(format!("{left} sessions are left after {}", said(options.timeout)))),
     }
 }
 
-pub(super) async fn put_back(client: &Client, options: &PutBack, json: bool) -> Result<(), Failure> {
+pub(super) async fn put_back(client: &AdminClient, options: &PutBack, json: bool) -> Result<(), CommandError> {
     let found = find(client, &options.whom).await?;
     let mut body = Map::new();
     body.insert("operator".to_owned(), json!("ready"));
@@ -160,7 +165,7 @@ pub(super) async fn put_back(client: &Client, options: &PutBack, json: bool) -> 
     show(&answer, &found, json)
 }
 
-pub(super) async fn weight(client: &Client, options: &Weight, json: bool) -> Result<(), Failure> {
+pub(super) async fn weight(client: &AdminClient, options: &Weight, json: bool) -> Result<(), CommandError> {
     let found = Found::Backend(find_backend(client, &options.backend).await?);
     let mut body = options.lasting.body();
     body.insert("weight".to_owned(), json!(options.weight.0));
@@ -168,7 +173,7 @@ pub(super) async fn weight(client: &Client, options: &Weight, json: bool) -> Res
     show(&answer, &found, json)
 }
 
-pub(super) async fn probe(client: &Client, options: &Probe, json: bool) -> Result<(), Failure> {
+pub(super) async fn probe(client: &AdminClient, options: &ProbeOptions, json: bool) -> Result<(), CommandError> {
     let found = Found::Backend(find_backend(client, &options.backend).await?);
     let mut body = options.lasting.body();
     let word = match options.action {
@@ -180,7 +185,7 @@ pub(super) async fn probe(client: &Client, options: &Probe, json: bool) -> Resul
     show(&answer, &found, json)
 }
 
-pub(super) async fn release(client: &Client, options: &Release, json: bool) -> Result<(), Failure> {
+pub(super) async fn release(client: &AdminClient, options: &ReleaseOptions, json: bool) -> Result<(), CommandError> {
     let found = Found::Pool(find_pool(client, &options.pool).await?);
     let body = options.note.as_ref().map_or_else(|| json!({}), |note| json!({ "note": note }));
     let answer = client.change(Method::POST, &format!("{}/release", found.path()), &body).await?;
@@ -190,7 +195,7 @@ pub(super) async fn release(client: &Client, options: &Release, json: bool) -> R
     show(&answer, &found, json)
 }
 
-impl Lasting {
+impl LastingOptions {
     fn body(&self) -> Map<String, Value> {
         let mut body = Map::new();
         if let Some(time) = &self.time {
@@ -223,15 +228,15 @@ impl Found {
     }
 }
 
-async fn find(client: &Client, whom: &Whom) -> Result<Found, Failure> {
+async fn find(client: &AdminClient, whom: &Selection) -> Result<Found, CommandError> {
     match (&whom.backend, &whom.pool) {
         (Some(backend), _) => Ok(Found::Backend(find_backend(client, backend).await?)),
         (None, Some(pool)) => Ok(Found::Pool(find_pool(client, pool).await?)),
-        (None, None) => Err(Failure::Config("name a backend, or a pool with --pool".to_owned())),
+        (None, None) => Err(CommandError::Config("name a backend, or a pool with --pool".to_owned())),
     }
 }
 
-async fn give(client: &Client, found: &Found, body: Map<String, Value>) -> Result<Value, Failure> {
+async fn give(client: &AdminClient, found: &Found, body: Map<String, Value>) -> Result<Value, CommandError> {
     let answer = client.change(Method::PATCH, &found.path(), &Value::Object(body)).await?;
     if let Some(warning) = answer.get("warning").and_then(Value::as_str) {
         complain(format!("warning: {warning}"));
@@ -246,7 +251,7 @@ fn as_answer(body: Value, found: &Found) -> Value {
     }
 }
 
-fn show(answer: &Value, found: &Found, json: bool) -> Result<(), Failure> {
+fn show(answer: &Value, found: &Found, json: bool) -> Result<(), CommandError> {
     if json {
         return say_json(answer);
     }
@@ -287,14 +292,14 @@ fn until(order: &super::api::Order) -> String {
 }
 
 /// Waits until the last session is gone. Returns how many are left when the time is over.
-async fn wait(client: &Client, found: &Found, timeout: Option<Duration>) -> Result<usize, Failure> {
+async fn wait(client: &AdminClient, found: &Found, timeout: Option<Duration>) -> Result<usize, CommandError> {
     let began = Instant::now();
     let terminal = io::stderr().is_terminal();
     let mut said_at: Option<Instant> = None;
     loop {
         let left = match left(client, found).await {
             // Forgotten: it left the registry, and has no sessions.
-            Err(Failure::Unknown(_)) => 0,
+            Err(CommandError::Unknown(_)) => 0,
             left => left?,
         };
         let over = timeout.is_some_and(|timeout| began.elapsed() >= timeout);
@@ -316,7 +321,7 @@ async fn wait(client: &Client, found: &Found, timeout: Option<Duration>) -> Resu
     }
 }
 
-async fn left(client: &Client, found: &Found) -> Result<usize, Failure> {
+async fn left(client: &AdminClient, found: &Found) -> Result<usize, CommandError> {
     let (standing, sessions, who) = match found {
         Found::Backend(named) => {
             let Explained { backend, .. } = client.read(&named.path()).await?;
@@ -330,7 +335,7 @@ async fn left(client: &Client, found: &Found) -> Result<usize, Failure> {
     };
     if standing == "up" {
         let error = format!("somebody made {who} ready again: waiting makes no sense");
-        return Err(Failure::Runtime(anyhow::anyhow!("{error}")));
+        return Err(CommandError::Runtime(anyhow::anyhow!("{error}")));
     }
     Ok(sessions)
 }

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Command;
 use clap_complete::Shell;
 
-use super::{Failure, say};
+use super::{CommandError, say};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
@@ -21,13 +21,13 @@ pub(super) struct Man {
     dir: Option<PathBuf>,
 }
 
-pub(super) fn completions(options: &Completions, mut command: Command) -> Result<(), Failure> {
+pub(super) fn completions(options: &Completions, mut command: Command) -> Result<(), CommandError> {
     let mut text = Vec::new();
     clap_complete::generate(options.shell, &mut command, "evenkeel", &mut text);
     Ok(say(&String::from_utf8_lossy(&text))?)
 }
 
-pub(super) fn man(options: &Man, command: Command) -> Result<(), Failure> {
+pub(super) fn man(options: &Man, command: Command) -> Result<(), CommandError> {
     if let Some(directory) = &options.dir {
         let shown = directory.display().to_string();
         std::fs::create_dir_all(directory).with_context(|| shown.clone())?;

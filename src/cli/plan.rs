@@ -8,12 +8,14 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::client::Client;
-use super::ways::{foreign, written};
-use super::{Failure, say, say_json};
+use super::addresses::{foreign, written};
+use super::client::AdminClient;
+use super::{CommandError, say, say_json};
 use crate::balancer::permit;
 use crate::clean;
-use crate::config::{self, Change, Config, Diff, Host, Named, Policy, Pool, Source, What, WhenAllDown};
+use crate::config::{
+    self, ClosePolicy, Config, Diff, Difference, Host, KeyChange, NamedDifference, Pool, Source, WhenAllDown,
+};
 use crate::server;
 use crate::standing::Standing;
 
@@ -21,7 +23,7 @@ use crate::standing::Standing;
 #[derive(Serialize)]
 struct Plan {
     /// Outside of listeners and pools.
-    process: Vec<Change>,
+    process: Vec<KeyChange>,
     listeners: Vec<Item>,
     pools: Vec<Item>,
     /// Places that take a restart; all else comes into effect.
@@ -34,7 +36,7 @@ struct Plan {
 #[derive(Serialize)]
 struct Item {
     #[serde(flatten)]
-    named: Named,
+    named: NamedDifference,
     sessions: Sessions,
     /// What else is to be known.
     notes: Vec<String>,
@@ -53,19 +55,19 @@ struct Sessions {
 
 /// How to say it.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct PlanOptions {
     /// Exit with status 5 if something would change
     #[arg(long)]
     exit_code: bool,
 }
 
 pub(super) async fn plan(
-    client: &Client,
+    client: &AdminClient,
     path: &Path,
     allow_exec: bool,
-    options: &Options,
+    options: &PlanOptions,
     json: bool,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let config = load(path)?;
     permit(&config, allow_exec)?;
     server::max_connections(&config)?;
@@ -76,24 +78,24 @@ pub(super) async fn plan(
     } else {
         say(&clean::lines(&table(&plan, differs)))?;
     }
-    if differs && options.exit_code { Err(Failure::Differs) } else { Ok(()) }
+    if differs && options.exit_code { Err(CommandError::Differs) } else { Ok(()) }
 }
 
 /// A file of another user gets nothing of our environment; see `ways`.
-fn load(path: &Path) -> Result<Config, Failure> {
+fn load(path: &Path) -> Result<Config, CommandError> {
     let written = match written(path) {
         Ok(written) if !written.is_trusted => written,
         // In the words of `run` and `check`.
         _ => return Ok(config::load(path)?),
     };
     let parsed = config::parse(&written.text, &path.display().to_string(), &|_| None);
-    parsed.map_err(|error| match Failure::from(error) {
-        Failure::Config(text) => Failure::Config(format!("{text}\n{}", foreign(path))),
+    parsed.map_err(|error| match CommandError::from(error) {
+        CommandError::Config(text) => CommandError::Config(format!("{text}\n{}", foreign(path))),
         other => other,
     })
 }
 
-async fn make(client: &Client, config: &Config) -> Result<Plan, Failure> {
+async fn make(client: &AdminClient, config: &Config) -> Result<Plan, CommandError> {
     let running = client.get("/api/v1/config").await?;
     let (listeners_now, pools) = (client.get("/api/v1/listeners").await?, client.get("/api/v1/pools").await?);
     let new = config.effective();
@@ -103,9 +105,11 @@ async fn make(client: &Client, config: &Config) -> Result<Plan, Failure> {
     let items = diff.listeners.into_iter().map(|named| {
         let all = listeners_live(&named.name);
         let (sessions, notes) = match &named.what {
-            What::Removed => drained(all, config),
+            Difference::Removed => drained(all, config),
             // One that is new may be one that has not yet left.
-            What::Added | What::Changed(_) => (Sessions { kept: all, ..Sessions::default() }, moved(&named)),
+            Difference::Added | Difference::Changed(_) => {
+                (Sessions { kept: all, ..Sessions::default() }, moved(&named))
+            }
         };
         Item { named, sessions, notes }
     });
@@ -113,9 +117,9 @@ async fn make(client: &Client, config: &Config) -> Result<Plan, Failure> {
     let items = diff.pools.into_iter().map(|named| {
         let all = live(&pools["pools"], &named.name);
         let (sessions, notes) = match &named.what {
-            What::Removed => drained(all, config),
+            Difference::Removed => drained(all, config),
             // One that is new may be one that has not yet left.
-            What::Added | What::Changed(_) => changed(&named, find(&pools["pools"], &named.name), config),
+            Difference::Added | Difference::Changed(_) => changed(&named, find(&pools["pools"], &named.name), config),
         };
         Item { named, sessions, notes }
     });
@@ -129,8 +133,9 @@ async fn make(client: &Client, config: &Config) -> Result<Plan, Failure> {
     }
     for item in &listeners {
         let its_pool = find(&listeners_now["listeners"], &item.named.name).map(|listener| &listener["pool"]);
-        let removed =
-            |pool: &&Item| pool.named.what == What::Removed && its_pool.is_some_and(|its| *its == pool.named.name);
+        let removed = |pool: &&Item| {
+            pool.named.what == Difference::Removed && its_pool.is_some_and(|its| *its == pool.named.name)
+        };
         if pools_planned.iter().any(|pool| removed(&pool)) {
             // They are counted there.
             continue;
@@ -162,7 +167,7 @@ fn drained(all: u64, config: &Config) -> (Sessions, Vec<String>) {
     (Sessions { drained: all, ..Sessions::default() }, vec![note])
 }
 
-fn moved(named: &Named) -> Vec<String> {
+fn moved(named: &NamedDifference) -> Vec<String> {
     let mut notes = Vec::new();
     if named.changes("pool") {
         notes.push("sessions stay in the pool that they are in".to_owned());
@@ -173,7 +178,7 @@ fn moved(named: &Named) -> Vec<String> {
     notes
 }
 
-fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions, Vec<String>) {
+fn changed(named: &NamedDifference, running: Option<&Value>, config: &Config) -> (Sessions, Vec<String>) {
     let all = running.and_then(|pool| pool["sessions"].as_u64()).unwrap_or(0);
     let (mut sessions, mut notes) = (Sessions { kept: all, ..Sessions::default() }, Vec::new());
     let Some(pool) = config.pool(&named.name) else { return (sessions, notes) };
@@ -181,15 +186,15 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
     for backend in running["backends"].as_array().into_iter().flatten() {
         let (id, its) = (backend["id"].as_str().unwrap_or_default(), backend["sessions"].as_u64().unwrap_or(0));
         match policy(pool, id, backend, running) {
-            Some(Policy::Drain(time)) if its > 0 => {
+            Some(ClosePolicy::Drain(time)) if its > 0 => {
                 notes.push(format!("{id} has {its} sessions: they get {time:?}, then they are closed"));
                 sessions.drained += its;
             }
-            Some(Policy::Close) if its > 0 => {
+            Some(ClosePolicy::Close) if its > 0 => {
                 notes.push(format!("{id} has {its} sessions: they are closed"));
                 sessions.closed += its;
             }
-            Some(Policy::Keep) if its > 0 => {
+            Some(ClosePolicy::Keep) if its > 0 => {
                 notes.push(format!("{id} gets no new sessions; the {its} that it has go on"))
             }
             _ => {}
@@ -199,7 +204,7 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
     if named.changes("consul") {
         notes.push("who leaves follows from what Consul then says: see on_removed".to_owned());
     }
-    if named.changes("on_removed") && pool.closing.on_removed != Policy::Keep {
+    if named.changes("on_removed") && pool.closing.on_removed != ClosePolicy::Keep {
         notes.push("sessions at addresses that their backends have left go by it, too".to_owned());
     }
     if named.changes("check") {
@@ -212,7 +217,7 @@ fn changed(named: &Named, running: Option<&Value>, config: &Config) -> (Sessions
 }
 
 /// What becomes of a backend's sessions; `None` = nothing speaks against it.
-fn policy(pool: &Pool, id: &str, backend: &Value, running: &Value) -> Option<Policy> {
+fn policy(pool: &Pool, id: &str, backend: &Value, running: &Value) -> Option<ClosePolicy> {
     let standing = Standing::ALL.into_iter().find(|standing| backend["standing"] == standing.name())?;
     let written = match &pool.source {
         Source::Static(backends) => Some(backends.iter().find(|backend| backend.id == id)),
@@ -229,7 +234,7 @@ fn policy(pool: &Pool, id: &str, backend: &Value, running: &Value) -> Option<Pol
     let moves = written.flatten().is_some_and(|written| {
         !matches!(written.address.host, Host::Name(_)) && backend["address"] != written.address.to_string()
     });
-    if moves && pool.closing.on_removed != Policy::Keep {
+    if moves && pool.closing.on_removed != ClosePolicy::Keep {
         return Some(pool.closing.on_removed);
     }
     let is_all_down = running["fail_open"] == true || running["all_down"] == true;
@@ -242,7 +247,7 @@ fn table(plan: &Plan, differs: bool) -> String {
         return "nothing would change\n".to_owned();
     }
     let mut text = String::new();
-    let keys = |text: &mut String, changes: &[Change]| {
+    let keys = |text: &mut String, changes: &[KeyChange]| {
         for change in changes {
             let word = |value: &Option<String>| value.clone().unwrap_or_else(|| "none".to_owned());
             let restart = if change.needs_restart { "  (takes a restart)" } else { "" };
@@ -258,13 +263,13 @@ fn table(plan: &Plan, differs: bool) -> String {
         for Item { named, sessions, notes } in items {
             let Sessions { kept, drained, closed } = sessions;
             let sign = match named.what {
-                What::Added => "+",
-                What::Changed(_) => "~",
-                What::Removed => "-",
+                Difference::Added => "+",
+                Difference::Changed(_) => "~",
+                Difference::Removed => "-",
             };
             let counts = format!("sessions: {kept} kept, {drained} drained, {closed} closed");
             let _ = writeln!(text, "{sign} {kind} {}  {counts}", named.name);
-            if let What::Changed(changes) = &named.what {
+            if let Difference::Changed(changes) = &named.what {
                 keys(&mut text, changes);
             }
             for note in notes {

@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::watch::Watch;
-use super::{Failure, logging, systemd};
+use super::watch::FileWatch;
+use super::{CommandError, logging, systemd};
 use crate::admin;
-use crate::balancer::{Balancer, StartError, Surroundings, permit};
+use crate::balancer::{Balancer, Options, StartError, permit};
 use crate::config::{self, Config};
 use crate::server;
 
@@ -23,13 +23,13 @@ const CONTROL_THREADS: usize = 2;
 /// Reloads that are asked for while one is under way; who comes later waits in the API.
 const RELOADS_WAITING: usize = 4;
 
-type Asked = mpsc::Receiver<oneshot::Sender<()>>;
+type PendingReload = mpsc::Receiver<oneshot::Sender<()>>;
 
 /// For the sessions of the other workers after one has died, and for the admin side at the end: they end at once, unless
 /// something else is wrong, too.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
+pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), CommandError> {
     let text = config::read(path)?;
     let config = config::parse_file(path, &text)?;
     permit(&config, allow_exec)?;
@@ -39,13 +39,13 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
         warn!("{warning}");
     }
     let (ask, asked) = mpsc::channel(RELOADS_WAITING);
-    let watch = Watch::new(path, &text).context("the file can't be watched")?;
+    let watch = FileWatch::new(path, &text).context("the file can't be watched")?;
     let (shown, file_trouble, log_trouble) = (path.display().to_string(), watch.trouble(), logging.trouble());
     let troubles = move || {
         let of_file = file_trouble().map(|trouble| format!("{shown}: {trouble}"));
         of_file.into_iter().chain(log_trouble()).collect()
     };
-    let surroundings = Surroundings {
+    let options = Options {
         inherited,
         log_lines_dropped: Some(Arc::new(logging.dropped())),
         log_level: Some(logging.level()),
@@ -60,7 +60,7 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("the control plane's event loop")?;
-    let result = runtime.block_on(serve(path, watch, config, surroundings, asked));
+    let result = runtime.block_on(serve(path, watch, config, options, asked));
     // A look-up or a read of a file that hangs holds a thread of the runtime; the end does not wait for it.
     runtime.shutdown_background();
     result
@@ -68,20 +68,20 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), Failure> {
 
 async fn serve(
     path: &Path,
-    watch: Watch,
+    watch: FileWatch,
     config: Config,
-    surroundings: Surroundings,
-    mut asked: Asked,
-) -> Result<(), Failure> {
+    options: Options,
+    mut asked: PendingReload,
+) -> Result<(), CommandError> {
     let mut signals = Signals::new().context("signals can't be caught")?;
     // In a container: what lost its parent has no other one to wait for its end.
     if std::process::id() == 1 {
         tokio::spawn(server::reap_orphans());
     }
-    let balancer = Balancer::start_in(config, surroundings).await.map_err(|error| match error {
-        StartError::Server(server::StartError::Limit(error)) => error.into(),
-        error @ StartError::Server(server::StartError::Check { .. }) => error.into(),
-        error => Failure::Runtime(error.into()),
+    let balancer = Balancer::start_in(config, options).await.map_err(|error| match error {
+        StartError::Server(server::ServerStartError::Limit(error)) => error.into(),
+        error @ StartError::Server(server::ServerStartError::Check { .. }) => error.into(),
+        error => CommandError::Runtime(error.into()),
     })?;
     systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), file = %path.display(), pid = std::process::id(), "started");
@@ -104,7 +104,7 @@ async fn serve(
         died = balancer.failure() => {
             // So that no stream that the others carry reads as complete when the process ends.
             let _ = timeout(LAST_WORDS, balancer.kill()).await;
-            Err(Failure::Runtime(died.into()))
+            Err(CommandError::Runtime(died.into()))
         }
     };
     // Else the process could be gone before the admin socket's file is.
@@ -116,7 +116,13 @@ async fn serve(
 /// something else. Never ends.
 ///
 /// Dropping it leaves a reload that is under way either done or not.
-async fn keep_up(balancer: &Balancer, path: &Path, mut watch: Watch, hangup: &mut Signal, asked: &mut Asked) {
+async fn keep_up(
+    balancer: &Balancer,
+    path: &Path,
+    mut watch: FileWatch,
+    hangup: &mut Signal,
+    asked: &mut PendingReload,
+) {
     loop {
         watch.turn(balancer.state().set().config.reload.watch);
         let (text, why, done) = tokio::select! {
@@ -125,7 +131,7 @@ async fn keep_up(balancer: &Balancer, path: &Path, mut watch: Watch, hangup: &mu
             text = watch.changed() => (Some(text), "the file has changed", None),
         };
         // Told when it is dropped, whatever came of it.
-        let _done = Done(done);
+        let _done = ReloadDone(done);
         info!(file = %path.display(), "{why}");
         // Also where the file can't be read: who sent the signal waits for this.
         systemd::reloading();
@@ -143,9 +149,9 @@ async fn keep_up(balancer: &Balancer, path: &Path, mut watch: Watch, hangup: &mu
 }
 
 /// Somebody who waits for a reload to be over.
-struct Done(Option<oneshot::Sender<()>>);
+struct ReloadDone(Option<oneshot::Sender<()>>);
 
-impl Drop for Done {
+impl Drop for ReloadDone {
     fn drop(&mut self) {
         if let Some(done) = self.0.take() {
             // Whoever asked may have left.

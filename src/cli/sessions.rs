@@ -8,9 +8,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{find_backend, find_pool};
-use super::client::{Client, escaped, known};
+use super::client::{AdminClient, escaped, known};
 use super::table::{Table, cell, coloured, number, short};
-use super::{Failure, say, say_json};
+use super::{CommandError, say, say_json};
 
 /// Which sessions; all that is said has to fit.
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,7 @@ pub(super) struct Which {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct List {
+pub(super) struct ListOptions {
     #[command(flatten)]
     which: Which,
     /// age = the oldest first, idle = the quietest first, bytes = who moved most first
@@ -48,7 +48,7 @@ pub(super) struct List {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Close {
+pub(super) struct CloseOptions {
     /// The number of one session, as in the log and in `evenkeel sessions`
     id: Option<u64>,
     #[command(flatten)]
@@ -63,12 +63,12 @@ pub(super) struct Close {
 
 #[derive(Deserialize)]
 struct Sessions {
-    sessions: Vec<Session>,
+    sessions: Vec<SessionRow>,
     matched: usize,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Session {
+pub(super) struct SessionRow {
     id: u64,
     listener: String,
     pool: String,
@@ -91,12 +91,12 @@ pub(super) struct Session {
 
 #[derive(Deserialize)]
 struct Tcp {
-    client: Side,
-    backend: Side,
+    client: SideRow,
+    backend: SideRow,
 }
 
 #[derive(Deserialize)]
-struct Side {
+struct SideRow {
     rtt_ms: f64,
     rtt_deviation_ms: f64,
     retransmits: u32,
@@ -109,7 +109,7 @@ struct Side {
 
 impl Which {
     /// As the API takes it, names found.
-    async fn filter(&self, client: &Client) -> Result<Map<String, Value>, Failure> {
+    async fn filter(&self, client: &AdminClient) -> Result<Map<String, Value>, CommandError> {
         let mut filter = Map::new();
         if let Some(text) = &self.backend {
             let named = find_backend(client, text).await?;
@@ -119,7 +119,7 @@ impl Which {
         if let Some(text) = &self.pool {
             let pool = find_pool(client, text).await?;
             if filter.get("pool").is_some_and(|of_backend| *of_backend != json!(pool)) {
-                return Err(Failure::Config("that backend is in another pool".to_owned()));
+                return Err(CommandError::Config("that backend is in another pool".to_owned()));
             }
             filter.insert("pool".to_owned(), json!(pool));
         }
@@ -133,7 +133,7 @@ impl Which {
     }
 }
 
-pub(super) async fn list(client: &Client, options: &List, json: bool) -> Result<(), Failure> {
+pub(super) async fn list(client: &AdminClient, options: &ListOptions, json: bool) -> Result<(), CommandError> {
     let filter = options.which.filter(client).await?;
     let mut path = format!("/api/v1/sessions?sort={}&limit={}", options.sort, options.limit);
     for (name, value) in &filter {
@@ -178,20 +178,20 @@ pub(super) async fn list(client: &Client, options: &List, json: bool) -> Result<
     Ok(say(&text)?)
 }
 
-pub(super) async fn close(client: &Client, options: &Close, json: bool) -> Result<(), Failure> {
+pub(super) async fn close(client: &AdminClient, options: &CloseOptions, json: bool) -> Result<(), CommandError> {
     let mut filter = options.which.filter(client).await?;
     if let Some(id) = options.id {
         filter.insert("id".to_owned(), json!(id));
     }
     if filter.is_empty() != options.all {
         let error = if options.all { "--all next to a filter" } else { "say which sessions, or --all" };
-        return Err(Failure::Config(error.to_owned()));
+        return Err(CommandError::Config(error.to_owned()));
     }
     if !options.yes && options.id.is_none() && !io::stdin().is_terminal() {
-        return Err(Failure::Config("no terminal to confirm it on: add --yes to close them".to_owned()));
+        return Err(CommandError::Config("no terminal to confirm it on: add --yes to close them".to_owned()));
     }
     if !options.yes && io::stdin().is_terminal() && !sure(client, &filter).await? {
-        return Err(Failure::Runtime(anyhow::anyhow!("nothing was closed")));
+        return Err(CommandError::Runtime(anyhow::anyhow!("nothing was closed")));
     }
     let body = if options.all { json!({ "all": true }) } else { json!({ "filter": filter }) };
     let answer = client.change(Method::POST, "/api/v1/sessions/close", &body).await?;
@@ -203,12 +203,12 @@ pub(super) async fn close(client: &Client, options: &Close, json: bool) -> Resul
         _ => say(&format!("{closing} sessions are being closed, at the pace of their pools\n"))?,
     }
     match closing {
-        0 => Err(Failure::Unknown("there is no such session, so none is closed".to_owned())),
+        0 => Err(CommandError::Unknown("there is no such session, so none is closed".to_owned())),
         _ => Ok(()),
     }
 }
 
-async fn sure(client: &Client, filter: &Map<String, Value>) -> Result<bool, Failure> {
+async fn sure(client: &AdminClient, filter: &Map<String, Value>) -> Result<bool, CommandError> {
     let mut path = "/api/v1/sessions?limit=0".to_owned();
     for (name, value) in filter {
         let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
@@ -222,12 +222,12 @@ async fn sure(client: &Client, filter: &Map<String, Value>) -> Result<bool, Fail
 }
 
 /// One session, and what the kernel knows of it.
-pub(super) async fn explain(client: &Client, id: u64, json: bool) -> Result<(), Failure> {
+pub(super) async fn explain(client: &AdminClient, id: u64, json: bool) -> Result<(), CommandError> {
     let answer = client.get(&format!("/api/v1/sessions/{id}")).await?;
     if json {
         return say_json(&answer);
     }
-    let session: Session = known(answer)?;
+    let session: SessionRow = known(answer)?;
     let by = if session.peer == session.client { String::new() } else { format!(", by {}", session.peer) };
     let finished = match &session.finished[..] {
         [] => String::new(),

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::client::{Client, known};
-use super::table::{Cell, Colour, Table, cell, coloured, number, short};
-use super::{Failure, say, say_json};
+use super::client::{AdminClient, known};
+use super::table::{Colour, Table, TableCell, cell, coloured, number, short};
+use super::{CommandError, say, say_json};
 
 #[derive(Deserialize)]
 struct Status {
@@ -22,13 +22,13 @@ struct Status {
     troubles: Vec<String>,
     /// None of an older balancer.
     #[serde(default)]
-    limits: Vec<Limit>,
+    limits: Vec<LimitRow>,
     listeners: Vec<Listener>,
     pools: Vec<Pool>,
 }
 
 #[derive(Deserialize)]
-struct Limit {
+struct LimitRow {
     says: String,
     since: String,
     until: Option<String>,
@@ -60,7 +60,7 @@ struct Pool {
     discovery_age_seconds: Option<f64>,
 }
 
-pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
+pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), CommandError> {
     let answer = client.get("/api/v1/status").await?;
     if json {
         return say_json(&answer);
@@ -101,8 +101,8 @@ pub(super) async fn status(client: &Client, json: bool) -> Result<(), Failure> {
     Ok(say(&text)?)
 }
 
-fn limit(limit: &Limit) -> String {
-    let Limit { says, since, until } = limit;
+fn limit(limit: &LimitRow) -> String {
+    let LimitRow { says, since, until } = limit;
     match until {
         None => format!("limit reached since {since}: {says}"),
         Some(until) => format!("limit reached from {since} until {until}, over now: {says}"),
@@ -119,7 +119,7 @@ fn trouble(pool: &Pool) -> Option<String> {
     Some(format!("discovery of pool {} fails, {known}: {error}", pool.name))
 }
 
-fn state(pool: &Pool) -> Cell {
+fn state(pool: &Pool) -> TableCell {
     match pool {
         Pool { fail_open: true, .. } => cell("nothing is up, sessions try the rest").in_colour(Colour::Red),
         Pool { all_down: true, when_all_down, queued, .. } if when_all_down == "wait" => {

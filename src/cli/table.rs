@@ -7,7 +7,7 @@ use crate::clean;
 
 /// A cell: its text, whether it is a number, and the colour of the mark before it.
 #[derive(Debug)]
-pub(super) struct Cell {
+pub(super) struct TableCell {
     text: String,
     right: bool,
     colour: Option<Colour>,
@@ -27,7 +27,7 @@ const MARK_WIDTH: usize = 2;
 #[derive(Debug)]
 pub(super) struct Table {
     head: Vec<&'static str>,
-    rows: Vec<Vec<Cell>>,
+    rows: Vec<Vec<TableCell>>,
 }
 
 impl Table {
@@ -35,7 +35,7 @@ impl Table {
         Self { head: head.to_vec(), rows: Vec::new() }
     }
 
-    pub(super) fn row(&mut self, cells: Vec<Cell>) {
+    pub(super) fn row(&mut self, cells: Vec<TableCell>) {
         self.rows.push(cells);
     }
 
@@ -82,17 +82,17 @@ fn padded(text: &str, letters: usize, width: usize, right: bool) -> String {
 }
 
 /// Text, as it may be shown: a backend's name or answer must not steer the terminal.
-pub(super) fn cell(text: impl AsRef<str>) -> Cell {
-    Cell { text: clean::line(text.as_ref()), right: false, colour: None }
+pub(super) fn cell(text: impl AsRef<str>) -> TableCell {
+    TableCell { text: clean::line(text.as_ref()), right: false, colour: None }
 }
 
-pub(super) fn number(value: impl ToString) -> Cell {
-    Cell { text: value.to_string(), right: true, colour: None }
+pub(super) fn number(value: impl ToString) -> TableCell {
+    TableCell { text: value.to_string(), right: true, colour: None }
 }
 
 /// A standing, in its colour.
-pub(super) fn standing(word: &str) -> Cell {
-    Cell { colour: colour_of(word), ..cell(word) }
+pub(super) fn standing(word: &str) -> TableCell {
+    TableCell { colour: colour_of(word), ..cell(word) }
 }
 
 /// The word of a standing within a line of text, with its mark if there is to be colour.
@@ -111,7 +111,7 @@ pub(super) fn colour_of(standing: &str) -> Option<Colour> {
     }
 }
 
-impl Cell {
+impl TableCell {
     pub(super) fn in_colour(self, colour: Colour) -> Self {
         Self { colour: Some(colour), ..self }
     }

@@ -17,7 +17,7 @@ const MAX_CONNECTIONS: usize = 128;
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
 
 /// The agents of a file; equal ones are one.
-pub(super) struct Agents<'a> {
+pub(super) struct AgentTable<'a> {
     file: Option<Layer<'a>>,
     datacenter: Option<String>,
     max_connections: usize,
@@ -33,7 +33,7 @@ struct Layer<'a> {
     ca_file: &'a Text,
 }
 
-impl<'a> Agents<'a> {
+impl<'a> AgentTable<'a> {
     pub(super) fn new(shape: Option<&'a AgentShape>, reading: &mut Reading<'_>) -> Self {
         let Some(shape) = shape else {
             return Self { file: None, datacenter: None, max_connections: MAX_CONNECTIONS, known: Vec::new() };

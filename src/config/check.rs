@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Secret;
-use super::header::ProxyVersion;
+use super::proxy_protocol::ProxyVersion;
 
 /// `[pools.NAME.check]` or `[checks.NAME]`. Two pools with an equal check on one address share one probe, hence `Eq` and `Hash`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -71,7 +71,7 @@ pub enum CheckKind {
     /// One HTTP/1.1 request.
     Http(HttpCheck),
     /// Send and expect bytes, in order.
-    Script(Vec<Step>),
+    Script(Vec<ScriptStep>),
     /// The steps of a protocol that needs no more than that.
     Protocol(Protocol),
     /// `PING`, and who it is where that matters.
@@ -310,7 +310,7 @@ impl fmt::Display for StatusSet {
 /// One step of a script check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Step {
+pub enum ScriptStep {
     /// Bytes to write; never empty.
     #[serde(serialize_with = "super::effective::sent")]
     Send(Vec<u8>),

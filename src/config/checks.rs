@@ -12,7 +12,7 @@ use super::kinds::{self, Kind};
 use super::nearest::suggest;
 use super::shape::{AdviserShape, CheckShape};
 use super::values::{CheckEntry, Named, Section};
-use super::{AgentCheck, Check, CheckKind, ProxyVersion, header};
+use super::{AgentCheck, Check, CheckKind, ProxyVersion, proxy_protocol};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
 const DEFAULT_FAST_INTERVAL: Duration = Duration::from_millis(500);
@@ -108,7 +108,7 @@ fn read(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Rea
         rise: reading.number("rise", &shape.rise, 1..=1000).unwrap_or(2),
         fall: reading.number("fall", &shape.fall, 1..=1000).unwrap_or(3),
         port: reading.number("port", &shape.port, 1..=65_535),
-        send_proxy: header::of_check(shape.send_proxy.as_ref(), None, reading),
+        send_proxy: proxy_protocol::of_check(shape.send_proxy.as_ref(), None, reading),
         tls: kinds::tls(kind, shape, reading),
         linger: shape.linger.as_ref().is_some_and(|on| *on.get_ref()),
         sources: Vec::new(),

@@ -20,11 +20,11 @@ const DEFAULT_JITTER: u32 = 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Closing {
     /// What becomes of the sessions of a backend whose standing is `down`.
-    pub on_down: Policy,
+    pub on_down: ClosePolicy,
     /// The same for `removed`.
-    pub on_removed: Policy,
+    pub on_removed: ClosePolicy,
     /// The same for `maintenance`.
-    pub on_maintenance: Policy,
+    pub on_maintenance: ClosePolicy,
     /// Sessions that are closed in a second, of the whole pool and for whatever cause; `None` (written 0) = all at once.
     #[serde(rename = "close_rate")]
     pub rate: Option<u32>,
@@ -39,7 +39,7 @@ pub struct Closing {
 
 /// What becomes of running sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
+pub enum ClosePolicy {
     /// They stay.
     Keep,
     /// They have so long to finish; then what is left is closed.
@@ -48,13 +48,13 @@ pub enum Policy {
     Close,
 }
 
-impl Serialize for Policy {
+impl Serialize for ClosePolicy {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl fmt::Display for Policy {
+impl fmt::Display for ClosePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Keep => f.write_str("keep"),
@@ -79,12 +79,12 @@ pub(super) fn closing(shape: &PoolShape, reading: &mut Reading<'_>) -> Closing {
     }
 }
 
-fn policy(key: &str, entry: Option<&PolicyEntry>, reading: &mut Reading<'_>) -> Policy {
+fn policy(key: &str, entry: Option<&PolicyEntry>, reading: &mut Reading<'_>) -> ClosePolicy {
     let read = match entry {
         None => None,
         Some(PolicyEntry::Word(text)) => reading.parsed_item(key, text, |text| match text {
-            "keep" => Ok(Policy::Keep),
-            "close" => Ok(Policy::Close),
+            "keep" => Ok(ClosePolicy::Keep),
+            "close" => Ok(ClosePolicy::Close),
             "drain" => {
                 let hint = format!("say how long: {key} = {{ drain = \"30s\" }}");
                 Err(Complaint::new("a drain needs its time", hint))
@@ -101,8 +101,8 @@ fn policy(key: &str, entry: Option<&PolicyEntry>, reading: &mut Reading<'_>) -> 
             None
         }
         Some(PolicyEntry::Table(section)) => {
-            reading.duration("drain", &section.shape.drain, Zero::Refused).map(Policy::Drain)
+            reading.duration("drain", &section.shape.drain, Zero::Refused).map(ClosePolicy::Drain)
         }
     };
-    read.unwrap_or(Policy::Keep)
+    read.unwrap_or(ClosePolicy::Keep)
 }

@@ -17,38 +17,38 @@ const STICKY: [&str; 2] = ["tcp.receive_buffer", "tcp.send_buffer"];
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Diff {
     /// Keys outside of listeners and pools, such as `shutdown.timeout`.
-    pub process: Vec<Change>,
+    pub process: Vec<KeyChange>,
     /// Listeners that differ.
-    pub listeners: Vec<Named>,
+    pub listeners: Vec<NamedDifference>,
     /// Pools that differ.
-    pub pools: Vec<Named>,
+    pub pools: Vec<NamedDifference>,
 }
 
 /// A listener or pool that differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Named {
+pub struct NamedDifference {
     /// Its name.
     pub name: String,
     /// How.
     #[serde(flatten)]
-    pub what: What,
+    pub what: Difference,
 }
 
 /// How a listener or pool differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "what", content = "keys", rename_all = "snake_case")]
-pub enum What {
+pub enum Difference {
     /// It is new.
     Added,
     /// These keys of it are other ones.
-    Changed(Vec<Change>),
+    Changed(Vec<KeyChange>),
     /// It is gone.
     Removed,
 }
 
 /// A key with another value. Secrets are masked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
+pub struct KeyChange {
     /// Dotted, below the listener or pool that it belongs to.
     pub key: String,
     /// `None` = not set.
@@ -68,9 +68,10 @@ impl Diff {
         let (mut old_rest, mut new_rest) = (table(Some(old)), table(Some(new)));
         let mut named = |key: &str| {
             let (old, new) = (table(old_rest.remove(key).as_ref()), table(new_rest.remove(key).as_ref()));
-            let mut named: Vec<_> = new.iter().filter_map(|(name, new)| Named::of(name, old.get(name), new)).collect();
+            let mut named: Vec<_> =
+                new.iter().filter_map(|(name, new)| NamedDifference::of(name, old.get(name), new)).collect();
             let gone = old.keys().filter(|name| !new.contains_key(*name));
-            named.extend(gone.map(|name| Named { name: name.clone(), what: What::Removed }));
+            named.extend(gone.map(|name| NamedDifference { name: name.clone(), what: Difference::Removed }));
             named.sort_by(|a, b| a.name.cmp(&b.name));
             named
         };
@@ -81,7 +82,7 @@ impl Diff {
             change.needs_restart = STARTS.contains(&change.key.as_str());
         }
         let mut diff = Self { process, listeners, pools };
-        for (_, keys) in diff.listeners.iter_mut().filter_map(Named::changes_mut) {
+        for (_, keys) in diff.listeners.iter_mut().filter_map(NamedDifference::changes_mut) {
             for change in keys {
                 change.needs_restart = change.new.is_none() && STICKY.contains(&change.key.as_str());
             }
@@ -96,19 +97,19 @@ impl Diff {
 
     /// A line each, for people: `pools.web.balance: round_robin -> least_connections`, `pools.new: added`.
     pub fn lines(&self) -> Vec<String> {
-        let of = |place: &str, changes: &[Change]| -> Vec<String> {
+        let of = |place: &str, changes: &[KeyChange]| -> Vec<String> {
             let word = |value: &Option<String>| value.as_deref().map_or_else(|| "none".to_owned(), short);
             let line =
-                |change: &Change| format!("{place}{}: {} -> {}", change.key, word(&change.old), word(&change.new));
+                |change: &KeyChange| format!("{place}{}: {} -> {}", change.key, word(&change.old), word(&change.new));
             changes.iter().map(line).collect()
         };
         let mut lines = of("", &self.process);
         for (table, all) in [("listeners", &self.listeners), ("pools", &self.pools)] {
-            for Named { name, what } in all {
+            for NamedDifference { name, what } in all {
                 match what {
-                    What::Added => lines.push(format!("{table}.{name}: added")),
-                    What::Removed => lines.push(format!("{table}.{name}: removed")),
-                    What::Changed(changes) => lines.extend(of(&format!("{table}.{name}."), changes)),
+                    Difference::Added => lines.push(format!("{table}.{name}: added")),
+                    Difference::Removed => lines.push(format!("{table}.{name}: removed")),
+                    Difference::Changed(changes) => lines.extend(of(&format!("{table}.{name}."), changes)),
                 }
             }
         }
@@ -120,8 +121,8 @@ impl Diff {
         let mut places: Vec<_> =
             self.process.iter().filter(|change| change.needs_restart).map(|change| change.key.clone()).collect();
         for (table, all) in [("listeners", &self.listeners), ("pools", &self.pools)] {
-            for Named { name, what } in all {
-                let What::Changed(keys) = what else { continue };
+            for NamedDifference { name, what } in all {
+                let Difference::Changed(keys) = what else { continue };
                 let keys = keys.iter().filter(|change| change.needs_restart);
                 places.extend(keys.map(|change| format!("{table}.{name}.{}", change.key)));
             }
@@ -130,30 +131,30 @@ impl Diff {
     }
 }
 
-impl Named {
+impl NamedDifference {
     fn of(name: &str, old: Option<&Value>, new: &Value) -> Option<Self> {
         let name = name.to_owned();
-        let Some(old) = old else { return Some(Self { name, what: What::Added }) };
+        let Some(old) = old else { return Some(Self { name, what: Difference::Added }) };
         let mut keys = Vec::new();
         compare("", Some(old), Some(new), &mut keys);
-        (!keys.is_empty()).then_some(Self { name, what: What::Changed(keys) })
+        (!keys.is_empty()).then_some(Self { name, what: Difference::Changed(keys) })
     }
 
     /// Its name and the keys that change, if it stays.
-    pub fn changes_mut(&mut self) -> Option<(&str, &mut Vec<Change>)> {
+    pub fn changes_mut(&mut self) -> Option<(&str, &mut Vec<KeyChange>)> {
         match &mut self.what {
-            What::Changed(keys) => Some((&self.name, keys)),
-            What::Added | What::Removed => None,
+            Difference::Changed(keys) => Some((&self.name, keys)),
+            Difference::Added | Difference::Removed => None,
         }
     }
 
     /// Whether it stays, and a key that begins with this changes.
     pub fn changes(&self, prefix: &str) -> bool {
         match &self.what {
-            What::Changed(keys) => keys.iter().any(|change| {
+            Difference::Changed(keys) => keys.iter().any(|change| {
                 change.key.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             }),
-            What::Added | What::Removed => false,
+            Difference::Added | Difference::Removed => false,
         }
     }
 }
@@ -162,7 +163,7 @@ fn table(value: Option<&Value>) -> Map<String, Value> {
     value.and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-fn compare(key: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<Change>) {
+fn compare(key: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<KeyChange>) {
     if let (Some(Value::Object(a)), Some(Value::Object(b))) = (old, new)
         && !old.is_some_and(is_secret)
         && !new.is_some_and(is_secret)
@@ -178,7 +179,7 @@ fn compare(key: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Ve
     if is_alike(old, new) {
         return;
     }
-    changes.push(Change { key: key.to_owned(), old: old.map(shown), new: new.map(shown), needs_restart: false });
+    changes.push(KeyChange { key: key.to_owned(), old: old.map(shown), new: new.map(shown), needs_restart: false });
 }
 
 /// Whether they are the same as far as can be seen, also in lists.

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use toml::de::DeTable;
 
-use super::faults::Fault;
+use super::faults::ConfigFault;
 use super::{place, secrets};
 
 /// More than this many at once help nobody.
@@ -29,19 +29,19 @@ pub enum ConfigError {
     },
     /// The file was read and refused; the text is complete, several lines long and ends without a line end.
     #[error("{0}")]
-    Invalid(Report),
+    Invalid(ConfigErrors),
 }
 
 /// Everything that is wrong with a file.
 #[derive(Debug)]
-pub struct Report {
+pub struct ConfigErrors {
     /// Those that are shown: to find the place of one takes a walk through the file.
     problems: Vec<Problem>,
     count: usize,
 }
 
-impl Report {
-    pub(super) fn new(faults: Vec<Fault>, origin: &str, text: &str, table: &DeTable<'_>) -> Self {
+impl ConfigErrors {
+    pub(super) fn new(faults: Vec<ConfigFault>, origin: &str, text: &str, table: &DeTable<'_>) -> Self {
         let count = faults.len();
         let (shown, masked) = (faults.into_iter().take(MOST_SHOWN), secrets::masked(text));
         Self { problems: shown.map(|fault| Problem::new(fault, origin, text, &masked, table)).collect(), count }
@@ -53,7 +53,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, problem) in self.problems.iter().enumerate() {
             let between = if i == 0 { "" } else { "\n\n" };
@@ -76,8 +76,8 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(fault: Fault, origin: &str, text: &str, masked: &str, table: &DeTable<'_>) -> Self {
-        let Fault { span, message, why, hint } = fault;
+    fn new(fault: ConfigFault, origin: &str, text: &str, masked: &str, table: &DeTable<'_>) -> Self {
+        let ConfigFault { span, message, why, hint } = fault;
         let Some(span) = span else {
             return Self { place: origin.to_owned(), message, snippet: None, hint };
         };

@@ -4,7 +4,7 @@
 use super::faults::{Complaint, Reading};
 use super::shape::StepShape;
 use super::values::Section;
-use super::{Expectation, Pattern, StatusSet, Step};
+use super::{Expectation, Pattern, ScriptStep, StatusSet};
 
 /// A method as RFC 9110 has it: a token.
 pub(super) fn method(text: &str) -> Result<String, Complaint> {
@@ -133,10 +133,10 @@ fn answer(text: &str) -> Result<Expectation, Complaint> {
 }
 
 /// The steps of a script check, in order.
-pub(super) fn steps(written: &[Section<StepShape>], reading: &mut Reading<'_>) -> Vec<Step> {
-    let steps: Vec<Step> = written.iter().filter_map(|section| step(section, reading)).collect();
-    let last = steps.iter().rposition(|step| matches!(step, Step::Expect(_)));
-    let waits_for_nothing = |step: &Step| matches!(step, Step::ExpectNot(_));
+pub(super) fn steps(written: &[Section<StepShape>], reading: &mut Reading<'_>) -> Vec<ScriptStep> {
+    let steps: Vec<ScriptStep> = written.iter().filter_map(|section| step(section, reading)).collect();
+    let last = steps.iter().rposition(|step| matches!(step, ScriptStep::Expect(_)));
+    let waits_for_nothing = |step: &ScriptStep| matches!(step, ScriptStep::ExpectNot(_));
     // With a faulty step among them nothing is known of their order.
     if steps.len() == written.len()
         && let Some(at) = steps.iter().skip(last.map_or(0, |last| last + 1)).position(waits_for_nothing)
@@ -148,7 +148,7 @@ pub(super) fn steps(written: &[Section<StepShape>], reading: &mut Reading<'_>) -
     steps
 }
 
-fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<Step> {
+fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<ScriptStep> {
     let shape = &section.shape;
     let StepShape { send, send_hex, expect, expect_hex, expect_regex, expect_not, expect_not_hex, expect_not_regex } =
         shape;
@@ -165,14 +165,16 @@ fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<Step>
     // At most one of these is written, or the fault above was noted.
     reading
         .parsed("send", send, bytes)
-        .map(Step::Send)
-        .or_else(|| reading.parsed("send_hex", send_hex, hex).map(Step::Send))
-        .or_else(|| reading.parsed("expect", expect, wanted_text).map(Step::Expect))
-        .or_else(|| reading.parsed("expect_hex", expect_hex, hex).map(Expectation::Bytes).map(Step::Expect))
-        .or_else(|| reading.parsed("expect_regex", expect_regex, answer).map(Step::Expect))
-        .or_else(|| reading.parsed("expect_not", expect_not, wanted_text).map(Step::ExpectNot))
-        .or_else(|| reading.parsed("expect_not_hex", expect_not_hex, hex).map(Expectation::Bytes).map(Step::ExpectNot))
-        .or_else(|| reading.parsed("expect_not_regex", expect_not_regex, answer).map(Step::ExpectNot))
+        .map(ScriptStep::Send)
+        .or_else(|| reading.parsed("send_hex", send_hex, hex).map(ScriptStep::Send))
+        .or_else(|| reading.parsed("expect", expect, wanted_text).map(ScriptStep::Expect))
+        .or_else(|| reading.parsed("expect_hex", expect_hex, hex).map(Expectation::Bytes).map(ScriptStep::Expect))
+        .or_else(|| reading.parsed("expect_regex", expect_regex, answer).map(ScriptStep::Expect))
+        .or_else(|| reading.parsed("expect_not", expect_not, wanted_text).map(ScriptStep::ExpectNot))
+        .or_else(|| {
+            reading.parsed("expect_not_hex", expect_not_hex, hex).map(Expectation::Bytes).map(ScriptStep::ExpectNot)
+        })
+        .or_else(|| reading.parsed("expect_not_regex", expect_not_regex, answer).map(ScriptStep::ExpectNot))
 }
 
 /// What is sent.

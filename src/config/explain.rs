@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use toml::de::DeTable;
 
-use super::faults::Fault;
+use super::faults::ConfigFault;
 use super::nearest::suggest;
 use super::secrets::is_secret;
 use super::{place, secrets};
 
 /// A file that is no TOML.
-pub(super) fn syntax(error: &toml::de::Error, text: &str) -> Fault {
+pub(super) fn syntax(error: &toml::de::Error, text: &str) -> ConfigFault {
     let span = error.span();
     let message = error.message();
     if message == "duplicate key" {
@@ -38,8 +38,8 @@ pub(super) fn syntax(error: &toml::de::Error, text: &str) -> Fault {
     }
 }
 
-fn fault(span: Option<Range<usize>>, message: impl Into<String>, hint: impl Into<String>) -> Fault {
-    Fault { span, message: message.into(), why: String::new(), hint: hint.into() }
+fn fault(span: Option<Range<usize>>, message: impl Into<String>, hint: impl Into<String>) -> ConfigFault {
+    ConfigFault { span, message: message.into(), why: String::new(), hint: hint.into() }
 }
 
 /// The value without quotes that stands around `at`, to the right of an `=`.
@@ -54,7 +54,7 @@ fn bare_value(text: &str, at: usize) -> Option<(usize, &str)> {
 }
 
 /// A file whose keys or types are not those of `shape`.
-pub(super) fn shape(error: &toml::de::Error, text: &str, table: &DeTable<'_>) -> Fault {
+pub(super) fn shape(error: &toml::de::Error, text: &str, table: &DeTable<'_>) -> ConfigFault {
     let span = error.span();
     let place = span.as_ref().and_then(|span| place::find(table, span));
     let key = place.as_ref().map_or("", |place| place.key.as_str());

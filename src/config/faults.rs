@@ -35,7 +35,7 @@ impl Complaint {
 
 /// One thing that is wrong.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct ConfigFault {
     /// `None` = the file as a whole, or the environment.
     pub(super) span: Option<Range<usize>>,
     /// What is wrong; the table that it is in is said after it.
@@ -56,7 +56,7 @@ pub(super) enum Zero {
 /// The environment and the faults so far.
 pub(super) struct Reading<'a> {
     env: &'a Env<'a>,
-    faults: Vec<Fault>,
+    faults: Vec<ConfigFault>,
 }
 
 impl<'a> Reading<'a> {
@@ -65,7 +65,7 @@ impl<'a> Reading<'a> {
     }
 
     /// In the order of the file, each once.
-    pub(super) fn into_faults(mut self) -> Vec<Fault> {
+    pub(super) fn into_faults(mut self) -> Vec<ConfigFault> {
         self.faults.sort_by_key(|fault| fault.span.as_ref().map(|span| span.start));
         self.faults.dedup();
         self.faults
@@ -78,13 +78,13 @@ impl<'a> Reading<'a> {
 
     pub(super) fn fault(&mut self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
         let (message, hint) = (message.into(), hint.into());
-        self.faults.push(Fault { span: Some(span), message, why: String::new(), hint });
+        self.faults.push(ConfigFault { span: Some(span), message, why: String::new(), hint });
     }
 
     /// A fault that no place in the file has.
     pub(super) fn fault_at_large(&mut self, message: impl Into<String>, hint: impl Into<String>) {
         let (message, hint) = (message.into(), hint.into());
-        self.faults.push(Fault { span: None, message, why: String::new(), hint });
+        self.faults.push(ConfigFault { span: None, message, why: String::new(), hint });
     }
 
     /// A value, as it is shown, that can't stand at that key.
@@ -93,7 +93,7 @@ impl<'a> Reading<'a> {
         let message = if is_secret(key) { format!("`{key}`") } else { format!("`{key} = {value}`") };
         let Complaint { what, hint } = complaint;
         let why = without_userinfo(&what);
-        self.faults.push(Fault { span: Some(span), message, why, hint });
+        self.faults.push(ConfigFault { span: Some(span), message, why, hint });
     }
 
     /// A variable that is set and not empty.

@@ -19,7 +19,7 @@ use super::shape::{CheckShape, HeaderShape};
 use super::values::{HeaderEntry, Section, Text};
 use super::{
     AgentCheck, CheckKind, ExecCheck, Expectation, GrpcCheck, HeaderWish, HttpCheck, PostgresCheck, Protocol,
-    RedisCheck, RedisRole, RunAs, Secret, StatusSet, Step, TlsCheck,
+    RedisCheck, RedisRole, RunAs, ScriptStep, Secret, StatusSet, TlsCheck,
 };
 
 /// Time enough to find out who renews it.
@@ -315,7 +315,7 @@ fn written(first: &Text, second: &Text) -> Option<Range<usize>> {
     first.as_ref().or(second.as_ref()).map(Spanned::span)
 }
 
-fn script(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Vec<Step> {
+fn script(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Vec<ScriptStep> {
     let hint = "write what is sent and what must come: steps = [{ send = \"PING\\r\\n\" }, { expect = \"PONG\" }]";
     let Some(section) = section else { return Vec::new() };
     match &section.shape.steps {

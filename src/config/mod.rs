@@ -8,7 +8,6 @@ mod agents;
 mod check;
 mod checks;
 mod closing;
-mod conduct;
 mod connect;
 mod diff;
 mod duration;
@@ -19,7 +18,6 @@ mod expectations;
 mod explain;
 mod faults;
 pub(crate) mod file;
-mod header;
 mod kinds;
 mod loops;
 mod model;
@@ -27,6 +25,8 @@ mod nearest;
 mod place;
 mod pools;
 mod process;
+mod proxy_protocol;
+mod resilience;
 mod secrets;
 mod shape;
 mod size;
@@ -49,16 +49,16 @@ use toml::de::{DeTable, Deserializer};
 pub use access::{AccessToken, Admin, AdminSocket};
 pub(crate) use address::dialled;
 pub use check::*;
-pub use closing::{Closing, Policy};
-pub use conduct::{Conduct, Damping, GuardRules, OutlierMode, Outliers, TIERS};
+pub use closing::{ClosePolicy, Closing};
 pub use connect::{Connect, Queue, Timeouts};
-pub use diff::{Change, Diff, Named, What};
+pub use diff::{Diff, Difference, KeyChange, NamedDifference};
 pub use effective::masked;
-pub use error::{ConfigError, Report};
-pub use header::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
+pub use error::{ConfigError, ConfigErrors};
 pub use model::*;
 pub use pools::{Resolve, StaticBackend};
 pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};
+pub use proxy_protocol::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
+pub use resilience::{Damping, GuardRules, OutlierMode, Outliers, Resilience, TIERS};
 pub use spill::Spill;
 pub use whereabouts::Whereabouts;
 
@@ -100,7 +100,7 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Config, ConfigError> {
 pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
     // Also the tree of a broken file is wanted: it says in which table the fault is.
     let (table, errors) = DeTable::parse_recoverable(text);
-    let refuse = |faults| Err(ConfigError::Invalid(Report::new(faults, origin, text, table.get_ref())));
+    let refuse = |faults| Err(ConfigError::Invalid(ConfigErrors::new(faults, origin, text, table.get_ref())));
     if let Some(error) = errors.first() {
         return refuse(vec![explain::syntax(error, text)]);
     }
@@ -139,5 +139,5 @@ pub fn written_duration(duration: Duration) -> String {
 
 /// `10.0.0.0/8`, or an address alone.
 pub fn parse_network(text: &str) -> Option<Network> {
-    header::network(text).ok()
+    proxy_protocol::network(text).ok()
 }

@@ -12,11 +12,11 @@ use serde::Serialize;
 use super::access::Admin;
 use super::check::{Check, CheckKind};
 use super::closing::Closing;
-use super::conduct::Conduct;
 use super::connect::{Connect, Queue, Timeouts};
-use super::header::{AcceptProxy, SendProxy};
 use super::pools::{Resolve, StaticBackend};
 use super::process::{Log, Reload, Shutdown};
+use super::proxy_protocol::{AcceptProxy, SendProxy};
+use super::resilience::Resilience;
 
 /// The whole of `lb.toml`, validated.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -126,7 +126,7 @@ pub struct Pool {
     pub required: bool,
     /// What follows from how its backends behave.
     #[serde(flatten)]
-    pub conduct: Conduct,
+    pub resilience: Resilience,
 }
 
 /// `balance`

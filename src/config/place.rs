@@ -7,7 +7,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Where in the file's tables something stands.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct FilePlace {
     /// The path of the table, such as `listeners.web`; empty at the top level.
     pub(super) table: String,
     /// The key in it.
@@ -17,15 +17,15 @@ pub(super) struct Place {
 }
 
 /// The innermost place that holds all of `span`.
-pub(super) fn find(table: &DeTable<'_>, span: &Range<usize>) -> Option<Place> {
+pub(super) fn find(table: &DeTable<'_>, span: &Range<usize>) -> Option<FilePlace> {
     in_table(table, "", span)
 }
 
-fn in_table(table: &DeTable<'_>, path: &str, span: &Range<usize>) -> Option<Place> {
+fn in_table(table: &DeTable<'_>, path: &str, span: &Range<usize>) -> Option<FilePlace> {
     table.iter().find_map(|(key, value)| {
         let name = key.get_ref();
         let inner = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-        let here = || Place {
+        let here = || FilePlace {
             table: path.to_owned(),
             key: name.to_string(),
             is_table: value.get_ref().is_table() && value.span() == *span,
@@ -39,7 +39,7 @@ fn in_table(table: &DeTable<'_>, path: &str, span: &Range<usize>) -> Option<Plac
     })
 }
 
-fn in_value(value: &Spanned<DeValue<'_>>, path: &str, span: &Range<usize>) -> Option<Place> {
+fn in_value(value: &Spanned<DeValue<'_>>, path: &str, span: &Range<usize>) -> Option<FilePlace> {
     match value.get_ref() {
         DeValue::Table(table) => in_table(table, path, span),
         DeValue::Array(array) => array

@@ -8,15 +8,15 @@ use std::time::Duration;
 use serde::Serialize;
 use toml::Spanned;
 
-use super::agents::Agents;
+use super::agents::AgentTable;
 use super::checks::Checks;
-use super::conduct::TIERS;
 use super::faults::{Complaint, Reading, Zero, shown};
+use super::resilience::TIERS;
 use super::shape::{BackendShape, ConsulShape, PoolShape, ResolveShape};
 use super::values::{BackendEntry, Section, Strings, Text};
 use super::{
     Balance, Consistency, ConsulSource, HostPort, Pool, Relay, SendProxy, Source, Warning, WhenAllDown, address,
-    checks, closing, conduct, connect, header, sockets,
+    checks, closing, connect, proxy_protocol, resilience, sockets,
 };
 
 /// More often would be a load for the servers that know the names, and nobody would notice.
@@ -57,14 +57,14 @@ pub(super) fn pool(
     name: &str,
     section: &Section<PoolShape>,
     checks: &Checks,
-    agents: &mut Agents<'_>,
+    agents: &mut AgentTable<'_>,
     reading: &mut Reading<'_>,
 ) -> Pool {
     let shape = &section.shape;
     let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
     let relays =
         [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
-    let send_proxy = header::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
+    let send_proxy = proxy_protocol::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
     let version = send_proxy.as_ref().map(SendProxy::version);
     let sources = sources(shape.source.as_ref(), reading);
     let check = checks.of_pool(shape.check.as_ref(), version, &sources, reading);
@@ -74,7 +74,7 @@ pub(super) fn pool(
         balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
         source: source(name, section, agents, reading),
         resolve: resolve(shape.resolve.as_ref(), reading),
-        conduct: conduct::conduct(shape, check.fall, reading),
+        resilience: resilience::resilience(shape, check.fall, reading),
         check,
         agent: checks::adviser(shape.agent.as_ref(), &sources, reading),
         queue,
@@ -139,7 +139,7 @@ pub(super) fn plain(text: &str) -> Result<String, Complaint> {
     Ok(text.to_owned())
 }
 
-fn source(name: &str, section: &Section<PoolShape>, agents: &mut Agents<'_>, reading: &mut Reading<'_>) -> Source {
+fn source(name: &str, section: &Section<PoolShape>, agents: &mut AgentTable<'_>, reading: &mut Reading<'_>) -> Source {
     let shape = &section.shape;
     if let (Some(_), Some(consul)) = (&shape.backends, &shape.consul) {
         let message = format!("pool `{name}` has both `backends` and `consul`");
@@ -206,7 +206,7 @@ fn priority(shape: &BackendShape, reading: &mut Reading<'_>) -> u8 {
 fn consul_source(
     name: &str,
     section: &Section<ConsulShape>,
-    agents: &mut Agents<'_>,
+    agents: &mut AgentTable<'_>,
     reading: &mut Reading<'_>,
 ) -> ConsulSource {
     let shape = &section.shape;

@@ -20,18 +20,18 @@ const MOST_KEEPALIVES: i64 = 127;
 const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// What only a listening socket has.
-pub(super) struct Front {
+pub(super) struct ListenOptions {
     pub(super) backlog: u32,
     pub(super) fast_open: bool,
     pub(super) defer_accept: Option<Duration>,
 }
 
 /// Of a listener: the options of its client sockets, and those of the listening ones.
-pub(super) fn front(shape: Option<&TcpShape>, reading: &mut Reading<'_>) -> (TcpOptions, Front) {
+pub(super) fn front(shape: Option<&TcpShape>, reading: &mut Reading<'_>) -> (TcpOptions, ListenOptions) {
     let backlog = shape.and_then(|shape| reading.number("backlog", &shape.backlog, 1..=i64::from(i32::MAX)));
     let fast_open = shape.and_then(|shape| shape.fast_open.as_ref()).is_some_and(|on| *on.get_ref());
     let defer_accept = shape.and_then(|shape| seconds("defer_accept", &shape.defer_accept, reading));
-    let front = Front { backlog: backlog.unwrap_or(DEFAULT_BACKLOG), fast_open, defer_accept };
+    let front = ListenOptions { backlog: backlog.unwrap_or(DEFAULT_BACKLOG), fast_open, defer_accept };
     (options(shape, reading), front)
 }
 

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::agents::{self, Agents};
+use super::agents::{self, AgentTable};
 use super::checks::Checks;
 use super::faults::{Complaint, Reading, Zero, shown};
 use super::nearest::{nearest, suggest};
 use super::shape::{AdminShape, FileShape, ListenerShape, LogShape, ReloadShape, ShutdownShape};
 use super::values::{Number, Section, SessionLogEntry};
 use super::{
-    Admin, Config, Listener, Log, LogFormat, Logged, Pool, Reload, SessionLog, Shutdown, access, address, header,
-    loops, pools, sockets, whereabouts,
+    Admin, Config, Listener, Log, LogFormat, Logged, Pool, Reload, SessionLog, Shutdown, access, address, loops, pools,
+    proxy_protocol, sockets, whereabouts,
 };
 
 const LONGEST_NAME: usize = 64;
@@ -29,7 +29,7 @@ const SMALLEST_FILE: &str = r#"the smallest useful file is
     backends = ["10.0.0.1:9090", "10.0.0.2:9090"]"#;
 
 pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
-    let mut agents = Agents::new(shape.consul.as_ref().map(|section| &section.shape), reading);
+    let mut agents = AgentTable::new(shape.consul.as_ref().map(|section| &section.shape), reading);
     for (name, _) in shape.checks.iter().flat_map(|checks| &checks.shape) {
         check_name("check", name, reading);
     }
@@ -40,7 +40,7 @@ pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
         all_pools.push(pools::pool(name.get_ref(), section, &checks, &mut agents, reading));
     }
 
-    let mut bound = Bound::default();
+    let mut bound = TakenAddresses::default();
     let admin = admin(shape.admin.as_ref(), &mut bound, reading);
     let mut sections: Vec<_> = shape.listeners.iter().flat_map(|listeners| &listeners.shape).collect();
     // In the order of the file, so that of two with one address the second is at fault.
@@ -72,9 +72,9 @@ pub(super) fn file(shape: &FileShape, reading: &mut Reading<'_>) -> Config {
 
 /// The addresses that are taken in this file, and by whom.
 #[derive(Default)]
-struct Bound(Vec<(SocketAddr, String)>);
+struct TakenAddresses(Vec<(SocketAddr, String)>);
 
-impl Bound {
+impl TakenAddresses {
     /// Port 0 is a new port each time, so it never collides.
     fn take(&mut self, address: SocketAddr, who: &str, span: Range<usize>, reading: &mut Reading<'_>) {
         let overlaps = |(taken, first): &&(SocketAddr, String)| {
@@ -126,7 +126,7 @@ fn max_connections(value: &Number, reading: &mut Reading<'_>) -> Option<usize> {
     reading.number("max_connections", value, 1..=1_000_000_000)
 }
 
-fn admin(section: Option<&Section<AdminShape>>, bound: &mut Bound, reading: &mut Reading<'_>) -> Admin {
+fn admin(section: Option<&Section<AdminShape>>, bound: &mut TakenAddresses, reading: &mut Reading<'_>) -> Admin {
     let default = AdminShape::default();
     let shape = section.map_or(&default, |section| &section.shape);
     let parse = |text: &str| if text == "off" { Ok(None) } else { address::bind(text).map(Some) };
@@ -233,7 +233,7 @@ fn listener(
     name: &str,
     section: &Section<ListenerShape>,
     pools: &[Pool],
-    bound: &mut Bound,
+    bound: &mut TakenAddresses,
     reading: &mut Reading<'_>,
 ) -> Listener {
     let shape = &section.shape;
@@ -243,7 +243,7 @@ fn listener(
         bind: binds(name, section, bound, reading),
         pool: pool_name(name, section, pools, reading),
         max_connections: max_connections(&shape.max_connections, reading),
-        accept_proxy: header::accept(shape.accept_proxy.as_ref(), reading),
+        accept_proxy: proxy_protocol::accept(shape.accept_proxy.as_ref(), reading),
         tcp,
         fast_open: front.fast_open,
         defer_accept: front.defer_accept,
@@ -254,7 +254,7 @@ fn listener(
 fn binds(
     name: &str,
     section: &Section<ListenerShape>,
-    bound: &mut Bound,
+    bound: &mut TakenAddresses,
     reading: &mut Reading<'_>,
 ) -> Vec<SocketAddr> {
     let hint = "add where it listens: bind = \"0.0.0.0:8080\"";

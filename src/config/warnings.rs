@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::duration::written;
 use super::{
-    Check, CheckKind, Config, ConsulAgent, Host, HostPort, Listener, Policy, Pool, Source, StaticBackend, Step,
-    WhenAllDown,
+    Check, CheckKind, ClosePolicy, Config, ConsulAgent, Host, HostPort, Listener, Pool, ScriptStep, Source,
+    StaticBackend, WhenAllDown,
 };
 
 /// Probes closer together than this are load of their own.
@@ -121,13 +121,13 @@ impl Config {
         if pool.queue.is_some() && !may_wait(pool) {
             warnings.push("queue is never used: no backend has a limit of sessions".to_owned());
         }
-        if pool.closing.on_down != Policy::Keep
+        if pool.closing.on_down != ClosePolicy::Keep
             && pool.check.kind == CheckKind::None
             && matches!(pool.source, Source::Static(_))
         {
             warnings.push(format!("on_down \"{}\" never applies: nothing checks the backends", pool.closing.on_down));
         }
-        if !pool.conduct.spill_is_written
+        if !pool.resilience.spill_is_written
             && let Source::Static(backends) = &pool.source
         {
             judge_backups(backends, warnings);
@@ -165,7 +165,7 @@ fn may_wait(pool: &Pool) -> bool {
         Source::Consul(_) => true,
     };
     by_backend
-        || pool.conduct.backend_max_sessions.is_some()
+        || pool.resilience.backend_max_sessions.is_some()
         || pool.agent.is_some()
         || pool.when_all_down == WhenAllDown::Wait
 }
@@ -192,7 +192,7 @@ fn judge_check(check: &Check, warnings: &mut Vec<String>) {
         CheckKind::Http(http) if http.status.contains(500) || http.status.contains(503) => {
             warnings.push(format!("check.status \"{}\": a backend that answers with an error passes", http.status));
         }
-        CheckKind::Script(steps) if steps.iter().all(|step| matches!(step, Step::Send(_))) => {
+        CheckKind::Script(steps) if steps.iter().all(|step| matches!(step, ScriptStep::Send(_))) => {
             warnings
                 .push("check.steps without `expect`: whoever takes the bytes passes, whatever it answers".to_owned());
         }

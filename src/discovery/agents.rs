@@ -31,12 +31,12 @@ impl Agent {
 }
 
 pub(super) struct Agents {
-    known: HashMap<Arc<ConsulAgent>, Known>,
+    known: HashMap<Arc<ConsulAgent>, KnownAgent>,
     /// For an answer, beyond the wait.
     margin: Duration,
 }
 
-struct Known {
+struct KnownAgent {
     agent: Agent,
     /// What was in its CA file, if that is used.
     authorities: Option<Vec<u8>>,
@@ -76,7 +76,7 @@ impl Agents {
             None => Turns::new(settings.max_connections),
         };
         let agent = Agent { client: Arc::new(Mutex::new(self.client(settings)?)), turns };
-        let known = Known { agent: agent.clone(), authorities: authorities(settings) };
+        let known = KnownAgent { agent: agent.clone(), authorities: authorities(settings) };
         self.known.insert(Arc::clone(settings), known);
         Ok(agent)
     }

@@ -12,9 +12,9 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::instance::{self, Instance};
 use super::names::{Looked, Names};
-use super::outlet::{Gone, Outlet};
-use super::own::{Fronts, Locals};
-use super::report::Report;
+use super::own::{Locals, OwnAddresses};
+use super::report::SourceReport;
+use super::update_sender::{Closed, UpdateSender};
 use crate::config::Resolve;
 use crate::endpoint::{Mistrust, Rejections, Trust, Update};
 
@@ -36,15 +36,15 @@ pub(super) enum Heard {
 const LOOK: Duration = Duration::from_secs(30);
 
 pub(super) struct Feed {
-    report: Report,
+    report: SourceReport,
     names: Names,
     /// Where we listen ourselves.
-    fronts: Fronts,
+    fronts: OwnAddresses,
     look: Interval,
     locals: Locals,
     /// Ids of instances whose address fails.
     failing: mpsc::Receiver<Arc<str>>,
-    outlet: Outlet,
+    updates: UpdateSender,
     instances: Vec<Instance>,
     /// What the source named and could not be made an instance.
     refused: Rejections,
@@ -62,10 +62,10 @@ pub(super) struct Feed {
 
 impl Feed {
     pub(super) fn new(
-        report: Report,
+        report: SourceReport,
         names: Names,
-        fronts: Fronts,
-        outlet: Outlet,
+        fronts: OwnAddresses,
+        updates: UpdateSender,
         failing: mpsc::Receiver<Arc<str>>,
     ) -> Self {
         let mut look = interval(LOOK);
@@ -77,7 +77,7 @@ impl Feed {
             look,
             locals: Locals::default(),
             failing,
-            outlet,
+            updates,
             instances: Vec::new(),
             refused: Rejections::default(),
             rejected: Rejections::default(),
@@ -106,7 +106,7 @@ impl Feed {
         instances: Vec<Instance>,
         refused: Rejections,
         heard: Heard,
-    ) -> Result<(), Gone> {
+    ) -> Result<(), Closed> {
         self.names.want(instances.iter().filter_map(Instance::name));
         self.instances = instances;
         self.refused = refused;
@@ -143,24 +143,24 @@ impl Feed {
     }
 
     /// The source failed: what is known stays.
-    pub(super) async fn failed(&mut self, kind: &'static str, text: String) -> Result<(), Gone> {
+    pub(super) async fn failed(&mut self, kind: &'static str, text: String) -> Result<(), Closed> {
         self.trouble = true;
         self.report.failed(Instant::now(), kind, text);
         // What another source said before is not made worse by the new one's failure.
-        let known = self.outlet.last().filter(|_| !self.is_awaited && self.trust != Trust::Written);
+        let known = self.updates.last().filter(|_| !self.is_awaited && self.trust != Trust::Written);
         let Some(endpoints) = known.map(<[_]>::to_vec) else { return Ok(()) };
         self.trust = Trust::Failing;
-        self.outlet.send(Update { endpoints, trust: self.trust }).await
+        self.updates.send(Update { endpoints, trust: self.trust }).await
     }
 
     /// Waits for `future`, and minds names until it is there.
-    pub(super) async fn until<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Gone> {
+    pub(super) async fn until<T>(&mut self, future: impl Future<Output = T>) -> Result<T, Closed> {
         let mut future = pin!(future);
         loop {
             tokio::select! {
                 // In order: an answer that is there goes before the news about the last one.
                 biased;
-                () = self.outlet.closed() => return Err(Gone),
+                () = self.updates.closed() => return Err(Closed),
                 done = &mut future => return Ok(done),
                 Some(id) = self.failing.recv() => {
                     let instance = self.instances.iter().find(|instance| instance.id == id);
@@ -177,13 +177,13 @@ impl Feed {
 
     /// Nothing changed and nothing is wrong: what is known is as good as new.
     pub(super) fn confirm(&mut self) {
-        if !self.trouble && !self.names.failing() && self.outlet.last().is_some() {
+        if !self.trouble && !self.names.failing() && self.updates.last().is_some() {
             self.report.succeeded(Instant::now(), self.rejected.clone());
         }
     }
 
     /// We may listen elsewhere than before.
-    async fn look_at_fronts(&mut self) -> Result<(), Gone> {
+    async fn look_at_fronts(&mut self) -> Result<(), Closed> {
         self.locals = Locals::default();
         if self.instances.is_empty() {
             return Ok(());
@@ -195,7 +195,7 @@ impl Feed {
         Ok(())
     }
 
-    async fn learned(&mut self, looked: Looked) -> Result<(), Gone> {
+    async fn learned(&mut self, looked: Looked) -> Result<(), Closed> {
         let published = self.publish().await?;
         // The source's own trouble is the one to show; and while another name still fails, this is not all well.
         let told = !looked.failures.is_empty() || !self.names.failing();
@@ -212,12 +212,12 @@ impl Feed {
     }
 
     /// Sends the set as it is now; `false` = there is nothing that could be sent.
-    async fn publish(&mut self) -> Result<bool, Gone> {
-        let (names, outlet, fronts) = (&self.names, &self.outlet, Arc::clone(&self.fronts.borrow_and_update()));
+    async fn publish(&mut self) -> Result<bool, Closed> {
+        let (names, updates, fronts) = (&self.names, &self.updates, Arc::clone(&self.fronts.borrow_and_update()));
         let assembled = instance::assemble(
             &self.instances,
             |name| names.known(name),
-            |id| outlet.last_of(id),
+            |id| updates.last_of(id),
             |address| self.locals.loops(&fronts, address),
         );
         // Not knowing any address is not the same as knowing that there is none.
@@ -227,7 +227,7 @@ impl Feed {
         self.rejected = self.refused.clone();
         self.rejected.append(&assembled.rejected);
         let trust = if self.is_awaited { Trust::Calm } else { self.trust };
-        self.outlet.send(Update { endpoints: assembled.endpoints, trust }).await?;
+        self.updates.send(Update { endpoints: assembled.endpoints, trust }).await?;
         if !self.is_awaited && self.trust != Trust::Failing {
             self.trust = Trust::Calm;
         }

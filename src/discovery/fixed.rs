@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::feed::{Feed, Heard};
 use super::instance::Instance;
-use super::outlet::Gone;
+use super::update_sender::Closed;
 use crate::config::StaticBackend;
 use crate::endpoint::{Registry, Rejections};
 
@@ -13,7 +13,7 @@ use crate::endpoint::{Registry, Rejections};
 const CONFIRM: Duration = Duration::from_secs(30);
 
 /// Addresses at once; names as they are resolved.
-pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Result<(), Gone> {
+pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Result<(), Closed> {
     let instances = backends
         .iter()
         .map(|backend| Instance {

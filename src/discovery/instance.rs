@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::names::Known;
+use super::names::NameState;
 use crate::config::Host;
 use crate::endpoint::{Endpoint, Registry, Rejected, Rejections};
 
@@ -35,7 +35,7 @@ pub(super) struct Assembled {
 /// address is none for an instance.
 pub(super) fn assemble<'a>(
     instances: &[Instance],
-    known: impl Fn(&str) -> Known<'a>,
+    known: impl Fn(&str) -> NameState<'a>,
     before: impl Fn(&str) -> Option<&'a Endpoint>,
     ours: impl Fn(SocketAddr) -> Option<String>,
 ) -> Assembled {
@@ -44,9 +44,9 @@ pub(super) fn assemble<'a>(
         let (mut endpoint, why) = match &instance.host {
             Host::Ip(ip) => (Some(instance.at(*ip, &[])), None),
             Host::Name(name) => match known(name) {
-                Known::Addresses(ips) => (ips.first().map(|first| instance.at(*first, ips)), None),
-                Known::Pending => (before(&instance.id).map(|before| instance.as_before(before)), None),
-                Known::Failed(why) => {
+                NameState::Addresses(ips) => (ips.first().map(|first| instance.at(*first, ips)), None),
+                NameState::Pending => (before(&instance.id).map(|before| instance.as_before(before)), None),
+                NameState::Failed(why) => {
                     let before = before(&instance.id).map(|before| instance.as_before(before));
                     (before, Some(format!("can't resolve {name}: {why}")))
                 }
@@ -133,9 +133,9 @@ mod tests {
         let instances = [named("kept", "gone"), named("bad", "gone"), named("new", "slow"), named("good", "good")];
         let good: [IpAddr; 1] = ["10.0.0.9".parse().unwrap()];
         let known = |name: &str| match name {
-            "gone" => Known::Failed("nothing there"),
-            "slow" => Known::Pending,
-            _ => Known::Addresses(&good),
+            "gone" => NameState::Failed("nothing there"),
+            "slow" => NameState::Pending,
+            _ => NameState::Addresses(&good),
         };
         let kept = named("kept", "gone").at(old, &[old]);
         let before = |id: &str| (id == "kept").then_some(&kept);
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn an_instance_that_is_ourselves_is_rejected_and_one_of_its_addresses_left_out() {
         let ips: [IpAddr; 2] = ["10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap()];
-        let known = |name: &str| Known::Addresses(if name == "one" { &ips[..1] } else { &ips });
+        let known = |name: &str| NameState::Addresses(if name == "one" { &ips[..1] } else { &ips });
         let written = Instance { host: Host::Ip(ips[0]), ..named("written", "") };
         let instances = [named("one", "one"), named("two", "two"), written];
         let ours = |address: SocketAddr| (address.ip() == ips[0]).then(|| "ours".to_owned());

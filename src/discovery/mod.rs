@@ -8,12 +8,12 @@ mod feed;
 mod fixed;
 mod instance;
 mod names;
-mod outlet;
 mod own;
 mod pace;
 mod report;
 mod resolver;
 mod turns;
+mod update_sender;
 
 #[cfg(test)]
 mod tests;
@@ -31,27 +31,27 @@ pub use self::agents::{AgentError, Renewed};
 use self::consul::{Catalog, Subject, Tuning};
 use self::feed::Feed;
 use self::names::Names;
-use self::outlet::Outlet;
-pub use self::own::{Front, Fronts, Locals};
-use self::report::Report;
+pub use self::own::{Locals, OwnAddress, OwnAddresses};
+use self::report::SourceReport;
 use self::resolver::Resolver;
+use self::update_sender::UpdateSender;
 
 /// Makes followers that share what can be shared: one client, and so one set of connections, per distinct agent, and
 /// the bound on look-ups at once.
 pub struct Discovery {
     agents: Agents,
     resolver: Resolver,
-    fronts: Fronts,
+    fronts: OwnAddresses,
     tuning: Tuning,
 }
 
 impl Discovery {
     /// With the system's resolver; an instance at one of `fronts` is rejected. Connects to nothing.
-    pub fn new(fronts: Fronts) -> Self {
+    pub fn new(fronts: OwnAddresses) -> Self {
         Self::with(Resolver::system(), fronts, Tuning::default())
     }
 
-    fn with(resolver: Resolver, fronts: Fronts, tuning: Tuning) -> Self {
+    fn with(resolver: Resolver, fronts: OwnAddresses, tuning: Tuning) -> Self {
         Self { agents: Agents::new(tuning.margin), resolver, fronts, tuning }
     }
 
@@ -122,7 +122,7 @@ pub struct Follower {
     pool: Arc<str>,
     source: &'static str,
     resolver: Resolver,
-    fronts: Fronts,
+    fronts: OwnAddresses,
     resolve: Resolve,
     followed: Followed,
 }
@@ -157,9 +157,14 @@ impl Follower {
         mut others: mpsc::UnboundedReceiver<Self>,
         failing: mpsc::Receiver<Arc<str>>,
     ) {
-        let report = Report::new(self.pool, self.source, status);
-        let mut feed =
-            Feed::new(report, Names::new(self.resolver, self.resolve), self.fronts, Outlet::new(updates), failing);
+        let report = SourceReport::new(self.pool, self.source, status);
+        let mut feed = Feed::new(
+            report,
+            Names::new(self.resolver, self.resolve),
+            self.fronts,
+            UpdateSender::new(updates),
+            failing,
+        );
         let mut followed = self.followed;
         loop {
             let subject = followed.subject();

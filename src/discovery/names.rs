@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::pace::{Backoff, Bucket};
-use super::resolver::{Resolver, Times};
+use super::resolver::{Resolver, ResolverTimes};
 use crate::config::Resolve;
 
 /// Look-ups at once of a name whose address fails, before they are rationed.
@@ -43,7 +43,7 @@ struct Name {
 
 /// What is known of a name.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Known<'a> {
+pub(super) enum NameState<'a> {
     /// Its addresses, be they old ones; at least one.
     Addresses(&'a [IpAddr]),
     /// The first look-up is not over.
@@ -93,11 +93,11 @@ impl Names {
     }
 
     /// What is known of one of the wanted names.
-    pub(super) fn known(&self, name: &str) -> Known<'_> {
+    pub(super) fn known(&self, name: &str) -> NameState<'_> {
         match self.known.get(name) {
-            Some(Name { addresses, .. }) if !addresses.is_empty() => Known::Addresses(addresses),
-            Some(Name { failure: Some(why), .. }) => Known::Failed(why),
-            _ => Known::Pending,
+            Some(Name { addresses, .. }) if !addresses.is_empty() => NameState::Addresses(addresses),
+            Some(Name { failure: Some(why), .. }) => NameState::Failed(why),
+            _ => NameState::Pending,
         }
     }
 
@@ -179,7 +179,7 @@ impl Names {
 }
 
 impl Name {
-    fn new(times: Times) -> Self {
+    fn new(times: ResolverTimes) -> Self {
         Self {
             addresses: Vec::new(),
             failure: None,

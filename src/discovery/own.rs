@@ -12,7 +12,7 @@ use crate::config::dialled;
 
 /// A listening socket of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Front {
+pub struct OwnAddress {
     /// The listener's name.
     pub listener: Arc<str>,
     /// Where it listens, port 0 resolved.
@@ -22,7 +22,7 @@ pub struct Front {
 }
 
 /// All of them, as they are now.
-pub type Fronts = watch::Receiver<Arc<[Front]>>;
+pub type OwnAddresses = watch::Receiver<Arc<[OwnAddress]>>;
 
 /// What the kernel has said of addresses, so that it is asked once about each.
 #[derive(Debug, Default)]
@@ -30,7 +30,7 @@ pub struct Locals(RefCell<HashMap<IpAddr, bool>>);
 
 impl Locals {
     /// Why nothing can be served at an address, if one of these listens there.
-    pub fn loops(&self, fronts: &[Front], address: SocketAddr) -> Option<String> {
+    pub fn loops(&self, fronts: &[OwnAddress], address: SocketAddr) -> Option<String> {
         let is_local = |ip| *self.0.borrow_mut().entry(ip).or_insert_with(|| is_local(ip));
         let front = fronts.iter().find(|front| front.is_at(address, is_local))?;
         let (listener, at) = (&front.listener, front.address);
@@ -38,7 +38,7 @@ impl Locals {
     }
 }
 
-impl Front {
+impl OwnAddress {
     fn is_at(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
         let (ours, ip) = (self.address.ip().to_canonical(), dialled(address.ip()));
         if self.address.port() != address.port() {
@@ -66,8 +66,8 @@ fn is_local(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn front(address: &str, takes_ipv4: bool) -> Front {
-        Front { listener: "web".into(), address: address.parse().unwrap(), takes_ipv4 }
+    fn front(address: &str, takes_ipv4: bool) -> OwnAddress {
+        OwnAddress { listener: "web".into(), address: address.parse().unwrap(), takes_ipv4 }
     }
 
     #[test]

@@ -11,14 +11,14 @@ const REMINDER: Duration = Duration::from_secs(60);
 /// No two lines of a kind are closer, however fast a source fails and recovers.
 const GAP: Duration = Duration::from_secs(10);
 
-pub(super) struct Report {
+pub(super) struct SourceReport {
     pool: Arc<str>,
     source: &'static str,
     status: Arc<SourceStatus>,
     /// Of the source itself.
-    trouble: Trouble,
+    trouble: Outage,
     /// Of the resolver: it may have its own while the source is well.
-    unresolved: Trouble,
+    unresolved: Outage,
     /// What of the rejected was told last, and when.
     told: (Rejections, Option<Instant>),
     /// When it was told last that ACLs filter the answers.
@@ -27,7 +27,7 @@ pub(super) struct Report {
 
 /// From the first failure to the next success.
 #[derive(Default)]
-struct Trouble {
+struct Outage {
     since: Option<Instant>,
     failures: u64,
     /// Whether this one was told.
@@ -36,16 +36,16 @@ struct Trouble {
     warned: Option<Instant>,
 }
 
-impl Report {
+impl SourceReport {
     pub(super) fn new(pool: Arc<str>, source: &'static str, status: Arc<SourceStatus>) -> Self {
-        let (trouble, unresolved) = (Trouble::default(), Trouble::default());
+        let (trouble, unresolved) = (Outage::default(), Outage::default());
         Self { pool, source, status, trouble, unresolved, told: (Rejections::default(), None), told_filtered: None }
     }
 
     /// Another source from now on.
     pub(super) fn begin_again(&mut self, source: &'static str) {
         self.source = source;
-        self.trouble = Trouble::default();
+        self.trouble = Outage::default();
         self.status.begin_again();
     }
 
@@ -123,7 +123,7 @@ impl Report {
     }
 }
 
-impl Trouble {
+impl Outage {
     /// One more failure; if it is time for a line, the number of them and how long it has lasted.
     fn failed(&mut self, now: Instant) -> Option<(u64, Duration)> {
         let since = *self.since.get_or_insert(now);

@@ -19,7 +19,7 @@ impl io::Write for Lines {
 }
 
 /// The lines that are logged meanwhile at the default level, without time, module, pool and source.
-fn logged(run: impl FnOnce(&mut Report)) -> Vec<String> {
+fn logged(run: impl FnOnce(&mut SourceReport)) -> Vec<String> {
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -28,7 +28,7 @@ fn logged(run: impl FnOnce(&mut Report)) -> Vec<String> {
         .with_target(false)
         .with_ansi(false)
         .finish();
-    let mut report = Report::new("p".into(), "consul", Arc::default());
+    let mut report = SourceReport::new("p".into(), "consul", Arc::default());
     tracing::subscriber::with_default(subscriber, || run(&mut report));
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     text.lines().map(|line| line.trim().replace(" pool=\"p\" source=\"consul\"", "")).collect()
@@ -92,7 +92,7 @@ fn what_is_rejected_is_told_when_it_is_other_than_before() {
 
 #[test]
 fn the_last_error_stays_when_it_is_over() {
-    let mut report = Report::new("p".into(), "consul", Arc::default());
+    let mut report = SourceReport::new("p".into(), "consul", Arc::default());
     let now = Instant::now();
     report.failed(now, "connect", REFUSED.to_owned());
     report.failed(now, "no_leader", "status 500: No cluster leader".to_owned());
@@ -109,7 +109,7 @@ fn trouble_is_told_at_a_bounded_rate() {
     let start = Instant::now();
     let seconds = Duration::from_secs;
     let at = |after| start + seconds(after);
-    let mut trouble = Trouble::default();
+    let mut trouble = Outage::default();
     assert_eq!(trouble.ended(at(0)), None);
     assert_eq!(trouble.failed(at(0)), Some((1, seconds(0))));
     assert_eq!(trouble.failed(at(30)), None);

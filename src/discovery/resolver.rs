@@ -21,12 +21,12 @@ type Question = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 pub(super) struct Resolver {
     ask: Arc<dyn Fn(String) -> Question + Send + Sync>,
     open: Arc<Semaphore>,
-    pub(super) times: Times,
+    pub(super) times: ResolverTimes,
 }
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Times {
+pub(super) struct ResolverTimes {
     /// For one look-up. The system's resolver gives up after some 10 s per server; what takes longer is asked again.
     pub(super) limit: Duration,
     /// After the first failure in a row.
@@ -37,7 +37,7 @@ pub(super) struct Times {
     pub(super) hurry: Duration,
 }
 
-impl Default for Times {
+impl Default for ResolverTimes {
     fn default() -> Self {
         Self {
             limit: Duration::from_secs(5),
@@ -56,10 +56,10 @@ impl Resolver {
             let addresses = tokio::net::lookup_host((name, 0)).await?;
             Ok(addresses.map(|address| address.ip()).collect())
         };
-        Self::new(ask, Times::default())
+        Self::new(ask, ResolverTimes::default())
     }
 
-    pub(super) fn new<F, A>(ask: F, times: Times) -> Self
+    pub(super) fn new<F, A>(ask: F, times: ResolverTimes) -> Self
     where
         F: Fn(String) -> A + Send + Sync + 'static,
         A: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,

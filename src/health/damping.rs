@@ -7,7 +7,7 @@ use crate::config::Damping as Rules;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Damping {
+pub struct FlapDamping {
     /// Flaps that are not forgotten.
     flaps: u32,
     /// `None` = it has been neither up nor down.
@@ -18,7 +18,7 @@ pub struct Damping {
     until: Option<Instant>,
 }
 
-impl Damping {
+impl FlapDamping {
     /// Without a past.
     pub fn new() -> Self {
         Self::default()
@@ -84,14 +84,14 @@ mod tests {
         max_stay_up: Duration::from_secs(5),
     };
 
-    struct Clock {
+    struct FakeClock {
         now: Instant,
-        damping: Damping,
+        damping: FlapDamping,
     }
 
-    impl Clock {
+    impl FakeClock {
         fn new() -> Self {
-            Self { now: Instant::now(), damping: Damping::new() }
+            Self { now: Instant::now(), damping: FlapDamping::new() }
         }
 
         /// Stays so for a while, then is down and up again; how long it then has to wait.
@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn each_flap_doubles_the_wait_up_to_the_cap() {
-        let mut clock = Clock::new();
+        let mut clock = FakeClock::new();
         clock.damping.record(&RULES, clock.now, true);
         assert_eq!(clock.damping.until(), None, "the first time ever is no flap");
         assert_eq!(clock.flap(Duration::from_secs(2)), None, "nor is it to go down once");
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn who_stays_up_for_the_window_has_not_flapped() {
-        let mut clock = Clock::new();
+        let mut clock = FakeClock::new();
         clock.damping.record(&RULES, clock.now, true);
         for _ in 0..20 {
             assert_eq!(clock.flap(RULES.window), None);
@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn each_window_up_forgets_one_flap() {
-        let mut clock = Clock::new();
+        let mut clock = FakeClock::new();
         clock.damping.record(&RULES, clock.now, true);
         for _ in 0..4 {
             clock.flap(Duration::from_secs(2));
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_same_again_changes_nothing() {
-        let mut clock = Clock::new();
+        let mut clock = FakeClock::new();
         clock.damping.record(&RULES, clock.now, true);
         clock.flap(Duration::from_secs(2));
         clock.flap(Duration::from_secs(2));

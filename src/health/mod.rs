@@ -2,14 +2,14 @@
 //! start, and what they eat.
 
 mod damping;
-mod evidence;
+mod observation;
 mod outlier;
 mod result;
 mod rise_fall;
 pub mod slow_start;
 
-pub use damping::Damping;
-pub use evidence::{Evidence, Failing, Tally};
-pub use outlier::{Ejection, Outlier, Release, most_ejected};
-pub use result::{Advice, AdvisedWeight, Certificate, Hearing, ProbeResult, Report, Wish, escaped, line};
+pub use damping::FlapDamping;
+pub use observation::{Failing, Observation, ObservationCounts};
+pub use outlier::{Ejection, EjectionEnd, Outlier, most_ejected};
+pub use result::{Advice, AdvisedWeight, AgentWish, Certificate, Hearing, ProbeReport, ProbeResult, escaped, line};
 pub use rise_fall::{Flip, ProbeState, RiseFall};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::evidence::{Evidence, Failing, Price, Tally};
+use super::observation::{Failing, Observation, ObservationCounts, TrialCost};
 use crate::config::Outliers;
 use crate::metrics::Detection;
 
@@ -57,12 +57,12 @@ pub struct Ejection {
     /// Whether a probe that passes is believed: one that was, wrongly, is not believed again.
     pub trusts_probes: bool,
     failed_trials: u32,
-    price: Price,
+    price: TrialCost,
 }
 
 /// Why an ejection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Release {
+pub enum EjectionEnd {
     /// A probe tested what had failed, and passed.
     Probe,
     /// A trial session did.
@@ -76,7 +76,7 @@ pub enum Release {
 #[derive(Clone, Copy, Debug)]
 struct Released {
     at: Instant,
-    how: Release,
+    how: EjectionEnd,
     failing: Failing,
     /// Disproofs at that time.
     disproofs: u64,
@@ -106,7 +106,7 @@ impl Outlier {
     }
 
     /// A session failed, and `tally` has it: does the backend stand out?
-    pub fn judge(&mut self, rules: &Outliers, now: Instant, tally: &Tally) -> Option<Detection> {
+    pub fn judge(&mut self, rules: &Outliers, now: Instant, tally: &ObservationCounts) -> Option<Detection> {
         self.sample(rules, now, tally);
         if self.relapses(rules, now, tally) {
             return Some(Detection::Relapse);
@@ -122,18 +122,18 @@ impl Outlier {
     }
 
     /// Failures, and all sessions, in the window.
-    pub fn in_window(&self, tally: &Tally) -> (u64, u64) {
+    pub fn in_window(&self, tally: &ObservationCounts) -> (u64, u64) {
         let Some(oldest) = self.window.front() else { return (0, 0) };
         let failed = tally.failed().saturating_sub(oldest.failed);
         (failed, failed + tally.succeeded().saturating_sub(oldest.succeeded))
     }
 
     /// It is ejected from now on. `replays`: whether sessions that end early are replayed elsewhere.
-    pub fn eject(&mut self, rules: &Outliers, now: Instant, evidence: Evidence, replays: bool, random: &mut Rng) {
-        let failing = evidence.failing().unwrap_or(Failing::Connect);
+    pub fn eject(&mut self, rules: &Outliers, now: Instant, observation: Observation, replays: bool, random: &mut Rng) {
+        let failing = observation.failing().unwrap_or(Failing::Connect);
         // A probe that spoke for it just now was wrong about it.
         let misled = self.released.is_some_and(|released| {
-            released.how == Release::Probe && now.saturating_duration_since(released.at) < rules.ejection
+            released.how == EjectionEnd::Probe && now.saturating_duration_since(released.at) < rules.ejection
         });
         self.decay(rules, now);
         self.strikes = self.strikes.saturating_add(1);
@@ -146,7 +146,7 @@ impl Outlier {
             trial_at: now,
             trusts_probes: !misled,
             failed_trials: 0,
-            price: evidence.price(replays),
+            price: observation.price(replays),
         };
         ejection.prolong(rules, now, self.strikes, random);
         self.ejection = Some(ejection);
@@ -158,16 +158,16 @@ impl Outlier {
         &mut self,
         rules: &Outliers,
         now: Instant,
-        evidence: Evidence,
+        observation: Observation,
         replays: bool,
         random: &mut Rng,
     ) {
         let Some(ejection) = &mut self.ejection else { return };
         self.strikes = self.strikes.saturating_add(1);
-        if let Some(failing) = evidence.failing() {
+        if let Some(failing) = observation.failing() {
             ejection.failing = failing;
         }
-        ejection.price = evidence.price(replays);
+        ejection.price = observation.price(replays);
         ejection.since = now;
         ejection.failed_trials = ejection.failed_trials.saturating_add(1);
         ejection.prolong(rules, now, self.strikes, random);
@@ -187,20 +187,20 @@ impl Outlier {
     }
 
     /// It is not ejected any more. Until it has proved itself, one failure is enough to eject it again.
-    pub fn release(&mut self, now: Instant, how: Release, tally: &Tally) {
+    pub fn release(&mut self, now: Instant, how: EjectionEnd, tally: &ObservationCounts) {
         let Some(ejection) = self.ejection.take() else { return };
         let failing = ejection.failing;
         self.released = Some(Released { at: now, how, failing, disproofs: tally.disproofs(failing) });
     }
 
     /// Whether it fails as before an ejection that was ended on trust, and has done nothing else since.
-    fn relapses(&self, rules: &Outliers, now: Instant, tally: &Tally) -> bool {
+    fn relapses(&self, rules: &Outliers, now: Instant, tally: &ObservationCounts) -> bool {
         self.released.is_some_and(|released| match released.how {
-            Release::Probe | Release::Time | Release::LastOne => {
+            EjectionEnd::Probe | EjectionEnd::Time | EjectionEnd::LastOne => {
                 now.saturating_duration_since(released.at) < rules.ejection
                     && tally.disproofs(released.failing) <= released.disproofs
             }
-            Release::Trial => false,
+            EjectionEnd::Trial => false,
         })
     }
 
@@ -211,7 +211,7 @@ impl Outlier {
         self.strikes = self.strikes.saturating_sub(u32::try_from(behaved).unwrap_or(u32::MAX));
     }
 
-    fn sample(&mut self, rules: &Outliers, now: Instant, tally: &Tally) {
+    fn sample(&mut self, rules: &Outliers, now: Instant, tally: &ObservationCounts) {
         while self.window.front().is_some_and(|sample| now.saturating_duration_since(sample.at) > rules.window) {
             self.window.pop_front();
         }
@@ -230,9 +230,9 @@ impl Ejection {
         self.until = now + jittered(lasts, random);
         let (cheap, longest) = (CHEAP_TRIAL.min(rules.trial), LONGEST_WAIT.max(rules.trial));
         let wait = match self.price {
-            Price::Nothing => cheap,
-            Price::Time => (now.saturating_duration_since(self.began) / PATIENCE).clamp(cheap, longest),
-            Price::Session => rules.trial.saturating_mul(GROWTH.saturating_pow(self.failed_trials)).min(longest),
+            TrialCost::Nothing => cheap,
+            TrialCost::Time => (now.saturating_duration_since(self.began) / PATIENCE).clamp(cheap, longest),
+            TrialCost::Session => rules.trial.saturating_mul(GROWTH.saturating_pow(self.failed_trials)).min(longest),
         };
         // A trial comes before the end: that would let everybody try.
         self.trial_at = now + jittered(wait, random).min(lasts / 2);

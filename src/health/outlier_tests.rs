@@ -2,12 +2,12 @@ use super::*;
 use crate::config::OutlierMode;
 use crate::metrics::{ConnectFailure, EarlyEnd};
 
-const REFUSED: Evidence = Evidence::ConnectFailed(ConnectFailure::Refused);
-const TIMED_OUT: Evidence = Evidence::ConnectFailed(ConnectFailure::Timeout);
-const CLOSED: Evidence = Evidence::EndedEarly(EarlyEnd::Closed);
-const RESET: Evidence = Evidence::EndedEarly(EarlyEnd::Reset);
-const UNASKED: Evidence = Evidence::EndedUnasked(EarlyEnd::Closed);
-const SILENT: Evidence = Evidence::EndedEarly(EarlyEnd::Silent);
+const REFUSED: Observation = Observation::ConnectFailed(ConnectFailure::Refused);
+const TIMED_OUT: Observation = Observation::ConnectFailed(ConnectFailure::Timeout);
+const CLOSED: Observation = Observation::EndedEarly(EarlyEnd::Closed);
+const RESET: Observation = Observation::EndedEarly(EarlyEnd::Reset);
+const UNASKED: Observation = Observation::EndedUnasked(EarlyEnd::Closed);
+const SILENT: Observation = Observation::EndedEarly(EarlyEnd::Silent);
 
 const RULES: Outliers = Outliers {
     mode: OutlierMode::Eject,
@@ -26,16 +26,21 @@ const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-struct Clock {
+struct FakeClock {
     now: Instant,
     outlier: Outlier,
-    tally: Tally,
+    tally: ObservationCounts,
     random: Rng,
 }
 
-impl Clock {
+impl FakeClock {
     fn new() -> Self {
-        Self { now: Instant::now(), outlier: Outlier::new(), tally: Tally::default(), random: Rng::with_seed(7) }
+        Self {
+            now: Instant::now(),
+            outlier: Outlier::new(),
+            tally: ObservationCounts::default(),
+            random: Rng::with_seed(7),
+        }
     }
 
     fn fail(&mut self) -> Option<Detection> {
@@ -57,20 +62,20 @@ impl Clock {
         self.outlier.ejection().unwrap().until - self.now
     }
 
-    fn release(&mut self, how: Release) {
+    fn release(&mut self, how: EjectionEnd) {
         self.outlier.release(self.now, how, &self.tally);
     }
 }
 
 #[test]
 fn consecutive_failures_stand_out() {
-    let mut clock = Clock::new();
+    let mut clock = FakeClock::new();
     assert_eq!([clock.fail(), clock.fail(), clock.fail()], [None, None, Some(Detection::Consecutive)]);
 }
 
 #[test]
 fn a_percentage_needs_its_volume_and_forgets_what_is_old() {
-    let mut clock = Clock::new();
+    let mut clock = FakeClock::new();
     for _ in 0..9 {
         assert_eq!(clock.fail(), None);
         clock.succeed(1);
@@ -79,14 +84,14 @@ fn a_percentage_needs_its_volume_and_forgets_what_is_old() {
     clock.succeed(1);
     assert_eq!(clock.fail(), Some(Detection::Percentage), "10 of 20");
     // The same spread over more than the window is not enough.
-    let mut clock = Clock::new();
+    let mut clock = FakeClock::new();
     for _ in 0..100 {
         assert_eq!(clock.fail(), None);
         clock.succeed(1);
         clock.now += seconds(2);
     }
     // Nor is it where more go well.
-    let mut clock = Clock::new();
+    let mut clock = FakeClock::new();
     for _ in 0..1_000 {
         assert_eq!(clock.fail(), None);
         clock.succeed(2);
@@ -96,21 +101,21 @@ fn a_percentage_needs_its_volume_and_forgets_what_is_old() {
 
 #[test]
 fn an_ejection_is_longer_each_time_up_to_its_cap_and_a_little_random() {
-    let mut clock = Clock::new();
+    let mut clock = FakeClock::new();
     let mut lengths = Vec::new();
     for n in 1..=9 {
         let lasts = clock.eject();
         let base = seconds(10 * n).min(RULES.max_ejection);
         assert!(lasts >= base && lasts <= base.mul_f64(1.2), "{n}: {lasts:?}");
         lengths.push(lasts);
-        clock.release(Release::Trial);
+        clock.release(EjectionEnd::Trial);
     }
     assert_ne!(lengths[7], lengths[8], "jitter");
     // Three times its length without trouble: three repetitions are forgotten.
     clock.now += 3 * RULES.ejection;
     clock.eject();
     assert_eq!(clock.outlier.strikes(), 9 - 3 + 1);
-    clock.release(Release::Trial);
+    clock.release(EjectionEnd::Trial);
     clock.now += seconds(3_600);
     clock.eject();
     assert_eq!(clock.outlier.strikes(), 1);
@@ -118,71 +123,71 @@ fn an_ejection_is_longer_each_time_up_to_its_cap_and_a_little_random() {
 
 #[test]
 fn who_comes_back_on_trust_has_one_try() {
-    for how in [Release::Time, Release::Probe, Release::LastOne] {
-        let mut clock = Clock::new();
+    for how in [EjectionEnd::Time, EjectionEnd::Probe, EjectionEnd::LastOne] {
+        let mut clock = FakeClock::new();
         clock.eject();
         clock.release(how);
         assert_eq!(clock.fail(), Some(Detection::Relapse), "{how:?}");
-        let mut clock = Clock::new();
+        let mut clock = FakeClock::new();
         clock.eject();
         clock.release(how);
         clock.succeed(1);
         assert_eq!(clock.fail(), None, "{how:?}: it has proved itself");
-        let mut clock = Clock::new();
+        let mut clock = FakeClock::new();
         clock.eject();
         clock.release(how);
         clock.now += RULES.ejection;
         assert_eq!(clock.fail(), None, "{how:?}: that was long ago");
     }
-    let mut clock = Clock::new();
+    let mut clock = FakeClock::new();
     clock.eject();
-    clock.release(Release::Trial);
+    clock.release(EjectionEnd::Trial);
     assert_eq!(clock.fail(), None, "a trial is a proof");
 }
 
 #[test]
 fn a_probe_that_misled_is_not_trusted_in_the_next_ejection() {
-    let mut clock = Clock::new();
+    let mut clock = FakeClock::new();
     clock.eject();
     assert!(clock.outlier.ejection().unwrap().trusts_probes);
-    clock.release(Release::Probe);
+    clock.release(EjectionEnd::Probe);
     clock.eject();
     assert!(!clock.outlier.ejection().unwrap().trusts_probes);
-    clock.release(Release::Probe);
+    clock.release(EjectionEnd::Probe);
     clock.now += RULES.ejection;
     clock.eject();
     assert!(clock.outlier.ejection().unwrap().trusts_probes, "it was right for a while");
 }
 
 /// How long each trial is waited for, if every one fails after `takes`.
-fn waits(evidence: Evidence, replays: bool, takes: Duration, times: usize) -> Vec<Duration> {
-    let mut clock = Clock::new();
-    clock.outlier.eject(&RULES, clock.now, evidence, replays, &mut clock.random);
+fn waits(observation: Observation, replays: bool, takes: Duration, times: usize) -> Vec<Duration> {
+    let mut clock = FakeClock::new();
+    clock.outlier.eject(&RULES, clock.now, observation, replays, &mut clock.random);
     let mut waits = Vec::new();
     for _ in 0..times {
         let ejection = *clock.outlier.ejection().unwrap();
         assert!(ejection.trial_at < ejection.until);
         waits.push(ejection.trial_at - clock.now);
         clock.now = ejection.trial_at + takes;
-        clock.outlier.trial_failed(&RULES, clock.now, evidence, replays, &mut clock.random);
+        clock.outlier.trial_failed(&RULES, clock.now, observation, replays, &mut clock.random);
     }
     waits
 }
 
 #[test]
 fn trials_that_cost_nothing_are_steady() {
-    for (evidence, replays) in
+    for (observation, replays) in
         [(CLOSED, true), (RESET, true), (REFUSED, true), (REFUSED, false), (UNASKED, true), (UNASKED, false)]
     {
-        let waits = waits(evidence, replays, Duration::ZERO, 100);
+        let waits = waits(observation, replays, Duration::ZERO, 100);
         assert!(waits.iter().all(|wait| (CHEAP_TRIAL..=CHEAP_TRIAL.mul_f64(1.2)).contains(wait)), "{waits:?}");
     }
 }
 
 #[test]
 fn trials_grow_apart_where_a_client_pays_with_its_session() {
-    for evidence in [CLOSED, RESET, SILENT] {
-        let waits = waits(evidence, false, Duration::ZERO, 8);
+    for observation in [CLOSED, RESET, SILENT] {
+        let waits = waits(observation, false, Duration::ZERO, 8);
         assert!(waits[0] >= seconds(2) && waits[1] >= seconds(8) && waits[7] >= seconds(30), "{waits:?}");
         assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT.mul_f64(1.2)), "{waits:?}");
     }
@@ -190,8 +195,8 @@ fn trials_grow_apart_where_a_client_pays_with_its_session() {
 
 #[test]
 fn where_a_client_pays_with_time_the_wait_is_in_proportion_to_how_long_it_has_been_out() {
-    for (evidence, replays) in [(SILENT, true), (TIMED_OUT, false), (TIMED_OUT, true)] {
-        let waits = waits(evidence, replays, seconds(1), 400);
+    for (observation, replays) in [(SILENT, true), (TIMED_OUT, false), (TIMED_OUT, true)] {
+        let waits = waits(observation, replays, seconds(1), 400);
         assert!(waits[0] >= CHEAP_TRIAL && waits[5] <= CHEAP_TRIAL.mul_f64(1.3), "{waits:?}");
         let mut out = Duration::ZERO;
         for wait in &waits {

@@ -90,7 +90,7 @@ pub struct Advice {
     /// `None` = the configured one.
     pub weight: Option<AdvisedWeight>,
     /// Whether it wants new sessions.
-    pub wish: Wish,
+    pub wish: AgentWish,
     /// Sessions at once that it takes at most; `None` = no limit.
     pub max_sessions: Option<u32>,
 }
@@ -116,7 +116,7 @@ impl fmt::Display for AdvisedWeight {
 
 /// See [`Advice`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wish {
+pub enum AgentWish {
     /// It serves.
     #[default]
     Ready,
@@ -132,10 +132,10 @@ impl fmt::Display for Advice {
     /// `ready`, `drain, weight 30%, at most 20 sessions`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.wish {
-            Wish::Ready => "ready",
-            Wish::Drain => "drain",
-            Wish::Maintenance => "maintenance",
-            Wish::Down => "down",
+            AgentWish::Ready => "ready",
+            AgentWish::Drain => "drain",
+            AgentWish::Maintenance => "maintenance",
+            AgentWish::Down => "down",
         })?;
         if let Some(weight) = self.weight {
             write!(f, ", weight {weight}")?;
@@ -147,7 +147,7 @@ impl fmt::Display for Advice {
     }
 }
 
-impl Wish {
+impl AgentWish {
     /// The word for it in the API.
     pub fn name(self) -> &'static str {
         match self {
@@ -172,7 +172,7 @@ impl fmt::Display for ProbeResult {
 
 /// What a subscriber to a probe is told after each result.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct ProbeReport {
     /// The result itself.
     pub result: Arc<ProbeResult>,
     /// The state after it.
@@ -181,7 +181,7 @@ pub struct Report {
     pub streak: u32,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ProbeReport {
     /// `tcp connect 10.0.0.1:80: refused (3rd failure)`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = if self.result.passed { "pass" } else { "failure" };

@@ -12,7 +12,7 @@ use super::member::Member;
 use super::members::Members;
 use super::{Probed, Probing};
 use crate::config::OutlierMode;
-use crate::health::{Damping, Failing, Outlier, ProbeState, Report, Tally};
+use crate::health::{Failing, FlapDamping, ObservationCounts, Outlier, ProbeReport, ProbeState};
 use crate::standing::Passive;
 
 /// How long the first address of a new name is tried alone, as RFC 8305 has it.
@@ -32,7 +32,7 @@ pub(super) struct Doubt {
 struct Other {
     address: SocketAddr,
     /// `None` = its probe has not finished yet.
-    report: Option<Report>,
+    report: Option<ProbeReport>,
     /// Ends the probe when dropped.
     probe: Box<dyn Probing>,
 }
@@ -59,13 +59,13 @@ impl Other {
 }
 
 impl Left {
-    fn add(&mut self, address: SocketAddr, failing: Failing, tally: &Tally) {
+    fn add(&mut self, address: SocketAddr, failing: Failing, tally: &ObservationCounts) {
         self.addresses.push(address);
         self.before = Some((failing, tally.disproofs(failing)));
     }
 
     /// Forgets all of them if a session has gone well since.
-    fn look_at(&mut self, tally: &Tally) {
+    fn look_at(&mut self, tally: &ObservationCounts) {
         if self.before.is_some_and(|(failing, before)| tally.disproofs(failing) > before) {
             *self = Self::default();
         }
@@ -112,10 +112,10 @@ impl Members {
         }
         let (report, check) = (&probed.report, Arc::clone(&self.pool.settings().check));
         if report.result.passed {
-            let disproved = |doubt: &Doubt| {
+            let covers_failure = |doubt: &Doubt| {
                 doubt.all_heard() || doubt.failing.is_none_or(|failing| member.is_disproved_by(&check, failing))
             };
-            if report.state == ProbeState::Up && member.doubt.as_ref().is_some_and(disproved) {
+            if report.state == ProbeState::Up && member.doubt.as_ref().is_some_and(covers_failure) {
                 member.doubt = None;
             }
             return false;
@@ -145,7 +145,7 @@ impl Members {
             return false;
         }
         member.left.look_at(&member.backend.tally());
-        let may_be_ejected = self.pool.settings().conduct.outliers.mode == OutlierMode::Eject;
+        let may_be_ejected = self.pool.settings().resilience.outliers.mode == OutlierMode::Eject;
         if member.next_address().is_none() && !(may_be_ejected && member.facts.passive == Passive::Ok) {
             member.left = Left::default();
         }
@@ -234,7 +234,7 @@ impl Members {
             member.begin_again(&self.pool, &self.watch, address);
             member.outlier = if outlier.ejection().is_some() { outlier } else { Outlier::new() };
         }
-        member.damping = Damping::new();
+        member.damping = FlapDamping::new();
         if member.up_since.take().is_some() {
             self.oldest = None;
         }

@@ -24,7 +24,7 @@ pub(super) struct Window {
 
 /// Who is held since one answer: how many of them are missing, and how many critical.
 #[derive(Default)]
-pub(super) struct Kept {
+pub(super) struct HeldSet {
     pub(super) missing: usize,
     pub(super) critical: usize,
 }
@@ -33,7 +33,7 @@ impl Members {
     /// Whether a set is believed, before any of it is applied.
     pub(super) fn trust(&mut self, now: Instant, trust: Trust, endpoints: &[Endpoint]) {
         self.end_window(now);
-        let hold = self.pool.settings().conduct.guard.hold;
+        let hold = self.pool.settings().resilience.guard.hold;
         let open = |mistrust| (!hold.is_zero()).then(|| Window { mistrust, until: Some(now + hold) });
         self.window = match (trust, self.window) {
             (Trust::Written, _) => None,
@@ -65,7 +65,7 @@ impl Members {
     }
 
     /// Says how many are held since one answer, and why.
-    pub(super) fn tell_kept(&self, kept: &Kept) {
+    pub(super) fn tell_kept(&self, kept: &HeldSet) {
         let Some(Window { mistrust, .. }) = self.window else { return };
         for (backends, registry) in [(kept.missing, Registry::Absent), (kept.critical, Registry::Critical)] {
             if backends > 0 {
@@ -132,7 +132,7 @@ impl Members {
 
     /// The rules or the check are other ones: who can't be held by them is held no longer.
     pub(super) fn hold_by_new_rules(&mut self, now: Instant) {
-        if self.pool.settings().conduct.guard.hold == Duration::ZERO {
+        if self.pool.settings().resilience.guard.hold == Duration::ZERO {
             self.believe(now);
             return;
         }

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::addresses::{Doubt, Left};
 use super::reason::Ground;
-use super::{Probed, Probing, Watch};
-use crate::config::{self, Check, CheckKind, Conduct};
+use super::{ProbeHandle, Probed, Probing};
+use crate::config::{self, Check, CheckKind, Resilience};
 use crate::endpoint::{Endpoint, Mistrust, Registry};
-use crate::health::{Advice, AdvisedWeight, Damping, Failing, Hearing, Outlier, ProbeState, Report, Wish, slow_start};
-use crate::pool::{Backend, Pool, View};
+use crate::health::{
+    Advice, AdvisedWeight, AgentWish, Failing, FlapDamping, Hearing, Outlier, ProbeReport, ProbeState, slow_start,
+};
+use crate::pool::{Backend, BackendView, Pool};
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
 /// Percent of the weight that a backend without advice gets.
@@ -26,7 +28,7 @@ pub(super) struct Member {
     pub(super) ejected_because: String,
     /// When the end of its ejection is looked at; never later than that.
     pub(super) end_look: Option<Instant>,
-    pub(super) damping: Damping,
+    pub(super) damping: FlapDamping,
     /// What its agent asked for last.
     pub(super) advice: Option<Advice>,
     /// What the log said last of questions to it.
@@ -63,14 +65,14 @@ impl Member {
         let facts = Facts {
             operator: Operator::Ready,
             registry: endpoint.registry,
-            agent: Wish::Ready,
+            agent: AgentWish::Ready,
             probe: None,
             passive: Passive::Ok,
             guard: Guard::None,
         };
         let since = SystemTime::now();
         // In nobody's way until its facts are complete.
-        let view = View {
+        let view = BackendView {
             address: endpoint.address,
             candidates: Arc::clone(&endpoint.candidates),
             weight: endpoint.weight,
@@ -96,7 +98,7 @@ impl Member {
             outlier: Outlier::new(),
             ejected_because: String::new(),
             end_look: None,
-            damping: Damping::new(),
+            damping: FlapDamping::new(),
             advice: None,
             hearing_said: Hearing::default(),
             up_since: None,
@@ -116,7 +118,7 @@ impl Member {
     }
 
     /// A new address, or back after it had left: health starts from nothing.
-    pub(super) fn begin_again(&mut self, pool: &Pool, watch: &Watch, address: SocketAddr) {
+    pub(super) fn begin_again(&mut self, pool: &Pool, watch: &ProbeHandle, address: SocketAddr) {
         self.forget_health();
         let settings = pool.settings();
         let unchecked = settings.check.kind == CheckKind::None;
@@ -125,7 +127,7 @@ impl Member {
     }
 
     /// At another address, which `probe` has found to work.
-    pub(super) fn go_on_at(&mut self, probe: Box<dyn Probing>, report: Report) {
+    pub(super) fn go_on_at(&mut self, probe: Box<dyn Probing>, report: ProbeReport) {
         self.forget_health();
         self.facts.probe = Some(report.state);
         self.backend.keep_report(Some(report));
@@ -147,7 +149,7 @@ impl Member {
     }
 
     /// Probed by another check from now on; what the old one had found out holds until the new one says otherwise.
-    pub(super) fn go_on_with(&mut self, pool: &Pool, watch: &Watch) {
+    pub(super) fn go_on_with(&mut self, pool: &Pool, watch: &ProbeHandle) {
         let settings = pool.settings();
         if settings.check.kind == CheckKind::None {
             self.facts.probe = None;
@@ -161,7 +163,7 @@ impl Member {
         self.probe_by(&settings, watch, self.endpoint.address);
     }
 
-    fn probe_by(&mut self, settings: &config::Pool, watch: &Watch, address: SocketAddr) {
+    fn probe_by(&mut self, settings: &config::Pool, watch: &ProbeHandle, address: SocketAddr) {
         // Where nothing is probed there may still be an agent.
         let nobody = settings.check.kind == CheckKind::None && settings.agent.is_none();
         self.probe = Some(if nobody { Box::new(()) } else { watch(&self.endpoint.id, address) });
@@ -191,14 +193,14 @@ impl Member {
     }
 
     /// What a probe says counts, unless it is the first word of a new check against what the old one had found out.
-    pub(super) fn take_state(&mut self, check: &Check, report: &Report) {
+    pub(super) fn take_state(&mut self, check: &Check, report: &ProbeReport) {
         let state = self.state_by(check, report);
         self.inherited &= state != Some(report.state);
         self.facts.probe = state;
     }
 
     /// The state that a report leads to.
-    pub(super) fn state_by(&self, check: &Check, report: &Report) -> Option<ProbeState> {
+    pub(super) fn state_by(&self, check: &Check, report: &ProbeReport) -> Option<ProbeState> {
         let enough = if report.result.passed { check.rise } else { check.fall };
         let is_first_word = self.inherited && self.facts.probe != Some(report.state) && report.streak < enough;
         if is_first_word { self.facts.probe } else { Some(report.state) }
@@ -206,7 +208,7 @@ impl Member {
 
     pub(super) fn take_advice(&mut self, advice: Option<Advice>) {
         self.advice = advice;
-        self.facts.agent = advice.map_or(Wish::Ready, |advice| advice.wish);
+        self.facts.agent = advice.map_or(AgentWish::Ready, |advice| advice.wish);
     }
 
     /// The guard's fact: damping is for who is there and healthy.
@@ -256,19 +258,19 @@ impl Member {
     pub(super) fn view(
         &self,
         now: Instant,
-        conduct: &Conduct,
+        resilience: &Resilience,
         held_until: Option<Instant>,
         standing: Standing,
         reason: Arc<str>,
-    ) -> View {
+    ) -> BackendView {
         let ejection = self.outlier.ejection().filter(|_| standing != Standing::Removed);
-        View {
+        BackendView {
             address: self.endpoint.address,
             candidates: Arc::clone(&self.endpoint.candidates),
             weight: self.weight,
             share: self.share(),
             priority: self.endpoint.priority,
-            max_sessions: self.cap(conduct),
+            max_sessions: self.cap(resilience),
             facts: self.facts,
             standing,
             reason,
@@ -298,8 +300,8 @@ impl Member {
     }
 
     /// The strictest of what is written and what its agent asks for.
-    fn cap(&self, conduct: &Conduct) -> Option<u32> {
-        let written = self.endpoint.max_sessions.or(conduct.backend_max_sessions);
+    fn cap(&self, resilience: &Resilience) -> Option<u32> {
+        let written = self.endpoint.max_sessions.or(resilience.backend_max_sessions);
         let advised = self.advice.and_then(|advice| advice.max_sessions);
         written.into_iter().chain(advised).min()
     }

@@ -11,13 +11,13 @@ use fastrand::Rng;
 use tracing::{debug, info};
 
 use super::departed::Departed;
-use super::guard::{Kept, Window};
+use super::guard::{HeldSet, Window};
 use super::member::Member;
 use super::reason::Ground;
-use super::{Advised, LookUp, Probed, Watch, together};
+use super::{Advised, LookUp, ProbeHandle, Probed, aggregate};
 use crate::endpoint::{Endpoint, Registry, Update};
-use crate::health::{Damping, Outlier, ProbeState, Release, slow_start};
-use crate::operator::Ledger;
+use crate::health::{EjectionEnd, FlapDamping, Outlier, ProbeState, slow_start};
+use crate::operator::Overrides;
 use crate::pace::Pace;
 use crate::pool::Pool;
 use crate::standing::Standing;
@@ -28,10 +28,10 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// See the module.
 pub(super) struct Members {
     pub(super) pool: Arc<Pool>,
-    pub(super) watch: Watch,
+    pub(super) watch: ProbeHandle,
     pub(super) look_up: LookUp,
     /// What operators want.
-    pub(super) ledger: Ledger,
+    pub(super) overrides: Overrides,
     pub(super) members: BTreeMap<Arc<str>, Member>,
     /// When to look at whom; entries may be out of date, a look is harmless.
     pub(super) deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
@@ -55,13 +55,13 @@ pub(super) struct Members {
 
 impl Members {
     /// `random` spreads the ends of ejections.
-    pub(super) fn new(pool: Arc<Pool>, watch: Watch, random: Rng) -> Self {
-        let ledger = Ledger::clone(&pool.orders.ledger());
+    pub(super) fn new(pool: Arc<Pool>, watch: ProbeHandle, random: Rng) -> Self {
+        let overrides = Overrides::clone(&pool.orders.overrides());
         Self {
             pool,
             watch,
             look_up: Box::new(|_| ()),
-            ledger,
+            overrides,
             members: BTreeMap::new(),
             deadlines: BinaryHeap::new(),
             departed: Departed::default(),
@@ -81,7 +81,7 @@ impl Members {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let of_members = self.deadlines.peek().map(|Reverse((at, _))| *at);
         let of_window = self.window.and_then(|window| window.until);
-        let of_ledger = self.ledger.next_end();
+        let of_ledger = self.overrides.next_end();
         [of_members, self.departed.next(), of_ledger, self.ramp_at, of_window].into_iter().flatten().min()
     }
 
@@ -90,10 +90,10 @@ impl Members {
         self.trust(now, update.trust, &update.endpoints);
         let wall = SystemTime::now();
         let mut present = HashSet::with_capacity(update.endpoints.len());
-        let mut kept = Kept::default();
+        let mut kept = HeldSet::default();
         for endpoint in update.endpoints {
             present.insert(Arc::clone(&endpoint.id));
-            self.ledger.presence(&endpoint.id, true, wall);
+            self.overrides.presence(&endpoint.id, true, wall);
             kept.critical += usize::from(self.arrived(now, endpoint));
         }
         let missing: Vec<_> = self.members.keys().filter(|id| !present.contains(*id)).cloned().collect();
@@ -107,7 +107,7 @@ impl Members {
 
     /// The pool's settings are other ones now. With another way to `watch`, every backend is probed by it, and keeps its
     /// state until the new check has said the contrary as often as it says is needed.
-    pub(super) fn changed(&mut self, now: Instant, watch: Option<Watch>) {
+    pub(super) fn changed(&mut self, now: Instant, watch: Option<ProbeHandle>) {
         if let Some(watch) = watch {
             self.watch = watch;
             for member in self.members.values_mut().filter(|member| member.probe.is_some()) {
@@ -145,7 +145,7 @@ impl Members {
         let before = member.facts;
         let settings = self.pool.settings();
         member.take_state(&settings.check, &probed.report);
-        let acquitted = member.is_acquitted_by(&settings.check, now, &probed);
+        let cleared_by_probe = member.is_acquitted_by(&settings.check, now, &probed);
         let answer = probed.report.result.hearing.is_some().then(|| probed.report.clone());
         // Whatever it was, it is over: worth a look at what else was wrong.
         if before.probe == Some(ProbeState::Down) && member.facts.probe == Some(ProbeState::Up) {
@@ -157,8 +157,8 @@ impl Members {
         } else if member.facts != before {
             self.settle(now, &probed.id);
         }
-        if acquitted {
-            self.release(now, &probed.id, Release::Probe);
+        if cleared_by_probe {
+            self.release(now, &probed.id, EjectionEnd::Probe);
         }
         if let Some(report) = answer {
             self.hear_agent(now, Advised { id: probed.id, address: probed.address, report });
@@ -214,7 +214,7 @@ impl Members {
             member.begin_again(&self.pool, &self.watch, address);
         }
         if moved {
-            member.damping = Damping::new();
+            member.damping = FlapDamping::new();
             // What was said of the old place says nothing about this one.
             member.word = Registry::Unknown;
         }
@@ -238,7 +238,7 @@ impl Members {
     pub(super) fn leave(&mut self, now: Instant, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };
         self.ejected -= usize::from(member.outlier.ejection().is_some());
-        self.ledger.presence(id, false, SystemTime::now());
+        self.overrides.presence(id, false, SystemTime::now());
         member.facts.registry = Registry::Absent;
         member.outlier = Outlier::new();
         member.listed = false;
@@ -254,15 +254,15 @@ impl Members {
         let oldest = self.oldest_up();
         let Some(member) = self.members.get_mut(id) else { return };
         let settings = self.pool.settings();
-        let conduct = &settings.conduct;
-        member.facts.operator = self.ledger.fact(id);
-        member.pause(self.ledger.pause(id).is_some());
-        member.weight = self.ledger.weight(id).map_or(member.endpoint.weight, |order| order.value);
+        let resilience = &settings.resilience;
+        member.facts.operator = self.overrides.fact(id);
+        member.pause(self.overrides.pause(id).is_some());
+        member.weight = self.overrides.weight(id).map_or(member.endpoint.weight, |order| order.value);
         let before = member.backend.view();
         member.facts.passive = member.passive(&settings.check);
         if let Some(up) = member.facts.is_sound().filter(|_| member.facts.registry != Registry::Absent) {
             let flaps = member.damping.flaps();
-            member.damping.record(&conduct.damping, now, up);
+            member.damping.record(&resilience.damping, now, up);
             if member.damping.flaps() > flaps {
                 debug!(pool = %self.pool.name, backend = %id, flaps = member.damping.flaps(), "flapped");
             }
@@ -292,11 +292,11 @@ impl Members {
                 }
             }
         }
-        member.ramp = together::grown(conduct, now, member.up_since, oldest);
+        member.ramp = aggregate::grown(resilience, now, member.up_since, oldest);
         if member.ramp < slow_start::FULL && self.ramp_at.is_none() {
-            self.ramp_at = Some(now + together::step(conduct));
+            self.ramp_at = Some(now + aggregate::step(resilience));
         }
-        let ground = Ground::of(member, &self.ledger);
+        let ground = Ground::of(member, &self.overrides);
         let reason = if member.ground.as_ref() == Some(&ground) && ground.lasts() {
             Arc::clone(&before.reason)
         } else {
@@ -312,7 +312,7 @@ impl Members {
             );
         }
         let held_until = self.window.and_then(|window| window.until);
-        let view = member.view(now, conduct, held_until, standing, reason);
+        let view = member.view(now, resilience, held_until, standing, reason);
         self.pool.place(&member.backend, view);
         if standing == Standing::Ejected && before.standing != Standing::Ejected {
             self.look_at_ejection(now, id);

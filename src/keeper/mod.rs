@@ -3,6 +3,7 @@
 
 mod addresses;
 mod agents;
+mod aggregate;
 mod departed;
 mod guard;
 mod member;
@@ -12,7 +13,6 @@ mod outliers;
 mod reason;
 #[cfg(test)]
 mod tests;
-mod together;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,12 +22,12 @@ use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
-use crate::health::Report;
-use crate::pool::{Given, Pool, Testimony};
+use crate::health::ProbeReport;
+use crate::pool::{Given, Pool, SessionReport};
 use members::Members;
 
 /// Starts the probe of a backend.
-pub type Watch = Box<dyn Fn(&Arc<str>, SocketAddr) -> Box<dyn Probing> + Send>;
+pub type ProbeHandle = Box<dyn Fn(&Arc<str>, SocketAddr) -> Box<dyn Probing> + Send>;
 
 /// An interest in a probe, which ends when this is dropped.
 pub trait Probing: Send {
@@ -56,13 +56,13 @@ pub struct Probed {
     /// What was probed for it; the backend may have another address by now.
     pub address: SocketAddr,
     /// What it found.
-    pub report: Report,
+    pub report: ProbeReport,
 }
 
 /// The settings of the pool are other ones than before.
-pub struct Change {
+pub struct NewSettings {
     /// How to probe from now on, and where reports and advice then come from; `None` = as before.
-    pub probes: Option<(Watch, mpsc::UnboundedReceiver<Probed>, mpsc::UnboundedReceiver<Advised>)>,
+    pub probes: Option<(ProbeHandle, mpsc::UnboundedReceiver<Probed>, mpsc::UnboundedReceiver<Advised>)>,
 }
 
 /// What became of a question to a backend's agent.
@@ -73,7 +73,7 @@ pub struct Advised {
     /// Whose agent was asked; the backend may have another address by now.
     pub address: SocketAddr,
     /// All of its wishes, or why there are none.
-    pub report: Report,
+    pub report: ProbeReport,
 }
 
 /// What a keeper listens to.
@@ -86,24 +86,24 @@ pub struct Inputs {
     /// From the agents that it watches. Unbounded for the same reason.
     pub advice: mpsc::UnboundedReceiver<Advised>,
     /// From sessions.
-    pub evidence: mpsc::Receiver<Testimony>,
+    pub observation: mpsc::Receiver<SessionReport>,
     /// From operators.
     pub commands: mpsc::Receiver<Given>,
     /// From whoever changed the pool's settings.
-    pub changes: mpsc::UnboundedReceiver<Change>,
+    pub changes: mpsc::UnboundedReceiver<NewSettings>,
 }
 
 /// Keeps a pool until its inputs are gone.
 ///
 /// # Cancel safety
 /// May be dropped at any time: what was applied stays, probes end.
-pub async fn run(pool: Arc<Pool>, watch: Watch, look_up: LookUp, mut inputs: Inputs) {
+pub async fn run(pool: Arc<Pool>, watch: ProbeHandle, look_up: LookUp, mut inputs: Inputs) {
     let mut members = Members::new(pool, watch, fastrand::Rng::new());
     members.look_up = look_up;
     loop {
         let deadline = members.next_deadline();
         tokio::select! {
-            Some(Change { probes }) = inputs.changes.recv() => {
+            Some(NewSettings { probes }) = inputs.changes.recv() => {
                 let watch = probes.map(|(watch, reports, advice)| {
                     // Reports of the old check that are still on their way say nothing about the new one.
                     (inputs.reports, inputs.advice) = (reports, advice);
@@ -116,7 +116,7 @@ pub async fn run(pool: Arc<Pool>, watch: Watch, look_up: LookUp, mut inputs: Inp
             Some(advised) = inputs.advice.recv() => {
                 members.hear_agent(Instant::now(), advised);
             }
-            Some(testimony) = inputs.evidence.recv() => members.evidence(Instant::now(), &testimony),
+            Some(report) = inputs.observation.recv() => members.observation(Instant::now(), &report),
             Some(given) = inputs.commands.recv() => {
                 let result = members.operate(Instant::now(), given.command);
                 // Whoever gave it may have left.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tracing::info;
 
 use super::members::Members;
-use crate::operator::{Command, Ledger, What};
+use crate::operator::{Command, Overrides, What};
 use crate::pool::{Happened, OrderError};
 
 impl Members {
@@ -33,7 +33,7 @@ impl Members {
             None => info!(%pool, "operator: the whole pool: {says}"),
         }
         let released = (command.what == What::Release).then(|| self.believe(now));
-        self.ledger.obey(command);
+        self.overrides.obey(command);
         let touched = self.obey(now, backend.clone());
         self.pool.tell(|| Happened::Operator { pool, backend, says });
         Ok(released.unwrap_or(touched))
@@ -41,10 +41,10 @@ impl Members {
 
     /// Orders whose time is over end.
     pub(super) fn end_orders(&mut self, now: Instant) {
-        if self.ledger.next_end().is_none_or(|end| end > now) {
+        if self.overrides.next_end().is_none_or(|end| end > now) {
             return;
         }
-        for (backend, says) in self.ledger.expire(now) {
+        for (backend, says) in self.overrides.expire(now) {
             let pool = Arc::clone(&self.pool.name);
             let says = format!("it is over: {says}");
             match &backend {
@@ -58,7 +58,7 @@ impl Members {
 
     /// Facts follow the ledger: of one member, or of all. Returns of how many.
     fn obey(&mut self, now: Instant, backend: Option<Arc<str>>) -> usize {
-        self.pool.orders.show(Ledger::clone(&self.ledger));
+        self.pool.orders.show(Overrides::clone(&self.overrides));
         let touched = backend.map_or_else(|| self.members.keys().cloned().collect(), |id| vec![id]);
         for id in &touched {
             self.settle(now, id);

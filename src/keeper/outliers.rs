@@ -10,15 +10,15 @@ use tracing::{debug, info};
 
 use super::members::Members;
 use crate::config::OutlierMode;
-use crate::health::{Evidence, Failing, Release, most_ejected};
+use crate::health::{EjectionEnd, Failing, Observation, most_ejected};
 use crate::metrics::Detection;
-use crate::pool::Testimony;
+use crate::pool::SessionReport;
 use crate::standing::{Passive, Standing};
 
 impl Members {
     /// A session failed, or was a trial.
-    pub(super) fn evidence(&mut self, now: Instant, testimony: &Testimony) {
-        let Testimony { backend, address, evidence, trial } = testimony;
+    pub(super) fn observation(&mut self, now: Instant, report: &SessionReport) {
+        let SessionReport { backend, address, observation, trial } = report;
         let id = &backend.id;
         // Also where it is about somebody who has gone: the trial is over.
         let was_trial = trial.is_some_and(|number| self.pool.end_trial(backend, number));
@@ -28,27 +28,27 @@ impl Members {
             return;
         }
         let settings = self.pool.settings();
-        let (rules, replays) = (settings.conduct.outliers, settings.replay.is_some());
+        let (rules, replays) = (settings.resilience.outliers, settings.replay.is_some());
         if member.facts.passive == Passive::Ok
-            && matches!(evidence, Evidence::ConnectFailed(_))
+            && matches!(observation, Observation::ConnectFailed(_))
             && self.leave_address(now, id, Failing::Connect)
         {
             self.weigh(now);
             return;
         }
         let Some(member) = self.members.get_mut(id) else { return };
-        match (*evidence, member.facts.passive) {
-            (Evidence::Succeeded, Passive::Ejected { .. }) if was_trial => {
+        match (*observation, member.facts.passive) {
+            (Observation::Succeeded, Passive::Ejected { .. }) if was_trial => {
                 backend.stats.trials_passed.fetch_add(1, Relaxed);
-                self.release(now, id, Release::Trial);
+                self.release(now, id, EjectionEnd::Trial);
             }
-            (Evidence::Succeeded, _) => {}
+            (Observation::Succeeded, _) => {}
             (_, Passive::Ejected { .. }) if was_trial => {
                 backend.stats.trials_failed.fetch_add(1, Relaxed);
                 backend.stats.ejections.fetch_add(1, Relaxed);
-                member.outlier.trial_failed(&rules, now, *evidence, replays, &mut self.random);
-                debug!(pool = %self.pool.name, backend = %id, %address, "a trial failed: {}", evidence.words());
-                if let Some(failing) = evidence.failing() {
+                member.outlier.trial_failed(&rules, now, *observation, replays, &mut self.random);
+                debug!(pool = %self.pool.name, backend = %id, %address, "a trial failed: {}", observation.words());
+                if let Some(failing) = observation.failing() {
                     self.leave_address(now, id, failing);
                 }
                 self.await_end(id);
@@ -61,22 +61,22 @@ impl Members {
                 if rules.mode != OutlierMode::Off
                     && let Some(detection) = member.outlier.judge(&rules, now, &tally)
                 {
-                    self.detected(now, id, detection, *evidence);
+                    self.detected(now, id, detection, *observation);
                 }
             }
         }
         self.weigh(now);
     }
 
-    fn detected(&mut self, now: Instant, id: &Arc<str>, detection: Detection, evidence: Evidence) {
+    fn detected(&mut self, now: Instant, id: &Arc<str>, detection: Detection, observation: Observation) {
         let settings = self.pool.settings();
-        let (rules, replays) = (settings.conduct.outliers, settings.replay.is_some());
+        let (rules, replays) = (settings.resilience.outliers, settings.replay.is_some());
         self.pool.outliers.detect(detection);
         let Some(member) = self.members.get(id) else { return };
-        let why = explained(detection, evidence, member.backend.tally().in_a_row(), || {
+        let why = explained(detection, observation, member.backend.tally().in_a_row(), || {
             member.outlier.in_window(&member.backend.tally())
         });
-        if let (OutlierMode::Eject, Some(failing)) = (rules.mode, evidence.failing())
+        if let (OutlierMode::Eject, Some(failing)) = (rules.mode, observation.failing())
             && self.leave_address(now, id, failing)
         {
             return;
@@ -100,7 +100,7 @@ impl Members {
             return;
         }
         member.backend.stats.ejections.fetch_add(1, Relaxed);
-        member.outlier.eject(&rules, now, evidence, replays, &mut self.random);
+        member.outlier.eject(&rules, now, observation, replays, &mut self.random);
         member.ejected_because = why;
         self.ejected += 1;
         self.await_end(id);
@@ -109,7 +109,7 @@ impl Members {
 
     /// Why the pool can't do without it; `None` = it can.
     fn spared(&self, id: &Arc<str>) -> Option<&'static str> {
-        let rules = &self.pool.settings().conduct.outliers;
+        let rules = &self.pool.settings().resilience.outliers;
         let counts = self.pool.counts();
         let serves = self.members.get(id).is_some_and(|member| member.backend.wants_sessions());
         if counts.up <= usize::from(serves) {
@@ -131,7 +131,7 @@ impl Members {
     }
 
     /// It is not ejected any more.
-    pub(super) fn release(&mut self, now: Instant, id: &Arc<str>, how: Release) {
+    pub(super) fn release(&mut self, now: Instant, id: &Arc<str>, how: EjectionEnd) {
         let Some(member) = self.members.get_mut(id) else { return };
         if member.outlier.ejection().is_none() {
             return;
@@ -140,10 +140,10 @@ impl Members {
         member.outlier.release(now, how, &member.backend.tally());
         self.ejected -= 1;
         let words = match how {
-            Release::Probe => "a probe passed",
-            Release::Trial => "a trial session went well",
-            Release::Time => "its time is over",
-            Release::LastOne => "nothing else is up",
+            EjectionEnd::Probe => "a probe passed",
+            EjectionEnd::Trial => "a trial session went well",
+            EjectionEnd::Time => "its time is over",
+            EjectionEnd::LastOne => "nothing else is up",
         };
         info!(pool = %self.pool.name, backend = %id, address = %member.endpoint.address, "not ejected any more: {words}");
         self.settle(now, id);
@@ -155,7 +155,7 @@ impl Members {
         member.end_look = member.end_look.filter(|&at| at > now);
         let Some(ejection) = member.outlier.ejection() else { return };
         if matches!(member.facts.passive, Passive::Ejected { until: Some(until) } if until <= now) {
-            self.release(now, id, Release::Time);
+            self.release(now, id, EjectionEnd::Time);
             return;
         }
         if ejection.trial_at <= now {
@@ -188,20 +188,20 @@ impl Members {
             return true;
         }
         let Some(id) = of(Standing::Ejected) else { return false };
-        self.release(now, &id, Release::LastOne);
+        self.release(now, &id, EjectionEnd::LastOne);
         true
     }
 }
 
 fn explained(
     detection: Detection,
-    evidence: Evidence,
+    observation: Observation,
     in_a_row: u32,
     in_window: impl FnOnce() -> (u64, u64),
 ) -> String {
-    let last = evidence.words();
-    match (detection, evidence) {
-        (Detection::Consecutive, Evidence::EndedEarly(_) | Evidence::EndedUnasked(_)) => {
+    let last = observation.words();
+    match (detection, observation) {
+        (Detection::Consecutive, Observation::EndedEarly(_) | Observation::EndedUnasked(_)) => {
             format!("{in_a_row} sessions failed in a row, the last one: {last}")
         }
         (Detection::Consecutive, _) => {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::member::Member;
 use crate::endpoint::{Endpoint, Mistrust, Registry};
-use crate::health::{AdvisedWeight, ProbeState, Wish};
-use crate::operator::Ledger;
+use crate::health::{AdvisedWeight, AgentWish, ProbeState};
+use crate::operator::Overrides;
 use crate::standing::{Facts, Guard, Operator, Standing};
 
 /// What the standing comes from: while it is the same, so is the reason.
@@ -20,7 +20,7 @@ pub(super) struct Ground {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Cause {
     Operator(String),
-    Agent(Wish),
+    Agent(AgentWish),
     Removed,
     Maintenance(Option<Arc<str>>),
     Critical(Option<Arc<str>>),
@@ -37,13 +37,14 @@ enum Cause {
 }
 
 impl Ground {
-    pub(super) fn of(member: &Member, ledger: &Ledger) -> Self {
+    pub(super) fn of(member: &Member, overrides: &Overrides) -> Self {
         let id = &member.endpoint.id;
-        let cause = match (Cause::of(&member.facts, &member.endpoint, || ledger.explained(id)), ledger.pause(id)) {
+        let cause = match (Cause::of(&member.facts, &member.endpoint, || overrides.explained(id)), overrides.pause(id))
+        {
             (Cause::Probe(state), Some(order)) => Cause::Paused(state, order.to_string()),
             (cause, _) => cause,
         };
-        Self { cause, remarks: remarks(member, ledger) }
+        Self { cause, remarks: remarks(member, overrides) }
     }
 
     /// Whether the words are what the last probe found, whichever that is.
@@ -67,7 +68,7 @@ impl Ground {
 }
 
 /// Of one that is up: why it gets less than others, or is there at all. Of one that is kept: that it is.
-fn remarks(member: &Member, ledger: &Ledger) -> String {
+fn remarks(member: &Member, overrides: &Overrides) -> String {
     let (facts, endpoint) = (&member.facts, &member.endpoint);
     let mut remarks = String::new();
     if let Some(mistrust) = member.held.filter(|_| !member.listed && !facts.is_held()) {
@@ -77,7 +78,7 @@ fn remarks(member: &Member, ledger: &Ledger) -> String {
         return remarks;
     }
     if member.weight == 0 {
-        let by = ledger.weight(&endpoint.id).map_or_else(String::new, |order| format!(" {order}"));
+        let by = overrides.weight(&endpoint.id).map_or_else(String::new, |order| format!(" {order}"));
         remarks += &format!("nothing new: weight 0{by}; ");
     } else if let Some(weight) = member.advice.and_then(|advice| advice.weight)
         && matches!(weight, AdvisedWeight::Percent(0) | AdvisedWeight::Absolute(0))
@@ -119,7 +120,7 @@ impl Cause {
     fn explained(&self, member: &Member) -> String {
         match self {
             Self::Operator(order) => order.clone(),
-            Self::Agent(Wish::Down) => "its agent says so".to_owned(),
+            Self::Agent(AgentWish::Down) => "its agent says so".to_owned(),
             Self::Agent(_) => "its agent asks for it".to_owned(),
             Self::Removed => "no longer in the registry".to_owned(),
             Self::Maintenance(note) => with_note("the registry has it in maintenance", note.as_deref()),
@@ -157,7 +158,7 @@ fn by_agent(facts: &Facts) -> bool {
         Registry::Unknown => facts.probe.is_none(),
         _ => false,
     };
-    facts.agent != Wish::Ready && facts.operator == Operator::Ready && !overruled
+    facts.agent != AgentWish::Ready && facts.operator == Operator::Ready && !overruled
 }
 
 /// `it` or `they`, `its` or `their`.

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Lasting, Ledger, Order, Orders, printable};
+use super::{Lasting, Order, Orders, Overrides, printable};
 use crate::standing::Operator;
 
 /// The one that this program writes and reads.
@@ -90,8 +90,8 @@ enum Probing {
 }
 
 /// The text for what holds in these pools; what ends with the process is not in it.
-pub fn write<'a>(pools: impl Iterator<Item = (&'a str, &'a Ledger)>) -> String {
-    let shaped = pools.map(|(name, ledger)| (name.to_owned(), pool_shape(ledger)));
+pub fn write<'a>(pools: impl Iterator<Item = (&'a str, &'a Overrides)>) -> String {
+    let shaped = pools.map(|(name, overrides)| (name.to_owned(), pool_shape(overrides)));
     let pools = shaped.filter(|(_, shape)| shape.operator.is_some() || !shape.backends.is_empty()).collect();
     // Strings and numbers alone: it can't fail.
     let text = serde_json::to_string_pretty(&Document { version: VERSION, pools }).unwrap_or_default();
@@ -102,25 +102,25 @@ pub fn write<'a>(pools: impl Iterator<Item = (&'a str, &'a Ledger)>) -> String {
 ///
 /// # Errors
 /// It is not such a text.
-pub fn read(text: &str, now: Instant, wall: SystemTime) -> Result<BTreeMap<String, Ledger>, FileError> {
+pub fn read(text: &str, now: Instant, wall: SystemTime) -> Result<BTreeMap<String, Overrides>, FileError> {
     let Versioned { version } = serde_json::from_str(text)?;
     if version != VERSION {
         return Err(FileError::Version(version));
     }
     let document: Document = serde_json::from_str(text)?;
-    let pools = document.pools.into_iter().map(|(name, shape)| (name, ledger(shape, now, wall)));
-    Ok(pools.filter(|(_, ledger)| !ledger.is_empty()).collect())
+    let pools = document.pools.into_iter().map(|(name, shape)| (name, overrides(shape, now, wall)));
+    Ok(pools.filter(|(_, overrides)| !overrides.is_empty()).collect())
 }
 
-fn pool_shape(ledger: &Ledger) -> PoolShape {
-    let backends = ledger.backends.iter().map(|(id, orders)| {
+fn pool_shape(overrides: &Overrides) -> PoolShape {
+    let backends = overrides.backends.iter().map(|(id, orders)| {
         let operator = orders.operator.as_ref().and_then(|order| order_shape(order, word(order.value)));
         let weight = orders.weight.as_ref().and_then(|order| order_shape(order, order.value));
         let probe = orders.pause.as_ref().and_then(|order| order_shape(order, Probing::Paused));
         (id.to_string(), BackendShape { operator, weight, probe })
     });
     PoolShape {
-        operator: ledger.pool.as_ref().and_then(|order| order_shape(order, word(order.value))),
+        operator: overrides.pool.as_ref().and_then(|order| order_shape(order, word(order.value))),
         backends: backends.filter(|(_, shape)| !shape.is_empty()).collect(),
     }
 }
@@ -135,7 +135,7 @@ fn order_shape<T, W>(order: &Order<T>, value: W) -> Option<OrderShape<W>> {
     Some(OrderShape { value, by: order.by.to_string(), at, until, note: order.note.as_ref().map(ToString::to_string) })
 }
 
-fn ledger(shape: PoolShape, now: Instant, wall: SystemTime) -> Ledger {
+fn overrides(shape: PoolShape, now: Instant, wall: SystemTime) -> Overrides {
     let backends = shape.backends.into_iter().map(|(id, shape)| {
         let operator = shape.operator.and_then(|shape| order(shape, fact, now, wall));
         let weight = shape.weight.and_then(|shape| order(shape, |weight| weight, now, wall));
@@ -143,16 +143,16 @@ fn ledger(shape: PoolShape, now: Instant, wall: SystemTime) -> Ledger {
         // Nobody is there yet.
         (Arc::from(id), Orders { operator, weight, pause, gone_at: Some(wall) })
     });
-    let mut ledger = Ledger {
+    let mut overrides = Overrides {
         backends: backends.collect(),
         pool: shape.operator.and_then(|shape| order(shape, fact, now, wall)),
         next_end: None,
     };
-    if ledger.pool.is_none() {
-        ledger.forget_exceptions();
+    if overrides.pool.is_none() {
+        overrides.forget_exceptions();
     }
-    ledger.tidy();
-    ledger
+    overrides.tidy();
+    overrides
 }
 
 fn order<W, T>(shape: OrderShape<W>, value: impl Fn(W) -> T, now: Instant, wall: SystemTime) -> Option<Order<T>> {

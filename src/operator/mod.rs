@@ -99,14 +99,14 @@ pub struct Orders {
 
 /// What holds for a pool and its backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ledger {
+pub struct Overrides {
     pool: Option<Order<Operator>>,
     backends: BTreeMap<Arc<str>, Orders>,
     /// Kept, because the keeper asks with every report of a probe.
     next_end: Option<Instant>,
 }
 
-impl Ledger {
+impl Overrides {
     /// Takes a command.
     pub fn obey(&mut self, command: Command) {
         let Command { what, by, note, at, lasting } = command;

@@ -12,30 +12,30 @@ fn backend(id: &str, value: Operator) -> What {
 
 #[test]
 fn a_backends_own_order_goes_before_the_pools() {
-    let mut ledger = Ledger::default();
-    ledger.obey(command(What::Pool(Operator::Drain)));
-    assert_eq!((ledger.fact("a"), ledger.fact("new")), (Operator::Drain, Operator::Drain));
-    ledger.obey(command(backend("a", Operator::Disabled)));
-    ledger.obey(command(backend("b", Operator::Ready)));
-    assert_eq!((ledger.fact("a"), ledger.fact("b")), (Operator::Disabled, Operator::Ready));
-    ledger.obey(command(What::Pool(Operator::Ready)));
-    assert_eq!((ledger.fact("a"), ledger.fact("new")), (Operator::Disabled, Operator::Ready));
-    ledger.obey(command(What::Pool(Operator::Drain)));
-    assert_eq!(ledger.fact("b"), Operator::Drain, "the exception was one to the former order");
+    let mut overrides = Overrides::default();
+    overrides.obey(command(What::Pool(Operator::Drain)));
+    assert_eq!((overrides.fact("a"), overrides.fact("new")), (Operator::Drain, Operator::Drain));
+    overrides.obey(command(backend("a", Operator::Disabled)));
+    overrides.obey(command(backend("b", Operator::Ready)));
+    assert_eq!((overrides.fact("a"), overrides.fact("b")), (Operator::Disabled, Operator::Ready));
+    overrides.obey(command(What::Pool(Operator::Ready)));
+    assert_eq!((overrides.fact("a"), overrides.fact("new")), (Operator::Disabled, Operator::Ready));
+    overrides.obey(command(What::Pool(Operator::Drain)));
+    assert_eq!(overrides.fact("b"), Operator::Drain, "the exception was one to the former order");
 }
 
 #[test]
 fn ready_leaves_nothing_behind() {
-    let mut ledger = Ledger::default();
-    ledger.obey(command(backend("a", Operator::Drain)));
-    ledger.obey(command(What::Weight("a".into(), Some(3))));
-    ledger.obey(command(backend("a", Operator::Ready)));
-    assert_eq!(ledger.weight("a").unwrap().value, 3);
-    ledger.obey(command(What::Weight("a".into(), None)));
-    ledger.obey(command(What::Pause("a".into(), true)));
-    assert!(ledger.pause("a").is_some() && ledger.pause("b").is_none());
-    ledger.obey(command(What::Pause("a".into(), false)));
-    assert!(ledger.is_empty());
+    let mut overrides = Overrides::default();
+    overrides.obey(command(backend("a", Operator::Drain)));
+    overrides.obey(command(What::Weight("a".into(), Some(3))));
+    overrides.obey(command(backend("a", Operator::Ready)));
+    assert_eq!(overrides.weight("a").unwrap().value, 3);
+    overrides.obey(command(What::Weight("a".into(), None)));
+    overrides.obey(command(What::Pause("a".into(), true)));
+    assert!(overrides.pause("a").is_some() && overrides.pause("b").is_none());
+    overrides.obey(command(What::Pause("a".into(), false)));
+    assert!(overrides.is_empty());
 }
 
 #[test]
@@ -43,50 +43,50 @@ fn what_is_for_a_time_ends_then_and_not_before() {
     let (now, wall) = (Instant::now(), SystemTime::UNIX_EPOCH);
     let hour = Duration::from_secs(3_600);
     let lasting = Lasting::for_so_long(hour, now, wall).unwrap();
-    let mut ledger = Ledger::default();
-    ledger.obey(Command { lasting, ..command(What::Pool(Operator::Drain)) });
-    ledger.obey(command(backend("b", Operator::Ready)));
-    ledger.obey(Command { lasting, ..command(What::Weight("a".into(), Some(0))) });
-    ledger.obey(Command { lasting, ..command(What::Pause("a".into(), true)) });
-    assert_eq!(ledger.next_end(), Some(now + hour));
-    assert!(ledger.expire(now + hour - Duration::from_nanos(1)).is_empty());
-    let ended = ledger.expire(now + hour);
+    let mut overrides = Overrides::default();
+    overrides.obey(Command { lasting, ..command(What::Pool(Operator::Drain)) });
+    overrides.obey(command(backend("b", Operator::Ready)));
+    overrides.obey(Command { lasting, ..command(What::Weight("a".into(), Some(0))) });
+    overrides.obey(Command { lasting, ..command(What::Pause("a".into(), true)) });
+    assert_eq!(overrides.next_end(), Some(now + hour));
+    assert!(overrides.expire(now + hour - Duration::from_nanos(1)).is_empty());
+    let ended = overrides.expire(now + hour);
     assert_eq!(ended.len(), 3);
     assert_eq!(ended[2].1, "probes paused by root at 1970-01-01T00:00:00Z, until 1970-01-01T01:00:00Z");
     assert_eq!(ended[0].1, "drain by root at 1970-01-01T00:00:00Z, until 1970-01-01T01:00:00Z");
-    assert!(ledger.is_empty(), "the exception to the pool's order is pointless without it: {ledger:?}");
-    assert_eq!(ledger.next_end(), None);
+    assert!(overrides.is_empty(), "the exception to the pool's order is pointless without it: {overrides:?}");
+    assert_eq!(overrides.next_end(), None);
 }
 
 #[test]
 fn who_left_for_good_is_forgotten() {
     let start = SystemTime::UNIX_EPOCH;
-    let mut ledger = Ledger::default();
-    ledger.obey(command(backend("a", Operator::Drain)));
-    ledger.obey(command(backend("b", Operator::Drain)));
-    assert!(ledger.presence("a", false, start));
-    assert!(!ledger.presence("a", false, start + REMEMBERED));
-    assert!(ledger.presence("b", false, start + REMEMBERED));
-    assert_eq!(ledger.fact("a"), Operator::Drain);
-    assert!(ledger.presence("b", true, start + REMEMBERED + Duration::from_secs(1)));
-    assert_eq!((ledger.fact("a"), ledger.fact("b")), (Operator::Ready, Operator::Drain));
+    let mut overrides = Overrides::default();
+    overrides.obey(command(backend("a", Operator::Drain)));
+    overrides.obey(command(backend("b", Operator::Drain)));
+    assert!(overrides.presence("a", false, start));
+    assert!(!overrides.presence("a", false, start + REMEMBERED));
+    assert!(overrides.presence("b", false, start + REMEMBERED));
+    assert_eq!(overrides.fact("a"), Operator::Drain);
+    assert!(overrides.presence("b", true, start + REMEMBERED + Duration::from_secs(1)));
+    assert_eq!((overrides.fact("a"), overrides.fact("b")), (Operator::Ready, Operator::Drain));
 }
 
 #[test]
 fn a_file_brings_back_what_is_kept_and_has_not_ended() {
     let (now, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
-    let mut ledger = Ledger::default();
-    ledger.obey(Command { note: Some("ü \"quoted\"".into()), ..command(backend("dev/a", Operator::Drain)) });
-    ledger.obey(Command { lasting: Lasting::Restart, ..command(backend("b", Operator::Disabled)) });
+    let mut overrides = Overrides::default();
+    overrides.obey(Command { note: Some("ü \"quoted\"".into()), ..command(backend("dev/a", Operator::Drain)) });
+    overrides.obey(Command { lasting: Lasting::Restart, ..command(backend("b", Operator::Disabled)) });
     let lasting = Lasting::for_so_long(Duration::from_secs(60), now, wall).unwrap();
-    ledger.obey(Command { lasting, ..command(What::Weight("c".into(), Some(0))) });
-    ledger.obey(Command { note: Some("rebuild".into()), ..command(What::Pause("d".into(), true)) });
-    let text = file::write([("p", &ledger), ("empty", &Ledger::default())].into_iter());
+    overrides.obey(Command { lasting, ..command(What::Weight("c".into(), Some(0))) });
+    overrides.obey(Command { note: Some("rebuild".into()), ..command(What::Pause("d".into(), true)) });
+    let text = file::write([("p", &overrides), ("empty", &Overrides::default())].into_iter());
     let at = |seconds| file::read(&text, now, wall + Duration::from_secs(seconds)).unwrap();
 
     let soon = &at(59)["p"];
-    assert_eq!(soon.order("dev/a"), ledger.order("dev/a"));
-    assert_eq!(soon.pause("d"), ledger.pause("d"));
+    assert_eq!(soon.order("dev/a"), overrides.order("dev/a"));
+    assert_eq!(soon.pause("d"), overrides.pause("d"));
     assert_eq!((soon.fact("b"), soon.weight("c").unwrap().value), (Operator::Ready, 0));
     assert_eq!(soon.next_end(), Some(now + Duration::from_secs(1)));
     assert_eq!(at(60)["p"].weight("c").map(|order| order.value), Some(0), "not before its end");

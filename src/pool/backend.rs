@@ -7,10 +7,10 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::record::{EarlyEnds, Record};
-use super::stats::{Bytes, Ended, Failures, Sources, Times};
+use super::record::{BackendRecord, EarlyEnds};
+use super::stats::{Bytes, EndedCounts, Failures, SessionTimes, Sources};
 use super::{History, Preconnects};
-use crate::health::{Advice, Hearing, Report, Tally};
+use crate::health::{Advice, Hearing, ObservationCounts, ProbeReport};
 use crate::standing::{Facts, Standing};
 
 /// See the module. The keeper writes the view and the report, sessions write the counters, everybody reads.
@@ -20,10 +20,10 @@ pub struct Backend {
     pub id: Arc<str>,
     /// Its number in the pool's balancer for as long as it is a member.
     pub(super) slot: usize,
-    view: ArcSwap<View>,
-    last_report: Mutex<Option<Report>>,
-    last_answer: Mutex<Option<Report>>,
-    pub(super) record: Record,
+    view: ArcSwap<BackendView>,
+    last_report: Mutex<Option<ProbeReport>>,
+    last_answer: Mutex<Option<ProbeReport>>,
+    pub(super) record: BackendRecord,
     /// Its last changes.
     pub history: History,
     /// What is counted about its sessions.
@@ -32,7 +32,7 @@ pub struct Backend {
 
 /// What is known about a backend at one moment.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct BackendView {
     /// Where new sessions go.
     pub address: SocketAddr,
     /// Where its host is a name: all the addresses of that. Empty where an address is written.
@@ -76,7 +76,7 @@ pub const SHARE_OF_WEIGHT: u32 = 10_000;
 #[derive(Debug)]
 pub struct BackendStats {
     /// Ended sessions.
-    pub ended: Ended,
+    pub ended: EndedCounts,
     /// Relayed bytes.
     pub bytes: Bytes,
     /// Connects begun.
@@ -96,7 +96,7 @@ pub struct BackendStats {
     /// Connections opened ahead of time.
     pub preconnects: Preconnects,
     /// Histograms.
-    pub times: Times,
+    pub times: SessionTimes,
     /// Probes that passed.
     pub probes_passed: AtomicU64,
     /// Probes that failed.
@@ -108,17 +108,17 @@ pub struct BackendStats {
 }
 
 impl Backend {
-    pub(super) fn new(id: Arc<str>, slot: usize, workers: usize, view: View) -> Self {
+    pub(super) fn new(id: Arc<str>, slot: usize, workers: usize, view: BackendView) -> Self {
         Self {
             id,
             slot,
             view: ArcSwap::from_pointee(view),
             last_report: Mutex::new(None),
             last_answer: Mutex::new(None),
-            record: Record::default(),
+            record: BackendRecord::default(),
             history: History::default(),
             stats: BackendStats {
-                ended: Ended::default(),
+                ended: EndedCounts::default(),
                 bytes: Bytes::new(workers),
                 connects: AtomicU64::new(0),
                 failures: Failures::default(),
@@ -128,7 +128,7 @@ impl Backend {
                 trials_passed: AtomicU64::new(0),
                 trials_failed: AtomicU64::new(0),
                 preconnects: Preconnects::default(),
-                times: Times::default(),
+                times: SessionTimes::default(),
                 probes_passed: AtomicU64::new(0),
                 probes_failed: AtomicU64::new(0),
                 agent_answers: Default::default(),
@@ -138,7 +138,7 @@ impl Backend {
     }
 
     /// As it is now.
-    pub fn view(&self) -> Arc<View> {
+    pub fn view(&self) -> Arc<BackendView> {
         self.view.load_full()
     }
 
@@ -158,7 +158,7 @@ impl Backend {
         !self.view.load().candidates.is_empty()
     }
 
-    pub(super) fn show(&self, view: View) {
+    pub(super) fn show(&self, view: BackendView) {
         self.view.store(Arc::new(view));
     }
 
@@ -169,17 +169,17 @@ impl Backend {
     }
 
     /// The last probe's report.
-    pub fn last_report(&self) -> Option<Report> {
+    pub fn last_report(&self) -> Option<ProbeReport> {
         self.last_report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What became of the last question to its agent.
-    pub fn last_answer(&self) -> Option<Report> {
+    pub fn last_answer(&self) -> Option<ProbeReport> {
         self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// For the keeper: keeps and counts an answer of its agent; `None` forgets the last one (the address changed).
-    pub fn keep_answer(&self, answer: Option<Report>) {
+    pub fn keep_answer(&self, answer: Option<ProbeReport>) {
         if let Some(hearing) = answer.as_ref().and_then(|answer| answer.result.hearing) {
             self.stats.agent_answers[hearing as usize].fetch_add(1, Relaxed);
         }
@@ -196,7 +196,7 @@ impl Backend {
     }
 
     /// For the keeper: keeps and counts a report; `None` forgets the last one (the address changed).
-    pub fn keep_report(&self, report: Option<Report>) {
+    pub fn keep_report(&self, report: Option<ProbeReport>) {
         if let Some(report) = &report {
             let cell = if report.result.passed { &self.stats.probes_passed } else { &self.stats.probes_failed };
             cell.fetch_add(1, Relaxed);
@@ -205,7 +205,7 @@ impl Backend {
     }
 
     /// What sessions have met there so far.
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self) -> ObservationCounts {
         self.record.tally()
     }
 

@@ -22,13 +22,13 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug)]
-pub struct Budget {
+pub struct RetryBudget {
     balance: f64,
     seen: u64,
     at: Instant,
 }
 
-impl Budget {
+impl RetryBudget {
     /// Begins with what is free.
     pub fn new(now: Instant) -> Self {
         Self { balance: FREE * MEMORY.as_secs_f64(), seen: 0, at: now }
@@ -59,7 +59,7 @@ pub struct Allowance {
     granted: AtomicU64,
     held: AtomicU64,
     /// Asked only when something has failed or is slow.
-    inner: Mutex<(Budget, Pace)>,
+    inner: Mutex<(RetryBudget, Pace)>,
 }
 
 /// What an [`Allowance`] says.
@@ -77,7 +77,7 @@ impl Allowance {
             successes: AtomicU64::new(0),
             granted: AtomicU64::new(0),
             held: AtomicU64::new(0),
-            inner: Mutex::new((Budget::new(now), Pace::new(SAY_EVERY))),
+            inner: Mutex::new((RetryBudget::new(now), Pace::new(SAY_EVERY))),
         }
     }
 
@@ -123,7 +123,7 @@ mod tests {
     fn run(percent: u16, dead: u64, all: u64, seconds: u64) -> (u64, u64) {
         let mut random = fastrand::Rng::with_seed(7);
         let start = Instant::now();
-        let mut budget = Budget::new(start);
+        let mut budget = RetryBudget::new(start);
         let (mut successes, mut granted, mut refused) = (0, 0, 0);
         for session in 0..400 * (10 + seconds) {
             let now = start + Duration::from_micros(2_500 * session);
@@ -169,13 +169,13 @@ mod tests {
     #[test]
     fn without_traffic_a_few_are_free() {
         let start = Instant::now();
-        let mut budget = Budget::new(start);
-        let taken = |budget: &mut Budget, now| (0..1_000).filter(|_| budget.take(now, 0, 100)).count();
+        let mut budget = RetryBudget::new(start);
+        let taken = |budget: &mut RetryBudget, now| (0..1_000).filter(|_| budget.take(now, 0, 100)).count();
         assert_eq!(taken(&mut budget, start), 20);
-        let after = |budget: &mut Budget, seconds| taken(budget, start + Duration::from_secs(seconds));
+        let after = |budget: &mut RetryBudget, seconds| taken(budget, start + Duration::from_secs(seconds));
         assert!((5..=10).contains(&after(&mut budget, 1)));
         assert!((18..=20).contains(&after(&mut budget, 3_600)), "they do not pile up");
-        let mut none = Budget::new(start);
+        let mut none = RetryBudget::new(start);
         assert_eq!((0..100).filter(|_| none.take(start, 1_000_000, 0)).count(), 20);
     }
 

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::stats::SourceCount;
-use super::{Backend, Pool, Testimony};
+use super::{Backend, Pool, SessionReport};
 use crate::config::OutlierMode;
-use crate::health::{Evidence, Failing};
+use crate::health::{Failing, Observation};
 use crate::metrics::{ConnectFailure, EarlyEnd};
 
 /// See the module.
@@ -66,7 +66,7 @@ impl Lease {
     /// Whether the backend failed after the connect when that was last tried, and something is done about such.
     pub fn is_doubtful(&self) -> bool {
         self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Exchange)
-            || self.backend.record.is_doubtful() && self.pool.settings().conduct.outliers.mode == OutlierMode::Eject
+            || self.backend.record.is_doubtful() && self.pool.settings().resilience.outliers.mode == OutlierMode::Eject
     }
 
     /// It is dialled from this local address of the pool's `sources` now.
@@ -85,7 +85,7 @@ impl Lease {
         if self.is_current() {
             self.backend.record.connected();
             if self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Connect) {
-                self.testify(Evidence::Succeeded);
+                self.testify(Observation::Succeeded);
             }
         }
         self.backend.stats.times.connect.observe(took);
@@ -102,8 +102,10 @@ impl Lease {
             _ => None,
         };
         match unasked {
-            Some(end) if self.pool.settings().conduct.outliers.early_ends => self.accuse(Evidence::EndedUnasked(end)),
-            _ if reason.blames_backend() => self.accuse(Evidence::ConnectFailed(reason)),
+            Some(end) if self.pool.settings().resilience.outliers.early_ends => {
+                self.accuse(Observation::EndedUnasked(end))
+            }
+            _ if reason.blames_backend() => self.accuse(Observation::ConnectFailed(reason)),
             _ => {}
         }
     }
@@ -115,48 +117,48 @@ impl Lease {
         }
         self.backend.record.answered();
         if self.trial.is_some() {
-            self.testify(Evidence::Succeeded);
+            self.testify(Observation::Succeeded);
         }
     }
 
     /// The backend failed the session before its first byte, although the client had sent some.
     pub fn ended_early(&self, end: EarlyEnd) {
         self.backend.stats.early_ends.count(end);
-        if self.pool.settings().conduct.outliers.early_ends {
-            self.accuse(Evidence::EndedEarly(end));
+        if self.pool.settings().resilience.outliers.early_ends {
+            self.accuse(Observation::EndedEarly(end));
         }
     }
 
-    fn accuse(&self, evidence: Evidence) {
+    fn accuse(&self, observation: Observation) {
         if !self.is_current() {
             return;
         }
-        if self.pool.settings().conduct.outliers.mode == OutlierMode::Off {
+        if self.pool.settings().resilience.outliers.mode == OutlierMode::Off {
             // Another address of its name may work.
-            if evidence.failing() == Some(Failing::Connect) && self.backend.has_name() {
-                self.testify(evidence);
+            if observation.failing() == Some(Failing::Connect) && self.backend.has_name() {
+                self.testify(observation);
             }
             return;
         }
-        self.backend.record.failed(evidence);
-        self.testify(evidence);
+        self.backend.record.failed(observation);
+        self.testify(observation);
     }
 
     /// Tells the keeper. A trial has one verdict: the first.
-    fn testify(&self, evidence: Evidence) {
+    fn testify(&self, observation: Observation) {
         let trial = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed));
-        if self.trial.is_some() && trial.is_none() && evidence == Evidence::Succeeded {
+        if self.trial.is_some() && trial.is_none() && observation == Observation::Succeeded {
             return;
         }
-        let testimony = Testimony {
+        let report = SessionReport {
             backend: Arc::clone(&self.backend),
             address: self.address,
-            evidence,
+            observation,
             trial: trial.map(|trial| trial.number),
         };
         // Full: the keeper is behind, and the counters say all that this one would; a trial is offered again. Closed: the
         // pool is going away.
-        let told = self.pool.evidence.try_send(testimony).is_ok();
+        let told = self.pool.observation.try_send(report).is_ok();
         if let Some(trial) = trial.filter(|_| told) {
             trial.over.store(true, Relaxed);
         }

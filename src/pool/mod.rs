@@ -26,23 +26,23 @@ use tokio::sync::{mpsc, watch};
 
 use crate::balance;
 use crate::config;
-use crate::health::{Evidence, Failing};
+use crate::health::{Failing, Observation};
 use crate::metrics::Direction;
 use crate::standing::Standing;
-pub use backend::{Backend, BackendStats, SHARE_OF_WEIGHT, View};
-pub use budget::{Allowance, Budget, Permit};
+pub use backend::{Backend, BackendStats, BackendView, SHARE_OF_WEIGHT};
+pub use budget::{Allowance, Permit, RetryBudget};
 pub use events::{Event, Events, Happened};
-pub use history::{Change, History};
+pub use history::{History, StandingChange};
 use lease::Claim;
 pub use lease::Lease;
 pub use orders::{Given, OrderDesk, OrderError};
 pub use preconnected::{Preconnected, Preconnects};
-pub use queue::{Turn, Waiting};
+pub use queue::{PickOrWait, Waiting};
 pub use record::{EarlyEnds, OutlierCounts};
 pub use source::{Errors, SourceStatus, SourceView};
-use state::Inner;
-pub use state::{Counts, TrialState};
-pub use stats::{ByteCell, Bytes, Closes, Ended, Failures, Histogram, Outcomes, Second, Sources, Times};
+use state::PoolState;
+pub use state::{MemberCounts, TrialState};
+pub use stats::{ByteCell, Bytes, Closes, EndedCounts, Failures, Histogram, Outcomes, Second, SessionTimes, Sources};
 
 /// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
 /// carries the whole streak.
@@ -56,7 +56,7 @@ pub struct Pool {
     /// How its discovery is doing.
     pub source: Arc<SourceStatus>,
     /// Histograms over all backends, removed ones included.
-    pub times: Times,
+    pub times: SessionTimes,
     /// How long sessions waited that had to, whatever became of them.
     pub queue_time: Histogram,
     /// How long probes take.
@@ -64,7 +64,7 @@ pub struct Pool {
     /// What operators want of it.
     pub orders: OrderDesk,
     /// Sessions that ended without a backend.
-    pub ended_without_backend: Ended,
+    pub ended_without_backend: EndedCounts,
     /// Attempts beyond the first of each session.
     pub retries: Allowance,
     /// Backends dialled beside one that is slow.
@@ -88,9 +88,9 @@ pub struct Pool {
     workers: usize,
     /// Whose turn it is among `settings.sources`.
     next_source: AtomicUsize,
-    inner: Mutex<Inner>,
+    inner: Mutex<PoolState>,
     published: ArcSwap<Published>,
-    evidence: mpsc::Sender<Testimony>,
+    observation: mpsc::Sender<SessionReport>,
     /// What is counted about its outliers.
     pub outliers: OutlierCounts,
     /// Swapped whole when a new configuration is applied.
@@ -107,13 +107,13 @@ struct Published {
 
 /// A session's word on its backend.
 #[derive(Clone, Debug)]
-pub struct Testimony {
+pub struct SessionReport {
     /// Whose.
     pub backend: Arc<Backend>,
     /// The address that was dialled; the backend may have another one by now.
     pub address: SocketAddr,
     /// What it met.
-    pub evidence: Evidence,
+    pub observation: Observation,
     /// The number of the trial that the session was.
     pub trial: Option<u64>,
 }
@@ -127,16 +127,16 @@ pub struct NoneLeft;
 
 impl Pool {
     /// An empty pool, and what its keeper is to listen to.
-    pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<Testimony>) {
-        let (evidence, heard) = mpsc::channel(EVIDENCE_WAITING);
+    pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<SessionReport>) {
+        let (observation, heard) = mpsc::channel(EVIDENCE_WAITING);
         let pool = Self {
             name: settings.name.as_str().into(),
             source: Arc::default(),
-            times: Times::default(),
+            times: SessionTimes::default(),
             queue_time: Histogram::fast(),
             probe_time: Histogram::fast(),
             orders: OrderDesk::default(),
-            ended_without_backend: Ended::default(),
+            ended_without_backend: EndedCounts::default(),
             retries: Allowance::new(Instant::now()),
             hedges: Allowance::new(Instant::now()),
             second: Second::default(),
@@ -150,10 +150,10 @@ impl Pool {
             times_full: AtomicU64::new(0),
             workers,
             next_source: AtomicUsize::new(0),
-            inner: Mutex::new(Inner::new(&settings)),
+            inner: Mutex::new(PoolState::new(&settings)),
             outliers: OutlierCounts::default(),
             published: ArcSwap::default(),
-            evidence,
+            observation,
             settings: ArcSwap::from_pointee(settings),
         };
         (Arc::new(pool), heard)
@@ -200,22 +200,22 @@ impl Pool {
     ///
     /// # Errors
     /// [`NoneLeft`]: there is no backend to wait for.
-    pub fn pick_or_wait(self: &Arc<Self>, queue: config::Queue) -> Result<Turn, NoneLeft> {
+    pub fn pick_or_wait(self: &Arc<Self>, queue: config::Queue) -> Result<PickOrWait, NoneLeft> {
         let waits_for_any = self.settings.load().when_all_down == config::WhenAllDown::Wait;
         let mut inner = self.inner();
         if let Ok(claim) = inner.pick(&PickContext { waits: true, ..PickContext::FIRST }) {
             drop(inner);
-            return Ok(Turn::Now(Lease::new(Arc::clone(self), claim)));
+            return Ok(PickOrWait::Now(Lease::new(Arc::clone(self), claim)));
         }
         if !inner.is_full() && !waits_for_any {
             return Err(NoneLeft);
         }
         if inner.queue.len() >= queue.max_length {
-            return Ok(Turn::Full);
+            return Ok(PickOrWait::Full);
         }
         let place = inner.queue.enter();
         drop(inner);
-        Ok(Turn::Later(Waiting::new(Arc::clone(self), place)))
+        Ok(PickOrWait::Later(Waiting::new(Arc::clone(self), place)))
     }
 
     /// How often a session found every backend that it might get at its cap.
@@ -240,7 +240,7 @@ impl Pool {
     }
 
     /// Makes a change that may let somebody be picked, and serves the queue before anybody else can pick.
-    fn alter<R>(&self, change: impl FnOnce(&mut Inner) -> R) -> R {
+    fn alter<R>(&self, change: impl FnOnce(&mut PoolState) -> R) -> R {
         let mut inner = self.inner();
         let result = change(&mut inner);
         let mut served = inner.serve();
@@ -308,7 +308,7 @@ impl Pool {
     }
 
     /// How many there are.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> MemberCounts {
         self.inner().counts()
     }
 
@@ -362,7 +362,7 @@ impl Pool {
         }
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, PoolState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -370,7 +370,7 @@ impl Pool {
 /// For the keeper only.
 impl Pool {
     /// A new member; it shows to readers after the next [`Self::publish`].
-    pub fn add(&self, id: &Arc<str>, view: View) -> Arc<Backend> {
+    pub fn add(&self, id: &Arc<str>, view: BackendView) -> Arc<Backend> {
         let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, view);
         let backend = self.alter(|inner| inner.add(view, make));
         self.changed(&backend, None);
@@ -378,7 +378,7 @@ impl Pool {
     }
 
     /// Gives a member its view, and picks what follows from it.
-    pub fn place(&self, backend: &Backend, view: View) {
+    pub fn place(&self, backend: &Backend, view: BackendView) {
         let opened = self.alter(|inner| inner.place(backend, &view));
         let before = backend.view();
         let (changed, moved) = (before.standing != view.standing, before.address != view.address);

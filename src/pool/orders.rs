@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::operator::{Command, Ledger};
+use crate::operator::{Command, Overrides};
 
 /// Commands that may wait for the keeper; who gives more waits, too.
 const WAITING: usize = 64;
@@ -14,7 +14,7 @@ const WAITING: usize = 64;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct OrderDesk {
-    ledger: ArcSwap<Ledger>,
+    overrides: ArcSwap<Overrides>,
     /// To the keeper that listens now. A lock, because a keeper may follow another; it is held for a clone.
     keeper: Mutex<Option<mpsc::Sender<Given>>>,
 }
@@ -41,13 +41,13 @@ pub enum OrderError {
 
 impl OrderDesk {
     /// What holds.
-    pub fn ledger(&self) -> Arc<Ledger> {
-        self.ledger.load_full()
+    pub fn overrides(&self) -> Arc<Overrides> {
+        self.overrides.load_full()
     }
 
     /// Before a keeper starts: what held. From the keeper: what holds now.
-    pub fn show(&self, ledger: Ledger) {
-        self.ledger.store(Arc::new(ledger));
+    pub fn show(&self, overrides: Overrides) {
+        self.overrides.store(Arc::new(overrides));
     }
 
     /// Gives a command. When it returns, picks follow it; it says how many backends it was about.

@@ -66,7 +66,7 @@ impl Queue {
 
 /// What a session gets that may wait.
 #[derive(Debug)]
-pub enum Turn {
+pub enum PickOrWait {
     /// It was its turn at once.
     Now(Lease),
     /// It has a place in the queue.

@@ -3,12 +3,12 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-use crate::health::{Evidence, Tally};
+use crate::health::{Observation, ObservationCounts};
 use crate::metrics::{Detection, EarlyEnd};
 
 /// See the module. All orderings are relaxed: each counter stands for itself, and a tally that is a moment old is as good.
 #[derive(Debug, Default)]
-pub(super) struct Record {
+pub(super) struct BackendRecord {
     connects_in_a_row: AtomicU32,
     early_in_a_row: AtomicU32,
     failed_connects: AtomicU64,
@@ -17,7 +17,7 @@ pub(super) struct Record {
     answered: AtomicU64,
 }
 
-impl Record {
+impl BackendRecord {
     pub(super) fn connected(&self) {
         self.connected.fetch_add(1, Relaxed);
         reset(&self.connects_in_a_row);
@@ -28,11 +28,11 @@ impl Record {
         self.forgive();
     }
 
-    pub(super) fn failed(&self, evidence: Evidence) {
-        let (in_a_row, all) = match evidence {
-            Evidence::ConnectFailed(_) => (&self.connects_in_a_row, &self.failed_connects),
-            Evidence::EndedEarly(_) | Evidence::EndedUnasked(_) => (&self.early_in_a_row, &self.early_ends),
-            Evidence::Succeeded => return,
+    pub(super) fn failed(&self, observation: Observation) {
+        let (in_a_row, all) = match observation {
+            Observation::ConnectFailed(_) => (&self.connects_in_a_row, &self.failed_connects),
+            Observation::EndedEarly(_) | Observation::EndedUnasked(_) => (&self.early_in_a_row, &self.early_ends),
+            Observation::Succeeded => return,
         };
         in_a_row.fetch_add(1, Relaxed);
         all.fetch_add(1, Relaxed);
@@ -49,8 +49,8 @@ impl Record {
         reset(&self.early_in_a_row);
     }
 
-    pub(super) fn tally(&self) -> Tally {
-        Tally {
+    pub(super) fn tally(&self) -> ObservationCounts {
+        ObservationCounts {
             connects_in_a_row: self.connects_in_a_row.load(Relaxed),
             early_in_a_row: self.early_in_a_row.load(Relaxed),
             failed_connects: self.failed_connects.load(Relaxed),

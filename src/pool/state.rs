@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
-use super::{Backend, NoneLeft, PickContext, View};
-use crate::balance::{self, Balancer, TierHealth, Worth, first_alone, loads};
+use super::{Backend, BackendView, NoneLeft, PickContext};
+use crate::balance::{self, Picker, TierHealth, Worth, first_alone, loads};
 use crate::config::{self, Spill, TIERS, WhenAllDown};
 use crate::health::Failing;
 use crate::metrics::Direction;
@@ -15,14 +15,14 @@ use crate::standing::Standing;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Inner {
-    pub(super) balancer: Balancer,
-    slots: Vec<Option<Slot>>,
+pub(super) struct PoolState {
+    pub(super) balancer: Picker,
+    slots: Vec<Option<MemberSlot>>,
     free: Vec<usize>,
     pub(super) sessions: usize,
     /// While somebody is in it, nothing may be picked: whatever frees a place serves it first.
     pub(super) queue: Queue,
-    counts: Counts,
+    counts: MemberCounts,
     tiers: [TierHealth; TIERS],
     /// By tier: whom sessions may try when all are used.
     any: [usize; TIERS],
@@ -51,18 +51,18 @@ struct Rules {
 
 impl Rules {
     fn of(settings: &config::Pool) -> Self {
-        let conduct = &settings.conduct;
+        let resilience = &settings.resilience;
         Self {
-            overprovisioning: conduct.overprovisioning,
-            spill: conduct.spill,
-            opens: settings.when_all_down == WhenAllDown::Any || conduct.panic_threshold > 0,
+            overprovisioning: resilience.overprovisioning,
+            spill: resilience.spill,
+            opens: settings.when_all_down == WhenAllDown::Any || resilience.panic_threshold > 0,
             waits: settings.queue.is_some(),
         }
     }
 }
 
 #[derive(Debug)]
-struct Slot {
+struct MemberSlot {
     backend: Arc<Backend>,
     address: SocketAddr,
     share: u32,
@@ -86,7 +86,7 @@ pub enum TrialState {
 
 /// How many members a pool has, by what they can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
+pub struct MemberCounts {
     /// Not removed.
     pub members: usize,
     /// Standing `up` and a share.
@@ -101,10 +101,10 @@ pub struct Counts {
     pub eligible: usize,
 }
 
-impl Inner {
+impl PoolState {
     pub(super) fn new(settings: &config::Pool) -> Self {
         let rules = Rules::of(settings);
-        let mut balancer = Balancer::new(settings.balance, rules.spill);
+        let mut balancer = Picker::new(settings.balance, rules.spill);
         balancer.set_loads([0; TIERS]);
         Self {
             balancer,
@@ -112,7 +112,7 @@ impl Inner {
             free: Vec::new(),
             sessions: 0,
             queue: Queue::default(),
-            counts: Counts::default(),
+            counts: MemberCounts::default(),
             tiers: [TierHealth::default(); TIERS],
             any: [0; TIERS],
             rules,
@@ -131,8 +131,8 @@ impl Inner {
         self.spread();
     }
 
-    pub(super) fn counts(&self) -> Counts {
-        Counts { eligible: self.balancer.eligible(self.rules.waits), ..self.counts }
+    pub(super) fn counts(&self) -> MemberCounts {
+        MemberCounts { eligible: self.balancer.eligible(self.rules.waits), ..self.counts }
     }
 
     /// Whether nothing is up and sessions may try the rest, unproven ones included.
@@ -185,7 +185,7 @@ impl Inner {
 
     fn claimed(&mut self, slot: usize, trial: Option<Trial>) -> Result<Claim, NoneLeft> {
         // The balancer knows only slots that are taken.
-        let Some(Slot { backend, address, .. }) = &self.slots[slot] else { return Err(NoneLeft) };
+        let Some(MemberSlot { backend, address, .. }) = &self.slots[slot] else { return Err(NoneLeft) };
         self.sessions += 1;
         Ok(Claim { backend: Arc::clone(backend), address: *address, trial })
     }
@@ -244,12 +244,12 @@ impl Inner {
         self.slots[backend.slot].as_ref().map_or(TrialState::None, |slot| slot.trial)
     }
 
-    pub(super) fn add(&mut self, view: View, make: impl FnOnce(usize, View) -> Backend) -> Arc<Backend> {
+    pub(super) fn add(&mut self, view: BackendView, make: impl FnOnce(usize, BackendView) -> Backend) -> Arc<Backend> {
         let number = self.free.pop().unwrap_or(self.slots.len());
         if number == self.slots.len() {
             self.slots.push(None);
         }
-        let slot = Slot {
+        let slot = MemberSlot {
             address: view.address,
             share: view.share,
             tier: view.priority,
@@ -268,7 +268,7 @@ impl Inner {
     }
 
     /// Returns whether sessions may try other ones than before because of it.
-    pub(super) fn place(&mut self, backend: &Backend, view: &View) -> bool {
+    pub(super) fn place(&mut self, backend: &Backend, view: &BackendView) -> bool {
         if !self.knows(backend) {
             return false;
         }
@@ -347,7 +347,7 @@ impl Inner {
     }
 
     /// Takes a slot into the counts, or out of them.
-    fn count(&mut self, slot: &Slot, enters: bool) {
+    fn count(&mut self, slot: &MemberSlot, enters: bool) {
         let add = |count: &mut usize, is: bool| {
             if enters {
                 *count += usize::from(is);

@@ -30,9 +30,9 @@ impl Outcomes {
 
 /// Counts of ended sessions by listener and outcome.
 #[derive(Debug, Default)]
-pub struct Ended(RwLock<BTreeMap<Arc<str>, Arc<Outcomes>>>);
+pub struct EndedCounts(RwLock<BTreeMap<Arc<str>, Arc<Outcomes>>>);
 
-impl Ended {
+impl EndedCounts {
     /// One more. A read lock, once a session; the write lock once in the life of a (listener, backend).
     pub fn count(&self, listener: &Arc<str>, outcome: Outcome) {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(listener).map(Arc::clone);
@@ -97,20 +97,20 @@ impl Second {
 
 /// Bytes of a backend: one cell for each worker, so that no two threads write to one cache line.
 #[derive(Debug)]
-pub struct Bytes(Arc<[Cell]>);
+pub struct Bytes(Arc<[DirectionBytes]>);
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
-struct Cell([AtomicU64; Direction::ALL.len()]);
+struct DirectionBytes([AtomicU64; Direction::ALL.len()]);
 
 /// The bytes of one session with a backend, and when the last of them moved; each counts in its worker's share of the
 /// backend's bytes, too. Written by that worker's thread only.
 #[derive(Clone, Debug)]
-pub struct ByteCell(Arc<Tally>);
+pub struct ByteCell(Arc<ByteTally>);
 
 #[derive(Debug)]
-struct Tally {
-    cells: Arc<[Cell]>,
+struct ByteTally {
+    cells: Arc<[DirectionBytes]>,
     worker: usize,
     session: [AtomicU64; Direction::ALL.len()],
     since: Instant,
@@ -123,12 +123,12 @@ struct Tally {
 impl Bytes {
     /// For workers 0 to `workers` − 1.
     pub fn new(workers: usize) -> Self {
-        Self((0..workers).map(|_| Cell::default()).collect())
+        Self((0..workers).map(|_| DirectionBytes::default()).collect())
     }
 
     /// For a session on a worker that has just reached the backend.
     pub fn cell(&self, worker: usize) -> ByteCell {
-        ByteCell(Arc::new(Tally {
+        ByteCell(Arc::new(ByteTally {
             cells: Arc::clone(&self.0),
             worker,
             session: Default::default(),
@@ -147,7 +147,7 @@ impl Bytes {
 impl ByteCell {
     /// Adds `bytes`. Not a read-modify-write: only one thread writes here.
     pub fn add(&self, direction: Direction, bytes: u64) {
-        let Tally { cells, worker, session, .. } = &*self.0;
+        let ByteTally { cells, worker, session, .. } = &*self.0;
         for count in [&cells[*worker].0[direction as usize], &session[direction as usize]] {
             count.store(count.load(Relaxed).wrapping_add(bytes), Relaxed);
         }
@@ -288,7 +288,7 @@ impl Histogram {
 
 /// The three times of a session, kept per pool and per backend.
 #[derive(Debug)]
-pub struct Times {
+pub struct SessionTimes {
     /// Of successful connects.
     pub connect: Histogram,
     /// From the connect to the backend's first byte.
@@ -297,7 +297,7 @@ pub struct Times {
     pub session: Histogram,
 }
 
-impl Default for Times {
+impl Default for SessionTimes {
     fn default() -> Self {
         Self { connect: Histogram::fast(), first_byte: Histogram::fast(), session: Histogram::sessions() }
     }
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn ended_counts_by_listener() {
-        let ended = Ended::default();
+        let ended = EndedCounts::default();
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         ended.count(&a, Outcome::Completed);
         ended.count(&a, Outcome::Completed);

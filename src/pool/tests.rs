@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::endpoint::Registry;
-use crate::health::Wish;
+use crate::health::AgentWish;
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
 pub(super) fn pool(more: &str) -> Arc<Pool> {
@@ -15,17 +15,17 @@ pub(super) fn pool(more: &str) -> Arc<Pool> {
     Pool::new(config.pools[0].clone(), 2).0
 }
 
-pub(super) fn view(standing: Standing, weight: u16) -> View {
+pub(super) fn view(standing: Standing, weight: u16) -> BackendView {
     let facts = Facts {
         operator: Operator::Ready,
         registry: Registry::Passing,
-        agent: Wish::Ready,
+        agent: AgentWish::Ready,
         probe: None,
         passive: Passive::Ok,
         guard: Guard::None,
     };
     let address = ([127, 0, 0, 1], 1).into();
-    View {
+    BackendView {
         address,
         candidates: [].into(),
         weight,
@@ -69,7 +69,7 @@ fn a_pick_dials_the_address_of_the_newest_view() {
     let backend = add(&pool, "a", Standing::Up, 1);
     let before = pool.pick(&PickContext::FIRST).unwrap();
     let moved: SocketAddr = ([127, 0, 0, 2], 2).into();
-    pool.place(&backend, View { address: moved, ..view(Standing::Up, 1) });
+    pool.place(&backend, BackendView { address: moved, ..view(Standing::Up, 1) });
     assert_eq!(pool.pick(&PickContext::FIRST).unwrap().address(), moved);
     assert_ne!(before.address(), moved);
 }
@@ -94,7 +94,7 @@ fn only_without_sessions_is_it_forgotten() {
     assert!(!pool.forget(&backend));
     drop(lease);
     assert!(pool.forget(&backend));
-    assert_eq!(pool.counts(), Counts::default());
+    assert_eq!(pool.counts(), MemberCounts::default());
 }
 
 /// The number of a forgotten backend goes to the next one: what still holds the old one must not touch that.
@@ -108,7 +108,7 @@ fn a_forgotten_backend_is_nobody() {
     assert_eq!((pool.sessions_of(&old), pool.sessions_of(&new)), (0, 1));
     pool.place(&old, view(Standing::Down, 1));
     assert!(pool.forget(&old));
-    assert_eq!(pool.counts(), Counts { members: 1, up: 1, proven: 1, eligible: 1, ..Counts::default() });
+    assert_eq!(pool.counts(), MemberCounts { members: 1, up: 1, proven: 1, eligible: 1, ..MemberCounts::default() });
     assert!(
         pool.pick(&PickContext::having_tried(std::slice::from_ref(&old))).is_ok(),
         "to have tried the old one says nothing about the new one"
@@ -192,7 +192,7 @@ impl Model {
             assert!(self.pool.forget(&backend));
         }
         self.check();
-        assert_eq!(self.pool.counts(), Counts::default());
+        assert_eq!(self.pool.counts(), MemberCounts::default());
     }
 
     fn any(&mut self) -> (Standing, u16) {
@@ -269,7 +269,7 @@ impl Model {
         let having = |wanted: &dyn Fn(Standing, u16) -> bool| {
             self.backends.iter().filter(|(_, standing, weight)| wanted(*standing, *weight)).count()
         };
-        let counts = Counts {
+        let counts = MemberCounts {
             members: having(&|standing, _| standing != Standing::Removed),
             up: having(&|standing, weight| standing == Standing::Up && weight > 0),
             unproven: having(&|standing, _| standing == Standing::Unproven),

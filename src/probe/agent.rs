@@ -2,7 +2,7 @@
 //! Called by `attempt`. As there, what an answer does not mention stays as it was, and only the agent takes back what it said.
 
 use crate::config::AgentCheck;
-use crate::health::{Advice, AdvisedWeight, Hearing, Wish, escaped};
+use crate::health::{Advice, AdvisedWeight, AgentWish, Hearing, escaped};
 
 use super::attempt::{Miss, Trace};
 use super::wire::Wire;
@@ -15,7 +15,7 @@ const READ_LIMIT: usize = 4096;
 pub(super) struct Opinion {
     heard: bool,
     down: bool,
-    administrative: Wish,
+    administrative: AgentWish,
     weight: Option<AdvisedWeight>,
     max_sessions: Option<u32>,
 }
@@ -24,8 +24,8 @@ impl Opinion {
     /// What follows from it; `None` = it has never answered.
     pub(super) fn advice(&self) -> Option<Advice> {
         let wish = match self.administrative {
-            Wish::Maintenance => Wish::Maintenance,
-            _ if self.down => Wish::Down,
+            AgentWish::Maintenance => AgentWish::Maintenance,
+            _ if self.down => AgentWish::Down,
             wish => wish,
         };
         self.heard.then_some(Advice { weight: self.weight, wish, max_sessions: self.max_sessions })
@@ -49,9 +49,9 @@ impl Opinion {
         match word {
             "up" => self.down = false,
             "down" | "fail" | "failed" | "stopped" => self.down = true,
-            "ready" => self.administrative = Wish::Ready,
-            "drain" => self.administrative = Wish::Drain,
-            "maint" => self.administrative = Wish::Maintenance,
+            "ready" => self.administrative = AgentWish::Ready,
+            "drain" => self.administrative = AgentWish::Drain,
+            "maint" => self.administrative = AgentWish::Maintenance,
             _ => {
                 if let Some(weight) = weight(word) {
                     self.weight = Some(weight);
@@ -134,7 +134,7 @@ mod tests {
             (&["75%"], Some(Advice { weight: Some(Percent(75)), ..ready })),
             (&["0%,50%"], Some(Advice { weight: Some(Percent(50)), ..ready })),
             (&["drain\t30%, maxconn:20 # too busy"], {
-                Some(Advice { weight: Some(Percent(30)), wish: Wish::Drain, max_sessions: Some(20) })
+                Some(Advice { weight: Some(Percent(30)), wish: AgentWish::Drain, max_sessions: Some(20) })
             }),
             (&["weight:50"], Some(Advice { weight: Some(Absolute(50)), ..ready })),
             (&["Weight:50%"], Some(Advice { weight: Some(Percent(50)), ..ready })),
@@ -145,9 +145,9 @@ mod tests {
             (&["weight: 5"], None),
             (&["weight:-5"], None),
             (&["weight:256%"], None),
-            (&["maint"], Some(Advice { wish: Wish::Maintenance, ..ready })),
-            (&["stopped#gone fishing"], Some(Advice { wish: Wish::Down, ..ready })),
-            (&["drain down"], Some(Advice { wish: Wish::Down, ..ready })),
+            (&["maint"], Some(Advice { wish: AgentWish::Maintenance, ..ready })),
+            (&["stopped#gone fishing"], Some(Advice { wish: AgentWish::Down, ..ready })),
+            (&["drain down"], Some(Advice { wish: AgentWish::Down, ..ready })),
             (&["up nonsense 20%"], Some(Advice { weight: Some(Percent(20)), ..ready })),
         ] {
             assert_eq!(advice(lines), wanted, "{lines:?}");
@@ -170,11 +170,11 @@ mod tests {
     #[test]
     fn what_is_not_mentioned_stays() {
         let ready = Advice::default();
-        assert_eq!(advice(&["drain 30%", "up"]).unwrap().wish, Wish::Drain, "only `ready` ends it");
+        assert_eq!(advice(&["drain 30%", "up"]).unwrap().wish, AgentWish::Drain, "only `ready` ends it");
         assert_eq!(advice(&["drain 30%", "ready"]), Some(Advice { weight: Some(Percent(30)), ..ready }));
-        assert_eq!(advice(&["down", "ready 50%"]).unwrap().wish, Wish::Down, "only `up` ends it");
+        assert_eq!(advice(&["down", "ready 50%"]).unwrap().wish, AgentWish::Down, "only `up` ends it");
         assert_eq!(advice(&["down", "up"]), Some(ready));
         assert_eq!(advice(&["maxconn:5", "maxconn:0"]), Some(ready));
-        assert_eq!(advice(&["drain", "what?"]).unwrap().wish, Wish::Drain);
+        assert_eq!(advice(&["drain", "what?"]).unwrap().wish, AgentWish::Drain);
     }
 }

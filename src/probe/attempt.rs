@@ -12,8 +12,8 @@ use tokio::net::TcpStream;
 
 use crate::config::{Check, CheckKind, ProxyVersion};
 use crate::deadline::within;
-use crate::header::{Addresses, Header, write_v1, write_v2};
 use crate::health::{Certificate, Hearing, ProbeResult, escaped, line};
+use crate::proxy_protocol::{Addresses, Header, write_v1, write_v2};
 
 use super::agent::Opinion;
 use super::tls::Context;
@@ -40,7 +40,7 @@ pub(super) struct Trace {
 }
 
 /// What a probe takes along from the one before it, and brings back.
-pub(super) struct Luggage {
+pub(super) struct AttemptContext {
     /// For TLS, where the check wants it.
     pub(super) context: Option<Context>,
     /// Of the kind `agent`.
@@ -84,7 +84,7 @@ impl Farewell {
 pub(super) async fn attempt(
     address: SocketAddr,
     check: &Check,
-    luggage: &mut Luggage,
+    context: &mut AttemptContext,
 ) -> io::Result<(ProbeResult, Farewell)> {
     let started = Instant::now();
     let mut trace = Trace {
@@ -96,7 +96,7 @@ pub(super) async fn attempt(
         certificate: None,
     };
     let mut wire = None;
-    let verdict = match within(check.timeout, exchange(address, check, luggage, &mut wire, &mut trace)).await {
+    let verdict = match within(check.timeout, exchange(address, check, context, &mut wire, &mut trace)).await {
         Ok(verdict) => verdict,
         Err(_) => Err(trace.failed(format!("timeout after {:?}", check.timeout))),
     };
@@ -115,7 +115,7 @@ pub(super) async fn attempt(
         asked: line(&trace.asked),
         wanted: line(&trace.wanted),
         got: line(&got),
-        advice: luggage.opinion.advice(),
+        advice: context.opinion.advice(),
         hearing: trace.hearing,
         certificate: trace.certificate,
     };
@@ -126,7 +126,7 @@ pub(super) async fn attempt(
 async fn exchange(
     address: SocketAddr,
     check: &Check,
-    luggage: &mut Luggage,
+    context: &mut AttemptContext,
     wire: &mut Option<Wire>,
     trace: &mut Trace,
 ) -> Result<String, Miss> {
@@ -138,7 +138,7 @@ async fn exchange(
         let header = header(version, &stream)?;
         stream.write_all(&header).await?;
     }
-    let stream = match (&check.tls, &luggage.context) {
+    let stream = match (&check.tls, &context.context) {
         (Some(settings), Some(context)) => {
             match tls::handshake(stream, address, settings, context.clone(), trace).await {
                 Ok(stream) => wire.insert(Wire::Tls(stream)),
@@ -160,7 +160,7 @@ async fn exchange(
         CheckKind::Tls => Ok(tls::told(stream, trace)),
         CheckKind::Postgres(check) => postgres::exchange(stream, check, trace).await,
         CheckKind::Grpc(check) => grpc::exchange(stream, address, check, trace).await,
-        CheckKind::Agent(check) => agent::exchange(stream, check, &mut luggage.opinion, trace).await,
+        CheckKind::Agent(check) => agent::exchange(stream, check, &mut context.opinion, trace).await,
     }
 }
 

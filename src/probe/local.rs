@@ -15,17 +15,17 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// The count and the log's brake.
 pub(super) struct LocalErrors {
     /// A lock, as this is the rare path.
-    inner: Mutex<Inner>,
+    inner: Mutex<LocalErrorCount>,
 }
 
-struct Inner {
+struct LocalErrorCount {
     total: u64,
     log: Pace,
 }
 
 impl Default for LocalErrors {
     fn default() -> Self {
-        Self { inner: Mutex::new(Inner { total: 0, log: Pace::new(LOG_INTERVAL) }) }
+        Self { inner: Mutex::new(LocalErrorCount { total: 0, log: Pace::new(LOG_INTERVAL) }) }
     }
 }
 

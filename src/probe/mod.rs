@@ -4,7 +4,6 @@
 
 mod agent;
 mod attempt;
-mod audience;
 mod certificate;
 mod connect;
 mod exec;
@@ -19,6 +18,7 @@ mod reaper;
 mod redis;
 mod schedule;
 mod script;
+mod subscribers;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -39,14 +39,14 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use crate::config::{Check, CheckKind, ExecCheck};
-use crate::health::{ProbeResult, Report, RiseFall};
+use crate::health::{ProbeReport, ProbeResult, RiseFall};
 
 use agent::Opinion;
-use attempt::{Farewell, Luggage};
-use audience::{Audience, Ticket};
+use attempt::{AttemptContext, Farewell};
 use expiry::Expiring;
 use local::LocalErrors;
 pub use reaper::reap_orphans;
+use subscribers::{SubscriberId, Subscribers};
 
 /// Probes in flight at once unless [`Prober::bounded`] says otherwise: enough for a few dozen silent backends.
 const IN_FLIGHT: usize = 128;
@@ -61,13 +61,13 @@ const YOUTH: Duration = Duration::from_millis(10);
 /// How a report reaches a subscriber: called in the probe's task (the first time perhaps in [`Prober::subscribe`])
 /// with a lock of that probe held. It must not block, panic, subscribe or drop a [`Subscription`]; sending on a
 /// channel is what it is for.
-pub type ReportSink = Box<dyn Fn(&Report) + Send + Sync>;
+pub type ReportSink = Box<dyn Fn(&ProbeReport) + Send + Sync>;
 
 /// Starts, shares and stops probes. Cheap to clone, all clones are one set; dropping it stops nothing, since the
 /// subscriptions own the probes.
 #[derive(Clone)]
 pub struct Prober {
-    shared: Arc<Shared>,
+    shared: Arc<ProberShared>,
 }
 
 /// What the prober is doing.
@@ -91,12 +91,12 @@ pub struct Subscription {
 }
 
 struct Interest {
-    shared: Arc<Shared>,
+    shared: Arc<ProberShared>,
     key: Key,
-    ticket: Ticket,
+    id: SubscriberId,
 }
 
-struct Shared {
+struct ProberShared {
     /// A lock, as it is taken when backends come and go and never by a running probe. Taken before an audience's lock.
     probes: Mutex<HashMap<Key, Probe>>,
     /// For the whole of a probe: descriptors.
@@ -117,7 +117,7 @@ struct Key {
 }
 
 struct Probe {
-    audience: Arc<Audience>,
+    subscribers: Arc<Subscribers>,
     task: AbortHandle,
 }
 
@@ -133,7 +133,7 @@ impl Prober {
     pub fn bounded(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(ProberShared {
                 probes: Mutex::default(),
                 permits: Semaphore::new(limit),
                 limit,
@@ -161,20 +161,21 @@ impl Prober {
         let key = Key { address: SocketAddr::new(address.ip(), port), check: Arc::clone(check) };
 
         let mut probes = locked(&self.shared.probes);
-        let audience = match probes.entry(key.clone()) {
-            Entry::Occupied(running) => Arc::clone(&running.get().audience),
+        let subscribers = match probes.entry(key.clone()) {
+            Entry::Occupied(running) => Arc::clone(&running.get().subscribers),
             Entry::Vacant(vacant) => {
-                let audience = Arc::new(Audience::default());
-                let task = tokio::spawn(probe(Arc::clone(&self.shared), vacant.key().clone(), Arc::clone(&audience)));
-                vacant.insert(Probe { audience: Arc::clone(&audience), task: task.abort_handle() });
-                audience
+                let subscribers = Arc::new(Subscribers::default());
+                let task =
+                    tokio::spawn(probe(Arc::clone(&self.shared), vacant.key().clone(), Arc::clone(&subscribers)));
+                vacant.insert(Probe { subscribers: Arc::clone(&subscribers), task: task.abort_handle() });
+                subscribers
             }
         };
         // Under the lock of the set: else the last of the others could leave in between and take the probe along.
-        let ticket = audience.join(sink);
+        let id = subscribers.join(sink);
         drop(probes);
 
-        Subscription { interest: Some(Interest { shared: Arc::clone(&self.shared), key, ticket }) }
+        Subscription { interest: Some(Interest { shared: Arc::clone(&self.shared), key, id }) }
     }
 
     /// The numbers of this moment.
@@ -201,10 +202,10 @@ impl Default for Prober {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let Some(Interest { shared, key, ticket }) = &self.interest else { return };
+        let Some(Interest { shared, key, id }) = &self.interest else { return };
         let mut probes = locked(&shared.probes);
         let Some(probe) = probes.get(key) else { return };
-        let (sink, rest) = probe.audience.leave(*ticket);
+        let (sink, rest) = probe.subscribers.leave(*id);
         if rest == 0 {
             probe.task.abort();
             probes.remove(key);
@@ -216,26 +217,26 @@ impl Drop for Subscription {
 }
 
 /// One probe until it is aborted, which may happen at any await: nothing but the socket and the permit is held there.
-async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
+async fn probe(shared: Arc<ProberShared>, key: Key, subscribers: Arc<Subscribers>) {
     let Key { address, check } = key;
     let mut health = RiseFall::new(check.rise, check.fall);
     let mut rng = fastrand::Rng::with_seed(seed(address, &check));
-    let mut luggage = Luggage { context: None, opinion: Opinion::default() };
+    let mut context = AttemptContext { context: None, opinion: Opinion::default() };
     let mut warned = None;
     loop {
         // Outside of the probe's timeout and before its start: a wait for a permit is not the backend's doing.
         let Ok(permit) = shared.permits.acquire().await else { return };
         let Ok(young) = shared.young.acquire().await else { return };
         let started = Instant::now();
-        let attempted = grown(young, attempt_with(&shared, address, &check, &mut luggage)).await;
+        let attempted = grown(young, attempt_with(&shared, address, &check, &mut context)).await;
 
         let delay = match attempted {
             Ok((result, farewell)) => {
                 debug!(%address, passed = result.passed, "probe: {result}");
                 shared.expiring.warn(&result, address, &mut warned, Instant::now());
                 health.record(result.passed);
-                let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
-                audience.publish(report);
+                let report = ProbeReport { result: Arc::new(result), state: health.state(), streak: health.streak() };
+                subscribers.publish(report);
                 // Nobody waits for it but the next probe.
                 farewell.say().await;
                 schedule::next_delay(&check, &health, &mut rng)
@@ -251,13 +252,13 @@ async fn probe(shared: Arc<Shared>, key: Key, audience: Arc<Audience>) {
 }
 
 async fn attempt_with(
-    shared: &Shared,
+    shared: &ProberShared,
     address: SocketAddr,
     check: &Check,
-    luggage: &mut Luggage,
+    context: &mut AttemptContext,
 ) -> io::Result<(ProbeResult, Farewell)> {
-    luggage.context = shared.contexts.of(check).await?;
-    attempt::attempt(address, check, luggage).await
+    context.context = shared.contexts.of(check).await?;
+    attempt::attempt(address, check, context).await
 }
 
 /// Runs a probe, and gives back the permit of its youth when that is over.

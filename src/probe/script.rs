@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::config::{Expectation, Pattern, Protocol, Step};
+use crate::config::{Expectation, Pattern, Protocol, ScriptStep};
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace, words};
@@ -17,40 +17,40 @@ use super::wire::{Goodbye, Wire};
 const READ_LIMIT: usize = 64 * 1024;
 
 /// A step of a built-in script, as data.
-enum Line {
+enum KnownLine {
     Send(&'static [u8]),
     /// What passes, and what settles the opposite.
     Judge(&'static str, &'static str),
 }
 
 /// memcached, protocol.txt: `version` is answered at any time and by any of its versions.
-const MEMCACHED: &[Line] = &[
-    Line::Send(b"version\r\n"),
-    Line::Judge(r"^VERSION [^\r\n]*\r\n", r"^(?:ERROR|CLIENT_ERROR[^\r\n]*|SERVER_ERROR[^\r\n]*)\r\n"),
+const MEMCACHED: &[KnownLine] = &[
+    KnownLine::Send(b"version\r\n"),
+    KnownLine::Judge(r"^VERSION [^\r\n]*\r\n", r"^(?:ERROR|CLIENT_ERROR[^\r\n]*|SERVER_ERROR[^\r\n]*)\r\n"),
 ];
 
 /// RFC 5321: a greeting of one or more lines, 220 = serves, 421 or 554 = does not; QUIT so that no server logs a client
 /// that got lost.
-const SMTP: &[Line] = &[
-    Line::Judge(r"^(?:220-[^\r\n]*\r\n)*220(?: [^\r\n]*)?\r\n", r"^(?:[^2][^\r\n]*|2[^2][^\r\n]*)\r\n"),
-    Line::Send(b"QUIT\r\n"),
-    Line::Judge(r"221(?: [^\r\n]*)?\r\n", r"^[45][^\r\n]*\r\n"),
+const SMTP: &[KnownLine] = &[
+    KnownLine::Judge(r"^(?:220-[^\r\n]*\r\n)*220(?: [^\r\n]*)?\r\n", r"^(?:[^2][^\r\n]*|2[^2][^\r\n]*)\r\n"),
+    KnownLine::Send(b"QUIT\r\n"),
+    KnownLine::Judge(r"221(?: [^\r\n]*)?\r\n", r"^[45][^\r\n]*\r\n"),
 ];
 
 /// MySQL's and MariaDB's first packet: length, sequence 0, protocol version 10 and the server's version; or the error
 /// that is there instead, such as 1040 (too many connections), 1129 (host blocked), 1130 (host not allowed).
-const MYSQL: &[Line] = &[Line::Judge(r"(?s-u)^...\x00\x0a[ -~]+\x00", r"(?s-u)^...\x00\xff..[ -~]+")];
+const MYSQL: &[KnownLine] = &[KnownLine::Judge(r"(?s-u)^...\x00\x0a[ -~]+\x00", r"(?s-u)^...\x00\xff..[ -~]+")];
 
-static MEMCACHED_STEPS: LazyLock<Vec<Step>> = LazyLock::new(|| steps(MEMCACHED));
-static SMTP_STEPS: LazyLock<Vec<Step>> = LazyLock::new(|| steps(SMTP));
-static MYSQL_STEPS: LazyLock<Vec<Step>> = LazyLock::new(|| steps(MYSQL));
+static MEMCACHED_STEPS: LazyLock<Vec<ScriptStep>> = LazyLock::new(|| steps(MEMCACHED));
+static SMTP_STEPS: LazyLock<Vec<ScriptStep>> = LazyLock::new(|| steps(SMTP));
+static MYSQL_STEPS: LazyLock<Vec<ScriptStep>> = LazyLock::new(|| steps(MYSQL));
 
-fn steps(lines: &[Line]) -> Vec<Step> {
+fn steps(lines: &[KnownLine]) -> Vec<ScriptStep> {
     // A test sees to it that all of them are patterns.
     let pattern = |source: &str| Pattern::new(source).ok().map(Expectation::Regex);
-    let step = |line: &Line| match line {
-        Line::Send(bytes) => Some(Step::Send(bytes.to_vec())),
-        Line::Judge(pass, fail) => Some(Step::Judge { pass: pattern(pass)?, fail: pattern(fail)? }),
+    let step = |line: &KnownLine| match line {
+        KnownLine::Send(bytes) => Some(ScriptStep::Send(bytes.to_vec())),
+        KnownLine::Judge(pass, fail) => Some(ScriptStep::Judge { pass: pattern(pass)?, fail: pattern(fail)? }),
     };
     lines.iter().filter_map(step).collect()
 }
@@ -68,7 +68,7 @@ pub(super) async fn converse(stream: &mut Wire, protocol: Protocol, trace: &mut 
     Ok(got)
 }
 
-fn of(protocol: Protocol) -> &'static [Step] {
+fn of(protocol: Protocol) -> &'static [ScriptStep] {
     match protocol {
         Protocol::Memcached => &MEMCACHED_STEPS,
         Protocol::Smtp => &SMTP_STEPS,
@@ -77,7 +77,7 @@ fn of(protocol: Protocol) -> &'static [Step] {
 }
 
 /// Runs the steps. A last `send` passes once the kernel has taken its bytes.
-pub(super) async fn exchange(stream: &mut Wire, steps: &[Step], trace: &mut Trace) -> Result<String, Miss> {
+pub(super) async fn exchange(stream: &mut Wire, steps: &[ScriptStep], trace: &mut Trace) -> Result<String, Miss> {
     let mut got = "connected".to_owned();
     let mut left = READ_LIMIT;
     // What must not come until the next match.
@@ -85,20 +85,20 @@ pub(super) async fn exchange(stream: &mut Wire, steps: &[Step], trace: &mut Trac
     for (i, step) in steps.iter().enumerate() {
         let number = format!("step {} of {}", i + 1, steps.len());
         match step {
-            Step::Send(bytes) => {
+            ScriptStep::Send(bytes) => {
                 // The bytes themselves may be a password.
                 trace.asked = format!("{number}: send {} bytes", bytes.len());
                 stream.write_all(bytes).await.map_err(|error| trace.failed(words(&error)))?;
                 stream.flush().await.map_err(|error| trace.failed(words(&error)))?;
                 got = "sent".to_owned();
             }
-            Step::Expect(wanted) => {
+            ScriptStep::Expect(wanted) => {
                 trace.asked = format!("{number}: expect {wanted}");
                 got = hear(stream, wanted, &unwanted, &mut left, trace).await?;
                 unwanted.clear();
             }
-            Step::ExpectNot(what) => unwanted.push(what),
-            Step::Judge { pass, fail } => {
+            ScriptStep::ExpectNot(what) => unwanted.push(what),
+            ScriptStep::Judge { pass, fail } => {
                 trace.asked = if i == 0 { "greeting".to_owned() } else { number };
                 got = hear(stream, pass, &[fail], &mut left, trace).await?;
             }

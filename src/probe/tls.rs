@@ -42,18 +42,18 @@ pub(super) type Context = Arc<ClientConfig>;
 #[derive(Default)]
 pub(super) struct Contexts {
     /// A lock of the asynchronous kind, as files are read under it: whoever needs the same waits for one reading.
-    made: Mutex<HashMap<Trust, (Context, Instant)>>,
+    made: Mutex<HashMap<TlsTrust, (Context, Instant)>>,
 }
 
 /// What makes two contexts equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Trust {
+struct TlsTrust {
     verify: bool,
     ca_file: Option<PathBuf>,
     protocols: Vec<Vec<u8>>,
 }
 
-impl Trust {
+impl TlsTrust {
     fn of(tls: &TlsCheck, kind: &CheckKind) -> Self {
         let protocols = match kind {
             CheckKind::Http(_) => vec![b"http/1.1".to_vec()],
@@ -71,7 +71,7 @@ impl Contexts {
     /// What is wrong with the file of authorities. Nothing is known about a backend then.
     pub(super) async fn of(&self, check: &Check) -> io::Result<Option<Context>> {
         let Some(tls) = &check.tls else { return Ok(None) };
-        let trust = Trust::of(tls, &check.kind);
+        let trust = TlsTrust::of(tls, &check.kind);
         let mut made = self.made.lock().await;
         let old = match made.get(&trust) {
             Some((context, at)) if at.elapsed() < FRESH => return Ok(Some(Arc::clone(context))),
@@ -108,10 +108,10 @@ impl TimeProvider for Clock {
 /// # Errors
 /// Why not, with the file's name.
 pub(super) fn ready(check: &Check) -> io::Result<()> {
-    check.tls.as_ref().map_or(Ok(()), |tls| context(&Trust::of(tls, &check.kind)).map(drop))
+    check.tls.as_ref().map_or(Ok(()), |tls| context(&TlsTrust::of(tls, &check.kind)).map(drop))
 }
 
-fn context(trust: &Trust) -> io::Result<Context> {
+fn context(trust: &TlsTrust) -> io::Result<Context> {
     let provider = Arc::new(ring::default_provider());
     let verifier = if trust.verify { Some(authorities(trust.ca_file.as_deref(), &provider)?) } else { None };
     let verifier = Arc::new(Verifier { authorities: verifier, provider: Arc::clone(&provider) });

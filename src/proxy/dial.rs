@@ -181,7 +181,7 @@ async fn dial_from(
     if let Some(source) = source {
         lease.set_source(source);
     }
-    let attempt = Attempt { lease, over: false };
+    let attempt = AttemptCount { lease, over: false };
     attempt.lease.dialled();
     let is_doubtful = attempt.lease.is_doubtful();
     let began = Instant::now();
@@ -193,12 +193,12 @@ async fn dial_from(
             let took = began.elapsed();
             let ended = if is_doubtful { hesitate(&socket, took).await } else { None };
             match ended {
-                Some(Ended::Broken(error)) => (connect_failure(&error), error),
-                Some(Ended::Closed) if has_bytes => {
+                Some(BackendEnd::Broken(error)) => (connect_failure(&error), error),
+                Some(BackendEnd::Closed) if has_bytes => {
                     (ConnectFailure::Closed, io::Error::new(io::ErrorKind::UnexpectedEof, "it said and heard nothing"))
                 }
                 // Who has said nothing may be closed without a word.
-                Some(Ended::Closed) | None => {
+                Some(BackendEnd::Closed) | None => {
                     attempt.succeeded(took);
                     return Ok(socket);
                 }
@@ -215,30 +215,30 @@ async fn dial_from(
 }
 
 /// How a backend ended a connection unasked.
-enum Ended {
+enum BackendEnd {
     Closed,
     Broken(io::Error),
 }
 
 /// A backend that accepts and fails at once does so before it could read anything: as long as it has been sent nothing, the
 /// session may go elsewhere. `took`: the connect, a round trip.
-async fn hesitate(socket: &Socket, took: Duration) -> Option<Ended> {
+async fn hesitate(socket: &Socket, took: Duration) -> Option<BackendEnd> {
     let mut byte = [0];
     let sign = poll_fn(|cx| socket.poll_peek(cx, &mut byte));
     match within((2 * took + HESITATION).min(LONGEST_HESITATION), sign).await {
-        Ok(Ok(0)) => Some(Ended::Closed),
+        Ok(Ok(0)) => Some(BackendEnd::Closed),
         Ok(Ok(_)) | Err(_) => None,
-        Ok(Err(error)) => Some(Ended::Broken(error)),
+        Ok(Err(error)) => Some(BackendEnd::Broken(error)),
     }
 }
 
 /// Counts an attempt that nobody waits for any more.
-struct Attempt<'a> {
+struct AttemptCount<'a> {
     lease: &'a Lease,
     over: bool,
 }
 
-impl Attempt<'_> {
+impl AttemptCount<'_> {
     fn succeeded(mut self, took: Duration) {
         self.over = true;
         self.lease.connected(took);
@@ -250,7 +250,7 @@ impl Attempt<'_> {
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for AttemptCount<'_> {
     fn drop(&mut self) {
         if !self.over {
             self.lease.failed(ConnectFailure::Abandoned);

@@ -24,7 +24,7 @@ use super::limit::{Limit, Met, Place};
 use super::session::Accepted;
 use super::shares::{Places, Share, Spare, Taken};
 use super::socket::{Acceptor, accept_failure};
-use super::worker::{Seat, hand_over};
+use super::worker::{WorkerHandle, hand_over};
 use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
@@ -132,7 +132,7 @@ impl Listener {
     }
 
     /// All of one moment.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> ListenerCounts {
         // Acquire, and release where they are counted: who is seen to have ended is seen to have been accepted.
         let read = || Outcome::ALL.map(|outcome| self.ended.read(outcome));
         let mut ended = read();
@@ -141,11 +141,11 @@ impl Listener {
             let again = read();
             // They only grow: the same before and after is the same between.
             if again == ended {
-                return Counts::new(accepted, ended);
+                return ListenerCounts::new(accepted, ended);
             }
             ended = again;
         }
-        Counts::new(self.accepted.load(Acquire), ended)
+        ListenerCounts::new(self.accepted.load(Acquire), ended)
     }
 
     /// Whether new connections wait for a slot.
@@ -174,12 +174,12 @@ impl Listener {
         self.share.places().spare()
     }
 
-    fn try_slot(self: &Arc<Self>) -> Option<Slot> {
+    fn try_slot(self: &Arc<Self>) -> Option<SessionSlot> {
         let own = self.own.try_take()?;
-        Some(Slot::new(self, own, self.share.try_take()?))
+        Some(SessionSlot::new(self, own, self.share.try_take()?))
     }
 
-    async fn slot(self: &Arc<Self>) -> Slot {
+    async fn slot(self: &Arc<Self>) -> SessionSlot {
         let own = match self.own.try_take() {
             Some(own) => own,
             None => {
@@ -194,13 +194,13 @@ impl Listener {
                 self.share.take().await
             }
         };
-        Slot::new(self, own, shared)
+        SessionSlot::new(self, own, shared)
     }
 }
 
 /// The sessions of a listener: accepted = ended + active, at every look.
 #[derive(Clone, Copy, Debug)]
-pub struct Counts {
+pub struct ListenerCounts {
     /// Connections accepted.
     pub accepted: u64,
     /// Of these, sessions ended, in the order of [`Outcome::ALL`].
@@ -209,7 +209,7 @@ pub struct Counts {
     pub sessions: usize,
 }
 
-impl Counts {
+impl ListenerCounts {
     fn new(accepted: u64, ended: [u64; Outcome::ALL.len()]) -> Self {
         Self { accepted, ended, sessions: accepted.saturating_sub(ended.iter().sum()) as usize }
     }
@@ -217,7 +217,7 @@ impl Counts {
 
 /// The right to one session: under the listener's limit, and under the process's.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct SessionSlot {
     /// Of whose limits it has a place each.
     listener: Arc<Listener>,
     _tracked: TaskTrackerToken,
@@ -225,7 +225,7 @@ pub(super) struct Slot {
     is_waiting: bool,
 }
 
-impl Slot {
+impl SessionSlot {
     fn new(listener: &Arc<Listener>, own: Place, shared: Taken) -> Self {
         own.stay();
         listener.share.stay(shared);
@@ -243,7 +243,7 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for SessionSlot {
     fn drop(&mut self) {
         if self.is_waiting {
             self.listener.ended.count(Outcome::Killed);
@@ -257,11 +257,11 @@ impl Drop for Slot {
 pub(super) async fn accept(
     acceptor: Acceptor,
     listener: Arc<Listener>,
-    seats: Arc<[Seat]>,
+    handles: Arc<[WorkerHandle]>,
     stop: CancellationToken,
     tracked: TaskTrackerToken,
 ) {
-    let mut front = Front { listener, seats, complaints: Pace::new(Duration::from_secs(5)), waited_for: None };
+    let mut front = AcceptLoop { listener, handles, complaints: Pace::new(Duration::from_secs(5)), waited_for: None };
     loop {
         tokio::select! {
             biased;
@@ -284,15 +284,15 @@ pub(super) async fn accept(
     drop(tracked);
 }
 
-struct Front {
+struct AcceptLoop {
     listener: Arc<Listener>,
-    seats: Arc<[Seat]>,
+    handles: Arc<[WorkerHandle]>,
     complaints: Pace,
     /// Whose first probes it has waited for, as long as they are not over.
     waited_for: Option<Weak<Pool>>,
 }
 
-impl Front {
+impl AcceptLoop {
     /// Waits until the pool is probed, each pool once, and not for ever.
     ///
     /// # Cancel safety
@@ -334,10 +334,10 @@ impl Front {
                 None => self.listener.slot().await,
             };
             match self.take(waiting.accept(), slot) {
-                Step::Taken(accepted) => hand_over(&self.seats, accepted),
-                Step::Aborted => {}
-                Step::Nobody => return None,
-                Step::Pause => return Some(PAUSE),
+                AcceptStep::Taken(accepted) => hand_over(&self.handles, accepted),
+                AcceptStep::Aborted => {}
+                AcceptStep::Nobody => return None,
+                AcceptStep::Pause => return Some(PAUSE),
             }
         }
         tokio::task::yield_now().await;
@@ -352,9 +352,9 @@ impl Front {
             && let Some(slot) = self.listener.try_slot()
         {
             match self.take(acceptor.accept(), slot) {
-                Step::Taken(accepted) => rest.push(accepted),
-                Step::Aborted => {}
-                Step::Nobody | Step::Pause => break,
+                AcceptStep::Taken(accepted) => rest.push(accepted),
+                AcceptStep::Aborted => {}
+                AcceptStep::Nobody | AcceptStep::Pause => break,
             }
         }
         // Nobody is let in who would wait for nothing.
@@ -363,21 +363,21 @@ impl Front {
             self.pool_settles().await;
         }
         for accepted in rest {
-            hand_over(&self.seats, accepted);
+            hand_over(&self.handles, accepted);
         }
     }
 
-    fn take(&mut self, accepted: io::Result<Option<(OwnedFd, SocketAddr)>>, mut slot: Slot) -> Step {
+    fn take(&mut self, accepted: io::Result<Option<(OwnedFd, SocketAddr)>>, mut slot: SessionSlot) -> AcceptStep {
         match accepted {
             Ok(Some((fd, peer))) => {
                 slot.accepted();
                 let listener = Arc::clone(&self.listener);
-                Step::Taken(Accepted { fd, peer, at: Instant::now(), listener, slot })
+                AcceptStep::Taken(Accepted { fd, peer, at: Instant::now(), listener, slot })
             }
-            Ok(None) => Step::Nobody,
+            Ok(None) => AcceptStep::Nobody,
             Err(error) => match self.complain(&error) {
-                AcceptFailure::Aborted => Step::Aborted,
-                AcceptFailure::NoResources | AcceptFailure::Other => Step::Pause,
+                AcceptFailure::Aborted => AcceptStep::Aborted,
+                AcceptFailure::NoResources | AcceptFailure::Other => AcceptStep::Pause,
             },
         }
     }
@@ -392,7 +392,7 @@ impl Front {
     }
 }
 
-enum Step {
+enum AcceptStep {
     Taken(Accepted),
     /// The client has left again.
     Aborted,

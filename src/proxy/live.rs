@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use super::cut::Cut;
+use super::forced_end::ForcedEnd;
 use super::listener::Listener;
 use super::option::{TcpView, tcp_view};
 use crate::metrics::Direction;
@@ -92,7 +92,7 @@ pub struct SessionView {
     /// Which backends failed it so far, and how; `None` = none did.
     pub failed_attempts: Option<Box<str>>,
     /// Why it is about to end, if it was told to.
-    pub cut: Option<Cut>,
+    pub cut: Option<ForcedEnd>,
 }
 
 /// A session's backend side.
@@ -119,7 +119,7 @@ pub struct LegView {
 /// What it takes to judge a live session. Borrowed, so that looking at many does not contend for the counts of handles
 /// that workers use.
 #[derive(Debug)]
-pub struct Glimpse<'a> {
+pub struct SessionRef<'a> {
     /// Its name.
     pub key: SessionKey,
     /// Where it came in.
@@ -139,16 +139,16 @@ pub struct Glimpse<'a> {
 /// The live sessions of one worker. Locked at the begin and end of a session by its worker, and by who looks or ends
 /// sessions, for a batch at a time.
 #[derive(Debug)]
-pub(super) struct List {
+pub(super) struct SessionList {
     worker: u32,
-    inner: Mutex<Inner>,
+    inner: Mutex<ListState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct ListState {
     live: Slab<Arc<Live>>,
     /// Wanted of every session, also of those that come later.
-    all: Option<Cut>,
+    all: Option<ForcedEnd>,
 }
 
 /// What is known about a session while it lives.
@@ -160,17 +160,17 @@ pub(super) struct Live {
     pub(super) pool: Arc<Pool>,
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,
-    /// A [`Cut`], written under the lock of `state`. Read without it: who sees it late is woken to see it; who sees it
+    /// A [`ForcedEnd`], written under the lock of `state`. Read without it: who sees it late is woken to see it; who sees it
     /// sees also that it was counted (release, acquire).
     cut: AtomicU8,
     /// A [`Phase`], for readers alone.
     phase: AtomicU8,
-    state: Mutex<State>,
+    state: Mutex<LiveState>,
 }
 
 /// What changes now and then. The waker instead of a `Notify`, whose waiter would take 60 bytes of every idle session.
 #[derive(Debug, Default)]
-struct State {
+struct LiveState {
     waiting: Option<Waker>,
     /// Boxed, because few differ from their peer.
     client: Option<Box<SocketAddr>>,
@@ -203,7 +203,7 @@ impl Leg {
     }
 }
 
-impl List {
+impl SessionList {
     pub(super) fn new(worker: usize) -> Self {
         Self { worker: worker as u32, inner: Mutex::default() }
     }
@@ -233,7 +233,7 @@ impl List {
     }
 
     /// `note` is shown everybody who had not been told before, just before they are.
-    pub(super) fn cut_all(&self, cut: Cut, note: &mut impl FnMut(&Pool)) {
+    pub(super) fn cut_all(&self, cut: ForcedEnd, note: &mut impl FnMut(&Pool)) {
         // Before the others are told, so that nobody slips in between.
         self.lock().all = Some(cut);
         self.each(|live| {
@@ -253,7 +253,7 @@ impl List {
     }
 
     /// Returns whether the session still lived and had not been told before; then `note` was called just before it was.
-    pub(super) fn cut(&self, key: SessionKey, cut: Cut, note: impl FnOnce(&Pool)) -> bool {
+    pub(super) fn cut(&self, key: SessionKey, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
         let live = self.lock().live.get(key.place as usize).map(Arc::clone);
         live.is_some_and(|live| live.key == key && live.tell(cut, note))
     }
@@ -268,8 +268,8 @@ impl List {
         (live.key == key).then(|| live.tcp())?
     }
 
-    pub(super) fn glimpse(&self, look: &mut impl FnMut(Glimpse<'_>)) {
-        self.each(|live| live.glimpse(&mut *look));
+    pub(super) fn visit(&self, look: &mut impl FnMut(SessionRef<'_>)) {
+        self.each(|live| live.visit(&mut *look));
     }
 
     fn each(&self, mut act: impl FnMut(&Live)) {
@@ -289,7 +289,7 @@ impl List {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, ListState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -360,7 +360,7 @@ impl Live {
     ///
     /// # Cancel safety
     /// Safe: a wish stays.
-    pub(super) fn cut(&self) -> impl Future<Output = Cut> + Unpin {
+    pub(super) fn cut(&self) -> impl Future<Output = ForcedEnd> + Unpin {
         // Told apart by address, which is all that `Waker::will_wake` does for wakers of one runtime.
         let mut waits_for = ptr::null();
         poll_fn(move |cx| {
@@ -369,12 +369,12 @@ impl Live {
                 self.lock().waiting = Some(cx.waker().clone());
                 waits_for = cx.waker().data();
             }
-            Cut::from_number(self.cut.load(Acquire)).map_or(Poll::Pending, Poll::Ready)
+            ForcedEnd::from_number(self.cut.load(Acquire)).map_or(Poll::Pending, Poll::Ready)
         })
     }
 
     /// `note` comes first: who waits for the last session to end finds this one counted.
-    fn tell(&self, cut: Cut, note: impl FnOnce(&Pool)) -> bool {
+    fn tell(&self, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
         let mut state = self.lock();
         if self.cut.load(Acquire) != 0 {
             return false;
@@ -389,9 +389,9 @@ impl Live {
         true
     }
 
-    fn glimpse(&self, look: impl FnOnce(Glimpse<'_>)) {
+    fn visit(&self, look: impl FnOnce(SessionRef<'_>)) {
         let state = self.lock();
-        look(Glimpse {
+        look(SessionRef {
             key: self.key,
             listener: &self.listener,
             pool: &self.pool,
@@ -417,11 +417,11 @@ impl Live {
             began: self.began,
             leg,
             failed_attempts: state.failed_attempts.clone(),
-            cut: Cut::from_number(self.cut.load(Acquire)),
+            cut: ForcedEnd::from_number(self.cut.load(Acquire)),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LiveState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

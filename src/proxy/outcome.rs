@@ -15,7 +15,7 @@ use crate::pool::ByteCell;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(super) struct SessionRecord {
     pub(super) live: Arc<Live>,
     pub(super) attempts: u32,
     /// When the backend's came, in nanoseconds from the begin: half the room of an `Instant`.
@@ -44,7 +44,7 @@ pub(super) struct Rare {
     pub(super) sent_before: u64,
 }
 
-impl Record {
+impl SessionRecord {
     pub(super) fn new(live: Arc<Live>, log: SessionLog) -> Self {
         Self { live, attempts: 0, first_byte: None, outcome: None, detail: None, log, rare: None }
     }
@@ -72,7 +72,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for SessionRecord {
     fn drop(&mut self) {
         // Nobody said: the task was ended from outside, or by a panic.
         let unsaid = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Killed };

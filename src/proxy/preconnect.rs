@@ -15,10 +15,10 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::late_keepalive::spread;
 use super::shares::{Places, Spare};
 use super::socket::Socket;
 use super::worker::Worker;
-use super::young::spread;
 use crate::deadline::within;
 use crate::pool::{Backend, Lease, Pool, Preconnected};
 
@@ -35,12 +35,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Stock {
     /// By the identity's address in memory: an identity that is forgotten takes its connections with it.
-    kept: RefCell<HashMap<*const Backend, Vec<Kept>>>,
+    kept: RefCell<HashMap<*const Backend, Vec<SpareConnection>>>,
     wanted: Notify,
 }
 
 #[derive(Debug)]
-struct Kept {
+struct SpareConnection {
     socket: Socket,
     /// Keeps the key of the map alive, and counts.
     counted: Preconnected,
@@ -56,7 +56,7 @@ impl Stock {
         let mut kept = self.kept.borrow_mut();
         let of_backend = kept.get_mut(&Arc::as_ptr(lease.backend()))?;
         self.wanted.notify_waiters();
-        while let Some(Kept { socket, counted, source, .. }) = of_backend.pop() {
+        while let Some(SpareConnection { socket, counted, source, .. }) = of_backend.pop() {
             if counted.address() != lease.address() || !socket.is_alive() {
                 continue;
             }
@@ -81,7 +81,7 @@ impl Stock {
                 kept.retain(|kept| {
                     let stays = is_wanted && now < kept.old_at && kept.socket.is_alive();
                     if !stays {
-                        kept.socket.bare().may_close();
+                        kept.socket.tcp_fd().may_close();
                     }
                     stays
                 });
@@ -95,7 +95,7 @@ impl Stock {
             kept.retain(|kept| {
                 let stays = !kept.counted.is_of(pool);
                 if !stays {
-                    kept.socket.bare().may_close();
+                    kept.socket.tcp_fd().may_close();
                 }
                 stays
             });
@@ -147,7 +147,12 @@ pub(super) async fn tend(
 }
 
 /// `None`: not now. It is no evidence against the backend; the next session's own connect is.
-async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &Arc<Places>) -> Option<Kept> {
+async fn open(
+    pool: &Arc<Pool>,
+    backend: &Arc<Backend>,
+    age: Duration,
+    places: &Arc<Places>,
+) -> Option<SpareConnection> {
     let place = places.spare()?;
     let address = backend.view().address;
     let settings = pool.settings();
@@ -158,12 +163,12 @@ async fn open(pool: &Arc<Pool>, backend: &Arc<Backend>, age: Duration, places: &
     let connecting = Socket::connect(address, source, &settings.tcp, false);
     let socket = within(settings.connect.timeout, connecting).await.ok()?.ok()?;
     if let Some(keepalive) = settings.tcp.keepalive {
-        let keepalive = spread(keepalive, socket.bare().as_raw_fd().unsigned_abs());
-        socket.bare().keep_alive(keepalive).ok()?;
+        let keepalive = spread(keepalive, socket.tcp_fd().as_raw_fd().unsigned_abs());
+        socket.tcp_fd().keep_alive(keepalive).ok()?;
     }
     backend.stats.preconnects.opened.fetch_add(1, Relaxed);
     let counted = Preconnected::new(pool, backend, address);
-    Some(Kept { socket, counted, old_at: Instant::now() + age, source, _place: place })
+    Some(SpareConnection { socket, counted, old_at: Instant::now() + age, source, _place: place })
 }
 
 /// A worker's part of so many connections.

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use super::caller;
-use super::outcome::Record;
+use super::client;
+use super::outcome::SessionRecord;
 use super::relay::{Before, Limits, Side, early_break};
 use super::socket::Socket;
 use super::upstream::{Connected, Search};
@@ -63,7 +63,7 @@ impl Request {
         header: Option<&[u8]>,
         (client, worker, settings): (&Socket, &Worker, &config::Pool),
         search: &mut Search<'_>,
-        record: &mut Record,
+        record: &mut SessionRecord,
     ) -> Option<Settled> {
         let pool = Arc::clone(&record.live.pool);
         let timeouts = &settings.timeouts;
@@ -147,10 +147,10 @@ enum Verdict {
     Answered(Option<(Side, io::Error)>),
     /// No replay is possible any more; what broke, if anything.
     GoOn(Option<(Side, io::Error)>),
-    Failed(Failure),
+    Failed(AttemptFailure),
 }
 
-enum Failure {
+enum AttemptFailure {
     Broken(io::Error),
     Closed,
     Silent,
@@ -158,7 +158,7 @@ enum Failure {
     Deaf(io::Error),
 }
 
-impl Failure {
+impl AttemptFailure {
     fn early(&self) -> Option<EarlyEnd> {
         match self {
             Self::Broken(error) => Some(early_break(error)),
@@ -188,7 +188,7 @@ impl Failure {
 }
 
 /// What happens while the timer is not due.
-enum Step {
+enum ReplayStep {
     Over(Verdict),
     /// The clock of the first byte has begun.
     Asked,
@@ -221,30 +221,30 @@ impl<'a> Attempt<'a> {
 
     async fn run(&mut self, header: Option<&[u8]>, limit: Duration) -> Verdict {
         if let Some(header) = header {
-            match within(limit, caller::tell(self.backend, header)).await {
+            match within(limit, client::tell(self.backend, header)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return Verdict::Failed(Failure::Deaf(error)),
+                Ok(Err(error)) => return Verdict::Failed(AttemptFailure::Deaf(error)),
                 Err(_) => {
                     let error = io::Error::new(io::ErrorKind::TimedOut, "it does not take the PROXY header");
-                    return Verdict::Failed(Failure::Deaf(error));
+                    return Verdict::Failed(AttemptFailure::Deaf(error));
                 }
             }
         }
         loop {
-            let (quiet, due) = self.deadlines();
-            let limit = due.map_or(quiet, |due| quiet.min(due)).saturating_duration_since(Instant::now());
+            let (idle_limits, due) = self.deadlines();
+            let limit = due.map_or(idle_limits, |due| idle_limits.min(due)).saturating_duration_since(Instant::now());
             match within(limit, poll_fn(|cx| self.poll(cx))).await {
-                Ok(Step::Over(verdict)) => return verdict,
-                Ok(Step::Asked) => continue,
+                Ok(ReplayStep::Over(verdict)) => return verdict,
+                Ok(ReplayStep::Asked) => continue,
                 Err(_) => {}
             }
             let now = Instant::now();
             // The clocks may have been moved since the timer was set.
-            let (quiet, due) = self.deadlines();
+            let (idle_limits, due) = self.deadlines();
             if due.is_some_and(|due| now >= due) {
-                return Verdict::Failed(Failure::Silent);
+                return Verdict::Failed(AttemptFailure::Silent);
             }
-            if now >= quiet {
+            if now >= idle_limits {
                 // The relay finds that the time is over.
                 return Verdict::GoOn(None);
             }
@@ -253,13 +253,13 @@ impl<'a> Attempt<'a> {
 
     /// Until when all may be quiet, and by when the backend has to answer.
     fn deadlines(&self) -> (Instant, Option<Instant>) {
-        let (quiet, first_byte) = self.limits.unanswered(self.before.has_finished);
+        let (idle_limits, first_byte) = self.limits.unanswered(self.before.has_finished);
         let due = self.before.asked.zip(first_byte).map(|(asked, limit)| asked + limit);
-        (self.last_progress + quiet.unwrap_or(DAY), due)
+        (self.last_progress + idle_limits.unwrap_or(DAY), due)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        let over = |verdict| Poll::Ready(Step::Over(verdict));
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ReplayStep> {
+        let over = |verdict| Poll::Ready(ReplayStep::Over(verdict));
         let was_asked = self.before.asked.is_some();
         // The client first: a backend that has failed already is asked all the same, so that it is known for it.
         if let Err(error) = self.listen(cx) {
@@ -268,18 +268,18 @@ impl<'a> Attempt<'a> {
         let broken = self.tell(cx).err().map(|error| (Side::Backend, error));
         match self.backend.poll_peek(cx, &mut [0]) {
             Poll::Ready(Ok(1..)) => return over(Verdict::Answered(broken)),
-            Poll::Ready(Ok(0)) if broken.is_none() => return over(Verdict::Failed(Failure::Closed)),
-            Poll::Ready(Err(error)) => return over(Verdict::Failed(Failure::Broken(error))),
+            Poll::Ready(Ok(0)) if broken.is_none() => return over(Verdict::Failed(AttemptFailure::Closed)),
+            Poll::Ready(Err(error)) => return over(Verdict::Failed(AttemptFailure::Broken(error))),
             Poll::Ready(Ok(0)) | Poll::Pending => {}
         }
         if let Some((_, error)) = broken {
-            return over(Verdict::Failed(Failure::Broken(error)));
+            return over(Verdict::Failed(AttemptFailure::Broken(error)));
         }
         if self.request.bytes.len() >= self.request.most {
             return over(Verdict::GoOn(None));
         }
         let is_asked = !was_asked && self.before.asked.is_some();
-        if is_asked { Poll::Ready(Step::Asked) } else { Poll::Pending }
+        if is_asked { Poll::Ready(ReplayStep::Asked) } else { Poll::Pending }
     }
 
     /// Reads what the client says, as far as it can be kept.

@@ -10,22 +10,22 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::caller::{self, Caller, Greeting, Stranger};
-use super::cut::Cut;
-use super::listener::{Listener, Settings, Slot};
-use super::opening::Opening;
-use super::outcome::Record;
+use super::client::{self, Client, Greeting, IdentifyError};
+use super::early_data::EarlyData;
+use super::forced_end::ForcedEnd;
+use super::listener::{Listener, SessionSlot, Settings};
+use super::outcome::SessionRecord;
 use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
 use super::socket::{Socket, broken};
-use super::upstream::{Connected, GivenUp, Refusal, Search};
-use super::worker::{Enlisted, Load, Worker};
+use super::upstream::{Connected, GivenUp, NoConnection, Search};
+use super::worker::{Load, SessionGuard, Worker};
 use crate::config;
 use crate::deadline::within;
-use crate::header;
 use crate::metrics::Outcome;
 use crate::pace::Pace;
 use crate::pool::{ByteCell, Lease};
+use crate::proxy_protocol;
 
 /// Numbers sessions in the order in which they begin, over all workers.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -41,7 +41,7 @@ pub(super) struct Accepted {
     pub(super) at: Instant,
     pub(super) listener: Arc<Listener>,
     /// Its place under the limits; given back when all else of the session is gone.
-    pub(super) slot: Slot,
+    pub(super) slot: SessionSlot,
 }
 
 /// Serves one client until its end.
@@ -52,8 +52,8 @@ pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Fu
     slot.begins();
     let mut session = Session {
         lease: None,
-        enlisted: Enlisted::new(worker, &live, load),
-        record: Record::new(live, front.log),
+        session_guard: SessionGuard::new(worker, &live, load),
+        record: SessionRecord::new(live, front.log),
         backend: None,
         client: Socket::new(fd),
         _slot: slot,
@@ -67,9 +67,9 @@ pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Fu
         tests::panic_if_asked();
         let (Some(lease), Some(backend)) = (&session.lease, &mut session.backend) else { return };
         let answered = || lease.answered();
-        let gear = &session.enlisted.worker().gear;
+        let relay_context = &session.session_guard.worker().relay_context;
         let cut = session.record.live.cut();
-        let done = relay([&mut session.client, backend], gear, terms, bytes, &answered, cut).await;
+        let done = relay([&mut session.client, backend], relay_context, terms, bytes, &answered, cut).await;
         session.end(done);
     }
 }
@@ -78,44 +78,44 @@ pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Fu
 struct Session {
     lease: Option<Lease>,
     /// Before the sockets, always: who sees the client's close finds the session counted.
-    record: Record,
+    record: SessionRecord,
     backend: Option<Socket>,
     client: Socket,
-    enlisted: Enlisted,
-    _slot: Slot,
+    session_guard: SessionGuard,
+    _slot: SessionSlot,
 }
 
 impl Session {
     /// Finds out who the client is, and connects. `None` = the record says why not.
     async fn begin(&mut self, front: Arc<Settings>) -> Option<(Terms, ByteCell)> {
-        let Self { client, record, enlisted, .. } = self;
-        let worker = enlisted.worker();
+        let Self { client, record, session_guard, .. } = self;
+        let worker = session_guard.worker();
         let caller = identify(client, &front, record).await?;
         // One set of them until it is relayed, whatever is applied meanwhile.
         let settings = front.pool.settings();
         if let Some(keepalive) = front.file.tcp.keepalive {
-            worker.young.add(client.bare(), keepalive);
+            worker.late_keepalive.add(client.tcp_fd(), keepalive);
         }
         drop(front);
         let Settled { connected, bytes, early, before } = reach((client, caller), &settings, worker, record).await?;
         let Connected { socket, lease } = connected;
 
         if let Some(keepalive) = settings.tcp.keepalive {
-            worker.young.add(socket.bare(), keepalive);
+            worker.late_keepalive.add(socket.tcp_fd(), keepalive);
         }
-        let limits = worker.quiet.limits(&record.live.pool);
+        let limits = worker.idle_limits.limits(&record.live.pool);
         let mode = match settings.relay {
             config::Relay::Copy => Mode::Copy,
             config::Relay::Splice => Mode::Splice,
-            config::Relay::Auto if !worker.gear.has_ring() => Mode::Auto,
+            config::Relay::Auto if !worker.relay_context.has_ring() => Mode::Auto,
             config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
         };
-        record.live.show_ends(Some([client.bare().as_raw_fd(), socket.bare().as_raw_fd()]));
+        record.live.show_ends(Some([client.tcp_fd().as_raw_fd(), socket.tcp_fd().as_raw_fd()]));
         (self.lease, self.backend) = (Some(lease), Some(socket));
         Some((Terms { mode, limits, early, before }, bytes))
     }
 
-    fn end(&mut self, done: Done<Cut>) {
+    fn end(&mut self, done: Done<ForcedEnd>) {
         let Self { lease, record, backend, client, .. } = self;
         if let Some(at) = done.first_byte {
             record.answered(at);
@@ -124,12 +124,12 @@ impl Session {
             lease.ended_early(early);
         }
         if done.finished_client {
-            client.bare().may_close();
+            client.tcp_fd().may_close();
         }
         if done.finished_backend
             && let Some(backend) = backend
         {
-            backend.bare().may_close();
+            backend.tcp_fd().may_close();
         }
         let (outcome, detail) = judge(done);
         record.end(outcome, detail);
@@ -146,14 +146,14 @@ impl Drop for Session {
 }
 
 /// Finds out who the client is. `None` = the record says why not; then the client is reset.
-async fn identify(client: &Socket, front: &Settings, record: &mut Record) -> Option<Caller> {
+async fn identify(client: &Socket, front: &Settings, record: &mut SessionRecord) -> Option<Client> {
     let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(record.live.peer.ip()));
     let Some(accept) = trusting else {
         record.live.identified(record.live.peer);
-        return Some(Caller::is(record.live.peer));
+        return Some(Client::is(record.live.peer));
     };
     // In a box of its own: it is over before the relay begins, and most listeners never need it.
-    let identified = Box::pin(caller::identify(client, record.live.peer, accept));
+    let identified = Box::pin(client::identify(client, record.live.peer, accept));
     let (outcome, detail) = tokio::select! {
         biased;
         identified = identified => match identified {
@@ -162,8 +162,8 @@ async fn identify(client: &Socket, front: &Settings, record: &mut Record) -> Opt
                 record.rare().unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string().into());
                 return Some(caller);
             }
-            Err(Stranger::Refused(why)) => (Outcome::Refused, Some(why)),
-            Err(Stranger::Gone(why)) => (Outcome::ClientGone, Some(why)),
+            Err(IdentifyError::Refused(why)) => (Outcome::Refused, Some(why)),
+            Err(IdentifyError::Gone(why)) => (Outcome::ClientGone, Some(why)),
         },
         cut = record.live.cut() => (cut.outcome(), None),
     };
@@ -173,31 +173,31 @@ async fn identify(client: &Socket, front: &Settings, record: &mut Record) -> Opt
 
 /// Finds a backend, and one that answers where requests are replayed. `None` = the record says why there is none.
 async fn reach(
-    (client, caller): (&Socket, Caller),
+    (client, caller): (&Socket, Client),
     settings: &Arc<config::Pool>,
     worker: &Worker,
-    record: &mut Record,
+    record: &mut SessionRecord,
 ) -> Option<Settled> {
     let live = Arc::clone(&record.live);
-    let mut opening = Opening::default();
+    let mut early_data = EarlyData::default();
     if caller.early.is_empty() && settings.replay.is_none() {
-        opening = match Opening::of(client) {
-            Ok(opening) => opening,
+        early_data = match EarlyData::of(client) {
+            Ok(early_data) => early_data,
             Err(error) => {
                 record.end(Outcome::ClientGone, Some(error.to_string()));
                 return None;
             }
         };
     }
-    let has_bytes = !opening.is_empty() || !caller.early.is_empty() || settings.send_proxy.is_some();
+    let has_bytes = !early_data.is_empty() || !caller.early.is_empty() || settings.send_proxy.is_some();
     let mut search = Search::new(&live, settings, &worker.stock, worker.random(), has_bytes);
     let connected = match connect(client, &mut search, record).await {
         Ok(connected) => connected,
         Err(Unconnected::Refused) => {
             // Refused before any byte: an ordinary close can't be mistaken for the end of an answer. Who has sent some is
             // reset, as the kernel does it where they have not been read.
-            if opening.is_empty() {
-                client.bare().may_close();
+            if early_data.is_empty() {
+                client.tcp_fd().may_close();
             }
             return None;
         }
@@ -207,10 +207,10 @@ async fn reach(
     let Some(most) = settings.replay else {
         let bytes = record.reached(&connected, worker.index);
         announce(header, &connected.socket, settings, record).await?;
-        if opening.is_empty() {
+        if early_data.is_empty() {
             return Some(Settled { connected, bytes, early: caller.early, before: None });
         }
-        let (early, before) = opening.say(&connected.socket, &bytes);
+        let (early, before) = early_data.say(&connected.socket, &bytes);
         return Some(Settled { connected, bytes, early, before: Some(Box::new(before)) });
     };
     let request = Request::new(caller.early, most);
@@ -220,7 +220,7 @@ async fn reach(
 }
 
 /// What the backend is told about the client before all else, if it is to be told.
-fn greeting(caller: &Caller, client: &Socket, settings: &config::Pool, record: &mut Record) -> Option<Vec<u8>> {
+fn greeting(caller: &Client, client: &Socket, settings: &config::Pool, record: &mut SessionRecord) -> Option<Vec<u8>> {
     let send = settings.send_proxy.as_ref()?;
     let id = format!("{:016x}-{:x}", *RUN, record.live.id());
     let Greeting { bytes, unique_id, left_out } = caller.header(send, client, &id);
@@ -234,7 +234,7 @@ fn greeting(caller: &Caller, client: &Socket, settings: &config::Pool, record: &
 }
 
 /// A client in front that says too much does so in every session: a line in a while.
-fn warn_left_out(left_out: &[u8], settings: &config::Pool, record: &Record) {
+fn warn_left_out(left_out: &[u8], settings: &config::Pool, record: &SessionRecord) {
     const SAY_EVERY: Duration = Duration::from_secs(10);
     // A lock: for sessions of this kind alone, and for as long as it takes to compare two times.
     static PACE: LazyLock<Mutex<Pace>> = LazyLock::new(|| Mutex::new(Pace::new(SAY_EVERY)));
@@ -243,7 +243,7 @@ fn warn_left_out(left_out: &[u8], settings: &config::Pool, record: &Record) {
         let types: Vec<String> = left_out.iter().map(|kind| format!("0x{kind:02x}")).collect();
         warn!(
             pool = %settings.name, client = %record.live.peer, types = types.join(","), unsaid,
-            "values of the PROXY header are left out: it would be longer than {} bytes", header::LONGEST
+            "values of the PROXY header are left out: it would be longer than {} bytes", proxy_protocol::LONGEST
         );
     }
 }
@@ -253,12 +253,12 @@ async fn announce(
     header: Option<Vec<u8>>,
     backend: &Socket,
     settings: &config::Pool,
-    record: &mut Record,
+    record: &mut SessionRecord,
 ) -> Option<()> {
     let Some(header) = header else { return Some(()) };
     let (outcome, detail) = tokio::select! {
         biased;
-        written = within(settings.connect.timeout, caller::tell(backend, &header)) => match written {
+        written = within(settings.connect.timeout, client::tell(backend, &header)) => match written {
             Ok(Ok(())) => return Some(()),
             Ok(Err(error)) => (Outcome::BackendReset, Some(error.to_string())),
             Err(_) => (Outcome::BackendReset, Some("it does not take the PROXY header".to_owned())),
@@ -278,7 +278,11 @@ enum Unconnected {
 }
 
 /// Connects, unless the client leaves or an operator ends the session first.
-async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) -> Result<Connected, Unconnected> {
+async fn connect(
+    client: &Socket,
+    search: &mut Search<'_>,
+    record: &mut SessionRecord,
+) -> Result<Connected, Unconnected> {
     let found = tokio::select! {
         biased;
         found = search.next(&mut record.attempts) => Ok(found),
@@ -296,7 +300,7 @@ async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) 
             return Err(Unconnected::Ended);
         }
     };
-    let Refusal { given_up, last } = refusal;
+    let NoConnection { given_up, last } = refusal;
     let (outcome, detail) = match (given_up, last) {
         (GivenUp::QueueFull, _) => (Outcome::QueueFull, None),
         (GivenUp::QueueTimeout, _) => (Outcome::QueueTimeout, None),
@@ -310,7 +314,7 @@ async fn connect(client: &Socket, search: &mut Search<'_>, record: &mut Record) 
     Err(Unconnected::Refused)
 }
 
-fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
+fn judge(done: Done<ForcedEnd>) -> (Outcome, Option<String>) {
     match done.end {
         End::Completed => (Outcome::Completed, None),
         End::Broken(Side::Client, error) => (Outcome::ClientReset, Some(broken(&error))),
@@ -318,7 +322,7 @@ fn judge(done: Done<Cut>) -> (Outcome, Option<String>) {
         End::Idle => (Outcome::IdleTimeout, None),
         End::HalfClosed => (Outcome::HalfCloseTimeout, None),
         End::FirstByte => (Outcome::FirstByteTimeout, None),
-        End::Cut(cut) => (cut.outcome(), None),
+        End::Forced(cut) => (cut.outcome(), None),
         End::Local(error) => (Outcome::LocalError, Some(error.to_string())),
     }
 }

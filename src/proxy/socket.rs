@@ -36,12 +36,12 @@ const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 /// panic, never reads as complete; see [`Self::may_close`]. Shared by those that still have business with the descriptor:
 /// it is closed when the last of them is done.
 #[derive(Debug)]
-pub(crate) struct Bare {
+pub(crate) struct TcpFd {
     fd: OwnedFd,
     may_close: Cell<bool>,
 }
 
-impl Bare {
+impl TcpFd {
     /// Says that nothing more will be written.
     pub(super) fn send_fin(&self) -> io::Result<()> {
         SockRef::from(&self.fd).shutdown(Shutdown::Write)
@@ -74,19 +74,19 @@ impl Bare {
     }
 }
 
-impl AsFd for Bare {
+impl AsFd for TcpFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 }
 
-impl AsRawFd for Bare {
+impl AsRawFd for TcpFd {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
 }
 
-impl Drop for Bare {
+impl Drop for TcpFd {
     fn drop(&mut self) {
         if !self.may_close.get() {
             // It can only fail for a socket that is no socket.
@@ -95,29 +95,29 @@ impl Drop for Bare {
     }
 }
 
-/// A [`Bare`] socket that is part of the current thread's event loop from the first wait on: a session that is over before
+/// A [`TcpFd`] socket that is part of the current thread's event loop from the first wait on: a session that is over before
 /// it waits for a socket, or that spends its life on the ring, does not pay for that.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    bare: Rc<Bare>,
-    watched: OnceCell<AsyncFd<Rc<Bare>>>,
+    tcp_fd: Rc<TcpFd>,
+    watched: OnceCell<AsyncFd<Rc<TcpFd>>>,
 }
 
 impl Socket {
     /// Takes over a connected, non-blocking socket.
     pub(super) fn new(fd: OwnedFd) -> Self {
-        Self { bare: Rc::new(Bare { fd, may_close: Cell::new(false) }), watched: OnceCell::new() }
+        Self { tcp_fd: Rc::new(TcpFd { fd, may_close: Cell::new(false) }), watched: OnceCell::new() }
     }
 
     /// Registers it with the event loop, if it is not yet. Every wait does so by itself, but can't tell a failure of it
     /// from one of the connection.
-    pub(super) fn watch(&self) -> io::Result<&AsyncFd<Rc<Bare>>> {
+    pub(super) fn watch(&self) -> io::Result<&AsyncFd<Rc<TcpFd>>> {
         if let Some(watched) = self.watched.get() {
             return Ok(watched);
         }
         // Priority: urgent data, which says that a short read need not be the last one.
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        let watched = watch(Rc::clone(&self.bare), interest)?;
+        let watched = watch(Rc::clone(&self.tcp_fd), interest)?;
         Ok(self.watched.get_or_init(|| watched))
     }
 
@@ -127,8 +127,8 @@ impl Socket {
     }
 
     /// The socket itself.
-    pub(super) fn bare(&self) -> &Rc<Bare> {
-        &self.bare
+    pub(super) fn tcp_fd(&self) -> &Rc<TcpFd> {
+        &self.tcp_fd
     }
 
     /// Connects, from `source` if there is one; keepalive is [not set yet](Bare::keep_alive). Whoever has bytes to send at
@@ -160,7 +160,7 @@ impl Socket {
         };
         let socket = Self::new(raw.into());
         // On this machine, and so for a sidecar, the handshake is over when connect(2) returns: nothing to wait for.
-        if in_progress && getpeername(socket.bare()).is_err() {
+        if in_progress && getpeername(socket.tcp_fd()).is_err() {
             // Keep the readiness: the socket is writable if it is connected.
             socket.watch()?.writable().await?.retain_ready();
             if let Some(error) = socket.raw().take_error()? {
@@ -179,7 +179,7 @@ impl Socket {
         let watched = self.watch()?;
         loop {
             let mut readiness = ready!(watched.poll_read_ready(cx))?;
-            match recv(self.bare(), &mut *buffer, RecvFlags::empty()) {
+            match recv(self.tcp_fd(), &mut *buffer, RecvFlags::empty()) {
                 Ok((read, _)) => {
                     // Less than was asked for: nothing is left, more comes with a new edge. FIN and errors stay set. Only
                     // before an urgent byte a read ends early.
@@ -202,7 +202,7 @@ impl Socket {
     pub(super) fn poll_peek(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut readiness = ready!(self.watch()?.poll_read_ready(cx))?;
-            match recv(self.bare(), &mut *buffer, RecvFlags::PEEK) {
+            match recv(self.tcp_fd(), &mut *buffer, RecvFlags::PEEK) {
                 Ok((waiting, _)) => return Poll::Ready(Ok(waiting)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
@@ -215,7 +215,7 @@ impl Socket {
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {
             let mut readiness = ready!(self.watch()?.poll_write_ready(cx))?;
-            match send(self.bare(), bytes, SendFlags::NOSIGNAL) {
+            match send(self.tcp_fd(), bytes, SendFlags::NOSIGNAL) {
                 Ok(written) => {
                     if written < bytes.len() {
                         readiness.clear_ready();
@@ -235,7 +235,7 @@ impl Socket {
         let watched = self.watch()?;
         loop {
             let mut readiness = ready!(watched.poll_read_ready(cx))?;
-            match splice(self.bare(), None, pipe, None, most, SPLICE) {
+            match splice(self.tcp_fd(), None, pipe, None, most, SPLICE) {
                 Ok(read) => return Poll::Ready(Ok(read)),
                 Err(rustix::io::Errno::AGAIN) if has_urgent(watched) => return Poll::Ready(Ok(0)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
@@ -254,7 +254,7 @@ impl Socket {
     ) -> Poll<io::Result<usize>> {
         loop {
             let mut readiness = ready!(self.watch()?.poll_write_ready(cx))?;
-            match splice(pipe, None, self.bare(), None, most, SPLICE) {
+            match splice(pipe, None, self.tcp_fd(), None, most, SPLICE) {
                 Ok(written) => return Poll::Ready(Ok(written)),
                 Err(rustix::io::Errno::AGAIN) => readiness.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
@@ -288,7 +288,7 @@ impl Socket {
     /// Reads what waits, up to the size of `buffer`, whatever the event loop knows; `None` = nothing, or FIN, which the next
     /// read shows again.
     pub(super) fn read_now(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match recv(self.bare(), buffer, RecvFlags::DONTWAIT) {
+        match recv(self.tcp_fd(), buffer, RecvFlags::DONTWAIT) {
             Ok((read, _)) => Ok((read > 0).then_some(read)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
             Err(error) => Err(error.into()),
@@ -297,7 +297,7 @@ impl Socket {
 
     /// Writes what fits, whatever the event loop knows.
     pub(super) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
-        match send(self.bare(), bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+        match send(self.tcp_fd(), bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(0),
             result => Ok(result?),
         }
@@ -305,7 +305,7 @@ impl Socket {
 
     /// Whether the peer has neither finished nor broken the connection, as far as the kernel knows. Bytes may wait.
     pub(super) fn is_alive(&self) -> bool {
-        match recv(self.bare(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        match recv(self.tcp_fd(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
             Ok((waiting, _)) => waiting > 0,
             Err(error) => error == rustix::io::Errno::AGAIN,
         }
@@ -313,26 +313,26 @@ impl Socket {
 
     /// Its own end: what a client connected to.
     pub(super) fn local_address(&self) -> io::Result<SocketAddr> {
-        local_address(self.bare())
+        local_address(self.tcp_fd())
     }
 
-    /// As [`Bare::send_fin`].
+    /// As [`TcpFd::send_fin`].
     pub(super) fn send_fin(&self) -> io::Result<()> {
-        self.bare().send_fin()
+        self.tcp_fd().send_fin()
     }
 
     fn raw(&self) -> SockRef<'_> {
-        SockRef::from(self.bare())
+        SockRef::from(self.tcp_fd())
     }
 }
 
 /// Whether the loop has told of urgent data, or of FIN. Costs no system call.
-fn has_urgent(watched: &AsyncFd<Rc<Bare>>) -> bool {
+fn has_urgent(watched: &AsyncFd<Rc<TcpFd>>) -> bool {
     watched.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
 }
 
 /// All that had arrived has been read, and the urgent byte with it. Another one comes with an edge of its own.
-fn forget_urgent(watched: &AsyncFd<Rc<Bare>>) {
+fn forget_urgent(watched: &AsyncFd<Rc<TcpFd>>) {
     let _ = watched.try_io(Interest::PRIORITY, |_| Err::<(), _>(io::ErrorKind::WouldBlock.into()));
 }
 
@@ -343,7 +343,7 @@ fn met_itself(raw: &Raw, dialled: SocketAddr) -> io::Result<bool> {
 /// Registers a descriptor with the current thread's event loop.
 #[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor that its owners keep by themselves")]
 pub(super) fn watch<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
-    // SAFETY: `F` is an `Arc` of an `OwnedFd`, or an `Rc` of a `Bare` around one: the descriptor is open and stays the same as long as
+    // SAFETY: `F` is an `Arc` of an `OwnedFd`, or an `Rc` of a `TcpFd` around one: the descriptor is open and stays the same as long as
     // the `AsyncFd` has it, which deregisters it before it lets go; nothing here takes it out or replaces it.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(registered?)

@@ -17,14 +17,14 @@ pub(super) struct Tries {
     round: usize,
     /// What has not answered yet.
     dialling: Vec<Arc<Backend>>,
-    failures: Vec<Failure>,
+    failures: Vec<FailedTry>,
     /// Failures that are not among these.
     more: u32,
 }
 
 /// How a backend failed the session.
 #[derive(Debug)]
-struct Failure {
+struct FailedTry {
     backend: Arc<Backend>,
     reason: &'static str,
     times: u32,
@@ -60,11 +60,11 @@ impl Tries {
 
     pub(super) fn failed(&mut self, backend: &Arc<Backend>, reason: &'static str) {
         self.dialling.retain(|dialled| !Arc::ptr_eq(dialled, backend));
-        let is_it = |failure: &&mut Failure| failure.reason == reason && Arc::ptr_eq(&failure.backend, backend);
+        let is_it = |failure: &&mut FailedTry| failure.reason == reason && Arc::ptr_eq(&failure.backend, backend);
         if let Some(known) = self.failures.iter_mut().find(is_it) {
             known.times += 1;
         } else if self.failures.len() < MOST_FAILURES {
-            self.failures.push(Failure { backend: Arc::clone(backend), reason, times: 1 });
+            self.failures.push(FailedTry { backend: Arc::clone(backend), reason, times: 1 });
         } else {
             self.more += 1;
         }
@@ -99,7 +99,7 @@ impl Tries {
 
 impl fmt::Display for Tries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, Failure { backend, reason, times }) in self.failures.iter().enumerate() {
+        for (number, FailedTry { backend, reason, times }) in self.failures.iter().enumerate() {
             if number > 0 {
                 f.write_str(", ")?;
             }

@@ -16,7 +16,7 @@ use super::tries::Tries;
 use crate::config::{self, Spill};
 use crate::deadline::within;
 use crate::metrics::Hedge;
-use crate::pool::{Backend, Lease, NoneLeft, Permit, Turn};
+use crate::pool::{Backend, Lease, NoneLeft, Permit, PickOrWait};
 
 /// The least time between two questions for the retry budget.
 const BREATH: Duration = Duration::from_millis(20);
@@ -34,7 +34,7 @@ pub(super) struct Connected {
 
 /// Why there is none.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct NoConnection {
     pub(super) given_up: GivenUp,
     /// The last attempt of this search.
     pub(super) last: Option<Failed>,
@@ -50,7 +50,7 @@ pub(super) enum GivenUp {
     /// `connect.deadline` is over.
     Deadline,
     /// `connect.retry_budget` had nothing to give until then.
-    Budget,
+    RetryBudget,
     /// Nothing had room, and too many wait.
     QueueFull,
     /// Nothing had room for too long.
@@ -99,7 +99,7 @@ impl<'a> Search<'a> {
     ///
     /// # Cancel safety
     /// Dropping it closes the sockets in the making and gives back the leases; the attempts are counted as abandoned.
-    pub(super) async fn next(&mut self, attempts: &mut u32) -> Result<Connected, Refusal> {
+    pub(super) async fn next(&mut self, attempts: &mut u32) -> Result<Connected, NoConnection> {
         let (pool, settings) = (&self.live.pool, self.settings);
         let policy = &settings.connect;
         let mut deadline = Instant::now() + policy.deadline;
@@ -110,7 +110,7 @@ impl<'a> Search<'a> {
             if dials.is_empty() {
                 let mut lease = match self.choose(*attempts, &mut deadline).await {
                     Ok(lease) => lease,
-                    Err(given_up) => return Err(Refusal { given_up, last }),
+                    Err(given_up) => return Err(NoConnection { given_up, last }),
                 };
                 if let Some(socket) = self.stock.take(&mut lease) {
                     *attempts += u32::from(self.found);
@@ -118,7 +118,7 @@ impl<'a> Search<'a> {
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Err(Refusal { given_up: GivenUp::Deadline, last });
+                    return Err(NoConnection { given_up: GivenUp::Deadline, last });
                 }
                 *attempts += 1;
                 self.tries.dials(lease.backend());
@@ -160,7 +160,7 @@ impl<'a> Search<'a> {
             };
         }
         // A writer that must not go to a backup tries its own tier until the deadline.
-        let is_bound = settings.conduct.spill == Spill::NONE;
+        let is_bound = settings.resilience.spill == Spill::NONE;
         let mut is_paid = false;
         loop {
             let is_left = pool.has_left(&self.tries.untried(waits));
@@ -182,7 +182,7 @@ impl<'a> Search<'a> {
             } else if !is_paid {
                 // It may take a while, after which another one may be left.
                 if !self.pay(*deadline).await {
-                    return Err(GivenUp::Budget);
+                    return Err(GivenUp::RetryBudget);
                 }
                 is_paid = true;
             } else if let Ok(lease) =
@@ -207,9 +207,9 @@ impl<'a> Search<'a> {
 
     async fn wait_in(&mut self, queue: config::Queue, deadline: &mut Instant) -> Result<Lease, GivenUp> {
         let waiting = match self.live.pool.pick_or_wait(queue) {
-            Ok(Turn::Now(lease)) => return Ok(lease),
-            Ok(Turn::Later(waiting)) => waiting,
-            Ok(Turn::Full) => return Err(GivenUp::QueueFull),
+            Ok(PickOrWait::Now(lease)) => return Ok(lease),
+            Ok(PickOrWait::Later(waiting)) => waiting,
+            Ok(PickOrWait::Full) => return Err(GivenUp::QueueFull),
             Err(NoneLeft) => return Err(GivenUp::NoneLeft),
         };
         let since = Instant::now();
@@ -315,7 +315,7 @@ impl GivenUp {
             Self::NoneLeft => "no other backend may be tried",
             Self::Attempts => "all were tried, and connect.attempts is reached",
             Self::Deadline => "connect.deadline is over",
-            Self::Budget => "connect.deadline ended the wait for connect.retry_budget",
+            Self::RetryBudget => "connect.deadline ended the wait for connect.retry_budget",
             Self::QueueFull => "the queue is full",
             Self::QueueTimeout => "queue.timeout is over",
         }

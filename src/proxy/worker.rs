@@ -20,17 +20,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::error;
 
-use super::cut::Cut;
+use super::forced_end::ForcedEnd;
+use super::idle_limits::IdleLimits;
+use super::late_keepalive::LateKeepalive;
 use super::listener::{self, Listener};
-use super::live::{Glimpse, List, Live, SessionKey, SessionView};
+use super::live::{Live, SessionKey, SessionList, SessionRef, SessionView};
 use super::option::TcpView;
 use super::preconnect::{self, Stock};
-use super::quiet::Quiet;
-use super::relay::{Forbidden, Gear, PipeCounts, Ring, RingCounts};
+use super::relay::{Forbidden, PipeCounts, RelayContext, Ring, RingCounts};
 use super::session::{self, Accepted};
 use super::shares::Places;
 use super::socket::Acceptor;
-use super::young::Young;
 use crate::pool::Pool;
 
 /// Pipes for splicing, over all workers: the kernel gives an unprivileged user 64 of 1 MiB.
@@ -74,23 +74,23 @@ impl Rings {
 
 /// All workers, seen from outside.
 #[derive(Debug)]
-pub struct Workers {
-    seats: Arc<[Seat]>,
+pub struct WorkerThreads {
+    handles: Arc<[WorkerHandle]>,
     died: watch::Receiver<Option<usize>>,
 }
 
 /// Where a worker gets its jobs. What is waiting is bounded by the limits on sessions.
 #[derive(Debug)]
-pub(super) struct Seat {
+pub(super) struct WorkerHandle {
     jobs: mpsc::UnboundedSender<Job>,
-    shared: Arc<Shared>,
+    shared: Arc<WorkerShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WorkerShared {
     /// Sessions here or on their way here.
     load: AtomicUsize,
-    list: List,
+    list: SessionList,
     pipes: Arc<PipeCounts>,
     ring: Arc<RingCounts>,
 }
@@ -103,7 +103,7 @@ pub(super) enum Job {
     Listen {
         fd: Arc<OwnedFd>,
         listener: Arc<Listener>,
-        seats: Arc<[Seat]>,
+        handles: Arc<[WorkerHandle]>,
         stop: CancellationToken,
         /// From the begin, so that a stop waits for a job that is still under way.
         tracked: TaskTrackerToken,
@@ -113,7 +113,7 @@ pub(super) enum Job {
 
 /// A session's weight on its worker.
 #[derive(Debug)]
-pub(super) struct Load(Option<Arc<Shared>>);
+pub(super) struct Load(Option<Arc<WorkerShared>>);
 
 impl Load {
     /// It stays: the worker itself is going to take it off.
@@ -130,26 +130,26 @@ impl Drop for Load {
     }
 }
 
-impl Workers {
+impl WorkerThreads {
     /// Starts `count` threads.
     ///
     /// # Errors
     /// If the system gives no thread or no event loop.
     pub fn start(count: usize, rings: Rings) -> io::Result<Self> {
         let (tell_death, died) = watch::channel(None);
-        let mut seats = Vec::with_capacity(count);
+        let mut handles = Vec::with_capacity(count);
         for index in 0..count {
             let (jobs, to_do) = mpsc::unbounded_channel();
-            let shared = Arc::new(Shared {
+            let shared = Arc::new(WorkerShared {
                 load: AtomicUsize::new(0),
-                list: List::new(index),
+                list: SessionList::new(index),
                 pipes: Arc::default(),
                 ring: Arc::default(),
             });
             let mut builder = runtime::Builder::new_current_thread();
             builder.enable_all();
             let for_thread = Arc::clone(&shared);
-            let obituary = Obituary { index, to: tell_death.clone() };
+            let notice = PanicNotice { index, to: tell_death.clone() };
             let (started, start) = std::sync::mpsc::channel();
             thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
                 let runtime = match builder.build_local(runtime::LocalOptions::default()) {
@@ -168,25 +168,26 @@ impl Workers {
                     }
                 };
                 let _ = started.send(Ok(()));
-                let gear = Gear::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
-                let (stock, quiet, young) = (Stock::default(), Quiet::default(), Young::default());
-                let worker = Worker { index, gear, stock, quiet, young, shared: for_thread };
-                runtime.block_on(work(worker, obituary, ring, to_do));
+                let relay_context = RelayContext::new(pipes_each(count), Arc::clone(&for_thread.pipes), ring.clone());
+                let (stock, idle_limits, late_keepalive) =
+                    (Stock::default(), IdleLimits::default(), LateKeepalive::default());
+                let worker = Worker { index, relay_context, stock, idle_limits, late_keepalive, shared: for_thread };
+                runtime.block_on(work(worker, notice, ring, to_do));
             })?;
             start.recv().unwrap_or_else(|_| Err(io::Error::other("a worker thread died while starting")))?;
-            seats.push(Seat { jobs, shared });
+            handles.push(WorkerHandle { jobs, shared });
         }
-        Ok(Self { seats: seats.into(), died })
+        Ok(Self { handles: handles.into(), died })
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.seats.len()
+        self.handles.len()
     }
 
     /// A view on the workers for metrics and for ending sessions.
-    pub fn floor(&self) -> Floor {
-        Floor(Arc::clone(&self.seats))
+    pub fn workers(&self) -> Workers {
+        Workers(Arc::clone(&self.handles))
     }
 
     /// Resolves with a worker's number if its thread dies, or does not accept any more on a socket of its own: a bug,
@@ -210,15 +211,15 @@ impl Workers {
     }
 }
 
-/// See [`Workers::floor`].
+/// See [`WorkerThreads::workers`].
 #[derive(Clone, Debug)]
-pub struct Floor(Arc<[Seat]>);
+pub struct Workers(Arc<[WorkerHandle]>);
 
-impl Floor {
+impl Workers {
     /// Lets worker `number` mod N accept on a listening socket until `stop`.
     pub fn listen(&self, number: usize, fd: Arc<OwnedFd>, listener: Arc<Listener>, stop: CancellationToken) {
         let tracked = listener.tracked();
-        let job = Job::Listen { fd, listener, seats: Arc::clone(&self.0), stop, tracked };
+        let job = Job::Listen { fd, listener, handles: Arc::clone(&self.0), stop, tracked };
         // A worker that is gone has told so; the process is about to end.
         let _ = self.0[number % self.0.len()].jobs.send(job);
     }
@@ -226,28 +227,28 @@ impl Floor {
     /// Lets every worker keep its share of the pool's `preconnect` until `stop`; each connection that waits takes one of
     /// `places`.
     pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Places>, stop: &CancellationToken) {
-        for (index, seat) in self.0.iter().enumerate() {
+        for (index, handle) in self.0.iter().enumerate() {
             let share = preconnect::share(pool.settings().preconnect, index, self.0.len());
             if share > 0 {
                 let job = Job::Preconnect(Arc::clone(pool), share, Arc::clone(places), stop.clone());
-                let _ = seat.jobs.send(job);
+                let _ = handle.jobs.send(job);
             }
         }
     }
 
     /// Looks at every live session, worker by worker; one that begins or ends meanwhile may be among them or not. `look`
     /// holds up the session that it is shown: it must be short, and must not end sessions.
-    pub fn glimpse_sessions(&self, mut look: impl FnMut(Glimpse<'_>)) {
-        for seat in self.0.iter() {
-            seat.shared.list.glimpse(&mut look);
+    pub fn visit_sessions(&self, mut look: impl FnMut(SessionRef<'_>)) {
+        for handle in self.0.iter() {
+            handle.shared.list.visit(&mut look);
         }
     }
 
     /// Every live session, with everything that is known about it.
     pub fn list_sessions(&self) -> Vec<SessionView> {
         let mut all = Vec::new();
-        for seat in self.0.iter() {
-            seat.shared.list.view(&mut all);
+        for handle in self.0.iter() {
+            handle.shared.list.view(&mut all);
         }
         all
     }
@@ -258,69 +259,69 @@ impl Floor {
     }
 
     /// Ends a session. Returns whether it still lived and nobody had ended it before.
-    pub fn cut(&self, session: SessionKey, cut: Cut, note: impl FnOnce(&Pool)) -> bool {
-        self.0.get(session.worker()).is_some_and(|seat| seat.shared.list.cut(session, cut, note))
+    pub fn cut(&self, session: SessionKey, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
+        self.0.get(session.worker()).is_some_and(|handle| handle.shared.list.cut(session, cut, note))
     }
 
     /// Lets running sessions go by the timeouts that the pool has now.
     pub fn renew(&self, pool: &Arc<Pool>) {
-        for seat in self.0.iter() {
-            let _ = seat.jobs.send(Job::Renew(Arc::clone(pool)));
+        for handle in self.0.iter() {
+            let _ = handle.jobs.send(Job::Renew(Arc::clone(pool)));
         }
     }
 
     /// Ends every session, also those that come later. `note` is shown the pool of each that lives and that nobody
     /// had ended before, just before it is ended.
-    pub fn cut_all(&self, cut: Cut, mut note: impl FnMut(&Pool)) {
-        for seat in self.0.iter() {
-            seat.shared.list.cut_all(cut, &mut note);
+    pub fn cut_all(&self, cut: ForcedEnd, mut note: impl FnMut(&Pool)) {
+        for handle in self.0.iter() {
+            handle.shared.list.cut_all(cut, &mut note);
         }
     }
 
     /// Lets the threads end, without regard to what still lives on them.
     pub fn stop(&self) {
-        for seat in self.0.iter() {
-            let _ = seat.jobs.send(Job::Stop);
+        for handle in self.0.iter() {
+            let _ = handle.jobs.send(Job::Stop);
         }
     }
 
     /// Pipes now, and how often bulk was copied for want of one.
     pub fn pipes(&self) -> (usize, u64) {
-        let counts = || self.0.iter().map(|seat| &seat.shared.pipes);
+        let counts = || self.0.iter().map(|handle| &handle.shared.pipes);
         (counts().map(|pipes| pipes.open()).sum(), counts().map(|pipes| pipes.missing()).sum())
     }
 
     /// Sessions on io_uring, and buffers with bytes in them, now.
     pub fn rings(&self) -> (usize, usize) {
-        let counts = || self.0.iter().map(|seat| &seat.shared.ring);
-        (counts().map(|ring| ring.lanes()).sum(), counts().map(|ring| ring.buffers()).sum())
+        let counts = || self.0.iter().map(|handle| &handle.shared.ring);
+        (counts().map(|ring| ring.sessions()).sum(), counts().map(|ring| ring.buffers()).sum())
     }
 
     /// Sessions by worker.
     pub fn sessions(&self) -> Vec<usize> {
-        self.0.iter().map(|seat| seat.shared.load.load(Relaxed)).collect()
+        self.0.iter().map(|handle| handle.shared.load.load(Relaxed)).collect()
     }
 }
 
 /// Gives a connection to the worker with the fewest sessions.
-pub(super) fn hand_over(seats: &[Seat], accepted: Accepted) {
-    let Some(seat) = seats.iter().min_by_key(|seat| seat.shared.load.load(Relaxed)) else { return };
-    seat.shared.load.fetch_add(1, Relaxed);
-    let load = Load(Some(Arc::clone(&seat.shared)));
-    let _ = seat.jobs.send(Job::Serve(accepted, load));
+pub(super) fn hand_over(handles: &[WorkerHandle], accepted: Accepted) {
+    let Some(handle) = handles.iter().min_by_key(|handle| handle.shared.load.load(Relaxed)) else { return };
+    handle.shared.load.fetch_add(1, Relaxed);
+    let load = Load(Some(Arc::clone(&handle.shared)));
+    let _ = handle.jobs.send(Job::Serve(accepted, load));
 }
 
 /// What the sessions of one worker share.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) index: usize,
-    pub(super) gear: Gear,
+    pub(super) relay_context: RelayContext,
     pub(super) stock: Stock,
     /// What relays go by, for each pool that has had sessions here.
-    pub(super) quiet: Quiet,
+    pub(super) idle_limits: IdleLimits,
     /// Connections to backends that have yet to live for a while.
-    pub(super) young: Young,
-    shared: Arc<Shared>,
+    pub(super) late_keepalive: LateKeepalive,
+    shared: Arc<WorkerShared>,
 }
 
 impl Worker {
@@ -335,7 +336,7 @@ impl Worker {
     }
 
     fn renew(&self, pool: &Arc<Pool>) {
-        if self.quiet.renew(pool) {
+        if self.idle_limits.renew(pool) {
             self.shared.list.wake(pool);
         }
     }
@@ -346,12 +347,12 @@ impl Worker {
 }
 
 /// A session's place on its worker's list and in its load, until it is dropped.
-pub(super) struct Enlisted {
+pub(super) struct SessionGuard {
     worker: Rc<Worker>,
     place: u32,
 }
 
-impl Enlisted {
+impl SessionGuard {
     pub(super) fn new(worker: Rc<Worker>, live: &Live, load: Load) -> Self {
         load.stay();
         Self { worker, place: live.place() }
@@ -362,14 +363,14 @@ impl Enlisted {
     }
 }
 
-impl Drop for Enlisted {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.worker.shared.list.strike(self.place);
         self.worker.shared.load.fetch_sub(1, Relaxed);
     }
 }
 
-async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do: mpsc::UnboundedReceiver<Job>) {
+async fn work(worker: Worker, notice: PanicNotice, ring: Option<Ring>, mut to_do: mpsc::UnboundedReceiver<Job>) {
     let worker = Rc::new(worker);
     tokio::task::spawn_local(trim(Rc::clone(&worker)));
     let mut driving = ring.map(|ring| tokio::task::spawn_local(ring.drive()));
@@ -386,18 +387,18 @@ async fn work(worker: Worker, obituary: Obituary, ring: Option<Ring>, mut to_do:
                 // A panic ends this task only; its record, lease and sockets say so while they are dropped.
                 tokio::task::spawn_local(session::run(accepted, Rc::clone(&worker), load));
             }
-            Job::Listen { fd, listener, seats, stop, tracked } => match Acceptor::new(fd) {
+            Job::Listen { fd, listener, handles, stop, tracked } => match Acceptor::new(fd) {
                 Ok(acceptor) => {
                     // Unlike a session's, its panic is the end: a front that nobody serves must not look alive.
-                    let obituary = obituary.clone();
+                    let notice = notice.clone();
                     tokio::task::spawn_local(async move {
-                        listener::accept(acceptor, listener, seats, stop, tracked).await;
-                        drop(obituary);
+                        listener::accept(acceptor, listener, handles, stop, tracked).await;
+                        drop(notice);
                     });
                 }
                 Err(error) => {
                     error!(listener = %listener.name, %error, "the event loop does not take the socket");
-                    obituary.tell();
+                    notice.tell();
                 }
             },
             Job::Preconnect(pool, share, places, stop) => {
@@ -420,25 +421,25 @@ async fn ended(driving: &mut Option<JoinHandle<io::Error>>) -> String {
 async fn trim(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(TRIM).await;
-        worker.gear.trim();
-        worker.young.grow();
+        worker.relay_context.trim();
+        worker.late_keepalive.grow();
     }
 }
 
 /// Tells of the worker's death if a panic drops it.
 #[derive(Clone)]
-struct Obituary {
+struct PanicNotice {
     index: usize,
     to: watch::Sender<Option<usize>>,
 }
 
-impl Obituary {
+impl PanicNotice {
     fn tell(&self) {
         self.to.send_replace(Some(self.index));
     }
 }
 
-impl Drop for Obituary {
+impl Drop for PanicNotice {
     fn drop(&mut self) {
         if thread::panicking() {
             self.tell();

@@ -15,10 +15,10 @@ use tracing::{info, warn};
 use super::closing::Closer;
 use super::control::{self, Control};
 use super::leaving::Leaving;
-use super::sockets::{self, Bound, Wanted};
-use super::{LimitError, RingError, Set, SocketError, StartError, State, limits};
+use super::sockets::{self, BoundSocket, ListenPlan};
+use super::{LimitError, RingError, ServerStartError, ServerState, Set, SocketError, limits};
 use crate::config::{self, Config, Diff, Host, Relay, Source, StaticBackend};
-use crate::discovery::{Discovery, Follower, Front};
+use crate::discovery::{Discovery, Follower, OwnAddress};
 use crate::pool::{Backend, Pool};
 use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
 use crate::standing::Standing;
@@ -57,7 +57,7 @@ pub enum ApplyError {
     Socket(#[from] SocketError),
     /// What a check needs is not there.
     #[error(transparent)]
-    Check(#[from] Box<StartError>),
+    Check(#[from] Box<ServerStartError>),
     /// A pool can't be fed.
     #[error("pool `{pool}` can't be fed")]
     Source {
@@ -76,10 +76,10 @@ pub enum ApplyError {
 pub(super) struct Running {
     discovery: Discovery,
     /// Where we listen, for discovery.
-    fronts: watch::Sender<Arc<[Front]>>,
+    fronts: watch::Sender<Arc<[OwnAddress]>>,
     pub(super) controls: BTreeMap<String, Control>,
     pub(super) preconnects: BTreeMap<String, CancellationToken>,
-    pub(super) bound: BTreeMap<String, Vec<Bound>>,
+    pub(super) bound: BTreeMap<String, Vec<BoundSocket>>,
     pub(super) leaving: Leaving,
     /// Accept loops so far: the next one's worker follows from it.
     loops: usize,
@@ -103,12 +103,12 @@ impl Running {
     pub(super) fn followers<'a>(
         &mut self,
         pools: impl IntoIterator<Item = &'a config::Pool>,
-    ) -> Result<BTreeMap<String, Follower>, StartError> {
+    ) -> Result<BTreeMap<String, Follower>, ServerStartError> {
         let follower = |pool: &config::Pool| {
             let follower = self.discovery.source(&pool.name, &pool.source, pool.resolve);
             follower
                 .map(|follower| (pool.name.clone(), follower))
-                .map_err(|source| StartError::Source { pool: pool.name.clone(), source })
+                .map_err(|source| ServerStartError::Source { pool: pool.name.clone(), source })
         };
         pools.into_iter().map(follower).collect()
     }
@@ -119,7 +119,7 @@ impl Running {
     }
 }
 
-impl State {
+impl ServerState {
     /// Puts a configuration in the place of the one in effect, and returns when new sessions go by it.
     ///
     /// To be called on the runtime of the control plane, once at a time. Applying what is in effect changes nothing but what
@@ -186,7 +186,7 @@ impl State {
             return Ok((diff, Vec::new()));
         }
 
-        let (max, _) = limits(config, self.floor.sessions().len())?;
+        let (max, _) = limits(config, self.workers.sessions().len())?;
         super::checks_ready(config).map_err(Box::new)?;
         // What was not obeyed at earlier changes is not obeyed now, either.
         let since_start = Diff::between(&self.started_with, &config.effective());
@@ -208,7 +208,7 @@ impl State {
             before.is_none_or(|before| before.source != pool.source || before.resolve != pool.resolve)
         };
         let followers = running.followers(config.pools.iter().filter(other_source)).map_err(|error| match error {
-            StartError::Source { pool, source } => ApplyError::Source { pool, source },
+            ServerStartError::Source { pool, source } => ApplyError::Source { pool, source },
             // It has no other way to fail.
             _ => ApplyError::Stopping,
         })?;
@@ -227,7 +227,7 @@ impl State {
         running: &mut Running,
         config: &Config,
         mut followers: BTreeMap<String, Follower>,
-        sockets: Vec<Wanted>,
+        sockets: Vec<ListenPlan>,
     ) {
         // Before anybody looks for backends.
         running.fronts.send_replace(sockets::fronts(&config.listeners, &sockets, &running.bound));
@@ -293,11 +293,11 @@ impl State {
     }
 
     fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> (Arc<Pool>, Arc<Closer>) {
-        let (pool, evidence) = Pool::new(settings.clone(), self.floor.sessions().len());
+        let (pool, observation) = Pool::new(settings.clone(), self.workers.sessions().len());
         pool.tell_to(&self.events);
         pool.orders.show(self.orders.of(&pool.name));
-        let (closer, closing) = Closer::start(&pool, &self.floor);
-        let control = control::start(&pool, evidence, follower, &self.prober, closing);
+        let (closer, closing) = Closer::start(&pool, &self.workers);
+        let control = control::start(&pool, observation, follower, &self.prober, closing);
         running.controls.insert(settings.name.clone(), control);
         self.preconnect(running, &pool);
         (pool, Arc::new(closer))
@@ -327,7 +327,7 @@ impl State {
             );
         }
         if before.timeouts != settings.timeouts {
-            self.floor.renew(pool);
+            self.workers.renew(pool);
         }
         let how = |pool: &config::Pool| (pool.preconnect, pool.tcp, pool.sources.clone());
         if how(&before) != how(settings) || !running.preconnects.contains_key(&*pool.name) {
@@ -338,7 +338,7 @@ impl State {
     /// Lets the workers keep connections as the pool says now, and in no other way.
     fn preconnect(&self, running: &mut Running, pool: &Arc<Pool>) {
         let stop = self.stop_accepting.child_token();
-        self.floor.preconnect(pool, &self.limit, &stop);
+        self.workers.preconnect(pool, &self.limit, &stop);
         if let Some(before) = running.preconnects.insert(pool.name.to_string(), stop) {
             before.cancel();
         }
@@ -350,7 +350,7 @@ impl State {
         running: &mut Running,
         known: Option<&Arc<Listener>>,
         settings: Settings,
-        wanted: Wanted,
+        wanted: ListenPlan,
     ) -> Arc<Listener> {
         let name = settings.file.name.clone();
         let mut bound = Vec::new();
@@ -387,8 +387,8 @@ impl State {
             // It is listening: it has an address.
             let Ok(address) = local_address(&fd) else { continue };
             let stop = self.stop_accepting.child_token();
-            bound.push(Bound { written, address, socket: Arc::downgrade(&fd), stop: stop.clone() });
-            self.floor.listen(running.loops, fd, Arc::clone(&listener), stop);
+            bound.push(BoundSocket { written, address, socket: Arc::downgrade(&fd), stop: stop.clone() });
+            self.workers.listen(running.loops, fd, Arc::clone(&listener), stop);
             running.loops += 1;
         }
         running.bound.insert(name, bound);
@@ -412,7 +412,7 @@ fn undecided(before: &config::Pool, after: &config::Pool) -> config::Pool {
     ];
     for (old, new) in pairs {
         if old != *new {
-            *new = config::Policy::Keep;
+            *new = config::ClosePolicy::Keep;
         }
     }
     settings

@@ -10,9 +10,9 @@ use tokio::task::AbortHandle;
 
 use crate::config::Check;
 use crate::discovery::Follower;
-use crate::health::Report;
-use crate::keeper::{self, Advised, Change, Inputs, Probed, Probing, Watch};
-use crate::pool::{Pool, Testimony};
+use crate::health::ProbeReport;
+use crate::keeper::{self, Advised, Inputs, NewSettings, ProbeHandle, Probed, Probing};
+use crate::pool::{Pool, SessionReport};
 use crate::probe::{Prober, Subscription};
 
 /// Whole sets that may wait for the keeper. One is enough: discovery then waits, and its next set says everything again.
@@ -27,7 +27,7 @@ pub(super) struct Control {
     /// Unbounded: one message a reload.
     sources: UnboundedSender<Follower>,
     /// The same.
-    changes: UnboundedSender<Change>,
+    changes: UnboundedSender<NewSettings>,
 }
 
 impl fmt::Debug for Control {
@@ -46,7 +46,7 @@ impl Control {
             let (send_advice, advice) = mpsc::unbounded_channel();
             (watch(pool, prober, send_reports, send_advice), reports, advice)
         });
-        let _ = self.changes.send(Change { probes });
+        let _ = self.changes.send(NewSettings { probes });
         if let Some(source) = source {
             let _ = self.sources.send(source);
         }
@@ -64,7 +64,7 @@ impl Drop for Control {
 /// Starts them on the current runtime.
 pub(super) fn start(
     pool: &Arc<Pool>,
-    evidence: mpsc::Receiver<Testimony>,
+    observation: mpsc::Receiver<SessionReport>,
     follower: Follower,
     prober: &Prober,
     closing: AbortHandle,
@@ -75,7 +75,7 @@ pub(super) fn start(
     let (send_changes, changes) = mpsc::unbounded_channel();
     let (send_sources, sources) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports, send_advice);
-    let inputs = Inputs { updates, reports, advice, evidence, commands: pool.orders.listen(), changes };
+    let inputs = Inputs { updates, reports, advice, observation, commands: pool.orders.listen(), changes };
     let (send_failing, failing) = mpsc::channel(FAILING_WAITING);
     let look_up = Box::new(move |id: &Arc<str>| drop(send_failing.try_send(Arc::clone(id))));
     let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, look_up, inputs));
@@ -92,12 +92,12 @@ fn watch(
     prober: &Prober,
     reports: UnboundedSender<Probed>,
     advice: UnboundedSender<Advised>,
-) -> Watch {
+) -> ProbeHandle {
     let (check, agent) = (Arc::clone(&pool.settings().check), pool.settings().agent.clone());
     let prober = prober.clone();
     Box::new(move |id, address| {
         let asking = agent.as_ref().map(|agent| ask(&prober, id, address, agent, advice.clone()));
-        let mut watched = Watched {
+        let mut watched = BackendProbes {
             prober: prober.clone(),
             check: Arc::clone(&check),
             id: Arc::clone(id),
@@ -112,7 +112,7 @@ fn watch(
 }
 
 /// The probe of a backend, and the questions to its agent.
-struct Watched {
+struct BackendProbes {
     prober: Prober,
     check: Arc<Check>,
     id: Arc<str>,
@@ -123,14 +123,14 @@ struct Watched {
     _asking: Option<Subscription>,
 }
 
-impl Probing for Watched {
+impl Probing for BackendProbes {
     fn pause(&mut self) {
         self.probe = None;
     }
 
     fn resume(&mut self) {
         let (id, address, reports) = (Arc::clone(&self.id), self.address, self.reports.clone());
-        let sink = Box::new(move |report: &Report| {
+        let sink = Box::new(move |report: &ProbeReport| {
             // A keeper that is gone needs no reports.
             let _ = reports.send(Probed { id: Arc::clone(&id), address, report: report.clone() });
         });
@@ -149,7 +149,7 @@ fn ask(
     to: UnboundedSender<Advised>,
 ) -> Subscription {
     let id = Arc::clone(id);
-    let sink = Box::new(move |report: &Report| {
+    let sink = Box::new(move |report: &ProbeReport| {
         let _ = to.send(Advised { id: Arc::clone(&id), address, report: report.clone() });
     });
     prober.subscribe(address, agent, sink)

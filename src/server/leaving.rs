@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::apply::Running;
-use super::{Set, State};
+use super::{ServerState, Set};
 use crate::metrics::CloseCause;
 use crate::pool::Pool;
 use crate::proxy::Listener;
@@ -30,7 +30,7 @@ pub(super) struct Leaving {
     attended: bool,
 }
 
-impl State {
+impl ServerState {
     /// Notes who leaves and who came back, and sees to it that the former are looked after.
     pub(super) fn see_off(self: &Arc<Self>, running: &mut Running) {
         let (now, set) = (Instant::now(), self.set());
@@ -114,7 +114,7 @@ impl State {
     }
 }
 
-async fn attend(state: Weak<State>) {
+async fn attend(state: Weak<ServerState>) {
     while state.upgrade().is_some_and(|state| state.look_after(Instant::now())) {
         tokio::time::sleep(LOOK).await;
     }

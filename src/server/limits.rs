@@ -35,7 +35,7 @@ pub enum LimitError {
         /// Its value.
         wanted: u64,
         /// What there is.
-        budget: Budget,
+        budget: FileBudget,
     },
     /// The limit leaves nothing.
     #[error(
@@ -44,18 +44,18 @@ pub enum LimitError {
     )]
     TooFew {
         /// What there is.
-        budget: Budget,
+        budget: FileBudget,
     },
 }
 
 /// The process's open files.
 #[derive(Clone, Copy, Debug)]
-pub struct Budget {
+pub struct FileBudget {
     hard: u64,
     kept: u64,
 }
 
-impl Budget {
+impl FileBudget {
     /// Raises the soft limit to the hard one, which is the budget; `pipes` are descriptors for splicing.
     pub(super) fn raise(pipes: usize) -> Self {
         let hard = raise();
@@ -113,7 +113,7 @@ fn raise() -> u64 {
 mod tests {
     use super::*;
 
-    const BUDGET: Budget = Budget { hard: 20_000, kept: 256 + 128 };
+    const BUDGET: FileBudget = FileBudget { hard: 20_000, kept: 256 + 128 };
 
     #[test]
     fn unset_is_what_the_limit_holds() {
@@ -125,7 +125,7 @@ mod tests {
     fn probes_have_a_part_and_what_sessions_leave() {
         assert_eq!(BUDGET.probes(9_808), 625);
         assert_eq!(BUDGET.probes(1_000), 625 + 20_000 - 384 - 2_000);
-        assert_eq!(Budget { hard: 1024, kept: 384 }.probes(320), 128);
+        assert_eq!(FileBudget { hard: 1024, kept: 384 }.probes(320), 128);
         assert_eq!(BUDGET.probes(usize::MAX), 625);
     }
 
@@ -137,6 +137,6 @@ mod tests {
             "max_connections = 9809 needs 20002 open files (2 a session and 384 in reserve), but the hard limit is \
              20000; write at most 9808, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)"
         );
-        assert!(matches!(Budget { hard: 200, kept: 384 }.take(None), Err(LimitError::TooFew { .. })));
+        assert!(matches!(FileBudget { hard: 200, kept: 384 }.take(None), Err(LimitError::TooFew { .. })));
     }
 }

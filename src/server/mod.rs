@@ -30,24 +30,24 @@ use crate::metrics::CloseCause;
 use crate::pool::{Events, Happened, Pool};
 pub use crate::probe::reap_orphans;
 use crate::probe::{self, Prober};
-use crate::proxy::{Floor, Glimpse, Listener, Places, Rings, Workers, pipe_descriptors, try_ring};
+use crate::proxy::{Listener, Places, Rings, SessionRef, WorkerThreads, Workers, pipe_descriptors, try_ring};
 use apply::Running;
 pub use apply::{Applied, ApplyError};
 use closing::Closer;
-use limits::Budget;
+use limits::FileBudget;
 pub use limits::LimitError;
 pub use orders::OrderFile;
 use reached::Reached;
 pub use reached::{LimitKind, ReachedLimit};
 pub use relays::RingError;
 pub(crate) use reloads::HEADING;
-pub use reloads::{Reloads, Result as ReloadResult, View as ReloadView};
+pub use reloads::{ReloadView, Reloads, Result as ReloadResult};
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError, loops};
 
 /// Why nothing was started.
 #[derive(Debug, Error)]
-pub enum StartError {
+pub enum ServerStartError {
     /// A written limit can't be held.
     #[error(transparent)]
     Limit(#[from] LimitError),
@@ -89,7 +89,7 @@ pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
 /// Sessions, and probes in flight.
 fn limits(config: &Config, workers: usize) -> Result<(usize, usize), LimitError> {
     let copies = config.pools.iter().all(|pool| pool.relay == Relay::Copy);
-    let budget = Budget::raise(if copies { 0 } else { pipe_descriptors(workers) });
+    let budget = FileBudget::raise(if copies { 0 } else { pipe_descriptors(workers) });
     for listener in &config.listeners {
         if let Some(wanted) = listener.max_connections {
             budget.holds(&format!("listeners.{}.max_connections", listener.name), wanted)?;
@@ -103,9 +103,9 @@ fn limits(config: &Config, workers: usize) -> Result<(usize, usize), LimitError>
 ///
 /// # Errors
 /// The first thing that is not. Files are read.
-pub fn checks_ready(config: &Config) -> Result<(), StartError> {
+pub fn checks_ready(config: &Config) -> Result<(), ServerStartError> {
     for pool in &config.pools {
-        let wrong = |source| StartError::Check { pool: pool.name.clone(), source };
+        let wrong = |source| ServerStartError::Check { pool: pool.name.clone(), source };
         probe::ready(&pool.check).map_err(wrong)?;
     }
     Ok(())
@@ -135,13 +135,13 @@ pub(crate) fn workers(config: &Config) -> usize {
 /// See the module. Dropping it kills what still runs.
 #[derive(Debug)]
 pub struct Server {
-    workers: Workers,
-    state: Arc<State>,
+    workers: WorkerThreads,
+    state: Arc<ServerState>,
 }
 
 /// What others may see of a running server.
 #[derive(Debug)]
-pub struct State {
+pub struct ServerState {
     /// Sessions that the process takes.
     pub limit: Arc<Places>,
     reached: Reached,
@@ -152,7 +152,7 @@ pub struct State {
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
-    pub floor: Floor,
+    pub workers: Workers,
     /// What became of the configurations that were to be applied.
     pub reloads: Reloads,
     set: ArcSwap<Set>,
@@ -196,7 +196,7 @@ impl Server {
     ///
     /// # Errors
     /// Nothing is left behind.
-    pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, StartError> {
+    pub fn start(config: &Config, inherited: Vec<Inherited>) -> Result<Self, ServerStartError> {
         let (max, probes) = limits(config, workers(config))?;
         let limit = Places::new(max);
         checks_ready(config)?;
@@ -205,17 +205,17 @@ impl Server {
         let rings = relays::choose(&config.pools, try_ring)?;
         let mut running = Running::new();
         let followers = running.followers(&config.pools)?;
-        let workers = Workers::start(workers(config), rings).map_err(StartError::Worker)?;
+        let workers = WorkerThreads::start(workers(config), rings).map_err(ServerStartError::Worker)?;
 
         let none =
             Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
-        let state = Arc::new(State {
+        let state = Arc::new(ServerState {
             limit,
             reached: Reached::default(),
             events: Events::default(),
             orders: OrderFile::open(config.state_dir.as_deref()),
             prober: Prober::bounded(probes),
-            floor: workers.floor(),
+            workers: workers.workers(),
             reloads: Reloads::new(config),
             set: ArcSwap::from_pointee(none),
             draining: AtomicBool::new(false),
@@ -231,7 +231,7 @@ impl Server {
     }
 
     /// What others may see of it.
-    pub fn state(&self) -> &Arc<State> {
+    pub fn state(&self) -> &Arc<ServerState> {
         &self.state
     }
 
@@ -249,11 +249,11 @@ impl Drop for Server {
         self.state.running().end();
         self.state.stop_accepting.cancel();
         self.state.cut_all(CloseCause::Operator);
-        self.state.floor.stop();
+        self.state.workers.stop();
     }
 }
 
-impl State {
+impl ServerState {
     /// What runs now; to be taken once where its parts have to fit together.
     pub fn set(&self) -> Arc<Set> {
         self.set.load_full()
@@ -286,10 +286,10 @@ impl State {
 
     /// Closes the live sessions that are `chosen`, each at the pace of its pool. Returns how many that are; some of them
     /// may end by themselves meanwhile.
-    pub fn close(&self, cause: CloseCause, mut chosen: impl FnMut(&Glimpse<'_>) -> bool) -> usize {
+    pub fn close(&self, cause: CloseCause, mut chosen: impl FnMut(&SessionRef<'_>) -> bool) -> usize {
         let set = self.set();
         let mut by_pool = vec![Vec::new(); set.closers.len()];
-        self.floor.glimpse_sessions(|session| {
+        self.workers.visit_sessions(|session| {
             let place = set.closers.iter().position(|closer| std::ptr::eq(&*closer.pool, session.pool));
             if let Some(place) = place
                 && !session.is_ending
@@ -338,6 +338,6 @@ impl State {
     }
 
     fn cut_all(&self, cause: CloseCause) {
-        self.floor.cut_all(closing::cut(cause), |pool| pool.closes.count(cause, 1));
+        self.workers.cut_all(closing::cut(cause), |pool| pool.closes.count(cause, 1));
     }
 }

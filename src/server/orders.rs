@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::Mutex;
 use tracing::{info, warn};
 
-use crate::operator::{Ledger, file};
+use crate::operator::{Overrides, file};
 use crate::pool::Pool;
 
 const NAME: &str = "operator.json";
@@ -21,7 +21,7 @@ const NAME: &str = "operator.json";
 pub struct OrderFile {
     path: Option<PathBuf>,
     /// By pool, as it was at the start: pools that are not in the configuration now keep theirs.
-    loaded: BTreeMap<String, Ledger>,
+    loaded: BTreeMap<String, Overrides>,
     /// One writer at a time, so that an older state never replaces a newer one.
     saving: Mutex<()>,
 }
@@ -37,9 +37,9 @@ impl OrderFile {
                 Err(why) => warn!(path = %path.display(), "no order of an operator is restored: {why}"),
             }
         }
-        for (pool, ledger) in &loaded {
-            let whole = ledger.pool().map(|order| format!("{} {order}", order.value.name()));
-            let backends = ledger.exceptions().count();
+        for (pool, overrides) in &loaded {
+            let whole = overrides.pool().map(|order| format!("{} {order}", order.value.name()));
+            let backends = overrides.exceptions().count();
             info!(%pool, whole, backends, "operators' orders are restored");
         }
         Self { path, loaded, saving: Mutex::new(()) }
@@ -51,7 +51,7 @@ impl OrderFile {
     }
 
     /// What was kept for a pool.
-    pub fn of(&self, pool: &str) -> Ledger {
+    pub fn of(&self, pool: &str) -> Overrides {
         self.loaded.get(pool).cloned().unwrap_or_default()
     }
 
@@ -59,11 +59,11 @@ impl OrderFile {
     pub(super) async fn save(&self, pools: &[Arc<Pool>]) -> io::Result<()> {
         let Some(path) = self.path.clone() else { return Ok(()) };
         let _alone = self.saving.lock().await;
-        let running: BTreeMap<&str, Arc<Ledger>> =
-            pools.iter().map(|pool| (&*pool.name, pool.orders.ledger())).collect();
+        let running: BTreeMap<&str, Arc<Overrides>> =
+            pools.iter().map(|pool| (&*pool.name, pool.orders.overrides())).collect();
         let absent = self.loaded.iter().filter(|(name, _)| !running.contains_key(name.as_str()));
-        let absent = absent.map(|(name, ledger)| (name.as_str(), ledger));
-        let all = running.iter().map(|(name, ledger)| (*name, &**ledger)).chain(absent);
+        let absent = absent.map(|(name, overrides)| (name.as_str(), overrides));
+        let all = running.iter().map(|(name, overrides)| (*name, &**overrides)).chain(absent);
         let text = file::write(all);
         // A disk may take its time; the control plane's threads do not wait for it.
         let written = tokio::task::spawn_blocking(move || write(&path, &text)).await;
@@ -71,7 +71,7 @@ impl OrderFile {
     }
 }
 
-fn read(path: &Path) -> Result<BTreeMap<String, Ledger>, String> {
+fn read(path: &Path) -> Result<BTreeMap<String, Overrides>, String> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::State;
+use super::ServerState;
 use crate::metrics::AcceptFailure;
 use crate::pool::{Happened, Pool};
 use crate::proxy::Listener;
@@ -76,7 +76,7 @@ struct Look {
 }
 
 #[derive(Debug, Default)]
-struct Watched {
+struct WatchedLimit {
     met: u64,
     began: Option<Instant>,
     last: Option<Instant>,
@@ -86,12 +86,12 @@ struct Watched {
 #[derive(Debug, PartialEq)]
 enum News {
     Began(Arc<str>),
-    Ended(Arc<str>, Duration),
+    EndedCounts(Arc<str>, Duration),
 }
 
 /// Those that are watched.
 #[derive(Debug, Default)]
-pub(super) struct Reached(Mutex<BTreeMap<(LimitKind, Arc<str>), Watched>>);
+pub(super) struct Reached(Mutex<BTreeMap<(LimitKind, Arc<str>), WatchedLimit>>);
 
 impl Reached {
     /// Those that are reached, and those that were a short time ago.
@@ -137,18 +137,18 @@ impl Reached {
     }
 }
 
-impl Watched {
+impl WatchedLimit {
     fn ends(&mut self, now: Instant) -> Option<News> {
         let began = self.began.take()?;
         let took = self.last.unwrap_or(now) - began;
         let shown = self.shown.as_mut()?;
         shown.until = Some(shown.since + took);
-        Some(News::Ended(Arc::clone(&shown.says), took))
+        Some(News::EndedCounts(Arc::clone(&shown.says), took))
     }
 }
 
 /// Looks until nobody has the state any more.
-pub(super) async fn watch(state: Weak<State>) {
+pub(super) async fn watch(state: Weak<ServerState>) {
     loop {
         sleep(LOOK).await;
         let Some(state) = state.upgrade() else { return };
@@ -156,7 +156,7 @@ pub(super) async fn watch(state: Weak<State>) {
     }
 }
 
-impl State {
+impl ServerState {
     /// Limits that are reached, and those that were in the last ten minutes.
     pub fn reached_limits(&self) -> Vec<ReachedLimit> {
         self.reached.list()
@@ -196,7 +196,7 @@ impl State {
             let limit = kind.name();
             let (reached, says) = match news {
                 News::Began(says) => (true, says.to_string()),
-                News::Ended(says, took) => (false, format!("it is over after {took:.1?}: {says}")),
+                News::EndedCounts(says, took) => (false, format!("it is over after {took:.1?}: {says}")),
             };
             match reached {
                 _ if place >= MOST_LINES => {}
@@ -254,7 +254,7 @@ mod tests {
         // It lasts as long as somebody waits, although nobody is new.
         assert_eq!(at(&reached, second(200), 290, true), []);
         assert_eq!(at(&reached, second(204), 290, false), []);
-        assert_eq!(at(&reached, second(205), 290, false), [News::Ended(says, Duration::from_secs(199))]);
+        assert_eq!(at(&reached, second(205), 290, false), [News::EndedCounts(says, Duration::from_secs(199))]);
         assert_eq!(at(&reached, second(206), 290, false), []);
         assert_eq!(shown(&reached), [false]);
         assert_eq!(at(&reached, second(801), 290, false), []);
@@ -267,7 +267,7 @@ mod tests {
         let (reached, start) = (Reached::default(), Instant::now());
         at(&reached, start, 1, true);
         let news = reached.look(start, Vec::new(), |_, _| unreachable!());
-        assert!(matches!(news[..], [(LimitKind::Listener, News::Ended(..))]), "{news:?}");
+        assert!(matches!(news[..], [(LimitKind::Listener, News::EndedCounts(..))]), "{news:?}");
         assert_eq!(reached.look(start, Vec::new(), |_, _| unreachable!()), []);
     }
 }

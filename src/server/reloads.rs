@@ -13,12 +13,12 @@ pub(crate) const HEADING: &str = "the configuration is not valid";
 #[derive(Debug)]
 pub struct Reloads {
     /// A lock: touched once a reload.
-    view: Mutex<View>,
+    view: Mutex<ReloadView>,
 }
 
 /// How the last one went, and how all have.
 #[derive(Clone, Debug)]
-pub struct View {
+pub struct ReloadView {
     /// Counts the configurations that were applied, the first one included.
     pub generation: u64,
     /// Of what is in effect; equal for equal configurations of one process.
@@ -62,7 +62,7 @@ impl Result {
     }
 }
 
-impl View {
+impl ReloadView {
     /// How often it came to that.
     pub fn count(&self, result: Result) -> u64 {
         match result {
@@ -73,7 +73,7 @@ impl View {
     }
 }
 
-impl View {
+impl ReloadView {
     /// When the last one was refused, and why in one line; `None` = the last one was not.
     pub fn refusal(&self) -> Option<(SystemTime, &str)> {
         let (at, Result::Refused, Some(error)) = self.last.as_ref()? else { return None };
@@ -86,7 +86,7 @@ impl View {
 impl Reloads {
     pub(super) fn new(config: &Config) -> Self {
         Self {
-            view: Mutex::new(View {
+            view: Mutex::new(ReloadView {
                 generation: 1,
                 hash: hash(config),
                 applied_at: SystemTime::now(),
@@ -100,7 +100,7 @@ impl Reloads {
     }
 
     /// As it is now.
-    pub fn view(&self) -> View {
+    pub fn view(&self) -> ReloadView {
         self.lock().clone()
     }
 
@@ -128,7 +128,7 @@ impl Reloads {
         view.generation
     }
 
-    fn lock(&self) -> MutexGuard<'_, View> {
+    fn lock(&self) -> MutexGuard<'_, ReloadView> {
         self.view.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,7 +11,7 @@ use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Host, Source};
-use crate::discovery::{Front, Locals};
+use crate::discovery::{Locals, OwnAddress};
 use crate::proxy::{adopt, listen, local_address, takes_ipv4};
 
 /// A socket that systemd passed (`sd_listen_fds(3)`).
@@ -92,7 +92,7 @@ pub(super) struct Opened {
 
 /// A listening socket in use.
 #[derive(Debug)]
-pub(super) struct Bound {
+pub(super) struct BoundSocket {
     /// As the file has it; `None` = another one, from systemd.
     pub(super) written: Option<SocketAddr>,
     /// Port 0 resolved.
@@ -105,7 +105,7 @@ pub(super) struct Bound {
 
 /// What a listener is to listen on after a change.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct ListenPlan {
     /// The places, among those that it has, of the sockets that stay.
     pub(super) kept: Vec<usize>,
     pub(super) opened: Vec<Opened>,
@@ -115,15 +115,15 @@ pub(super) struct Wanted {
 /// listener wants its address; one that only another listener wants is handed over with everybody who waits in it.
 pub(super) fn reopen(
     listeners: &[config::Listener],
-    running: &BTreeMap<String, Vec<Bound>>,
-) -> Result<Vec<Wanted>, SocketError> {
+    running: &BTreeMap<String, Vec<BoundSocket>>,
+) -> Result<Vec<ListenPlan>, SocketError> {
     let none = Vec::new();
-    let mut all: Vec<Wanted> = Vec::new();
+    let mut all: Vec<ListenPlan> = Vec::new();
     for listener in listeners {
         let bound = running.get(&listener.name).unwrap_or(&none);
-        let mut wanted = Wanted::default();
+        let mut wanted = ListenPlan::default();
         // What came from systemd by name can't be had again.
-        let listens = |bound: &Bound| !bound.stop.is_cancelled();
+        let listens = |bound: &BoundSocket| !bound.stop.is_cancelled();
         if bound.iter().any(|bound| bound.written.is_none() && listens(bound)) {
             wanted.kept = (0..bound.len()).collect();
         } else {
@@ -161,7 +161,7 @@ pub(super) fn reopen(
 
 /// A second handle of the socket that has this address now. The file gives an address to one listener only, so whoever has
 /// it and is not the one who asks does not want it any more.
-fn released(address: SocketAddr, running: &BTreeMap<String, Vec<Bound>>) -> Option<OwnedFd> {
+fn released(address: SocketAddr, running: &BTreeMap<String, Vec<BoundSocket>>) -> Option<OwnedFd> {
     if address.port() == 0 {
         return None;
     }
@@ -173,9 +173,9 @@ fn refused(
     listener: &config::Listener,
     address: SocketAddr,
     source: io::Error,
-    running: &BTreeMap<String, Vec<Bound>>,
+    running: &BTreeMap<String, Vec<BoundSocket>>,
 ) -> SocketError {
-    let overlaps = |bound: &&Bound| {
+    let overlaps = |bound: &&BoundSocket| {
         let (a, b) = (bound.address.ip(), address.ip());
         bound.address.port() == address.port() && (a == b || a.is_unspecified() || b.is_unspecified())
     };
@@ -190,8 +190,8 @@ fn refused(
 }
 
 /// The sockets of each listener, in the order of `listeners`. A listener that gets sockets from systemd binds none.
-pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) -> Result<Vec<Wanted>, SocketError> {
-    let mut sockets: Vec<Wanted> = listeners.iter().map(|_| Wanted::default()).collect();
+pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) -> Result<Vec<ListenPlan>, SocketError> {
+    let mut sockets: Vec<ListenPlan> = listeners.iter().map(|_| ListenPlan::default()).collect();
     let mut bound: Vec<Vec<SocketAddr>> = listeners.iter().map(|_| Vec::new()).collect();
     for Inherited { name, fd } in inherited {
         let address = local_address(&fd).map_err(|source| SocketError::Inherited { name: name.clone(), source })?;
@@ -224,16 +224,16 @@ pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) ->
 /// Where the listeners will listen with these sockets, port 0 resolved.
 pub(super) fn fronts(
     listeners: &[config::Listener],
-    sockets: &[Wanted],
-    running: &BTreeMap<String, Vec<Bound>>,
-) -> Arc<[Front]> {
+    sockets: &[ListenPlan],
+    running: &BTreeMap<String, Vec<BoundSocket>>,
+) -> Arc<[OwnAddress]> {
     let mut fronts = Vec::new();
     for (listener, wanted) in listeners.iter().zip(sockets) {
         let name: Arc<str> = listener.name.as_str().into();
         let mut add = |fd: &OwnedFd| {
             // It is listening: it has an address.
             let Ok(address) = local_address(fd) else { return };
-            fronts.push(Front { listener: Arc::clone(&name), address, takes_ipv4: takes_ipv4(fd) });
+            fronts.push(OwnAddress { listener: Arc::clone(&name), address, takes_ipv4: takes_ipv4(fd) });
         };
         let bound = running.get(&listener.name).map_or(&[][..], Vec::as_slice);
         let kept = wanted.kept.iter().filter_map(|place| bound.get(*place)?.socket.upgrade());
@@ -247,7 +247,7 @@ pub(super) fn fronts(
 /// is an error there already.
 pub fn loops(config: &config::Config) -> Vec<String> {
     let every: Vec<_> = config.listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect();
-    let front = |listener: &config::Listener, address: SocketAddr| Front {
+    let front = |listener: &config::Listener, address: SocketAddr| OwnAddress {
         listener: listener.name.as_str().into(),
         address,
         takes_ipv4: address.is_ipv6() && !only_v6(address, &every),

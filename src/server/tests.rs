@@ -56,14 +56,14 @@ async fn a_panic_ends_one_session() {
             let error = unlucky.read(&mut [0]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
             echo(&mut living).unwrap();
-            until("its place is free", || state.sessions() == 1 && state.floor.sessions() == [1]);
+            until("its place is free", || state.sessions() == 1 && state.workers.sessions() == [1]);
             assert_eq!(state.set().listeners[0].ended.read(Outcome::Panicked), n);
             let pool = Arc::clone(&state.set().pools[0]);
             assert_eq!((pool.sessions(), pool.sessions_of(&pool.members()[0])), (1, 1));
         }
         echo(&mut client(front)).unwrap();
         drop(living);
-        until("all have ended", || state.sessions() == 0 && state.floor.sessions() == [0]);
+        until("all have ended", || state.sessions() == 0 && state.workers.sessions() == [0]);
         let ended: u64 = Outcome::ALL.iter().map(|&outcome| state.set().listeners[0].ended.read(outcome)).sum();
         assert_eq!((ended, state.set().listeners[0].accepted.load(Relaxed)), (7, 7));
     })

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use evenkeel::metrics::Outcome;
-use evenkeel::proxy::{Cut, Phase};
+use evenkeel::proxy::{ForcedEnd, Phase};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -53,18 +53,18 @@ async fn it_shows_those_that_have_no_backend_yet() {
     .await;
     let mut client = TcpStream::connect(rig.front()).await.unwrap();
     let state = rig.balancer().state();
-    let listed = || async { state.floor.list_sessions().pop() };
+    let listed = || async { state.workers.list_sessions().pop() };
     let view = until("it is listed", listed).await;
     assert_eq!((view.phase, view.peer), (Phase::Identifying, client.local_addr().unwrap()));
     client.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 80\r\n").await.unwrap();
     let view = until("it is known", || async {
-        state.floor.list_sessions().pop().filter(|view| view.phase == Phase::Connecting)
+        state.workers.list_sessions().pop().filter(|view| view.phase == Phase::Connecting)
     })
     .await;
     assert_eq!((view.client, view.peer), ("192.0.2.1:1234".parse().unwrap(), client.local_addr().unwrap()));
     assert!(view.leg.is_none());
     // Also they can be ended.
-    assert!(state.floor.cut(view.key, Cut::Killed, |_| ()));
+    assert!(state.workers.cut(view.key, ForcedEnd::Killed, |_| ()));
     assert_eq!(soon("the end", last(&mut client)).await, Last::Reset);
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::Killed), 1);
@@ -76,19 +76,19 @@ async fn one_is_cut_once() {
     let scene = Scene::new(MODES[0], "").await;
     let (mut one, mut other) = (scene.session().await, scene.session().await);
     let key = scene.listed(one.client.local_addr().unwrap()).unwrap().key;
-    let floor = &scene.rig.balancer().state().floor;
+    let workers = &scene.rig.balancer().state().workers;
     let mut noted = None;
-    assert!(floor.cut(key, Cut::Drained, |pool| {
+    assert!(workers.cut(key, ForcedEnd::Drained, |pool| {
         // Time enough for a worker to end it, if it had been told already.
         std::thread::sleep(Duration::from_millis(50));
         noted = Some((pool.name.to_string(), scene.rig.ended(Outcome::Drained)));
     }));
     assert_eq!(noted, Some(("back".into(), 0)), "it is counted before it can end");
     assert_eq!(soon("the end", last(&mut one.client)).await, Last::Reset);
-    until("it is gone", || async { (floor.list_sessions().len() == 1).then_some(()) }).await;
+    until("it is gone", || async { (workers.list_sessions().len() == 1).then_some(()) }).await;
     // Its place may be another one's by now; its name is not.
     let third = scene.session().await;
-    assert!(!floor.cut(key, Cut::Killed, |_| panic!("it was cut before")));
+    assert!(!workers.cut(key, ForcedEnd::Killed, |_| panic!("it was cut before")));
     other.ping().await;
     other.finish().await;
     third.finish().await;
@@ -106,9 +106,9 @@ async fn it_shows_each_once() {
     for _ in 0..700 {
         clients.push(soon("a connect", TcpStream::connect(rig.front())).await.unwrap());
     }
-    let floor = &rig.balancer().state().floor;
+    let workers = &rig.balancer().state().workers;
     let ids = || {
-        let mut ids: Vec<_> = floor.list_sessions().iter().map(|view| view.key.id).collect();
+        let mut ids: Vec<_> = workers.list_sessions().iter().map(|view| view.key.id).collect();
         let all = ids.len();
         ids.sort_unstable();
         ids.dedup();

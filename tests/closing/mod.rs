@@ -70,7 +70,7 @@ impl Scene {
     }
 
     fn listed(&self, client: SocketAddr) -> Option<SessionView> {
-        self.rig.balancer().state().floor.list_sessions().into_iter().find(|session| session.client == client)
+        self.rig.balancer().state().workers.list_sessions().into_iter().find(|session| session.client == client)
     }
 
     fn closed(&self, cause: CloseCause) -> u64 {
@@ -88,7 +88,7 @@ impl Scene {
         let ended: Vec<_> = Outcome::ALL.iter().map(ended).filter(|(_, count)| *count > 0).collect();
         assert_eq!(ended, [(outcome.name(), count)]);
         self.until_waiting(0.0).await;
-        assert!(self.rig.balancer().state().floor.list_sessions().is_empty());
+        assert!(self.rig.balancer().state().workers.list_sessions().is_empty());
         self.rig.stop().await;
     }
 

@@ -79,7 +79,7 @@ async fn some_are_closed_by_command() {
     }
     let a = scene.a.local_addr().unwrap();
     let state = scene.rig.balancer().state();
-    let of_a = |glimpse: &evenkeel::proxy::Glimpse<'_>| glimpse.backend.is_some_and(|(_, address)| address == a);
+    let of_a = |visit: &evenkeel::proxy::SessionRef<'_>| visit.backend.is_some_and(|(_, address)| address == a);
     assert_eq!(state.close(CloseCause::Operator, of_a), 5);
     for session in &mut sessions {
         if session.backend.local_addr().unwrap() == a {
@@ -88,7 +88,7 @@ async fn some_are_closed_by_command() {
             session.ping().await;
         }
     }
-    until("five are left", || async { (state.floor.list_sessions().len() == 5).then_some(()) }).await;
+    until("five are left", || async { (state.workers.list_sessions().len() == 5).then_some(()) }).await;
     assert_eq!((scene.closed(CloseCause::Operator), scene.rig.ended(Outcome::Killed)), (5, 5));
     assert_eq!(state.close(CloseCause::Operator, of_a), 0);
     drop(sessions);

@@ -28,7 +28,7 @@ async fn close_resets_both_in_the_middle_of_it() {
             let state = scene.rig.balancer().state();
             let act = async {
                 until("bytes flow", || async {
-                    let sessions = state.floor.list_sessions();
+                    let sessions = state.workers.list_sessions();
                     let leg = sessions[0].leg.as_ref()?;
                     (leg.to_client > 1_000_000 && leg.to_backend > 1_000_000).then_some(())
                 })

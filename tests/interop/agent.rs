@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use evenkeel::health::AdvisedWeight::Percent;
-use evenkeel::health::{Advice, Wish};
+use evenkeel::health::{Advice, AgentWish};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -14,7 +14,7 @@ use crate::support::{Backend, Process, command, program, until};
 
 /// What HAProxy makes of the agent: status, weight of 100, limit of sessions.
 #[derive(Debug, PartialEq)]
-struct View {
+struct BackendView {
     status: String,
     weight: String,
     limit: String,
@@ -43,7 +43,7 @@ impl HaProxy {
         Self { process, directory }
     }
 
-    async fn view(&self) -> Option<View> {
+    async fn view(&self) -> Option<BackendView> {
         let mut socket = UnixStream::connect(self.directory.path().join("socket")).await.ok()?;
         socket.write_all(b"show stat\n").await.ok()?;
         let mut table = String::new();
@@ -52,7 +52,7 @@ impl HaProxy {
         let names = lines.next()?;
         let row = lines.find(|row| row.get(1) == Some(&"one"))?;
         let column = |name: &str| Some((*row.get(names.iter().position(|known| *known == name)?)?).to_owned());
-        Some(View { status: column("status")?, weight: column("weight")?, limit: column("slim")? })
+        Some(BackendView { status: column("status")?, weight: column("weight")?, limit: column("slim")? })
     }
 }
 
@@ -79,30 +79,30 @@ async fn haproxy_and_we_understand_an_agent_alike() {
     for (words, advice, status, weight, limit) in [
         ("up\n", ready, "UP", "100", ""),
         ("50%\n", Advice { weight: Some(Percent(50)), ..ready }, "UP", "50", ""),
-        ("drain\n", Advice { weight: Some(Percent(50)), wish: Wish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
-        ("up\n", Advice { weight: Some(Percent(50)), wish: Wish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
+        ("drain\n", Advice { weight: Some(Percent(50)), wish: AgentWish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
+        ("up\n", Advice { weight: Some(Percent(50)), wish: AgentWish::Drain, ..ready }, "DRAIN (agent)", "50", ""),
         ("ready 100%\r\n", Advice { weight: Some(Percent(100)), ..ready }, "UP", "100", ""),
         (
             "maint # by hand\n",
-            Advice { weight: Some(Percent(100)), wish: Wish::Maintenance, ..ready },
+            Advice { weight: Some(Percent(100)), wish: AgentWish::Maintenance, ..ready },
             "MAINT",
             "100",
             "",
         ),
         ("READY, up,30%\n", Advice { weight: Some(Percent(30)), ..ready }, "UP", "30", ""),
-        ("down\n", Advice { weight: Some(Percent(30)), wish: Wish::Down, ..ready }, "DOWN (agent)", "30", ""),
-        ("ready\n", Advice { weight: Some(Percent(30)), wish: Wish::Down, ..ready }, "DOWN (agent)", "30", ""),
+        ("down\n", Advice { weight: Some(Percent(30)), wish: AgentWish::Down, ..ready }, "DOWN (agent)", "30", ""),
+        ("ready\n", Advice { weight: Some(Percent(30)), wish: AgentWish::Down, ..ready }, "DOWN (agent)", "30", ""),
         ("up\tmaxconn:20\n", Advice { weight: Some(Percent(30)), max_sessions: Some(20), ..ready }, "UP", "30", "20"),
         (
             "stopped # gone\n",
-            Advice { weight: Some(Percent(30)), wish: Wish::Down, max_sessions: Some(20) },
+            Advice { weight: Some(Percent(30)), wish: AgentWish::Down, max_sessions: Some(20) },
             "DOWN (agent)",
             "30",
             "20",
         ),
         (
             "fail",
-            Advice { weight: Some(Percent(30)), wish: Wish::Down, max_sessions: Some(20) },
+            Advice { weight: Some(Percent(30)), wish: AgentWish::Down, max_sessions: Some(20) },
             "DOWN (agent)",
             "30",
             "20",
@@ -118,7 +118,7 @@ async fn haproxy_and_we_understand_an_agent_alike() {
                 break;
             }
         }
-        let wanted = View { status: status.to_owned(), weight: weight.to_owned(), limit: limit.to_owned() };
+        let wanted = BackendView { status: status.to_owned(), weight: weight.to_owned(), limit: limit.to_owned() };
         peer.process.check_runs();
         let peer = &peer;
         until(&format!("HAProxy agrees on {words:?}: {wanted:?}"), || async {
@@ -130,9 +130,9 @@ async fn haproxy_and_we_understand_an_agent_alike() {
     // An agent that is gone changes nothing, for either.
     *said.lock().unwrap() = "up drain\n";
     until("both drain", || async { peer.view().await.filter(|view| view.status == "DRAIN (agent)").map(drop) }).await;
-    while ours.next().await.advice.unwrap().wish != Wish::Drain {}
+    while ours.next().await.advice.unwrap().wish != AgentWish::Drain {}
     drop(agent);
     while !ours.next().await.got.contains("refused") {}
-    assert_eq!(ours.next().await.advice.unwrap().wish, Wish::Drain);
+    assert_eq!(ours.next().await.advice.unwrap().wish, AgentWish::Drain);
     assert_eq!(peer.view().await.unwrap().status, "DRAIN (agent)");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use evenkeel::config;
-use evenkeel::health::{ProbeResult, Report};
+use evenkeel::health::{ProbeReport, ProbeResult};
 use evenkeel::probe::{Prober, Subscription};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -18,7 +18,7 @@ const OFTEN: &str = "interval = \"50ms\", fast_interval = \"50ms\", timeout = \"
 
 /// A probe of its own and its reports.
 pub(super) struct Watched {
-    reports: UnboundedReceiver<Report>,
+    reports: UnboundedReceiver<ProbeReport>,
     _subscription: Subscription,
 }
 
@@ -31,7 +31,7 @@ impl Watched {
         let config = config::parse(&text, "test.toml", &|_| None).unwrap_or_else(|error| panic!("{error}"));
         let pool = &config.pools[0];
         let (send, reports) = unbounded_channel();
-        let sink = Box::new(move |report: &Report| drop(send.send(report.clone())));
+        let sink = Box::new(move |report: &ProbeReport| drop(send.send(report.clone())));
         let check = pool.agent.as_ref().unwrap_or(&pool.check);
         Self { reports, _subscription: Prober::new().subscribe(address, check, sink) }
     }

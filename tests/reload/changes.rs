@@ -1,6 +1,6 @@
 //! Pools, policies, times and limits change under running sessions.
 
-use evenkeel::config::What;
+use evenkeel::config::Difference;
 use evenkeel::metrics::Outcome;
 use tokio::net::TcpStream;
 
@@ -70,7 +70,7 @@ async fn what_is_known_about_a_backend_survives() {
         file(&[a.address(), b.address()], "", "check = { interval = \"50ms\" }\nbalance = \"least_connections\"")
             .replacen(&format!("\"{id}\""), &weighted, 1);
     let applied = rig.reload(&text).await.unwrap();
-    assert!(matches!(&applied.diff.pools[..], [pool] if matches!(pool.what, What::Changed(_))), "{applied:?}");
+    assert!(matches!(&applied.diff.pools[..], [pool] if matches!(pool.what, Difference::Changed(_))), "{applied:?}");
     rig.until_standing(&b.address().to_string(), "up").await;
     let after = until("the weight", || async { rig.backend(&id).await.filter(|backend| backend["weight"] == 5) }).await;
     assert_eq!((&before["since"], &before["standing"]), (&after["since"], &after["standing"]));

@@ -112,10 +112,10 @@ impl Rig {
         until("no sessions", || async { (self.balancer.state().sessions() == 0).then_some(()) }).await;
         let state = self.balancer.state();
         until("workers without sessions", || async {
-            (state.floor.sessions().iter().sum::<usize>() == 0).then_some(())
+            (state.workers.sessions().iter().sum::<usize>() == 0).then_some(())
         })
         .await;
-        until("rings without lanes and buffers in use", || async { (state.floor.rings() == (0, 0)).then_some(()) })
+        until("rings without lanes and buffers in use", || async { (state.workers.rings() == (0, 0)).then_some(()) })
             .await;
         // A dial that was outrun goes on by itself for as long as it may.
         until("no leases", || async { state.set().pools.iter().all(|pool| pool.sessions() == 0).then_some(()) }).await;

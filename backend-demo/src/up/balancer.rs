@@ -4,9 +4,9 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use anyhow::Context;
 use evenkeel::{
-    Balancer, Surroundings,
+    Balancer, Options,
     admin::usual_sockets,
-    cli::{Logging, Watch, start_logging},
+    cli::{FileWatch, Logging, start_logging},
     config::{self, Config, ConfigError},
 };
 use tokio::{
@@ -39,7 +39,7 @@ pub(super) struct Reloads {
     agent: String,
     is_own: bool,
     asked: mpsc::Receiver<oneshot::Sender<()>>,
-    watch: Watch,
+    watch: FileWatch,
     is_watched: bool,
 }
 
@@ -56,14 +56,10 @@ pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<
     let is_watched = config.reload.watch;
     // Whoever asks waits for the answer.
     let (ask, asked) = mpsc::channel(1);
-    let watch = Watch::new(file, &text).context("the file can't be watched")?;
-    let surroundings = Surroundings {
-        log_level: Some(log.level()),
-        reload: Some(ask),
-        sockets: usual_sockets(),
-        ..Surroundings::default()
-    };
-    let balancer = Balancer::start_in(config, surroundings).await.context("can't start the balancer")?;
+    let watch = FileWatch::new(file, &text).context("the file can't be watched")?;
+    let options =
+        Options { log_level: Some(log.level()), reload: Some(ask), sockets: usual_sockets(), ..Options::default() };
+    let balancer = Balancer::start_in(config, options).await.context("can't start the balancer")?;
     Ok(Started { balancer, log, reloads: Reloads { agent: agent.to_owned(), is_own, asked, watch, is_watched } })
 }
 

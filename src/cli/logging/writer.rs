@@ -33,17 +33,17 @@ const AT_ONCE: usize = 64 * 1024;
 /// Takes whole lines, one a write, and never waits. Clones share the queue.
 #[derive(Clone)]
 pub(super) struct Writer {
-    lines: SyncSender<Line>,
+    lines: SyncSender<LogLine>,
     /// `Relaxed`: a count, read for metrics.
     dropped: Arc<AtomicU64>,
-    failing: Arc<Failing>,
+    failing: Arc<WriteFailure>,
 }
 
 /// Since when stderr can't be written, and why. A lock: touched once a write by the thread that writes, and by who looks.
 #[derive(Default)]
-struct Failing(Mutex<Option<(Instant, String)>>);
+struct WriteFailure(Mutex<Option<(Instant, String)>>);
 
-impl Failing {
+impl WriteFailure {
     fn lock(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,7 +62,7 @@ impl Failing {
     }
 }
 
-enum Line {
+enum LogLine {
     Text(Vec<u8>),
     Last,
 }
@@ -112,7 +112,7 @@ impl Writer {
 
 impl Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if self.lines.try_send(Line::Text(line.to_vec())).is_err() {
+        if self.lines.try_send(LogLine::Text(line.to_vec())).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
         Ok(line.len())
@@ -125,14 +125,14 @@ impl Write for Writer {
 
 /// Waits, for a bounded time, until what was logged before is written, when it is dropped.
 pub(super) struct Flush {
-    lines: SyncSender<Line>,
+    lines: SyncSender<LogLine>,
     end: Receiver<()>,
 }
 
 impl Drop for Flush {
     fn drop(&mut self) {
         let deadline = Instant::now() + PATIENCE;
-        while let Err(TrySendError::Full(_)) = self.lines.try_send(Line::Last) {
+        while let Err(TrySendError::Full(_)) = self.lines.try_send(LogLine::Last) {
             if Instant::now() >= deadline {
                 return;
             }
@@ -144,9 +144,9 @@ impl Drop for Flush {
 }
 
 fn write_out(
-    queue: &Receiver<Line>,
+    queue: &Receiver<LogLine>,
     mut to: impl Write,
-    (dropped, failing): (&AtomicU64, &Failing),
+    (dropped, failing): (&AtomicU64, &WriteFailure),
     complain: impl Fn(u64, Option<String>),
     finished: Sender<()>,
 ) {
@@ -158,10 +158,10 @@ fn write_out(
         loop {
             match next {
                 // A line is UTF-8 as a rule; what is not becomes it.
-                Some(Line::Text(line)) => {
+                Some(LogLine::Text(line)) => {
                     text.extend_from_slice(clean::lines(&String::from_utf8_lossy(&line)).as_bytes());
                 }
-                Some(Line::Last) | None => is_last = true,
+                Some(LogLine::Last) | None => is_last = true,
             }
             if is_last || text.len() >= AT_ONCE {
                 break;

@@ -8,7 +8,7 @@ use ratatui::text::{Line as Text, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table, TableState, Wrap};
 
 use super::foot::{bold, foot, help};
-use super::view::{Line, Mode, POINTS, View};
+use super::view::{KeyMode, POINTS, TopRow, TopView};
 use crate::clean;
 use crate::cli::table::{Colour, colour_of, mark, speaks_utf8};
 
@@ -23,7 +23,7 @@ const NAME: u16 = 20;
 /// Both tables end with these.
 const MEASURED: [&str; 8] = ["SESSIONS", "CONN/S", "FAIL/S", "IN/S", "OUT/S", "P50", "P99", "CONNECTS"];
 
-pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
+pub(super) fn draw(frame: &mut Frame<'_>, view: &TopView) {
     let foot = foot(view, frame.area().width.into());
     let pools = u16::try_from(view.pools.len()).unwrap_or(u16::MAX).saturating_add(1);
     // The backends are what it is about: many pools do not push them off a small screen.
@@ -32,7 +32,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &View) {
         [Constraint::Length(pools), Constraint::Length(1), Constraint::Min(2), Constraint::Length(foot.len() as u16)];
     let [top, _, middle, bottom] = Layout::vertical(parts).areas(frame.area());
     frame.render_widget(Paragraph::new(foot), bottom);
-    if view.mode == Mode::Help {
+    if view.mode == KeyMode::Help {
         let all = top.union(middle);
         frame.render_widget(Paragraph::new(help()).wrap(Wrap { trim: true }), all);
         return;
@@ -151,7 +151,7 @@ fn head(name: &'static str, width: u16) -> Cell<'static> {
     right(name.to_owned(), if at_right { width.into() } else { 0 })
 }
 
-fn measured(line: &Line) -> Vec<Cell<'static>> {
+fn measured(line: &TopRow) -> Vec<Cell<'static>> {
     vec![
         right(line.sessions.to_string(), 9),
         right(rate(line.connects), 9),
@@ -178,11 +178,11 @@ fn right(text: String, width: usize) -> Cell<'static> {
     Cell::from(format!("{text:>width$}"))
 }
 
-fn standing(view: &View, standing: &str) -> Cell<'static> {
+fn standing(view: &TopView, standing: &str) -> Cell<'static> {
     marked(view, &clean::line(standing), colour_of(standing).map(ansi))
 }
 
-fn state(view: &View, state: &str) -> Cell<'static> {
+fn state(view: &TopView, state: &str) -> Cell<'static> {
     let colour = match state {
         "ok" => Color::Green,
         "degraded" => Color::Yellow,
@@ -193,7 +193,7 @@ fn state(view: &View, state: &str) -> Cell<'static> {
 }
 
 /// The word in the terminal's own colour, which is readable, after a mark in another.
-fn marked(view: &View, word: &str, colour: Option<Color>) -> Cell<'static> {
+fn marked(view: &TopView, word: &str, colour: Option<Color>) -> Cell<'static> {
     match colour.filter(|_| view.ink) {
         Some(colour) => Text::from(vec![
             Span::styled(mark().to_string(), Style::default().fg(colour)),

@@ -3,22 +3,22 @@
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line as Text, Span};
 
-use super::view::{Mode, View};
+use super::view::{KeyMode, TopView};
 use crate::clean;
 
 /// What is asked or told, or else the keys; as many lines as it takes, but few.
-pub(super) fn foot(view: &View, width: usize) -> Vec<Text<'static>> {
+pub(super) fn foot(view: &TopView, width: usize) -> Vec<Text<'static>> {
     let told = |text: String| {
         wrapped(&clean::line(&text), width).into_iter().map(|line| Text::styled(line, bold())).collect::<Vec<_>>()
     };
     match &view.mode {
-        Mode::Sure(named, word) => {
+        KeyMode::Sure(named, word) => {
             let word = if *word == "disabled" { "disable" } else { word };
             told(format!("{word} {named}? y = yes, any other key = no"))
         }
-        Mode::Filter => told(format!("filter: {}_   Enter = keep, Esc = all", view.filter)),
-        Mode::Help => told("any key = back".to_owned()),
-        Mode::Look => {
+        KeyMode::Filter => told(format!("filter: {}_   Enter = keep, Esc = all", view.filter)),
+        KeyMode::Help => told("any key = back".to_owned()),
+        KeyMode::Look => {
             let said = view.troubles.iter().chain([&view.trouble, &view.says]).filter(|text| !text.is_empty());
             said.flat_map(|text| told(text.clone())).chain([keys(view, width)]).collect()
         }
@@ -26,7 +26,7 @@ pub(super) fn foot(view: &View, width: usize) -> Vec<Text<'static>> {
 }
 
 /// Those that fit; `?` has all.
-fn keys(view: &View, width: usize) -> Text<'static> {
+fn keys(view: &TopView, width: usize) -> Text<'static> {
     let order = if view.reversed { ", reversed" } else { "" };
     let filter = if view.filter.is_empty() { String::new() } else { format!(" [{}]", clean::line(&view.filter)) };
     let all = [

@@ -18,11 +18,11 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::Failure;
-use super::api::{Named, Pools};
-use super::client::Client;
+use super::CommandError;
+use super::api::{BackendName, Pools};
+use super::client::AdminClient;
 use crate::config::parse_duration;
-use view::{Asked, View};
+use view::{KeyAction, TopView};
 
 /// What is looked at.
 const LOOK: &str = "/api/v1/pools?times=true";
@@ -43,7 +43,7 @@ const KEYS_WAITING: usize = 64;
 const NEWS_WAITING: usize = 8;
 
 #[derive(Deserialize)]
-struct Status {
+struct TopStatus {
     /// Not of an older balancer.
     #[serde(default)]
     troubles: Vec<String>,
@@ -51,12 +51,12 @@ struct Status {
 
 /// What the balancer answered.
 enum News {
-    Looked(Result<(Pools, Vec<String>), Failure>),
+    Looked(Result<(Pools, Vec<String>), CommandError>),
     Said(String),
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct TopOptions {
     /// Between two looks
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
@@ -65,13 +65,13 @@ pub(super) struct Options {
     filter: String,
 }
 
-pub(super) async fn top(client: &Client, options: &Options, ink: bool) -> Result<(), Failure> {
+pub(super) async fn top(client: &AdminClient, options: &TopOptions, ink: bool) -> Result<(), CommandError> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
-        return Err(Failure::Config("top needs a terminal; `evenkeel backends` needs none".to_owned()));
+        return Err(CommandError::Config("top needs a terminal; `evenkeel backends` needs none".to_owned()));
     }
     // Before the screen is taken, so that an error stays readable.
     let (pools, troubles) = look_once(client).await?;
-    let mut view = View::new(options.filter.clone(), ink);
+    let mut view = TopView::new(options.filter.clone(), ink);
     view.take(pools, Instant::now());
     view.troubles = troubles;
     let mut terminal = ratatui::try_init().context("the terminal")?;
@@ -81,16 +81,16 @@ pub(super) async fn top(client: &Client, options: &Options, ink: bool) -> Result
 }
 
 async fn follow(
-    client: &Client,
-    options: &Options,
-    view: &mut View,
+    client: &AdminClient,
+    options: &TopOptions,
+    view: &mut TopView,
     terminal: &mut ratatui::DefaultTerminal,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let mut keys = keys();
     // Whoever ends it from outside gets the terminal back, too.
     let mut ends = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()].map(signal);
     let [Ok(terminate), Ok(hangup), Ok(interrupt)] = &mut ends else {
-        return Err(Failure::Runtime(anyhow::anyhow!("signals can't be watched")));
+        return Err(CommandError::Runtime(anyhow::anyhow!("signals can't be watched")));
     };
     let (send, mut news) = mpsc::channel(NEWS_WAITING);
     tokio::spawn(look(client.clone(), options.interval.max(SHORTEST), send.clone()));
@@ -109,9 +109,9 @@ async fn follow(
             event = keys.recv() => match event {
                 Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
                     match press(view, key) {
-                        Asked::Nothing => {}
-                        Asked::Quit => return Ok(()),
-                        Asked::Order(named, word) => {
+                        KeyAction::Nothing => {}
+                        KeyAction::Quit => return Ok(()),
+                        KeyAction::Order(named, word) => {
                             view.says = format!("{named}: {word} …");
                             tokio::spawn(order(client.clone(), named, word, send.clone()));
                         }
@@ -129,7 +129,7 @@ async fn follow(
 }
 
 /// Looks again and again. A task of its own: keys are heard also while the balancer is slow to answer, or hangs.
-async fn look(client: Client, interval: Duration, news: mpsc::Sender<News>) {
+async fn look(client: AdminClient, interval: Duration, news: mpsc::Sender<News>) {
     let mut looks = tokio::time::interval(interval);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     looks.tick().await;
@@ -138,7 +138,7 @@ async fn look(client: Client, interval: Duration, news: mpsc::Sender<News>) {
         let looked = tokio::select! {
             looked = look_once(&client) => looked,
             () = tokio::time::sleep(SLOW) => {
-                let failure = Failure::Runtime(anyhow::anyhow!("the balancer does not answer"));
+                let failure = CommandError::Runtime(anyhow::anyhow!("the balancer does not answer"));
                 Err(failure)
             }
         };
@@ -148,12 +148,12 @@ async fn look(client: Client, interval: Duration, news: mpsc::Sender<News>) {
     }
 }
 
-async fn look_once(client: &Client) -> Result<(Pools, Vec<String>), Failure> {
-    let (pools, status): (Pools, Status) = (client.read(LOOK).await?, client.read(STATUS).await?);
+async fn look_once(client: &AdminClient) -> Result<(Pools, Vec<String>), CommandError> {
+    let (pools, status): (Pools, TopStatus) = (client.read(LOOK).await?, client.read(STATUS).await?);
     Ok((pools, status.troubles))
 }
 
-async fn order(client: Client, named: Named, word: &'static str, news: mpsc::Sender<News>) {
+async fn order(client: AdminClient, named: BackendName, word: &'static str, news: mpsc::Sender<News>) {
     let given = client.change(Method::PATCH, &named.path(), &json!({ "operator": word })).await;
     let said = match given {
         Ok(_) => format!("{named}: {word}"),
@@ -176,10 +176,10 @@ fn keys() -> mpsc::Receiver<Event> {
     keys
 }
 
-fn press(view: &mut View, key: KeyEvent) -> Asked {
+fn press(view: &mut TopView, key: KeyEvent) -> KeyAction {
     let control = key.modifiers.contains(KeyModifiers::CONTROL);
     match key.code {
-        KeyCode::Char('c') if control => Asked::Quit,
+        KeyCode::Char('c') if control => KeyAction::Quit,
         KeyCode::Char(c) => view.letter(c),
         KeyCode::Enter => view.enter(),
         KeyCode::Esc => view.escape(),
@@ -190,6 +190,6 @@ fn press(view: &mut View, key: KeyEvent) -> Asked {
         KeyCode::PageDown => view.step(10),
         KeyCode::Home => view.step(isize::MIN / 2),
         KeyCode::End => view.step(isize::MAX / 2),
-        _ => Asked::Nothing,
+        _ => KeyAction::Nothing,
     }
 }

@@ -9,8 +9,8 @@ use ratatui::style::Color;
 use serde_json::{Value, json};
 
 use super::draw::{self, BARS, PLAIN_BARS, bytes, rate, spark, time};
-use super::view::{Asked, Mode, View, quantile};
-use crate::cli::api::{Named, Pools, Times};
+use super::view::{KeyAction, KeyMode, TopView, quantile};
+use crate::cli::api::{BackendName, Pools, Times};
 use crate::cli::table::{mark, speaks_utf8};
 
 fn backend(id: &str, standing: &str, connects: u64, sessions: u64) -> Value {
@@ -35,15 +35,15 @@ fn pools(connects: u64) -> Pools {
     serde_json::from_value(json!({ "pools": [pool] })).unwrap()
 }
 
-fn view() -> View {
-    let (start, mut view) = (Instant::now(), View::new(String::new(), true));
+fn view() -> TopView {
+    let (start, mut view) = (Instant::now(), TopView::new(String::new(), true));
     for i in 0..5_u64 {
         view.take(pools(i * 50), start + Duration::from_secs(i));
     }
     view
 }
 
-fn screen(view: &View, width: u16, height: u16) -> (Vec<String>, TestBackend) {
+fn screen(view: &TopView, width: u16, height: u16) -> (Vec<String>, TestBackend) {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
     terminal.draw(|frame| draw::draw(frame, view)).unwrap();
     let buffer = terminal.backend().buffer().clone();
@@ -59,7 +59,7 @@ fn bars(text: &str) -> String {
 
 #[test]
 fn a_backend_that_left_is_not_missed() {
-    let mut view = View::new(String::new(), true);
+    let mut view = TopView::new(String::new(), true);
     let both = |standing| {
         let pool = json!({
             "name": "web", "all_down": false, "fail_open": false, "eligible": 1, "sessions": 0, "queued": 0,
@@ -68,7 +68,7 @@ fn a_backend_that_left_is_not_missed() {
         });
         serde_json::from_value(json!({ "pools": [pool] })).unwrap()
     };
-    let state = |view: &View| {
+    let state = |view: &TopView| {
         let (lines, _) = screen(view, 140, 12);
         let line = lines.iter().find(|line| line.starts_with("web")).unwrap();
         line.split_whitespace().skip(2).take(2).map(str::to_owned).collect::<Vec<_>>()
@@ -131,32 +131,32 @@ fn no_colour_is_no_colour_and_no_size_is_too_small() {
     for (width, height) in [(1, 1), (2, 3), (10, 4), (40, 5), (300, 100)] {
         screen(&view, width, height);
     }
-    screen(&View::new(String::new(), true), 80, 24);
+    screen(&TopView::new(String::new(), true), 80, 24);
 }
 
 #[test]
 fn keys_sort_filter_and_ask_before_they_change_anything() {
     let mut view = view();
-    let ids = |view: &View| view.backends.iter().map(|line| line.id[..5].to_owned()).collect::<Vec<_>>().join(" ");
+    let ids = |view: &TopView| view.backends.iter().map(|line| line.id[..5].to_owned()).collect::<Vec<_>>().join(" ");
     assert_eq!(ids(&view), "n/web n/web n/x\x1b[");
     view.letter('s');
     assert_eq!(view.backends[0].sessions, 7);
     view.letter('r');
     assert_eq!(view.backends[0].sessions, 0);
     view.letter('/');
-    "DOWN".chars().for_each(|c| assert_eq!(view.letter(c), Asked::Nothing));
+    "DOWN".chars().for_each(|c| assert_eq!(view.letter(c), KeyAction::Nothing));
     assert_eq!(view.backends.len(), 1);
     view.enter();
-    let named = Named { pool: "web".to_owned(), id: "n/web-2".to_owned() };
-    assert_eq!(view.letter('d'), Asked::Nothing);
-    assert_eq!(view.mode, Mode::Sure(named.clone(), "drain"));
+    let named = BackendName { pool: "web".to_owned(), id: "n/web-2".to_owned() };
+    assert_eq!(view.letter('d'), KeyAction::Nothing);
+    assert_eq!(view.mode, KeyMode::Sure(named.clone(), "drain"));
     assert!(screen(&view, 100, 10).0.last().unwrap().starts_with("drain web/n/web-2? y"));
-    assert_eq!(view.letter('n'), Asked::Nothing);
+    assert_eq!(view.letter('n'), KeyAction::Nothing);
     view.letter('d');
-    assert_eq!(view.letter('y'), Asked::Order(named, "drain"));
+    assert_eq!(view.letter('y'), KeyAction::Order(named, "drain"));
     view.escape();
     assert_eq!(view.backends.len(), 3);
-    assert_eq!(view.letter('q'), Asked::Quit);
+    assert_eq!(view.letter('q'), KeyAction::Quit);
 }
 
 #[test]
@@ -167,8 +167,8 @@ fn keys_are_explained_and_what_was_said_hides_none_of_them() {
     assert!(
         lines.iter().any(|line| line.starts_with("d               drain")) && lines.last().unwrap() == "any key = back"
     );
-    assert_eq!(view.letter('q'), Asked::Nothing);
-    assert_eq!(view.mode, Mode::Look);
+    assert_eq!(view.letter('q'), KeyAction::Nothing);
+    assert_eq!(view.mode, KeyMode::Look);
     // An old message does not hide that what is shown is old.
     view.says = "web/n/web-2: drain".to_owned();
     view.trouble = format!("the balancer can't be reached: {}", "why ".repeat(50));
@@ -193,8 +193,8 @@ fn who_is_asked_about_one_backend_does_not_choose_another() {
     let mut view = view();
     view.letter('d');
     view.step(1);
-    assert_eq!((&view.mode, view.selected), (&Mode::Look, 0));
-    assert_eq!(view.letter('y'), Asked::Nothing);
+    assert_eq!((&view.mode, view.selected), (&KeyMode::Look, 0));
+    assert_eq!(view.letter('y'), KeyAction::Nothing);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn the_selection_follows_its_backend() {
     view.letter('/');
     view.letter('~');
     assert_eq!((view.selected, view.backends.len()), (0, 0));
-    assert_eq!((view.letter('~'), view.step(5)), (Asked::Nothing, Asked::Nothing));
+    assert_eq!((view.letter('~'), view.step(5)), (KeyAction::Nothing, KeyAction::Nothing));
 }
 
 #[test]

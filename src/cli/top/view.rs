@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::cli::api::{Backend, Named, Pools, Times};
+use crate::cli::api::{Backend, BackendName, Pools, Times};
 use crate::cli::table::ago;
 
 /// Points of a sparkline.
@@ -14,14 +14,14 @@ const WINDOW: usize = 30;
 
 /// What a key asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum KeyAction {
     Nothing,
     Quit,
-    Order(Named, &'static str),
+    Order(BackendName, &'static str),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sort {
+pub(super) enum RowSort {
     Name,
     Sessions,
     Connects,
@@ -31,20 +31,20 @@ pub(super) enum Sort {
 
 /// What keys mean now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum KeyMode {
     Look,
     Filter,
     /// Shows what keys and columns are.
     Help,
     /// Waits for a yes.
-    Sure(Named, &'static str),
+    Sure(BackendName, &'static str),
 }
 
 /// See the module.
-pub(super) struct View {
+pub(super) struct TopView {
     pub(super) ink: bool,
-    pub(super) mode: Mode,
-    pub(super) sort: Sort,
+    pub(super) mode: KeyMode,
+    pub(super) sort: RowSort,
     pub(super) reversed: bool,
     pub(super) filter: String,
     /// What became of an order; stays until the next key.
@@ -53,17 +53,17 @@ pub(super) struct View {
     pub(super) trouble: String,
     /// What is wrong with the whole process.
     pub(super) troubles: Vec<String>,
-    pub(super) pools: Vec<Line>,
+    pub(super) pools: Vec<TopRow>,
     /// In the order in which they are shown.
-    pub(super) backends: Vec<Line>,
+    pub(super) backends: Vec<TopRow>,
     pub(super) selected: usize,
     tracks: BTreeMap<String, Track>,
-    all: Vec<Line>,
+    all: Vec<TopRow>,
 }
 
 /// A pool or a backend at one moment.
 #[derive(Clone, Debug)]
-pub(super) struct Line {
+pub(super) struct TopRow {
     pub(super) pool: String,
     /// Empty = the pool.
     pub(super) id: String,
@@ -93,12 +93,12 @@ struct Track {
     seen: bool,
 }
 
-impl View {
+impl TopView {
     pub(super) fn new(filter: String, ink: bool) -> Self {
         Self {
             ink,
-            mode: Mode::Look,
-            sort: Sort::Name,
+            mode: KeyMode::Look,
+            sort: RowSort::Name,
             reversed: false,
             filter,
             says: String::new(),
@@ -138,7 +138,7 @@ impl View {
                 _ if up < members => "degraded".to_owned(),
                 _ => "ok".to_owned(),
             };
-            self.pools.push(Line {
+            self.pools.push(TopRow {
                 pool: pool.name,
                 id: String::new(),
                 address: String::new(),
@@ -158,102 +158,102 @@ impl View {
         self.selected = found.unwrap_or(self.selected).min(self.backends.len().saturating_sub(1));
     }
 
-    pub(super) fn letter(&mut self, c: char) -> Asked {
+    pub(super) fn letter(&mut self, c: char) -> KeyAction {
         self.says.clear();
         match (&self.mode, c) {
-            (Mode::Filter, c) => {
+            (KeyMode::Filter, c) => {
                 self.filter.push(c);
                 self.arrange();
             }
-            (Mode::Sure(named, word), 'y' | 'Y') => {
-                let asked = Asked::Order(named.clone(), word);
-                self.mode = Mode::Look;
+            (KeyMode::Sure(named, word), 'y' | 'Y') => {
+                let asked = KeyAction::Order(named.clone(), word);
+                self.mode = KeyMode::Look;
                 return asked;
             }
-            (Mode::Sure(..) | Mode::Help, _) => self.mode = Mode::Look,
-            (Mode::Look, '?' | 'h') => self.mode = Mode::Help,
-            (Mode::Look, 'q') => return Asked::Quit,
-            (Mode::Look, '/') => self.mode = Mode::Filter,
-            (Mode::Look, 's') => {
+            (KeyMode::Sure(..) | KeyMode::Help, _) => self.mode = KeyMode::Look,
+            (KeyMode::Look, '?' | 'h') => self.mode = KeyMode::Help,
+            (KeyMode::Look, 'q') => return KeyAction::Quit,
+            (KeyMode::Look, '/') => self.mode = KeyMode::Filter,
+            (KeyMode::Look, 's') => {
                 self.sort = self.sort.next();
                 self.arrange();
             }
-            (Mode::Look, 'r') => {
+            (KeyMode::Look, 'r') => {
                 self.reversed = !self.reversed;
                 self.arrange();
             }
-            (Mode::Look, 'j') => return self.step(1),
-            (Mode::Look, 'k') => return self.step(-1),
-            (Mode::Look, 'd') => self.ask("drain"),
-            (Mode::Look, 'e') => self.ask("ready"),
-            (Mode::Look, 'x') => self.ask("disabled"),
-            (Mode::Look, _) => {}
+            (KeyMode::Look, 'j') => return self.step(1),
+            (KeyMode::Look, 'k') => return self.step(-1),
+            (KeyMode::Look, 'd') => self.ask("drain"),
+            (KeyMode::Look, 'e') => self.ask("ready"),
+            (KeyMode::Look, 'x') => self.ask("disabled"),
+            (KeyMode::Look, _) => {}
         }
-        Asked::Nothing
+        KeyAction::Nothing
     }
 
-    pub(super) fn enter(&mut self) -> Asked {
+    pub(super) fn enter(&mut self) -> KeyAction {
         self.says.clear();
-        self.mode = Mode::Look;
-        Asked::Nothing
+        self.mode = KeyMode::Look;
+        KeyAction::Nothing
     }
 
-    pub(super) fn escape(&mut self) -> Asked {
-        if self.mode == Mode::Filter || self.mode == Mode::Look {
+    pub(super) fn escape(&mut self) -> KeyAction {
+        if self.mode == KeyMode::Filter || self.mode == KeyMode::Look {
             self.filter.clear();
             self.arrange();
         }
         self.enter()
     }
 
-    pub(super) fn backspace(&mut self) -> Asked {
-        if self.mode == Mode::Filter {
+    pub(super) fn backspace(&mut self) -> KeyAction {
+        if self.mode == KeyMode::Filter {
             self.filter.pop();
             self.arrange();
         }
-        Asked::Nothing
+        KeyAction::Nothing
     }
 
-    pub(super) fn step(&mut self, by: isize) -> Asked {
+    pub(super) fn step(&mut self, by: isize) -> KeyAction {
         // Who is asked about one backend does not choose another: it is no yes, so it is a no.
-        if matches!(self.mode, Mode::Sure(..) | Mode::Help) {
+        if matches!(self.mode, KeyMode::Sure(..) | KeyMode::Help) {
             return self.enter();
         }
         self.says.clear();
         let last = self.backends.len().saturating_sub(1);
         self.selected = self.selected.saturating_add_signed(by).min(last);
-        Asked::Nothing
+        KeyAction::Nothing
     }
 
-    fn chosen(&self) -> Option<Named> {
+    fn chosen(&self) -> Option<BackendName> {
         let line = self.backends.get(self.selected)?;
-        Some(Named { pool: line.pool.clone(), id: line.id.clone() })
+        Some(BackendName { pool: line.pool.clone(), id: line.id.clone() })
     }
 
     fn ask(&mut self, word: &'static str) {
         if let Some(named) = self.chosen() {
-            self.mode = Mode::Sure(named, word);
+            self.mode = KeyMode::Sure(named, word);
         }
     }
 
     fn arrange(&mut self) {
         let wanted = self.filter.to_lowercase();
-        let fits = |line: &&Line| {
+        let fits = |line: &&TopRow| {
             [&line.pool, &line.id, &line.standing, &line.address]
                 .iter()
                 .any(|text| text.to_lowercase().contains(&wanted))
         };
-        let mut shown: Vec<Line> = self.all.iter().filter(fits).cloned().collect();
+        let mut shown: Vec<TopRow> = self.all.iter().filter(fits).cloned().collect();
         // By name first: equals stay in that order.
         shown.sort_by(|a, b| (&a.pool, &a.id).cmp(&(&b.pool, &b.id)));
         match self.sort {
-            Sort::Name => {}
-            Sort::Sessions => shown.sort_by_key(|line| std::cmp::Reverse(line.sessions)),
-            Sort::Connects => shown.sort_by(|a, b| b.connects.total_cmp(&a.connects)),
-            Sort::Slowest => {
+            RowSort::Name => {}
+            RowSort::Sessions => shown.sort_by_key(|line| std::cmp::Reverse(line.sessions)),
+            RowSort::Connects => shown.sort_by(|a, b| b.connects.total_cmp(&a.connects)),
+            RowSort::Slowest => {
                 shown.sort_by(|a, b| b.p99.unwrap_or_default().total_cmp(&a.p99.unwrap_or_default()));
             }
-            Sort::Standing => shown.sort_by_key(|line| (line.standing == "up", line.standing.clone())),
+            RowSort::Standing => shown.sort_by_key(|line| (line.standing == "up", line.standing.clone())),
         }
         if self.reversed {
             shown.reverse();
@@ -263,7 +263,7 @@ impl View {
     }
 }
 
-impl Sort {
+impl RowSort {
     fn next(self) -> Self {
         match self {
             Self::Name => Self::Sessions,
@@ -309,11 +309,11 @@ impl Track {
     }
 
     /// What is measured, in a line that has nothing else yet.
-    fn line(&self) -> Line {
+    fn line(&self) -> TopRow {
         let [connects, failures, to_backend, to_client] = self.rates;
         let window = self.times.front().zip(self.times.back());
         let quantile = |q| window.and_then(|(old, new)| quantile(old, new, q));
-        Line {
+        TopRow {
             pool: String::new(),
             id: String::new(),
             address: String::new(),
@@ -338,8 +338,8 @@ fn counters(backend: &Backend) -> [u64; 4] {
     [backend.connects, backend.connect_failures, backend.bytes_to_backend, backend.bytes_to_client]
 }
 
-fn line_of(pool: &str, backend: &Backend, track: &Track) -> Line {
-    Line {
+fn line_of(pool: &str, backend: &Backend, track: &Track) -> TopRow {
+    TopRow {
         pool: pool.to_owned(),
         id: backend.id.clone(),
         address: backend.address.clone(),

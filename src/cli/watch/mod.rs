@@ -1,10 +1,10 @@
 //! Reads the file of a configuration: when it is asked to, and when the file has changed and is whole. On a thread of its
 //! own, which may hang with the file's disk: nobody waits for it for long. `whole` decides when, `way` sees what happens.
 
+mod path;
 #[cfg(test)]
 mod tests;
 mod trouble;
-mod way;
 mod whole;
 mod writers;
 
@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::config::{ConfigError, file};
+use path::PathWatch;
 use trouble::Troubles;
-use way::Way;
 use whole::{Next, Seen, Stamp, Whole};
 
 /// Between two looks at the file, for what inotify can't see: NFS, FUSE, a file system that is mounted over the way.
@@ -37,13 +37,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads one file; watches it when that is switched on. Ends its thread when it is dropped.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FileWatch {
     path: PathBuf,
     is_on: bool,
     asks: mpsc::Sender<Ask>,
     /// A byte for each of the asks; at its end the thread ends.
     wake: PipeWriter,
-    changes: Arc<Slot>,
+    changes: Arc<Newest>,
     troubles: Arc<Troubles>,
 }
 
@@ -51,12 +51,12 @@ type Text = Result<String, ConfigError>;
 
 /// What has changed last and was not taken yet: what came before it is old. A lock: held for as long as it takes to move.
 #[derive(Debug, Default)]
-struct Slot {
+struct Newest {
     newest: Mutex<Option<Text>>,
     filled: Notify,
 }
 
-impl Slot {
+impl Newest {
     fn put(&self, text: Option<Text>) {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner) = text;
         self.filled.notify_one();
@@ -72,7 +72,7 @@ enum Ask {
     Read(oneshot::Sender<Text>),
 }
 
-impl Watch {
+impl FileWatch {
     /// Of the file at `path`, of which `seen` is in effect already. Off at first.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Watch {
     fn looking(path: &Path, seen: &str, period: Duration, eyes: bool) -> io::Result<Self> {
         let (woken, wake) = io::pipe()?;
         let (asks, asked) = mpsc::channel();
-        let (changes, troubles) = (Arc::<Slot>::default(), Arc::<Troubles>::default());
+        let (changes, troubles) = (Arc::<Newest>::default(), Arc::<Troubles>::default());
         let mut reader = Reader {
             path: path.to_owned(),
             period,
@@ -169,9 +169,9 @@ struct Reader {
     is_on: bool,
     woken: PipeReader,
     asked: mpsc::Receiver<Ask>,
-    changes: Arc<Slot>,
+    changes: Arc<Newest>,
     troubles: Arc<Troubles>,
-    way: Option<Way>,
+    way: Option<PathWatch>,
     whole: Whole,
     next_look: Instant,
     /// The text that was read and told last; `None` = what was told last is an error.
@@ -257,7 +257,7 @@ impl Reader {
         }
         let mut kept = || {
             if self.way.is_none() {
-                self.way = Some(Way::new()?);
+                self.way = Some(PathWatch::new()?);
             }
             self.way.as_mut().map_or(Ok(()), |way| way.watch(&self.path))
         };

@@ -26,7 +26,7 @@ fn is_whole(text: &str) -> bool {
 
 struct Bench {
     directory: TempDir,
-    watch: Watch,
+    watch: FileWatch,
 }
 
 impl Bench {
@@ -39,7 +39,7 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         let path = prepare(directory.path());
         let seen = fs::read_to_string(&path).unwrap_or_default();
-        let mut watch = Watch::looking(&path, &seen, period, eyes).unwrap();
+        let mut watch = FileWatch::looking(&path, &seen, period, eyes).unwrap();
         watch.turn(true);
         Self { directory, watch }
     }

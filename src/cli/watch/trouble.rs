@@ -14,10 +14,10 @@ const GONE: Duration = Duration::from_secs(1);
 
 /// See the module. A lock: touched a few times a second at most, and for as long as it takes to copy.
 #[derive(Debug, Default)]
-pub(super) struct Troubles(Mutex<State>);
+pub(super) struct Troubles(Mutex<TroubleState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct TroubleState {
     /// Since when a system call has been under way.
     busy: Option<Instant>,
     /// Since when the file has been written.
@@ -68,7 +68,7 @@ impl Troubles {
     }
 
     pub(super) fn clear(&self) {
-        *self.lock() = State::default();
+        *self.lock() = TroubleState::default();
     }
 
     pub(super) fn text(&self, now: Instant) -> Option<String> {
@@ -78,19 +78,19 @@ impl Troubles {
         let hung = state.busy.filter(|since| now.saturating_duration_since(*since) >= HUNG);
         match &*state {
             _ if let Some(since) = hung => Some(format!("its disk has not answered for {}", age(since))),
-            State { late: Some(since), .. } => Some(format!(
+            TroubleState { late: Some(since), .. } => Some(format!(
                 "it has been written for {} and is not closed: it is not applied; SIGHUP applies what is there",
                 age(*since)
             )),
             _ if let Some(since) = gone => Some(format!("it has not been there for {}", age(since))),
-            State { blind: Some(error), .. } => {
+            TroubleState { blind: Some(error), .. } => {
                 Some(format!("it can't be watched ({error}): it is looked at every 5 s, which is tried again then"))
             }
             _ => None,
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TroubleState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -75,11 +75,11 @@ pub(super) struct Whole {
     /// What it is now; `None` = it is not there.
     found: Option<Stamp>,
     /// A change that was not read yet.
-    change: Option<Change>,
+    change: Option<Unread>,
 }
 
 #[derive(Debug)]
-struct Change {
+struct Unread {
     how: How,
     /// When it began.
     since: Instant,
@@ -118,7 +118,7 @@ impl Whole {
             Seen::Touched | Seen::Looked => match &self.change {
                 Some(_) if !is_other => return,
                 // What told of the writer tells the rest.
-                Some(Change { how: How::Written | How::Whole, .. }) => return,
+                Some(Unread { how: How::Written | How::Whole, .. }) => return,
                 _ if seen == Seen::Touched => How::Unsure(QUIET),
                 _ => How::Unsure(QUIET_UNTOLD),
             },
@@ -127,7 +127,7 @@ impl Whole {
     }
 
     fn becomes(&mut self, how: How, now: Instant) {
-        let change = self.change.get_or_insert(Change { how, since: now, last: now, whole: None, asked: now });
+        let change = self.change.get_or_insert(Unread { how, since: now, last: now, whole: None, asked: now });
         (change.how, change.last, change.asked) = (how, now, now);
         if how == How::Whole {
             change.whole.get_or_insert(now);

@@ -13,9 +13,9 @@ use self::index::Index;
 use super::agents::Agent;
 use super::feed::{Feed, Heard};
 use super::instance::Instance;
-use super::outlet::Gone;
 use super::pace::{Backoff, Bucket};
 use super::turns::Taker;
+use super::update_sender::Closed;
 use crate::config::{self, ConsulSource, Warning};
 
 /// Answers with news that are followed by the next question at once. A pause is a time in which a restart of the agent goes
@@ -96,7 +96,7 @@ impl Catalog {
     }
 
     /// Until nobody listens.
-    pub(super) async fn follow(mut self, feed: &mut Feed) -> Result<(), Gone> {
+    pub(super) async fn follow(mut self, feed: &mut Feed) -> Result<(), Closed> {
         let tuning = self.tuning;
         let mut index = Index::default();
         let mut bucket = Bucket::new(tuning.burst, tuning.interval);
@@ -124,7 +124,11 @@ impl Catalog {
 
     /// One query, and its answer into the feed: whether that is another one than the last; else the kind and the text of
     /// what went wrong.
-    async fn ask(&mut self, feed: &mut Feed, index: &mut Index) -> Result<Result<bool, (&'static str, String)>, Gone> {
+    async fn ask(
+        &mut self,
+        feed: &mut Feed,
+        index: &mut Index,
+    ) -> Result<Result<bool, (&'static str, String)>, Closed> {
         let place = feed.until(self.taker.place()).await?;
         let client = self.agent.client();
         let wait = self.taker.wait(self.tuning.wait);

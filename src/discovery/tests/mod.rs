@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::resolver::{Resolver, Times};
-use super::{Discovery, Front, Fronts, Tuning};
+use super::resolver::{Resolver, ResolverTimes};
+use super::{Discovery, OwnAddress, OwnAddresses, Tuning};
 use crate::config::{Consistency, ConsulAgent, ConsulSource, Resolve, Source, Warning};
 use crate::endpoint::{Mistrust, Trust, Update};
 use crate::pool::{SourceStatus, SourceView};
@@ -43,17 +43,17 @@ fn quick() -> Tuning {
     }
 }
 
-fn no_fronts() -> Fronts {
+fn no_fronts() -> OwnAddresses {
     fronts_at(&[]).1
 }
 
 /// We listen there, as long as the sender is not told otherwise.
-fn fronts_at(addresses: &[&str]) -> (watch::Sender<Arc<[Front]>>, Fronts) {
+fn fronts_at(addresses: &[&str]) -> (watch::Sender<Arc<[OwnAddress]>>, OwnAddresses) {
     watch::channel(fronts(addresses))
 }
 
-fn fronts(addresses: &[&str]) -> Arc<[Front]> {
-    let front = |at: &&str| Front { listener: "web".into(), address: at.parse().unwrap(), takes_ipv4: false };
+fn fronts(addresses: &[&str]) -> Arc<[OwnAddress]> {
+    let front = |at: &&str| OwnAddress { listener: "web".into(), address: at.parse().unwrap(), takes_ipv4: false };
     addresses.iter().map(front).collect()
 }
 
@@ -72,7 +72,7 @@ fn resolver(answer: impl Fn(&str) -> Option<io::Result<Vec<IpAddr>>> + Send + Sy
             }
         }
     };
-    let times = Times {
+    let times = ResolverTimes {
         limit: PATIENCE,
         retry_first: Duration::from_millis(1),
         retry_last: Duration::from_millis(5),

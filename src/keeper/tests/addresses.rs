@@ -17,15 +17,15 @@ struct Name {
     asked: Arc<AtomicUsize>,
 }
 
-struct Ended(Arc<Mutex<BTreeMap<SocketAddr, (u64, RiseFall)>>>, SocketAddr, u64);
+struct EndedCounts(Arc<Mutex<BTreeMap<SocketAddr, (u64, RiseFall)>>>, SocketAddr, u64);
 
-impl Probing for Ended {
+impl Probing for EndedCounts {
     fn pause(&mut self) {}
 
     fn resume(&mut self) {}
 }
 
-impl Drop for Ended {
+impl Drop for EndedCounts {
     fn drop(&mut self) {
         let mut probes = self.0.lock().unwrap();
         if probes.get(&self.1).is_some_and(|(number, _)| *number == self.2) {
@@ -40,10 +40,10 @@ impl Name {
         let probes: Arc<Mutex<BTreeMap<SocketAddr, (u64, RiseFall)>>> = Arc::default();
         let asked = Arc::new(AtomicUsize::new(0));
         let (running, counted, started) = (Arc::clone(&probes), Arc::clone(&asked), AtomicUsize::new(0));
-        let watch: Watch = Box::new(move |_, address| {
+        let watch: ProbeHandle = Box::new(move |_, address| {
             let number = started.fetch_add(1, Ordering::Relaxed) as u64;
             running.lock().unwrap().insert(address, (number, RiseFall::new(2, 3)));
-            Box::new(Ended(Arc::clone(&running), address, number))
+            Box::new(EndedCounts(Arc::clone(&running), address, number))
         });
         bench.members = Members::new(Arc::clone(&bench.pool), watch, fastrand::Rng::with_seed(1));
         bench.members.look_up = Box::new(move |_| {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::super::Advised;
 use super::*;
 use crate::health::AdvisedWeight::{self, Percent};
-use crate::health::{Advice, Hearing, Wish};
+use crate::health::{Advice, AgentWish, Hearing};
 use crate::pool::NoneLeft;
 
 fn advise(bench: &mut Bench, id: &str, advice: Advice) {
@@ -38,9 +38,9 @@ fn a_weight_is_percent_of_the_configured_one() {
 #[test]
 fn a_wish_is_a_fact_below_the_registrys() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
-    advise(&mut bench, "a", Advice { wish: Wish::Drain, ..Advice::default() });
+    advise(&mut bench, "a", Advice { wish: AgentWish::Drain, ..Advice::default() });
     assert_eq!((bench.standing("a"), &*bench.view("a").reason), (Standing::Draining, "its agent asks for it"));
-    advise(&mut bench, "a", Advice { wish: Wish::Maintenance, ..Advice::default() });
+    advise(&mut bench, "a", Advice { wish: AgentWish::Maintenance, ..Advice::default() });
     assert_eq!(bench.standing("a"), Standing::Maintenance);
     bench.set_of(vec![Endpoint { registry: Registry::Critical, ..endpoint("a") }, endpoint("b")]);
     assert_eq!(bench.standing("a"), Standing::Down);
@@ -61,7 +61,7 @@ fn an_agents_report_carries_it_and_a_new_address_forgets_it() {
     let at = bench.view("a").address;
     let mut report = probed("a", at, true, &health);
     let result = Arc::make_mut(&mut report.report.result);
-    result.advice = Some(Advice { wish: Wish::Drain, ..Advice::default() });
+    result.advice = Some(Advice { wish: AgentWish::Drain, ..Advice::default() });
     bench.members.report(bench.now, report.clone());
     assert_eq!(bench.standing("a"), Standing::Up, "only an agent may");
     Arc::make_mut(&mut report.report.result).hearing = Some(Hearing::Understood);
@@ -99,7 +99,7 @@ fn the_strictest_cap_holds() {
 #[test]
 fn advice_is_kept_until_the_next_and_goes_when_the_backend_leaves() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
-    let drain = Advice { weight: Some(Percent(50)), wish: Wish::Drain, max_sessions: None };
+    let drain = Advice { weight: Some(Percent(50)), wish: AgentWish::Drain, max_sessions: None };
     advise(&mut bench, "a", drain);
     bench.probe("a", true);
     assert_eq!((bench.view("a").advice, bench.view("b").advice), (Some(drain), None));
@@ -125,14 +125,14 @@ fn asked(bench: &mut Bench, id: &str, hearing: Hearing, advice: Option<Advice>) 
         hearing: Some(hearing),
         certificate: None,
     };
-    let report = Report { result: Arc::new(result), state: crate::health::ProbeState::Up, streak: 1 };
+    let report = ProbeReport { result: Arc::new(result), state: crate::health::ProbeState::Up, streak: 1 };
     bench.members.hear_agent(bench.now, Advised { id: id.into(), address, report });
 }
 
 #[test]
 fn what_becomes_of_questions_is_counted_and_changes_nothing() {
     let mut bench = Bench::up(TCP, &["a"]);
-    let drain = Advice { wish: Wish::Drain, ..Advice::default() };
+    let drain = Advice { wish: AgentWish::Drain, ..Advice::default() };
     asked(&mut bench, "a", Hearing::Understood, Some(drain));
     let since = bench.view("a").since;
     for hearing in [Hearing::Unreachable, Hearing::Unreachable, Hearing::Unknown] {

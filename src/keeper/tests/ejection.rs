@@ -222,16 +222,16 @@ fn evidence_on_a_former_backend_of_the_same_name_is_stale() {
         bench.lease("a").failed(ConnectFailure::Refused);
     }
     let mut waiting = Vec::new();
-    while let Ok(testimony) = bench.evidence.try_recv() {
-        waiting.push(testimony);
+    while let Ok(report) = bench.observation.try_recv() {
+        waiting.push(report);
     }
     bench.set(&["b"]);
     bench.advance(seconds(600));
     bench.set(&["a", "b"]);
     bench.probe("a", true);
     assert!(!Arc::ptr_eq(&former, &bench.backend("a").unwrap()));
-    for testimony in &waiting {
-        bench.members.evidence(bench.now, testimony);
+    for report in &waiting {
+        bench.members.observation(bench.now, report);
     }
     assert_eq!(bench.standing("a"), Standing::Up);
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod advice;
+mod aggregate;
 mod damping;
 mod ejection;
 mod held;
@@ -10,7 +11,6 @@ mod membership;
 mod orders;
 mod shares;
 mod simulation;
-mod together;
 mod trials;
 
 use std::collections::BTreeMap;
@@ -21,12 +21,12 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 use super::members::Members;
-use super::{Probed, Probing, Watch};
+use super::{ProbeHandle, Probed, Probing};
 use crate::config;
 use crate::endpoint::{Endpoint, Mistrust, Registry, Trust, Update};
-use crate::health::{ProbeResult, Report, RiseFall};
+use crate::health::{ProbeReport, ProbeResult, RiseFall};
 use crate::metrics::{ConnectFailure, EarlyEnd};
-use crate::pool::{Backend, Lease, PickContext, Pool, Testimony, View};
+use crate::pool::{Backend, BackendView, Lease, PickContext, Pool, SessionReport};
 use crate::standing::Standing;
 
 /// rise 2, fall 3, no matter what the defaults are.
@@ -37,7 +37,7 @@ const ANY: &str = "check = { kind = \"tcp\", rise = 2, fall = 3 }\nwhen_all_down
 struct Bench {
     pool: Arc<Pool>,
     members: Members,
-    evidence: mpsc::Receiver<Testimony>,
+    observation: mpsc::Receiver<SessionReport>,
     probes: Arc<Mutex<Probes>>,
     now: Instant,
 }
@@ -94,10 +94,10 @@ impl Bench {
     fn new(keys: &str) -> Self {
         let settings = settings(keys);
         let (rise, fall) = (settings.check.rise, settings.check.fall);
-        let (pool, evidence) = Pool::new(settings, 1);
+        let (pool, observation) = Pool::new(settings, 1);
         let probes = Arc::new(Mutex::new(Probes::default()));
         let members = Members::new(Arc::clone(&pool), watch(&probes, rise, fall), fastrand::Rng::with_seed(1));
-        Self { pool, members, evidence, probes, now: Instant::now() }
+        Self { pool, members, observation, probes, now: Instant::now() }
     }
 
     /// The pool has these keys from now on.
@@ -161,8 +161,8 @@ impl Bench {
 
     /// The keeper hears what sessions said.
     fn hear(&mut self) {
-        while let Ok(evidence) = self.evidence.try_recv() {
-            self.members.evidence(self.now, &evidence);
+        while let Ok(observation) = self.observation.try_recv() {
+            self.members.observation(self.now, &observation);
         }
     }
 
@@ -209,7 +209,7 @@ impl Bench {
         self.pool.members().iter().find(|backend| &*backend.id == id).cloned()
     }
 
-    fn view(&self, id: &str) -> Arc<View> {
+    fn view(&self, id: &str) -> Arc<BackendView> {
         self.backend(id).unwrap_or_else(|| panic!("{id} is forgotten")).view()
     }
 
@@ -239,7 +239,7 @@ fn settings(keys: &str) -> config::Pool {
     config.pools.remove(0)
 }
 
-fn watch(probes: &Arc<Mutex<Probes>>, rise: u32, fall: u32) -> Watch {
+fn watch(probes: &Arc<Mutex<Probes>>, rise: u32, fall: u32) -> ProbeHandle {
     let running = Arc::clone(probes);
     Box::new(move |id, address| {
         let mut probes = running.lock().unwrap();
@@ -284,7 +284,7 @@ fn probed(id: &str, address: SocketAddr, passed: bool, health: &RiseFall) -> Pro
         hearing: None,
         certificate: None,
     };
-    let report = Report { result: Arc::new(result), state: health.state(), streak: health.streak() };
+    let report = ProbeReport { result: Arc::new(result), state: health.state(), streak: health.streak() };
     Probed { id: id.into(), address, report }
 }
 

@@ -94,16 +94,16 @@ fn what_is_for_a_time_ends_by_itself() {
     assert_eq!(bench.standing("a"), Standing::Draining);
     bench.advance(Duration::from_millis(1));
     assert_eq!(bench.standing("a"), Standing::Up);
-    assert!(bench.pool.orders.ledger().is_empty());
+    assert!(bench.pool.orders.overrides().is_empty());
 }
 
 #[test]
 fn a_keeper_begins_with_what_held_before_it() {
     let mut bench = Bench::up(TCP, &["a"]);
     bench.order("a", Operator::Drain);
-    let ledger = bench.pool.orders.ledger();
+    let overrides = bench.pool.orders.overrides();
     let mut bench = Bench::new(TCP);
-    bench.pool.orders.show((*ledger).clone());
+    bench.pool.orders.show((*overrides).clone());
     bench.members = Members::new(Arc::clone(&bench.pool), Box::new(|_, _| Box::new(())), fastrand::Rng::with_seed(1));
     bench.set(&["a", "b"]);
     assert_eq!((bench.standing("a"), bench.standing("b")), (Standing::Draining, Standing::Unproven));
@@ -114,7 +114,7 @@ fn an_unknown_backend_is_refused_and_leaves_no_trace() {
     let mut bench = Bench::up(TCP, &["a"]);
     let refused = bench.says(What::Backend("z".into(), Operator::Drain), Lasting::Kept);
     assert_eq!(refused, Err(OrderError::NoSuchBackend));
-    assert!(bench.pool.orders.ledger().is_empty());
+    assert!(bench.pool.orders.overrides().is_empty());
 }
 
 #[test]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::*;
 use crate::config;
 use crate::pool::tests::{pool, view};
-use crate::pool::{Backend, PickContext, View};
+use crate::pool::{Backend, BackendView, PickContext};
 use crate::standing::Standing;
 
 const ROOMY: config::Queue = config::Queue { max_length: 1_000, timeout: Duration::from_secs(10) };
 
-fn capped(standing: Standing, cap: u32) -> View {
-    View { max_sessions: Some(cap), ..view(standing, 1) }
+fn capped(standing: Standing, cap: u32) -> BackendView {
+    BackendView { max_sessions: Some(cap), ..view(standing, 1) }
 }
 
 fn add(pool: &Pool, id: &str, standing: Standing, cap: u32) -> Arc<Backend> {
@@ -22,7 +22,7 @@ fn add(pool: &Pool, id: &str, standing: Standing, cap: u32) -> Arc<Backend> {
 
 fn wait(pool: &Arc<Pool>) -> Waiting {
     match pool.pick_or_wait(ROOMY) {
-        Ok(Turn::Later(waiting)) => waiting,
+        Ok(PickOrWait::Later(waiting)) => waiting,
         other => panic!("{other:?}"),
     }
 }
@@ -39,7 +39,7 @@ fn served(waiting: &mut Waiting) -> Option<Lease> {
 fn who_came_first_is_served_first_and_nobody_slips_in() {
     let pool = pool("");
     add(&pool, "a", Standing::Up, 1);
-    let Ok(Turn::Now(mut lease)) = pool.pick_or_wait(ROOMY) else { panic!("there is room") };
+    let Ok(PickOrWait::Now(mut lease)) = pool.pick_or_wait(ROOMY) else { panic!("there is room") };
     let mut waiting: Vec<Waiting> = (0..3).map(|_| wait(&pool)).collect();
     assert_eq!((pool.queued(), pool.sessions()), (3, 1));
     for left in (0..3).rev() {
@@ -81,10 +81,10 @@ fn a_full_queue_takes_nobody() {
     let _lease = pool.pick(&PickContext::FIRST).unwrap();
     let small = config::Queue { max_length: 1, ..ROOMY };
     let place = pool.pick_or_wait(small);
-    assert!(matches!(place, Ok(Turn::Later(_))));
-    assert!(matches!(pool.pick_or_wait(small), Ok(Turn::Full)));
+    assert!(matches!(place, Ok(PickOrWait::Later(_))));
+    assert!(matches!(pool.pick_or_wait(small), Ok(PickOrWait::Full)));
     drop(place);
-    assert!(matches!(pool.pick_or_wait(small), Ok(Turn::Later(_))));
+    assert!(matches!(pool.pick_or_wait(small), Ok(PickOrWait::Later(_))));
 }
 
 /// Nothing to wait for: nobody up, no weight, a cap that lets nobody in, a tier that is not used.
@@ -96,7 +96,7 @@ fn only_what_may_become_free_is_waited_for() {
     assert!(pool.pick_or_wait(ROOMY).is_err());
     pool.place(&backend, capped(Standing::Up, 0));
     assert!(pool.pick_or_wait(ROOMY).is_err());
-    pool.place(&backend, View { share: 0, weight: 0, ..capped(Standing::Up, 1) });
+    pool.place(&backend, BackendView { share: 0, weight: 0, ..capped(Standing::Up, 1) });
     assert!(pool.pick_or_wait(ROOMY).is_err());
     assert_eq!(pool.queued(), 0);
 
@@ -160,9 +160,9 @@ fn any_sequence_is_first_come_first_served() {
                 2 if !waiting.is_empty() => drop(waiting.remove(random.usize(..waiting.len()))),
                 3..=5 if !leases.is_empty() => drop(leases.swap_remove(random.usize(..leases.len()))),
                 _ => match pool.pick_or_wait(ROOMY) {
-                    Ok(Turn::Now(lease)) => leases.push(lease),
-                    Ok(Turn::Later(place)) => waiting.push_back(place),
-                    Ok(Turn::Full) | Err(NoneLeft) => {}
+                    Ok(PickOrWait::Now(lease)) => leases.push(lease),
+                    Ok(PickOrWait::Later(place)) => waiting.push_back(place),
+                    Ok(PickOrWait::Full) | Err(NoneLeft) => {}
                 },
             }
             if random.bool() {
@@ -201,14 +201,14 @@ fn a_crowd_gets_through() {
                 start.wait();
                 for _ in 0..500 {
                     let lease = match pool.pick_or_wait(ROOMY).expect("it is up") {
-                        Turn::Now(lease) => lease,
-                        Turn::Full => panic!("six do not fill it"),
-                        Turn::Later(waiting) if random.u8(..4) == 0 => {
+                        PickOrWait::Now(lease) => lease,
+                        PickOrWait::Full => panic!("six do not fill it"),
+                        PickOrWait::Later(waiting) if random.u8(..4) == 0 => {
                             thread::yield_now();
                             drop(waiting);
                             continue;
                         }
-                        Turn::Later(waiting) => runtime
+                        PickOrWait::Later(waiting) => runtime
                             .block_on(async { tokio::time::timeout(Duration::from_secs(60), waiting).await })
                             .expect("it is forgotten")
                             .unwrap(),

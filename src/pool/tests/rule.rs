@@ -61,12 +61,12 @@ impl World {
         world
     }
 
-    fn view(&mut self) -> View {
+    fn view(&mut self) -> BackendView {
         let standing = match self.random.u8(..3) {
             0 => Standing::ALL[self.random.usize(..Standing::ALL.len())],
             _ => Standing::Up,
         };
-        View {
+        BackendView {
             priority: [0, 0, 1, 1, 2, 15][self.random.usize(..6)],
             max_sessions: (self.random.u8(..3) > 0).then(|| self.random.u32(..4)),
             ..view(standing, self.random.u16(..3))
@@ -141,7 +141,7 @@ impl World {
                     let of_tier: Vec<_> =
                         (0..met.len()).filter(|&it| self.backends[it].view().priority == before).collect();
                     let is_up = |it: &usize| self.is_usable(*it) && self.backends[*it].view().standing == Standing::Up;
-                    let spill = self.pool.settings().conduct.spill;
+                    let spill = self.pool.settings().resilience.spill;
                     let has_met = |what: Met| of_tier.iter().any(|&it| met[it] == what);
                     !of_tier.iter().any(is_left)
                         && (!of_tier.iter().any(is_up)
@@ -159,7 +159,7 @@ impl World {
     fn is_usable(&self, number: usize) -> bool {
         let (view, settings) = (self.backends[number].view(), self.pool.settings());
         let is_up = |backend: &Arc<Backend>| backend.view().standing == Standing::Up && backend.view().share > 0;
-        let opens = settings.when_all_down == config::WhenAllDown::Any || settings.conduct.panic_threshold > 0;
+        let opens = settings.when_all_down == config::WhenAllDown::Any || settings.resilience.panic_threshold > 0;
         let open = self.panicking || (opens && !self.backends.iter().any(is_up));
         view.share > 0 && (view.standing == Standing::Up || (open && view.standing.is_last_resort()))
     }
@@ -174,7 +174,7 @@ impl World {
 #[test]
 fn without_spill_a_backup_serves_only_while_no_primary_is_up() {
     let pool = pool("spill = []\npanic_threshold = 100\nwhen_all_down = \"any\"");
-    let at = |priority, standing| View { priority, ..view(standing, 1) };
+    let at = |priority, standing| BackendView { priority, ..view(standing, 1) };
     let primaries: Vec<_> = (0..5).map(|n| pool.add(&format!("p{n}").into(), at(0, Standing::Up))).collect();
     let backup = pool.add(&"backup".into(), at(1, Standing::Up));
     let loads = |first| std::array::from_fn::<u32, TIERS, _>(|tier| if tier == first { 100 } else { 0 });
@@ -202,7 +202,7 @@ fn without_spill_a_backup_serves_only_while_no_primary_is_up() {
 #[test]
 fn no_trial_in_a_tier_that_is_not_in_use() {
     let pool = pool("spill = []");
-    let at = |priority, standing| View { priority, ..view(standing, 1) };
+    let at = |priority, standing| BackendView { priority, ..view(standing, 1) };
     let primary = pool.add(&"primary".into(), at(0, Standing::Up));
     let backup = pool.add(&"backup".into(), at(1, Standing::Ejected));
     pool.offer_trial(&backup, Failing::Connect);

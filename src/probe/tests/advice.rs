@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::config::AgentCheck;
 use crate::health::AdvisedWeight::Percent;
-use crate::health::{Advice, Wish};
+use crate::health::{Advice, AgentWish};
 
 /// Says what it was told to, after a word that it waits for, if there is one.
 async fn agent(said: &Arc<Mutex<&'static str>>, password: &'static str) -> Backend {
@@ -30,7 +30,7 @@ fn asking(send: &str) -> Check {
 }
 
 /// The next report that is about a new text.
-async fn about(reports: &mut UnboundedReceiver<Report>, text: &str) -> Arc<ProbeResult> {
+async fn about(reports: &mut UnboundedReceiver<ProbeReport>, text: &str) -> Arc<ProbeResult> {
     loop {
         let report = next(reports).await;
         if report.result.got.contains(text) {
@@ -51,26 +51,26 @@ async fn an_answer_is_a_result_and_advice_that_stays() {
 
     *said.lock().unwrap() = "drain,maxconn:5\r\nup\n";
     let result = about(&mut reports, "drain").await;
-    let drained = Advice { weight: Some(Percent(75)), wish: Wish::Drain, max_sessions: Some(5) };
+    let drained = Advice { weight: Some(Percent(75)), wish: AgentWish::Drain, max_sessions: Some(5) };
     assert_eq!((result.passed, result.advice), (true, Some(drained)), "only the first line counts");
 
     *said.lock().unwrap() = "down # for a reason";
     let result = about(&mut reports, "down").await;
     assert_eq!(
         (result.passed, result.advice.unwrap().wish),
-        (false, Wish::Down),
+        (false, AgentWish::Down),
         "the end of the connection ends a line"
     );
 
     *said.lock().unwrap() = "who knows\n";
     let result = about(&mut reports, "who knows").await;
     assert_eq!(result.to_string(), r#"agent opinion: "who knows", wanted words such as up, down, drain, weight:50"#);
-    assert_eq!((result.passed, result.advice.unwrap().wish), (false, Wish::Down), "nothing changes");
+    assert_eq!((result.passed, result.advice.unwrap().wish), (false, AgentWish::Down), "nothing changes");
 
     // One that is gone changes nothing either; who comes late hears what held.
     drop(backend);
     let result = about(&mut reports, "refused").await;
-    assert_eq!((result.passed, result.advice.unwrap().wish), (false, Wish::Down));
+    assert_eq!((result.passed, result.advice.unwrap().wish), (false, AgentWish::Down));
 }
 
 #[tokio::test]

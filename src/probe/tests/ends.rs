@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::config::{
-    AgentCheck, Expectation, GrpcCheck, PostgresCheck, Protocol, ProxyVersion, RedisCheck, Step, TlsCheck,
+    AgentCheck, Expectation, GrpcCheck, PostgresCheck, Protocol, ProxyVersion, RedisCheck, ScriptStep, TlsCheck,
 };
 
 /// What the server read after its answers, or why it could not.
@@ -51,7 +51,7 @@ fn redis() -> CheckKind {
 }
 
 fn script(wanted: &str) -> CheckKind {
-    CheckKind::Script(vec![Step::Send(b"x".to_vec()), Step::Expect(Expectation::Bytes(wanted.into()))])
+    CheckKind::Script(vec![ScriptStep::Send(b"x".to_vec()), ScriptStep::Expect(Expectation::Bytes(wanted.into()))])
 }
 
 #[tokio::test]

@@ -72,13 +72,13 @@ fn rare(kind: CheckKind) -> Check {
     Check { interval: never, fast_interval: never, down_interval: never, ..check(kind) }
 }
 
-fn subscribe(prober: &Prober, address: SocketAddr, check: &Check) -> (Subscription, UnboundedReceiver<Report>) {
+fn subscribe(prober: &Prober, address: SocketAddr, check: &Check) -> (Subscription, UnboundedReceiver<ProbeReport>) {
     let (sender, receiver) = unbounded_channel();
-    let sink = Box::new(move |report: &Report| drop(sender.send(report.clone())));
+    let sink = Box::new(move |report: &ProbeReport| drop(sender.send(report.clone())));
     (prober.subscribe(address, &Arc::new(check.clone()), sink), receiver)
 }
 
-async fn next(reports: &mut UnboundedReceiver<Report>) -> Report {
+async fn next(reports: &mut UnboundedReceiver<ProbeReport>) -> ProbeReport {
     timeout(PATIENCE, reports.recv()).await.expect("no report").expect("the probe ended")
 }
 

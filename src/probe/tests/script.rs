@@ -1,21 +1,21 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{Expectation, Pattern, Step};
+use crate::config::{Expectation, Pattern, ScriptStep};
 
-fn send(bytes: impl Into<Vec<u8>>) -> Step {
-    Step::Send(bytes.into())
+fn send(bytes: impl Into<Vec<u8>>) -> ScriptStep {
+    ScriptStep::Send(bytes.into())
 }
 
-fn expect(bytes: impl Into<Vec<u8>>) -> Step {
-    Step::Expect(Expectation::Bytes(bytes.into()))
+fn expect(bytes: impl Into<Vec<u8>>) -> ScriptStep {
+    ScriptStep::Expect(Expectation::Bytes(bytes.into()))
 }
 
-fn matching(source: &str) -> Step {
-    Step::Expect(Expectation::Regex(Pattern::new(source).unwrap()))
+fn matching(source: &str) -> ScriptStep {
+    ScriptStep::Expect(Expectation::Regex(Pattern::new(source).unwrap()))
 }
 
-async fn probe(address: SocketAddr, steps: impl Into<Vec<Step>>) -> Arc<ProbeResult> {
+async fn probe(address: SocketAddr, steps: impl Into<Vec<ScriptStep>>) -> Arc<ProbeResult> {
     first(address, &rare(CheckKind::Script(steps.into()))).await
 }
 
@@ -80,8 +80,8 @@ async fn a_match_is_used_up_and_the_rest_is_not() {
 
 #[tokio::test]
 async fn what_is_not_expected_fails_wherever_it_comes_before_the_next_match() {
-    let not = |text: &str| Step::ExpectNot(Expectation::Bytes(text.into()));
-    let not_like = |source: &str| Step::ExpectNot(Expectation::Regex(Pattern::new(source).unwrap()));
+    let not = |text: &str| ScriptStep::ExpectNot(Expectation::Bytes(text.into()));
+    let not_like = |source: &str| ScriptStep::ExpectNot(Expectation::Regex(Pattern::new(source).unwrap()));
     // In one piece, and byte by byte, with the same verdict.
     let whole: &'static [&'static [u8]] = &[b"LOADING 12 ready later"];
     let pieces: Vec<&'static [u8]> = whole[0].chunks(1).collect();

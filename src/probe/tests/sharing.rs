@@ -78,7 +78,7 @@ async fn a_dropped_subscription_cancels_what_is_in_flight() {
     })
     .await;
     let prober = Prober::new();
-    let steps = vec![crate::config::Step::Expect(crate::config::Expectation::Bytes(b"never".into()))];
+    let steps = vec![crate::config::ScriptStep::Expect(crate::config::Expectation::Bytes(b"never".into()))];
     let (subscription, mut reports) = subscribe(&prober, backend.address, &check(CheckKind::Script(steps)));
     eventually("in flight", || prober.stats().in_flight == 1 && backend.accepted() == 1).await;
     drop(subscription);

@@ -11,13 +11,13 @@ const STOCK: usize = 64;
 
 /// Bytes that were read and could not be written at once. In a box wherever it goes: next to none of the directions has one.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Unwritten {
     bytes: Vec<u8>,
     /// So many of them are written by now.
     written: usize,
 }
 
-impl Kept {
+impl Unwritten {
     /// `None` = there are none.
     pub(super) fn of(bytes: Vec<u8>) -> Option<Box<Self>> {
         (!bytes.is_empty()).then(|| Box::new(Self { bytes, written: 0 }))
@@ -38,7 +38,7 @@ impl Kept {
 pub(super) struct Scratch {
     buffer: RefCell<Box<[u8]>>,
     #[expect(clippy::vec_box, reason = "they come and go in their boxes")]
-    stock: RefCell<Vec<Box<Kept>>>,
+    stock: RefCell<Vec<Box<Unwritten>>>,
 }
 
 impl Scratch {
@@ -51,13 +51,13 @@ impl Scratch {
     }
 
     /// A copy of what could not be written.
-    pub(super) fn keep(&self, bytes: &[u8]) -> Box<Kept> {
+    pub(super) fn keep(&self, bytes: &[u8]) -> Box<Unwritten> {
         let mut kept = self.stock.borrow_mut().pop().unwrap_or_default();
         kept.bytes.extend_from_slice(bytes);
         kept
     }
 
-    pub(super) fn put_back(&self, mut kept: Box<Kept>) {
+    pub(super) fn put_back(&self, mut kept: Box<Unwritten>) {
         let mut stock = self.stock.borrow_mut();
         // What came off the ring at once may be larger.
         if stock.len() < STOCK && kept.bytes.capacity() <= SCRATCH {

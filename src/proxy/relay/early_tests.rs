@@ -40,16 +40,17 @@ async fn connection() -> (TcpStream, Socket) {
     (peer, Socket::new(ours.into()))
 }
 
-async fn session(mode: Mode, gear: &Rc<Gear>, first_byte: Option<Duration>) -> Session {
+async fn session(mode: Mode, relay_context: &Rc<RelayContext>, first_byte: Option<Duration>) -> Session {
     let ((client, mut client_side), (backend, mut backend_side)) = (connection().await, connection().await);
-    let (gear, heard) = (Rc::clone(gear), Rc::new(Cell::new(0)));
+    let (relay_context, heard) = (Rc::clone(relay_context), Rc::new(Cell::new(0)));
     let counted = Rc::clone(&heard);
     let relaying = spawn_local(async move {
         let limits = Rc::new(Cell::new(Limits::new(None, None, first_byte)));
         let terms = Terms { mode, limits, early: Vec::new(), before: None };
         let answered = || counted.set(counted.get() + 1);
         let never = std::future::pending();
-        relay([&mut client_side, &mut backend_side], &gear, terms, Bytes::new(1).cell(0), &answered, never).await
+        relay([&mut client_side, &mut backend_side], &relay_context, terms, Bytes::new(1).cell(0), &answered, never)
+            .await
     });
     Session { client, backend, relaying, heard }
 }
@@ -65,10 +66,10 @@ fn in_every_mode(test: impl AsyncFn(Session)) {
         if let Some(ring) = &ring {
             spawn_local(ring.clone().drive());
         }
-        let gear = Rc::new(Gear::new(8, Arc::default(), ring));
+        let relay_context = Rc::new(RelayContext::new(8, Arc::default(), ring));
         for &mode in modes {
             for limit in [None, Some(PATIENCE)] {
-                let session = session(mode, &gear, limit).await;
+                let session = session(mode, &relay_context, limit).await;
                 timeout(PATIENCE, test(session)).await.unwrap_or_else(|_| panic!("too long: {mode:?}"));
             }
         }

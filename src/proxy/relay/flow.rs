@@ -5,10 +5,10 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use super::copy::{Kept, SCRATCH};
+use super::copy::{SCRATCH, Unwritten};
 use super::ring::Stage;
 use super::splice::Pipe;
-use super::{Gear, Mode, Side};
+use super::{Mode, RelayContext, Side};
 use crate::proxy::socket::Socket;
 
 /// Moves in a row before other sessions of the worker get a turn.
@@ -26,9 +26,9 @@ const IN_A_ROW: u8 = 3;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Flow {
-    state: State,
+    state: FlowState,
     /// Read by copying and not yet written.
-    kept: Option<Box<Kept>>,
+    kept: Option<Box<Unwritten>>,
     /// Held only while bytes are in it, or within a turn.
     pipe: Option<Box<Pipe>>,
     pace: Bulk,
@@ -39,7 +39,7 @@ pub(super) struct Flow {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum FlowState {
     /// Reading.
     Open,
     /// The source was reset; what its kernel had received before is still to be read.
@@ -47,7 +47,7 @@ enum State {
     /// The source has finished; what is kept, then FIN, is to be written.
     Ended,
     /// The source was reset; what is kept is to be written, and no FIN.
-    Cut,
+    ForcedEnd,
     /// FIN is written.
     Finished,
     /// Nothing more goes this way.
@@ -70,21 +70,21 @@ pub(super) type Way<'a> = (Side, &'a Socket, &'a Socket);
 
 impl Flow {
     pub(super) fn new(mode: Mode) -> Self {
-        Self { state: State::Open, kept: None, pipe: None, pace: Bulk::new(mode), broken: false, is_rough: false }
+        Self { state: FlowState::Open, kept: None, pipe: None, pace: Bulk::new(mode), broken: false, is_rough: false }
     }
 
     /// How far it has come on the ring.
     pub(super) fn follow(&mut self, stage: Stage) {
         self.state = match stage {
-            Stage::Open => State::Open,
-            Stage::Ended => State::Ended,
-            Stage::Finished => State::Finished,
+            Stage::Open => FlowState::Open,
+            Stage::Ended => FlowState::Ended,
+            Stage::Finished => FlowState::Finished,
         };
     }
 
     /// Goes on with what came off the ring.
     pub(super) fn resume(&mut self, kept: Vec<u8>, pace: Bulk) {
-        (self.kept, self.pace) = (Kept::of(kept), pace);
+        (self.kept, self.pace) = (Unwritten::of(kept), pace);
     }
 
     /// What is to be known of it on the ring.
@@ -94,7 +94,7 @@ impl Flow {
 
     /// Whether the ring could serve it: open, and everything that was read is written.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.state == State::Open && !self.broken && self.is_flushed() && !self.pace.is_bulk()
+        self.state == FlowState::Open && !self.broken && self.is_flushed() && !self.pace.is_bulk()
     }
 
     /// Whether the latest turn was not the way of small messages.
@@ -104,20 +104,20 @@ impl Flow {
 
     /// These bytes were read from the source before.
     pub(super) fn beginning_with(self, kept: Vec<u8>) -> Self {
-        Self { kept: Kept::of(kept), ..self }
+        Self { kept: Unwritten::of(kept), ..self }
     }
 
     /// Moves bytes until one of the sockets has to be waited for; returns how many the target took.
-    pub(super) fn turn(&mut self, cx: &mut Context<'_>, way: Way<'_>, gear: &Gear) -> (u64, Turn) {
+    pub(super) fn turn(&mut self, cx: &mut Context<'_>, way: Way<'_>, relay_context: &RelayContext) -> (u64, Turn) {
         let mut moved = 0;
         self.is_rough = false;
-        let turn = self.moves(cx, way, gear, &mut moved);
+        let turn = self.moves(cx, way, relay_context, &mut moved);
         self.is_rough |= !self.is_flushed();
-        self.put_back(gear);
+        self.put_back(relay_context);
         (moved, turn)
     }
 
-    fn moves(&mut self, cx: &mut Context<'_>, way: Way<'_>, gear: &Gear, moved: &mut u64) -> Turn {
+    fn moves(&mut self, cx: &mut Context<'_>, way: Way<'_>, relay_context: &RelayContext, moved: &mut u64) -> Turn {
         let (side, _, target) = way;
         for _ in 0..MOVES_IN_A_ROW {
             match self.flush(cx, target, moved) {
@@ -126,30 +126,32 @@ impl Flow {
                 Poll::Pending => return Turn::Waiting,
             }
             match self.state {
-                State::Open | State::Last => {}
-                State::Ended => {
+                FlowState::Open | FlowState::Last => {}
+                FlowState::Ended => {
                     if let Err(error) = target.send_fin() {
                         return Turn::Broken(side.other(), error);
                     }
-                    self.state = State::Finished;
+                    self.state = FlowState::Finished;
                     return Turn::Waiting;
                 }
-                State::Cut | State::Finished | State::Closed => return Turn::Waiting,
+                FlowState::ForcedEnd | FlowState::Finished | FlowState::Closed => return Turn::Waiting,
             }
             if self.pace.is_bulk() && self.pipe.is_none() {
-                self.pipe = gear.pipes.take();
+                self.pipe = relay_context.pipes.take();
             }
             let mut step = self.fill(cx, way);
             let is_spliced = !matches!(step, Poll::Ready(Ok(0)));
             // No pipe; or FIN, or urgent data, and splice(2) can't tell one from the other.
             if !is_spliced {
-                step = self.copy(cx, way, gear, moved);
+                step = self.copy(cx, way, relay_context, moved);
             }
             match step {
                 // Once its error has been taken, a broken connection reads as ended.
-                Poll::Ready(Ok(0)) if self.state == State::Last => self.state = State::Cut,
-                Poll::Ready(Err((broken, _))) if broken == side && self.state == State::Last => self.state = State::Cut,
-                Poll::Ready(Ok(0)) => self.state = State::Ended,
+                Poll::Ready(Ok(0)) if self.state == FlowState::Last => self.state = FlowState::ForcedEnd,
+                Poll::Ready(Err((broken, _))) if broken == side && self.state == FlowState::Last => {
+                    self.state = FlowState::ForcedEnd
+                }
+                Poll::Ready(Ok(0)) => self.state = FlowState::Ended,
                 Poll::Ready(Ok(read)) => {
                     self.is_rough |= read > SMALL;
                     self.pace.saw(read);
@@ -157,7 +159,7 @@ impl Flow {
                 Poll::Ready(Err((broken, error))) => {
                     if broken == side {
                         // splice(2) says it before the bytes behind urgent data.
-                        self.state = if is_spliced { State::Last } else { State::Cut };
+                        self.state = if is_spliced { FlowState::Last } else { FlowState::ForcedEnd };
                     }
                     return Turn::Broken(broken, error);
                 }
@@ -190,10 +192,10 @@ impl Flow {
         &mut self,
         cx: &mut Context<'_>,
         (side, source, target): Way<'_>,
-        gear: &Gear,
+        relay_context: &RelayContext,
         moved: &mut u64,
     ) -> Poll<Result<usize, (Side, io::Error)>> {
-        let mut buffer = gear.scratch.buffer();
+        let mut buffer = relay_context.scratch.buffer();
         let Poll::Ready(read) = source.poll_read(cx, &mut buffer).map_err(|error| (side, error))? else {
             return Poll::Pending;
         };
@@ -206,8 +208,8 @@ impl Flow {
         };
         *moved += taken as u64;
         if taken < read {
-            self.give_kept_back(gear);
-            self.kept = Some(gear.scratch.keep(&buffer[taken..read]));
+            self.give_kept_back(relay_context);
+            self.kept = Some(relay_context.scratch.keep(&buffer[taken..read]));
         }
         Poll::Ready(Ok(read))
     }
@@ -222,48 +224,48 @@ impl Flow {
     pub(super) fn cut(&mut self) {
         self.broken = true;
         match self.state {
-            State::Open => self.state = State::Last,
-            State::Ended => self.state = State::Cut,
-            State::Last | State::Cut | State::Finished | State::Closed => {}
+            FlowState::Open => self.state = FlowState::Last,
+            FlowState::Ended => self.state = FlowState::ForcedEnd,
+            FlowState::Last | FlowState::ForcedEnd | FlowState::Finished | FlowState::Closed => {}
         }
     }
 
     /// The target's connection broke: nothing goes on.
-    pub(super) fn close(&mut self, gear: &Gear) {
-        self.give_kept_back(gear);
+    pub(super) fn close(&mut self, relay_context: &RelayContext) {
+        self.give_kept_back(relay_context);
         // Not empty, perhaps: closed, never pooled.
         self.pipe = None;
-        if self.state != State::Finished {
-            self.state = State::Closed;
+        if self.state != FlowState::Finished {
+            self.state = FlowState::Closed;
         }
     }
 
     /// Whether an error of the source would show to nobody who does not look for it: a flow that waits for the source
     /// reads it.
     pub(super) fn is_blind(&self) -> bool {
-        let reading = self.state == State::Open && self.is_flushed();
+        let reading = self.state == FlowState::Open && self.is_flushed();
         !reading && !self.broken
     }
 
     /// Whether it waits for the source, and for the target.
     pub(super) fn waits_for(&self) -> (bool, bool) {
-        let writes = !self.is_flushed() && self.state != State::Closed;
-        (matches!(self.state, State::Open | State::Last) && !writes, writes)
+        let writes = !self.is_flushed() && self.state != FlowState::Closed;
+        (matches!(self.state, FlowState::Open | FlowState::Last) && !writes, writes)
     }
 
     /// Whether the source has said FIN.
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.state, State::Ended | State::Finished)
+        matches!(self.state, FlowState::Ended | FlowState::Finished)
     }
 
     /// Whether the target has been sent FIN.
     pub(super) fn has_finished(&self) -> bool {
-        self.state == State::Finished
+        self.state == FlowState::Finished
     }
 
     /// Whether nothing is left to be read or written after a side broke.
     pub(super) fn is_over(&self) -> bool {
-        self.is_flushed() && self.state != State::Last
+        self.is_flushed() && self.state != FlowState::Last
     }
 
     /// Whether something was read that is not written yet.
@@ -277,20 +279,20 @@ impl Flow {
     }
 
     /// Between turns nothing is held that is empty.
-    fn put_back(&mut self, gear: &Gear) {
+    fn put_back(&mut self, relay_context: &RelayContext) {
         if self.kept.as_ref().is_some_and(|kept| kept.rest().is_empty()) {
-            self.give_kept_back(gear);
+            self.give_kept_back(relay_context);
         }
         if self.pipe.as_ref().is_some_and(|pipe| pipe.is_empty())
             && let Some(pipe) = self.pipe.take()
         {
-            gear.pipes.put_back(pipe);
+            relay_context.pipes.put_back(pipe);
         }
     }
 
-    fn give_kept_back(&mut self, gear: &Gear) {
+    fn give_kept_back(&mut self, relay_context: &RelayContext) {
         if let Some(kept) = self.kept.take() {
-            gear.scratch.put_back(kept);
+            relay_context.scratch.put_back(kept);
         }
     }
 }

@@ -3,10 +3,10 @@
 //! Ends as DESIGN says: FIN is passed on and the other direction goes on; what arrived before a reset is written before
 //! the reset is passed on; a side that has been sent FIN is closed, any other side of a cut stream is reset.
 
-mod answer;
 mod copy;
 #[cfg(test)]
 mod early_tests;
+mod first_byte;
 mod flow;
 mod ring;
 mod ringed;
@@ -29,9 +29,9 @@ use tokio::time::{Sleep, sleep_until};
 use super::socket::Socket;
 use crate::metrics::{Direction, EarlyEnd};
 use crate::pool::ByteCell;
-use answer::Answer;
-pub(crate) use answer::early_break;
 use copy::Scratch;
+use first_byte::FirstByte;
+pub(crate) use first_byte::early_break;
 use flow::{Flow, Turn};
 pub(crate) use ring::Ring;
 pub use ring::{Forbidden, RingCounts, try_ring};
@@ -57,13 +57,13 @@ pub(crate) enum Mode {
 
 /// What the relays of one worker share.
 #[derive(Debug)]
-pub(crate) struct Gear {
+pub(crate) struct RelayContext {
     scratch: Scratch,
     pipes: Pipes,
     ring: Option<Ring>,
 }
 
-impl Gear {
+impl RelayContext {
     /// With at most `pipes` pipes.
     pub(crate) fn new(pipes: usize, counts: Arc<PipeCounts>, ring: Option<Ring>) -> Self {
         Self { scratch: Scratch::new(), pipes: Pipes::new(pipes, counts), ring }
@@ -137,7 +137,7 @@ pub(crate) enum End<C> {
     /// The backend did not answer in time.
     FirstByte,
     /// Somebody outside said so.
-    Cut(C),
+    Forced(C),
     /// The worker's event loop does not take the sockets.
     Local(io::Error),
 }
@@ -161,24 +161,25 @@ pub(crate) struct Done<C> {
 /// Not cancel safe: dropping it loses what was read and not yet written.
 pub(crate) fn relay<'a, C: 'a>(
     [client, backend]: [&'a mut Socket; 2],
-    gear: &'a Gear,
+    relay_context: &'a RelayContext,
     terms: Terms,
     bytes: ByteCell,
     answered: &'a dyn Fn(),
     mut cut: impl Future<Output = C> + Unpin + 'a,
 ) -> impl Future<Output = Done<C>> + 'a {
     let mode = terms.mode;
-    let mut state = Relay::new(terms, bytes, answered, gear);
+    let mut state = RelayTask::new(terms, bytes, answered, relay_context);
     // No `async fn`: that would hold its arguments a second time, for as long as the session is idle.
     async move {
         let mut timer = pin!(sleep_until(state.deadline().into()));
         let end = loop {
-            if let Some(ring) = &gear.ring
+            if let Some(ring) = &relay_context.ring
                 && state.may_join(mode)
             {
                 client.unwatch();
                 backend.unwatch();
-                if let Some(end) = state.on_ring(ring, [client, backend], gear, &mut cut, timer.as_mut()).await {
+                if let Some(end) = state.on_ring(ring, [client, backend], relay_context, &mut cut, timer.as_mut()).await
+                {
                     break end;
                 }
             }
@@ -186,7 +187,7 @@ pub(crate) fn relay<'a, C: 'a>(
                 break End::Local(error);
             }
             // Boxed, because a session on the ring has no use for its room.
-            let turn = Box::pin(state.on_loop(client, backend, gear, mode, &mut cut, timer.as_mut()));
+            let turn = Box::pin(state.on_loop(client, backend, relay_context, mode, &mut cut, timer.as_mut()));
             if let Some(end) = turn.await {
                 break end;
             }
@@ -209,14 +210,14 @@ impl<'a> LazyError<'a> {
     }
 }
 
-struct Relay<'a> {
+struct RelayTask<'a> {
     /// Client to backend.
     upward: Flow,
     /// Backend to client.
     downward: Flow,
     /// Counts what the receiving sockets took; begins with what was sent before.
     bytes: ByteCell,
-    answer: Answer,
+    answer: FirstByte,
     answered: &'a dyn Fn(),
     broken: Option<(Side, io::Error)>,
     last_progress: Instant,
@@ -227,14 +228,14 @@ struct Relay<'a> {
     limits: Rc<Cell<Limits>>,
 }
 
-impl<'a> Relay<'a> {
-    fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn(), gear: &Gear) -> Self {
+impl<'a> RelayTask<'a> {
+    fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn(), relay_context: &RelayContext) -> Self {
         let before = terms.before.map_or_else(Before::default, |before| *before);
         let mut relay = Self {
             upward: Flow::new(terms.mode).beginning_with(terms.early),
             downward: Flow::new(terms.mode),
             bytes,
-            answer: Answer::new(terms.limits.get().first_byte, before.asked, before.is_judged),
+            answer: FirstByte::new(terms.limits.get().first_byte, before.asked, before.is_judged),
             answered,
             broken: None,
             last_progress: before.last_progress.unwrap_or_else(Instant::now),
@@ -247,7 +248,7 @@ impl<'a> Relay<'a> {
             relay.upward.follow(ring::Stage::Finished);
         }
         if let Some((side, error)) = before.broken {
-            relay.side_broke(side, error, gear);
+            relay.side_broke(side, error, relay_context);
         }
         relay
     }
@@ -263,7 +264,7 @@ impl<'a> Relay<'a> {
         &mut self,
         client: &Socket,
         backend: &Socket,
-        gear: &Gear,
+        relay_context: &RelayContext,
         mode: Mode,
         cut: &mut (impl Future<Output = C> + Unpin),
         mut timer: Pin<&mut Sleep>,
@@ -272,31 +273,31 @@ impl<'a> Relay<'a> {
         let mut client_error = LazyError(None);
         let mut backend_error = LazyError(None);
         poll_fn(|cx| {
-            let mut may_go_on = self.turns(cx, client, backend, gear);
+            let mut may_go_on = self.turns(cx, client, backend, relay_context);
             // While a flow reads from a side, the read shows that side's error, after the bytes that came before it. Each
             // of these futures is polled until it is ready, never again: its flow knows that the side is broken.
             if self.upward.is_blind()
                 && let Poll::Ready(error) = client_error.poll(cx, client)
             {
-                self.side_broke(Side::Client, error, gear);
+                self.side_broke(Side::Client, error, relay_context);
                 may_go_on = true;
             }
             if self.downward.is_blind()
                 && let Poll::Ready(error) = backend_error.poll(cx, backend)
             {
-                self.side_broke(Side::Backend, error, gear);
+                self.side_broke(Side::Backend, error, relay_context);
                 may_go_on = true;
             }
             if let Some(end) = self.end() {
                 return Poll::Ready(Some(end));
             }
             if let Poll::Ready(wish) = Pin::new(&mut *cut).poll(cx) {
-                return Poll::Ready(Some(End::Cut(wish)));
+                return Poll::Ready(Some(End::Forced(wish)));
             }
-            if let Some(end) = self.check_time(cx, timer.as_mut(), [client.bare(), backend.bare()]) {
+            if let Some(end) = self.check_time(cx, timer.as_mut(), [client.tcp_fd(), backend.tcp_fd()]) {
                 return Poll::Ready(Some(end));
             }
-            if gear.has_ring() && self.may_join(mode) {
+            if relay_context.has_ring() && self.may_join(mode) {
                 return Poll::Ready(None);
             }
             if may_go_on {
@@ -308,25 +309,25 @@ impl<'a> Relay<'a> {
     }
 
     /// One turn for each direction. Returns whether there may be more to do at once.
-    fn turns(&mut self, cx: &mut Context<'_>, client: &Socket, backend: &Socket, gear: &Gear) -> bool {
+    fn turns(&mut self, cx: &mut Context<'_>, client: &Socket, backend: &Socket, relay_context: &RelayContext) -> bool {
         let mut may_go_on = false;
         let ended = self.has_one_ended();
 
-        let (moved, turn) = self.upward.turn(cx, (Side::Client, client, backend), gear);
+        let (moved, turn) = self.upward.turn(cx, (Side::Client, client, backend), relay_context);
         let mut progress = moved > 0;
         // Also what it did not take because it was gone.
         let asked = moved > 0 || matches!(turn, Turn::Broken(Side::Backend, _));
         if moved > 0 {
             self.bytes.add(Direction::ToBackend, moved);
         }
-        may_go_on |= self.take(turn, gear);
+        may_go_on |= self.take(turn, relay_context);
 
-        let (moved, turn) = self.downward.turn(cx, (Side::Backend, backend, client), gear);
+        let (moved, turn) = self.downward.turn(cx, (Side::Backend, backend, client), relay_context);
         progress |= moved > 0;
         if moved > 0 {
             self.bytes.add(Direction::ToClient, moved);
         }
-        may_go_on |= self.take(turn, gear);
+        may_go_on |= self.take(turn, relay_context);
 
         if self.upward.is_rough() || self.downward.is_rough() {
             self.calm = 0;
@@ -361,25 +362,25 @@ impl<'a> Relay<'a> {
         }
     }
 
-    fn take(&mut self, turn: Turn, gear: &Gear) -> bool {
+    fn take(&mut self, turn: Turn, relay_context: &RelayContext) -> bool {
         match turn {
             Turn::Waiting => false,
             Turn::Yield => true,
             Turn::Broken(side, error) => {
-                self.side_broke(side, error, gear);
+                self.side_broke(side, error, relay_context);
                 // The other flow may have bytes that now are the last ones.
                 true
             }
         }
     }
 
-    fn side_broke(&mut self, side: Side, error: io::Error, gear: &Gear) {
+    fn side_broke(&mut self, side: Side, error: io::Error, relay_context: &RelayContext) {
         let (from, to) = match side {
             Side::Client => (&mut self.upward, &mut self.downward),
             Side::Backend => (&mut self.downward, &mut self.upward),
         };
         from.cut();
-        to.close(gear);
+        to.close(relay_context);
         if self.broken.is_none() {
             self.broken = Some((side, error));
             self.progress(Instant::now());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use super::ring::{Ring, Stage, State};
-use super::{End, Gear, Relay, Side};
+use super::{End, RelayContext, RelayTask, Side};
 use crate::metrics::Direction;
 use crate::proxy::socket::Socket;
 
@@ -17,7 +17,7 @@ use crate::proxy::socket::Socket;
 /// does not leaves the ring after this, and is watched again.
 const HALF_CLOSED: Duration = Duration::from_millis(20);
 
-impl Relay<'_> {
+impl RelayTask<'_> {
     /// Relays on the ring until an end, or (`None`) until it has left it.
     ///
     /// No `async fn`: see [`relay`](super::relay).
@@ -25,27 +25,27 @@ impl Relay<'_> {
         &'r mut self,
         ring: &'r Ring,
         ends: [&Socket; 2],
-        gear: &'r Gear,
+        relay_context: &'r RelayContext,
         cut: &'r mut (impl Future<Output = C> + Unpin),
         mut timer: Pin<&'r mut Sleep>,
     ) -> impl Future<Output = Option<End<C>>> {
-        let ends = ends.map(|socket| Rc::clone(socket.bare()));
-        let lane = ring.join(ends.clone(), self.bytes.clone(), self.upward.pace());
+        let ends = ends.map(|socket| Rc::clone(socket.tcp_fd()));
+        let session = ring.join(ends.clone(), self.bytes.clone(), self.upward.pace());
         let mut ending = None;
         // One side has finished, and the timer says until when that may go on here.
         let mut is_leaving = false;
         poll_fn(move |cx| {
             if timer.is_elapsed() {
-                lane.catch_up();
+                session.catch_up();
             }
-            let state = lane.poll(cx);
+            let state = session.poll(cx);
             self.follow(&state);
             if state.stages == [Stage::Finished; 2] {
                 return Poll::Ready(Some(End::Completed));
             }
             if state.has_left {
                 if ending.is_none() {
-                    self.come_back(lane.rest(), gear);
+                    self.come_back(session.rest(), relay_context);
                 }
                 return Poll::Ready(ending.take());
             }
@@ -53,13 +53,13 @@ impl Relay<'_> {
                 return Poll::Pending;
             }
             if let Poll::Ready(wish) = Pin::new(&mut *cut).poll(cx) {
-                ending = Some(End::Cut(wish));
+                ending = Some(End::Forced(wish));
             }
             if self.has_one_ended() {
                 let now = Instant::now();
                 let due = timer.deadline().into_std();
                 if is_leaving && now >= due {
-                    lane.leave();
+                    session.leave();
                 } else if !is_leaving && now + HALF_CLOSED < due {
                     timer.as_mut().reset((now + HALF_CLOSED).into());
                 }
@@ -68,7 +68,7 @@ impl Relay<'_> {
             ending = ending.take().or_else(|| self.check_time(cx, timer.as_mut(), [&ends[0], &ends[1]]));
             if ending.is_some() {
                 // What is being sent counts, too: the end is when nothing is.
-                lane.leave();
+                session.leave();
             }
             Poll::Pending
         })
@@ -91,7 +91,7 @@ impl Relay<'_> {
         }
     }
 
-    fn come_back(&mut self, rest: super::ring::Rest, gear: &Gear) {
+    fn come_back(&mut self, rest: super::ring::Rest, relay_context: &RelayContext) {
         let [up, down] = rest.kept;
         if !up.is_empty() {
             self.answer.ask(self.last_progress);
@@ -101,7 +101,7 @@ impl Relay<'_> {
         self.calm = 0;
         for (side, error) in [Side::Client, Side::Backend].into_iter().zip(rest.broken) {
             if let Some(error) = error {
-                self.side_broke(side, error, gear);
+                self.side_broke(side, error, relay_context);
             }
         }
     }

@@ -27,8 +27,8 @@ fn fill(peer: &mut TcpStream) -> usize {
     taken
 }
 
-fn gear() -> Gear {
-    Gear::new(4, Arc::default(), None)
+fn relay_context() -> RelayContext {
+    RelayContext::new(4, Arc::default(), None)
 }
 
 fn terms() -> Terms {
@@ -55,12 +55,12 @@ fn limits_that_are_not_written() {
 #[tokio::test]
 async fn a_flow_keeps_one_read_at_most() {
     let ((source, mut sends), (target, mut takes)) = (pair(), pair());
-    let (gear, mut flow) = (gear(), Flow::new(Mode::Copy));
-    let (mut sent, mut moved, mut quiet) = (0, 0, 0);
-    while quiet < 20 {
+    let (relay_context, mut flow) = (relay_context(), Flow::new(Mode::Copy));
+    let (mut sent, mut moved, mut idle_limits) = (0, 0, 0);
+    while idle_limits < 20 {
         let more = fill(&mut sends);
-        let (n, _) = poll_fn(|cx| Poll::Ready(flow.turn(cx, (Side::Client, &source, &target), &gear))).await;
-        quiet = if more == 0 && n == 0 { quiet + 1 } else { 0 };
+        let (n, _) = poll_fn(|cx| Poll::Ready(flow.turn(cx, (Side::Client, &source, &target), &relay_context))).await;
+        idle_limits = if more == 0 && n == 0 { idle_limits + 1 } else { 0 };
         (sent, moved) = (sent + more as u64, moved + n);
         a_moment().await;
     }
@@ -71,7 +71,7 @@ async fn a_flow_keeps_one_read_at_most() {
     let mut buffer = vec![0; 1 << 20];
     while arrived < sent {
         arrived += takes.read(&mut buffer).unwrap_or(0) as u64;
-        let (n, _) = poll_fn(|cx| Poll::Ready(flow.turn(cx, (Side::Client, &source, &target), &gear))).await;
+        let (n, _) = poll_fn(|cx| Poll::Ready(flow.turn(cx, (Side::Client, &source, &target), &relay_context))).await;
         moved += n;
         tokio::task::yield_now().await;
     }
@@ -97,10 +97,10 @@ fn the_stock_is_bounded() {
 #[tokio::test]
 async fn a_cut_while_bytes_wait() {
     let ((mut client, mut client_peer), (mut backend, backend_peer)) = (pair(), pair());
-    let (gear, bytes, told) = (gear(), Bytes::new(1).cell(0), Notify::new());
+    let (relay_context, bytes, told) = (relay_context(), Bytes::new(1).cell(0), Notify::new());
     backend_peer.shutdown(std::net::Shutdown::Write).unwrap();
     let cell = bytes.clone();
-    let running = relay([&mut client, &mut backend], &gear, terms(), cell, &|| (), Box::pin(told.notified()));
+    let running = relay([&mut client, &mut backend], &relay_context, terms(), cell, &|| (), Box::pin(told.notified()));
     let tell = async {
         for _ in 0..50 {
             fill(&mut client_peer);
@@ -109,7 +109,7 @@ async fn a_cut_while_bytes_wait() {
         told.notify_one();
     };
     let (done, ()) = tokio::join!(running, tell);
-    assert!(matches!(done.end, End::Cut(())));
+    assert!(matches!(done.end, End::Forced(())));
     assert!(done.finished_client && !done.finished_backend);
     assert!(bytes.of_session(Direction::ToBackend) > 0 && bytes.of_session(Direction::ToClient) == 0);
 }
@@ -118,8 +118,9 @@ async fn a_cut_while_bytes_wait() {
 #[tokio::test]
 async fn both_sides_break_while_bytes_wait() {
     let ((mut client, mut client_peer), (mut backend, mut backend_peer)) = (pair(), pair());
-    let (gear, bytes) = (gear(), Bytes::new(1).cell(0));
-    let running = relay([&mut client, &mut backend], &gear, terms(), bytes, &|| (), std::future::pending::<()>());
+    let (relay_context, bytes) = (relay_context(), Bytes::new(1).cell(0));
+    let running =
+        relay([&mut client, &mut backend], &relay_context, terms(), bytes, &|| (), std::future::pending::<()>());
     let act = async {
         for _ in 0..50 {
             fill(&mut client_peer);

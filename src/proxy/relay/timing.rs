@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::{End, Relay};
-use crate::proxy::socket::Bare;
+use super::{End, RelayTask};
+use crate::proxy::socket::TcpFd;
 
 /// For a client that has not finished long after its backend has, and for bytes that nobody takes after a reset.
 const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ impl Limits {
     }
 }
 
-impl Relay<'_> {
+impl RelayTask<'_> {
     /// The limit that holds in this state.
     fn limit(&self) -> Option<Duration> {
         let limits = self.limits.get();
@@ -58,8 +58,8 @@ impl Relay<'_> {
 
     pub(super) fn deadline(&self) -> Instant {
         // "Never" is a look once a day.
-        let quiet = self.last_progress + self.limit().unwrap_or(Duration::from_secs(86_400));
-        self.due().map_or(quiet, |due| quiet.min(due))
+        let idle_limits = self.last_progress + self.limit().unwrap_or(Duration::from_secs(86_400));
+        self.due().map_or(idle_limits, |due| idle_limits.min(due))
     }
 
     /// By when the backend has to answer, if it still can.
@@ -90,7 +90,7 @@ impl Relay<'_> {
         &mut self,
         cx: &mut Context<'_>,
         mut timer: Pin<&mut Sleep>,
-        ends: [&Bare; 2],
+        ends: [&TcpFd; 2],
     ) -> Option<End<C>> {
         while self.is_over(cx, timer.as_mut()) {
             let now = Instant::now();
@@ -118,7 +118,7 @@ impl Relay<'_> {
     }
 
     /// Whether there is something that a turn would move; `from_backend`: only what comes from there counts.
-    fn is_ready(&self, [client, backend]: [&Bare; 2], from_backend: bool) -> bool {
+    fn is_ready(&self, [client, backend]: [&TcpFd; 2], from_backend: bool) -> bool {
         let ((reads_client, writes_backend), (reads_backend, writes_client)) =
             (self.upward.waits_for(), self.downward.waits_for());
         backend.is_ready(reads_backend, writes_backend && !from_backend)

@@ -26,9 +26,9 @@ async fn every_option_reaches_the_kernel_on_both_sides() {
         let fd = listen(SocketAddr::new(host, 0), true, &settings).unwrap();
         let address = local_address(&fd).unwrap();
         let dialled = Socket::connect(address, None, &settings.tcp, false).await.unwrap();
-        dialled.bare().keep_alive(settings.tcp.keepalive.unwrap()).unwrap();
+        dialled.tcp_fd().keep_alive(settings.tcp.keepalive.unwrap()).unwrap();
         // `defer_accept` wants to see bytes before it lets anybody in.
-        send(dialled.bare(), b"!", SendFlags::empty()).unwrap();
+        send(dialled.tcp_fd(), b"!", SendFlags::empty()).unwrap();
         let acceptor = Acceptor::new(Arc::new(fd)).unwrap();
         let (accepted, _) = acceptor.readable().await.unwrap().accept().unwrap().unwrap();
         for raw in [dialled.raw(), SockRef::from(&accepted)] {

@@ -20,25 +20,25 @@ fn front() -> Arc<Listener> {
 
 #[tokio::test]
 async fn a_worker_that_cannot_accept_tells_who_asks_before_and_who_asks_after() {
-    let workers = Workers::start(2, Rings::No).unwrap();
+    let workers = WorkerThreads::start(2, Rings::No).unwrap();
     let death = workers.death();
     // epoll takes no regular file.
     let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").unwrap());
-    workers.floor().listen(3, Arc::new(file), front(), CancellationToken::new());
+    workers.workers().listen(3, Arc::new(file), front(), CancellationToken::new());
     assert_eq!(timeout(PATIENCE, death).await.unwrap(), 1);
     assert_eq!(timeout(PATIENCE, workers.death()).await.unwrap(), 1);
-    workers.floor().stop();
+    workers.workers().stop();
 }
 
 #[tokio::test]
 async fn workers_that_stop_have_not_died() {
-    let workers = Workers::start(2, Rings::No).unwrap();
+    let workers = WorkerThreads::start(2, Rings::No).unwrap();
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     socket.set_nonblocking(true).unwrap();
     let address = socket.local_addr().unwrap();
-    workers.floor().listen(0, Arc::new(socket.into()), front(), CancellationToken::new());
+    workers.workers().listen(0, Arc::new(socket.into()), front(), CancellationToken::new());
     let (died, threads) = (workers.died.clone(), workers.death());
-    workers.floor().stop();
+    workers.workers().stop();
     // The threads are gone when nobody is left who could tell.
     let mut gone = died.clone();
     timeout(PATIENCE, async { while gone.changed().await.is_ok() {} }).await.unwrap();
@@ -56,11 +56,11 @@ async fn workers_that_stop_have_not_died() {
 #[test]
 fn only_a_panic_is_a_death() {
     let (to, died) = watch::channel(None);
-    let obituary = Obituary { index: 7, to };
-    drop(obituary.clone());
+    let notice = PanicNotice { index: 7, to };
+    drop(notice.clone());
     assert_eq!(*died.borrow(), None);
     thread::spawn(move || {
-        let _obituary = obituary;
+        let _notice = notice;
         panic!("asked for by a test");
     })
     .join()

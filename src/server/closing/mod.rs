@@ -2,11 +2,11 @@
 //! each pool decides from looks at the live sessions, and keeps nothing about a session in between; whatever the cause, all
 //! closes of a pool go through one pace.
 
+mod batch;
+mod moved;
 mod pacer;
-mod strays;
 #[cfg(test)]
 mod tests;
-mod wave;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, sleep_until};
 use tracing::debug;
 
-use crate::config::{Closing, Policy};
+use crate::config::{ClosePolicy, Closing};
 use crate::metrics::CloseCause;
 use crate::pool::{Backend, Pool};
-use crate::proxy::{Cut, Floor, Glimpse, SessionKey};
+use crate::proxy::{ForcedEnd, SessionKey, SessionRef, Workers};
+use batch::{BatchTarget, CloseBatch};
+use moved::{MovedSearch, MovedSessions};
 use pacer::{Candidate, Pacer, latest_start};
-use strays::{Search, Strays};
-use wave::{Wave, Whom};
 
 /// Between two looks at the sessions, while some are to be closed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 
 /// What a pool's task is told.
 #[derive(Debug)]
-enum Order {
+enum CloseOrder {
     Close(Vec<SessionKey>, CloseCause),
     Finish { from: Instant, until: Instant },
 }
@@ -47,19 +47,19 @@ enum Order {
 pub(super) struct Closer {
     pub(super) pool: Arc<Pool>,
     /// Unbounded: an operator's commands and a stop are few, and none may be lost.
-    orders: mpsc::UnboundedSender<Order>,
+    orders: mpsc::UnboundedSender<CloseOrder>,
 }
 
 impl Closer {
     /// Starts the task on the current runtime; it ends when this is dropped, or with the handle.
-    pub(super) fn start(pool: &Arc<Pool>, floor: &Floor) -> (Self, AbortHandle) {
+    pub(super) fn start(pool: &Arc<Pool>, workers: &Workers) -> (Self, AbortHandle) {
         let (orders, to_do) = mpsc::unbounded_channel();
-        let task = Task {
+        let task = CloseTask {
             pool: Arc::clone(pool),
-            floor: floor.clone(),
-            waves: Vec::new(),
+            workers: workers.clone(),
+            batches: Vec::new(),
             named: 0,
-            search: Search::default(),
+            search: MovedSearch::default(),
             pacer: Pacer::new(fastrand::u64(..)),
             lots: fastrand::u64(..),
             next_look: None,
@@ -72,23 +72,23 @@ impl Closer {
     /// Closes these sessions of the pool, at its pace.
     pub(super) fn close(&self, sessions: Vec<SessionKey>, cause: CloseCause) {
         // A task that is gone was stopped with all else.
-        let _ = self.orders.send(Order::Close(sessions, cause));
+        let _ = self.orders.send(CloseOrder::Close(sessions, cause));
     }
 
     /// Closes all sessions so that none is left when `until` has come: as late as the pace allows, and not before `from`.
     pub(super) fn finish(&self, from: Instant, until: Instant) {
-        let _ = self.orders.send(Order::Finish { from, until });
+        let _ = self.orders.send(CloseOrder::Finish { from, until });
     }
 }
 
-struct Task {
+struct CloseTask {
     pool: Arc<Pool>,
-    floor: Floor,
-    waves: Vec<Wave>,
+    workers: Workers,
+    batches: Vec<CloseBatch>,
     /// How many waves there have been: their names.
     named: u64,
-    search: Search,
-    pacer: Pacer<Claim>,
+    search: MovedSearch,
+    pacer: Pacer<CloseClaim>,
     /// Seeds each session's own lifetime.
     lots: u64,
     /// `None` = nothing is to be closed.
@@ -98,15 +98,15 @@ struct Task {
 
 /// What a session is closed for.
 #[derive(Clone, Copy, Debug)]
-struct Claim {
+struct CloseClaim {
     session: SessionKey,
     cause: CloseCause,
     /// The name of the wave; `None` = its lifetime.
-    wave: Option<u64>,
+    batch: Option<u64>,
 }
 
-impl Task {
-    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<Order>) {
+impl CloseTask {
+    async fn run(mut self, mut orders: mpsc::UnboundedReceiver<CloseOrder>) {
         let mut standings = self.pool.standings();
         // What was before is to be compared, too.
         standings.mark_changed();
@@ -141,48 +141,50 @@ impl Task {
         }
     }
 
-    fn obey(&mut self, order: Order) {
+    fn obey(&mut self, order: CloseOrder) {
         let now = Instant::now();
         let deadline = self.pool.settings().closing.deadline;
         let (whom, cause, from, until) = match order {
-            Order::Close(sessions, cause) => (Whom::These(sessions.into_iter().collect()), cause, now, now + deadline),
-            Order::Finish { from, until } => (Whom::All, CloseCause::Shutdown, from, until),
+            CloseOrder::Close(sessions, cause) => {
+                (BatchTarget::These(sessions.into_iter().collect()), cause, now, now + deadline)
+            }
+            CloseOrder::Finish { from, until } => (BatchTarget::All, CloseCause::Shutdown, from, until),
         };
-        self.begin(Wave::new(whom, cause, from, until));
+        self.begin(CloseBatch::new(whom, cause, from, until));
     }
 
-    fn begin(&mut self, mut wave: Wave) {
+    fn begin(&mut self, mut batch: CloseBatch) {
         self.named += 1;
-        wave.name = self.named;
-        self.waves.push(wave);
+        batch.name = self.named;
+        self.batches.push(batch);
     }
 
     /// Compares the waves with the standings. Returns whether there is a new one.
     fn compare(&mut self, now: Instant) -> bool {
         let on_removed = self.pool.settings().closing.on_removed;
         let mut known = HashSet::new();
-        self.waves.retain(|wave| {
-            let (Whom::Of(backend) | Whom::Left(backend, _)) = &wave.whom else { return true };
+        self.batches.retain(|batch| {
+            let (BatchTarget::Of(backend) | BatchTarget::Left(backend, _)) = &batch.whom else { return true };
             let Some(backend) = backend.upgrade() else { return false };
-            let stays = match &wave.whom {
-                Whom::Left(_, address) => backend.has_left(*address) && wait(on_removed).is_some(),
-                _ => policy(&self.pool, &backend).is_some_and(|(cause, _)| cause == wave.cause),
+            let stays = match &batch.whom {
+                BatchTarget::Left(_, address) => backend.has_left(*address) && wait(on_removed).is_some(),
+                _ => policy(&self.pool, &backend).is_some_and(|(cause, _)| cause == batch.cause),
             };
             if stays {
-                known.extend(wave.whom.address());
+                known.extend(batch.whom.address());
             } else {
-                wave.call_off(&self.pool);
+                batch.call_off(&self.pool);
             }
             stays
         });
-        self.pacer.retain(|claim| claim.wave.is_none_or(|name| self.waves.iter().any(|wave| wave.name == name)));
+        self.pacer.retain(|claim| claim.batch.is_none_or(|name| self.batches.iter().any(|batch| batch.name == name)));
         let deadline = self.pool.settings().closing.deadline;
         let before = self.named;
         for backend in self.pool.members().iter() {
             let Some((cause, wait)) = policy(&self.pool, backend) else { continue };
             if !known.contains(&Arc::as_ptr(backend).addr()) {
                 let from = now + wait;
-                self.begin(Wave::new(Whom::Of(Arc::downgrade(backend)), cause, from, from + deadline));
+                self.begin(CloseBatch::new(BatchTarget::Of(Arc::downgrade(backend)), cause, from, from + deadline));
             }
         }
         self.search.compare(now, &self.pool) || self.named > before
@@ -191,7 +193,7 @@ impl Task {
     /// Says when the next look is.
     fn schedule(&mut self, now: Instant, at_once: bool) {
         let lifetime = self.pool.settings().closing.max_lifetime;
-        if self.waves.is_empty() && lifetime.is_none() && !self.search.is_on() {
+        if self.batches.is_empty() && lifetime.is_none() && !self.search.is_on() {
             self.next_look = None;
             return;
         }
@@ -207,37 +209,38 @@ impl Task {
         let closing = self.pool.settings().closing;
         let wanted = closing.max_lifetime.is_some()
             || self.search.is_on()
-            || self.waves.iter().any(|wave| wave.may_have_some(&self.pool));
+            || self.batches.iter().any(|batch| batch.may_have_some(&self.pool));
         let mut candidates = Vec::new();
-        let mut waiting = vec![0; self.waves.len()];
-        let mut strays = Strays::new();
+        let mut waiting = vec![0; self.batches.len()];
+        let mut moved = MovedSessions::new();
         if wanted {
-            let by_backend = self.waves.iter().enumerate().filter_map(|(i, wave)| Some((wave.whom.address()?, i)));
+            let by_backend = self.batches.iter().enumerate().filter_map(|(i, batch)| Some((batch.whom.address()?, i)));
             let by_backend: HashMap<usize, usize> = by_backend.collect();
             let others: Vec<usize> =
-                (0..self.waves.len()).filter(|&i| self.waves[i].whom.address().is_none()).collect();
-            self.floor.glimpse_sessions(|session| {
+                (0..self.batches.len()).filter(|&i| self.batches[i].whom.address().is_none()).collect();
+            self.workers.visit_sessions(|session| {
                 if session.is_ending || !std::ptr::eq(session.pool, &*self.pool) {
                     return;
                 }
                 let of_backend = session.backend.and_then(|(backend, _)| by_backend.get(&Arc::as_ptr(backend).addr()));
-                let waves = of_backend.into_iter().chain(&others);
-                let wave = waves.filter(|&&i| self.waves[i].concerns(&session)).min_by_key(|&&i| self.waves[i].from);
-                if wave.is_none() {
-                    self.search.note(session.backend, &mut strays);
+                let batches = of_backend.into_iter().chain(&others);
+                let batch =
+                    batches.filter(|&&i| self.batches[i].concerns(&session)).min_by_key(|&&i| self.batches[i].from);
+                if batch.is_none() {
+                    self.search.note(session.backend, &mut moved);
                 }
                 let old = self.age_out(now, &closing, &session);
-                let claim = |cause, wave| Claim { session: session.key, cause, wave };
-                let (key, from, until) = match (wave, old) {
+                let claim = |cause, batch| CloseClaim { session: session.key, cause, batch };
+                let (key, from, until) = match (batch, old) {
                     (Some(&i), None) => {
                         waiting[i] += 1;
-                        let wave = &self.waves[i];
-                        (claim(wave.cause, Some(wave.name)), wave.from, wave.until)
+                        let batch = &self.batches[i];
+                        (claim(batch.cause, Some(batch.name)), batch.from, batch.until)
                     }
-                    (Some(&i), Some(at)) if self.waves[i].from <= at => {
+                    (Some(&i), Some(at)) if self.batches[i].from <= at => {
                         waiting[i] += 1;
-                        let wave = &self.waves[i];
-                        (claim(wave.cause, Some(wave.name)), wave.from, wave.until)
+                        let batch = &self.batches[i];
+                        (claim(batch.cause, Some(batch.name)), batch.from, batch.until)
                     }
                     (_, Some(at)) => (claim(CloseCause::MaxLifetime, None), at, at + closing.deadline),
                     (None, None) => return,
@@ -245,31 +248,38 @@ impl Task {
                 candidates.push(Candidate { key, idle_since: session.idle_since, from, until });
             });
         }
-        let finish = |wave: &Wave| matches!(wave.whom, Whom::All).then_some((wave.name, wave.from, wave.until));
-        if let Some((name, from, until)) = self.waves.iter().find_map(finish) {
-            let of_stop = |candidate: &&mut Candidate<Claim>| candidate.key.wave == Some(name);
+        let finish = |batch: &CloseBatch| {
+            matches!(batch.whom, BatchTarget::All).then_some((batch.name, batch.from, batch.until))
+        };
+        if let Some((name, from, until)) = self.batches.iter().find_map(finish) {
+            let of_stop = |candidate: &&mut Candidate<CloseClaim>| candidate.key.batch == Some(name);
             let start = latest_start(candidates.len(), closing.rate, from, until);
             candidates.iter_mut().filter(of_stop).for_each(|candidate| candidate.from = start);
         }
-        for (wave, waiting) in self.waves.iter_mut().zip(waiting) {
-            wave.looked_at(now, waiting, &self.pool);
+        for (batch, waiting) in self.batches.iter_mut().zip(waiting) {
+            batch.looked_at(now, waiting, &self.pool);
         }
-        self.waves.retain(|wave| !wave.is_over());
+        self.batches.retain(|batch| !batch.is_over());
         self.pacer.replace(now, closing.rate, candidates);
         self.search.looked(now);
-        let found = !strays.is_empty();
+        let found = !moved.is_empty();
         if let Some(wait) = wait(closing.on_removed) {
-            for ((_, address), backend) in strays {
+            for ((_, address), backend) in moved {
                 let from = now + wait;
                 let until = from + closing.deadline;
-                self.begin(Wave::new(Whom::Left(backend, address), CloseCause::BackendRemoved, from, until));
+                self.begin(CloseBatch::new(
+                    BatchTarget::Left(backend, address),
+                    CloseCause::BackendRemoved,
+                    from,
+                    until,
+                ));
             }
         }
         found
     }
 
     /// When the session's lifetime is over, if that is before the next look.
-    fn age_out(&self, now: Instant, closing: &Closing, session: &Glimpse<'_>) -> Option<Instant> {
+    fn age_out(&self, now: Instant, closing: &Closing, session: &SessionRef<'_>) -> Option<Instant> {
         let most = closing.max_lifetime?;
         // The same at each look: it is drawn from the session's number.
         let lot = fastrand::Rng::with_seed(self.lots ^ session.key.id).f64();
@@ -280,12 +290,12 @@ impl Task {
     fn close_due(&mut self) {
         for claim in self.pacer.due(Instant::now()) {
             let count = |pool: &Pool| pool.closes.count(claim.cause, 1);
-            if !self.floor.cut(claim.session, cut(claim.cause), count) {
+            if !self.workers.cut(claim.session, cut(claim.cause), count) {
                 // It has ended by itself.
                 continue;
             }
-            match claim.wave.and_then(|name| self.waves.iter_mut().find(|wave| wave.name == name)) {
-                Some(wave) => wave.closed(&self.pool),
+            match claim.batch.and_then(|name| self.batches.iter_mut().find(|batch| batch.name == name)) {
+                Some(batch) => batch.closed(&self.pool),
                 None => debug!(pool = %self.pool.name, session = claim.session.id, "max_lifetime is over"),
             }
         }
@@ -298,21 +308,21 @@ fn policy(pool: &Pool, backend: &Backend) -> Option<(CloseCause, Duration)> {
     fate.and_then(|(cause, policy)| Some((cause, wait(policy)?)))
 }
 
-fn wait(policy: Policy) -> Option<Duration> {
+fn wait(policy: ClosePolicy) -> Option<Duration> {
     match policy {
-        Policy::Keep => None,
-        Policy::Drain(wait) => Some(wait),
-        Policy::Close => Some(Duration::ZERO),
+        ClosePolicy::Keep => None,
+        ClosePolicy::Drain(wait) => Some(wait),
+        ClosePolicy::Close => Some(Duration::ZERO),
     }
 }
 
 /// The outcome is for who reads about one session: maintenance and a stop are the ends of drains.
-pub(super) fn cut(cause: CloseCause) -> Cut {
+pub(super) fn cut(cause: CloseCause) -> ForcedEnd {
     match cause {
-        CloseCause::BackendDown => Cut::BackendDown,
-        CloseCause::BackendRemoved => Cut::BackendRemoved,
-        CloseCause::Maintenance | CloseCause::Shutdown => Cut::Drained,
-        CloseCause::MaxLifetime => Cut::MaxLifetime,
-        CloseCause::Operator => Cut::Killed,
+        CloseCause::BackendDown => ForcedEnd::BackendDown,
+        CloseCause::BackendRemoved => ForcedEnd::BackendRemoved,
+        CloseCause::Maintenance | CloseCause::Shutdown => ForcedEnd::Drained,
+        CloseCause::MaxLifetime => ForcedEnd::MaxLifetime,
+        CloseCause::Operator => ForcedEnd::Killed,
     }
 }

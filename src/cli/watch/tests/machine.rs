@@ -8,7 +8,7 @@ use crate::cli::watch::whole::{Next, Seen, Stamp, Whole};
 
 /// What happens to the file in a test.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+enum PathStep {
     /// A program opens it and writes something.
     Write,
     /// The one that writes writes on.
@@ -20,14 +20,14 @@ enum Step {
     Look,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = PathStep> {
     prop_oneof![
-        Just(Step::Write),
-        Just(Step::WriteOn),
-        Just(Step::Close),
-        Just(Step::MoveIn),
-        (0u16..3_000).prop_map(Step::Wait),
-        Just(Step::Look),
+        Just(PathStep::Write),
+        Just(PathStep::WriteOn),
+        Just(PathStep::Close),
+        Just(PathStep::MoveIn),
+        (0u16..3_000).prop_map(PathStep::Wait),
+        Just(PathStep::Look),
     ]
 }
 
@@ -52,26 +52,26 @@ impl World {
         self.whole.saw(seen, Some(self.stamp()), self.now);
     }
 
-    fn happens(&mut self, step: Step) {
+    fn happens(&mut self, step: PathStep) {
         match step {
-            Step::Write if self.writers < 3 && (self.sees || self.writers == 0) => {
+            PathStep::Write if self.writers < 3 && (self.sees || self.writers == 0) => {
                 self.writers += 1;
                 self.written();
             }
-            Step::WriteOn if self.writers > 0 => self.written(),
-            Step::Close if self.writers > 0 => {
+            PathStep::WriteOn if self.writers > 0 => self.written(),
+            PathStep::Close if self.writers > 0 => {
                 self.writers -= 1;
                 self.whole_since = (self.writers == 0 && self.read != Some(self.version)).then_some(self.now);
                 self.saw(Seen::Closed);
             }
-            Step::MoveIn => {
+            PathStep::MoveIn => {
                 (self.version, self.writers) = (self.version + 1, 0);
                 self.whole_since = Some(self.now);
                 self.saw(Seen::MovedIn);
             }
-            Step::Wait(millis) => self.wait(Duration::from_millis(millis.into())),
-            Step::Look => self.saw(Seen::Looked),
-            Step::Write | Step::WriteOn | Step::Close => {}
+            PathStep::Wait(millis) => self.wait(Duration::from_millis(millis.into())),
+            PathStep::Look => self.saw(Seen::Looked),
+            PathStep::Write | PathStep::WriteOn | PathStep::Close => {}
         }
     }
 
@@ -121,12 +121,12 @@ proptest! {
         let now = Instant::now();
         let whole = Whole::default();
         let mut world = World { whole, now, version: 1, writers: 0, read: None, whole_since: None, sees };
-        world.happens(Step::MoveIn);
+        world.happens(PathStep::MoveIn);
         for step in steps {
             world.happens(step);
         }
         while world.writers > 0 {
-            world.happens(Step::Close);
+            world.happens(PathStep::Close);
         }
         world.wait(Duration::from_secs(2));
         prop_assert_eq!(world.read, Some(world.version));

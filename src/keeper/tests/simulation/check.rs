@@ -38,7 +38,7 @@ impl Simulation {
         assert_eq!(pool.fail_open(), self.opens() && counts.up == 0 && resort);
         assert!(!self.heard || pool.is_settled() || counts.unproven > 0);
         assert!(!self.heard || counts.up > 0 || counts.spare == 0, "nothing is up, and one that could be is kept out");
-        let threshold = usize::from(pool.settings().conduct.panic_threshold);
+        let threshold = usize::from(pool.settings().resilience.panic_threshold);
         let panics = counts.proven > 0 && counts.up * 100 < counts.proven * threshold;
         assert_eq!(pool.is_panicking(), self.heard && panics);
     }
@@ -46,7 +46,7 @@ impl Simulation {
     /// Whether sessions may try the rest while nothing is up.
     fn opens(&self) -> bool {
         let settings = self.bench.pool.settings();
-        settings.when_all_down == WhenAllDown::Any || settings.conduct.panic_threshold > 0
+        settings.when_all_down == WhenAllDown::Any || settings.resilience.panic_threshold > 0
     }
 
     /// Who gets sessions was not spoken against by the registry, or is held: then its last word was good, it works, and
@@ -74,11 +74,11 @@ impl Simulation {
         }
     }
 
-    fn check_members(&mut self, now: Instant) -> Counts {
+    fn check_members(&mut self, now: Instant) -> MemberCounts {
         let pool = Arc::clone(&self.bench.pool);
         let is_up = |backend: &Arc<Backend>| backend.view().standing == Standing::Up && backend.view().share > 0;
         let open = pool.is_panicking() || (self.opens() && !pool.members().iter().any(is_up));
-        let mut counts = Counts::default();
+        let mut counts = MemberCounts::default();
         let mut tiers = [TierHealth::default(); TIERS];
         for backend in pool.members().iter() {
             let (id, view) = (&*backend.id, backend.view());
@@ -111,16 +111,16 @@ impl Simulation {
             let unneeded = self.last_needed.get(id).map_or(Duration::ZERO, |&at| now - at);
             assert!(unneeded <= seconds(610), "{id} is remembered for {unneeded:?}");
         }
-        let conduct = pool.settings().conduct;
+        let resilience = pool.settings().resilience;
         let mut first_up = tiers;
         for backend in pool.members().iter().filter(|backend| counts.up > 0 && !is_up(backend)) {
             let view = backend.view();
             let resort = open && view.share > 0 && view.standing.is_last_resort();
             first_up[usize::from(view.priority)].working -= usize::from(resort);
         }
-        let loads = match conduct.spill {
+        let loads = match resilience.spill {
             Spill::NONE => first_alone(&first_up),
-            _ => loads(&tiers, conduct.overprovisioning),
+            _ => loads(&tiers, resilience.overprovisioning),
         };
         assert_eq!(pool.tier_loads(), loads);
         for backend in pool.members().iter() {
@@ -133,14 +133,14 @@ impl Simulation {
         if counts.eligible == 0 {
             // The next tier, if a session may go there: see the test of that rule.
             counts.eligible = pool.counts().eligible;
-            assert!(counts.eligible == 0 || conduct.spill.full || conduct.spill == Spill::NONE && open);
+            assert!(counts.eligible == 0 || resilience.spill.full || resilience.spill == Spill::NONE && open);
         }
         counts
     }
 
     /// The standing is what the facts come to, and each fact has what it takes.
-    fn check_facts(&self, id: &str, view: &View, now: Instant) {
-        let conduct = &self.bench.pool.settings().conduct;
+    fn check_facts(&self, id: &str, view: &BackendView, now: Instant) {
+        let resilience = &self.bench.pool.settings().resilience;
         let checked = self.bench.pool.settings().check.kind != CheckKind::None;
         assert_eq!(view.facts.standing(), view.standing, "{id}");
         assert_eq!(view.facts.probe.is_some(), checked, "{id}");
@@ -148,14 +148,14 @@ impl Simulation {
         if let Passive::Ejected { until } = view.facts.passive {
             assert!(checked || until.is_some(), "{id}: who ends the ejection?");
             assert!(until.is_none_or(|until| until > now), "{id}: ejected for longer than meant");
-            assert_eq!(conduct.outliers.mode, OutlierMode::Eject, "{id}");
+            assert_eq!(resilience.outliers.mode, OutlierMode::Eject, "{id}");
         }
         let is_ejected = view.facts.passive != Passive::Ok;
         assert_eq!(view.ejected.is_some(), is_ejected, "{id}");
         let trial = self.bench.backend(id).map(|backend| self.bench.pool.trial_of(&backend));
         assert!(trial == Some(TrialState::None) || view.standing == Standing::Ejected, "{id}: a trial of {view:?}");
         if view.facts.guard == Guard::Damped {
-            assert!(!conduct.damping.stay_up.is_zero(), "{id}");
+            assert!(!resilience.damping.stay_up.is_zero(), "{id}");
             assert_eq!(view.facts.is_sound(), Some(true), "{id}: damped and down");
         }
         assert_eq!(view.damped_until.is_some(), view.standing == Standing::Damped, "{id}");
@@ -168,7 +168,7 @@ impl Simulation {
         };
         let ramp = (view.share * 100).checked_div(full).unwrap_or(100);
         assert!((10..=100).contains(&ramp), "{id}: {ramp} % of its share");
-        assert!(ramp == 100 || (!conduct.slow_start.is_zero() && view.standing == Standing::Up), "{id}: {ramp} %");
+        assert!(ramp == 100 || (!resilience.slow_start.is_zero() && view.standing == Standing::Up), "{id}: {ramp} %");
 
         let left = view.facts.registry == Registry::Absent && !view.facts.is_held();
         let taken_out = view.facts.operator != crate::standing::Operator::Ready;

@@ -10,10 +10,10 @@ use fastrand::Rng;
 
 use super::*;
 use crate::config::Spill;
-use crate::health::{Advice, AdvisedWeight, ProbeState, Wish, most_ejected};
+use crate::health::{Advice, AdvisedWeight, AgentWish, ProbeState, most_ejected};
 use crate::metrics::Direction;
 use crate::operator::{Command, Lasting, What};
-use crate::pool::{Counts, TrialState};
+use crate::pool::{MemberCounts, TrialState};
 use crate::standing::Guard;
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
@@ -50,7 +50,7 @@ struct Simulation {
     /// As above, or with a session.
     last_needed: BTreeMap<String, Instant>,
     bytes: u64,
-    waiting: Vec<Testimony>,
+    waiting: Vec<SessionReport>,
 }
 
 impl Simulation {
@@ -112,7 +112,7 @@ impl Simulation {
         self.pass(seconds(700));
         self.check();
         assert!(self.bench.pool.members().is_empty());
-        assert_eq!(self.bench.pool.counts(), Counts::default());
+        assert_eq!(self.bench.pool.counts(), MemberCounts::default());
         assert!(self.bench.probes.lock().unwrap().running.is_empty());
         assert_eq!(self.bench.members.next_deadline(), None);
     }
@@ -204,9 +204,9 @@ impl Simulation {
     }
 
     /// A set may begin a time in which who works is held, and end one.
-    fn open(&mut self, now: Instant, trust: Trust, before: &BTreeMap<String, Arc<View>>) {
+    fn open(&mut self, now: Instant, trust: Trust, before: &BTreeMap<String, Arc<BackendView>>) {
         let is_over = self.held_until.is_some_and(|until| until <= now);
-        let end = Some(now + self.bench.pool.settings().conduct.guard.hold);
+        let end = Some(now + self.bench.pool.settings().resilience.guard.hold);
         match trust {
             Trust::Written => self.held_until = Some(now),
             Trust::Failing if is_over => {}
@@ -242,7 +242,7 @@ impl Simulation {
         self.held_until = Some(self.bench.now);
     }
 
-    fn views(&self) -> BTreeMap<String, Arc<View>> {
+    fn views(&self) -> BTreeMap<String, Arc<BackendView>> {
         self.bench.pool.members().iter().map(|backend| (backend.id.to_string(), backend.view())).collect()
     }
 
@@ -265,7 +265,8 @@ impl Simulation {
     fn advise(&mut self) {
         let id = IDS[self.random.usize(..IDS.len())];
         let Some(backend) = self.bench.backend(id) else { return };
-        let wish = [Wish::Ready, Wish::Ready, Wish::Drain, Wish::Maintenance][self.random.usize(..4)];
+        let wish =
+            [AgentWish::Ready, AgentWish::Ready, AgentWish::Drain, AgentWish::Maintenance][self.random.usize(..4)];
         let advice = Advice {
             weight: match self.random.u8(..4) {
                 0 => Some(AdvisedWeight::Percent(self.random.u8(..))),
@@ -301,9 +302,10 @@ impl Simulation {
             let may = view.standing == Standing::Up || (open && view.standing.is_last_resort());
             assert!(may, "picked {id}: {view:?}");
             let gets_some = self.bench.pool.tier_loads()[usize::from(view.priority)] > 0;
-            let is_before =
-                |other: &View| other.standing == Standing::Up && other.share > 0 && other.priority < view.priority;
-            let may_cross = self.bench.pool.settings().conduct.spill != Spill::NONE
+            let is_before = |other: &BackendView| {
+                other.standing == Standing::Up && other.share > 0 && other.priority < view.priority
+            };
+            let may_cross = self.bench.pool.settings().resilience.spill != Spill::NONE
                 || !members.iter().any(|other| is_before(&other.view()));
             assert!(gets_some || may_cross, "{id}: its tier gets nothing");
         }
@@ -343,16 +345,16 @@ impl Simulation {
 
     /// Evidence may have waited for long and come in any order.
     fn hear(&mut self) {
-        while let Ok(evidence) = self.bench.evidence.try_recv() {
-            self.waiting.push(evidence);
+        while let Ok(observation) = self.bench.observation.try_recv() {
+            self.waiting.push(observation);
         }
         self.random.shuffle(&mut self.waiting);
         let keep = self.random.usize(..=self.waiting.len());
-        for testimony in self.waiting.split_off(keep) {
+        for report in self.waiting.split_off(keep) {
             let before = self.ejected();
-            self.bench.members.evidence(self.bench.now, &testimony);
+            self.bench.members.observation(self.bench.now, &report);
             let (after, counts) = (self.ejected(), self.bench.pool.counts());
-            let most = most_ejected(&self.bench.pool.settings().conduct.outliers, counts.members);
+            let most = most_ejected(&self.bench.pool.settings().resilience.outliers, counts.members);
             assert!(after <= before || after <= most, "{after} ejected, {most} may be");
             assert!(after <= before || counts.up > 0, "the last one was ejected");
         }

@@ -7,12 +7,12 @@
 //!
 //! A lane's sockets are kept by the ring until the last completion of what was pushed for it, whatever becomes of the session.
 
-mod lane;
-mod lanes;
+mod queue;
 mod raw;
+mod session;
+mod table;
 #[cfg(test)]
 mod tests;
-mod way;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -29,10 +29,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::flow::Bulk;
 use crate::proxy::socket::watch;
-pub(super) use lane::{Rest, Stage, State};
-use lanes::Lanes;
 pub use raw::Forbidden;
 use raw::Raw;
+pub(super) use session::{Rest, Stage, State};
+use table::SessionTable;
 
 /// Submissions at once; more wait in user space.
 const ENTRIES: u32 = 1024;
@@ -61,14 +61,14 @@ pub fn try_ring() -> Result<(), Forbidden> {
 /// What is counted about the ring of a worker. Statistics: `Relaxed`.
 #[derive(Debug, Default)]
 pub struct RingCounts {
-    lanes: AtomicUsize,
+    sessions: AtomicUsize,
     buffers: AtomicUsize,
 }
 
 impl RingCounts {
     /// Sessions on the ring, also those that wait for their last completion.
-    pub fn lanes(&self) -> usize {
-        self.lanes.load(Relaxed)
+    pub fn sessions(&self) -> usize {
+        self.sessions.load(Relaxed)
     }
 
     /// Buffers with bytes in them.
@@ -79,18 +79,18 @@ impl RingCounts {
 
 /// A handle; all sessions of a worker share one ring.
 #[derive(Clone)]
-pub(crate) struct Ring(Rc<Shared>);
+pub(crate) struct Ring(Rc<RingShared>);
 
-struct Shared {
-    inner: RefCell<Inner>,
+struct RingShared {
+    inner: RefCell<RingState>,
     /// Wakes [`Ring::drive`].
     driver: RefCell<Option<Waker>>,
     counts: Arc<RingCounts>,
 }
 
-struct Inner {
+struct RingState {
     raw: Raw,
-    lanes: Lanes,
+    table: SessionTable,
 }
 
 impl Ring {
@@ -104,9 +104,9 @@ impl Ring {
 
     fn with(entries: u32, buffers: u16, size: u32, counts: Arc<RingCounts>) -> Result<Self, Forbidden> {
         let raw = Raw::open(entries, buffers, size)?;
-        let lanes = Lanes::new(buffers);
-        let inner = RefCell::new(Inner { raw, lanes });
-        Ok(Self(Rc::new(Shared { inner, driver: RefCell::default(), counts })))
+        let table = SessionTable::new(buffers);
+        let inner = RefCell::new(RingState { raw, table });
+        Ok(Self(Rc::new(RingShared { inner, driver: RefCell::default(), counts })))
     }
 
     /// Serves all lanes. Must run as long as there are any.
@@ -137,7 +137,7 @@ impl Ring {
                 Ok(false) => {}
                 Err(error) => return Poll::Ready(error),
             }
-            if !is_set && self.0.inner.borrow().lanes.has_heard() {
+            if !is_set && self.0.inner.borrow().table.has_heard() {
                 is_set = true;
                 timer.as_mut().reset(Instant::now() + LOOK_BEHIND);
                 if timer.as_mut().poll(cx).is_ready() {
@@ -152,35 +152,35 @@ impl Ring {
     /// Submits, completes, and submits what came of it. Returns whether there is more to do at once.
     fn pump(&self) -> io::Result<bool> {
         let mut inner = self.0.inner.borrow_mut();
-        let Inner { raw, lanes } = &mut *inner;
+        let RingState { raw, table } = &mut *inner;
         raw.mute();
         for _ in 0..ROUNDS {
-            if !raw.has_work() && !lanes.can_feed(raw) {
+            if !raw.has_work() && !table.can_feed(raw) {
                 break;
             }
-            let sent = lanes.begin_round();
+            let sent = table.begin_round();
             raw.enter()?;
             while let Some(completion) = raw.next() {
-                lanes.take(raw, completion);
+                table.take(raw, completion);
             }
-            lanes.end_round(raw, sent);
+            table.end_round(raw, sent);
         }
         raw.unmute();
-        let more = raw.has_work() || lanes.can_feed(raw);
-        self.0.counts.lanes.store(lanes.len(), Relaxed);
-        self.0.counts.buffers.store(usize::from(lanes.buffers()) - raw.free(), Relaxed);
-        let mut to_wake = lanes.take_wakers();
+        let more = raw.has_work() || table.can_feed(raw);
+        self.0.counts.sessions.store(table.len(), Relaxed);
+        self.0.counts.buffers.store(usize::from(table.buffers()) - raw.free(), Relaxed);
+        let mut to_wake = table.take_wakers();
         drop(inner);
         // Not while the ring is borrowed: who is woken may be dropped by it.
         to_wake.drain(..).for_each(Waker::wake);
-        self.0.inner.borrow_mut().lanes.keep(to_wake);
+        self.0.inner.borrow_mut().table.keep(to_wake);
         Ok(more)
     }
 
     fn look_behind(&self) {
         let mut inner = self.0.inner.borrow_mut();
-        let Inner { raw, lanes } = &mut *inner;
-        lanes.look_behind(raw);
+        let RingState { raw, table } = &mut *inner;
+        table.look_behind(raw);
     }
 
     /// Something was pushed: has it submitted at the driver's next turn.

@@ -20,16 +20,16 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::metrics::Direction;
 use crate::pool::{ByteCell, Bytes};
-use crate::proxy::relay::{Done, End, Gear, Limits, Mode, PipeCounts, Side, Terms, relay};
-use crate::proxy::socket::{Bare, Socket};
+use crate::proxy::relay::{Done, End, Limits, Mode, PipeCounts, RelayContext, Side, Terms, relay};
+use crate::proxy::socket::{Socket, TcpFd};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 struct Bench {
     ring: Ring,
-    gear: Rc<Gear>,
+    relay_context: Rc<RelayContext>,
     bytes: Bytes,
-    sockets: Vec<Weak<Bare>>,
+    sockets: Vec<Weak<TcpFd>>,
 }
 
 struct Session {
@@ -48,8 +48,8 @@ fn on_ring<F: Future<Output = ()>>(entries: u32, buffers: u16, size: u32, test: 
             Err(error) => return skip(&error),
         };
         spawn_local(ring.clone().drive());
-        let gear = Rc::new(Gear::new(8, Arc::<PipeCounts>::default(), Some(ring.clone())));
-        let bench = Bench { ring, gear, bytes: Bytes::new(1), sockets: Vec::new() };
+        let relay_context = Rc::new(RelayContext::new(8, Arc::<PipeCounts>::default(), Some(ring.clone())));
+        let bench = Bench { ring, relay_context, bytes: Bytes::new(1), sockets: Vec::new() };
         timeout(PATIENCE, test(bench)).await.expect("took too long");
     });
 }
@@ -71,10 +71,10 @@ async fn connection() -> (TcpStream, Socket) {
 impl Bench {
     async fn session(&mut self) -> Session {
         let ((client, mut client_side), (backend, mut backend_side)) = (connection().await, connection().await);
-        let ends = [Rc::clone(client_side.bare()), Rc::clone(backend_side.bare())];
+        let ends = [Rc::clone(client_side.tcp_fd()), Rc::clone(backend_side.tcp_fd())];
         self.sockets.extend(ends.iter().map(Rc::downgrade));
         let (cut, wish) = oneshot::channel();
-        let (gear, bytes) = (Rc::clone(&self.gear), self.bytes.cell(0));
+        let (relay_context, bytes) = (Rc::clone(&self.relay_context), self.bytes.cell(0));
         let counted = bytes.clone();
         let relaying = spawn_local(async move {
             let cut = Box::pin(async {
@@ -84,7 +84,7 @@ impl Bench {
             });
             let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE), None)));
             let terms = Terms { mode: Mode::Ring, limits, early: Vec::new(), before: None };
-            let done = relay([&mut client_side, &mut backend_side], &gear, terms, bytes, &|| (), cut).await;
+            let done = relay([&mut client_side, &mut backend_side], &relay_context, terms, bytes, &|| (), cut).await;
             let [client, backend] = ends;
             if done.finished_client {
                 client.may_close();
@@ -102,11 +102,11 @@ impl Bench {
         let is_back = || {
             let inner = self.ring.0.inner.borrow();
             let sockets = self.sockets.iter().filter(|socket| socket.strong_count() > 0).count();
-            (inner.lanes.len(), usize::from(inner.lanes.buffers()) - inner.raw.free(), sockets)
+            (inner.table.len(), usize::from(inner.table.buffers()) - inner.raw.free(), sockets)
         };
         for _ in 0..1000 {
             let counts = &self.ring.0.counts;
-            if is_back() == (0, 0, 0) && (counts.lanes(), counts.buffers()) == (0, 0) {
+            if is_back() == (0, 0, 0) && (counts.sessions(), counts.buffers()) == (0, 0) {
                 return;
             }
             sleep(Duration::from_millis(5)).await;
@@ -265,7 +265,7 @@ fn receivers_share_the_buffers_that_there_are() {
         for round in 0..20 {
             speak(&mut sessions, round).await;
         }
-        assert_eq!(bench.ring.0.counts.lanes(), 200, "somebody has left the ring");
+        assert_eq!(bench.ring.0.counts.sessions(), 200, "somebody has left the ring");
         assert_eq!(bench.bytes.read(Direction::ToBackend), 200 * 20 * 100);
         drop(sessions);
         bench.is_clean().await;
@@ -289,7 +289,7 @@ fn the_kernel_gets_as_many_buffers_as_it_needs() {
         assert_eq!(untouched(&bench), 64 - 16, "one at a time");
         speak(&mut sessions, 7).await;
         assert!(untouched(&bench) < 64 - 16, "all at once");
-        assert_eq!(bench.ring.0.counts.lanes(), 200, "somebody has left the ring");
+        assert_eq!(bench.ring.0.counts.sessions(), 200, "somebody has left the ring");
         drop(sessions);
         bench.is_clean().await;
     });
@@ -315,7 +315,7 @@ fn who_does_not_read_holds_no_buffer() {
             slow.push((session, number, filled.get()));
         }
         assert_eq!(bench.ring.0.counts.buffers(), 0);
-        assert_eq!(bench.ring.0.counts.lanes(), 0);
+        assert_eq!(bench.ring.0.counts.sessions(), 0);
 
         let mut brisk = bench.session().await;
         let mut message = [0; 100];
@@ -323,7 +323,7 @@ fn who_does_not_read_holds_no_buffer() {
             brisk.client.write_all(&[round; 100]).await.unwrap();
             brisk.backend.read_exact(&mut message).await.unwrap();
         }
-        assert_eq!(bench.ring.0.counts.lanes(), 1);
+        assert_eq!(bench.ring.0.counts.sessions(), 1);
 
         for (session, number, filled) in slow {
             let (_, mut client_out) = session.client.into_split();
@@ -341,14 +341,14 @@ fn who_does_not_read_holds_no_buffer() {
 fn back_to_the_ring_when_it_is_calm() {
     on_ring(64, 16, 4096, async |mut bench| {
         let mut session = bench.session().await;
-        let lanes = |bench: &Bench| bench.ring.0.counts.lanes();
+        let on_ring = |bench: &Bench| bench.ring.0.counts.sessions();
         for _ in 0..3 {
             let (bulk, mut got) = (vec![7; 4 << 20], vec![0; 4 << 20]);
             let (written, read) = tokio::join!(session.client.write_all(&bulk), session.backend.read_exact(&mut got));
             written.unwrap();
             read.unwrap();
             assert!(got == bulk);
-            assert_eq!(lanes(&bench), 0, "bulk on the ring");
+            assert_eq!(on_ring(&bench), 0, "bulk on the ring");
             let mut message = [0; 10];
             for round in 0..40 {
                 session.backend.write_all(&[round; 10]).await.unwrap();
@@ -357,7 +357,7 @@ fn back_to_the_ring_when_it_is_calm() {
                 session.client.write_all(&[round; 10]).await.unwrap();
                 session.backend.read_exact(&mut message).await.unwrap();
             }
-            assert_eq!(lanes(&bench), 1);
+            assert_eq!(on_ring(&bench), 1);
         }
         drop(session);
         bench.is_clean().await;
@@ -376,18 +376,18 @@ fn a_reset_of_the_side_that_has_finished_is_seen() {
                     tokio::join!(session.client.write_all(&bulk), session.backend.read_exact(&mut got));
                 written.unwrap();
                 read.unwrap();
-                assert_eq!(bench.ring.0.counts.lanes(), 0, "bulk on the ring");
+                assert_eq!(bench.ring.0.counts.sessions(), 0, "bulk on the ring");
             }
             for round in 0..40 {
                 speak(std::slice::from_mut(&mut session), round).await;
             }
-            assert_eq!(bench.ring.0.counts.lanes(), 1);
+            assert_eq!(bench.ring.0.counts.sessions(), 1);
 
             let Session { client, backend, relaying, cut: _cut, counted: _ } = session;
             let (mut finishes, mut waits) = if finished == 0 { (client, backend) } else { (backend, client) };
             finishes.shutdown().await.unwrap();
             assert_eq!(waits.read(&mut [0]).await.unwrap(), 0);
-            while is_off && bench.ring.0.counts.lanes() > 0 {
+            while is_off && bench.ring.0.counts.sessions() > 0 {
                 sleep(Duration::from_millis(1)).await;
             }
             SockRef::from(&finishes).set_linger(Some(Duration::ZERO)).unwrap();

@@ -4,7 +4,7 @@ use crate::metrics::{ConnectFailure, EarlyEnd};
 
 /// One session's word. Successes are only counted, unless the session was a trial: they are as many as sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Evidence {
+pub enum Observation {
     /// Its connect failed, by the backend's fault.
     ConnectFailed(ConnectFailure),
     /// The connect succeeded, and the backend then failed it before its first byte.
@@ -17,7 +17,7 @@ pub enum Evidence {
 
 /// What sessions have met at one backend so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct ObservationCounts {
     /// Connects that failed in a row; ended by one that succeeds.
     pub connects_in_a_row: u32,
     /// Sessions that ended early in a row; ended by one that gets a byte.
@@ -34,7 +34,7 @@ pub struct Tally {
 
 /// What a client pays who is sent to a backend that fails still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Price {
+pub enum TrialCost {
     /// Retried or replayed elsewhere at once, and unseen.
     Nothing,
     /// So, too, but after a timeout.
@@ -52,7 +52,7 @@ pub enum Failing {
     Exchange,
 }
 
-impl Evidence {
+impl Observation {
     /// What it says is failing; `None` = nothing.
     pub fn failing(self) -> Option<Failing> {
         match self {
@@ -76,18 +76,18 @@ impl Evidence {
     }
 
     /// What a client pays for finding it again, where early ends are replayed elsewhere or are not.
-    pub fn price(self, replays: bool) -> Price {
+    pub fn price(self, replays: bool) -> TrialCost {
         match self {
-            Self::ConnectFailed(ConnectFailure::Timeout) => Price::Time,
-            Self::EndedEarly(EarlyEnd::Silent) if replays => Price::Time,
-            Self::EndedEarly(EarlyEnd::Reset | EarlyEnd::Closed) if replays => Price::Nothing,
-            Self::EndedEarly(_) => Price::Session,
-            Self::ConnectFailed(_) | Self::EndedUnasked(_) | Self::Succeeded => Price::Nothing,
+            Self::ConnectFailed(ConnectFailure::Timeout) => TrialCost::Time,
+            Self::EndedEarly(EarlyEnd::Silent) if replays => TrialCost::Time,
+            Self::EndedEarly(EarlyEnd::Reset | EarlyEnd::Closed) if replays => TrialCost::Nothing,
+            Self::EndedEarly(_) => TrialCost::Session,
+            Self::ConnectFailed(_) | Self::EndedUnasked(_) | Self::Succeeded => TrialCost::Nothing,
         }
     }
 }
 
-impl Tally {
+impl ObservationCounts {
     /// Failures in a row of any kind.
     pub fn in_a_row(&self) -> u32 {
         self.connects_in_a_row.saturating_add(self.early_in_a_row)

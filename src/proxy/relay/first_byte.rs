@@ -10,7 +10,7 @@ use crate::metrics::EarlyEnd;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct FirstByte {
     /// In nanoseconds. `None` = it may take as long as it wants.
     limit: Option<NonZeroU64>,
     /// When it was asked for; once it is here, when it came.
@@ -22,7 +22,7 @@ pub(super) struct Answer {
     is_judged: bool,
 }
 
-impl Answer {
+impl FirstByte {
     pub(super) fn new(limit: Option<Duration>, asked: Option<Instant>, is_judged: bool) -> Self {
         // A limit of nothing is over at once.
         let nanoseconds = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn the_clock_begins_with_the_first_byte_to_the_backend_and_ends_with_the_first_from_it() {
         let start = Instant::now();
-        let mut answer = Answer::new(Some(SECOND), None, false);
+        let mut answer = FirstByte::new(Some(SECOND), None, false);
         assert_eq!((answer.due(), answer.is_timed()), (None, true), "a server that speaks first may take its time");
         answer.ask(start);
         answer.ask(start + SECOND);
@@ -110,27 +110,27 @@ mod tests {
         assert!(answer.arrive(start + SECOND / 2));
         assert!(!answer.arrive(start + SECOND));
         assert_eq!((answer.due(), answer.is_timed(), answer.came()), (None, false, Some(start + SECOND / 2)));
-        assert!(!Answer::new(None, Some(start), false).is_timed());
+        assert!(!FirstByte::new(None, Some(start), false).is_timed());
     }
 
     #[test]
     fn who_failed_whom() {
         let start = Instant::now();
-        let asked = || Answer::new(Some(SECOND), Some(start), false);
+        let asked = || FirstByte::new(Some(SECOND), Some(start), false);
         assert_eq!(asked().early(&broken(Side::Backend)), Some(EarlyEnd::Reset));
         assert_eq!(asked().early(&End::<()>::FirstByte), Some(EarlyEnd::Silent));
         let vanished = End::<()>::Broken(Side::Backend, io::ErrorKind::TimedOut.into());
         assert_eq!(asked().early(&vanished), Some(EarlyEnd::Silent));
         // The client left, or both finished and the client did first, or we ended it.
-        for end in [broken(Side::Client), End::Completed, End::Idle, End::HalfClosed, End::Cut(())] {
+        for end in [broken(Side::Client), End::Completed, End::Idle, End::HalfClosed, End::Forced(())] {
             assert_eq!(asked().early(&end), None, "{end:?}");
         }
         let mut closed = asked();
         closed.close_first();
         assert_eq!(closed.early(&End::<()>::Completed), Some(EarlyEnd::Closed));
-        assert_eq!(Answer::new(None, Some(start), true).early(&broken(Side::Backend)), None, "said already");
+        assert_eq!(FirstByte::new(None, Some(start), true).early(&broken(Side::Backend)), None, "said already");
         // Nothing was asked, or there was an answer.
-        assert_eq!(Answer::new(None, None, false).early(&broken(Side::Backend)), None);
+        assert_eq!(FirstByte::new(None, None, false).early(&broken(Side::Backend)), None);
         closed.arrive(start);
         assert_eq!(closed.early(&broken(Side::Backend)), None);
     }

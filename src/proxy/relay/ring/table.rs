@@ -13,11 +13,11 @@ use rustix::io::Errno;
 use slab::Slab;
 
 use super::Stage;
+use super::queue::{BufferLink, DirectionQueue};
 use super::raw::{Completion, Raw};
-use super::way::{Slot, Way};
 use crate::metrics::Direction;
 use crate::pool::ByteCell;
-use crate::proxy::socket::Bare;
+use crate::proxy::socket::TcpFd;
 
 /// Buffers in a direction's queue, beyond which the lane leaves.
 const QUEUE: u16 = 8;
@@ -34,7 +34,7 @@ fn tag(key: usize, direction: usize, operation: u64) -> u64 {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Course {
+pub(super) enum RingPhase {
     On,
     /// Everything is cancelled; the session waits for the rest.
     Leaving,
@@ -43,11 +43,11 @@ pub(super) enum Course {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct SessionEntry {
     /// The client's and the backend's. Direction `d` goes from end `d` to end `1 - d`.
-    pub(super) ends: [Rc<Bare>; 2],
-    pub(super) ways: [Way; 2],
-    pub(super) course: Course,
+    pub(super) ends: [Rc<TcpFd>; 2],
+    pub(super) ways: [DirectionQueue; 2],
+    pub(super) course: RingPhase,
     /// Completions still to come. The entry, and with it its key and its sockets, stays until there is none.
     pub(super) pending: u32,
     pub(super) broken: [Option<io::Error>; 2],
@@ -63,9 +63,9 @@ pub(super) type Sent = (usize, usize, u32);
 
 /// All sessions on the ring.
 #[derive(Debug)]
-pub(super) struct Lanes {
-    pub(super) entries: Slab<Entry>,
-    pub(super) slots: Box<[Slot]>,
+pub(super) struct SessionTable {
+    pub(super) entries: Slab<SessionEntry>,
+    pub(super) slots: Box<[BufferLink]>,
     now: Instant,
     round: u32,
     sent: Vec<Sent>,
@@ -74,16 +74,16 @@ pub(super) struct Lanes {
     arrived: Vec<(usize, usize)>,
     /// Directions that had no buffer to receive into. May name some that do not wait any more.
     starving: VecDeque<(usize, usize)>,
-    /// Directions that have [`Way::heard`] something. May name some that are gone.
+    /// Directions that have [`DirectionQueue::heard`] something. May name some that are gone.
     heard: Vec<(usize, usize)>,
     to_wake: Vec<Waker>,
 }
 
-impl Lanes {
+impl SessionTable {
     pub(super) fn new(buffers: u16) -> Self {
         Self {
             entries: Slab::new(),
-            slots: vec![Slot::EMPTY; usize::from(buffers)].into_boxed_slice(),
+            slots: vec![BufferLink::EMPTY; usize::from(buffers)].into_boxed_slice(),
             now: Instant::now(),
             round: 0,
             sent: Vec::new(),
@@ -125,7 +125,8 @@ impl Lanes {
     pub(super) fn end_round(&mut self, raw: &mut Raw, mut sent: Vec<Sent>) {
         // A target with room takes bytes while they are submitted. One that did not is slow, and must not hold buffers.
         for (key, direction, number) in sent.drain(..) {
-            let blocked = |entry: &Entry| entry.ways[direction].sending && entry.ways[direction].number == number;
+            let blocked =
+                |entry: &SessionEntry| entry.ways[direction].sending && entry.ways[direction].number == number;
             if self.entries.get(key).is_some_and(blocked) {
                 self.leave(raw, key);
             }
@@ -134,7 +135,7 @@ impl Lanes {
         let mut arrived = take(&mut self.arrived);
         for (key, direction) in arrived.drain(..) {
             // None joins in the middle of a round, so that a key can't be another lane's by now.
-            if self.entries.get(key).is_some_and(|entry| entry.course == Course::On) {
+            if self.entries.get(key).is_some_and(|entry| entry.course == RingPhase::On) {
                 self.send(raw, key, direction);
             }
         }
@@ -236,7 +237,7 @@ impl Lanes {
                 if !std::mem::replace(&mut way.heard, true) {
                     self.heard.push((key, direction));
                 }
-                if entry.course != Course::On {
+                if entry.course != RingPhase::On {
                     return;
                 }
                 if way.queued > QUEUE || way.pace.is_bulk() {
@@ -283,13 +284,13 @@ impl Lanes {
                     }
                 }
                 entry.ways[direction].sent(&self.slots, raw, bytes);
-                if entry.course == Course::On {
+                if entry.course == RingPhase::On {
                     self.send(raw, key, direction);
                     self.finish(raw, key, direction);
                 }
             }
             Err(Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {
-                if entry.course == Course::On {
+                if entry.course == RingPhase::On {
                     self.send(raw, key, direction);
                 }
             }
@@ -325,7 +326,7 @@ impl Lanes {
     fn finish(&mut self, raw: &mut Raw, key: usize, direction: usize) {
         let entry = &mut self.entries[key];
         let way = &mut entry.ways[direction];
-        if way.stage != Stage::Ended || way.queued > 0 || entry.course != Course::On {
+        if way.stage != Stage::Ended || way.queued > 0 || entry.course != RingPhase::On {
             return;
         }
         entry.last_progress = self.now;
@@ -350,8 +351,8 @@ impl Lanes {
 
     pub(super) fn leave(&mut self, raw: &mut Raw, key: usize) {
         let entry = &mut self.entries[key];
-        if entry.course == Course::On {
-            entry.course = Course::Leaving;
+        if entry.course == RingPhase::On {
+            entry.course = RingPhase::Leaving;
             entry.cancel(raw, key);
         }
     }
@@ -362,9 +363,9 @@ impl Lanes {
             return;
         }
         match entry.course {
-            Course::On => {}
-            Course::Leaving => self.to_wake.extend(entry.waker.take()),
-            Course::Abandoned => self.remove(raw, key, None),
+            RingPhase::On => {}
+            RingPhase::Leaving => self.to_wake.extend(entry.waker.take()),
+            RingPhase::Abandoned => self.remove(raw, key, None),
         }
     }
 
@@ -377,10 +378,10 @@ impl Lanes {
     }
 }
 
-impl Entry {
+impl SessionEntry {
     fn may_receive(&self, direction: usize) -> bool {
         let way = &self.ways[direction];
-        self.course == Course::On && way.stage == Stage::Open && !way.receiving
+        self.course == RingPhase::On && way.stage == Stage::Open && !way.receiving
     }
 
     pub(super) fn cancel(&mut self, raw: &mut Raw, key: usize) {

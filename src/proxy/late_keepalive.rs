@@ -14,7 +14,7 @@ use std::os::fd::AsRawFd;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use super::socket::Bare;
+use super::socket::TcpFd;
 use crate::config::Keepalive;
 
 /// Whose first question is due sooner has no time to grow up.
@@ -22,19 +22,19 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Young(RefCell<Generations>);
+pub(super) struct LateKeepalive(RefCell<Generations>);
 
 #[derive(Debug, Default)]
 struct Generations {
-    /// Since the latest [`Young::grow`].
-    new: Vec<(Weak<Bare>, Keepalive)>,
+    /// Since the latest [`LateKeepalive::grow`].
+    new: Vec<(Weak<TcpFd>, Keepalive)>,
     /// Since the one before.
-    old: Vec<(Weak<Bare>, Keepalive)>,
+    old: Vec<(Weak<TcpFd>, Keepalive)>,
 }
 
-impl Young {
+impl LateKeepalive {
     /// A connection is there.
-    pub(super) fn add(&self, socket: &Rc<Bare>, keepalive: Keepalive) {
+    pub(super) fn add(&self, socket: &Rc<TcpFd>, keepalive: Keepalive) {
         if keepalive.idle < SOON {
             return set(socket, keepalive);
         }
@@ -54,7 +54,7 @@ impl Young {
     }
 }
 
-fn set(socket: &Bare, keepalive: Keepalive) {
+fn set(socket: &TcpFd, keepalive: Keepalive) {
     // Of a TCP socket it does not fail; if it did, the session is better off without it than ended.
     let _ = socket.keep_alive(spread(keepalive, socket.as_raw_fd().unsigned_abs()));
 }

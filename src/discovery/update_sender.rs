@@ -6,26 +6,26 @@ use crate::endpoint::{Endpoint, Trust, Update};
 
 /// Nobody listens any more: the follower ends.
 #[derive(Debug)]
-pub(super) struct Gone;
+pub(super) struct Closed;
 
-pub(super) struct Outlet {
+pub(super) struct UpdateSender {
     updates: mpsc::Sender<Update>,
     last: Option<Update>,
 }
 
-impl Outlet {
+impl UpdateSender {
     pub(super) fn new(updates: mpsc::Sender<Update>) -> Self {
         Self { updates, last: None }
     }
 
     /// Sends it unless it is what the receiver has.
-    pub(super) async fn send(&mut self, mut update: Update) -> Result<(), Gone> {
+    pub(super) async fn send(&mut self, mut update: Update) -> Result<(), Closed> {
         // The order that a source has has no meaning, and Consul's changes.
         update.endpoints.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         if self.last.as_ref().is_some_and(|last| is_no_news(last, &update)) {
             return Ok(());
         }
-        self.updates.send(update.clone()).await.map_err(|_| Gone)?;
+        self.updates.send(update.clone()).await.map_err(|_| Closed)?;
         self.last = Some(update);
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::members::Members;
-use crate::config::{Conduct, Source, WhenAllDown};
+use crate::config::{Resilience, Source, WhenAllDown};
 use crate::health::slow_start;
 
 /// Shares grow in so many steps.
@@ -30,7 +30,7 @@ impl Members {
             }
         }
         let pool = &self.pool.name;
-        let threshold = usize::from(self.pool.settings().conduct.panic_threshold);
+        let threshold = usize::from(self.pool.settings().resilience.panic_threshold);
         let panicking = counts.proven > 0 && counts.up * 100 < counts.proven * threshold;
         if panicking != self.panicking {
             self.panicking = panicking;
@@ -93,7 +93,7 @@ impl Members {
 
     /// When the oldest of those that are up came up; `None` where shares do not grow or nothing is up.
     pub(super) fn oldest_up(&mut self) -> Option<Instant> {
-        if self.pool.settings().conduct.slow_start.is_zero() {
+        if self.pool.settings().resilience.slow_start.is_zero() {
             return None;
         }
         if self.oldest.is_none() {
@@ -104,14 +104,14 @@ impl Members {
 }
 
 /// Percent of its weight for who has been up since then.
-pub(super) fn grown(conduct: &Conduct, now: Instant, up_since: Option<Instant>, oldest: Option<Instant>) -> u32 {
+pub(super) fn grown(resilience: &Resilience, now: Instant, up_since: Option<Instant>, oldest: Option<Instant>) -> u32 {
     let Some(up_since) = up_since else { return slow_start::FULL };
     let age = |since: Instant| now.saturating_duration_since(since);
     let oldest = oldest.map_or(up_since, |oldest| oldest.min(up_since));
-    slow_start::percent(conduct.slow_start, age(up_since), age(oldest))
+    slow_start::percent(resilience.slow_start, age(up_since), age(oldest))
 }
 
 /// Between looks at shares that grow.
-pub(super) fn step(conduct: &Conduct) -> Duration {
-    (conduct.slow_start / STEPS).max(SHORTEST_STEP)
+pub(super) fn step(resilience: &Resilience) -> Duration {
+    (resilience.slow_start / STEPS).max(SHORTEST_STEP)
 }

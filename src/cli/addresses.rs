@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Failure;
+use super::CommandError;
 use crate::admin::{trusted, usual_sockets};
 use crate::config::{AccessToken, AdminSocket, Whereabouts, file};
 
@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where a balancer may be.
 #[derive(Clone, Debug)]
-pub(super) struct Ways {
+pub(super) struct AdminAddresses {
     /// All of them are looked at. Several may answer only if that is no doubt about which balancer is meant.
     sockets: Vec<PathBuf>,
     /// `host:port`; tried when no socket answers.
@@ -39,32 +39,32 @@ pub(super) struct Ways {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum AdminAddress {
     Socket(PathBuf),
     /// `host:port`
     Tcp(String),
 }
 
 /// The text of a configuration file, and whether its owner is this user or root.
-pub(super) struct Written {
+pub(super) struct FileText {
     pub(super) text: String,
     pub(super) is_trusted: bool,
 }
 
 /// Reads a file for commands that talk to an admin side. Of a file that another user owns, variables are not filled in and
 /// no other file is read: the directory may be that user's, and the environment is ours.
-pub(super) fn written(config: &Path) -> io::Result<Written> {
+pub(super) fn written(config: &Path) -> io::Result<FileText> {
     let opened = file::open(config)?;
     let owner = opened.metadata()?.uid();
     let mut bytes = Vec::new();
     // Not as `file::text` has it: a file that is no UTF-8 may still say where the balancer is.
     opened.take(file::LARGEST).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Written { text, is_trusted: owner == 0 || owner == geteuid().as_raw() })
+    Ok(FileText { text, is_trusted: owner == 0 || owner == geteuid().as_raw() })
 }
 
 /// What variables hold for a file.
-pub(super) fn variable(written: &Written, name: &str) -> Option<String> {
+pub(super) fn variable(written: &FileText, name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|_| written.is_trusted)
 }
 
@@ -77,14 +77,14 @@ pub(super) fn foreign(config: &Path) -> String {
     )
 }
 
-impl Ways {
+impl AdminAddresses {
     /// As `--admin` says, or else the configuration file, or else where a balancer usually is.
-    pub(super) fn new(admin: Option<&str>, config: &Path) -> Result<Self, Failure> {
+    pub(super) fn new(admin: Option<&str>, config: &Path) -> Result<Self, CommandError> {
         let token = std::env::var("EVENKEEL_TOKEN").ok().filter(|token| !token.is_empty());
         if let Some(text) = admin.filter(|text| !text.is_empty()) {
             let (sockets, tcp) = match way(text)? {
-                Way::Socket(path) => (vec![path], None),
-                Way::Tcp(authority) => (Vec::new(), Some(authority)),
+                AdminAddress::Socket(path) => (vec![path], None),
+                AdminAddress::Tcp(authority) => (Vec::new(), Some(authority)),
             };
             let told_by = "--admin or $EVENKEEL_ADMIN says where it is".to_owned();
             return Ok(Self { sockets, tcp, token, is_said: true, told_by, troubles: Vec::new() });
@@ -121,15 +121,15 @@ impl Ways {
         if this.sockets.is_empty() && this.tcp.is_none() {
             let error =
                 format!("{name} has neither admin.socket nor an admin.bind with a port of its own; say --admin URL");
-            return Err(Failure::Config(this.with_troubles(error)));
+            return Err(CommandError::Config(this.with_troubles(error)));
         }
         Ok(this)
     }
 
     /// Connects to the balancer: over the one socket that answers, or else over TCP.
-    pub(super) async fn connect(&self) -> Result<(Box<dyn Stream>, Way), Failure> {
+    pub(super) async fn connect(&self) -> Result<(Box<dyn ByteStream>, AdminAddress), CommandError> {
         let mut tried = Vec::new();
-        let mut found: Vec<(Box<dyn Stream>, PathBuf)> = Vec::new();
+        let mut found: Vec<(Box<dyn ByteStream>, PathBuf)> = Vec::new();
         for path in &self.sockets {
             match at_socket(path).await {
                 Ok(_) if found.iter().any(|(_, other)| is_same(other, path)) => {}
@@ -145,25 +145,25 @@ impl Ways {
                     others.join(", at "),
                     path.display()
                 );
-                return Err(Failure::Config(error));
+                return Err(CommandError::Config(error));
             }
-            Some((stream, path)) => return Ok((stream, Way::Socket(path))),
+            Some((stream, path)) => return Ok((stream, AdminAddress::Socket(path))),
             None => {}
         }
         if let Some(authority) = &self.tcp {
             match patient(TcpStream::connect(authority)).await {
-                Ok(stream) => return Ok((Box::new(stream), Way::Tcp(authority.clone()))),
+                Ok(stream) => return Ok((Box::new(stream), AdminAddress::Tcp(authority.clone()))),
                 Err(error) => tried.push(format!("http://{authority}: {error}")),
             }
         }
         let tried = tried.join(", nor at ");
         let error = format!("the balancer can't be reached at {tried} ({}); does it run?", self.told_by);
-        Err(Failure::Runtime(anyhow::anyhow!("{}", self.with_troubles(error))))
+        Err(CommandError::Runtime(anyhow::anyhow!("{}", self.with_troubles(error))))
     }
 
     /// Whether the balancer is to be asked for its socket: nobody named another way, and there is no token for this one.
-    pub(super) fn may_look_further(&self, way: &Way) -> bool {
-        matches!(way, Way::Tcp(_)) && self.token.is_none() && !self.is_said
+    pub(super) fn may_look_further(&self, way: &AdminAddress) -> bool {
+        matches!(way, AdminAddress::Tcp(_)) && self.token.is_none() && !self.is_said
     }
 
     fn with_troubles(&self, mut error: String) -> String {
@@ -175,7 +175,7 @@ impl Ways {
 }
 
 /// Connects to a socket, and says nothing to whom it can't trust.
-pub(super) async fn at_socket(path: &Path) -> io::Result<Box<dyn Stream>> {
+pub(super) async fn at_socket(path: &Path) -> io::Result<Box<dyn ByteStream>> {
     let deadline = Instant::now() + CONNECT;
     let stream = loop {
         match patient(UnixStream::connect(path)).await {
@@ -209,16 +209,16 @@ fn token_of(token: AccessToken) -> Option<String> {
     .filter(|token| !token.is_empty())
 }
 
-fn way(text: &str) -> Result<Way, Failure> {
+fn way(text: &str) -> Result<AdminAddress, CommandError> {
     let path = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:"));
     if let Some(path) = path.or_else(|| text.contains('/').then_some(text).filter(|text| !text.contains("://"))) {
-        return Ok(Way::Socket(PathBuf::from(path)));
+        return Ok(AdminAddress::Socket(PathBuf::from(path)));
     }
     let wrong = |why: &str| {
         // An URL may hold a password.
         let shown = if text.contains('@') { "…".to_owned() } else { text.escape_debug().to_string() };
         let error = format!("--admin \"{shown}\": {why}; write http://127.0.0.1:9900, or the path of a socket");
-        Failure::Config(error)
+        CommandError::Config(error)
     };
     let authority = match text.split_once("://") {
         Some(("http", rest)) => rest.trim_end_matches('/'),
@@ -229,14 +229,14 @@ fn way(text: &str) -> Result<Way, Failure> {
         return Err(wrong("that is no address"));
     }
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Ok(Way::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:9900") }))
+    Ok(AdminAddress::Tcp(if has_port { authority.to_owned() } else { format!("{authority}:9900") }))
 }
 
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
-impl std::fmt::Display for Way {
+impl std::fmt::Display for AdminAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Socket(path) => write!(f, "{}", path.display()),

@@ -25,7 +25,7 @@ pub const TIERS: usize = 16;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Conduct {
+pub struct Resilience {
     /// Passive detection.
     pub outliers: Outliers,
     /// What flapping costs.
@@ -114,8 +114,8 @@ pub struct GuardRules {
     pub hold: Duration,
 }
 
-pub(super) fn conduct(shape: &PoolShape, fall: u32, reading: &mut Reading<'_>) -> Conduct {
-    Conduct {
+pub(super) fn resilience(shape: &PoolShape, fall: u32, reading: &mut Reading<'_>) -> Resilience {
+    Resilience {
         outliers: outliers(shape.outliers.as_ref(), fall, reading),
         damping: damping(shape.damping.as_ref(), reading),
         guard: guard(shape.guard.as_ref(), reading),

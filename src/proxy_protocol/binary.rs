@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use super::crc32c::crc32c;
-use super::{Addresses, CRC32C, Fault, Header, LONGEST, NOOP, Parsed, Tlv};
+use super::{Addresses, CRC32C, Header, HeaderError, LONGEST, NOOP, Parsed, Tlv};
 
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const FIXED: usize = 16;
@@ -18,14 +18,14 @@ const TCP6: u8 = 0x21;
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let command = bytes.get(SIGNATURE.len()).copied();
     if command.is_some_and(|command| command != LOCAL && command != PROXY) {
-        return Parsed::Invalid(Fault::Command);
+        return Parsed::Invalid(HeaderError::Command);
     }
     let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED>() else {
         return Parsed::NeedMore(FIXED - bytes.len());
     };
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
     if FIXED + length > LONGEST {
-        return Parsed::Invalid(Fault::TooLong);
+        return Parsed::Invalid(HeaderError::TooLong);
     }
     let Some(block) = rest.get(..length) else {
         return Parsed::NeedMore(length - rest.len());
@@ -40,10 +40,10 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-fn meaning(family: u8, block: &[u8], whole: &[u8]) -> Result<Header, Fault> {
+fn meaning(family: u8, block: &[u8], whole: &[u8]) -> Result<Header, HeaderError> {
     let (high, low) = (family >> 4, family & 0x0f);
     if high > 3 || low > 2 {
-        return Err(Fault::Family);
+        return Err(HeaderError::Family);
     }
     let size = match high {
         0 => 0,
@@ -51,7 +51,7 @@ fn meaning(family: u8, block: &[u8], whole: &[u8]) -> Result<Header, Fault> {
         2 => 36,
         _ => 216,
     };
-    let (addresses, values) = block.split_at_checked(size).ok_or(Fault::Family)?;
+    let (addresses, values) = block.split_at_checked(size).ok_or(HeaderError::Family)?;
     let addresses = match family {
         TCP4 => v4(addresses),
         TCP6 => v6(addresses),
@@ -60,7 +60,7 @@ fn meaning(family: u8, block: &[u8], whole: &[u8]) -> Result<Header, Fault> {
     };
     let tlvs = match tlvs(values, whole) {
         // What an unspecified family is followed by may be anything, and is to be skipped.
-        Err(Fault::Tlv) if high == 0 => Vec::new(),
+        Err(HeaderError::Tlv) if high == 0 => Vec::new(),
         other => other?,
     };
     Ok(Header::Proxy { addresses, tlvs })
@@ -92,18 +92,18 @@ fn both_ports(bytes: &[u8]) -> Option<(u16, u16)> {
 }
 
 /// `values` is the end of `whole`.
-fn tlvs(mut values: &[u8], whole: &[u8]) -> Result<Vec<Tlv>, Fault> {
+fn tlvs(mut values: &[u8], whole: &[u8]) -> Result<Vec<Tlv>, HeaderError> {
     let mut found = Vec::new();
     while !values.is_empty() {
-        let (&[kind, high, low], rest) = values.split_first_chunk::<3>().ok_or(Fault::Tlv)?;
+        let (&[kind, high, low], rest) = values.split_first_chunk::<3>().ok_or(HeaderError::Tlv)?;
         let length = usize::from(u16::from_be_bytes([high, low]));
-        let (value, next) = rest.split_at_checked(length).ok_or(Fault::Tlv)?;
+        let (value, next) = rest.split_at_checked(length).ok_or(HeaderError::Tlv)?;
         match kind {
             CRC32C => {
                 let begin = whole.len() - rest.len();
-                let sum = <[u8; 4]>::try_from(value).map_err(|_| Fault::Checksum)?;
+                let sum = <[u8; 4]>::try_from(value).map_err(|_| HeaderError::Checksum)?;
                 if u32::from_be_bytes(sum) != checksum(whole, begin) {
-                    return Err(Fault::Checksum);
+                    return Err(HeaderError::Checksum);
                 }
             }
             NOOP => {}

@@ -23,15 +23,15 @@ const AT_ONCE: usize = 16 * 1024;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct PathWatch {
     inotify: OwnedFd,
-    watched: BTreeMap<i32, Names>,
+    watched: BTreeMap<i32, Interest>,
     buffer: Box<[MaybeUninit<u8>]>,
 }
 
 /// What matters of what is told about an inode.
 #[derive(Debug)]
-enum Names {
+enum Interest {
     /// It is the file.
     File,
     /// It is a directory: these names in it are on the way, the last one perhaps among them.
@@ -45,7 +45,7 @@ struct Told {
     name: Option<OsString>,
 }
 
-impl Way {
+impl PathWatch {
     pub(super) fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let buffer = vec![MaybeUninit::uninit(); AT_ONCE].into_boxed_slice();
@@ -61,25 +61,25 @@ impl Way {
         let mut watched = BTreeMap::new();
         let mut result = Ok(());
         let (file, steps) = steps(path, |directory| self.add(directory, directory_flags()));
-        for Step { at, name, kind } in steps {
+        for PathStep { at, name, kind } in steps {
             match at {
                 Ok(watch) => {
-                    let new = || Names::Directory { steps: Vec::new(), file: None };
-                    if let Names::Directory { steps, file } = watched.entry(watch).or_insert_with(new) {
+                    let new = || Interest::Directory { steps: Vec::new(), file: None };
+                    if let Interest::Directory { steps, file } = watched.entry(watch).or_insert_with(new) {
                         match kind {
-                            Kind::End => *file = Some(name),
-                            Kind::Link | Kind::Directory => steps.push(name),
+                            StepKind::End => *file = Some(name),
+                            StepKind::Link | StepKind::Directory => steps.push(name),
                         }
                     }
                 }
                 // One may go through it, and not see what is in it; the regular look sees if it is another one.
-                Err(Errno::ACCESS) if kind == Kind::Directory => {}
+                Err(Errno::ACCESS) if kind == StepKind::Directory => {}
                 Err(error) => result = Err(error),
             }
         }
         match self.add(&file, file_flags()) {
             Ok(watch) => {
-                watched.entry(watch).or_insert(Names::File);
+                watched.entry(watch).or_insert(Interest::File);
             }
             Err(error) => result = Err(error),
         }
@@ -142,7 +142,7 @@ impl Way {
     }
 }
 
-impl Names {
+impl Interest {
     fn seen(&self, told: &Told) -> Option<Seen> {
         let flags = told.flags;
         let is_own = |name: &OsString| told.name.as_ref() == Some(name);
@@ -206,15 +206,15 @@ fn is_absent(error: Errno) -> bool {
 }
 
 /// One on the way to a file.
-struct Step<T> {
+struct PathStep<T> {
     /// What came of the directory that it is in.
     at: T,
     name: OsString,
-    kind: Kind,
+    kind: StepKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum StepKind {
     Link,
     Directory,
     /// The file, or what is in its place.
@@ -223,7 +223,7 @@ enum Kind {
 
 /// Calls `enter` with each directory on the way to a file before it looks for the next step in it, so that a watch that is
 /// set there misses nothing. Returns where the file is in the end, and the steps.
-fn steps<T>(path: &Path, mut enter: impl FnMut(&Path) -> T) -> (PathBuf, Vec<Step<T>>) {
+fn steps<T>(path: &Path, mut enter: impl FnMut(&Path) -> T) -> (PathBuf, Vec<PathStep<T>>) {
     let start = |path: &Path| PathBuf::from(if path.is_absolute() { "/" } else { "." });
     let mut here = start(path);
     let mut rest: VecDeque<OsString> = parts(path).collect();
@@ -237,11 +237,11 @@ fn steps<T>(path: &Path, mut enter: impl FnMut(&Path) -> T) -> (PathBuf, Vec<Ste
         let next = here.join(&name);
         let target = std::fs::read_link(&next).ok().filter(|_| links < LINKS);
         let kind = match target {
-            Some(_) => Kind::Link,
-            None if rest.is_empty() => Kind::End,
-            None => Kind::Directory,
+            Some(_) => StepKind::Link,
+            None if rest.is_empty() => StepKind::End,
+            None => StepKind::Directory,
         };
-        steps.push(Step { at, name, kind });
+        steps.push(PathStep { at, name, kind });
         let Some(target) = target else {
             here = next;
             continue;
@@ -284,12 +284,12 @@ mod tests {
             Some((step.at.strip_prefix(&root).ok()?.display().to_string(), step.name.to_str().unwrap(), step.kind))
         });
         let wanted = [
-            ("", "current", Kind::Link),
-            ("", "store", Kind::Directory),
-            ("store", "v1", Kind::Directory),
-            ("store/v1", "lb.toml", Kind::Link),
-            ("store/v1/..", "v1", Kind::Directory),
-            ("store/v1/../v1", "real.toml", Kind::End),
+            ("", "current", StepKind::Link),
+            ("", "store", StepKind::Directory),
+            ("store", "v1", StepKind::Directory),
+            ("store/v1", "lb.toml", StepKind::Link),
+            ("store/v1/..", "v1", StepKind::Directory),
+            ("store/v1/../v1", "real.toml", StepKind::End),
         ];
         assert_eq!(below.collect::<Vec<_>>(), wanted.map(|(at, name, kind)| (at.to_owned(), name, kind)));
         // Links that lead to each other end.

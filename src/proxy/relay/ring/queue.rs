@@ -9,18 +9,18 @@ const NONE: u16 = u16::MAX;
 
 /// What is remembered for each buffer of the ring while it is in a queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Slot {
+pub(super) struct BufferLink {
     next: u16,
     length: u32,
 }
 
-impl Slot {
+impl BufferLink {
     pub(super) const EMPTY: Self = Self { next: NONE, length: 0 };
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct DirectionQueue {
     first: u16,
     last: u16,
     pub(super) queued: u16,
@@ -39,7 +39,7 @@ pub(super) struct Way {
     pub(super) pace: Bulk,
 }
 
-impl Way {
+impl DirectionQueue {
     pub(super) fn new(pace: Bulk) -> Self {
         Self {
             first: NONE,
@@ -58,8 +58,8 @@ impl Way {
     }
 
     /// Queues what was received.
-    pub(super) fn push(&mut self, slots: &mut [Slot], buffer: u16, length: u32, round: u32) {
-        slots[usize::from(buffer)] = Slot { next: NONE, length };
+    pub(super) fn push(&mut self, slots: &mut [BufferLink], buffer: u16, length: u32, round: u32) {
+        slots[usize::from(buffer)] = BufferLink { next: NONE, length };
         match self.last {
             NONE => self.first = buffer,
             last => slots[usize::from(last)].next = buffer,
@@ -77,19 +77,19 @@ impl Way {
     }
 
     /// The buffer that is next to be sent, and the part of it.
-    pub(super) fn front(&self, slots: &[Slot]) -> Option<(u16, std::ops::Range<u32>)> {
+    pub(super) fn front(&self, slots: &[BufferLink]) -> Option<(u16, std::ops::Range<u32>)> {
         (self.first != NONE).then(|| (self.first, self.offset..slots[usize::from(self.first)].length))
     }
 
     /// So much of the front was sent.
-    pub(super) fn sent(&mut self, slots: &[Slot], raw: &mut Raw, bytes: u32) {
+    pub(super) fn sent(&mut self, slots: &[BufferLink], raw: &mut Raw, bytes: u32) {
         self.offset += bytes;
         if self.front(slots).is_some_and(|(_, part)| part.is_empty()) {
             self.pop(slots, raw);
         }
     }
 
-    fn pop(&mut self, slots: &[Slot], raw: &mut Raw) {
+    fn pop(&mut self, slots: &[BufferLink], raw: &mut Raw) {
         let buffer = self.first;
         self.first = slots[usize::from(buffer)].next;
         if self.first == NONE {
@@ -100,7 +100,7 @@ impl Way {
     }
 
     /// Gives back all buffers; a copy of what they hold goes to `into`, if somebody wants it.
-    pub(super) fn empty(&mut self, slots: &[Slot], raw: &mut Raw, mut into: Option<&mut Vec<u8>>) {
+    pub(super) fn empty(&mut self, slots: &[BufferLink], raw: &mut Raw, mut into: Option<&mut Vec<u8>>) {
         while let Some((buffer, part)) = self.front(slots) {
             if let Some(into) = &mut into {
                 raw.copy_out(buffer, part, into);

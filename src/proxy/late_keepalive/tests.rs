@@ -14,24 +14,24 @@ fn socket() -> (Socket, TcpStream) {
 #[test]
 fn who_lives_long_enough_is_kept_alive_and_nobody_is_kept_open() {
     let keepalive = |idle| Keepalive { idle: Duration::from_secs(idle), interval: SOON, count: 3 };
-    let is_set = |socket: &Socket| SockRef::from(socket.bare()).keepalive().unwrap();
-    let young = Young::default();
+    let is_set = |socket: &Socket| SockRef::from(socket.tcp_fd()).keepalive().unwrap();
+    let late_keepalive = LateKeepalive::default();
     let ((lives, _one), (dies, _two), (hurries, _three)) = (socket(), socket(), socket());
-    young.add(lives.bare(), keepalive(60));
-    young.add(dies.bare(), keepalive(60));
-    young.add(hurries.bare(), keepalive(9));
+    late_keepalive.add(lives.tcp_fd(), keepalive(60));
+    late_keepalive.add(dies.tcp_fd(), keepalive(60));
+    late_keepalive.add(hurries.tcp_fd(), keepalive(9));
     assert_eq!((is_set(&lives), is_set(&hurries)), (false, true));
-    let gone = Rc::downgrade(dies.bare());
+    let gone = Rc::downgrade(dies.tcp_fd());
     drop(dies);
     assert!(gone.upgrade().is_none());
-    young.grow();
+    late_keepalive.grow();
     assert!(!is_set(&lives));
-    young.grow();
+    late_keepalive.grow();
     assert!(is_set(&lives));
-    let time = SockRef::from(lives.bare()).tcp_keepalive_time().unwrap();
+    let time = SockRef::from(lives.tcp_fd()).tcp_keepalive_time().unwrap();
     assert!((45..=60).contains(&time.as_secs()), "{time:?}");
-    young.grow();
-    let left = young.0.borrow();
+    late_keepalive.grow();
+    let left = late_keepalive.0.borrow();
     assert!(left.new.is_empty() && left.old.is_empty());
 }
 
@@ -39,14 +39,14 @@ fn who_lives_long_enough_is_kept_alive_and_nobody_is_kept_open() {
 #[test]
 fn sockets_ask_at_times_of_their_own() {
     let keepalive = Keepalive { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 };
-    let young = Young::default();
+    let late_keepalive = LateKeepalive::default();
     let sockets: Vec<_> = (0..64).map(|_| socket()).collect();
-    sockets.iter().for_each(|(socket, _)| young.add(socket.bare(), keepalive));
-    young.grow();
-    young.grow();
+    sockets.iter().for_each(|(socket, _)| late_keepalive.add(socket.tcp_fd(), keepalive));
+    late_keepalive.grow();
+    late_keepalive.grow();
     let mut times = Vec::new();
     for (socket, _) in &sockets {
-        let raw = SockRef::from(socket.bare());
+        let raw = SockRef::from(socket.tcp_fd());
         let (idle, interval) =
             (raw.tcp_keepalive_time().unwrap().as_secs(), raw.tcp_keepalive_interval().unwrap().as_secs());
         assert!((45..=60).contains(&idle) && (5..=10).contains(&interval), "{idle} {interval}");

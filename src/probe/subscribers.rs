@@ -4,50 +4,50 @@
 
 use std::sync::Mutex;
 
-use crate::health::Report;
+use crate::health::ProbeReport;
 
 use super::{ReportSink, locked};
 
 /// The subscribers of one probe.
 #[derive(Default)]
-pub(super) struct Audience {
+pub(super) struct Subscribers {
     /// A lock, as it is taken a few times per probe and held for a few channel sends.
-    inner: Mutex<Inner>,
+    inner: Mutex<SubscriberList>,
 }
 
 /// Names a sink within its audience.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ticket(u64);
+pub(super) struct SubscriberId(u64);
 
 #[derive(Default)]
-struct Inner {
-    sinks: Vec<(Ticket, ReportSink)>,
+struct SubscriberList {
+    sinks: Vec<(SubscriberId, ReportSink)>,
     issued: u64,
-    last: Option<Report>,
+    last: Option<ProbeReport>,
 }
 
-impl Audience {
+impl Subscribers {
     /// Adds a sink and tells it the last report, if there is one.
-    pub(super) fn join(&self, sink: ReportSink) -> Ticket {
+    pub(super) fn join(&self, sink: ReportSink) -> SubscriberId {
         let mut inner = locked(&self.inner);
-        let ticket = Ticket(inner.issued);
+        let id = SubscriberId(inner.issued);
         inner.issued += 1;
         if let Some(last) = &inner.last {
             sink(last);
         }
-        inner.sinks.push((ticket, sink));
-        ticket
+        inner.sinks.push((id, sink));
+        id
     }
 
     /// Removes a sink and says how many are left.
-    pub(super) fn leave(&self, ticket: Ticket) -> (Option<ReportSink>, usize) {
+    pub(super) fn leave(&self, id: SubscriberId) -> (Option<ReportSink>, usize) {
         let mut inner = locked(&self.inner);
-        let sink = inner.sinks.iter().position(|(of, _)| *of == ticket).map(|at| inner.sinks.swap_remove(at).1);
+        let sink = inner.sinks.iter().position(|(of, _)| *of == id).map(|at| inner.sinks.swap_remove(at).1);
         (sink, inner.sinks.len())
     }
 
     /// Tells every sink.
-    pub(super) fn publish(&self, report: Report) {
+    pub(super) fn publish(&self, report: ProbeReport) {
         let mut inner = locked(&self.inner);
         for (_, sink) in &inner.sinks {
             sink(&report);

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::str::FromStr;
 
-use super::{Addresses, Fault, Header, Parsed};
+use super::{Addresses, Header, HeaderError, Parsed};
 
 pub(super) const SIGNATURE: &[u8] = b"PROXY ";
 /// With its line end; section 2.1 counts it out.
@@ -16,13 +16,13 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
         let missing = if line.ends_with(b"\r") { 1 } else { 2 };
         if line.len() + missing > LONGEST {
-            return Parsed::Invalid(Fault::TooLong);
+            return Parsed::Invalid(HeaderError::TooLong);
         }
         return Parsed::NeedMore(missing.max(SHORTEST.saturating_sub(line.len())));
     };
     match meaning(&line[..end]) {
         Some(addresses) => Parsed::Done(Header::Proxy { addresses, tlvs: Vec::new() }, end + 2),
-        None => Parsed::Invalid(Fault::Line),
+        None => Parsed::Invalid(HeaderError::Line),
     }
 }
 

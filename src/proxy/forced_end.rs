@@ -5,7 +5,7 @@ use crate::metrics::Outcome;
 /// See the module. The numbers are those in `live`; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Cut {
+pub enum ForcedEnd {
     /// The time that a drain gives is over.
     Drained = 1,
     /// An operator does not want to wait.
@@ -18,7 +18,7 @@ pub enum Cut {
     BackendRemoved,
 }
 
-impl Cut {
+impl ForcedEnd {
     const ALL: [Self; 5] = [Self::Drained, Self::Killed, Self::MaxLifetime, Self::BackendDown, Self::BackendRemoved];
 
     pub(super) fn from_number(number: u8) -> Option<Self> {

@@ -19,7 +19,7 @@ fn raw(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     [binary::SIGNATURE, &[command, family], &length, block].concat()
 }
 
-fn fault(bytes: &[u8]) -> Fault {
+fn fault(bytes: &[u8]) -> HeaderError {
     match parse(bytes) {
         Parsed::Invalid(fault) => fault,
         other => panic!("{}: {other:?}", bytes.escape_ascii()),
@@ -74,17 +74,17 @@ fn lines_that_are_none_of_version_1() {
         "PROXY TCP4 \u{e9} 198.51.100.2 1 443\r\n",
         "PROXY TCP4 192.0.2.1 198.51.100.2 1 443\n\r\n",
     ] {
-        assert_eq!(fault(line.as_bytes()), Fault::Line, "{line:?}");
+        assert_eq!(fault(line.as_bytes()), HeaderError::Line, "{line:?}");
     }
-    assert_eq!(fault(b"PROXY TCP4 \xff 198.51.100.2 1 443\r\n"), Fault::Line);
+    assert_eq!(fault(b"PROXY TCP4 \xff 198.51.100.2 1 443\r\n"), HeaderError::Line);
     let endless = format!("PROXY UNKNOWN {}", "x".repeat(200));
-    assert_eq!(fault(endless.as_bytes()), Fault::TooLong);
-    assert_eq!(fault(&endless.as_bytes()[..106]), Fault::TooLong, "two more do not fit");
+    assert_eq!(fault(endless.as_bytes()), HeaderError::TooLong);
+    assert_eq!(fault(&endless.as_bytes()[..106]), HeaderError::TooLong, "two more do not fit");
     assert_eq!(parse(&endless.as_bytes()[..105]), Parsed::NeedMore(2));
     for text in
         ["GET / HTTP/1.1\r\n", "proxy TCP4", "PROXYING", "PROXY\r\n", "\r\n\r\n\r\n", "\0", "\r\n\r\n\0\r\nQUIT\r"]
     {
-        assert_eq!(fault(text.as_bytes()), Fault::NoSignature, "{text:?}");
+        assert_eq!(fault(text.as_bytes()), HeaderError::NoSignature, "{text:?}");
         assert!(!is_announced(text.as_bytes()));
     }
 }
@@ -117,19 +117,19 @@ fn headers_of_version_2() {
 #[test]
 fn headers_that_are_none_of_version_2() {
     for command in [0x00, 0x01, 0x11, 0x22, 0x2f, 0x31, 0xff] {
-        assert_eq!(fault(&raw(command, 0x11, &[0; 12])), Fault::Command);
-        assert_eq!(fault(&raw(command, 0x11, &[0; 12])[..13]), Fault::Command, "at once");
+        assert_eq!(fault(&raw(command, 0x11, &[0; 12])), HeaderError::Command);
+        assert_eq!(fault(&raw(command, 0x11, &[0; 12])[..13]), HeaderError::Command, "at once");
     }
     for (family, size) in [(0x11, 11), (0x21, 35), (0x31, 215), (0x41, 300), (0x13, 12), (0x01 | 0xf0, 0), (0x11, 0)] {
-        assert_eq!(fault(&raw(0x21, family, &vec![0; size])), Fault::Family, "{family:#x}");
+        assert_eq!(fault(&raw(0x21, family, &vec![0; size])), HeaderError::Family, "{family:#x}");
     }
     for values in [&[0xe0][..], &[0xe0, 0], &[0xe0, 0, 1], &[0xe0, 0xff, 0xff, 1, 2], &[NOOP, 0, 0, 0xe0, 0, 1]] {
-        assert_eq!(fault(&raw(0x21, 0x11, &[&[0; 12], values].concat())), Fault::Tlv);
+        assert_eq!(fault(&raw(0x21, 0x11, &[&[0; 12], values].concat())), HeaderError::Tlv);
     }
     let mut long = raw(0x21, 0x00, &[0; LONGEST - 16]);
     assert!(matches!(parse(&long), Parsed::Done(_, LONGEST)));
     long[15] += 1;
-    assert_eq!(fault(&long[..16]), Fault::TooLong, "before anything of it is read");
+    assert_eq!(fault(&long[..16]), HeaderError::TooLong, "before anything of it is read");
 }
 
 #[test]
@@ -148,13 +148,13 @@ fn the_checksum_is_verified_where_it_is() {
         }
     }
     // A checksum of another length is none; one in the middle covers what is behind it, too.
-    assert_eq!(fault(&raw(0x21, 0x00, &[CRC32C, 0, 2, 0, 0])), Fault::Checksum);
+    assert_eq!(fault(&raw(0x21, 0x00, &[CRC32C, 0, 2, 0, 0])), HeaderError::Checksum);
     let mut early = raw(0x21, 0x00, &[CRC32C, 0, 4, 0, 0, 0, 0, 0xe0, 0, 1, 5]);
     let sum = crc32c::crc32c(early.clone());
     early[19..23].copy_from_slice(&sum.to_be_bytes());
     assert!(matches!(parse(&early), Parsed::Done(..)));
     *early.last_mut().unwrap() = 6;
-    assert_eq!(fault(&early), Fault::Checksum);
+    assert_eq!(fault(&early), HeaderError::Checksum);
 }
 
 #[test]
@@ -315,7 +315,7 @@ fn the_fuzzers_corpus() {
     let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/proxy_header");
     let mut inputs = 0;
     for entry in std::fs::read_dir(corpus).unwrap() {
-        law::holds(&std::fs::read(entry.unwrap().path()).unwrap());
+        properties::holds(&std::fs::read(entry.unwrap().path()).unwrap());
         inputs += 1;
     }
     assert!(inputs > 20, "{inputs} inputs in {corpus}");

@@ -14,9 +14,9 @@ const PIECE: usize = 2 * 1_024;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Opening(Vec<u8>);
+pub(super) struct EarlyData(Vec<u8>);
 
-impl Opening {
+impl EarlyData {
     /// Does not wait.
     ///
     /// # Errors

@@ -11,16 +11,16 @@ use crate::pool::Pool;
 
 /// See the module. By the pool's place in memory.
 #[derive(Debug, Default)]
-pub(super) struct Quiet(RefCell<HashMap<*const Pool, Entry>>);
+pub(super) struct IdleLimits(RefCell<HashMap<*const Pool, PoolLimits>>);
 
 #[derive(Debug)]
-struct Entry {
+struct PoolLimits {
     /// Keeps the place, so that no other pool can be taken for it.
     pool: Weak<Pool>,
     limits: Rc<Cell<Limits>>,
 }
 
-impl Quiet {
+impl IdleLimits {
     /// What the pool's relays go by, now and when it changes.
     pub(super) fn limits(&self, pool: &Arc<Pool>) -> Rc<Cell<Limits>> {
         let mut all = self.0.borrow_mut();
@@ -29,7 +29,7 @@ impl Quiet {
         }
         all.retain(|_, entry| entry.pool.strong_count() > 0);
         let limits = Rc::new(Cell::new(limits_of(pool)));
-        all.insert(Arc::as_ptr(pool), Entry { pool: Arc::downgrade(pool), limits: Rc::clone(&limits) });
+        all.insert(Arc::as_ptr(pool), PoolLimits { pool: Arc::downgrade(pool), limits: Rc::clone(&limits) });
         limits
     }
 

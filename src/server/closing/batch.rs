@@ -10,10 +10,10 @@ use tracing::info;
 
 use crate::metrics::CloseCause;
 use crate::pool::{Backend, Pool};
-use crate::proxy::{Glimpse, SessionKey};
+use crate::proxy::{SessionKey, SessionRef};
 
 #[derive(Debug)]
-pub(super) enum Whom {
+pub(super) enum BatchTarget {
     /// Those that hold this backend. Weak: the pool may forget it once it has no sessions.
     Of(Weak<Backend>),
     /// Those that are connected to this address, which the backend has left.
@@ -23,9 +23,9 @@ pub(super) enum Whom {
 }
 
 #[derive(Debug)]
-pub(super) struct Wave {
+pub(super) struct CloseBatch {
     pub(super) name: u64,
-    pub(super) whom: Whom,
+    pub(super) whom: BatchTarget,
     pub(super) cause: CloseCause,
     /// Where the backend was when it went down: that is what is down.
     address: Option<SocketAddr>,
@@ -38,7 +38,7 @@ pub(super) struct Wave {
     said: bool,
 }
 
-impl Whom {
+impl BatchTarget {
     /// Of the backend in memory, which tells it from all others as long as this is held.
     pub(super) fn address(&self) -> Option<usize> {
         match self {
@@ -48,33 +48,35 @@ impl Whom {
     }
 }
 
-impl Wave {
-    pub(super) fn new(whom: Whom, cause: CloseCause, from: Instant, until: Instant) -> Self {
+impl CloseBatch {
+    pub(super) fn new(whom: BatchTarget, cause: CloseCause, from: Instant, until: Instant) -> Self {
         let address = match &whom {
-            Whom::Of(backend) if cause == CloseCause::BackendDown => backend.upgrade().map(|b| b.view().address),
+            BatchTarget::Of(backend) if cause == CloseCause::BackendDown => backend.upgrade().map(|b| b.view().address),
             _ => None,
         };
         Self { name: 0, whom, cause, address, from, until, waiting: 0, looked_at: false, closed: 0, said: false }
     }
 
-    pub(super) fn concerns(&self, session: &Glimpse<'_>) -> bool {
+    pub(super) fn concerns(&self, session: &SessionRef<'_>) -> bool {
         match &self.whom {
-            Whom::Of(_) => session.backend.is_some_and(|(_, address)| self.address.is_none_or(|down| down == address)),
-            Whom::Left(backend, left) => {
+            BatchTarget::Of(_) => {
+                session.backend.is_some_and(|(_, address)| self.address.is_none_or(|down| down == address))
+            }
+            BatchTarget::Left(backend, left) => {
                 session.backend.is_some_and(|(its, address)| address == *left && Arc::as_ptr(its) == backend.as_ptr())
             }
-            Whom::These(sessions) => sessions.contains(&session.key),
-            Whom::All => true,
+            BatchTarget::These(sessions) => sessions.contains(&session.key),
+            BatchTarget::All => true,
         }
     }
 
     /// Whether a look at the sessions may find some of it.
     pub(super) fn may_have_some(&self, pool: &Pool) -> bool {
         match &self.whom {
-            Whom::Of(backend) | Whom::Left(backend, _) => {
+            BatchTarget::Of(backend) | BatchTarget::Left(backend, _) => {
                 backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) > 0)
             }
-            Whom::These(_) | Whom::All => true,
+            BatchTarget::These(_) | BatchTarget::All => true,
         }
     }
 
@@ -82,7 +84,7 @@ impl Wave {
     pub(super) fn looked_at(&mut self, now: Instant, waiting: usize, pool: &Pool) {
         self.waiting = waiting;
         self.looked_at = true;
-        if waiting > 0 && !self.said && !matches!(self.whom, Whom::All) {
+        if waiting > 0 && !self.said && !matches!(self.whom, BatchTarget::All) {
             self.say_begin(now, pool);
         }
         if waiting == 0 && self.said {
@@ -112,10 +114,10 @@ impl Wave {
     /// Whether nothing is left to be done, now or later.
     pub(super) fn is_over(&self) -> bool {
         match &self.whom {
-            Whom::Of(backend) => backend.strong_count() == 0,
-            Whom::Left(..) | Whom::These(_) => self.looked_at && self.waiting == 0,
+            BatchTarget::Of(backend) => backend.strong_count() == 0,
+            BatchTarget::Left(..) | BatchTarget::These(_) => self.looked_at && self.waiting == 0,
             // Some may still come: the backlog is served.
-            Whom::All => false,
+            BatchTarget::All => false,
         }
     }
 
@@ -136,15 +138,17 @@ impl Wave {
 
     fn backend(&self) -> Option<String> {
         match &self.whom {
-            Whom::Of(backend) | Whom::Left(backend, _) => backend.upgrade().map(|backend| backend.id.to_string()),
-            Whom::These(_) | Whom::All => None,
+            BatchTarget::Of(backend) | BatchTarget::Left(backend, _) => {
+                backend.upgrade().map(|backend| backend.id.to_string())
+            }
+            BatchTarget::These(_) | BatchTarget::All => None,
         }
     }
 
     fn left(&self) -> Option<String> {
         match &self.whom {
-            Whom::Left(_, address) => Some(address.to_string()),
-            Whom::Of(_) | Whom::These(_) | Whom::All => None,
+            BatchTarget::Left(_, address) => Some(address.to_string()),
+            BatchTarget::Of(_) | BatchTarget::These(_) | BatchTarget::All => None,
         }
     }
 }

@@ -8,14 +8,14 @@ use std::net::SocketAddr;
 use super::socket::{Socket, plain};
 use crate::config::{AcceptProxy, Authority, ProxyValues, SendProxy};
 use crate::deadline::within;
-use crate::header::{self, AUTHORITY, Addresses, Fault, Header, Parsed, Tlv, UNIQUE_ID};
+use crate::proxy_protocol::{self, AUTHORITY, Addresses, Header, HeaderError, Parsed, Tlv, UNIQUE_ID};
 
 /// Read in one system call: a header and the first request behind it, seldom more.
 const PIECE: usize = 1_024;
 
 /// What is known of a client before its session begins.
 #[derive(Debug)]
-pub(super) struct Caller {
+pub(super) struct Client {
     /// Whom the session is for.
     pub(super) client: SocketAddr,
     /// Read from the client already, and meant for the backend.
@@ -36,14 +36,14 @@ pub(super) struct Greeting {
 
 /// Why a client gets no session.
 #[derive(Debug)]
-pub(super) enum Stranger {
+pub(super) enum IdentifyError {
     /// It did not begin with a header, and has to.
     Refused(String),
     /// It left before it said anything, or broke.
     Gone(String),
 }
 
-impl Caller {
+impl Client {
     /// The one who connected.
     pub(super) fn is(peer: SocketAddr) -> Self {
         Self { client: peer, early: Vec::new(), destination: None, tlvs: Vec::new() }
@@ -51,7 +51,7 @@ impl Caller {
 
     /// The id that the session was given by a proxy in front; one that no proxy may give counts as none.
     pub(super) fn unique_id(&self) -> Option<&[u8]> {
-        self.value(UNIQUE_ID).filter(|id| (1..=header::LONGEST_ID).contains(&id.len()))
+        self.value(UNIQUE_ID).filter(|id| (1..=proxy_protocol::LONGEST_ID).contains(&id.len()))
     }
 
     /// What a backend is told. `socket` is the client's, `own_id` is for clients that came without one.
@@ -61,13 +61,13 @@ impl Caller {
         let addresses = destination.map(|destination| Addresses::between(self.client, destination));
         let values = match settings {
             SendProxy::V1 => {
-                return Greeting { bytes: header::write_v1(addresses), unique_id: None, left_out: Vec::new() };
+                return Greeting { bytes: proxy_protocol::write_v1(addresses), unique_id: None, left_out: Vec::new() };
             }
             SendProxy::V2(values) => values,
         };
         let unique_id = values.unique_id.then(|| self.unique_id().unwrap_or(own_id.as_bytes()).to_vec());
         let tlvs = self.tlvs(values, unique_id.as_deref());
-        let (bytes, left_out) = header::write_v2_and_tell(&Header::Proxy { addresses, tlvs }, values.crc32c);
+        let (bytes, left_out) = proxy_protocol::write_v2_and_tell(&Header::Proxy { addresses, tlvs }, values.crc32c);
         Greeting { bytes, unique_id, left_out }
     }
 
@@ -92,26 +92,30 @@ impl Caller {
 /// Reads the header of a trusted peer; what came behind it is kept.
 ///
 /// Not cancel safe: dropping it loses what was read.
-pub(super) async fn identify(socket: &Socket, peer: SocketAddr, settings: &AcceptProxy) -> Result<Caller, Stranger> {
+pub(super) async fn identify(
+    socket: &Socket,
+    peer: SocketAddr,
+    settings: &AcceptProxy,
+) -> Result<Client, IdentifyError> {
     let mut bytes = Vec::new();
     let header = match within(settings.timeout, read_header(socket, &mut bytes)).await {
         Ok(Ok(found)) => found,
-        Ok(Err(Unread::Fault(Fault::NoSignature))) if !settings.required => None,
-        Ok(Err(Unread::Fault(fault))) => return Err(Stranger::Refused(fault.to_string())),
+        Ok(Err(Unread::HeaderError(HeaderError::NoSignature))) if !settings.required => None,
+        Ok(Err(Unread::HeaderError(fault))) => return Err(IdentifyError::Refused(fault.to_string())),
         // It has begun nothing that only a header could be: a client that waits for the server to speak first, perhaps.
-        Ok(Err(Unread::Finished)) | Err(_) if !settings.required && !header::is_announced(&bytes) => None,
-        Ok(Err(Unread::Finished)) if bytes.is_empty() => return Err(Stranger::Gone("it left at once".to_owned())),
-        Ok(Err(Unread::Finished)) => return Err(Stranger::Refused("half a PROXY header, then FIN".to_owned())),
-        Ok(Err(Unread::Broken(error))) => return Err(Stranger::Gone(error.to_string())),
-        Err(_) => return Err(Stranger::Refused(format!("no PROXY header within {:?}", settings.timeout))),
+        Ok(Err(Unread::Finished)) | Err(_) if !settings.required && !proxy_protocol::is_announced(&bytes) => None,
+        Ok(Err(Unread::Finished)) if bytes.is_empty() => return Err(IdentifyError::Gone("it left at once".to_owned())),
+        Ok(Err(Unread::Finished)) => return Err(IdentifyError::Refused("half a PROXY header, then FIN".to_owned())),
+        Ok(Err(Unread::Broken(error))) => return Err(IdentifyError::Gone(error.to_string())),
+        Err(_) => return Err(IdentifyError::Refused(format!("no PROXY header within {:?}", settings.timeout))),
     };
-    let Some((header, length)) = header else { return Ok(Caller { early: bytes, ..Caller::is(peer) }) };
+    let Some((header, length)) = header else { return Ok(Client { early: bytes, ..Client::is(peer) }) };
     bytes.drain(..length);
-    let caller = Caller { early: bytes, ..Caller::is(peer) };
+    let caller = Client { early: bytes, ..Client::is(peer) };
     Ok(match header {
         // The proxy speaks for itself, and all else that it says is to be discarded.
         Header::Local => caller,
-        Header::Proxy { addresses, tlvs } => Caller {
+        Header::Proxy { addresses, tlvs } => Client {
             client: addresses.map_or(peer, |addresses| plain(addresses.source())),
             destination: addresses.map(Addresses::destination),
             tlvs,
@@ -122,7 +126,7 @@ pub(super) async fn identify(socket: &Socket, peer: SocketAddr, settings: &Accep
 
 /// Why there is no header.
 enum Unread {
-    Fault(Fault),
+    HeaderError(HeaderError),
     /// FIN before its end.
     Finished,
     Broken(io::Error),
@@ -131,9 +135,9 @@ enum Unread {
 /// `bytes` holds all that was read, also when this is dropped.
 async fn read_header(socket: &Socket, bytes: &mut Vec<u8>) -> Result<Option<(Header, usize)>, Unread> {
     loop {
-        match header::parse(bytes) {
+        match proxy_protocol::parse(bytes) {
             Parsed::Done(header, length) => return Ok(Some((header, length))),
-            Parsed::Invalid(fault) => return Err(Unread::Fault(fault)),
+            Parsed::Invalid(fault) => return Err(Unread::HeaderError(fault)),
             // Never more than the longest header and a piece: what would need more is invalid.
             Parsed::NeedMore(_) => {}
         }

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::task::Context;
 use std::time::Instant;
 
-use super::lanes::{Course, Entry};
-use super::way::Way;
-use super::{Bulk, Inner, Ring};
+use super::queue::DirectionQueue;
+use super::table::{RingPhase, SessionEntry};
+use super::{Bulk, Ring, RingState};
 use crate::pool::ByteCell;
-use crate::proxy::socket::Bare;
+use crate::proxy::socket::TcpFd;
 
 /// How far a direction has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,20 +45,20 @@ pub(in crate::proxy::relay) struct Rest {
 }
 
 /// A session's place on the ring. Dropping it cancels everything; the ring keeps the sockets until that is done.
-pub(in crate::proxy::relay) struct Lane<'a> {
+pub(in crate::proxy::relay) struct RingSession<'a> {
     ring: &'a Ring,
     key: usize,
 }
 
 impl Ring {
     /// Begins to serve a session. Both sockets must be out of every event loop.
-    pub(in crate::proxy::relay) fn join(&self, ends: [Rc<Bare>; 2], bytes: ByteCell, pace: Bulk) -> Lane<'_> {
+    pub(in crate::proxy::relay) fn join(&self, ends: [Rc<TcpFd>; 2], bytes: ByteCell, pace: Bulk) -> RingSession<'_> {
         let mut inner = self.0.inner.borrow_mut();
-        let Inner { raw, lanes } = &mut *inner;
-        let key = lanes.entries.insert(Entry {
+        let RingState { raw, table } = &mut *inner;
+        let key = table.entries.insert(SessionEntry {
             ends,
-            ways: [Way::new(pace), Way::new(pace)],
-            course: Course::On,
+            ways: [DirectionQueue::new(pace), DirectionQueue::new(pace)],
+            course: RingPhase::On,
             pending: 0,
             broken: [None, None],
             waker: None,
@@ -67,20 +67,20 @@ impl Ring {
             first_byte: None,
             closed_first: false,
         });
-        lanes.receive(raw, key, 0);
-        lanes.receive(raw, key, 1);
+        table.receive(raw, key, 0);
+        table.receive(raw, key, 1);
         drop(inner);
         self.nudge();
-        Lane { ring: self, key }
+        RingSession { ring: self, key }
     }
 }
 
-impl Lane<'_> {
+impl RingSession<'_> {
     /// Where the session stands. The task is woken at the backend's first byte, when a
     /// direction has been finished, and when it has left.
     pub(in crate::proxy::relay) fn poll(&self, cx: &mut Context<'_>) -> State {
         let mut inner = self.ring.0.inner.borrow_mut();
-        let entry = &mut inner.lanes.entries[self.key];
+        let entry = &mut inner.table.entries[self.key];
         if !entry.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             entry.waker = Some(cx.waker().clone());
         }
@@ -89,7 +89,7 @@ impl Lane<'_> {
             last_progress: entry.last_progress,
             first_byte: entry.first_byte,
             closed_first: entry.closed_first,
-            has_left: entry.course == Course::Leaving && entry.pending == 0,
+            has_left: entry.course == RingPhase::Leaving && entry.pending == 0,
         }
     }
 
@@ -102,9 +102,9 @@ impl Lane<'_> {
     /// Asks for it to leave the ring.
     pub(in crate::proxy::relay) fn leave(&self) {
         let mut inner = self.ring.0.inner.borrow_mut();
-        let Inner { raw, lanes } = &mut *inner;
-        lanes.leave(raw, self.key);
-        lanes.settle(raw, self.key);
+        let RingState { raw, table } = &mut *inner;
+        table.leave(raw, self.key);
+        table.settle(raw, self.key);
         drop(inner);
         self.ring.nudge();
     }
@@ -112,30 +112,30 @@ impl Lane<'_> {
     /// What is left over; to be asked once [`State::has_left`].
     pub(in crate::proxy::relay) fn rest(&self) -> Rest {
         let mut inner = self.ring.0.inner.borrow_mut();
-        let Inner { raw, lanes } = &mut *inner;
-        let entry = &mut lanes.entries[self.key];
+        let RingState { raw, table } = &mut *inner;
+        let entry = &mut table.entries[self.key];
         let (broken, paces) = (take(&mut entry.broken), [entry.ways[0].pace, entry.ways[1].pace]);
         let mut kept = [Vec::new(), Vec::new()];
         for (way, kept) in entry.ways.iter_mut().zip(&mut kept) {
-            way.empty(&lanes.slots, raw, Some(kept));
+            way.empty(&table.slots, raw, Some(kept));
         }
         drop(inner);
         Rest { kept, paces, broken }
     }
 }
 
-impl Drop for Lane<'_> {
+impl Drop for RingSession<'_> {
     fn drop(&mut self) {
         let mut inner = self.ring.0.inner.borrow_mut();
-        let Inner { raw, lanes } = &mut *inner;
-        let entry = &mut lanes.entries[self.key];
-        let was_on = entry.course == Course::On;
-        entry.course = Course::Abandoned;
+        let RingState { raw, table } = &mut *inner;
+        let entry = &mut table.entries[self.key];
+        let was_on = entry.course == RingPhase::On;
+        entry.course = RingPhase::Abandoned;
         entry.waker = None;
         if was_on {
             entry.cancel(raw, self.key);
         }
-        lanes.settle(raw, self.key);
+        table.settle(raw, self.key);
         drop(inner);
         self.ring.nudge();
     }

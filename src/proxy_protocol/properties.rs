@@ -1,7 +1,7 @@
 //! What holds for the parser whatever the bytes are: asked by the replay of the corpus and by the fuzzer (`fuzz/`), which
 //! takes this file and the module beside it into a crate of its own.
 
-use crate::header::{Header, LONGEST, Parsed, parse, write_v1, write_v2};
+use crate::proxy_protocol::{Header, LONGEST, Parsed, parse, write_v1, write_v2};
 
 /// Prefixes of longer inputs are not all tried: the fuzzer lives on speed.
 const ALL_PREFIXES: usize = 300;

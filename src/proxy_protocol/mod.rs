@@ -7,7 +7,7 @@
 mod binary;
 mod crc32c;
 #[cfg(test)]
-mod law;
+mod properties;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -102,12 +102,12 @@ pub enum Parsed {
     /// A header, and how many of the bytes are it.
     Done(Header, usize),
     /// They will never be one.
-    Invalid(Fault),
+    Invalid(HeaderError),
 }
 
 /// Why bytes are no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Fault {
+pub enum HeaderError {
     /// They begin like neither version: not a broken header, but something else.
     #[error("no PROXY header")]
     NoSignature,
@@ -139,7 +139,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     if begins_like(bytes, binary::SIGNATURE) {
         return binary::parse(bytes);
     }
-    Parsed::Invalid(Fault::NoSignature)
+    Parsed::Invalid(HeaderError::NoSignature)
 }
 
 /// Whether the signature of a version is complete, so that nothing but a header can be meant.

@@ -7,21 +7,21 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::LOOK;
-use crate::config::Policy;
+use crate::config::ClosePolicy;
 use crate::pool::{Backend, Pool};
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Search {
+pub(super) struct MovedSearch {
     /// How often backends had moved, and whether the pool closes sessions for it.
-    seen: (u64, Option<Policy>),
+    seen: (u64, Option<ClosePolicy>),
     until: Option<Instant>,
 }
 
 /// One of each address that was left, with those who left it.
-pub(super) type Strays = HashMap<(usize, SocketAddr), Weak<Backend>>;
+pub(super) type MovedSessions = HashMap<(usize, SocketAddr), Weak<Backend>>;
 
-impl Search {
+impl MovedSearch {
     /// Begins if a backend has moved, or the policy is another one. Returns whether it did.
     pub(super) fn compare(&mut self, now: Instant, pool: &Pool) -> bool {
         let settings = pool.settings();
@@ -30,7 +30,7 @@ impl Search {
             return false;
         }
         self.seen = seen;
-        let may_find = seen.0 > 0 && settings.closing.on_removed != Policy::Keep;
+        let may_find = seen.0 > 0 && settings.closing.on_removed != ClosePolicy::Keep;
         // Who had begun to dial the old address connects later.
         self.until = may_find.then(|| now + settings.connect.timeout + LOOK);
         may_find
@@ -47,11 +47,11 @@ impl Search {
     }
 
     /// Notes a session if it is one.
-    pub(super) fn note(&self, backend: Option<(&Arc<Backend>, SocketAddr)>, strays: &mut Strays) {
+    pub(super) fn note(&self, backend: Option<(&Arc<Backend>, SocketAddr)>, moved: &mut MovedSessions) {
         if let Some((backend, address)) =
             backend.filter(|(backend, address)| self.is_on() && backend.has_left(*address))
         {
-            strays.entry((Arc::as_ptr(backend).addr(), address)).or_insert_with(|| Arc::downgrade(backend));
+            moved.entry((Arc::as_ptr(backend).addr(), address)).or_insert_with(|| Arc::downgrade(backend));
         }
     }
 }
