@@ -121,11 +121,12 @@ impl Standing {
     }
 
     /// What becomes of the running sessions of a backend, and what they are closed for; `None` = nothing speaks against
-    /// them. `fails_open` is said of its pool: nothing is up, and sessions may try the rest.
-    pub fn fate(self, fails_open: bool, closing: &Closing) -> Option<(CloseCause, ClosePolicy)> {
+    /// them. `is_open` is said of its pool: sessions may try what is not up, since nothing is (`when_all_down`) or too little
+    /// (`panic_threshold`).
+    pub fn fate(self, is_open: bool, closing: &Closing) -> Option<(CloseCause, ClosePolicy)> {
         match self {
             // Sessions are sent there on purpose, for want of anything better.
-            Self::Down if fails_open => None,
+            Self::Down if is_open => None,
             Self::Down => Some((CloseCause::BackendDown, closing.on_down)),
             Self::Removed => Some((CloseCause::BackendRemoved, closing.on_removed)),
             Self::Maintenance => Some((CloseCause::Maintenance, closing.on_maintenance)),
@@ -170,7 +171,21 @@ impl Facts {
     }
 }
 
+/// Whether so few backends are up that sessions may try the rest, by the pool's `panic_threshold` in percent. `proven`: those
+/// that are up, or a last resort that has been probed.
+pub fn panics(up: usize, proven: usize, threshold: u8) -> bool {
+    proven > 0 && up * 100 < proven * usize::from(threshold)
+}
+
 impl Facts {
+    /// Of the same backend, at another address of its name than the one in use. What people and the registry say holds there,
+    /// too; what its check, its agent and sessions say belongs to an address. `is_dead`: the check finds that one down.
+    #[must_use]
+    pub fn elsewhere(self, is_dead: bool) -> Self {
+        let probe = Some(if is_dead { ProbeState::Down } else { ProbeState::Up });
+        Self { probe, agent: AgentWish::Ready, passive: Passive::Ok, ..self }
+    }
+
     /// Whether the guard keeps it against what the registry says now.
     pub fn is_held(&self) -> bool {
         matches!(self.guard, Guard::Held(_))

@@ -65,6 +65,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
         };
         let view = BackendView {
             candidates: [].into(),
+            dead: [].into(),
             address: endpoint.address,
             weight: endpoint.weight,
             share: u32::from(endpoint.weight) * SHARE_OF_WEIGHT,

@@ -1,5 +1,6 @@
 //! What the API says of a pool and of a backend: facts, standing, reason and since when.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
@@ -93,6 +94,9 @@ pub(super) struct BackendBody {
     held: Option<HeldBody>,
     advice: Option<AdviceBody>,
     sessions: u32,
+    /// Of these, where its host is a name: those at addresses that it has left.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    elsewhere: Vec<ElsewhereBody>,
     bytes_to_backend: u64,
     bytes_to_client: u64,
     connects: u64,
@@ -107,6 +111,14 @@ pub(super) struct BackendBody {
     operator_probe: Option<OrderBody<&'static str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     times: Option<TimesBody>,
+}
+
+#[derive(Serialize)]
+struct ElsewhereBody {
+    address: String,
+    /// As far as sessions there are concerned.
+    standing: &'static str,
+    sessions: u32,
 }
 
 #[derive(Serialize)]
@@ -265,6 +277,7 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
             max_sessions: advice.max_sessions,
         }),
         sessions: pool.sessions_of(backend),
+        elsewhere: elsewhere(backend),
         bytes_to_backend: backend.stats.bytes.read(Direction::ToBackend),
         bytes_to_client: backend.stats.bytes.read(Direction::ToClient),
         connects: backend.stats.connects.load(Relaxed),
@@ -276,6 +289,16 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
         operator_probe: overrides.pause(&backend.id).map(|order| order_body(order, "paused")),
         times: with_times.then(|| times_body(&backend.stats.times.connect)),
     }
+}
+
+fn elsewhere(backend: &Backend) -> Vec<ElsewhereBody> {
+    let others = backend.sessions_by_address().into_iter().filter(|(address, _)| !backend.is_at(*address));
+    let body = |(address, sessions): (SocketAddr, u32)| ElsewhereBody {
+        address: address.to_string(),
+        standing: backend.standing_at(address).name(),
+        sessions,
+    };
+    others.map(body).collect()
 }
 
 fn probe_body(report: ProbeReport) -> ProbeBody {

@@ -17,7 +17,7 @@ use crate::config::{
     self, ClosePolicy, Config, Diff, Difference, Host, KeyChange, NamedDifference, Pool, Source, WhenAllDown,
 };
 use crate::server;
-use crate::standing::Standing;
+use crate::standing::{Standing, panics};
 
 /// What would happen.
 #[derive(Serialize)]
@@ -147,6 +147,10 @@ async fn make(client: &AdminClient, config: &Config) -> Result<Plan, CommandErro
     Ok(Plan { process: diff.process, listeners, pools: pools_planned, needs_restart, sessions })
 }
 
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
 fn find<'a>(all: &'a Value, name: &str) -> Option<&'a Value> {
     all.as_array()?.iter().find(|one| one["name"] == name)
 }
@@ -183,21 +187,32 @@ fn changed(named: &NamedDifference, running: Option<&Value>, config: &Config) ->
     let (mut sessions, mut notes) = (Sessions { kept: all, ..Sessions::default() }, Vec::new());
     let Some(pool) = config.pool(&named.name) else { return (sessions, notes) };
     let Some(running) = running else { return (sessions, notes) };
-    for backend in running["backends"].as_array().into_iter().flatten() {
-        let (id, its) = (backend["id"].as_str().unwrap_or_default(), backend["sessions"].as_u64().unwrap_or(0));
-        match policy(pool, id, backend, running) {
-            Some(ClosePolicy::Drain(time)) if its > 0 => {
-                notes.push(format!("{id} has {its} sessions: they get {time:?}, then they are closed"));
-                sessions.drained += its;
+    let is_open = will_be_open(pool, running);
+    for backend in array(&running["backends"]) {
+        let id = backend["id"].as_str().unwrap_or_default();
+        let mut its = backend["sessions"].as_u64().unwrap_or(0);
+        let mut places = Vec::new();
+        for place in array(&backend["elsewhere"]) {
+            let there = place["sessions"].as_u64().unwrap_or(0).min(its);
+            its -= there;
+            places.push((format!("{id} at {}", place["address"].as_str().unwrap_or_default()), place, there));
+        }
+        places.push((id.to_owned(), backend, its));
+        for (place, said, its) in places {
+            match policy(pool, id, backend, said, is_open) {
+                Some(ClosePolicy::Drain(time)) if its > 0 => {
+                    notes.push(format!("{place} has {its} sessions: they get {time:?}, then they are closed"));
+                    sessions.drained += its;
+                }
+                Some(ClosePolicy::Close) if its > 0 => {
+                    notes.push(format!("{place} has {its} sessions: they are closed"));
+                    sessions.closed += its;
+                }
+                Some(ClosePolicy::Keep) if its > 0 => {
+                    notes.push(format!("{place} gets no new sessions; the {its} that it has go on"))
+                }
+                _ => {}
             }
-            Some(ClosePolicy::Close) if its > 0 => {
-                notes.push(format!("{id} has {its} sessions: they are closed"));
-                sessions.closed += its;
-            }
-            Some(ClosePolicy::Keep) if its > 0 => {
-                notes.push(format!("{id} gets no new sessions; the {its} that it has go on"))
-            }
-            _ => {}
         }
     }
     sessions.kept = sessions.kept.saturating_sub(sessions.drained + sessions.closed);
@@ -216,9 +231,24 @@ fn changed(named: &NamedDifference, running: Option<&Value>, config: &Config) ->
     (sessions, notes)
 }
 
-/// What becomes of a backend's sessions; `None` = nothing speaks against it.
-fn policy(pool: &Pool, id: &str, backend: &Value, running: &Value) -> Option<ClosePolicy> {
-    let standing = Standing::ALL.into_iter().find(|standing| backend["standing"] == standing.name())?;
+/// Whether sessions may then try what is not up.
+fn will_be_open(pool: &Pool, running: &Value) -> bool {
+    let is_all_down = running["fail_open"] == true || running["all_down"] == true;
+    let serves = |backend: &&Value| backend["effective_weight"].as_f64().is_some_and(|weight| weight > 0.0);
+    let standings = array(&running["backends"]).iter().filter(serves).filter_map(standing);
+    let proven: Vec<_> =
+        standings.filter(|s| *s == Standing::Up || s.is_last_resort() && *s != Standing::Unproven).collect();
+    let up = proven.iter().filter(|standing| **standing == Standing::Up).count();
+    is_all_down && pool.when_all_down == WhenAllDown::Any || panics(up, proven.len(), pool.resilience.panic_threshold)
+}
+
+fn standing(of: &Value) -> Option<Standing> {
+    Standing::ALL.into_iter().find(|standing| of["standing"] == standing.name())
+}
+
+/// What becomes of a backend's sessions, where its standing is the one that is `said`; `None` = nothing speaks against it.
+fn policy(pool: &Pool, id: &str, backend: &Value, said: &Value, is_open: bool) -> Option<ClosePolicy> {
+    let standing = standing(said)?;
     let written = match &pool.source {
         Source::Static(backends) => Some(backends.iter().find(|backend| backend.id == id)),
         Source::Consul(_) => None,
@@ -237,9 +267,7 @@ fn policy(pool: &Pool, id: &str, backend: &Value, running: &Value) -> Option<Clo
     if moves && pool.closing.on_removed != ClosePolicy::Keep {
         return Some(pool.closing.on_removed);
     }
-    let is_all_down = running["fail_open"] == true || running["all_down"] == true;
-    let fails_open = is_all_down && pool.when_all_down == WhenAllDown::Any;
-    standing.fate(fails_open, &pool.closing).map(|(_, policy)| policy)
+    standing.fate(is_open, &pool.closing).map(|(_, policy)| policy)
 }
 
 fn table(plan: &Plan, differs: bool) -> String {

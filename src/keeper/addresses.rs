@@ -1,5 +1,6 @@
 //! Which of a name's addresses a backend has. It keeps one while that works. When that is in doubt the others are probed
-//! too, and it moves to the first that passes; where there is no probe, it moves to the next one at once.
+//! too, and it moves to the first that passes; where there is no probe, it moves to the next one at once. An address that it
+//! has left is probed as long as sessions are there: they go by what becomes of that address.
 
 use std::cmp::Reverse;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use tracing::info;
 
 use super::member::Member;
 use super::members::Members;
-use super::{Probed, Probing};
+use super::{ProbeHandle, Probed, Probing};
 use crate::config::OutlierMode;
 use crate::health::{Failing, FlapDamping, ObservationCounts, Outlier, ProbeReport, ProbeState};
 use crate::standing::Passive;
@@ -25,11 +26,10 @@ pub(super) struct Doubt {
     fails: bool,
     /// What sessions met there; `None` = it is the check's word.
     failing: Option<Failing>,
-    others: Vec<Other>,
 }
 
-/// Another address of the name.
-struct Other {
+/// Another address of the name than the one in use.
+pub(super) struct Other {
     address: SocketAddr,
     /// `None` = its probe has not finished yet.
     report: Option<ProbeReport>,
@@ -46,15 +46,13 @@ pub(super) struct Left {
     before: Option<(Failing, u64)>,
 }
 
-impl Doubt {
-    fn all_heard(&self) -> bool {
-        self.others.iter().all(|other| other.report.is_some())
-    }
-}
-
 impl Other {
+    fn state(&self) -> Option<ProbeState> {
+        self.report.as_ref().map(|report| report.state)
+    }
+
     fn works(&self) -> bool {
-        self.report.as_ref().is_some_and(|report| report.state == ProbeState::Up)
+        self.state() == Some(ProbeState::Up)
     }
 }
 
@@ -80,24 +78,59 @@ impl Member {
         let others = all[at + 1..].iter().chain(&all[..at]);
         others.copied().find(|address| !self.left.addresses.contains(address))
     }
+
+    fn all_heard(&self) -> bool {
+        self.others.iter().all(|other| other.report.is_some())
+    }
+
+    /// Others than the one in use that the check finds down.
+    pub(super) fn dead_addresses(&self) -> Arc<[SocketAddr]> {
+        let is_down = |other: &&Other| other.state() == Some(ProbeState::Down);
+        self.others.iter().filter(is_down).map(|other| other.address).collect()
+    }
+
+    /// Ends probes of other addresses that nothing hangs on.
+    pub(super) fn let_others_rest(&mut self) {
+        let (doubted, backend, endpoint) = (self.doubt.is_some(), &self.backend, &self.endpoint);
+        let is_another = |at: SocketAddr| at != endpoint.address && endpoint.candidates.contains(&at);
+        self.others.retain(|other| is_another(other.address) && (doubted || backend.sessions_at(other.address) > 0));
+    }
+
+    /// They are probed by another check from now on; what the old one has found out holds until the new one says otherwise.
+    pub(super) fn watch_others(&mut self, watch: &ProbeHandle, is_checked: bool) {
+        if !is_checked {
+            self.others.clear();
+        }
+        for other in &mut self.others {
+            other.probe = watch(&self.endpoint.id, other.address);
+        }
+    }
 }
 
 impl Members {
     /// A probe of an address that is not in use has finished.
     pub(super) fn other_reported(&mut self, now: Instant, probed: Probed) {
         let Some(member) = self.members.get_mut(&probed.id) else { return };
-        let Some(doubt) = &mut member.doubt else { return };
-        let Some(other) = doubt.others.iter_mut().find(|other| other.address == probed.address) else { return };
+        let Some(other) = member.others.iter_mut().find(|other| other.address == probed.address) else { return };
+        let before = other.state();
         other.report = Some(probed.report);
+        let (changed, works) = (other.state() != before, other.works());
         let is_unproven = member.facts.probe == Some(ProbeState::Unproven);
-        if other.works() && (doubt.fails || is_unproven) {
+        let fails = member.doubt.as_ref().is_some_and(|doubt| doubt.fails);
+        let may_move = member.doubt.is_some() && !member.left.addresses.contains(&probed.address);
+        if works && may_move && (fails || is_unproven) {
             self.move_to(now, &probed.id, probed.address);
-        } else if is_unproven && doubt.fails && doubt.all_heard() {
+        } else if is_unproven && fails && member.all_heard() {
             // None of them works: what the probe of the one in use has said counts.
             let Some(report) = member.backend.last_report() else { return };
             member.take_state(&self.pool.settings().check, &report);
             self.settle(now, &probed.id);
         } else {
+            let probed_too = member.others.len();
+            member.let_others_rest();
+            if changed || member.others.len() < probed_too {
+                self.settle(now, &probed.id);
+            }
             return;
         }
         self.weigh(now);
@@ -113,10 +146,11 @@ impl Members {
         let (report, check) = (&probed.report, Arc::clone(&self.pool.settings().check));
         if report.result.passed {
             let covers_failure = |doubt: &Doubt| {
-                doubt.all_heard() || doubt.failing.is_none_or(|failing| member.is_disproved_by(&check, failing))
+                member.all_heard() || doubt.failing.is_none_or(|failing| member.is_disproved_by(&check, failing))
             };
             if report.state == ProbeState::Up && member.doubt.as_ref().is_some_and(covers_failure) {
                 member.doubt = None;
+                member.let_others_rest();
             }
             return false;
         }
@@ -129,13 +163,9 @@ impl Members {
         if self.move_to_one_that_works(now, &probed.id) {
             return true;
         }
-        let Some(member) = self.members.get_mut(&probed.id) else { return false };
+        let Some(member) = self.members.get(&probed.id) else { return false };
         let is_unproven = member.facts.probe == Some(ProbeState::Unproven);
-        let waits = is_unproven && !member.doubt.as_ref().is_none_or(Doubt::all_heard);
-        if waits {
-            member.backend.keep_report(Some(report.clone()));
-        }
-        waits
+        is_unproven && member.doubt.is_some() && !member.all_heard()
     }
 
     /// Sessions failed at the address in use. Returns whether the backend has moved.
@@ -172,7 +202,8 @@ impl Members {
 
     /// The source may have named other addresses than before.
     pub(super) fn addresses_changed(&mut self, now: Instant, id: &Arc<str>) {
-        let Some(member) = self.members.get(id) else { return };
+        let Some(member) = self.members.get_mut(id) else { return };
+        member.let_others_rest();
         if member.doubt.is_some() {
             self.look_around(id, false, None);
         } else if member.facts.probe == Some(ProbeState::Unproven) && member.endpoint.candidates.len() > 1 {
@@ -197,10 +228,11 @@ impl Members {
         if fails {
             (doubt.fails, doubt.failing) = (true, failing);
         }
-        doubt.others.retain(|other| candidates.contains(&other.address));
+        member.let_others_rest();
         for &address in candidates.iter().filter(|address| **address != in_use) {
-            if !member.left.addresses.contains(&address) && !doubt.others.iter().any(|other| other.address == address) {
-                doubt.others.push(Other { address, report: None, probe: (self.watch)(id, address) });
+            if !member.left.addresses.contains(&address) && !member.others.iter().any(|other| other.address == address)
+            {
+                member.others.push(Other { address, report: None, probe: (self.watch)(id, address) });
             }
         }
         (self.look_up)(id);
@@ -208,9 +240,10 @@ impl Members {
 
     /// If the address in use is known to fail.
     fn move_to_one_that_works(&mut self, now: Instant, id: &Arc<str>) -> bool {
-        let doubt = self.members.get(id).and_then(|member| member.doubt.as_ref()).filter(|doubt| doubt.fails);
-        let Some(address) = doubt.and_then(|doubt| Some(doubt.others.iter().find(|other| other.works())?.address))
-        else {
+        let member = self.members.get(id).filter(|member| member.doubt.as_ref().is_some_and(|doubt| doubt.fails));
+        let works =
+            |other: &&Other| other.works() && member.is_some_and(|m| !m.left.addresses.contains(&other.address));
+        let Some(address) = member.and_then(|member| Some(member.others.iter().find(works)?.address)) else {
             return false;
         };
         self.move_to(now, id, address);
@@ -224,7 +257,11 @@ impl Members {
         if let Some(failing) = doubt.failing {
             member.left.add(from, failing, &member.backend.tally());
         }
-        let proven = doubt.others.into_iter().find(|other| other.address == address);
+        let (mut others, left) = (std::mem::take(&mut member.others), member.probe.take());
+        let proven = others.iter().position(|other| other.address == address).map(|at| others.swap_remove(at));
+        if let Some(probe) = left.filter(|_| member.facts.probe.is_some()) {
+            others.push(Other { address: from, report: member.backend.last_report(), probe });
+        }
         if let Some(Other { report: Some(report), probe, .. }) = proven {
             self.ejected -= usize::from(member.outlier.ejection().is_some());
             member.go_on_at(probe, report);
@@ -234,6 +271,8 @@ impl Members {
             member.begin_again(&self.pool, &self.watch, address);
             member.outlier = if outlier.ejection().is_some() { outlier } else { Outlier::new() };
         }
+        member.others = others;
+        member.let_others_rest();
         member.damping = FlapDamping::new();
         if member.up_since.take().is_some() {
             self.oldest = None;

@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::members::Members;
 use crate::config::{Resilience, Source, WhenAllDown};
 use crate::health::slow_start;
+use crate::standing::panics;
 
 /// Shares grow in so many steps.
 const STEPS: u32 = 50;
@@ -30,8 +31,7 @@ impl Members {
             }
         }
         let pool = &self.pool.name;
-        let threshold = usize::from(self.pool.settings().resilience.panic_threshold);
-        let panicking = counts.proven > 0 && counts.up * 100 < counts.proven * threshold;
+        let panicking = panics(counts.up, counts.proven, self.pool.settings().resilience.panic_threshold);
         if panicking != self.panicking {
             self.panicking = panicking;
             self.pool.set_panicking(panicking);

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::addresses::{Doubt, Left};
+use super::addresses::{Doubt, Left, Other};
 use super::reason::Ground;
 use super::{ProbeHandle, Probed, Probing};
 use crate::config::{self, Check, CheckKind, Resilience};
@@ -55,6 +55,8 @@ pub(super) struct Member {
     pub(super) is_paused: bool,
     /// Whether its address works, and how the others of its name do; `None` = nothing speaks against it.
     pub(super) doubt: Option<Doubt>,
+    /// Other addresses of its name that are probed, too.
+    pub(super) others: Vec<Other>,
     /// Where sessions failed before they do so here.
     pub(super) left: Left,
 }
@@ -75,6 +77,7 @@ impl Member {
         let view = BackendView {
             address: endpoint.address,
             candidates: Arc::clone(&endpoint.candidates),
+            dead: [].into(),
             weight: endpoint.weight,
             share: 0,
             priority: endpoint.priority,
@@ -113,6 +116,7 @@ impl Member {
             inherited: false,
             is_paused: false,
             doubt: None,
+            others: Vec::new(),
             left: Left::default(),
         }
     }
@@ -145,6 +149,7 @@ impl Member {
         self.backend.keep_answer(None);
         self.inherited = false;
         self.doubt = None;
+        self.let_others_rest();
         self.probe = None;
     }
 
@@ -161,6 +166,7 @@ impl Member {
             self.take_advice(None);
         }
         self.probe_by(&settings, watch, self.endpoint.address);
+        self.watch_others(watch, self.facts.probe.is_some());
     }
 
     fn probe_by(&mut self, settings: &config::Pool, watch: &ProbeHandle, address: SocketAddr) {
@@ -267,6 +273,7 @@ impl Member {
         BackendView {
             address: self.endpoint.address,
             candidates: Arc::clone(&self.endpoint.candidates),
+            dead: self.dead_addresses(),
             weight: self.weight,
             share: self.share(),
             priority: self.endpoint.priority,

@@ -112,6 +112,7 @@ impl Members {
             self.watch = watch;
             for member in self.members.values_mut().filter(|member| member.probe.is_some()) {
                 (member.probe, member.doubt) = (None, None);
+                member.let_others_rest();
                 member.go_on_with(&self.pool, &self.watch);
             }
         }
@@ -137,6 +138,7 @@ impl Members {
             return;
         }
         self.pool.probe_time.observe(probed.report.result.duration);
+        member.backend.keep_report(Some(probed.report.clone()));
         if self.weigh_addresses(now, &probed) {
             self.weigh(now);
             return;
@@ -151,7 +153,6 @@ impl Members {
         if before.probe == Some(ProbeState::Down) && member.facts.probe == Some(ProbeState::Up) {
             member.outlier.hurry(now);
         }
-        member.backend.keep_report(Some(probed.report));
         if member.facts.is_held() && member.facts.probe != Some(ProbeState::Up) {
             self.obey_registry(now, &probed.id);
         } else if member.facts != before {
@@ -245,6 +246,7 @@ impl Members {
         member.held = None;
         member.word = Registry::Unknown;
         (member.probe, member.doubt) = (None, None);
+        member.others.clear();
         self.remember(now, id);
         self.settle(now, id);
     }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
+use super::places::Places;
 use super::record::{BackendRecord, EarlyEnds};
 use super::stats::{Bytes, EndedCounts, Failures, SessionTimes, Sources};
 use super::{History, Preconnects};
@@ -24,6 +25,7 @@ pub struct Backend {
     last_report: Mutex<Option<ProbeReport>>,
     last_answer: Mutex<Option<ProbeReport>>,
     pub(super) record: BackendRecord,
+    pub(super) places: Places,
     /// Its last changes.
     pub history: History,
     /// What is counted about its sessions.
@@ -37,6 +39,8 @@ pub struct BackendView {
     pub address: SocketAddr,
     /// Where its host is a name: all the addresses of that. Empty where an address is written.
     pub candidates: Arc<[SocketAddr]>,
+    /// Of these, others than the one in use that its check finds down, and where sessions may be.
+    pub dead: Arc<[SocketAddr]>,
     /// Its weight in the registry, or an operator's instead.
     pub weight: u16,
     /// What it gets of its tier's sessions in relation to the others: the weight after advice and slow start, times
@@ -116,6 +120,7 @@ impl Backend {
             last_report: Mutex::new(None),
             last_answer: Mutex::new(None),
             record: BackendRecord::default(),
+            places: Places::default(),
             history: History::default(),
             stats: BackendStats {
                 ended: EndedCounts::default(),
@@ -147,10 +152,27 @@ impl Backend {
         self.view.load().address == address
     }
 
-    /// Whether it has gone from there to an address that its source names instead. Another address of its name is no such.
-    pub fn has_left(&self, address: SocketAddr) -> bool {
+    /// What its standing is for sessions at that address, where it may have been before.
+    pub fn standing_at(&self, address: SocketAddr) -> Standing {
         let view = self.view.load();
-        view.address != address && !view.candidates.contains(&address)
+        if view.address == address {
+            view.standing
+        } else if view.candidates.contains(&address) {
+            view.facts.elsewhere(view.dead.contains(&address)).standing()
+        } else {
+            // Its source names another address instead.
+            Standing::Removed
+        }
+    }
+
+    /// Where its host is a name: sessions by the address that they were sent to; none that has none.
+    pub fn sessions_by_address(&self) -> Vec<(SocketAddr, u32)> {
+        self.places.read()
+    }
+
+    /// The same of one address.
+    pub fn sessions_at(&self, address: SocketAddr) -> u32 {
+        self.places.read().into_iter().find(|(at, _)| *at == address).map_or(0, |(_, sessions)| sessions)
     }
 
     /// Whether its host is a name, which may have other addresses.

@@ -17,6 +17,8 @@ pub struct Lease {
     pool: Arc<Pool>,
     backend: Arc<Backend>,
     address: SocketAddr,
+    /// Whether it is counted by its address, too.
+    has_place: bool,
     /// Where it is counted by the local address that it dials from.
     source: Option<SourceCount>,
     /// In a box: next to none of the leases is one.
@@ -45,7 +47,11 @@ pub(super) struct Claim {
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, claim: Claim) -> Self {
         let Claim { backend, address, trial } = claim;
-        Self { pool, backend, address, source: None, trial: trial.map(Box::new) }
+        let has_place = backend.has_name();
+        if has_place {
+            backend.places.enter(address);
+        }
+        Self { pool, backend, address, has_place, source: None, trial: trial.map(Box::new) }
     }
 
     /// Whom it claims.
@@ -173,6 +179,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let undecided = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed)).map(|trial| trial.number);
+        if self.has_place {
+            self.backend.places.leave(self.address);
+        }
         self.pool.give_back(&self.backend, undecided);
     }
 }

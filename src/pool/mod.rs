@@ -7,6 +7,7 @@ mod events;
 mod history;
 mod lease;
 mod orders;
+mod places;
 mod preconnected;
 mod queue;
 mod record;
@@ -264,7 +265,7 @@ impl Pool {
         self.standings.subscribe()
     }
 
-    /// How often a backend's address has changed.
+    /// How often a backend's address has changed, or what is true of the others of its name.
     pub fn moves(&self) -> u64 {
         self.moves.load(Relaxed)
     }
@@ -337,6 +338,11 @@ impl Pool {
         self.inner().sessions_of(backend)
     }
 
+    /// Whether sessions may try what is not up, by `when_all_down` or `panic_threshold`.
+    pub fn is_open(&self) -> bool {
+        self.inner().is_open()
+    }
+
     /// Whether nothing is up and sessions may try the rest, those included that have not been probed yet.
     pub fn fail_open(&self) -> bool {
         self.inner().fails_open()
@@ -382,11 +388,14 @@ impl Pool {
         let opened = self.alter(|inner| inner.place(backend, &view));
         let before = backend.view();
         let (changed, moved) = (before.standing != view.standing, before.address != view.address);
+        // What is true of it holds where it was before, too, or is another thing there now.
+        let elsewhere =
+            (changed && view.candidates.len() > 1) || before.candidates != view.candidates || before.dead != view.dead;
         backend.show(view);
-        if moved {
+        if moved || elsewhere {
             self.moves.fetch_add(1, Relaxed);
         }
-        if changed || moved || opened {
+        if changed || moved || elsewhere || opened {
             self.standings.send_replace(());
         }
         if changed {

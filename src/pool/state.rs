@@ -140,6 +140,10 @@ impl PoolState {
         self.rules.opens && self.counts.up == 0 && self.any.iter().any(|any| *any > 0)
     }
 
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
     pub(super) fn sessions_of(&self, backend: &Backend) -> u32 {
         if self.knows(backend) { self.balancer.sessions(backend.slot) } else { 0 }
     }

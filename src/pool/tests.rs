@@ -28,6 +28,7 @@ pub(super) fn view(standing: Standing, weight: u16) -> BackendView {
     BackendView {
         address,
         candidates: [].into(),
+        dead: [].into(),
         weight,
         share: u32::from(weight) * SHARE_OF_WEIGHT,
         priority: 0,

@@ -2,6 +2,7 @@
 
 mod list;
 mod moved;
+mod names;
 mod pace;
 mod policy;
 

@@ -137,6 +137,31 @@ async fn a_drain_is_called_off() {
     scene.ended(Outcome::Completed, 1).await;
 }
 
+/// So few work that sessions are sent to what is down, too: whoever is connected there stays, and new ones are not closed
+/// as soon as they have come.
+#[tokio::test]
+async fn on_down_closes_nothing_in_a_panic_and_all_of_it_when_that_is_over() {
+    let scene = Scene::new(MODES[0], "on_down = \"close\"\npanic_threshold = 60").await.with_b().await;
+    let mut sessions = [scene.session().await, scene.session().await];
+    scene.until_happened(CloseCause::BackendDown).await;
+    let is_panicking = || scene.rig.balancer().state().set().pools[0].is_panicking();
+    until("a panic", || async { is_panicking().then_some(()) }).await;
+    // Two looks at the sessions, had they to be closed.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut late = [scene.session().await, scene.session().await];
+    tokio::time::sleep(Duration::from_millis(1_300)).await;
+    for session in sessions.iter_mut().chain(&mut late) {
+        session.ping().await;
+    }
+    assert_eq!(scene.closed(CloseCause::BackendDown), 0);
+    // A third one makes two of three: `a` alone is out.
+    let c = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    scene.registry.add("web", "c", c.local_addr().unwrap());
+    until("both at `a` are closed", || async { (scene.closed(CloseCause::BackendDown) == 2).then_some(()) }).await;
+    assert!(!is_panicking());
+    until("they have ended", || async { (scene.rig.ended(Outcome::BackendDown) == 2).then_some(()) }).await;
+}
+
 /// Half of it is closed when the backend comes back: the other half goes on.
 #[tokio::test]
 async fn a_close_is_called_off() {

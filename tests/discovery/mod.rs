@@ -3,6 +3,6 @@
 mod calm;
 mod faults;
 mod held;
-mod names;
+pub(crate) mod names;
 mod reach;
 mod told;

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::support::{Backend, Program, exchange, get, until};
 
 /// What mounts the file over `/etc/hosts`, for whatever it runs. `None` = it may not here: the test has to return.
-fn with_hosts(file: &Path) -> Option<Command> {
+pub(crate) fn with_hosts(file: &Path) -> Option<Command> {
     let may = |flags: &str| {
         let mut tried = std::process::Command::new("unshare");
         tried

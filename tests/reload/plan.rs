@@ -120,6 +120,7 @@ async fn it_foretells_no_close_where_the_pool_fails_open() {
         ("when_all_down = \"any\"\non_down = \"close\"", "1 kept, 0 drained, 0 closed"),
         ("when_all_down = \"any\"\non_down = { drain = \"1h\" }", "1 kept, 0 drained, 0 closed"),
         ("when_all_down = \"refuse\"\non_down = \"close\"", "0 kept, 0 drained, 1 closed"),
+        ("when_all_down = \"refuse\"\non_down = \"close\"\npanic_threshold = 1", "1 kept, 0 drained, 0 closed"),
     ] {
         std::fs::write(program.directory().join("next.toml"), with(pool)).unwrap();
         let (_, said, error) = plan(&program, &["--config", "next.toml"]).await;

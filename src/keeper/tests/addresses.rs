@@ -241,3 +241,79 @@ fn a_written_address_has_no_others() {
     assert_eq!(bench.standing("a"), Standing::Ejected);
     assert_eq!(bench.view("a").address, endpoint("a").address);
 }
+
+/// What sessions at that address come to, and where they are.
+fn standing_at(name: &Name, at: &str) -> Standing {
+    name.bench.backend("db").unwrap().standing_at(address(at))
+}
+
+#[test]
+fn sessions_at_an_address_that_its_check_left_are_at_one_that_is_down_until_it_works_again() {
+    let mut name = Name::new(TCP, &[FIRST, SECOND]);
+    name.probe(FIRST, true);
+    let session = name.bench.lease("db");
+    name.probe(FIRST, false);
+    name.probe(SECOND, true);
+    name.probe(FIRST, false);
+    assert_eq!(standing_at(&name, FIRST), Standing::Up);
+    name.probe(FIRST, false);
+    name.is(Standing::Up, SECOND);
+    let there = name.bench.lease("db");
+    assert_eq!((standing_at(&name, FIRST), standing_at(&name, SECOND)), (Standing::Down, Standing::Up));
+    assert_eq!(standing_at(&name, THIRD), Standing::Removed);
+    // It is still asked, and what it says holds for the sessions there.
+    assert_eq!(name.probed(), [SECOND, FIRST]);
+    name.probe(FIRST, true);
+    assert_eq!(standing_at(&name, FIRST), Standing::Down);
+    name.probe(FIRST, true);
+    assert_eq!(standing_at(&name, FIRST), Standing::Up);
+    for _ in 0..3 {
+        name.probe(FIRST, false);
+    }
+    assert_eq!(standing_at(&name, FIRST), Standing::Down);
+    name.is(Standing::Up, SECOND);
+    // What a person or the registry says is said of both.
+    name.bench.hear_of(Trust::Written, Vec::new());
+    assert_eq!((standing_at(&name, FIRST), standing_at(&name, SECOND)), (Standing::Removed, Standing::Removed));
+    name.resolves(&[FIRST, SECOND]);
+    drop((session, there));
+}
+
+#[test]
+fn an_address_that_sessions_made_it_leave_is_probed_on_while_sessions_are_there() {
+    let mut name = Name::new(TCP, &[FIRST, SECOND]);
+    name.probe(FIRST, true);
+    let session = name.bench.lease("db");
+    name.bench.fail("db", 1);
+    name.probe(SECOND, true);
+    name.is(Standing::Up, SECOND);
+    // Sessions fail there; nothing is said of those that run.
+    assert_eq!(standing_at(&name, FIRST), Standing::Up);
+    for _ in 0..3 {
+        name.probe(FIRST, false);
+    }
+    assert_eq!(standing_at(&name, FIRST), Standing::Down);
+    drop(session);
+    name.probe(FIRST, false);
+    assert_eq!(name.probed(), [SECOND]);
+    // It does not go back to where sessions failed as soon as a probe passes there.
+    assert_eq!(name.bench.view("db").dead, [].into());
+}
+
+#[test]
+fn a_new_check_goes_on_where_sessions_are() {
+    let mut name = Name::new(TCP, &[FIRST, SECOND]);
+    name.probe(FIRST, true);
+    let session = name.bench.lease("db");
+    name.probe(FIRST, false);
+    name.probe(SECOND, true);
+    name.probe(FIRST, false);
+    name.probe(FIRST, false);
+    assert_eq!(standing_at(&name, FIRST), Standing::Down);
+    name.resolves(&[SECOND, FIRST, THIRD]);
+    assert_eq!((standing_at(&name, FIRST), name.probed()), (Standing::Down, vec![SECOND.to_owned(), FIRST.to_owned()]));
+    // The name leads there no more: that is another thing.
+    name.resolves(&[SECOND, THIRD]);
+    assert_eq!((standing_at(&name, FIRST), name.probed()), (Standing::Removed, vec![SECOND.to_owned()]));
+    drop(session);
+}

@@ -12,12 +12,13 @@ use crate::metrics::CloseCause;
 use crate::pool::{Backend, Pool};
 use crate::proxy::{SessionKey, SessionRef};
 
+/// A backend in memory, and an address that it has or had.
+pub(super) type Place = (usize, SocketAddr);
+
 #[derive(Debug)]
 pub(super) enum BatchTarget {
-    /// Those that hold this backend. Weak: the pool may forget it once it has no sessions.
-    Of(Weak<Backend>),
-    /// Those that are connected to this address, which the backend has left.
-    Left(Weak<Backend>, SocketAddr),
+    /// Those of this backend that are connected to this address. Weak: the pool may forget it once it has no sessions.
+    At(Weak<Backend>, SocketAddr),
     These(HashSet<SessionKey>),
     All,
 }
@@ -27,11 +28,9 @@ pub(super) struct CloseBatch {
     pub(super) name: u64,
     pub(super) whom: BatchTarget,
     pub(super) cause: CloseCause,
-    /// Where the backend was when it went down: that is what is down.
-    address: Option<SocketAddr>,
     pub(super) from: Instant,
     pub(super) until: Instant,
-    /// At the last look.
+    /// At the last look, less those that were told to end since.
     waiting: usize,
     looked_at: bool,
     closed: u64,
@@ -39,31 +38,24 @@ pub(super) struct CloseBatch {
 }
 
 impl BatchTarget {
-    /// Of the backend in memory, which tells it from all others as long as this is held.
-    pub(super) fn address(&self) -> Option<usize> {
+    /// The backend's place in memory, which tells it from all others as long as this is held, and the address.
+    pub(super) fn place(&self) -> Option<Place> {
         match self {
-            Self::Of(backend) => Some(backend.as_ptr().addr()),
-            Self::Left(..) | Self::These(_) | Self::All => None,
+            Self::At(backend, address) => Some((backend.as_ptr().addr(), *address)),
+            Self::These(_) | Self::All => None,
         }
     }
 }
 
 impl CloseBatch {
     pub(super) fn new(whom: BatchTarget, cause: CloseCause, from: Instant, until: Instant) -> Self {
-        let address = match &whom {
-            BatchTarget::Of(backend) if cause == CloseCause::BackendDown => backend.upgrade().map(|b| b.view().address),
-            _ => None,
-        };
-        Self { name: 0, whom, cause, address, from, until, waiting: 0, looked_at: false, closed: 0, said: false }
+        Self { name: 0, whom, cause, from, until, waiting: 0, looked_at: false, closed: 0, said: false }
     }
 
     pub(super) fn concerns(&self, session: &SessionRef<'_>) -> bool {
         match &self.whom {
-            BatchTarget::Of(_) => {
-                session.backend.is_some_and(|(_, address)| self.address.is_none_or(|down| down == address))
-            }
-            BatchTarget::Left(backend, left) => {
-                session.backend.is_some_and(|(its, address)| address == *left && Arc::as_ptr(its) == backend.as_ptr())
+            BatchTarget::At(..) => {
+                session.backend.map(|(backend, address)| (Arc::as_ptr(backend).addr(), address)) == self.whom.place()
             }
             BatchTarget::These(sessions) => sessions.contains(&session.key),
             BatchTarget::All => true,
@@ -73,9 +65,7 @@ impl CloseBatch {
     /// Whether a look at the sessions may find some of it.
     pub(super) fn may_have_some(&self, pool: &Pool) -> bool {
         match &self.whom {
-            BatchTarget::Of(backend) | BatchTarget::Left(backend, _) => {
-                backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) > 0)
-            }
+            BatchTarget::At(backend, _) => backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) > 0),
             BatchTarget::These(_) | BatchTarget::All => true,
         }
     }
@@ -99,10 +89,13 @@ impl CloseBatch {
             self.say_begin(self.from, pool);
         }
         self.closed += 1;
+        self.waiting = self.waiting.saturating_sub(1);
     }
 
-    pub(super) fn call_off(&self, pool: &Pool) {
-        if self.said {
+    pub(super) fn call_off(&mut self, pool: &Pool) {
+        if self.said && self.waiting == 0 {
+            self.say_end(pool);
+        } else if self.said {
             let (backend, address) = (self.backend(), self.left());
             info!(
                 pool = %pool.name, backend, address, cause = self.cause.name(), closed = self.closed, kept = self.waiting,
@@ -114,8 +107,11 @@ impl CloseBatch {
     /// Whether nothing is left to be done, now or later.
     pub(super) fn is_over(&self) -> bool {
         match &self.whom {
-            BatchTarget::Of(backend) => backend.strong_count() == 0,
-            BatchTarget::Left(..) | BatchTarget::These(_) => self.looked_at && self.waiting == 0,
+            // New ones may come to where it is.
+            BatchTarget::At(backend, address) => {
+                backend.upgrade().is_none_or(|backend| self.looked_at && self.waiting == 0 && !backend.is_at(*address))
+            }
+            BatchTarget::These(_) => self.looked_at && self.waiting == 0,
             // Some may still come: the backlog is served.
             BatchTarget::All => false,
         }
@@ -138,17 +134,18 @@ impl CloseBatch {
 
     fn backend(&self) -> Option<String> {
         match &self.whom {
-            BatchTarget::Of(backend) | BatchTarget::Left(backend, _) => {
-                backend.upgrade().map(|backend| backend.id.to_string())
-            }
+            BatchTarget::At(backend, _) => backend.upgrade().map(|backend| backend.id.to_string()),
             BatchTarget::These(_) | BatchTarget::All => None,
         }
     }
 
+    /// Where that is not where the backend is now.
     fn left(&self) -> Option<String> {
         match &self.whom {
-            BatchTarget::Left(_, address) => Some(address.to_string()),
-            BatchTarget::Of(_) | BatchTarget::These(_) | BatchTarget::All => None,
+            BatchTarget::At(backend, address) => {
+                backend.upgrade().filter(|backend| !backend.is_at(*address)).map(|_| address.to_string())
+            }
+            BatchTarget::These(_) | BatchTarget::All => None,
         }
     }
 }

@@ -9,6 +9,7 @@ mod pacer;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use crate::config::{ClosePolicy, Closing};
 use crate::metrics::CloseCause;
 use crate::pool::{Backend, Pool};
 use crate::proxy::{ForcedEnd, SessionKey, SessionRef, Workers};
-use batch::{BatchTarget, CloseBatch};
+use batch::{BatchTarget, CloseBatch, Place};
 use moved::{MovedSearch, MovedSessions};
 use pacer::{Candidate, Pacer, latest_start};
 
@@ -161,17 +162,13 @@ impl CloseTask {
 
     /// Compares the waves with the standings. Returns whether there is a new one.
     fn compare(&mut self, now: Instant) -> bool {
-        let on_removed = self.pool.settings().closing.on_removed;
         let mut known = HashSet::new();
-        self.batches.retain(|batch| {
-            let (BatchTarget::Of(backend) | BatchTarget::Left(backend, _)) = &batch.whom else { return true };
+        self.batches.retain_mut(|batch| {
+            let BatchTarget::At(backend, address) = &batch.whom else { return true };
             let Some(backend) = backend.upgrade() else { return false };
-            let stays = match &batch.whom {
-                BatchTarget::Left(_, address) => backend.has_left(*address) && wait(on_removed).is_some(),
-                _ => policy(&self.pool, &backend).is_some_and(|(cause, _)| cause == batch.cause),
-            };
+            let stays = fate(&self.pool, &backend, *address).is_some_and(|(cause, _)| cause == batch.cause);
             if stays {
-                known.extend(batch.whom.address());
+                known.extend(batch.whom.place());
             } else {
                 batch.call_off(&self.pool);
             }
@@ -181,10 +178,16 @@ impl CloseTask {
         let deadline = self.pool.settings().closing.deadline;
         let before = self.named;
         for backend in self.pool.members().iter() {
-            let Some((cause, wait)) = policy(&self.pool, backend) else { continue };
-            if !known.contains(&Arc::as_ptr(backend).addr()) {
+            let address = backend.view().address;
+            let Some((cause, wait)) = fate(&self.pool, backend, address) else { continue };
+            if !known.contains(&(Arc::as_ptr(backend).addr(), address)) {
                 let from = now + wait;
-                self.begin(CloseBatch::new(BatchTarget::Of(Arc::downgrade(backend)), cause, from, from + deadline));
+                self.begin(CloseBatch::new(
+                    BatchTarget::At(Arc::downgrade(backend), address),
+                    cause,
+                    from,
+                    from + deadline,
+                ));
             }
         }
         self.search.compare(now, &self.pool) || self.named > before
@@ -214,16 +217,17 @@ impl CloseTask {
         let mut waiting = vec![0; self.batches.len()];
         let mut moved = MovedSessions::new();
         if wanted {
-            let by_backend = self.batches.iter().enumerate().filter_map(|(i, batch)| Some((batch.whom.address()?, i)));
-            let by_backend: HashMap<usize, usize> = by_backend.collect();
+            let by_place = self.batches.iter().enumerate().filter_map(|(i, batch)| Some((batch.whom.place()?, i)));
+            let by_place: HashMap<Place, usize> = by_place.collect();
             let others: Vec<usize> =
-                (0..self.batches.len()).filter(|&i| self.batches[i].whom.address().is_none()).collect();
+                (0..self.batches.len()).filter(|&i| self.batches[i].whom.place().is_none()).collect();
             self.workers.visit_sessions(|session| {
                 if session.is_ending || !std::ptr::eq(session.pool, &*self.pool) {
                     return;
                 }
-                let of_backend = session.backend.and_then(|(backend, _)| by_backend.get(&Arc::as_ptr(backend).addr()));
-                let batches = of_backend.into_iter().chain(&others);
+                let place = session.backend.map(|(backend, address)| (Arc::as_ptr(backend).addr(), address));
+                let at_place = place.and_then(|place| by_place.get(&place));
+                let batches = at_place.into_iter().chain(&others);
                 let batch =
                     batches.filter(|&&i| self.batches[i].concerns(&session)).min_by_key(|&&i| self.batches[i].from);
                 if batch.is_none() {
@@ -262,20 +266,14 @@ impl CloseTask {
         self.batches.retain(|batch| !batch.is_over());
         self.pacer.replace(now, closing.rate, candidates);
         self.search.looked(now);
-        let found = !moved.is_empty();
-        if let Some(wait) = wait(closing.on_removed) {
-            for ((_, address), backend) in moved {
-                let from = now + wait;
-                let until = from + closing.deadline;
-                self.begin(CloseBatch::new(
-                    BatchTarget::Left(backend, address),
-                    CloseCause::BackendRemoved,
-                    from,
-                    until,
-                ));
-            }
+        let before = self.named;
+        for ((_, address), backend) in moved {
+            let fate = backend.upgrade().and_then(|backend| fate(&self.pool, &backend, address));
+            let Some((cause, wait)) = fate else { continue };
+            let from = now + wait;
+            self.begin(CloseBatch::new(BatchTarget::At(backend, address), cause, from, from + closing.deadline));
         }
-        found
+        self.named > before
     }
 
     /// When the session's lifetime is over, if that is before the next look.
@@ -302,17 +300,12 @@ impl CloseTask {
     }
 }
 
-/// What the pool wants done with the sessions of a backend, and after how long; `None` = nothing.
-fn policy(pool: &Pool, backend: &Backend) -> Option<(CloseCause, Duration)> {
-    let fate = backend.view().standing.fate(pool.fail_open(), &pool.settings().closing);
-    fate.and_then(|(cause, policy)| Some((cause, wait(policy)?)))
-}
-
-fn wait(policy: ClosePolicy) -> Option<Duration> {
-    match policy {
-        ClosePolicy::Keep => None,
-        ClosePolicy::Drain(wait) => Some(wait),
-        ClosePolicy::Close => Some(Duration::ZERO),
+/// What the pool wants done with the sessions of a backend at that address, and after how long; `None` = nothing.
+fn fate(pool: &Pool, backend: &Backend, address: SocketAddr) -> Option<(CloseCause, Duration)> {
+    match backend.standing_at(address).fate(pool.is_open(), &pool.settings().closing)? {
+        (_, ClosePolicy::Keep) => None,
+        (cause, ClosePolicy::Drain(wait)) => Some((cause, wait)),
+        (cause, ClosePolicy::Close) => Some((cause, Duration::ZERO)),
     }
 }
 

@@ -1,5 +1,5 @@
-//! Sessions that are connected to an address that their backend has left: that address is not in the registry any more, as
-//! little as a backend that was removed. When to look for them, and what a look found.
+//! Sessions that are connected to an address where their backend is not any more: it has moved, or another address of its
+//! name is in use. When to look for them, and what a look found.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -7,30 +7,40 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::LOOK;
+use super::batch::Place;
 use crate::config::ClosePolicy;
 use crate::pool::{Backend, Pool};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct MovedSearch {
-    /// How often backends had moved, and whether the pool closes sessions for it.
-    seen: (u64, Option<ClosePolicy>),
+    /// What was found out before, if nothing of it has changed.
+    seen: Option<Seen>,
     until: Option<Instant>,
 }
 
-/// One of each address that was left, with those who left it.
-pub(super) type MovedSessions = HashMap<(usize, SocketAddr), Weak<Backend>>;
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    moves: u64,
+    is_open: bool,
+    policies: [ClosePolicy; 3],
+}
+
+/// One of each such address, with its backend.
+pub(super) type MovedSessions = HashMap<Place, Weak<Backend>>;
 
 impl MovedSearch {
-    /// Begins if a backend has moved, or the policy is another one. Returns whether it did.
+    /// Begins if what becomes of them may be another thing than before. Returns whether it did.
     pub(super) fn compare(&mut self, now: Instant, pool: &Pool) -> bool {
         let settings = pool.settings();
-        let seen = (pool.moves(), Some(settings.closing.on_removed));
-        if self.seen == seen {
+        let closing = &settings.closing;
+        let policies = [closing.on_down, closing.on_removed, closing.on_maintenance];
+        let seen = Seen { moves: pool.moves(), is_open: pool.is_open(), policies };
+        if self.seen.as_ref() == Some(&seen) {
             return false;
         }
-        self.seen = seen;
-        let may_find = seen.0 > 0 && settings.closing.on_removed != ClosePolicy::Keep;
+        let may_find = seen.moves > 0 && policies.iter().any(|policy| *policy != ClosePolicy::Keep);
+        self.seen = Some(seen);
         // Who had begun to dial the old address connects later.
         self.until = may_find.then(|| now + settings.connect.timeout + LOOK);
         may_find
@@ -48,8 +58,7 @@ impl MovedSearch {
 
     /// Notes a session if it is one.
     pub(super) fn note(&self, backend: Option<(&Arc<Backend>, SocketAddr)>, moved: &mut MovedSessions) {
-        if let Some((backend, address)) =
-            backend.filter(|(backend, address)| self.is_on() && backend.has_left(*address))
+        if let Some((backend, address)) = backend.filter(|(backend, address)| self.is_on() && !backend.is_at(*address))
         {
             moved.entry((Arc::as_ptr(backend).addr(), address)).or_insert_with(|| Arc::downgrade(backend));
         }

@@ -1,0 +1,35 @@
+//! Sessions by the address that they were sent to, of a backend whose host is a name: some may be where it was before.
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// See the module. A lock, once at the begin and once at the end of a session; a name has few addresses, and those without
+/// sessions are not in it.
+#[derive(Debug, Default)]
+pub(super) struct Places(Mutex<Vec<(SocketAddr, u32)>>);
+
+impl Places {
+    pub(super) fn enter(&self, address: SocketAddr) {
+        let mut places = self.lock();
+        match places.iter_mut().find(|(at, _)| *at == address) {
+            Some((_, sessions)) => *sessions += 1,
+            None => places.push((address, 1)),
+        }
+    }
+
+    pub(super) fn leave(&self, address: SocketAddr) {
+        let mut places = self.lock();
+        if let Some((_, sessions)) = places.iter_mut().find(|(at, _)| *at == address) {
+            *sessions -= 1;
+        }
+        places.retain(|(_, sessions)| *sessions > 0);
+    }
+
+    pub(super) fn read(&self) -> Vec<(SocketAddr, u32)> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(SocketAddr, u32)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
