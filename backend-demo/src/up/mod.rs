@@ -140,7 +140,7 @@ Try, in another terminal:
   1. see who answers         {program} client {front} --count 300
   2. kill one, ask again     kill -9 {pid}; {program} client {front} --count 300; curl -s http://{admin}/api/v1/pools
   3. add one, ask again      {program} serve --name web --consul {agent}
-  4. operate it              cargo run -q --release -- status; … backends; … drain web-1; … top
+  4. operate it              cargo run -q --profile demo -- status; … backends; … drain web-1; … top
 {breakage}Ctrl-C ends everything that was started here.
 "
         );
