@@ -6,7 +6,9 @@ use evenkeel::metrics::{Direction, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use crate::support::{Bench, Last, MODES, Pattern, Received, Way, both_ways, fill, pending_error, reset, soon, until};
+use crate::support::{
+    Bench, Last, MODES, Pattern, Received, Way, both_ways, fill, pending_error, reset, seeds, soon, until,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -274,12 +276,7 @@ async fn an_early_answer_with_the_request_unread() {
 /// Sessions side by side never get each other's bytes, whatever the pieces and pauses.
 #[tokio::test]
 async fn random_pieces_and_pauses() {
-    let seeds: Vec<u64> = match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..3).map(|_| fastrand::u64(..)).collect(),
-    };
-    for seed in seeds {
-        eprintln!("SEED={seed}");
+    for seed in seeds(2, 1) {
         for &mode in MODES {
             let bench = Bench::new(mode, Way::Up, "").await;
             let mut random = fastrand::Rng::with_seed(seed);

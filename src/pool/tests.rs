@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::*;
 use crate::endpoint::Registry;
 use crate::health::AgentWish;
+use crate::seeds::seeds;
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
 pub(super) fn pool(more: &str) -> Arc<Pool> {
@@ -157,13 +158,8 @@ fn fail_open_is_for_the_last_resort_only() {
 /// What the keeper and the sessions may do, in any order, against a plain model. `SEED=…` replays a failure.
 #[test]
 fn any_sequence_keeps_the_counts() {
-    let seeds: Vec<u64> = match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..200).map(|_| fastrand::u64(..)).collect(),
-    };
-    for seed in seeds {
+    for seed in seeds(150, 50) {
         for balance in ["round_robin", "least_connections"] {
-            println!("SEED={seed}");
             Model::new(balance, seed).run(300);
         }
     }

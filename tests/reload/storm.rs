@@ -15,7 +15,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::support::{Backend, Pattern, Program, free_port_of, get, soon, until};
+use crate::support::{Backend, Pattern, Program, free_port_of, get, seeds, soon, until};
 
 const BACKENDS: usize = 6;
 const LISTENERS: usize = 5;
@@ -151,9 +151,13 @@ async fn config(admin: SocketAddr) -> Value {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_session_is_cut_that_the_plan_did_not_announce() {
     let full = std::env::var("EVENKEEL_STORM").is_ok_and(|value| value == "full");
+    for seed in seeds(u64::from(!full), 1) {
+        storm(seed, full).await;
+    }
+}
+
+async fn storm(seed: u64, full: bool) {
     let (sessions, reloads) = if full { (5_000, 200) } else { (200, 30) };
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
-    eprintln!("SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     loadtest::raise_descriptor_limit();
 

@@ -10,6 +10,8 @@ mod registry;
 mod rig;
 mod sealed;
 mod seccomp;
+#[path = "../../src/seeds.rs"]
+mod seeds;
 
 use std::future::Future;
 use std::io;
@@ -29,6 +31,7 @@ pub use registry::Registry;
 pub use rig::Rig;
 pub use sealed::{agent_fixture, fixture, sealed, sealed_front};
 pub use seccomp::{forbid_io_uring, has_io_uring};
+pub(crate) use seeds::seeds;
 
 /// No wait is longer; generous, because CI machines stall.
 pub const PATIENCE: Duration = Duration::from_secs(20);

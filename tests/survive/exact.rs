@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::NO_HEALTH;
-use crate::support::{Backend, MODES, Rig, reset, soon};
+use crate::support::{Backend, MODES, Rig, reset, seeds, soon};
 
 /// The first byte of an answer names the connection that sent it, the second how long it is.
 const HEAD: u64 = 16;
@@ -134,13 +134,8 @@ async fn ask(front: std::net::SocketAddr, mut random: fastrand::Rng) -> (Vec<u8>
 
 #[tokio::test]
 async fn what_a_client_gets_is_from_one_backend() {
-    let seeds: Vec<u64> = match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..2).map(|_| fastrand::u64(..)).collect(),
-    };
     let mut answered = 0;
-    for seed in seeds {
-        eprintln!("SEED={seed}");
+    for seed in seeds(1, 1) {
         for (name, mode) in MODES {
             let mut random = fastrand::Rng::with_seed(seed);
             let deeds = Deeds::default();

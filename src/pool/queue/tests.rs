@@ -8,6 +8,7 @@ use super::*;
 use crate::config;
 use crate::pool::tests::{pool, view};
 use crate::pool::{Backend, BackendView, PickContext};
+use crate::seeds::seeds;
 use crate::standing::Standing;
 
 const ROOMY: config::Queue = config::Queue { max_length: 1_000, timeout: Duration::from_secs(10) };
@@ -139,12 +140,7 @@ fn whatever_makes_room_serves() {
 /// Any order of what may happen, against what must always hold. `SEED=…` replays a failure.
 #[test]
 fn any_sequence_is_first_come_first_served() {
-    let seeds: Vec<u64> = match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..200).map(|_| fastrand::u64(..)).collect(),
-    };
-    for seed in seeds {
-        println!("SEED={seed}");
+    for seed in seeds(150, 50) {
         let mut random = fastrand::Rng::with_seed(seed);
         let pool = pool(["balance = \"round_robin\"", "balance = \"least_connections\""][random.usize(..2)]);
         let backends: Vec<_> = (0..3).map(|n| add(&pool, &n.to_string(), Standing::Up, 2)).collect();

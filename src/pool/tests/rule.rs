@@ -6,13 +6,8 @@ use crate::config::TIERS;
 
 #[test]
 fn refused_only_if_none_that_it_may_use_is_untried() {
-    let seeds: Vec<u64> = match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..1_000).map(|_| fastrand::u64(..)).collect(),
-    };
     let (mut served, mut refused, mut crossed) = (0, 0, 0);
-    for seed in seeds {
-        println!("SEED={seed}");
+    for seed in seeds(750, 250) {
         let mut world = World::new(seed);
         for _ in 0..30 {
             world.change();

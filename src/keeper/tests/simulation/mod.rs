@@ -4,7 +4,6 @@ mod check;
 mod storm;
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fastrand::Rng;
 
@@ -14,22 +13,16 @@ use crate::health::{Advice, AdvisedWeight, AgentWish, ProbeState, most_ejected};
 use crate::metrics::Direction;
 use crate::operator::{Command, Lasting, What};
 use crate::pool::{MemberCounts, TrialState};
+use crate::seeds::seeds;
 use crate::standing::Guard;
 
 const IDS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-const SEEDS: u64 = 2_000;
 const STEPS: usize = 100;
 
 #[test]
 fn what_must_always_hold_holds() {
-    let seeds = match std::env::var("SEED") {
-        Ok(seed) => vec![seed.parse().expect("SEED is a number")],
-        // New ones each time: the name of a failed one is printed.
-        Err(_) => (0..SEEDS).map(|_| fastrand::u64(..)).collect(),
-    };
-    for seed in seeds {
-        let lived = catch_unwind(AssertUnwindSafe(|| Simulation::new(seed).live()));
-        assert!(lived.is_ok(), "SEED={seed}");
+    for seed in seeds(1_500, 500) {
+        Simulation::new(seed).live();
     }
 }
 
