@@ -1,5 +1,5 @@
 //! The vocabulary of what is measured: every metric's name, kind, labels and help text, and the closed sets of label
-//! values. Imports nothing of ours; the README's table is compared with it by a test.
+//! values. Imports nothing of ours; a test compares the table in `docs/metrics.md` with it.
 
 /// What kind of series a metric is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ macro_rules! metrics {
     ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
         $(#[doc = $help] pub const $constant: Metric =
             Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
-        /// All of them, in the order of the README's table.
+        /// All of them, in the order of the manual's table.
         pub const ALL: &[Metric] = &[$($constant),*];
     };
 }

@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod logs;
 mod loops;
+mod map;
 mod metrics;
 mod outliers;
 mod packages;

@@ -1,4 +1,4 @@
-//! The README and the pages in `docs/`: what they name exists, what they link to, too.
+//! The README, the pages beside it and those in `docs/`: what they name exists, what they link to, too.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,25 +7,30 @@ use evenkeel::config;
 use evenkeel::metrics::{self, ConnectFailure, EarlyEnd, Outcome};
 use evenkeel::standing::Standing;
 
+const README: &str = "README.md";
+const INDEX: &str = "docs/index.md";
 const WHEN_THINGS_FAIL: &str = "docs/when-things-fail.md";
 
-fn page(name: &str) -> String {
+/// The pages in the root, besides the README.
+const ROOT: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md"];
+
+pub fn page(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// The README and every page: its path from the root, and its text.
+/// Every page: its path from the root, and its text.
 pub fn all() -> Vec<(String, String)> {
     let entries = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut names: Vec<_> = names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
-    names.push("README.md".to_owned());
+    names.extend([README].into_iter().chain(ROOT).map(str::to_owned));
     names.sort();
     assert!(names.len() > 5, "{names:?}");
     names.into_iter().map(|name| (name.clone(), page(&name))).collect()
 }
 
 /// The insides of all `code` in a line of text, fenced blocks left out.
-fn code(text: &str) -> Vec<&str> {
+pub fn code(text: &str) -> Vec<&str> {
     let prose = text.split("```").step_by(2);
     prose.flat_map(str::lines).flat_map(|line| line.split('`').skip(1).step_by(2)).collect()
 }
@@ -82,6 +87,18 @@ fn its_outcomes_reasons_and_standings_exist() {
     check("reason", &reasons, labels("reason"));
 }
 
+/// A table that lists a closed set lists all of it.
+#[test]
+fn their_tables_are_complete() {
+    let check = |name: &str, column_name: &str, known: BTreeSet<&str>| {
+        let text = page(name);
+        let listed: BTreeSet<_> = column(&text, column_name).into_iter().flat_map(code).collect();
+        assert_eq!(listed, known, "{name}: the column `{column_name}`");
+    };
+    check("docs/outcomes.md", "outcome", Outcome::ALL.iter().map(|outcome| outcome.name()).collect());
+    check("docs/health.md", "standing", Standing::ALL.iter().map(|standing| standing.name()).collect());
+}
+
 #[test]
 fn their_configurations_are_valid() {
     for (name, text) in all() {
@@ -129,9 +146,14 @@ fn their_links_lead_somewhere() {
             }
         }
     }
-    let readme = page("README.md");
-    for (name, _) in pages.iter().filter(|(name, _)| name != "README.md") {
-        assert!(links(&readme).contains(&name.as_str()), "README.md does not link to {name}");
+    let (readme, index) = (page(README), page(INDEX));
+    for name in ROOT.into_iter().chain([INDEX]) {
+        assert!(links(&readme).contains(&name), "{README} does not link to {name}");
+    }
+    for (name, _) in &pages {
+        if let Some(name) = name.strip_prefix("docs/").filter(|_| name != INDEX) {
+            assert!(links(&index).contains(&name), "{INDEX} does not link to {name}");
+        }
     }
 }
 
@@ -159,13 +181,11 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// A newcomer reads it in one go; what is looked up belongs to `docs/`. The table of metrics is not read but searched, and
-/// has a line for each of them.
+/// A newcomer reads it in one go; what is looked up belongs to `docs/`.
 #[test]
 fn the_readme_stays_short() {
-    let readme = page("README.md");
-    let (before, rest) = readme.split_once("<!-- metrics -->").unwrap();
-    let (_, after) = rest.split_once("<!-- /metrics -->").unwrap();
-    let length = before.len() + after.len();
-    assert!(length <= 11_500, "README.md has {length} bytes beside its metrics");
+    let readme = page(README);
+    let lines = readme.lines().count();
+    assert!(lines <= 120, "{README} has {lines} lines");
+    assert!(readme.len() <= 11_500, "{README} has {} bytes", readme.len());
 }

@@ -11,16 +11,14 @@ const COMMANDS: &[(&str, &str)] = &[
     ("sudo apt-get install -y --no-install-recommends git gcc libc6-dev curl", "by hand, on an empty machine"),
     ("git clone https://github.com/evenkeel/evenkeel && cd evenkeel", "by hand"),
     ("cargo demo", "backend-demo/tests/up.rs; the alias: the_alias_is_the_demo"),
-    ("cargo run -q --release -p backend-demo -- client 127.0.0.1:8080 --count 300", "backend-demo/tests/up.rs"),
+    ("cargo run -q --profile demo -p backend-demo -- client 127.0.0.1:8080 --count 300", "backend-demo/tests/up.rs"),
     ("curl -X PUT http://127.0.0.1:8500/fault/hang", "backend-demo/tests/registry.rs: faults_can_be_injected_by_hand"),
     ("curl -X DELETE http://127.0.0.1:8500/fault", "backend-demo/tests/registry.rs: faults_can_be_injected_by_hand"),
-    ("curl -s http://127.0.0.1:9900/api/v1/pools", "tests/metrics.rs"),
-    ("curl -s http://127.0.0.1:9900/metrics", "tests/metrics.rs"),
     (
-        "cargo run -q --release -p backend-demo -- serve --name web --consul http://127.0.0.1:8500",
+        "cargo run -q --profile demo -p backend-demo -- serve --name web --consul http://127.0.0.1:8500",
         "backend-demo/tests/up.rs",
     ),
-    ("alias evenkeel='cargo run -q --release --'", "by hand"),
+    ("alias evenkeel='cargo run -q --profile demo --'", "by hand"),
     ("evenkeel status", "tests/console/commands.rs"),
     ("evenkeel backends", "tests/console/commands.rs"),
     ("evenkeel explain web-1", "tests/console/commands.rs"),
@@ -43,8 +41,13 @@ const COMMANDS: &[(&str, &str)] = &[
     ("evenkeel release web", "tests/discovery/held.rs"),
     ("evenkeel reload", "tests/console/api.rs"),
     ("tests/run.sh", "CI"),
-    ("cargo run --release -- check", "the_shipped_file_is_valid_and_says_what_it_runs"),
-    ("cargo run --release", "tests/cli.rs: without_a_command_it_runs_and_says_nothing_on_stdout"),
+    ("cargo check", "CI, as clippy"),
+    ("cargo test -p evenkeel --lib standing", "by hand"),
+    ("cargo test -p evenkeel --test tests relay::", "by hand"),
+    ("cargo test", "CI"),
+    ("cargo install --locked --path .", "by hand"),
+    ("evenkeel check", "the_shipped_file_is_valid_and_says_what_it_runs"),
+    ("evenkeel", "tests/cli.rs: without_a_command_it_runs_and_says_nothing_on_stdout"),
     ("loadtest/peers.sh", "by hand, before a comparison"),
     ("cargo run --profile dist -p loadtest -- compare --write-results", "loadtest's smoke test; in full by hand"),
     ("cargo run --release -p loadtest -- chaos --write-results", "loadtest/tests/chaos.rs; in full by hand"),
@@ -77,7 +80,7 @@ fn every_command_is_known_and_none_is_gone() {
 
 #[test]
 fn the_alias_is_the_demo() {
-    assert!(file(".cargo/config.toml").contains("demo = \"run --release -p backend-demo -- up\""));
+    assert!(file(".cargo/config.toml").contains("demo = \"run --profile demo -p backend-demo -- up\""));
 }
 
 #[test]
