@@ -44,6 +44,7 @@ pub mod proxy;
 pub mod proxy_protocol;
 #[cfg(test)]
 mod seeds;
+pub mod route;
 pub mod server;
 pub mod standing;
 

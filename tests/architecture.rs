@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("deadline", &[]),
     ("endpoint", &["config", "metrics"]),
     ("proxy_protocol", &[]),
+    ("route", &[]),
     ("health", &["config", "metrics"]),
     ("standing", &["config", "metrics", "endpoint", "health"]),
     ("operator", &["standing"]),
@@ -22,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("keeper", &["config", "metrics", "endpoint", "health", "standing", "operator", "pool", "pace", "balance"]),
     ("probe", &["config", "metrics", "endpoint", "proxy_protocol", "health", "pace", "deadline"]),
     ("discovery", &["config", "metrics", "endpoint", "pool", "pace"]),
-    ("proxy", &["config", "metrics", "proxy_protocol", "pool", "pace", "deadline"]),
+    ("proxy", &["config", "metrics", "proxy_protocol", "route", "pool", "pace", "deadline"]),
     (
         "server",
         &[
@@ -32,6 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "health",
             "standing",
             "operator",
+            "route",
             "pool",
             "keeper",
             "probe",

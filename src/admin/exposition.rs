@@ -2,7 +2,6 @@
 //! crate.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -35,7 +34,7 @@ pub(super) fn text(view: &AdminView) -> Result<Vec<u8>, prometheus::Error> {
     let mut histograms_left = set.config.admin.backend_histograms;
     let mut omitted = 0;
     for pool in &set.pools {
-        let fronts = set.listeners.iter().filter(|listener| Arc::ptr_eq(&listener.settings().pool, pool));
+        let fronts = set.listeners.iter().filter(|listener| listener.settings().leads_to(pool));
         let listeners: Vec<&str> = fronts.map(|listener| &*listener.name).collect();
         add_pool(&mut families, pool);
         add_sessions(&mut families, pool, "", &pool.ended_without_backend, &listeners);

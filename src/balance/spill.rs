@@ -1,10 +1,16 @@
 //! Whether one session may go on to the next tier: what the pool's `spill` means, in one place.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use crate::config::Spill;
+
+const NO_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What a session that wants a slot has behind it.
 #[derive(Clone, Copy, Debug)]
 pub struct PickContext<'a, T> {
+    /// Whom it is for: what a policy may go by.
+    pub client: SocketAddr,
     /// What it has tried, each once: it gets something else.
     pub tried: &'a [T],
     /// Of these, what has not answered yet; the rest has failed.
@@ -14,8 +20,8 @@ pub struct PickContext<'a, T> {
 }
 
 impl<'a, T> PickContext<'a, T> {
-    /// It has tried nothing and does not wait.
-    pub const FIRST: Self = Self { tried: &[], dialling: &[], waits: false };
+    /// It has tried nothing and does not wait; no client in particular.
+    pub const FIRST: Self = Self { client: NO_CLIENT, tried: &[], dialling: &[], waits: false };
 
     /// These have failed it, each written once.
     pub fn having_tried(tried: &'a [T]) -> Self {

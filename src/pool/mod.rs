@@ -196,15 +196,15 @@ impl Pool {
         self.inner().has_left(context)
     }
 
-    /// As [`Self::pick`] for a session that may pick any, but where all that it could get are at their cap, or the pool
+    /// As [`Self::pick`] for a client whose session may pick any, but where all that it could get are at their cap, or the pool
     /// lets sessions wait for a backend that is up, the session gets a place in the queue.
     ///
     /// # Errors
     /// [`NoneLeft`]: there is no backend to wait for.
-    pub fn pick_or_wait(self: &Arc<Self>, queue: config::Queue) -> Result<PickOrWait, NoneLeft> {
+    pub fn pick_or_wait(self: &Arc<Self>, client: SocketAddr, queue: config::Queue) -> Result<PickOrWait, NoneLeft> {
         let waits_for_any = self.settings.load().when_all_down == config::WhenAllDown::Wait;
         let mut inner = self.inner();
-        if let Ok(claim) = inner.pick(&PickContext { waits: true, ..PickContext::FIRST }) {
+        if let Ok(claim) = inner.pick(&PickContext { client, waits: true, ..PickContext::FIRST }) {
             drop(inner);
             return Ok(PickOrWait::Now(Lease::new(Arc::clone(self), claim)));
         }
@@ -214,7 +214,7 @@ impl Pool {
         if inner.queue.len() >= queue.max_length {
             return Ok(PickOrWait::Full);
         }
-        let place = inner.queue.enter();
+        let place = inner.queue.enter(client);
         drop(inner);
         Ok(PickOrWait::Later(Waiting::new(Arc::clone(self), place)))
     }

@@ -5,6 +5,7 @@
 mod tests;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -26,6 +27,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
+    client: SocketAddr,
     to: oneshot::Sender<Claim>,
 }
 
@@ -37,10 +39,10 @@ impl Queue {
         self.waiting.len()
     }
 
-    pub(super) fn enter(&mut self) -> (u64, oneshot::Receiver<Claim>) {
+    pub(super) fn enter(&mut self, client: SocketAddr) -> (u64, oneshot::Receiver<Claim>) {
         let (to, claim) = oneshot::channel();
         self.tickets += 1;
-        self.waiting.push_back(Waiter { ticket: self.tickets, to });
+        self.waiting.push_back(Waiter { ticket: self.tickets, client, to });
         (self.tickets, claim)
     }
 
@@ -51,11 +53,11 @@ impl Queue {
         }
     }
 
-    /// Serves as many as `pick` has something for.
-    pub(super) fn serve(&mut self, mut pick: impl FnMut() -> Option<Claim>) -> Vec<Served> {
+    /// Serves as many as `pick` has something for; it is told for which client.
+    pub(super) fn serve(&mut self, mut pick: impl FnMut(SocketAddr) -> Option<Claim>) -> Vec<Served> {
         let mut served = Vec::new();
-        while !self.waiting.is_empty()
-            && let Some(claim) = pick()
+        while let Some(first) = self.waiting.front()
+            && let Some(claim) = pick(first.client)
             && let Some(first) = self.waiting.pop_front()
         {
             served.push((first.to, claim));

@@ -155,7 +155,8 @@ impl PoolState {
             return self.claimed(slot, Some(trial));
         }
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
-        let context = balance::PickContext { tried: &tried, dialling: &dialling, waits: context.waits };
+        let context =
+            balance::PickContext { client: context.client, tried: &tried, dialling: &dialling, waits: context.waits };
         let slot = self.balancer.pick(&context).ok_or(NoneLeft)?;
         self.claimed(slot, None)
     }
@@ -163,7 +164,8 @@ impl PoolState {
     /// Whether [`Self::pick`] would give one, trials aside.
     pub(super) fn has_left(&self, context: &PickContext<'_>) -> bool {
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
-        self.balancer.has_left(&balance::PickContext { tried: &tried, dialling: &dialling, waits: context.waits })
+        let PickContext { client, waits, .. } = *context;
+        self.balancer.has_left(&balance::PickContext { client, tried: &tried, dialling: &dialling, waits })
     }
 
     /// Of those that are not forgotten.
@@ -177,7 +179,7 @@ impl PoolState {
             return Vec::new();
         }
         let mut queue = std::mem::take(&mut self.queue);
-        let served = queue.serve(|| self.pick(&PickContext { waits: true, ..PickContext::FIRST }).ok());
+        let served = queue.serve(|client| self.pick(&PickContext { client, waits: true, ..PickContext::FIRST }).ok());
         self.queue = queue;
         served
     }

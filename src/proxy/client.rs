@@ -17,7 +17,7 @@ const PIECE: usize = 1_024;
 #[derive(Debug)]
 pub(super) struct Client {
     /// Whom the session is for.
-    pub(super) client: SocketAddr,
+    pub(super) address: SocketAddr,
     /// Read from the client already, and meant for the backend.
     pub(super) early: Vec<u8>,
     /// What the client connected to, if a header says so.
@@ -46,7 +46,7 @@ pub(super) enum IdentifyError {
 impl Client {
     /// The one who connected.
     pub(super) fn is(peer: SocketAddr) -> Self {
-        Self { client: peer, early: Vec::new(), destination: None, tlvs: Vec::new() }
+        Self { address: peer, early: Vec::new(), destination: None, tlvs: Vec::new() }
     }
 
     /// The id that the session was given by a proxy in front; one that no proxy may give counts as none.
@@ -58,7 +58,7 @@ impl Client {
     pub(super) fn header(&self, settings: &SendProxy, socket: &Socket, own_id: &str) -> Greeting {
         // Who was reached through a header is known from it; else it is our own end of the connection.
         let destination = self.destination.or_else(|| socket.local_address().ok());
-        let addresses = destination.map(|destination| Addresses::between(self.client, destination));
+        let addresses = destination.map(|destination| Addresses::between(self.address, destination));
         let values = match settings {
             SendProxy::V1 => {
                 return Greeting { bytes: proxy_protocol::write_v1(addresses), unique_id: None, left_out: Vec::new() };
@@ -111,15 +111,15 @@ pub(super) async fn identify(
     };
     let Some((header, length)) = header else { return Ok(Client { early: bytes, ..Client::is(peer) }) };
     bytes.drain(..length);
-    let caller = Client { early: bytes, ..Client::is(peer) };
+    let client = Client { early: bytes, ..Client::is(peer) };
     Ok(match header {
         // The proxy speaks for itself, and all else that it says is to be discarded.
-        Header::Local => caller,
+        Header::Local => client,
         Header::Proxy { addresses, tlvs } => Client {
-            client: addresses.map_or(peer, |addresses| plain(addresses.source())),
+            address: addresses.map_or(peer, |addresses| plain(addresses.source())),
             destination: addresses.map(Addresses::destination),
             tlvs,
-            ..caller
+            ..client
         },
     })
 }

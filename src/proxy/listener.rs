@@ -29,6 +29,7 @@ use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
 use crate::pool::{Outcomes, Pool};
+use crate::route::Routes;
 
 /// Connections accepted before the worker's sessions get a turn.
 const BATCH: usize = 64;
@@ -73,15 +74,32 @@ pub struct Listener {
 pub struct Settings {
     /// From the file.
     pub file: config::Listener,
-    /// The pool of its name.
+    /// Where sessions are counted that end before they are routed.
     pub pool: Arc<Pool>,
+    /// Which pool each session goes to.
+    pub routes: Routes<Arc<Pool>>,
     /// Which of its sessions get a line in the log.
     pub log: config::SessionLog,
 }
 
+impl Settings {
+    /// All pools that sessions may go to, by where they are.
+    fn pools(&self) -> impl Iterator<Item = *const Pool> {
+        self.routes.pools().map(Arc::as_ptr)
+    }
+
+    /// Whether sessions may go to this pool.
+    pub fn leads_to(&self, pool: &Arc<Pool>) -> bool {
+        self.routes.pools().any(|one| Arc::ptr_eq(one, pool))
+    }
+}
+
 impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
-        self.file == other.file && Arc::ptr_eq(&self.pool, &other.pool) && self.log == other.log
+        self.file == other.file
+            && self.log == other.log
+            && Arc::ptr_eq(&self.pool, &other.pool)
+            && self.pools().eq(other.pools())
     }
 }
 
@@ -261,12 +279,13 @@ pub(super) async fn accept(
     stop: CancellationToken,
     tracked: TaskTrackerToken,
 ) {
-    let mut front = AcceptLoop { listener, handles, complaints: Pace::new(Duration::from_secs(5)), waited_for: None };
+    let mut front =
+        AcceptLoop { listener, handles, complaints: Pace::new(Duration::from_secs(5)), waited_for: Vec::new() };
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = front.pool_settles() => {}
+            () = front.pools_settle() => {}
         }
         let step = tokio::select! {
             biased;
@@ -288,30 +307,35 @@ struct AcceptLoop {
     listener: Arc<Listener>,
     handles: Arc<[WorkerHandle]>,
     complaints: Pace,
-    /// Whose first probes it has waited for, as long as they are not over.
-    waited_for: Option<Weak<Pool>>,
+    /// Pools whose first probes it has waited for, as long as they are not over.
+    waited_for: Vec<Weak<Pool>>,
 }
 
 impl AcceptLoop {
-    /// Waits until the pool is probed, each pool once, and not for ever.
+    /// Waits until the pools that sessions may go to are probed, for each pool once, and not for ever.
     ///
     /// # Cancel safety
     /// Safe: it begins again.
-    async fn pool_settles(&mut self) {
+    async fn pools_settle(&mut self) {
         let settings = self.listener.settings.load();
-        if settings.pool.is_settled() {
-            return;
-        }
-        let pool = Arc::clone(&settings.pool);
+        let is_known = |pool: &Arc<Pool>| self.waited_for.iter().any(|known| std::ptr::eq(known.as_ptr(), &**pool));
+        let unsettled = settings.routes.pools().filter(|pool| !pool.is_settled() && !is_known(pool));
+        let unsettled: Vec<Arc<Pool>> = unsettled.cloned().collect();
         drop(settings);
-        if self.waited_for.as_ref().is_some_and(|waited| std::ptr::eq(waited.as_ptr(), &*pool)) {
+        if unsettled.is_empty() {
             return;
         }
+        let all = async {
+            for pool in &unsettled {
+                pool.until_settled().await;
+            }
+        };
         tokio::select! {
-            () = pool.until_settled() => {}
+            () = all => {}
             () = sleep(PATIENCE) => {}
         }
-        self.waited_for = Some(Arc::downgrade(&pool));
+        self.waited_for.retain(|pool| pool.strong_count() > 0);
+        self.waited_for.extend(unsettled.iter().map(Arc::downgrade));
     }
 
     /// Waits for connections and takes a batch of them. Returns how long to pause.
@@ -360,7 +384,7 @@ impl AcceptLoop {
         // Nobody is let in who would wait for nothing.
         drop(acceptor);
         if !rest.is_empty() {
-            self.pool_settles().await;
+            self.pools_settle().await;
         }
         for accepted in rest {
             hand_over(&self.handles, accepted);

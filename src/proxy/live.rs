@@ -77,7 +77,7 @@ pub struct SessionView {
     pub key: SessionKey,
     /// Where it came in.
     pub listener: Arc<Listener>,
-    /// The listener's when the session began.
+    /// Where it is routed to; until then, the first of its listener.
     pub pool: Arc<Pool>,
     /// Whom it is for.
     pub client: SocketAddr,
@@ -124,7 +124,7 @@ pub struct SessionRef<'a> {
     pub key: SessionKey,
     /// Where it came in.
     pub listener: &'a Listener,
-    /// The listener's when the session began.
+    /// Where it is routed to; until then, the first of its listener.
     pub pool: &'a Pool,
     /// Once it is connected: to whom, and where that was when it was dialled.
     pub backend: Option<(&'a Arc<Backend>, SocketAddr)>,
@@ -156,8 +156,6 @@ struct ListState {
 pub(super) struct Live {
     key: SessionKey,
     pub(super) listener: Arc<Listener>,
-    /// The listener's when the session began.
-    pub(super) pool: Arc<Pool>,
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,
     /// A [`ForcedEnd`], written under the lock of `state`. Read without it: who sees it late is woken to see it; who sees it
@@ -169,8 +167,10 @@ pub(super) struct Live {
 }
 
 /// What changes now and then. The waker instead of a `Notify`, whose waiter would take 60 bytes of every idle session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct LiveState {
+    /// Where it is routed to; until then, the first of its listener.
+    pool: Arc<Pool>,
     waiting: Option<Waker>,
     /// Boxed, because few differ from their peer.
     client: Option<Box<SocketAddr>>,
@@ -211,17 +211,17 @@ impl SessionList {
     pub(super) fn enlist(
         &self,
         id: u64,
-        (listener, pool): (Arc<Listener>, &Arc<Pool>),
+        (listener, pool): (Arc<Listener>, Arc<Pool>),
         peer: SocketAddr,
         began: Instant,
     ) -> Arc<Live> {
-        let pool = Arc::clone(pool);
         let mut inner = self.lock();
         let cut = inner.all.map_or(0, |cut| cut as u8);
         let place = inner.live.vacant_entry();
         let key = SessionKey { id, worker: self.worker, place: place.key() as u32 };
         let phase = AtomicU8::new(Phase::Identifying as u8);
-        let live = Live { key, listener, pool, peer, began, cut: AtomicU8::new(cut), phase, state: Mutex::default() };
+        let state = Mutex::new(LiveState { pool, waiting: None, client: None, leg: None, failed_attempts: None });
+        let live = Live { key, listener, peer, began, cut: AtomicU8::new(cut), phase, state };
         Arc::clone(place.insert(Arc::new(live)))
     }
 
@@ -244,8 +244,9 @@ impl SessionList {
     /// Lets the sessions of a pool look at their limits again.
     pub(super) fn wake(&self, pool: &Arc<Pool>) {
         self.each(|live| {
-            if Arc::ptr_eq(&live.pool, pool)
-                && let Some(waiting) = &live.lock().waiting
+            let state = live.lock();
+            if Arc::ptr_eq(&state.pool, pool)
+                && let Some(waiting) = &state.waiting
             {
                 waiting.wake_by_ref();
             }
@@ -321,6 +322,19 @@ impl Live {
         self.phase(Phase::Connecting);
     }
 
+    /// It goes to this pool.
+    pub(super) fn routed(&self, pool: &Arc<Pool>) {
+        let mut state = self.lock();
+        if !Arc::ptr_eq(&state.pool, pool) {
+            state.pool = Arc::clone(pool);
+        }
+    }
+
+    /// Shows the pool that it belongs to. Under the lock of the session: `look` must be short.
+    pub(super) fn in_pool<R>(&self, look: impl FnOnce(&Pool) -> R) -> R {
+        look(&self.lock().pool)
+    }
+
     /// It has come so far.
     pub(super) fn phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
@@ -379,7 +393,7 @@ impl Live {
         if self.cut.load(Acquire) != 0 {
             return false;
         }
-        note(&self.pool);
+        note(&state.pool);
         self.cut.store(cut as u8, Release);
         let waiting = state.waiting.take();
         drop(state);
@@ -394,7 +408,7 @@ impl Live {
         look(SessionRef {
             key: self.key,
             listener: &self.listener,
-            pool: &self.pool,
+            pool: &state.pool,
             backend: state.leg.as_ref().map(|leg| (&leg.backend, leg.address)),
             began: self.began,
             idle_since: state.leg.as_ref().map_or(self.began, |leg| leg.bytes.last_activity()),
@@ -410,7 +424,7 @@ impl Live {
         SessionView {
             key: self.key,
             listener: Arc::clone(&self.listener),
-            pool: Arc::clone(&self.pool),
+            pool: Arc::clone(&state.pool),
             client: state.client.as_deref().copied().unwrap_or(self.peer),
             peer: self.peer,
             phase: if is_half_closed { Phase::HalfClosed } else { phase },
@@ -423,5 +437,32 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, LiveState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proxy::worker::tests::front;
+
+    /// Whose session it is changes when it is routed, for all that look.
+    #[test]
+    fn a_session_belongs_to_the_pool_that_it_is_routed_to() {
+        let (listener, other) = (front(), front().settings().pool.clone());
+        let first = listener.settings().pool.clone();
+        let list = SessionList::new(0);
+        let peer = ([192, 0, 2, 1], 1).into();
+        let live = list.enlist(1, (listener, Arc::clone(&first)), peer, Instant::now());
+        let shown = |pool: &Arc<Pool>| {
+            let (mut all, mut seen) = (Vec::new(), 0);
+            list.view(&mut all);
+            list.visit(&mut |session| seen += usize::from(std::ptr::eq(session.pool, &**pool)));
+            assert_eq!(Arc::ptr_eq(&all[0].pool, pool), seen == 1);
+            assert_eq!(live.in_pool(|of| std::ptr::eq(of, &**pool)), seen == 1);
+            seen == 1
+        };
+        assert!(shown(&first) && !shown(&other));
+        live.routed(&other);
+        assert!(shown(&other) && !shown(&first));
     }
 }

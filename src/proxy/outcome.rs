@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use super::forced_end::ForcedEnd;
 use super::live::Live;
 use super::upstream::Connected;
 use crate::config::{Logged, SessionLog};
@@ -27,6 +28,33 @@ pub(super) struct SessionRecord {
     log: SessionLog,
     /// In a box: most sessions have none of it.
     rare: Option<Box<Rare>>,
+}
+
+/// Why a session is over.
+#[derive(Debug, PartialEq)]
+pub(super) struct Ended {
+    pub(super) outcome: Outcome,
+    /// What the outcome's word leaves open.
+    pub(super) detail: Option<String>,
+}
+
+impl Ended {
+    pub(super) fn because(outcome: Outcome, detail: impl ToString) -> Self {
+        Self { outcome, detail: Some(detail.to_string()) }
+    }
+}
+
+impl From<Outcome> for Ended {
+    /// The outcome's word says it all.
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, detail: None }
+    }
+}
+
+impl From<ForcedEnd> for Ended {
+    fn from(end: ForcedEnd) -> Self {
+        end.outcome().into()
+    }
 }
 
 /// What few sessions have.
@@ -66,7 +94,7 @@ impl SessionRecord {
         self.first_byte = NonZeroU64::new(u64::try_from(after).unwrap_or(u64::MAX));
     }
 
-    pub(super) fn end(&mut self, outcome: Outcome, detail: Option<String>) {
+    pub(super) fn end(&mut self, Ended { outcome, detail }: Ended) {
         self.outcome = Some(outcome);
         self.detail = detail.map(Into::into);
     }
@@ -79,7 +107,6 @@ impl Drop for SessionRecord {
         let outcome = self.outcome.unwrap_or(unsaid);
         let total = self.live.began.elapsed();
         let listener = &self.live.listener;
-        let pool = &self.live.pool;
         let leg = self.live.leg();
         let backend = leg.as_ref().map(|leg| &leg.backend);
         let connected_after = leg.as_ref().map(|leg| leg.connected.saturating_duration_since(self.live.began));
@@ -89,18 +116,20 @@ impl Drop for SessionRecord {
         });
 
         listener.ended.count(outcome);
-        pool.times.session.observe(total);
-        if let Some(first_byte) = first_byte {
-            pool.times.first_byte.observe(first_byte);
-        }
-        match backend {
-            None => pool.ended_without_backend.count(&listener.name, outcome),
-            Some(backend) => {
-                backend.stats.ended.count(&listener.name, outcome);
-                backend.stats.times.session.observe(total);
-                if let Some(first_byte) = first_byte {
-                    backend.stats.times.first_byte.observe(first_byte);
-                }
+        self.live.in_pool(|pool| {
+            pool.times.session.observe(total);
+            if let Some(first_byte) = first_byte {
+                pool.times.first_byte.observe(first_byte);
+            }
+            if backend.is_none() {
+                pool.ended_without_backend.count(&listener.name, outcome);
+            }
+        });
+        if let Some(backend) = backend {
+            backend.stats.ended.count(&listener.name, outcome);
+            backend.stats.times.session.observe(total);
+            if let Some(first_byte) = first_byte {
+                backend.stats.times.first_byte.observe(first_byte);
             }
         }
         let rare = self.rare.take().unwrap_or_default();
@@ -115,7 +144,7 @@ impl Drop for SessionRecord {
             target: "evenkeel::session",
             session = self.live.id(),
             listener = %listener.name,
-            pool = %pool.name,
+            pool = %self.live.in_pool(|pool| Arc::clone(&pool.name)),
             client = %client,
             peer = (peer != client).then(|| tracing::field::display(peer)),
             unique_id = rare.unique_id.as_deref(),

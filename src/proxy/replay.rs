@@ -12,12 +12,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::client;
-use super::outcome::SessionRecord;
+use super::outcome::{Ended, SessionRecord};
 use super::relay::{Before, Limits, Side, early_break};
+use super::session::SessionContext;
 use super::socket::Socket;
 use super::upstream::{Connected, Search};
-use super::worker::Worker;
-use crate::config;
 use crate::deadline::within;
 use crate::metrics::{Direction, EarlyEnd, Outcome, Replay};
 use crate::pool::{ByteCell, Pool};
@@ -54,18 +53,17 @@ impl Request {
     }
 
     /// Finds a backend that answers, beginning with the one that is connected. `header` is told to each before all else.
-    /// `None` = the record says why the session is over.
     ///
     /// Not cancel safe: dropping it loses what was read.
     pub(super) async fn settle(
         mut self,
         mut connected: Connected,
         header: Option<&[u8]>,
-        (client, worker, settings): (&Socket, &Worker, &config::Pool),
+        context: &SessionContext<'_>,
         search: &mut Search<'_>,
         record: &mut SessionRecord,
-    ) -> Option<Settled> {
-        let pool = Arc::clone(&record.live.pool);
+    ) -> Result<Settled, Ended> {
+        let SessionContext { socket: client, worker, pool, settings, live, .. } = context;
         let timeouts = &settings.timeouts;
         let limits = &Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
         let mut replay: Option<Count> = None;
@@ -77,10 +75,7 @@ impl Request {
                 verdict = attempt.run(header, settings.connect.timeout) => verdict,
                 // Once it has finished, nobody reads its errors.
                 error = client.error() => Verdict::GoOn(Some((Side::Client, error))),
-                cut = record.live.cut() => {
-                    record.end(cut.outcome(), None);
-                    return None;
-                }
+                cut = live.cut() => return Err(cut.into()),
             };
             let Attempt { written, mut before, last_progress, .. } = attempt;
             before.last_progress = Some(last_progress);
@@ -90,10 +85,10 @@ impl Request {
                     if let Some(replay) = replay.take() {
                         replay.became(Replay::Answered);
                     }
-                    return Some(self.hand_over(connected, bytes, written, Before { broken, ..before }));
+                    return Ok(self.hand_over(connected, bytes, written, Before { broken, ..before }));
                 }
                 Verdict::GoOn(broken) => {
-                    return Some(self.hand_over(connected, bytes, written, Before { broken, ..before }));
+                    return Ok(self.hand_over(connected, bytes, written, Before { broken, ..before }));
                 }
                 Verdict::Failed(failure) => failure,
             };
@@ -108,14 +103,8 @@ impl Request {
             let next = tokio::select! {
                 biased;
                 next = search.next(&mut record.attempts) => next,
-                error = client.error() => {
-                    record.end(Outcome::ClientReset, Some(error.to_string()));
-                    return None;
-                }
-                cut = record.live.cut() => {
-                    record.end(cut.outcome(), None);
-                    return None;
-                }
+                error = client.error() => return Err(Ended::because(Outcome::ClientReset, error)),
+                cut = live.cut() => return Err(cut.into()),
             };
             let next = match next {
                 Ok(next) => next,
@@ -123,13 +112,13 @@ impl Request {
                     pool.second.count_replay(Replay::NoBackend);
                     record.rare().not_replayed = Some(refusal.given_up.says());
                     before.broken = failure.broken();
-                    return Some(self.hand_over(connected, bytes, written, before));
+                    return Ok(self.hand_over(connected, bytes, written, before));
                 }
             };
             let rare = record.rare();
             rare.sent_before += written as u64;
             rare.replays = rare.replays.saturating_add(1);
-            replay = Some(Count(Arc::clone(&pool), Replay::Ended));
+            replay = Some(Count(Arc::clone(pool), Replay::Ended));
             // Only now is the failed one let go: until then the session might have had to end as it does.
             connected = next;
         }

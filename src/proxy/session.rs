@@ -1,5 +1,5 @@
-//! The life of a connection, top to bottom: who is it, connect to a backend, relay, one outcome. A session lives and dies
-//! on one worker.
+//! The life of a connection, top to bottom: identify the client, route, pick and dial a backend, relay, one outcome. A
+//! session lives and dies on one worker.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,7 +14,8 @@ use super::client::{self, Client, Greeting, IdentifyError};
 use super::early_data::EarlyData;
 use super::forced_end::ForcedEnd;
 use super::listener::{Listener, SessionSlot, Settings};
-use super::outcome::SessionRecord;
+use super::live::Live;
+use super::outcome::{Ended, SessionRecord};
 use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
 use super::socket::{Socket, broken};
@@ -24,8 +25,9 @@ use crate::config;
 use crate::deadline::within;
 use crate::metrics::Outcome;
 use crate::pace::Pace;
-use crate::pool::{ByteCell, Lease};
+use crate::pool::{ByteCell, Lease, Pool};
 use crate::proxy_protocol;
+use crate::route::{self, Decision};
 
 /// Numbers sessions in the order in which they begin, over all workers.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -48,7 +50,7 @@ pub(super) struct Accepted {
 pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Future<Output = ()> {
     let Accepted { fd, peer, at, listener, mut slot } = accepted;
     let front = listener.settings();
-    let live = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, &front.pool), peer, at);
+    let live = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, Arc::clone(&front.pool)), peer, at);
     slot.begins();
     let mut session = Session {
         lease: None,
@@ -62,7 +64,10 @@ pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Fu
     async move {
         let session = &mut session;
         // Boxed: a session spends its life in the relay, which needs a third of the room.
-        let Some((terms, bytes)) = Box::pin(session.begin(front)).await else { return };
+        let (terms, bytes) = match Box::pin(session.begin(front)).await {
+            Ok(begun) => begun,
+            Err(ended) => return session.record.end(ended),
+        };
         #[cfg(test)]
         tests::panic_if_asked();
         let (Some(lease), Some(backend)) = (&session.lease, &mut session.backend) else { return };
@@ -85,34 +90,48 @@ struct Session {
     _slot: SessionSlot,
 }
 
-impl Session {
-    /// Finds out who the client is, and connects. `None` = the record says why not.
-    async fn begin(&mut self, front: Arc<Settings>) -> Option<(Terms, ByteCell)> {
-        let Self { client, record, session_guard, .. } = self;
-        let worker = session_guard.worker();
-        let caller = identify(client, &front, record).await?;
-        // One set of them until it is relayed, whatever is applied meanwhile.
-        let settings = front.pool.settings();
-        if let Some(keepalive) = front.file.tcp.keepalive {
-            worker.late_keepalive.add(client.tcp_fd(), keepalive);
-        }
-        drop(front);
-        let Settled { connected, bytes, early, before } = reach((client, caller), &settings, worker, record).await?;
-        let Connected { socket, lease } = connected;
+/// What a session goes by from its route to its relay.
+#[derive(Debug)]
+pub(super) struct SessionContext<'a> {
+    /// The client's.
+    pub(super) socket: &'a Socket,
+    pub(super) worker: &'a Worker,
+    pub(super) live: Arc<Live>,
+    /// Whom the session is for.
+    pub(super) client: SocketAddr,
+    pub(super) pool: Arc<Pool>,
+    /// One set of them, whatever is applied meanwhile.
+    pub(super) settings: Arc<config::Pool>,
+}
 
-        if let Some(keepalive) = settings.tcp.keepalive {
+impl Session {
+    /// Finds out who the client is and where it goes, and connects.
+    async fn begin(&mut self, front: Arc<Settings>) -> Result<(Terms, ByteCell), Ended> {
+        let Self { client: socket, record, session_guard, .. } = self;
+        let worker = session_guard.worker();
+        let client = identify(socket, &front, record).await?;
+        let context = route(&front, &client, (socket, worker, &record.live))?;
+        if let Some(keepalive) = front.file.tcp.keepalive {
             worker.late_keepalive.add(socket.tcp_fd(), keepalive);
         }
-        let limits = worker.idle_limits.limits(&record.live.pool);
+        drop(front);
+        let Settled { connected, bytes, early, before } = reach(&context, client, record).await?;
+        let Connected { socket: backend, lease } = connected;
+
+        let SessionContext { settings, pool, .. } = &context;
+        if let Some(keepalive) = settings.tcp.keepalive {
+            worker.late_keepalive.add(backend.tcp_fd(), keepalive);
+        }
         let mode = match settings.relay {
             config::Relay::Copy => Mode::Copy,
             config::Relay::Splice => Mode::Splice,
             config::Relay::Auto if !worker.relay_context.has_ring() => Mode::Auto,
             config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
         };
-        record.live.show_ends(Some([client.tcp_fd().as_raw_fd(), socket.tcp_fd().as_raw_fd()]));
-        (self.lease, self.backend) = (Some(lease), Some(socket));
-        Some((Terms { mode, limits, early, before }, bytes))
+        let terms = Terms { mode, limits: worker.idle_limits.limits(pool), early, before };
+        record.live.show_ends(Some([socket.tcp_fd().as_raw_fd(), backend.tcp_fd().as_raw_fd()]));
+        (self.lease, self.backend) = (Some(lease), Some(backend));
+        Ok((terms, bytes))
     }
 
     fn end(&mut self, done: Done<ForcedEnd>) {
@@ -131,8 +150,7 @@ impl Session {
         {
             backend.tcp_fd().may_close();
         }
-        let (outcome, detail) = judge(done);
-        record.end(outcome, detail);
+        record.end(done.end.into());
     }
 }
 
@@ -145,87 +163,73 @@ impl Drop for Session {
     }
 }
 
-/// Finds out who the client is. `None` = the record says why not; then the client is reset.
-async fn identify(client: &Socket, front: &Settings, record: &mut SessionRecord) -> Option<Client> {
-    let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(record.live.peer.ip()));
-    let Some(accept) = trusting else {
-        record.live.identified(record.live.peer);
-        return Some(Client::is(record.live.peer));
-    };
-    // In a box of its own: it is over before the relay begins, and most listeners never need it.
-    let identified = Box::pin(client::identify(client, record.live.peer, accept));
-    let (outcome, detail) = tokio::select! {
-        biased;
-        identified = identified => match identified {
-            Ok(caller) => {
-                record.live.identified(caller.client);
-                record.rare().unique_id = caller.unique_id().map(|id| id.escape_ascii().to_string().into());
-                return Some(caller);
-            }
-            Err(IdentifyError::Refused(why)) => (Outcome::Refused, Some(why)),
-            Err(IdentifyError::Gone(why)) => (Outcome::ClientGone, Some(why)),
+/// Finds out who the client is. A client that can't be identified is reset.
+async fn identify(socket: &Socket, front: &Settings, record: &mut SessionRecord) -> Result<Client, Ended> {
+    let peer = record.live.peer;
+    let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(peer.ip()));
+    let client = match trusting {
+        None => Client::is(peer),
+        Some(accept) => tokio::select! {
+            biased;
+            // In a box of its own: it is over before the relay begins, and most listeners never need it.
+            client = Box::pin(client::identify(socket, peer, accept)) => client?,
+            cut = record.live.cut() => return Err(cut.into()),
         },
-        cut = record.live.cut() => (cut.outcome(), None),
     };
-    record.end(outcome, detail);
-    None
+    record.live.identified(client.address);
+    if let Some(id) = client.unique_id() {
+        record.rare().unique_id = Some(id.escape_ascii().to_string().into());
+    }
+    Ok(client)
 }
 
-/// Finds a backend, and one that answers where requests are replayed. `None` = the record says why there is none.
-async fn reach(
-    (client, caller): (&Socket, Client),
-    settings: &Arc<config::Pool>,
-    worker: &Worker,
-    record: &mut SessionRecord,
-) -> Option<Settled> {
-    let live = Arc::clone(&record.live);
-    let mut early_data = EarlyData::default();
-    if caller.early.is_empty() && settings.replay.is_none() {
-        early_data = match EarlyData::of(client) {
-            Ok(early_data) => early_data,
-            Err(error) => {
-                record.end(Outcome::ClientGone, Some(error.to_string()));
-                return None;
-            }
-        };
-    }
-    let has_bytes = !early_data.is_empty() || !caller.early.is_empty() || settings.send_proxy.is_some();
-    let mut search = Search::new(&live, settings, &worker.stock, worker.random(), has_bytes);
-    let connected = match connect(client, &mut search, record).await {
-        Ok(connected) => connected,
-        Err(Unconnected::Refused) => {
-            // Refused before any byte: an ordinary close can't be mistaken for the end of an answer. Who has sent some is
-            // reset, as the kernel does it where they have not been read.
-            if early_data.is_empty() {
-                client.tcp_fd().may_close();
-            }
-            return None;
-        }
-        Err(Unconnected::Ended) => return None,
+/// Decides which pool the session goes to.
+fn route<'a>(
+    front: &Settings,
+    client: &Client,
+    (socket, worker, live): (&'a Socket, &'a Worker, &Arc<Live>),
+) -> Result<SessionContext<'a>, Ended> {
+    let pool = match front.routes.decide(&route::Client { address: client.address, peer: live.peer }) {
+        Decision::Pool(pool) => Arc::clone(pool),
+        Decision::Refused(why) => return Err(Ended::because(Outcome::Refused, why)),
     };
-    let header = greeting(&caller, client, settings, record);
+    live.routed(&pool);
+    let (live, client, settings) = (Arc::clone(live), client.address, pool.settings());
+    Ok(SessionContext { socket, worker, live, client, pool, settings })
+}
+
+/// Finds a backend, and one that answers where requests are replayed.
+async fn reach(context: &SessionContext<'_>, client: Client, record: &mut SessionRecord) -> Result<Settled, Ended> {
+    let settings = &*context.settings;
+    let mut early_data = EarlyData::default();
+    if client.early.is_empty() && settings.replay.is_none() {
+        early_data = EarlyData::of(context.socket).map_err(|error| Ended::because(Outcome::ClientGone, error))?;
+    }
+    let has_bytes = !early_data.is_empty() || !client.early.is_empty() || settings.send_proxy.is_some();
+    let mut search = Search::new(context, has_bytes);
+    let connected = connect(context, &mut search, early_data.is_empty(), record).await?;
+    let header = greeting(&client, context, record);
     let Some(most) = settings.replay else {
-        let bytes = record.reached(&connected, worker.index);
-        announce(header, &connected.socket, settings, record).await?;
+        let bytes = record.reached(&connected, context.worker.index);
+        announce(header, &connected.socket, context).await?;
         if early_data.is_empty() {
-            return Some(Settled { connected, bytes, early: caller.early, before: None });
+            return Ok(Settled { connected, bytes, early: client.early, before: None });
         }
         let (early, before) = early_data.say(&connected.socket, &bytes);
-        return Some(Settled { connected, bytes, early, before: Some(Box::new(before)) });
+        return Ok(Settled { connected, bytes, early, before: Some(Box::new(before)) });
     };
-    let request = Request::new(caller.early, most);
-    let with = (client, worker, &**settings);
+    let request = Request::new(client.early, most);
     // In a box of its own: most pools never need it.
-    Box::pin(request.settle(connected, header.as_deref(), with, &mut search, record)).await
+    Box::pin(request.settle(connected, header.as_deref(), context, &mut search, record)).await
 }
 
 /// What the backend is told about the client before all else, if it is to be told.
-fn greeting(caller: &Client, client: &Socket, settings: &config::Pool, record: &mut SessionRecord) -> Option<Vec<u8>> {
-    let send = settings.send_proxy.as_ref()?;
+fn greeting(client: &Client, context: &SessionContext<'_>, record: &mut SessionRecord) -> Option<Vec<u8>> {
+    let send = context.settings.send_proxy.as_ref()?;
     let id = format!("{:016x}-{:x}", *RUN, record.live.id());
-    let Greeting { bytes, unique_id, left_out } = caller.header(send, client, &id);
+    let Greeting { bytes, unique_id, left_out } = client.header(send, context.socket, &id);
     if !left_out.is_empty() {
-        warn_left_out(&left_out, settings, record);
+        warn_left_out(&left_out, context);
     }
     if let Some(unique_id) = unique_id {
         record.rare().unique_id = Some(unique_id.escape_ascii().to_string().into());
@@ -234,7 +238,7 @@ fn greeting(caller: &Client, client: &Socket, settings: &config::Pool, record: &
 }
 
 /// A client in front that says too much does so in every session: a line in a while.
-fn warn_left_out(left_out: &[u8], settings: &config::Pool, record: &SessionRecord) {
+fn warn_left_out(left_out: &[u8], context: &SessionContext<'_>) {
     const SAY_EVERY: Duration = Duration::from_secs(10);
     // A lock: for sessions of this kind alone, and for as long as it takes to compare two times.
     static PACE: LazyLock<Mutex<Pace>> = LazyLock::new(|| Mutex::new(Pace::new(SAY_EVERY)));
@@ -242,88 +246,87 @@ fn warn_left_out(left_out: &[u8], settings: &config::Pool, record: &SessionRecor
     if let Some(unsaid) = allowed {
         let types: Vec<String> = left_out.iter().map(|kind| format!("0x{kind:02x}")).collect();
         warn!(
-            pool = %settings.name, client = %record.live.peer, types = types.join(","), unsaid,
+            pool = %context.pool.name, client = %context.live.peer, types = types.join(","), unsaid,
             "values of the PROXY header are left out: it would be longer than {} bytes", proxy_protocol::LONGEST
         );
     }
 }
 
-/// Tells the backend. `None` = the record says why not; then both are reset.
-async fn announce(
-    header: Option<Vec<u8>>,
-    backend: &Socket,
-    settings: &config::Pool,
-    record: &mut SessionRecord,
-) -> Option<()> {
-    let Some(header) = header else { return Some(()) };
-    let (outcome, detail) = tokio::select! {
+/// Tells the backend. Where that fails, both are reset.
+async fn announce(header: Option<Vec<u8>>, backend: &Socket, context: &SessionContext<'_>) -> Result<(), Ended> {
+    let Some(header) = header else { return Ok(()) };
+    tokio::select! {
         biased;
-        written = within(settings.connect.timeout, client::tell(backend, &header)) => match written {
-            Ok(Ok(())) => return Some(()),
-            Ok(Err(error)) => (Outcome::BackendReset, Some(error.to_string())),
-            Err(_) => (Outcome::BackendReset, Some("it does not take the PROXY header".to_owned())),
+        written = within(context.settings.connect.timeout, client::tell(backend, &header)) => match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Ended::because(Outcome::BackendReset, error)),
+            Err(_) => Err(Ended::because(Outcome::BackendReset, "it does not take the PROXY header")),
         },
-        cut = record.live.cut() => (cut.outcome(), None),
-    };
-    record.end(outcome, detail);
-    None
-}
-
-/// Why a session did not get to a backend; the record says more.
-enum Unconnected {
-    /// There is none for it.
-    Refused,
-    /// The client left, or an operator ended it.
-    Ended,
+        cut = context.live.cut() => Err(cut.into()),
+    }
 }
 
 /// Connects, unless the client leaves or an operator ends the session first.
 async fn connect(
-    client: &Socket,
+    context: &SessionContext<'_>,
     search: &mut Search<'_>,
+    is_silent: bool,
     record: &mut SessionRecord,
-) -> Result<Connected, Unconnected> {
+) -> Result<Connected, Ended> {
     let found = tokio::select! {
         biased;
         found = search.next(&mut record.attempts) => Ok(found),
-        error = client.error() => Err((Outcome::ClientGone, Some(error.to_string()))),
-        cut = record.live.cut() => Err((cut.outcome(), None)),
+        error = context.socket.error() => Err(Ended::because(Outcome::ClientGone, error)),
+        cut = context.live.cut() => Err(cut.into()),
     };
     if let Some(queued) = search.queued() {
         record.rare().queued = Some(queued);
     }
-    let refusal = match found {
-        Ok(Ok(connected)) => return Ok(connected),
-        Ok(Err(refusal)) => refusal,
-        Err((outcome, detail)) => {
-            record.end(outcome, detail);
-            return Err(Unconnected::Ended);
+    found?.map_err(|none| {
+        // Refused before any byte: an ordinary close can't be mistaken for the end of an answer. A client that has sent some
+        // is reset, as the kernel does it where they have not been read.
+        if is_silent {
+            context.socket.tcp_fd().may_close();
         }
-    };
-    let NoConnection { given_up, last } = refusal;
-    let (outcome, detail) = match (given_up, last) {
-        (GivenUp::QueueFull, _) => (Outcome::QueueFull, None),
-        (GivenUp::QueueTimeout, _) => (Outcome::QueueTimeout, None),
-        (_, None) => (Outcome::NoBackend, None),
-        (given_up, Some((backend, reason, error))) => {
-            let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
-            (outcome, Some(format!("{}: {}: {error}; {}", backend.id, reason.name(), given_up.says())))
-        }
-    };
-    record.end(outcome, detail);
-    Err(Unconnected::Refused)
+        none.into()
+    })
 }
 
-fn judge(done: Done<ForcedEnd>) -> (Outcome, Option<String>) {
-    match done.end {
-        End::Completed => (Outcome::Completed, None),
-        End::Broken(Side::Client, error) => (Outcome::ClientReset, Some(broken(&error))),
-        End::Broken(Side::Backend, error) => (Outcome::BackendReset, Some(broken(&error))),
-        End::Idle => (Outcome::IdleTimeout, None),
-        End::HalfClosed => (Outcome::HalfCloseTimeout, None),
-        End::FirstByte => (Outcome::FirstByteTimeout, None),
-        End::Forced(cut) => (cut.outcome(), None),
-        End::Local(error) => (Outcome::LocalError, Some(error.to_string())),
+impl From<IdentifyError> for Ended {
+    fn from(error: IdentifyError) -> Self {
+        match error {
+            IdentifyError::Refused(why) => Self::because(Outcome::Refused, why),
+            IdentifyError::Gone(why) => Self::because(Outcome::ClientGone, why),
+        }
+    }
+}
+
+impl From<NoConnection> for Ended {
+    fn from(NoConnection { given_up, last }: NoConnection) -> Self {
+        match (given_up, last) {
+            (GivenUp::QueueFull, _) => Outcome::QueueFull.into(),
+            (GivenUp::QueueTimeout, _) => Outcome::QueueTimeout.into(),
+            (_, None) => Outcome::NoBackend.into(),
+            (given_up, Some((backend, reason, error))) => {
+                let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
+                Self::because(outcome, format!("{}: {}: {error}; {}", backend.id, reason.name(), given_up.says()))
+            }
+        }
+    }
+}
+
+impl From<End<ForcedEnd>> for Ended {
+    fn from(end: End<ForcedEnd>) -> Self {
+        match end {
+            End::Completed => Outcome::Completed.into(),
+            End::Broken(Side::Client, error) => Self::because(Outcome::ClientReset, broken(&error)),
+            End::Broken(Side::Backend, error) => Self::because(Outcome::BackendReset, broken(&error)),
+            End::Idle => Outcome::IdleTimeout.into(),
+            End::HalfClosed => Outcome::HalfCloseTimeout.into(),
+            End::FirstByte => Outcome::FirstByteTimeout.into(),
+            End::Forced(cut) => cut.into(),
+            End::Local(error) => Self::because(Outcome::LocalError, error),
+        }
     }
 }
 

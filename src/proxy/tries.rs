@@ -1,6 +1,7 @@
 //! What one session has tried so far: which backends it does not get again, and what the log says about them.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::pool::{Backend, PickContext};
@@ -8,9 +9,10 @@ use crate::pool::{Backend, PickContext};
 /// Different failures that a session remembers; the rest is counted. A log line has to end.
 const MOST_FAILURES: usize = 8;
 
-/// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tries {
+    /// Whom the session is for.
+    client: SocketAddr,
     /// Each once; those of the round last.
     tried: Vec<Arc<Backend>>,
     /// How many of them were tried since all that were left had been tried.
@@ -31,14 +33,19 @@ struct FailedTry {
 }
 
 impl Tries {
+    pub(super) fn new(client: SocketAddr) -> Self {
+        let (tried, dialling, failures) = (Vec::new(), Vec::new(), Vec::new());
+        Self { client, tried, round: 0, dialling, failures, more: 0 }
+    }
+
     /// For a backend that was not tried at all.
     pub(super) fn untried(&self, waits: bool) -> PickContext<'_> {
-        PickContext { tried: &self.tried, dialling: &self.dialling, waits }
+        PickContext { client: self.client, tried: &self.tried, dialling: &self.dialling, waits }
     }
 
     /// For one that was not tried in this round.
     pub(super) fn again(&self, waits: bool) -> PickContext<'_> {
-        PickContext { tried: &self.tried[self.tried.len() - self.round..], dialling: &self.dialling, waits }
+        PickContext { tried: &self.tried[self.tried.len() - self.round..], ..self.untried(waits) }
     }
 
     pub(super) fn is_first(&self) -> bool {

@@ -9,8 +9,8 @@ use tokio::time::{sleep, sleep_until};
 use tracing::info;
 
 use super::dial::{Dials, Failed};
-use super::live::{Live, Phase};
-use super::preconnect::Stock;
+use super::live::Phase;
+use super::session::SessionContext;
 use super::socket::Socket;
 use super::tries::Tries;
 use crate::config::{self, Spill};
@@ -60,11 +60,9 @@ pub(super) enum GivenUp {
 /// One session's search for a backend that serves it. It may be gone on with when the one that was found fails.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
-    live: &'a Live,
-    settings: &'a Arc<config::Pool>,
-    stock: &'a Stock,
+    context: &'a SessionContext<'a>,
     random: fastrand::Rng,
-    /// Whoever is found is sent some at once.
+    /// The backend that is found is sent some at once.
     has_bytes: bool,
     tries: Tries,
     found: bool,
@@ -74,17 +72,9 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// `live` says for whom; its listener is where places for more connections come from.
-    pub(super) fn new(
-        live: &'a Live,
-        settings: &'a Arc<config::Pool>,
-        stock: &'a Stock,
-        random: fastrand::Rng,
-        has_bytes: bool,
-    ) -> Self {
-        let (queued, in_queue_since) = (Duration::ZERO, None);
-        let tries = Tries::default();
-        Self { live, settings, stock, random, has_bytes, tries, found: false, queued, in_queue_since }
+    pub(super) fn new(context: &'a SessionContext<'a>, has_bytes: bool) -> Self {
+        let (random, tries) = (context.worker.random(), Tries::new(context.client));
+        Self { context, random, has_bytes, tries, found: false, queued: Duration::ZERO, in_queue_since: None }
     }
 
     /// How long it has waited in the pool's queue, if it had to.
@@ -100,7 +90,7 @@ impl<'a> Search<'a> {
     /// # Cancel safety
     /// Dropping it closes the sockets in the making and gives back the leases; the attempts are counted as abandoned.
     pub(super) async fn next(&mut self, attempts: &mut u32) -> Result<Connected, NoConnection> {
-        let (pool, settings) = (&self.live.pool, self.settings);
+        let SessionContext { pool, settings, .. } = self.context;
         let policy = &settings.connect;
         let mut deadline = Instant::now() + policy.deadline;
         // An attempt that ends before it could be hedged needs no timer.
@@ -112,7 +102,7 @@ impl<'a> Search<'a> {
                     Ok(lease) => lease,
                     Err(given_up) => return Err(NoConnection { given_up, last }),
                 };
-                if let Some(socket) = self.stock.take(&mut lease) {
+                if let Some(socket) = self.context.worker.stock.take(&mut lease) {
                     *attempts += u32::from(self.found);
                     return Ok(self.found(Connected { socket, lease }));
                 }
@@ -150,7 +140,7 @@ impl<'a> Search<'a> {
     /// Claims the backend that is dialled next. One that was not tried is always taken; only a second try of the others
     /// depends on the attempts so far.
     async fn choose(&mut self, attempts: u32, deadline: &mut Instant) -> Result<Lease, GivenUp> {
-        let (pool, settings) = (&self.live.pool, self.settings);
+        let SessionContext { pool, settings, .. } = self.context;
         let policy = &settings.connect;
         let waits = self.waits();
         if self.tries.is_first() {
@@ -195,18 +185,18 @@ impl<'a> Search<'a> {
 
     /// A session that has been served has no time to wait for a place.
     fn waits(&self) -> bool {
-        self.settings.queue.is_some() && !self.found
+        self.context.settings.queue.is_some() && !self.found
     }
 
     /// Waits for its turn in the pool's queue, if it has one. Before it is refused it goes to the next tier, if it may.
     async fn wait(&mut self, deadline: &mut Instant) -> Result<Lease, GivenUp> {
-        let Some(queue) = self.settings.queue else { return Err(GivenUp::NoneLeft) };
+        let Some(queue) = self.context.settings.queue else { return Err(GivenUp::NoneLeft) };
         let waited = self.wait_in(queue, deadline).await;
-        waited.or_else(|given_up| self.live.pool.pick(&self.tries.untried(false)).map_err(|NoneLeft| given_up))
+        waited.or_else(|given_up| self.context.pool.pick(&self.tries.untried(false)).map_err(|NoneLeft| given_up))
     }
 
     async fn wait_in(&mut self, queue: config::Queue, deadline: &mut Instant) -> Result<Lease, GivenUp> {
-        let waiting = match self.live.pool.pick_or_wait(queue) {
+        let waiting = match self.context.pool.pick_or_wait(self.context.client, queue) {
             Ok(PickOrWait::Now(lease)) => return Ok(lease),
             Ok(PickOrWait::Later(waiting)) => waiting,
             Ok(PickOrWait::Full) => return Err(GivenUp::QueueFull),
@@ -214,9 +204,9 @@ impl<'a> Search<'a> {
         };
         let since = Instant::now();
         self.in_queue_since = Some(since);
-        self.live.phase(Phase::Queued);
+        self.context.live.phase(Phase::Queued);
         let served = within(queue.timeout, waiting).await;
-        self.live.phase(Phase::Connecting);
+        self.context.live.phase(Phase::Connecting);
         self.in_queue_since = None;
         self.queued += since.elapsed();
         *deadline += since.elapsed();
@@ -231,21 +221,21 @@ impl<'a> Search<'a> {
         if limit.is_zero() {
             return None;
         }
-        let pool = &self.live.pool;
+        let pool = &self.context.pool;
         let mut lease = pool.pick(&self.tries.untried(self.waits())).ok()?;
-        if let Some(socket) = self.stock.take(&mut lease) {
+        if let Some(socket) = self.context.worker.stock.take(&mut lease) {
             dials.outrun();
             pool.second.count_hedge(Hedge::Won);
             return Some(Connected { socket, lease });
         }
-        let place = self.live.listener.spare_place();
+        let place = self.context.live.listener.spare_place();
         let Some(place) = place.filter(|_| pool.hedges.take(Instant::now(), HEDGES) == Permit::Granted) else {
             pool.second.count_hedge(Hedge::Refused);
             return None;
         };
         *attempts += 1;
         self.tries.dials(lease.backend());
-        dials.hedge(lease, (pool, self.settings, self.has_bytes), limit, place);
+        dials.hedge(lease, (pool, &self.context.settings, self.has_bytes), limit, place);
         None
     }
 
@@ -256,7 +246,7 @@ impl<'a> Search<'a> {
 
     /// Waits until the pool's budget has a retry to give; `false` = not before the deadline.
     async fn pay(&mut self, deadline: Instant) -> bool {
-        let (pool, policy) = (&self.live.pool, &self.settings.connect);
+        let (pool, policy) = (&self.context.pool, &self.context.settings.connect);
         let mut is_held = false;
         loop {
             match pool.retries.take(Instant::now(), policy.retry_budget) {
@@ -287,10 +277,10 @@ impl<'a> Search<'a> {
     }
 
     fn found(&mut self, connected: Connected) -> Connected {
-        let pool = &self.live.pool;
+        let pool = &self.context.pool;
         pool.hedges.succeeded();
         // Where requests are replayed, it is the answer that counts.
-        if self.settings.replay.is_none() {
+        if self.context.settings.replay.is_none() {
             pool.retries.succeeded();
         }
         self.tries.found(connected.lease.backend());
@@ -303,7 +293,7 @@ impl Drop for Search<'_> {
     /// However the search ends, the session's line says which backends failed it.
     fn drop(&mut self) {
         if let Some(failed) = self.tries.failures() {
-            self.live.note_failed_attempts(failed);
+            self.context.live.note_failed_attempts(failed);
         }
     }
 }

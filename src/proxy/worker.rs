@@ -2,7 +2,7 @@
 //! may hold.
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::io;
 use std::net::SocketAddr;
@@ -328,7 +328,7 @@ impl Worker {
     pub(super) fn enlist(
         &self,
         id: u64,
-        front: (Arc<Listener>, &Arc<Pool>),
+        front: (Arc<Listener>, Arc<Pool>),
         peer: SocketAddr,
         began: Instant,
     ) -> Arc<Live> {

@@ -21,6 +21,7 @@ use crate::config::{self, Config, Diff, Host, Relay, Source, StaticBackend};
 use crate::discovery::{Discovery, Follower, OwnAddress};
 use crate::pool::{Backend, Pool};
 use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
+use crate::route::Routes;
 use crate::standing::Standing;
 
 /// For the keepers to place what is written; it takes them milliseconds.
@@ -255,7 +256,8 @@ impl ServerState {
         for (settings, wanted) in config.listeners.iter().zip(sockets) {
             let Some(pool) = pools.iter().find(|pool| *pool.name == *settings.pool) else { continue };
             let known = before.listeners.iter().find(|listener| *listener.name == *settings.name);
-            let settings = Settings { file: settings.clone(), pool: Arc::clone(pool), log: config.log.sessions };
+            let (pool, routes) = (Arc::clone(pool), Routes::always(Arc::clone(pool)));
+            let settings = Settings { file: settings.clone(), pool, routes, log: config.log.sessions };
             listeners.push(self.set_listener(running, known, settings, wanted));
         }
 

@@ -94,7 +94,7 @@ impl ServerState {
             }
             !gone
         });
-        let used = |pool: &Arc<Pool>| listeners.iter().any(|listener| Arc::ptr_eq(&listener.settings().pool, pool));
+        let used = |pool: &Arc<Pool>| listeners.iter().any(|listener| listener.settings().leads_to(pool));
         pools.retain(|pool| {
             let gone = !set.stays(pool) && pool.sessions() == 0 && !used(pool);
             if gone {

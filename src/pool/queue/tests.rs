@@ -13,6 +13,9 @@ use crate::standing::Standing;
 
 const ROOMY: config::Queue = config::Queue { max_length: 1_000, timeout: Duration::from_secs(10) };
 
+/// The queue does not care which.
+const CLIENT: SocketAddr = PickContext::FIRST.client;
+
 fn capped(standing: Standing, cap: u32) -> BackendView {
     BackendView { max_sessions: Some(cap), ..view(standing, 1) }
 }
@@ -22,7 +25,7 @@ fn add(pool: &Pool, id: &str, standing: Standing, cap: u32) -> Arc<Backend> {
 }
 
 fn wait(pool: &Arc<Pool>) -> Waiting {
-    match pool.pick_or_wait(ROOMY) {
+    match pool.pick_or_wait(CLIENT, ROOMY) {
         Ok(PickOrWait::Later(waiting)) => waiting,
         other => panic!("{other:?}"),
     }
@@ -40,7 +43,7 @@ fn served(waiting: &mut Waiting) -> Option<Lease> {
 fn who_came_first_is_served_first_and_nobody_slips_in() {
     let pool = pool("");
     add(&pool, "a", Standing::Up, 1);
-    let Ok(PickOrWait::Now(mut lease)) = pool.pick_or_wait(ROOMY) else { panic!("there is room") };
+    let Ok(PickOrWait::Now(mut lease)) = pool.pick_or_wait(CLIENT, ROOMY) else { panic!("there is room") };
     let mut waiting: Vec<Waiting> = (0..3).map(|_| wait(&pool)).collect();
     assert_eq!((pool.queued(), pool.sessions()), (3, 1));
     for left in (0..3).rev() {
@@ -81,24 +84,24 @@ fn a_full_queue_takes_nobody() {
     add(&pool, "a", Standing::Up, 1);
     let _lease = pool.pick(&PickContext::FIRST).unwrap();
     let small = config::Queue { max_length: 1, ..ROOMY };
-    let place = pool.pick_or_wait(small);
+    let place = pool.pick_or_wait(CLIENT, small);
     assert!(matches!(place, Ok(PickOrWait::Later(_))));
-    assert!(matches!(pool.pick_or_wait(small), Ok(PickOrWait::Full)));
+    assert!(matches!(pool.pick_or_wait(CLIENT, small), Ok(PickOrWait::Full)));
     drop(place);
-    assert!(matches!(pool.pick_or_wait(small), Ok(PickOrWait::Later(_))));
+    assert!(matches!(pool.pick_or_wait(CLIENT, small), Ok(PickOrWait::Later(_))));
 }
 
 /// Nothing to wait for: nobody up, no weight, a cap that lets nobody in, a tier that is not used.
 #[test]
 fn only_what_may_become_free_is_waited_for() {
     let pool = pool("");
-    assert!(pool.pick_or_wait(ROOMY).is_err());
+    assert!(pool.pick_or_wait(CLIENT, ROOMY).is_err());
     let backend = add(&pool, "a", Standing::Down, 1);
-    assert!(pool.pick_or_wait(ROOMY).is_err());
+    assert!(pool.pick_or_wait(CLIENT, ROOMY).is_err());
     pool.place(&backend, capped(Standing::Up, 0));
-    assert!(pool.pick_or_wait(ROOMY).is_err());
+    assert!(pool.pick_or_wait(CLIENT, ROOMY).is_err());
     pool.place(&backend, BackendView { share: 0, weight: 0, ..capped(Standing::Up, 1) });
-    assert!(pool.pick_or_wait(ROOMY).is_err());
+    assert!(pool.pick_or_wait(CLIENT, ROOMY).is_err());
     assert_eq!(pool.queued(), 0);
 
     let waiting = self::pool("queue = { max_length = 9, timeout = \"9s\" }\nwhen_all_down = \"wait\"");
@@ -155,7 +158,7 @@ fn any_sequence_is_first_come_first_served() {
                 }
                 2 if !waiting.is_empty() => drop(waiting.remove(random.usize(..waiting.len()))),
                 3..=5 if !leases.is_empty() => drop(leases.swap_remove(random.usize(..leases.len()))),
-                _ => match pool.pick_or_wait(ROOMY) {
+                _ => match pool.pick_or_wait(CLIENT, ROOMY) {
                     Ok(PickOrWait::Now(lease)) => leases.push(lease),
                     Ok(PickOrWait::Later(place)) => waiting.push_back(place),
                     Ok(PickOrWait::Full) | Err(NoneLeft) => {}
@@ -196,7 +199,7 @@ fn a_crowd_gets_through() {
                 let mut random = fastrand::Rng::with_seed(n);
                 start.wait();
                 for _ in 0..500 {
-                    let lease = match pool.pick_or_wait(ROOMY).expect("it is up") {
+                    let lease = match pool.pick_or_wait(CLIENT, ROOMY).expect("it is up") {
                         PickOrWait::Now(lease) => lease,
                         PickOrWait::Full => panic!("six do not fill it"),
                         PickOrWait::Later(waiting) if random.u8(..4) == 0 => {
@@ -218,4 +221,24 @@ fn a_crowd_gets_through() {
         }
     });
     assert_eq!((pool.queued(), pool.sessions()), (0, 0));
+}
+
+/// Who heads the queue is picked for as who it is, not as the one whose end makes room.
+#[test]
+fn a_waiter_is_picked_for_as_the_client_that_it_is() {
+    let mut queue = Queue::default();
+    let clients: Vec<SocketAddr> = (1..=3).map(|port| ([192, 0, 2, 7], port).into()).collect();
+    for client in &clients {
+        drop(queue.enter(*client));
+    }
+    let mut asked = Vec::new();
+    assert!(
+        queue
+            .serve(|client| {
+                asked.push(client);
+                None
+            })
+            .is_empty()
+    );
+    assert_eq!((asked, queue.len()), (vec![clients[0]], 3), "only the first is asked for while nothing is free");
 }

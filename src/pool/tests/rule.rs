@@ -96,7 +96,7 @@ impl World {
                 met.map(|(_, backend)| Arc::clone(backend)).collect()
             };
             let (tried, dialling) = (those(|met| met != Met::Nothing), those(|met| met == Met::Silence));
-            let context = PickContext { tried: &tried, dialling: &dialling, waits };
+            let context = PickContext { tried: &tried, dialling: &dialling, waits, ..PickContext::FIRST };
             let may: Vec<_> = (0..met.len()).filter(|&number| self.may(number, &met, waits)).collect();
             assert_eq!(self.pool.has_left(&context), !may.is_empty());
             if tried.is_empty() && waits == self.pool.settings().queue.is_some() {

@@ -9,7 +9,8 @@ fn front(max_connections: usize) -> Arc<Listener> {
     );
     let config = config::parse(&text, "test.toml", &|_| None).unwrap();
     let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-    let settings = Settings { file: config.listeners[0].clone(), pool, log: config.log.sessions };
+    let routes = Routes::always(Arc::clone(&pool));
+    let settings = Settings { file: config.listeners[0].clone(), pool, routes, log: config.log.sessions };
     Listener::new(settings, Vec::new(), Places::new(100), TaskTracker::new())
 }
 

@@ -7,14 +7,16 @@ use super::*;
 use crate::config;
 use crate::pool::Pool;
 use crate::proxy::listener::Settings;
+use crate::route::Routes;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn front() -> Arc<Listener> {
+pub(crate) fn front() -> Arc<Listener> {
     let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
     let config = config::parse(text, "test.toml", &|_| None).unwrap();
     let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-    let settings = Settings { file: config.listeners[0].clone(), pool, log: config.log.sessions };
+    let routes = Routes::always(Arc::clone(&pool));
+    let settings = Settings { file: config.listeners[0].clone(), pool, routes, log: config.log.sessions };
     Listener::new(settings, Vec::new(), Places::new(10), TaskTracker::new())
 }
 

@@ -1,0 +1,98 @@
+//! PURE. Which pool a session goes to, or that it is refused: the rules of one listener, asked once a session, after its
+//! client is known and before a backend is picked.
+//!
+//! A new kind of rule is a variant of [`Condition`] and its line in `holds`. What it has to know of a client is a field of
+//! [`Client`], which `proxy/session.rs` fills; `config` reads it from the file, and `server/apply.rs` makes the rules.
+
+use std::net::SocketAddr;
+
+/// What is known of a client when its session is routed.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    /// Whom the session is for.
+    pub address: SocketAddr,
+    /// Who connected: a proxy, where its header names another client.
+    pub peer: SocketAddr,
+}
+
+/// When a rule applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// To every session.
+    Always,
+}
+
+/// What becomes of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision<P> {
+    /// It goes to this pool.
+    Pool(P),
+    /// It is refused, and why: a word for the log.
+    Refused(&'static str),
+}
+
+/// The rules of one listener, in order: the first that applies decides. `P` names a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes<P>(Vec<(Condition, Decision<P>)>);
+
+impl<P> Routes<P> {
+    /// One rule: every session goes to this pool.
+    pub fn always(pool: P) -> Self {
+        Self(vec![(Condition::Always, Decision::Pool(pool))])
+    }
+
+    /// What becomes of this client's session. Where no rule applies it is refused.
+    pub fn decide(&self, client: &Client) -> Decision<&P> {
+        let rule = self.0.iter().find(|(condition, _)| condition.holds(client));
+        match rule {
+            Some((_, Decision::Pool(pool))) => Decision::Pool(pool),
+            Some((_, Decision::Refused(why))) => Decision::Refused(why),
+            None => Decision::Refused("no_route"),
+        }
+    }
+
+    /// Every pool that sessions may go to.
+    pub fn pools(&self) -> impl Iterator<Item = &P> {
+        self.0.iter().filter_map(|(_, decision)| match decision {
+            Decision::Pool(pool) => Some(pool),
+            Decision::Refused(_) => None,
+        })
+    }
+}
+
+impl Condition {
+    fn holds(self, _client: &Client) -> bool {
+        match self {
+            Self::Always => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        let address = ([192, 0, 2, 1], 4000).into();
+        Client { address, peer: address }
+    }
+
+    #[test]
+    fn the_first_rule_that_applies_decides() {
+        let routes = Routes(vec![
+            (Condition::Always, Decision::Pool("first")),
+            (Condition::Always, Decision::Refused("later")),
+            (Condition::Always, Decision::Pool("last")),
+        ]);
+        assert_eq!(routes.decide(&client()), Decision::Pool(&"first"));
+        assert_eq!(routes.pools().collect::<Vec<_>>(), [&"first", &"last"]);
+        assert_eq!(Routes::always(7).decide(&client()), Decision::Pool(&7));
+    }
+
+    #[test]
+    fn without_a_rule_that_applies_it_is_refused() {
+        assert_eq!(Routes::<u8>(Vec::new()).decide(&client()), Decision::Refused("no_route"));
+        let refuses = Routes::<u8>(vec![(Condition::Always, Decision::Refused("denied"))]);
+        assert_eq!(refuses.decide(&client()), Decision::Refused("denied"));
+    }
+}
