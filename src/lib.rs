@@ -42,9 +42,9 @@ pub mod pool;
 pub mod probe;
 pub mod proxy;
 pub mod proxy_protocol;
+pub mod route;
 #[cfg(test)]
 mod seeds;
-pub mod route;
 pub mod server;
 pub mod standing;
 

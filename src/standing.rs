@@ -171,12 +171,6 @@ impl Facts {
     }
 }
 
-/// Whether so few backends are up that sessions may try the rest, by the pool's `panic_threshold` in percent. `proven`: those
-/// that are up, or a last resort that has been probed.
-pub fn panics(up: usize, proven: usize, threshold: u8) -> bool {
-    proven > 0 && up * 100 < proven * usize::from(threshold)
-}
-
 impl Facts {
     /// Of the same backend, at another address of its name than the one in use. What people and the registry say holds there,
     /// too; what its check, its agent and sessions say belongs to an address. `is_dead`: the check finds that one down.

@@ -49,7 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("balancer", &["config", "admin", "pool", "proxy", "server"]),
-    ("cli", &["clean", "config", "pace", "standing", "balancer", "server", "admin"]),
+    ("cli", &["clean", "config", "balance", "pace", "standing", "balancer", "server", "admin"]),
 ];
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.

@@ -3,6 +3,7 @@
 //! membership loses a count.
 
 mod heap;
+mod last_resort;
 mod least_connections;
 mod round_robin;
 mod spill;
@@ -11,6 +12,7 @@ mod tests;
 mod tiers;
 
 use crate::config::{Balance, Spill, TIERS};
+pub use last_resort::{LastResort, is_all_down};
 use least_connections::LeastConnections;
 use round_robin::RoundRobin;
 use spill::Dead;

@@ -11,13 +11,12 @@ use serde_json::Value;
 use super::addresses::{foreign, written};
 use super::client::AdminClient;
 use super::{CommandError, say, say_json};
+use crate::balance::LastResort;
 use crate::balancer::permit;
 use crate::clean;
-use crate::config::{
-    self, ClosePolicy, Config, Diff, Difference, Host, KeyChange, NamedDifference, Pool, Source, WhenAllDown,
-};
+use crate::config::{self, ClosePolicy, Config, Diff, Difference, Host, KeyChange, NamedDifference, Pool, Source};
 use crate::server;
-use crate::standing::{Standing, panics};
+use crate::standing::Standing;
 
 /// What would happen.
 #[derive(Serialize)]
@@ -231,15 +230,15 @@ fn changed(named: &NamedDifference, running: Option<&Value>, config: &Config) ->
     (sessions, notes)
 }
 
-/// Whether sessions may then try what is not up.
+/// Whether sessions may then try backends that are not up.
 fn will_be_open(pool: &Pool, running: &Value) -> bool {
-    let is_all_down = running["fail_open"] == true || running["all_down"] == true;
     let serves = |backend: &&Value| backend["effective_weight"].as_f64().is_some_and(|weight| weight > 0.0);
-    let standings = array(&running["backends"]).iter().filter(serves).filter_map(standing);
-    let proven: Vec<_> =
-        standings.filter(|s| *s == Standing::Up || s.is_last_resort() && *s != Standing::Unproven).collect();
-    let up = proven.iter().filter(|standing| **standing == Standing::Up).count();
-    is_all_down && pool.when_all_down == WhenAllDown::Any || panics(up, proven.len(), pool.resilience.panic_threshold)
+    let standings: Vec<_> = array(&running["backends"]).iter().filter(serves).filter_map(standing).collect();
+    let count = |is: fn(&Standing) -> bool| standings.iter().filter(|standing| is(standing)).count();
+    let (up, rest) = (count(|standing| *standing == Standing::Up), count(|standing| standing.is_last_resort()));
+    let unproven = count(|standing| *standing == Standing::Unproven);
+    let last_resort = LastResort::of(pool);
+    last_resort.fails_open(up, rest) || last_resort.panics(up, up + rest - unproven)
 }
 
 fn standing(of: &Value) -> Option<Standing> {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::members::Members;
-use crate::config::{Resilience, Source, WhenAllDown};
+use crate::balance::{LastResort, is_all_down};
+use crate::config::{Resilience, Source};
 use crate::health::slow_start;
-use crate::standing::panics;
 
 /// Shares grow in so many steps.
 const STEPS: u32 = 50;
@@ -31,7 +31,8 @@ impl Members {
             }
         }
         let pool = &self.pool.name;
-        let panicking = panics(counts.up, counts.proven, self.pool.settings().resilience.panic_threshold);
+        let last_resort = LastResort::of(&self.pool.settings());
+        let panicking = last_resort.panics(counts.up, counts.proven);
         if panicking != self.panicking {
             self.panicking = panicking;
             self.pool.set_panicking(panicking);
@@ -41,8 +42,7 @@ impl Members {
                 info!(%pool, backends = counts.proven, up = counts.up, "no panic any more: enough of them work");
             }
         }
-        // Entered only when all are proven, left only when one is up: a newcomer that is not yet probed is neither.
-        let all_down = counts.up == 0 && (self.all_down || counts.unproven == 0);
+        let all_down = is_all_down(counts.up, counts.unproven, self.all_down);
         if all_down == self.all_down {
             return;
         }
@@ -52,12 +52,7 @@ impl Members {
             info!(%pool, up = counts.up, "a backend is up again");
             return;
         }
-        let become_of_sessions = match self.pool.settings().when_all_down {
-            _ if panicking => "sessions may try any of them",
-            WhenAllDown::Any => "sessions may try any of them",
-            WhenAllDown::Wait => "new sessions wait",
-            WhenAllDown::Refuse => "new sessions are refused",
-        };
+        let become_of_sessions = last_resort.says(panicking);
         warn!(%pool, backends = counts.members, "no backend is up: {become_of_sessions}");
     }
 

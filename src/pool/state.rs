@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
 use super::{Backend, BackendView, NoneLeft, PickContext};
-use crate::balance::{self, Picker, TierHealth, Worth, first_alone, loads};
-use crate::config::{self, Spill, TIERS, WhenAllDown};
+use crate::balance::{self, LastResort, Picker, TierHealth, Worth, first_alone, loads};
+use crate::config::{self, Spill, TIERS};
 use crate::health::Failing;
 use crate::metrics::Direction;
 use crate::standing::Standing;
@@ -43,8 +43,7 @@ pub(super) struct PoolState {
 struct Rules {
     overprovisioning: u32,
     spill: Spill,
-    /// While nothing is up, sessions may try the rest.
-    opens: bool,
+    last_resort: LastResort,
     /// There is a queue.
     waits: bool,
 }
@@ -55,7 +54,7 @@ impl Rules {
         Self {
             overprovisioning: resilience.overprovisioning,
             spill: resilience.spill,
-            opens: settings.when_all_down == WhenAllDown::Any || resilience.panic_threshold > 0,
+            last_resort: LastResort::of(settings),
             waits: settings.queue.is_some(),
         }
     }
@@ -137,7 +136,7 @@ impl PoolState {
 
     /// Whether nothing is up and sessions may try the rest, unproven ones included.
     pub(super) fn fails_open(&self) -> bool {
-        self.rules.opens && self.counts.up == 0 && self.any.iter().any(|any| *any > 0)
+        self.rules.last_resort.fails_open(self.counts.up, self.any.iter().sum())
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -456,9 +456,9 @@ mod tests {
         let shown = |pool: &Arc<Pool>| {
             let (mut all, mut seen) = (Vec::new(), 0);
             list.view(&mut all);
-            list.visit(&mut |session| seen += usize::from(std::ptr::eq(session.pool, &**pool)));
+            list.visit(&mut |session| seen += usize::from(ptr::eq(session.pool, &**pool)));
             assert_eq!(Arc::ptr_eq(&all[0].pool, pool), seen == 1);
-            assert_eq!(live.in_pool(|of| std::ptr::eq(of, &**pool)), seen == 1);
+            assert_eq!(live.in_pool(|of| ptr::eq(of, &**pool)), seen == 1);
             seen == 1
         };
         assert!(shown(&first) && !shown(&other));
