@@ -24,6 +24,9 @@
 //! The control plane and the admin side run on the runtime that [`Balancer::start`] was called on; the data plane has threads
 //! of its own.
 
+#[macro_use]
+mod words;
+
 pub mod admin;
 pub mod balance;
 mod balancer;

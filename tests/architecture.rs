@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 /// Who may import whom inside the balancer (`crate::X`): a module and what it may name besides itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("clean", &[]),
-    ("config", &["clean"]),
+    ("words", &[]),
+    ("config", &["clean", "words"]),
     ("metrics", &[]),
     ("seeds", &[]),
     ("pace", &[]),

@@ -208,7 +208,7 @@ fn probe(pool: &Pool, backend: &Backend, pause: Option<&Order<()>>) -> String {
                     report.result, report.streak, check.rise, check.fall
                 )
             }
-            None if check.kind.name() == "none" => "there is no active check".to_owned(),
+            None if check.kind == CheckKind::None => "there is no active check".to_owned(),
             None => "none has finished yet".to_owned(),
         }
 }

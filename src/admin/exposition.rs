@@ -10,6 +10,7 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::troubles::troubles;
 use super::{AdminView, process};
+use crate::config::CheckKind;
 use crate::endpoint::Mistrust;
 use crate::health::Hearing;
 use crate::metrics::{
@@ -235,7 +236,7 @@ fn add_backend(families: &mut Families, pool: &Pool, listeners: &[&str], backend
     for (result, count) in [("pass", &stats.probes_passed), ("fail", &stats.probes_failed)] {
         families.value(&names::PROBES, &[name, id, kind, result], count.load(Relaxed) as f64);
     }
-    if settings.agent.is_some() || kind == "agent" {
+    if settings.agent.is_some() || matches!(settings.check.kind, CheckKind::Agent(_)) {
         for hearing in Hearing::ALL {
             let count = stats.agent_answers[hearing as usize].load(Relaxed) as f64;
             families.value(&names::BACKEND_AGENT_ANSWERS, &[name, id, hearing.name()], count);

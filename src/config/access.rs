@@ -1,16 +1,14 @@
-//! Who may use the admin side: its socket, its names and its tokens.
+//! `[admin]`: where the admin side is and who may use it.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Serialize, Serializer};
 
-use super::faults::{Complaint, Reading};
-use super::values::{Strings, Text};
+use super::faults::Complaint;
+use super::listeners::{ADMIN, TakenAddresses};
+use super::table::Table;
 use super::{Secret, address};
-
-/// What fits in a `sockaddr_un`, without its final zero (unix(7)).
-const LONGEST_SOCKET: usize = 107;
 
 /// `[admin]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -35,7 +33,7 @@ pub struct Admin {
 pub enum AccessToken {
     /// Never empty.
     Written(Secret),
-    /// Read anew for each request that brings a token, so that it may rotate.
+    /// Read for each request that brings a token, so that it may rotate.
     File(PathBuf),
 }
 
@@ -53,24 +51,71 @@ pub enum AdminSocket {
     Off,
 }
 
+impl Admin {
+    pub(super) fn read(table: &Table<'_>, taken: &mut TakenAddresses) -> Self {
+        let bind = table.parsed("bind", bind).unwrap_or_else(|| Some(usual_bind()));
+        match (bind, table.value("bind")) {
+            (Some(address), Some(written)) => taken.take(address, ADMIN, &written),
+            // Not written, so the listener is told of a collision.
+            (Some(address), None) => taken.add(address, &format!("{ADMIN} by default")),
+            (None, _) => {}
+        }
+        Self {
+            bind,
+            socket: table.parsed("socket", socket).unwrap_or_default(),
+            hosts: table
+                .all_parsed("hosts", |text| address::host(text).map(|_| text.to_ascii_lowercase()))
+                .unwrap_or_default(),
+            read_token: AccessToken::read(table, "read_token", "read_token_file"),
+            admin_token: AccessToken::read(table, "admin_token", "admin_token_file"),
+            backend_histograms: table.number("backend_histograms", 0..=1_000_000).unwrap_or(50),
+        }
+    }
+}
+
+impl AccessToken {
+    /// A token, written or in a file.
+    pub(super) fn read(table: &Table<'_>, key: &'static str, file_key: &'static str) -> Option<Self> {
+        table.exclusive(key, file_key);
+        let written = table.parsed(key, |text| match text {
+            "" => Err(Complaint::new("empty", "write a token, such as `openssl rand -hex 32` makes, or leave it out")),
+            text => token(text),
+        });
+        let file = table.parsed(file_key, path);
+        written.map(Self::Written).or_else(|| file.map(Self::File))
+    }
+}
+
 fn off<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str("off")
 }
 
+/// Where the admin side listens when nothing else is written.
+pub(super) fn usual_bind() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 9900))
+}
+
+/// `bind`
+pub(super) fn bind(text: &str) -> Result<Option<SocketAddr>, Complaint> {
+    if text == "off" { Ok(None) } else { address::bind(text).map(Some) }
+}
+
 /// `socket`
 pub(super) fn socket(text: &str) -> Result<AdminSocket, Complaint> {
+    /// What fits in a `sockaddr_un`, without its final zero (unix(7)).
+    const LONGEST: usize = 107;
     if text == "off" {
         return Ok(AdminSocket::Off);
     }
     let path = path(text)?;
-    if text.len() > LONGEST_SOCKET {
-        let what = format!("{} bytes, and the kernel takes {LONGEST_SOCKET}", text.len());
+    if text.len() > LONGEST {
+        let what = format!("{} bytes, and the kernel takes {LONGEST}", text.len());
         return Err(Complaint::new(what, "choose a shorter path, such as \"/run/evenkeel/admin.sock\""));
     }
     Ok(AdminSocket::At(path))
 }
 
-/// A path that can be one.
+/// The path of a file, which is not looked at here.
 pub(super) fn path(text: &str) -> Result<PathBuf, Complaint> {
     if text.is_empty() || text.chars().any(char::is_control) {
         return Err(Complaint::new("not a path", "write a path, or leave the key out"));
@@ -78,31 +123,11 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Complaint> {
     Ok(PathBuf::from(text))
 }
 
-/// `hosts`
-pub(super) fn hosts(written: Option<&Strings>, reading: &mut Reading<'_>) -> Vec<String> {
-    let items = written.iter().flat_map(|written| &written.items);
-    let parse = |text: &str| address::host(text).map(|_| text.to_ascii_lowercase());
-    items.filter_map(|item| reading.parsed_item("hosts", item, parse)).collect()
-}
-
-/// A token, written or in a file.
-pub(super) fn token(keys: [&str; 2], written: &Text, file: &Text, reading: &mut Reading<'_>) -> Option<AccessToken> {
-    if let (Some(_), Some(file)) = (written, file) {
-        reading.fault(file.span(), format!("`{}` next to `{}`", keys[1], keys[0]), "keep one of the two");
+/// What a header can carry.
+pub(super) fn token(text: &str) -> Result<Secret, Complaint> {
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let what = "it has a character that no header can carry";
+        return Err(Complaint::new(what, "a token is visible ASCII without spaces"));
     }
-    let path = reading.parsed(keys[1], file, path);
-    let text = reading.parsed(keys[0], written, |text| {
-        if text.is_empty() {
-            return Err(Complaint::new(
-                "empty",
-                "write a token, such as `openssl rand -hex 32` makes, or leave it out",
-            ));
-        }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let what = "it has a character that no header can carry";
-            return Err(Complaint::new(what, "a token is visible ASCII without spaces"));
-        }
-        Ok(text.to_owned())
-    });
-    text.map(|text| AccessToken::Written(Secret(text))).or_else(|| path.map(AccessToken::File))
+    Ok(Secret(text.to_owned()))
 }

@@ -1,10 +1,37 @@
 //! Addresses as they are written: what a listener binds (never a name) and where a backend listens.
 //! No look-up happens here; that is discovery's.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::faults::Complaint;
-use super::{Host, HostPort};
+
+/// `host:port` where the host may be a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// An address, or a name for the resolver.
+    pub host: Host,
+    /// Never 0.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// The host part of a [`HostPort`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// No look-up needed.
+    Ip(IpAddr),
+    /// Looked up by the system's resolver.
+    Name(String),
+}
 
 /// What `bind` takes: an address that a machine can have, and a port, 0 = any free one. IPv4 that is written as IPv6 is
 /// IPv4: it can't be bound otherwise.

@@ -1,5 +1,5 @@
-//! What a probe does and how it is judged, after validation: [`Check`] and the closed set of its kinds.
-//! Written by [`super::load`] alone; read by the prober. Equal checks of one address are one probe.
+//! What a probe does and how it is judged, after validation: [`Check`], and what belongs to each kind. Equal checks of one
+//! address are one probe.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,15 +8,15 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::Secret;
-use super::proxy_protocol::ProxyVersion;
+use super::{CheckKind, ProxyVersion, Secret};
 
 /// `[pools.NAME.check]` or `[checks.NAME]`. Two pools with an equal check on one address share one probe, hence `Eq` and `Hash`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct Check {
     /// What a probe does.
+    #[serde(flatten)]
     pub kind: CheckKind,
     /// Between probes of a backend whose state is settled and up.
     pub interval: Duration,
@@ -60,76 +60,6 @@ pub struct TlsCheck {
     pub expires_within: Option<Duration>,
 }
 
-/// `kind` and what belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CheckKind {
-    /// No probes: a backend is up unless something else says no.
-    None,
-    /// Connect.
-    Tcp,
-    /// One HTTP/1.1 request.
-    Http(HttpCheck),
-    /// Send and expect bytes, in order.
-    Script(Vec<ScriptStep>),
-    /// The steps of a protocol that needs no more than that.
-    Protocol(Protocol),
-    /// `PING`, and who it is where that matters.
-    Redis(RedisCheck),
-    /// A TLS handshake.
-    Tls,
-    /// The beginning of a session.
-    Postgres(PostgresCheck),
-    /// `grpc.health.v1.Health/Check`.
-    Grpc(GrpcCheck),
-    /// The backend's own opinion, in HAProxy's words.
-    Agent(AgentCheck),
-    /// A program of the operator's.
-    Exec(ExecCheck),
-}
-
-impl CheckKind {
-    /// The word for it in config, metrics and logs.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Tcp => "tcp",
-            Self::Http(_) => "http",
-            Self::Script(_) => "script",
-            Self::Protocol(protocol) => protocol.name(),
-            Self::Redis(_) => "redis",
-            Self::Tls => "tls",
-            Self::Postgres(_) => "postgres",
-            Self::Grpc(_) => "grpc",
-            Self::Agent(_) => "agent",
-            Self::Exec(_) => "exec",
-        }
-    }
-}
-
-/// A protocol whose check is a fixed script.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// `version`
-    Memcached,
-    /// Greeting and `QUIT`.
-    Smtp,
-    /// Greeting.
-    Mysql,
-}
-
-impl Protocol {
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Memcached => "memcached",
-            Self::Smtp => "smtp",
-            Self::Mysql => "mysql",
-        }
-    }
-}
-
 /// What belongs to `kind = "redis"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 pub struct RedisCheck {
@@ -143,23 +73,14 @@ pub struct RedisCheck {
     pub password_file: Option<PathBuf>,
 }
 
-/// `role`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RedisRole {
-    /// Takes writes.
-    Master,
-    /// Follows a master.
-    Replica,
-}
-
-impl RedisRole {
-    /// The word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Master => "master",
-            Self::Replica => "replica",
-        }
+words! {
+    /// `role`
+    #[derive(Hash)]
+    pub enum RedisRole {
+        /// Takes writes.
+        Master = "master",
+        /// Follows a master.
+        Replica = "replica",
     }
 }
 
@@ -279,6 +200,18 @@ impl fmt::Display for HeaderWish {
     }
 }
 
+/// As it is written.
+impl Serialize for HeaderWish {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Present => serializer.serialize_bool(true),
+            Self::Absent => serializer.serialize_bool(false),
+            Self::Is(value) => serializer.serialize_str(value),
+            Self::Matches(pattern) => serializer.collect_map([("regex", pattern)]),
+        }
+    }
+}
+
 /// A set of HTTP statuses, such as `"200-299,404"`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StatusSet {
@@ -305,6 +238,13 @@ impl fmt::Display for StatusSet {
         }
         Ok(())
     }
+}
+
+/// What belongs to `kind = "script"`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+pub struct ScriptCheck {
+    /// In their order.
+    pub steps: Vec<ScriptStep>,
 }
 
 /// One step of a script check.
@@ -363,10 +303,17 @@ impl fmt::Display for Expectation {
 }
 
 /// A regular expression over bytes; equal if written alike.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
+#[serde(into = "String")]
 pub struct Pattern {
     source: String,
     regex: regex::bytes::Regex,
+}
+
+impl From<Pattern> for String {
+    fn from(pattern: Pattern) -> Self {
+        pattern.source
+    }
 }
 
 impl Pattern {
@@ -380,13 +327,6 @@ impl Pattern {
             }
             Err(error) => Err(error.to_string()),
         }
-    }
-}
-
-impl Pattern {
-    /// As written.
-    pub(super) fn source(&self) -> &str {
-        &self.source
     }
 }
 

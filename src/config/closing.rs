@@ -1,20 +1,15 @@
-//! The keys of a pool that end sessions which could go on: `on_down`, `on_removed`, `on_maintenance`, `max_lifetime`, and
-//! the pace of it all. Used by the reading of pools alone.
+//! The keys of a pool that end sessions which could go on, and the pace of it all.
 
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::duration::written;
-use super::faults::{Complaint, Reading, Zero};
+use super::faults::Complaint;
 use super::nearest::nearest;
-use super::shape::PoolShape;
-use super::values::PolicyEntry;
-
-const DEFAULT_RATE: u32 = 100;
-const DEFAULT_DEADLINE: Duration = Duration::from_secs(60);
-const DEFAULT_JITTER: u32 = 10;
+use super::table::Table;
+use super::value::Form;
 
 /// When running sessions are ended although both their sides live, and how fast.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,9 +43,47 @@ pub enum ClosePolicy {
     Close,
 }
 
-impl Serialize for ClosePolicy {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl Closing {
+    pub(super) fn read(pool: &Table<'_>) -> Self {
+        Self {
+            on_down: ClosePolicy::read(pool, "on_down"),
+            on_removed: ClosePolicy::read(pool, "on_removed"),
+            on_maintenance: ClosePolicy::read(pool, "on_maintenance"),
+            rate: Some(pool.number("close_rate", 0..=1_000_000).unwrap_or(100)).filter(|rate| *rate > 0),
+            deadline: pool.time_or_zero("close_deadline").unwrap_or(Duration::from_secs(60)),
+            max_lifetime: pool.limit("max_lifetime", None),
+            max_lifetime_jitter: pool.number("max_lifetime_jitter", 0..=100).unwrap_or(10),
+        }
+    }
+}
+
+impl ClosePolicy {
+    fn read(pool: &Table<'_>, key: &'static str) -> Self {
+        let Some(value) = pool.value(key) else { return Self::Keep };
+        let read = match value.form() {
+            Form::Text => value.parsed(|text| match text {
+                "keep" => Ok(Self::Keep),
+                "close" => Ok(Self::Close),
+                "drain" => {
+                    let hint = format!("say how long: {key} = {{ drain = \"30s\" }}");
+                    Err(Complaint::new("a drain needs its time", hint))
+                }
+                _ => {
+                    let all = "write \"keep\", \"close\" or { drain = \"30s\" }".to_owned();
+                    let likely = nearest(text, ["keep", "close"]).map(|word| format!("did you mean `{word}`?"));
+                    Err(Complaint::new("there is no such value", likely.unwrap_or(all)))
+                }
+            }),
+            Form::Table => value.table().and_then(|table| {
+                if !table.has("drain") {
+                    let hint = format!("add it: {key} = {{ drain = \"30s\" }}; or write {key} = \"keep\" or \"close\"");
+                    table.fault(format!("`{key}` without `drain`"), hint);
+                }
+                table.time("drain").map(Self::Drain)
+            }),
+            _ => value.wrong("a string \"keep\" or \"close\" or a table { drain = \"30s\" }"),
+        };
+        read.unwrap_or(Self::Keep)
     }
 }
 
@@ -62,47 +95,4 @@ impl fmt::Display for ClosePolicy {
             Self::Close => f.write_str("close"),
         }
     }
-}
-
-pub(super) fn closing(shape: &PoolShape, reading: &mut Reading<'_>) -> Closing {
-    let rate = reading.number("close_rate", &shape.close_rate, 0..=1_000_000).unwrap_or(DEFAULT_RATE);
-    let lifetime = reading.duration("max_lifetime", &shape.max_lifetime, Zero::Allowed);
-    let jitter = reading.number("max_lifetime_jitter", &shape.max_lifetime_jitter, 0..=100);
-    Closing {
-        on_down: policy("on_down", shape.on_down.as_ref(), reading),
-        on_removed: policy("on_removed", shape.on_removed.as_ref(), reading),
-        on_maintenance: policy("on_maintenance", shape.on_maintenance.as_ref(), reading),
-        rate: Some(rate).filter(|rate| *rate > 0),
-        deadline: reading.duration("close_deadline", &shape.close_deadline, Zero::Allowed).unwrap_or(DEFAULT_DEADLINE),
-        max_lifetime: lifetime.filter(|lifetime| !lifetime.is_zero()),
-        max_lifetime_jitter: jitter.unwrap_or(DEFAULT_JITTER),
-    }
-}
-
-fn policy(key: &str, entry: Option<&PolicyEntry>, reading: &mut Reading<'_>) -> ClosePolicy {
-    let read = match entry {
-        None => None,
-        Some(PolicyEntry::Word(text)) => reading.parsed_item(key, text, |text| match text {
-            "keep" => Ok(ClosePolicy::Keep),
-            "close" => Ok(ClosePolicy::Close),
-            "drain" => {
-                let hint = format!("say how long: {key} = {{ drain = \"30s\" }}");
-                Err(Complaint::new("a drain needs its time", hint))
-            }
-            _ => {
-                let all = "write \"keep\", \"close\" or { drain = \"30s\" }".to_owned();
-                let likely = nearest(text, ["keep", "close"]).map(|word| format!("did you mean `{word}`?"));
-                Err(Complaint::new("there is no such value", likely.unwrap_or(all)))
-            }
-        }),
-        Some(PolicyEntry::Table(section)) if section.shape.drain.is_none() => {
-            let hint = format!("add it: {key} = {{ drain = \"30s\" }}; or write {key} = \"keep\" or \"close\"");
-            reading.fault(section.span.clone(), format!("`{key}` without `drain`"), hint);
-            None
-        }
-        Some(PolicyEntry::Table(section)) => {
-            reading.duration("drain", &section.shape.drain, Zero::Refused).map(ClosePolicy::Drain)
-        }
-    };
-    read.unwrap_or(ClosePolicy::Keep)
 }

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::faults::{Complaint, Reading, Zero};
-use super::shape::{ConnectShape, PoolShape, QueueShape, TimeoutsShape};
 use super::size;
-use super::values::Section;
+use super::table::Table;
 
-/// In percent: more than any number of attempts could use.
-const MOST_RETRIES: i64 = 10_000;
-/// Each holds a descriptor.
-const LONGEST_QUEUE: i64 = 1_000_000;
-const DEFAULT_IDLE: Duration = Duration::from_secs(3600);
 pub(super) const DEFAULT_HEDGE: Duration = Duration::from_millis(300);
-const DEFAULT_REPLAY_BUFFER: usize = 64 << 10;
+
+words! {
+    /// `replay`
+    pub(super) enum ReplayMode {
+        Off = "off",
+        UntilResponse = "until_response",
+    }
+}
 
 /// `connect = { … }`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,66 +56,58 @@ pub struct Timeouts {
     pub first_byte: Option<Duration>,
 }
 
-pub(super) fn connect(section: Option<&Section<ConnectShape>>, reading: &mut Reading<'_>) -> Connect {
-    let default = ConnectShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    Connect {
-        timeout: reading.duration("timeout", &shape.timeout, Zero::Refused).unwrap_or(Duration::from_secs(1)),
-        attempts: reading.number("attempts", &shape.attempts, 1..=1000).unwrap_or(3),
-        deadline: reading.duration("deadline", &shape.deadline, Zero::Refused).unwrap_or(Duration::from_secs(5)),
-        retry_delay: reading
-            .duration("retry_delay", &shape.retry_delay, Zero::Allowed)
-            .unwrap_or(Duration::from_millis(200)),
-        retry_budget: reading.number("retry_budget", &shape.retry_budget, 0..=MOST_RETRIES).unwrap_or(100),
-        hedge: Some(reading.duration("hedge", &shape.hedge, Zero::Allowed).unwrap_or(DEFAULT_HEDGE))
-            .filter(|hedge| !hedge.is_zero()),
+impl Connect {
+    pub(super) fn read(table: &Table<'_>) -> Self {
+        Self {
+            timeout: table.time("timeout").unwrap_or(Duration::from_secs(1)),
+            attempts: table.number("attempts", 1..=1000).unwrap_or(3),
+            deadline: table.time("deadline").unwrap_or(Duration::from_secs(5)),
+            retry_delay: table.time_or_zero("retry_delay").unwrap_or(Duration::from_millis(200)),
+            // More than any number of attempts could use.
+            retry_budget: table.number("retry_budget", 0..=10_000).unwrap_or(100),
+            hedge: table.limit("hedge", Some(DEFAULT_HEDGE)),
+        }
     }
 }
 
-/// Nothing of it has a default: how many clients may wait, and for how long, is known to the operator alone.
-pub(super) fn queue(section: Option<&Section<QueueShape>>, reading: &mut Reading<'_>) -> Option<Queue> {
-    let section = section?;
-    let shape = &section.shape;
-    let max_length = reading.number("max_length", &shape.max_length, 1..=LONGEST_QUEUE);
-    let timeout = reading.duration("timeout", &shape.timeout, Zero::Refused);
-    let mut missing = |key: &str, hint: &str| {
-        reading.fault(section.span.clone(), format!("`queue` has no `{key}`"), hint);
-    };
-    if shape.max_length.is_none() {
-        missing("max_length", "add how many clients may wait at once: max_length = 1000");
-    }
-    if shape.timeout.is_none() {
-        missing("timeout", "add how long each of them may wait: timeout = \"10s\"");
-    }
-    Some(Queue { max_length: max_length?, timeout: timeout? })
-}
-
-pub(super) fn timeouts(section: Option<&Section<TimeoutsShape>>, reading: &mut Reading<'_>) -> Timeouts {
-    let default = TimeoutsShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    let idle = reading.duration("idle", &shape.idle, Zero::Allowed).unwrap_or(DEFAULT_IDLE);
-    Timeouts {
-        idle: Some(idle).filter(|idle| !idle.is_zero()),
-        half_close: reading.duration("half_close", &shape.half_close, Zero::Refused),
-        first_byte: reading.duration("first_byte", &shape.first_byte, Zero::Allowed).filter(|limit| !limit.is_zero()),
+impl Queue {
+    /// Nothing of it has a default: how many clients may wait, and for how long, is known to the operator alone.
+    pub(super) fn read(table: &Table<'_>) -> Option<Self> {
+        // Each holds a descriptor.
+        let max_length = table.number("max_length", 1..=1_000_000);
+        let timeout = table.time("timeout");
+        for (key, hint) in [
+            ("max_length", "add how many clients may wait at once: max_length = 1000"),
+            ("timeout", "add how long each of them may wait: timeout = \"10s\""),
+        ] {
+            if !table.has(key) {
+                table.fault(format!("`queue` has no `{key}`"), hint);
+            }
+        }
+        Some(Self { max_length: max_length?, timeout: timeout? })
     }
 }
 
-/// `replay` and `replay_buffer`.
-pub(super) fn replay(shape: &PoolShape, reading: &mut Reading<'_>) -> Option<usize> {
-    let is_on = reading.word("replay", &shape.replay, &[("off", false), ("until_response", true)], false);
-    let buffer = reading.parsed("replay_buffer", &shape.replay_buffer, replay_buffer);
-    if let (Some(written), false) = (&shape.replay_buffer, is_on) {
-        let hint = "add replay = \"until_response\", or leave it out";
-        reading.fault(written.span(), "`replay_buffer` without `replay`: nothing is kept", hint);
+impl Timeouts {
+    pub(super) fn read(table: &Table<'_>) -> Self {
+        Self {
+            idle: table.limit("idle", Some(Duration::from_secs(3600))),
+            half_close: table.time("half_close"),
+            first_byte: table.limit("first_byte", None),
+        }
     }
-    is_on.then(|| buffer.unwrap_or(DEFAULT_REPLAY_BUFFER))
 }
 
-/// Every session that waits for its answer may hold as much.
-fn replay_buffer(text: &str) -> Result<usize, Complaint> {
-    match usize::try_from(size::parse(text)?) {
-        Ok(bytes) if (1_024..=16 << 20).contains(&bytes) => Ok(bytes),
-        _ => Err(Complaint::new("out of range", "write a size from \"1KiB\" to \"16MiB\"")),
+/// `replay` and `replay_buffer` of a pool: how many bytes of a session are kept.
+pub(super) fn replay(pool: &Table<'_>) -> Option<usize> {
+    let is_on = pool.word("replay") == Some(ReplayMode::UntilResponse);
+    // Every session that waits for its answer may hold as much.
+    let buffer = pool.parsed("replay_buffer", |text| size::between(text, 1 << 10, 16 << 20));
+    if let Some(written) = pool.value("replay_buffer").filter(|_| !is_on) {
+        written.fault(
+            "`replay_buffer` without `replay`: nothing is kept",
+            "add replay = \"until_response\", or leave it out",
+        );
     }
+    is_on.then(|| buffer.unwrap_or(64 << 10))
 }

@@ -77,7 +77,7 @@ struct Problem {
 
 impl Problem {
     fn new(fault: ConfigFault, origin: &str, text: &str, masked: &str, table: &DeTable<'_>) -> Self {
-        let ConfigFault { span, message, why, hint } = fault;
+        let ConfigFault { span, message, why, hint, is_shape: _ } = fault;
         let Some(span) = span else {
             return Self { place: origin.to_owned(), message, snippet: None, hint };
         };

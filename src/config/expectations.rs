@@ -1,9 +1,8 @@
 //! What a probe sends and what it wants back, each checked so that no value can break out of its place:
 //! a path or a host can't add a header, an expectation is never empty.
 
-use super::faults::{Complaint, Reading};
-use super::shape::StepShape;
-use super::values::Section;
+use super::faults::Complaint;
+use super::value::Value;
 use super::{Expectation, Pattern, ScriptStep, StatusSet};
 
 /// A method as RFC 9110 has it: a token.
@@ -73,14 +72,6 @@ pub(super) fn header_value(text: &str) -> Result<String, Complaint> {
     Ok(text.to_owned())
 }
 
-/// A pattern that a header's value must match.
-pub(super) fn header_pattern(text: &str) -> Result<Pattern, Complaint> {
-    match pattern(text)? {
-        Expectation::Regex(pattern) => Ok(pattern),
-        Expectation::Bytes(_) => Err(Complaint::new("no pattern", "")),
-    }
-}
-
 /// `200-299,404`
 pub(super) fn statuses(text: &str) -> Result<StatusSet, Complaint> {
     let hint = "write statuses from 100 to 599 and ranges of them, such as \"200-299,404\"";
@@ -109,22 +100,17 @@ pub(super) fn wanted_text(text: &str) -> Result<Expectation, Complaint> {
 }
 
 /// A pattern that must match what comes.
-pub(super) fn pattern(text: &str) -> Result<Expectation, Complaint> {
+pub(super) fn pattern(text: &str) -> Result<Pattern, Complaint> {
     if text.is_empty() {
         return Err(Complaint::new("it is empty and would match anything", "write a pattern, or leave the key out"));
     }
-    let pattern = Pattern::new(text).map_err(|reason| {
-        Complaint::new(
-            format!("not a regular expression: {reason}"),
-            "its syntax is that of Rust's `regex` crate; 'single quotes' keep backslashes as they are",
-        )
-    })?;
-    Ok(Expectation::Regex(pattern))
+    let hint = "its syntax is that of Rust's `regex` crate; 'single quotes' keep backslashes as they are";
+    Pattern::new(text).map_err(|reason| Complaint::new(format!("not a regular expression: {reason}"), hint))
 }
 
 /// A pattern that something must come for: a script goes on as soon as it matches, which could be at once.
 fn answer(text: &str) -> Result<Expectation, Complaint> {
-    let wanted = pattern(text)?;
+    let wanted = Expectation::Regex(pattern(text)?);
     if wanted.find(b"").is_some() {
         let hint = "write what must come, such as '^220 ' or '.+'";
         return Err(Complaint::new("it matches before anything has come, so nothing is waited for", hint));
@@ -133,48 +119,49 @@ fn answer(text: &str) -> Result<Expectation, Complaint> {
 }
 
 /// The steps of a script check, in order.
-pub(super) fn steps(written: &[Section<StepShape>], reading: &mut Reading<'_>) -> Vec<ScriptStep> {
-    let steps: Vec<ScriptStep> = written.iter().filter_map(|section| step(section, reading)).collect();
-    let last = steps.iter().rposition(|step| matches!(step, ScriptStep::Expect(_)));
+pub(super) fn steps(written: &[Value<'_>]) -> Vec<ScriptStep> {
+    let steps: Vec<ScriptStep> = written.iter().filter_map(step).collect();
+    let after_last = steps.iter().rposition(|step| matches!(step, ScriptStep::Expect(_))).map_or(0, |last| last + 1);
     let waits_for_nothing = |step: &ScriptStep| matches!(step, ScriptStep::ExpectNot(_));
     // With a faulty step among them nothing is known of their order.
     if steps.len() == written.len()
-        && let Some(at) = steps.iter().skip(last.map_or(0, |last| last + 1)).position(waits_for_nothing)
-        && let Some(section) = written.get(last.map_or(0, |last| last + 1) + at)
+        && let Some(at) = steps.iter().skip(after_last).position(waits_for_nothing)
     {
         let hint = "add what ends the wait: what comes until then is looked at";
-        reading.fault(section.span.clone(), "`expect_not` without an `expect` after it", hint);
+        written[after_last + at].fault("`expect_not` without an `expect` after it", hint);
     }
     steps
 }
 
-fn step(section: &Section<StepShape>, reading: &mut Reading<'_>) -> Option<ScriptStep> {
-    let shape = &section.shape;
-    let StepShape { send, send_hex, expect, expect_hex, expect_regex, expect_not, expect_not_hex, expect_not_regex } =
-        shape;
-    let keys = [send, send_hex, expect, expect_hex, expect_regex, expect_not, expect_not_hex, expect_not_regex];
-    match keys.iter().filter(|key| key.is_some()).count() {
+fn step(value: &Value<'_>) -> Option<ScriptStep> {
+    const KEYS: [&str; 8] = [
+        "send",
+        "send_hex",
+        "expect",
+        "expect_hex",
+        "expect_regex",
+        "expect_not",
+        "expect_not_hex",
+        "expect_not_regex",
+    ];
+    let table = value.table()?;
+    match KEYS.iter().filter(|key| table.has(key)).count() {
         1 => {}
         0 => {
-            let hint = "write one of { send = … }, { send_hex = … }, { expect = … }, { expect_hex = … }, \
-                        { expect_regex = … }, { expect_not = … }, { expect_not_hex = … }, { expect_not_regex = … }";
-            reading.fault(section.span.clone(), "an empty step", hint);
+            let all = KEYS.map(|key| format!("{{ {key} = … }}")).join(", ");
+            table.fault("an empty step", format!("write one of {all}"));
         }
-        _ => reading.fault(section.span.clone(), "a step with several keys", "make a step of each, in their order"),
+        _ => table.fault("a step with several keys", "make a step of each, in their order"),
     }
+    let hex_wanted = |text: &str| hex(text).map(Expectation::Bytes);
     // At most one of these is written, or the fault above was noted.
-    reading
-        .parsed("send", send, bytes)
-        .map(ScriptStep::Send)
-        .or_else(|| reading.parsed("send_hex", send_hex, hex).map(ScriptStep::Send))
-        .or_else(|| reading.parsed("expect", expect, wanted_text).map(ScriptStep::Expect))
-        .or_else(|| reading.parsed("expect_hex", expect_hex, hex).map(Expectation::Bytes).map(ScriptStep::Expect))
-        .or_else(|| reading.parsed("expect_regex", expect_regex, answer).map(ScriptStep::Expect))
-        .or_else(|| reading.parsed("expect_not", expect_not, wanted_text).map(ScriptStep::ExpectNot))
-        .or_else(|| {
-            reading.parsed("expect_not_hex", expect_not_hex, hex).map(Expectation::Bytes).map(ScriptStep::ExpectNot)
-        })
-        .or_else(|| reading.parsed("expect_not_regex", expect_not_regex, answer).map(ScriptStep::ExpectNot))
+    let sent = table.parsed("send", bytes).or_else(|| table.parsed("send_hex", hex)).map(ScriptStep::Send);
+    let wanted = |text, hex, regex| {
+        let plain = table.parsed(text, wanted_text).or_else(|| table.parsed(hex, hex_wanted));
+        plain.or_else(|| table.parsed(regex, answer))
+    };
+    sent.or_else(|| wanted("expect", "expect_hex", "expect_regex").map(ScriptStep::Expect))
+        .or_else(|| wanted("expect_not", "expect_not_hex", "expect_not_regex").map(ScriptStep::ExpectNot))
 }
 
 /// What is sent.

@@ -1,16 +1,12 @@
-//! Collects what is wrong with a file while it is read, so that one run shows all of it: a value that can't be
-//! used is noted and its default taken instead. Only [`super::parse`] makes one, and it drops the result on faults.
+//! Collects what is wrong with a file while it is read, so that one run shows all of it: where a value can't be used its
+//! default is taken. Only [`super::parse`] makes a [`Reading`], and it drops what was read if there are faults.
 
-use std::ops::{Range, RangeInclusive};
-use std::time::Duration;
+use std::cell::RefCell;
+use std::ops::Range;
 
-use toml::Spanned;
-
-use super::duration;
 use super::expand::{self, Env};
-use super::nearest::suggest;
-use super::secrets::{is_secret, without_userinfo};
-use super::values::{DurationText, Number, Text};
+use super::secrets::without_userinfo;
+use super::table::Name;
 
 /// What is wrong with a value, to be read after it and a colon.
 #[derive(Debug)]
@@ -22,6 +18,10 @@ pub(super) struct Complaint {
 impl Complaint {
     pub(super) fn new(what: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { what: what.into(), hint: hint.into() }
+    }
+
+    pub(super) fn in_a_line(self) -> String {
+        format!("{}; {}", self.what, self.hint)
     }
 
     /// The same about a text, which it may quote in part: without the user and the password that are in it.
@@ -44,56 +44,57 @@ pub(super) struct ConfigFault {
     pub(super) why: String,
     /// How to mend it; may be empty.
     pub(super) hint: String,
-}
-
-/// Whether a duration may be zero.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Zero {
-    Allowed,
-    Refused,
+    /// A key that there is not, or a value of the wrong kind: what else is said of the file may follow from it.
+    pub(super) is_shape: bool,
 }
 
 /// The environment and the faults so far.
 pub(super) struct Reading<'a> {
     env: &'a Env<'a>,
-    faults: Vec<ConfigFault>,
+    faults: RefCell<Vec<ConfigFault>>,
 }
 
 impl<'a> Reading<'a> {
     pub(super) fn new(env: &'a Env<'a>) -> Self {
-        Self { env, faults: Vec::new() }
+        Self { env, faults: RefCell::default() }
     }
 
     /// In the order of the file, each once.
-    pub(super) fn into_faults(mut self) -> Vec<ConfigFault> {
-        self.faults.sort_by_key(|fault| fault.span.as_ref().map(|span| span.start));
-        self.faults.dedup();
-        self.faults
+    pub(super) fn into_faults(self) -> Vec<ConfigFault> {
+        let mut faults = self.faults.into_inner();
+        if faults.iter().any(|fault| fault.is_shape) {
+            faults.retain(|fault| fault.is_shape);
+        }
+        faults.sort_by_key(|fault| fault.span.as_ref().map(|span| span.start));
+        faults.dedup();
+        faults
     }
 
-    /// How many there are so far.
-    pub(super) fn count(&self) -> usize {
-        self.faults.len()
+    pub(super) fn push(&self, fault: ConfigFault) {
+        self.faults.borrow_mut().push(fault);
     }
 
-    pub(super) fn fault(&mut self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
-        let (message, hint) = (message.into(), hint.into());
-        self.faults.push(ConfigFault { span: Some(span), message, why: String::new(), hint });
+    pub(super) fn fault(&self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(ConfigFault::new(Some(span), message, hint));
+    }
+
+    /// A key that there is not, or a value of the wrong kind.
+    pub(super) fn misshapen(&self, span: Range<usize>, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(ConfigFault { is_shape: true, ..ConfigFault::new(Some(span), message, hint) });
     }
 
     /// A fault that no place in the file has.
-    pub(super) fn fault_at_large(&mut self, message: impl Into<String>, hint: impl Into<String>) {
-        let (message, hint) = (message.into(), hint.into());
-        self.faults.push(ConfigFault { span: None, message, why: String::new(), hint });
+    pub(super) fn fault_at_large(&self, message: impl Into<String>, hint: impl Into<String>) {
+        self.push(ConfigFault::new(None, message, hint));
     }
 
-    /// A value, as it is shown, that can't stand at that key.
-    pub(super) fn refuse(&mut self, span: Range<usize>, key: &str, value: &str, complaint: Complaint) {
-        // Not even a part of a secret may be in a message.
-        let message = if is_secret(key) { format!("`{key}`") } else { format!("`{key} = {value}`") };
-        let Complaint { what, hint } = complaint;
-        let why = without_userinfo(&what);
-        self.faults.push(ConfigFault { span: Some(span), message, why, hint });
+    /// What `parse` makes of a key that is a name; `None` = noted as a fault.
+    pub(super) fn name<T>(&self, name: Name<'_>, parse: impl FnOnce(&str) -> Result<T, Complaint>) -> Option<T> {
+        let refuse = |Complaint { what, hint }| {
+            let fault = ConfigFault::new(Some(name.span()), format!("`{}`", name.get_ref().escape_debug()), hint);
+            self.push(ConfigFault { why: what, ..fault });
+        };
+        parse(name.get_ref()).map_err(refuse).ok()
     }
 
     /// A variable that is set and not empty.
@@ -101,106 +102,15 @@ impl<'a> Reading<'a> {
         (self.env)(name).filter(|value| !value.is_empty())
     }
 
-    /// A string with its variables filled in; `None` = noted as a fault.
-    pub(super) fn text(&mut self, key: &str, value: &Spanned<String>) -> Option<String> {
-        match expand::expand(value.get_ref(), self.env) {
-            Ok(text) => Some(text),
-            Err(mut complaint) => {
-                if is_secret(key) && complaint.what.starts_with("`${") {
-                    "a `${…}` names no variable".clone_into(&mut complaint.what);
-                }
-                self.refuse(value.span(), key, &shown(value.get_ref()), complaint);
-                None
-            }
-        }
+    /// A string with its variables filled in.
+    pub(super) fn expanded(&self, text: &str) -> Result<String, Complaint> {
+        expand::expand(text, self.env)
     }
+}
 
-    /// As [`Self::text`], of what has been read before: a fault was noted then.
-    pub(super) fn text_again(&self, value: &Spanned<String>) -> Option<String> {
-        expand::expand(value.get_ref(), self.env).ok()
-    }
-
-    /// A string that `parse` makes something of; `None` = not written, or noted as a fault.
-    pub(super) fn parsed<T>(
-        &mut self,
-        key: &str,
-        value: &Text,
-        parse: impl FnOnce(&str) -> Result<T, Complaint>,
-    ) -> Option<T> {
-        self.parsed_item(key, value.as_ref()?, parse)
-    }
-
-    /// The same for an item of an array.
-    pub(super) fn parsed_item<T>(
-        &mut self,
-        key: &str,
-        value: &Spanned<String>,
-        parse: impl FnOnce(&str) -> Result<T, Complaint>,
-    ) -> Option<T> {
-        let text = self.text(key, value)?;
-        match parse(&text) {
-            Ok(parsed) => Some(parsed),
-            Err(complaint) => {
-                // What is wrong with a pattern is said without a part of it.
-                let complaint = if key.ends_with("regex") { complaint } else { complaint.about(&text) };
-                self.refuse(value.span(), key, &shown(&text), complaint);
-                None
-            }
-        }
-    }
-
-    /// A string that is one of a few words.
-    pub(super) fn word<T: Copy>(&mut self, key: &str, value: &Text, words: &[(&str, T)], default: T) -> T {
-        let known = |text: &str| {
-            let found = words.iter().find(|(word, _)| *word == text);
-            found.map(|(_, meaning)| *meaning).ok_or_else(|| {
-                Complaint::new("there is no such value", suggest(text, "value", words.iter().map(|(word, _)| *word)))
-            })
-        };
-        self.parsed(key, value, known).unwrap_or(default)
-    }
-
-    /// A whole number within limits that fit `T`; `None` = not written, or noted as a fault.
-    pub(super) fn number<T: TryFrom<i64>>(
-        &mut self,
-        key: &str,
-        value: &Number,
-        range: RangeInclusive<i64>,
-    ) -> Option<T> {
-        let value = value.as_ref()?;
-        let number = *value.get_ref();
-        if range.contains(&number)
-            && let Ok(fitting) = T::try_from(number)
-        {
-            return Some(fitting);
-        }
-        let hint = format!("write a whole number from {} to {}", range.start(), range.end());
-        let way = if number < *range.start() { "too small" } else { "too large" };
-        self.refuse(value.span(), key, &number.to_string(), Complaint::new(way, hint));
-        None
-    }
-
-    /// A duration; `None` = not written, or noted as a fault.
-    pub(super) fn duration(
-        &mut self,
-        key: &str,
-        value: &Option<Spanned<DurationText>>,
-        zero: Zero,
-    ) -> Option<Duration> {
-        let value = value.as_ref()?;
-        let text = self.text(key, &Spanned::new(value.span(), value.get_ref().0.clone()))?;
-        match duration::parse(&text) {
-            Ok(duration) if duration.is_zero() && zero == Zero::Refused => {
-                let complaint = Complaint::new("must be longer than zero", "write it like \"500ms\" or \"5s\"");
-                self.refuse(value.span(), key, &shown(&text), complaint);
-                None
-            }
-            Ok(duration) => Some(duration),
-            Err(complaint) => {
-                self.refuse(value.span(), key, &shown(&text), complaint);
-                None
-            }
-        }
+impl ConfigFault {
+    pub(super) fn new(span: Option<Range<usize>>, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { span, message: message.into(), why: String::new(), hint: hint.into(), is_shape: false }
     }
 }
 

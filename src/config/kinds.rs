@@ -1,381 +1,313 @@
-//! The kinds of check: which keys mean something to which, and what becomes of them.
-//! Called by `checks` alone. A key that does not apply is an error, since a check that ignores one tests something else.
+//! The kinds of check, and everything that differs between them, in one table. A new kind is a row here, what it reads below,
+//! and its exchange in `probe`. A key that does not apply is an error, since a check that ignores one tests something else.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use toml::Spanned;
+use serde::Serialize;
 
-use super::agents::path as file;
+use super::access::path as file;
 use super::expectations::{
-    bytes, header_name, header_pattern, header_value, host, method, path, pattern, sent_header, statuses, steps,
-    wanted_text,
+    bytes, header_name, header_value, host, method, path, pattern, sent_header, statuses, steps, wanted_text,
 };
-use super::faults::{Complaint, Reading, Zero};
+use super::faults::Complaint;
+use super::nearest::suggest;
 use super::pools::plain;
-use super::shape::{CheckShape, HeaderShape};
-use super::values::{HeaderEntry, Section, Text};
+use super::table::Table;
+use super::value::Form;
 use super::{
-    AgentCheck, CheckKind, ExecCheck, Expectation, GrpcCheck, HeaderWish, HttpCheck, PostgresCheck, Protocol,
-    RedisCheck, RedisRole, RunAs, ScriptStep, Secret, StatusSet, TlsCheck,
+    AgentCheck, ExecCheck, Expectation, GrpcCheck, HeaderWish, HttpCheck, PostgresCheck, RedisCheck, RunAs,
+    ScriptCheck, Secret, StatusSet,
 };
 
-/// Time enough to find out who renews it.
-const DEFAULT_EXPIRES_WITHIN: Duration = Duration::from_secs(14 * 24 * 3600);
+/// Keys of all kinds that probe.
+const PROBING: &[&str] = &["interval", "fast_interval", "down_interval", "timeout", "rise", "port"];
+/// Those of a kind that connects.
+const CONNECTING: &[&str] = &["send_proxy"];
+/// Those of a kind that may be within TLS. MySQL and PostgreSQL begin it in ways of their own.
+const WITHIN_TLS: &[&str] = &["tls"];
+const JUDGED_TLS: &[&str] = &["server_name", "verify", "ca_file", "expires_within"];
+/// Of a protocol that is not fixed by the kind.
+const CHOSEN_ALPN: &[&str] = &["alpn"];
 
-/// The word of a kind, before what belongs to it is known.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    None,
-    Tcp,
-    Http,
-    Script,
-    Redis,
-    Memcached,
-    Smtp,
-    Mysql,
-    Postgres,
-    Tls,
-    Grpc,
-    Agent,
-    Exec,
+/// What a probe that passes shows of a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing of the service: what a command or an agent says of it is not it.
+    Nothing,
+    /// That it accepts connections.
+    Connect,
+    /// That it answers.
+    Exchange,
 }
 
-const KINDS: [(&str, Kind); 13] = [
-    ("tcp", Kind::Tcp),
-    ("http", Kind::Http),
-    ("script", Kind::Script),
-    ("redis", Kind::Redis),
-    ("memcached", Kind::Memcached),
-    ("smtp", Kind::Smtp),
-    ("mysql", Kind::Mysql),
-    ("postgres", Kind::Postgres),
-    ("tls", Kind::Tls),
-    ("grpc", Kind::Grpc),
-    ("agent", Kind::Agent),
-    ("exec", Kind::Exec),
-    ("none", Kind::None),
-];
-
-/// Those that may be within TLS. MySQL and PostgreSQL begin it in ways of their own.
-const WITHIN_TLS: &[Kind] =
-    &[Kind::Http, Kind::Script, Kind::Redis, Kind::Memcached, Kind::Smtp, Kind::Grpc, Kind::Agent];
-
-/// Those of these whose protocol is not fixed by the kind.
-const CHOOSING_ALPN: &[Kind] = &[Kind::Tls, Kind::Script, Kind::Redis, Kind::Memcached, Kind::Smtp, Kind::Agent];
-
-/// The kind and what its probes do. `section` is where the table is, if there is one.
-pub(super) fn read(
-    section: Option<&Section<CheckShape>>,
-    shape: &CheckShape,
-    reading: &mut Reading<'_>,
-) -> (Kind, CheckKind) {
-    let faults = reading.count();
-    let kind = reading.word("kind", &shape.kind, &KINDS, Kind::Tcp);
-    // Without a kind nobody knows which keys apply.
-    if reading.count() == faults {
-        refuse_foreign_keys(shape, kind, reading);
-    }
-    let what = match kind {
-        Kind::None => CheckKind::None,
-        Kind::Tcp => CheckKind::Tcp,
-        Kind::Http => CheckKind::Http(http(shape, reading)),
-        Kind::Script => CheckKind::Script(script(section, reading)),
-        Kind::Redis => CheckKind::Redis(redis(shape, reading)),
-        Kind::Memcached => CheckKind::Protocol(Protocol::Memcached),
-        Kind::Smtp => CheckKind::Protocol(Protocol::Smtp),
-        Kind::Mysql => CheckKind::Protocol(Protocol::Mysql),
-        Kind::Postgres => {
-            let user = reading.parsed("user", &shape.user, plain).unwrap_or_else(|| "evenkeel".to_owned());
-            let database = reading.parsed("database", &shape.database, plain).unwrap_or_else(|| "postgres".to_owned());
-            CheckKind::Postgres(PostgresCheck { user, database })
-        }
-        Kind::Tls => CheckKind::Tls,
-        Kind::Grpc => CheckKind::Grpc(GrpcCheck {
-            service: reading.parsed("service", &shape.service, plain).unwrap_or_default(),
-            host: reading.parsed("host", &shape.host, host),
-        }),
-        Kind::Agent => {
-            CheckKind::Agent(AgentCheck { send: reading.parsed("send", &shape.send, bytes).unwrap_or_default() })
-        }
-        Kind::Exec => CheckKind::Exec(exec(section, reading)),
-    };
-    (kind, what)
+/// What there is to know of a kind before a check of it is read.
+pub(super) struct Kind {
+    pub(super) word: &'static str,
+    keys: &'static [&'static [&'static str]],
+    read: fn(&Table<'_>) -> CheckKind,
 }
 
-/// How the exchange is wrapped; `None` = it is not.
-pub(super) fn tls(kind: Kind, shape: &CheckShape, reading: &mut Reading<'_>) -> Option<TlsCheck> {
-    let on = kind == Kind::Tls || shape.tls.as_ref().is_some_and(|on| *on.get_ref());
-    let of_host = shape.host.as_ref().filter(|_| shape.server_name.is_none());
-    let server_name = match of_host {
-        // What the server is called in the request is what its certificate is for.
-        Some(_) => reading.parsed("host", &shape.host, host).map(|host| without_port(&host)),
-        None => reading.parsed("server_name", &shape.server_name, name),
-    };
-    let expires_within = reading.duration("expires_within", &shape.expires_within, Zero::Allowed);
-    let ca_file = reading.parsed("ca_file", &shape.ca_file, file);
-    if !on && WITHIN_TLS.contains(&kind) {
-        let written = [
-            ("server_name", at(&shape.server_name)),
-            ("verify", at(&shape.verify)),
-            ("ca_file", at(&shape.ca_file)),
-            ("expires_within", at(&shape.expires_within)),
-            ("alpn", shape.alpn.as_ref().map(|alpn| alpn.span.clone())),
-        ];
-        for (key, span) in written {
-            let Some(span) = span else { continue };
-            reading.fault(span, format!("`{key}` without TLS"), "add tls = true, or remove it");
-        }
-    }
-    on.then(|| TlsCheck {
-        server_name,
-        verify: shape.verify.as_ref().is_none_or(|verify| *verify.get_ref()),
-        ca_file,
-        alpn: shape
-            .alpn
-            .iter()
-            .flat_map(|alpn| &alpn.items)
-            .filter_map(|item| reading.parsed_item("alpn", item, protocol))
-            .collect(),
-        expires_within: Some(expires_within.unwrap_or(DEFAULT_EXPIRES_WITHIN)).filter(|within| !within.is_zero()),
-    })
-}
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident $(($data:ty))? = $word:literal {
+        proves: $proof:ident, keys: [$($keys:expr),*], read: $read:expr
+    })+) => {
+        /// `kind`, and what belongs to it.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
+        #[serde(tag = "kind", rename_all = "snake_case")]
+        pub enum CheckKind { $($(#[$doc])* $kind $(($data))?,)+ }
 
-/// A name of ALPN: 1 to 255 bytes (RFC 7301).
-fn protocol(text: &str) -> Result<String, Complaint> {
-    if text.is_empty() || text.len() > 255 {
-        return Err(Complaint::new("no name of a protocol", "write it like \"h2\" or \"postgresql\""));
-    }
-    Ok(text.to_owned())
-}
-
-fn without_port(host: &str) -> String {
-    let bare = match host.rsplit_once(':') {
-        Some((bare, port)) if !port.contains(']') && (!bare.contains(':') || bare.ends_with(']')) => bare,
-        _ => host,
-    };
-    bare.trim_matches(['[', ']']).to_owned()
-}
-
-/// What a certificate can be for: a DNS name or an address.
-fn name(text: &str) -> Result<String, Complaint> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-    if text.is_empty() || text.len() > 253 || !text.chars().all(allowed) {
-        return Err(Complaint::new("no name of a server", "write it like \"db.example\""));
-    }
-    Ok(text.to_owned())
-}
-
-fn at<T>(value: &Option<Spanned<T>>) -> Option<Range<usize>> {
-    value.as_ref().map(Spanned::span)
-}
-
-fn word(kind: Kind) -> &'static str {
-    KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word)
-}
-
-fn refuse_foreign_keys(shape: &CheckShape, kind: Kind, reading: &mut Reading<'_>) {
-    let probing: Vec<Kind> = KINDS.iter().map(|(_, kind)| *kind).filter(|kind| *kind != Kind::None).collect();
-    let over_tcp: Vec<Kind> = probing.iter().copied().filter(|kind| *kind != Kind::Exec).collect();
-    let judged_tls = [&[Kind::Tls], WITHIN_TLS].concat();
-    // `fall` stays out of it: connects that fail count against it also where nothing is probed.
-    let keys = [
-        ("interval", at(&shape.interval), &probing[..]),
-        ("fast_interval", at(&shape.fast_interval), &probing),
-        ("down_interval", at(&shape.down_interval), &probing),
-        ("timeout", at(&shape.timeout), &probing),
-        ("rise", at(&shape.rise), &probing),
-        ("port", at(&shape.port), &probing),
-        ("send_proxy", at(&shape.send_proxy), &over_tcp),
-        ("path", at(&shape.path), &[Kind::Http]),
-        ("status", at(&shape.status), &[Kind::Http]),
-        ("host", at(&shape.host), &[Kind::Http, Kind::Grpc]),
-        ("method", at(&shape.method), &[Kind::Http]),
-        ("body", at(&shape.body), &[Kind::Http]),
-        ("body_regex", at(&shape.body_regex), &[Kind::Http]),
-        ("headers", shape.headers.as_ref().map(|headers| headers.span.clone()), &[Kind::Http]),
-        ("request_body", at(&shape.request_body), &[Kind::Http]),
-        ("expect_headers", shape.expect_headers.as_ref().map(|headers| headers.span.clone()), &[Kind::Http]),
-        ("expect_not", at(&shape.expect_not), &[Kind::Http]),
-        ("expect_not_regex", at(&shape.expect_not_regex), &[Kind::Http]),
-        ("linger", at(&shape.linger), &[Kind::Tcp]),
-        ("alpn", shape.alpn.as_ref().map(|alpn| alpn.span.clone()), CHOOSING_ALPN),
-        ("run_as", at(&shape.run_as), &[Kind::Exec]),
-        ("no_new_privs", at(&shape.no_new_privs), &[Kind::Exec]),
-        ("steps", at(&shape.steps), &[Kind::Script]),
-        ("tls", at(&shape.tls), WITHIN_TLS),
-        ("server_name", at(&shape.server_name), &judged_tls),
-        ("verify", at(&shape.verify), &judged_tls),
-        ("ca_file", at(&shape.ca_file), &judged_tls),
-        ("expires_within", at(&shape.expires_within), &judged_tls),
-        ("role", at(&shape.role), &[Kind::Redis]),
-        ("username", at(&shape.username), &[Kind::Redis]),
-        ("password", at(&shape.password), &[Kind::Redis]),
-        ("password_file", at(&shape.password_file), &[Kind::Redis]),
-        ("user", at(&shape.user), &[Kind::Postgres]),
-        ("database", at(&shape.database), &[Kind::Postgres]),
-        ("service", at(&shape.service), &[Kind::Grpc]),
-        ("send", at(&shape.send), &[Kind::Agent]),
-        ("command", shape.command.as_ref().map(|command| command.span.clone()), &[Kind::Exec]),
-    ];
-    for (key, span, kinds) in keys {
-        let Some(span) = span.filter(|_| !kinds.contains(&kind)) else { continue };
-        let hint = match kinds {
-            [only] if shape.kind.is_none() => format!("add kind = \"{}\"", word(*only)),
-            [only] => format!("remove it, or make the kind \"{}\"", word(*only)),
-            _ if kind == Kind::None => "remove it, or choose a kind that probes, such as \"tcp\"".to_owned(),
-            kinds => {
-                let words: Vec<String> = kinds.iter().map(|kind| format!("\"{}\"", word(*kind))).collect();
-                format!("remove it; it applies to {}", words.join(", "))
+        impl CheckKind {
+            /// The word for it in config, metrics and logs.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$kind { .. } => $word,)+ }
             }
-        };
-        reading.fault(span, format!("`{key}` does not apply to kind `{}`", word(kind)), hint);
+
+            /// What a probe that passes shows.
+            pub fn proves(&self) -> Proof {
+                match self { $(Self::$kind { .. } => Proof::$proof,)+ }
+            }
+        }
+
+        const KINDS: &[Kind] = &[$(Kind { word: $word, keys: &[$($keys),*], read: $read }),+];
+    };
+}
+
+kinds! {
+    /// Connect.
+    Tcp = "tcp" {
+        proves: Connect,
+        keys: [PROBING, CONNECTING, &["linger"]],
+        read: |_| CheckKind::Tcp
+    }
+    /// One HTTP/1.1 request.
+    Http(HttpCheck) = "http" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, WITHIN_TLS, JUDGED_TLS, &[
+            "path", "status", "host", "method", "body", "body_regex", "headers", "request_body", "expect_headers",
+            "expect_not", "expect_not_regex",
+        ]],
+        read: |table| CheckKind::Http(http(table))
+    }
+    /// Send and expect bytes, in order.
+    Script(ScriptCheck) = "script" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, WITHIN_TLS, JUDGED_TLS, CHOSEN_ALPN, &["steps"]],
+        read: |table| CheckKind::Script(script(table))
+    }
+    /// `PING`, and which role it has where that matters.
+    Redis(RedisCheck) = "redis" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, WITHIN_TLS, JUDGED_TLS, CHOSEN_ALPN, &["role", "username", "password", "password_file"]],
+        read: |table| CheckKind::Redis(redis(table))
+    }
+    /// `version`
+    Memcached = "memcached" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, WITHIN_TLS, JUDGED_TLS, CHOSEN_ALPN],
+        read: |_| CheckKind::Memcached
+    }
+    /// Greeting and `QUIT`.
+    Smtp = "smtp" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, WITHIN_TLS, JUDGED_TLS, CHOSEN_ALPN],
+        read: |_| CheckKind::Smtp
+    }
+    /// Greeting.
+    Mysql = "mysql" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING],
+        read: |_| CheckKind::Mysql
+    }
+    /// The beginning of a session.
+    Postgres(PostgresCheck) = "postgres" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, &["user", "database"]],
+        read: |table| CheckKind::Postgres(PostgresCheck {
+            user: table.parsed("user", plain).unwrap_or_else(|| "evenkeel".to_owned()),
+            database: table.parsed("database", plain).unwrap_or_else(|| "postgres".to_owned()),
+        })
+    }
+    /// A TLS handshake.
+    Tls = "tls" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, JUDGED_TLS, CHOSEN_ALPN],
+        read: |_| CheckKind::Tls
+    }
+    /// `grpc.health.v1.Health/Check`.
+    Grpc(GrpcCheck) = "grpc" {
+        proves: Exchange,
+        keys: [PROBING, CONNECTING, WITHIN_TLS, JUDGED_TLS, &["service", "host"]],
+        read: |table| CheckKind::Grpc(GrpcCheck {
+            service: table.parsed("service", plain).unwrap_or_default(),
+            host: table.parsed("host", host),
+        })
+    }
+    /// The backend's own opinion, in HAProxy's words.
+    Agent(AgentCheck) = "agent" {
+        proves: Nothing,
+        keys: [PROBING, CONNECTING, WITHIN_TLS, JUDGED_TLS, CHOSEN_ALPN, &["send"]],
+        read: |table| CheckKind::Agent(AgentCheck { send: table.parsed("send", bytes).unwrap_or_default() })
+    }
+    /// A program of the operator's.
+    Exec(ExecCheck) = "exec" {
+        proves: Nothing,
+        keys: [PROBING, &["command", "run_as", "no_new_privs"]],
+        read: |table| CheckKind::Exec(exec(table))
+    }
+    /// No probes: a backend is up unless something else says no.
+    None = "none" {
+        proves: Nothing,
+        keys: [],
+        read: |_| CheckKind::None
     }
 }
 
-fn http(shape: &CheckShape, reading: &mut Reading<'_>) -> HttpCheck {
-    let method = reading.parsed("method", &shape.method, method).unwrap_or_else(|| "GET".to_owned());
-    let (body, expect_not) = body(shape, &method, reading);
-    if let Some(written) = shape.request_body.as_ref().filter(|_| shape.method.is_none()) {
+impl Kind {
+    /// The kind of a check, and what its probes do.
+    pub(super) fn read(table: &Table<'_>) -> (&'static Self, CheckKind) {
+        // `fall` is for all of them: connects that fail count against it also where nothing is probed.
+        table.know(&["kind", "fall"]);
+        for keys in KINDS.iter().flat_map(|kind| kind.keys) {
+            table.know(keys);
+        }
+        let written = table.value("kind");
+        let named = written.map(|value| value.parsed(Self::named));
+        let kind = named.flatten().unwrap_or(&KINDS[0]);
+        // Without a kind it is not known which keys apply.
+        if named.is_none_or(|named| named.is_some()) {
+            kind.refuse_foreign_keys(table, written.is_some());
+        }
+        (kind, (kind.read)(table))
+    }
+
+    fn named(word: &str) -> Result<&'static Self, Complaint> {
+        let words = KINDS.iter().map(|kind| kind.word);
+        let unknown = || Complaint::new("there is no such value", suggest(word, "value", words));
+        KINDS.iter().find(|kind| kind.word == word).ok_or_else(unknown)
+    }
+
+    pub(super) fn takes(&self, key: &str) -> bool {
+        self.keys.iter().any(|keys| keys.contains(&key))
+    }
+
+    fn refuse_foreign_keys(&self, table: &Table<'_>, is_written: bool) {
+        let mut foreign: Vec<&str> = KINDS.iter().flat_map(|kind| kind.keys.concat()).collect();
+        foreign.sort_unstable();
+        foreign.dedup();
+        foreign.retain(|key| !self.takes(key));
+        for key in foreign {
+            let Some(value) = table.value(key) else { continue };
+            let takers: Vec<_> = KINDS.iter().filter(|kind| kind.takes(key)).map(|kind| kind.word).collect();
+            let hint = match takers.as_slice() {
+                [only] if !is_written => format!("add kind = \"{only}\""),
+                [only] => format!("remove it, or make the kind \"{only}\""),
+                _ if self.keys.is_empty() => "remove it, or choose a kind that probes, such as \"tcp\"".to_owned(),
+                takers => format!("remove it; it applies to \"{}\"", takers.join("\", \"")),
+            };
+            value.fault(format!("`{key}` does not apply to kind `{}`", self.word), hint);
+        }
+    }
+}
+
+fn http(table: &Table<'_>) -> HttpCheck {
+    let method = table.parsed("method", method).unwrap_or_else(|| "GET".to_owned());
+    if let Some(value) = table.value("request_body").filter(|_| !table.has("method")) {
         let hint = "add the method that it belongs to, such as method = \"POST\"";
-        reading.fault(written.span(), "`request_body` without `method`", hint);
+        value.fault("`request_body` without `method`", hint);
     }
     HttpCheck {
-        path: reading.parsed("path", &shape.path, path).unwrap_or_else(|| "/".to_owned()),
-        host: reading.parsed("host", &shape.host, host),
-        status: reading
-            .parsed("status", &shape.status, statuses)
-            .unwrap_or_else(|| StatusSet { ranges: vec![(200, 399)] }),
+        path: table.parsed("path", path).unwrap_or_else(|| "/".to_owned()),
+        host: table.parsed("host", host),
+        status: table.parsed("status", statuses).unwrap_or_else(|| StatusSet { ranges: vec![(200, 399)] }),
+        headers: request_headers(table),
+        request_body: table.parsed("request_body", |text| Ok(Secret(text.to_owned()))),
+        expect_headers: header_wishes(table),
+        body: of_body(table, &method, "body", "body_regex"),
+        expect_not: of_body(table, &method, "expect_not", "expect_not_regex"),
         method,
-        headers: request_headers(shape, reading),
-        request_body: reading.parsed("request_body", &shape.request_body, |text| Ok(Secret(text.to_owned()))),
-        expect_headers: header_wishes(shape, reading),
-        body,
-        expect_not,
     }
 }
 
-/// What the body must and must not hold.
-fn body(shape: &CheckShape, method: &str, reading: &mut Reading<'_>) -> (Option<Expectation>, Option<Expectation>) {
-    let pairs = [
-        ("body", &shape.body, "body_regex", &shape.body_regex),
-        ("expect_not", &shape.expect_not, "expect_not_regex", &shape.expect_not_regex),
-    ];
-    let [wanted, unwanted] = pairs.map(|(key, text, key_of_pattern, regex)| {
-        if let (Some(_), Some(second)) = (text, regex) {
-            reading.fault(second.span(), format!("`{key_of_pattern}` next to `{key}`"), "keep one of the two");
-        }
-        if let Some(written) = written(text, regex).filter(|_| method == "HEAD") {
-            let hint = "remove it, or make the method \"GET\"";
-            reading.fault(written, "the answer to HEAD has no body that could match", hint);
-        }
-        let text = reading.parsed(key, text, wanted_text);
-        text.or_else(|| reading.parsed(key_of_pattern, regex, pattern))
+/// What the body must hold, or must not.
+fn of_body(table: &Table<'_>, method: &str, text: &'static str, regex: &'static str) -> Option<Expectation> {
+    table.exclusive(text, regex);
+    if let Some(value) = table.value(text).or_else(|| table.value(regex)).filter(|_| method == "HEAD") {
+        value.fault("the answer to HEAD has no body that could match", "remove it, or make the method \"GET\"");
+    }
+    let text = table.parsed(text, wanted_text);
+    text.or_else(|| table.parsed(regex, pattern).map(Expectation::Regex))
+}
+
+fn request_headers(table: &Table<'_>) -> BTreeMap<String, Secret> {
+    let headers = table.written_table("headers").map_or_else(Vec::new, |headers| headers.values());
+    let read = headers.into_iter().filter_map(|(name, value)| {
+        let (name, text) = (table.reading.name(name, sent_header), value.parsed(header_value));
+        Some((name?, Secret(text?)))
     });
-    (wanted, unwanted)
+    read.collect()
 }
 
-fn request_headers(shape: &CheckShape, reading: &mut Reading<'_>) -> BTreeMap<String, Secret> {
-    let mut headers = BTreeMap::new();
-    for (name, value) in shape.headers.iter().flat_map(|section| &section.shape) {
-        let Some(name) = reading.parsed_item("headers", name, sent_header) else { continue };
-        let Some(text) = reading.parsed_item("headers", value, header_value) else { continue };
-        headers.insert(name, Secret(text));
-    }
-    headers
-}
-
-fn header_wishes(shape: &CheckShape, reading: &mut Reading<'_>) -> BTreeMap<String, HeaderWish> {
-    let mut wishes = BTreeMap::new();
-    for (name, value) in shape.expect_headers.iter().flat_map(|section| &section.shape) {
-        let Some(name) = reading.parsed_item("expect_headers", name, header_name) else { continue };
-        let wish = match value.get_ref() {
-            HeaderEntry::Switch(true) => Some(HeaderWish::Present),
-            HeaderEntry::Switch(false) => Some(HeaderWish::Absent),
-            HeaderEntry::Text(text) => {
-                let text = Spanned::new(value.span(), text.clone());
-                reading.parsed_item("expect_headers", &text, header_value).map(HeaderWish::Is)
-            }
-            HeaderEntry::Table(HeaderShape { regex: None }) => {
-                reading.fault(value.span(), "a table without `regex`", "write { regex = '…' }, or a text");
-                None
-            }
-            HeaderEntry::Table(HeaderShape { regex }) => {
-                reading.parsed("regex", regex, header_pattern).map(HeaderWish::Matches)
-            }
+fn header_wishes(table: &Table<'_>) -> BTreeMap<String, HeaderWish> {
+    let wishes = table.written_table("expect_headers").map_or_else(Vec::new, |wishes| wishes.values());
+    let read = wishes.into_iter().filter_map(|(name, value)| {
+        let name = table.reading.name(name, header_name);
+        let wish = match value.form() {
+            Form::Switch(true) => Some(HeaderWish::Present),
+            Form::Switch(false) => Some(HeaderWish::Absent),
+            Form::Text => value.parsed(header_value).map(HeaderWish::Is),
+            Form::Table => value.table().and_then(|table| {
+                if !table.has("regex") {
+                    table.fault("a table without `regex`", "write { regex = '…' }, or a text");
+                }
+                table.parsed("regex", pattern).map(HeaderWish::Matches)
+            }),
+            Form::Other => value.wrong("a string, true (it is there), false (it is not) or a table { regex = \"…\" }"),
         };
-        wishes.extend(wish.map(|wish| (name, wish)));
-    }
-    wishes
+        Some((name?, wish?))
+    });
+    read.collect()
 }
 
-fn written(first: &Text, second: &Text) -> Option<Range<usize>> {
-    first.as_ref().or(second.as_ref()).map(Spanned::span)
-}
-
-fn script(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> Vec<ScriptStep> {
+fn script(table: &Table<'_>) -> ScriptCheck {
     let hint = "write what is sent and what must come: steps = [{ send = \"PING\\r\\n\" }, { expect = \"PONG\" }]";
-    let Some(section) = section else { return Vec::new() };
-    match &section.shape.steps {
-        None => {
-            reading.fault(section.span.clone(), "a check of kind `script` without `steps`", hint);
-            Vec::new()
-        }
-        Some(written) if written.get_ref().is_empty() => {
-            reading.fault(written.span(), "`steps` is empty", hint);
-            Vec::new()
-        }
-        Some(written) => steps(written.get_ref(), reading),
-    }
-}
-
-fn redis(shape: &CheckShape, reading: &mut Reading<'_>) -> RedisCheck {
-    let roles = [("master", Some(RedisRole::Master)), ("replica", Some(RedisRole::Replica))];
-    if let (Some(_), Some(second)) = (&shape.password, &shape.password_file) {
-        reading.fault(second.span(), "`password_file` next to `password`", "keep one of the two");
-    }
-    if let Some(user) = shape.username.as_ref().filter(|_| shape.password.is_none() && shape.password_file.is_none()) {
-        reading.fault(user.span(), "`username` without a password", "add password or password_file");
-    }
-    let secret = |text: &str| match text {
-        "" => Err(Complaint::new("it is empty", "write the password, or leave the key out")),
-        text => Ok(Secret(text.to_owned())),
+    let Some(value) = table.value("steps") else {
+        table.fault("a check of kind `script` without `steps`", hint);
+        return ScriptCheck { steps: Vec::new() };
     };
+    ScriptCheck { steps: steps(&value.at_least_one(value.items(), hint)) }
+}
+
+fn redis(table: &Table<'_>) -> RedisCheck {
+    table.exclusive("password", "password_file");
+    if let Some(user) = table.value("username").filter(|_| !table.has("password") && !table.has("password_file")) {
+        user.fault("`username` without a password", "add password or password_file");
+    }
     RedisCheck {
-        role: reading.word("role", &shape.role, &roles, None),
-        username: reading.parsed("username", &shape.username, plain),
-        password: reading.parsed("password", &shape.password, secret),
-        password_file: reading.parsed("password_file", &shape.password_file, file),
+        role: table.word("role"),
+        username: table.parsed("username", plain),
+        password: table.parsed("password", |text| match text {
+            "" => Err(Complaint::new("it is empty", "write the password, or leave the key out")),
+            text => Ok(Secret(text.to_owned())),
+        }),
+        password_file: table.parsed("password_file", file),
     }
 }
 
-fn exec(section: Option<&Section<CheckShape>>, reading: &mut Reading<'_>) -> ExecCheck {
+fn exec(table: &Table<'_>) -> ExecCheck {
     let hint = "write the program and its arguments: command = [\"/usr/local/bin/check\", \"--quick\"]";
-    let mut words = Vec::new();
-    match section.map(|section| (section, &section.shape.command)) {
-        Some((section, None)) => {
-            reading.fault(section.span.clone(), "a check of kind `exec` without `command`", hint);
-        }
-        Some((_, Some(command))) if command.items.is_empty() => {
-            reading.fault(command.span.clone(), "`command` is empty", hint);
-        }
-        Some((_, Some(command))) => {
-            for (number, item) in command.items.iter().enumerate() {
-                let parse = |text: &str| argument(text, number == 0);
-                words.extend(reading.parsed_item("command", item, parse));
-            }
-        }
-        None => {}
+    let command = table.value("command");
+    if command.is_none() {
+        table.fault("a check of kind `exec` without `command`", hint);
     }
-    let mut words = words.into_iter();
-    let shape = section.map(|section| &section.shape);
+    let words = command.map_or_else(Vec::new, |command| command.at_least_one(command.texts(), hint));
+    let words = words.iter().enumerate();
+    let mut words = words.filter_map(|(number, word)| word.parsed(|text| argument(text, number == 0)));
     ExecCheck {
         program: words.next().map(PathBuf::from).unwrap_or_default(),
         arguments: words.collect(),
-        run_as: shape.and_then(|shape| reading.parsed("run_as", &shape.run_as, run_as)),
-        no_new_privs: shape.and_then(|shape| shape.no_new_privs.as_ref()).is_none_or(|on| *on.get_ref()),
+        run_as: table.parsed("run_as", run_as),
+        no_new_privs: table.switch("no_new_privs").unwrap_or(true),
     }
 }
 
@@ -395,10 +327,8 @@ fn argument(text: &str, is_program: bool) -> Result<String, Complaint> {
         return Err(Complaint::new("no argument can hold a NUL", "remove it"));
     }
     if is_program && !text.starts_with('/') {
-        return Err(Complaint::new(
-            "not an absolute path",
-            "write the whole path of the program; no shell looks for it",
-        ));
+        let hint = "write the whole path of the program; no shell looks for it";
+        return Err(Complaint::new("not an absolute path", hint));
     }
     Ok(text.to_owned())
 }

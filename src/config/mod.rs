@@ -1,6 +1,6 @@
-//! `lb.toml`: from text to a [`Config`] in which everything is valid, or a [`ConfigError`] that says what is not.
-//! The text becomes a tree with places (`toml`), the tree becomes flat structs (`shape`), and `validate` makes
-//! the closed enums of the model of them. Nothing here knows the rest of the balancer.
+//! `lb.toml`: from text to a [`Config`] in which everything is valid, or a [`ConfigError`] that says what is not. The text
+//! becomes a tree with places (`toml`); each struct of the model reads its own table of it (`table`, `value`), so a key is
+//! its field and its line in `read`. Not by serde, which stops at the first error and knows no variables and no places.
 
 mod access;
 mod address;
@@ -15,11 +15,10 @@ mod effective;
 mod error;
 mod expand;
 mod expectations;
-mod explain;
 mod faults;
 pub(crate) mod file;
 mod kinds;
-mod loops;
+mod listeners;
 mod model;
 mod nearest;
 mod place;
@@ -28,12 +27,11 @@ mod process;
 mod proxy_protocol;
 mod resilience;
 mod secrets;
-mod shape;
 mod size;
 mod sockets;
-mod spill;
-mod validate;
-mod values;
+mod syntax;
+mod table;
+mod value;
 mod warnings;
 mod whereabouts;
 
@@ -43,29 +41,32 @@ mod tests;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Deserialize;
-use toml::de::{DeTable, Deserializer};
+use toml::de::DeTable;
 
 pub use access::{AccessToken, Admin, AdminSocket};
 pub(crate) use address::dialled;
+pub use address::{Host, HostPort};
+pub use agents::{Consistency, ConsulAgent, ConsulSource, Warning};
 pub use check::*;
 pub use closing::{ClosePolicy, Closing};
 pub use connect::{Connect, Queue, Timeouts};
 pub use diff::{Diff, Difference, KeyChange, NamedDifference};
 pub use effective::masked;
 pub use error::{ConfigError, ConfigErrors};
-pub use model::*;
-pub use pools::{Resolve, StaticBackend};
+pub use kinds::{CheckKind, Proof};
+pub use listeners::Listener;
+pub use model::Config;
+pub(crate) use nearest::nearest;
+pub use pools::{Balance, Pool, Relay, Resolve, Source, StaticBackend, WhenAllDown};
 pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};
 pub use proxy_protocol::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
-pub use resilience::{Damping, GuardRules, OutlierMode, Outliers, Resilience, TIERS};
-pub use spill::Spill;
+pub use resilience::{Damping, GuardRules, OutlierMode, Outliers, Resilience, Spill, TIERS};
+pub use secrets::Secret;
+pub use sockets::{Keepalive, TcpOptions};
 pub use whereabouts::Whereabouts;
 
-pub(crate) use nearest::nearest;
-
-use faults::Reading;
-use shape::FileShape;
+use faults::{Complaint, Reading};
+use table::Table;
 
 /// Reads a file, with variables from the environment of the process.
 ///
@@ -96,20 +97,16 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Config, ConfigError> {
 /// (`None` = unset); nothing else is looked at.
 ///
 /// # Errors
-/// Everything that is wrong with the values, or else the first thing that is wrong with TOML, keys or types.
+/// Everything that is wrong with keys and types, or else with the values; or the first thing that is wrong with TOML.
 pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
     // Also the tree of a broken file is wanted: it says in which table the fault is.
     let (table, errors) = DeTable::parse_recoverable(text);
     let refuse = |faults| Err(ConfigError::Invalid(ConfigErrors::new(faults, origin, text, table.get_ref())));
     if let Some(error) = errors.first() {
-        return refuse(vec![explain::syntax(error, text)]);
+        return refuse(vec![syntax::fault(error, text)]);
     }
-    let shape = match FileShape::deserialize(Deserializer::from(table.clone())) {
-        Ok(shape) => shape,
-        Err(error) => return refuse(vec![explain::shape(&error, text, table.get_ref())]),
-    };
-    let mut reading = Reading::new(env);
-    let config = validate::file(&shape, &mut reading);
+    let reading = Reading::new(env);
+    let config = Config::read(&Table::new(&reading, table.span(), Some(table.get_ref())));
     match reading.into_faults() {
         faults if faults.is_empty() => Ok(config),
         faults => refuse(faults),
@@ -121,7 +118,7 @@ pub fn parse(text: &str, origin: &str, env: &dyn Fn(&str) -> Option<String>) -> 
 /// # Errors
 /// What is wrong with it, and what would be right.
 pub fn check_log_level(text: &str) -> Result<(), String> {
-    validate::log_level(text).map(|_| ()).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
+    process::log_level(text).map(|_| ()).map_err(Complaint::in_a_line)
 }
 
 /// A duration as the file has it: `500ms`, `5s`, `1h30m`, `1h 30m`; at most a year. The one grammar for every way in.
@@ -129,7 +126,7 @@ pub fn check_log_level(text: &str) -> Result<(), String> {
 /// # Errors
 /// What is wrong with it, and what would be right.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    duration::parse(text).map_err(|complaint| format!("{}; {}", complaint.what, complaint.hint))
+    duration::parse(text).map_err(Complaint::in_a_line)
 }
 
 /// A duration in the same grammar, as short as can be.

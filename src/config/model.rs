@@ -1,24 +1,30 @@
-//! What a balancer is told to do, after validation: every value here is usable as it stands.
-//! Written by [`super::load`] alone; read by everybody. Durations are never zero unless a field says so.
+//! The whole of `lb.toml`, validated. Each value is judged where it is read, and then how they fit together; a fault takes the
+//! default's place, so what comes out counts only if there was none. Durations are never zero unless a field says so.
 
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 use serde::Serialize;
 
-use super::access::Admin;
-use super::check::{Check, CheckKind};
-use super::closing::Closing;
-use super::connect::{Connect, Queue, Timeouts};
-use super::pools::{Resolve, StaticBackend};
-use super::process::{Log, Reload, Shutdown};
-use super::proxy_protocol::{AcceptProxy, SendProxy};
-use super::resilience::Resilience;
+use super::access::path;
+use super::agents::{self, ConsulAgents};
+use super::checks::Checks;
+use super::effective::by_name;
+use super::faults::shown;
+use super::listeners::{TakenAddresses, max_connections};
+use super::table::{Name, Table};
+use super::{Admin, CheckKind, Listener, Log, Pool, Reload, Shutdown};
 
-/// The whole of `lb.toml`, validated.
+const LONGEST_NAME: usize = 64;
+const SMALLEST_FILE: &str = r#"the smallest useful file is
+
+    [listeners.web]
+    bind = "0.0.0.0:8080"
+    pool = "web"
+
+    [pools.web]
+    backends = ["10.0.0.1:9090", "10.0.0.2:9090"]"#;
+
+/// What a balancer is told to do: every value here is usable as it stands.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Config {
     /// Where what has to survive a restart is kept; `None` = nowhere.
@@ -36,8 +42,10 @@ pub struct Config {
     /// How a new configuration comes into effect.
     pub reload: Reload,
     /// In the order of their names.
+    #[serde(serialize_with = "by_name")]
     pub listeners: Vec<Listener>,
     /// In the order of their names. Every `Listener::pool` is the name of one of them.
+    #[serde(serialize_with = "by_name")]
     pub pools: Vec<Pool>,
     /// Variables of Consul's own tools that are set, would change how an agent is asked, and are not supported.
     #[serde(skip)]
@@ -54,277 +62,57 @@ impl Config {
     pub fn pools_that_execute(&self) -> impl Iterator<Item = &Pool> {
         self.pools.iter().filter(|pool| matches!(pool.check.kind, CheckKind::Exec(_)))
     }
-}
 
-/// `[listeners.NAME]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Listener {
-    /// The key in `[listeners]`.
-    pub name: String,
-    /// At least one; no address twice in the file (port 0 excepted).
-    pub bind: Vec<SocketAddr>,
-    /// The name of the pool that its sessions go to.
-    pub pool: String,
-    /// Sessions at once; `None` = only the process's limit.
-    pub max_connections: Option<usize>,
-    /// Which peers name their client in a PROXY header; `None` = none does.
-    pub accept_proxy: Option<AcceptProxy>,
-    /// Options of the client sockets.
-    pub tcp: TcpOptions,
-    /// A client that came before may send its first bytes with its SYN (`TCP_FASTOPEN`, RFC 7413).
-    pub fast_open: bool,
-    /// A connection is accepted only once its client has sent something, or after this long (`TCP_DEFER_ACCEPT`, whole
-    /// seconds); for protocols in which the client speaks first.
-    pub defer_accept: Option<Duration>,
-    /// Waiting connections that the kernel keeps per address (`listen(2)`; capped by `net.core.somaxconn`).
-    pub backlog: u32,
-}
-
-/// `[pools.NAME]`
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Pool {
-    /// The key in `[pools]`.
-    pub name: String,
-    /// How a backend is picked.
-    pub balance: Balance,
-    /// Where the backends come from.
-    #[serde(flatten)]
-    pub source: Source,
-    /// How host names are looked up.
-    pub resolve: Resolve,
-    /// The active health check.
-    pub check: Arc<Check>,
-    /// What asks each backend's own opinion beside it, always of kind `agent`; `None` = nobody does.
-    pub agent: Option<Arc<Check>>,
-    /// Where sessions wait while all backends are at their cap; `None` = nowhere.
-    pub queue: Option<Queue>,
-    /// How a backend is dialled.
-    pub connect: Connect,
-    /// When a session has been quiet for too long.
-    pub timeouts: Timeouts,
-    /// When sessions are ended that could go on.
-    #[serde(flatten)]
-    pub closing: Closing,
-    /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
-    /// `None` = none.
-    #[serde(rename = "replay_buffer")]
-    pub replay: Option<usize>,
-    /// Which way the bytes take.
-    pub relay: Relay,
-    /// The PROXY header that begins each connection to a backend.
-    pub send_proxy: Option<SendProxy>,
-    /// Options of the backend sockets.
-    pub tcp: TcpOptions,
-    /// Connections kept open ahead of time per backend; 0 = none.
-    pub preconnect: usize,
-    /// Local addresses to dial from, in turn; empty = the kernel chooses.
-    #[serde(rename = "source")]
-    pub sources: Vec<IpAddr>,
-    /// What becomes of a session when no backend is up.
-    pub when_all_down: WhenAllDown,
-    /// `/ready` waits for this pool.
-    pub required: bool,
-    /// What follows from how its backends behave.
-    #[serde(flatten)]
-    pub resilience: Resilience,
-}
-
-/// `balance`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// Each backend in turn, in proportion to its weight.
-    RoundRobin,
-    /// The backend with the lowest (sessions + 1) / weight.
-    LeastConnections,
-}
-
-impl Balance {
-    /// As in the file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::RoundRobin => "round_robin",
-            Self::LeastConnections => "least_connections",
+    pub(super) fn read(file: &Table<'_>) -> Self {
+        let mut taken = TakenAddresses::default();
+        let admin = Admin::read(&file.table("admin"), &mut taken);
+        let pool_tables = named(file, "pools", "pool");
+        let pool_names: Vec<&str> = pool_tables.iter().map(|(name, _)| *name).collect();
+        let mut listener_tables = named(file, "listeners", "listener");
+        // In the order of the file, so that of two with one address the second is at fault.
+        listener_tables.sort_by_key(|(_, table)| table.span.start);
+        let listeners = listener_tables.iter();
+        let mut listeners: Vec<_> =
+            listeners.map(|(name, table)| Listener::read(name, table, &pool_names, &mut taken)).collect();
+        listeners.sort_by(|a, b| a.name.cmp(&b.name));
+        if listeners.is_empty() {
+            file.reading.fault_at_large("there is no listener", SMALLEST_FILE);
+        }
+        let checks = Checks::read(named(file, "checks", "check"));
+        let consul = file.table("consul");
+        let mut agents = ConsulAgents::new(&consul);
+        let pools = pool_tables.iter();
+        let pools: Vec<_> =
+            pools.map(|(name, table)| Pool::read(name, table, &listeners, &checks, &mut agents)).collect();
+        Self {
+            state_dir: file.parsed("state_dir", path),
+            workers: file.number("workers", 0..=1024).filter(|workers| *workers > 0),
+            max_connections: max_connections(file),
+            admin,
+            log: Log::read(&file.table("log")),
+            shutdown: Shutdown::read(&file.table("shutdown")),
+            reload: Reload::read(&file.table("reload")),
+            listeners,
+            ignored_variables: agents::unsupported(&pools, file.reading),
+            pools,
         }
     }
 }
 
-/// `relay`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Relay {
-    /// Copied through user space, and spliced in the kernel while a direction is bulk.
-    Auto,
-    /// Always copied.
-    Copy,
-    /// Always spliced, as long as the kernel gives pipes.
-    Splice,
-    /// Small messages on the worker's io_uring, bulk spliced; refused at the start where the kernel does not allow it.
-    IoUring,
+/// The tables at a key by their names, which are checked.
+fn named<'a>(file: &Table<'a>, key: &'static str, what: &str) -> Vec<(&'a str, Table<'a>)> {
+    let tables = file.named(key).into_iter().map(|(name, table)| {
+        check_name(what, name, &table);
+        (name.get_ref().as_ref(), table)
+    });
+    tables.collect()
 }
 
-/// `when_all_down`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum WhenAllDown {
-    /// Close the client's connection.
-    Refuse,
-    /// Try any backend that is not drained, disabled, in maintenance or removed.
-    Any,
-    /// Let sessions wait in the pool's queue, which it has then.
-    Wait,
-}
-
-impl WhenAllDown {
-    /// The word for it in the configuration and the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Refuse => "refuse",
-            Self::Any => "any",
-            Self::Wait => "wait",
-        }
+fn check_name(what: &str, name: Name<'_>, table: &Table<'_>) {
+    let text = name.get_ref();
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
+    if text.is_empty() || text.len() > LONGEST_NAME || !text.chars().all(allowed) {
+        let hint = format!("a name is 1 to {LONGEST_NAME} letters, digits, `_`, `.` and `-`");
+        table.reading.fault(name.span(), format!("{} is no name for a {what}", shown(text)), hint);
     }
-}
-
-/// Where a pool's backends come from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub enum Source {
-    /// `backends = [...]`; at least one, ids unique.
-    #[serde(rename = "backends")]
-    Static(Vec<StaticBackend>),
-    /// `consul = { service = "…" }`
-    #[serde(rename = "consul")]
-    Consul(ConsulSource),
-}
-
-impl Source {
-    /// The word for it in metrics and logs.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Static(_) => "static",
-            Self::Consul(_) => "consul",
-        }
-    }
-}
-
-/// `host:port` where the host may be a name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct HostPort {
-    /// An address, or a name for the resolver.
-    pub host: Host,
-    /// Never 0.
-    pub port: u16,
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Ip(ip) => SocketAddr::new(*ip, self.port).fmt(f),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
-        }
-    }
-}
-
-/// The host part of a [`HostPort`].
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// No look-up needed.
-    Ip(IpAddr),
-    /// Looked up by the system's resolver.
-    Name(String),
-}
-
-/// `consul = { … }` of a pool.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ConsulSource {
-    /// The agent to ask; equal settings are one `Arc`, so that connections are shared.
-    #[serde(flatten)]
-    pub agent: Arc<ConsulAgent>,
-    /// The service's name, not escaped.
-    pub service: String,
-    /// Asked of the agent's own datacenter if unset.
-    pub datacenter: Option<String>,
-    /// All of them must be on an instance.
-    pub tags: Vec<String>,
-    /// A Consul filter expression, handed on as it is.
-    pub filter: Option<String>,
-    /// What an instance with a warning check gets.
-    pub warning: Warning,
-    /// Which reads are good enough.
-    pub consistency: Consistency,
-}
-
-/// `[consul]`: how an agent is reached. Values from `CONSUL_*` are already in it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
-pub struct ConsulAgent {
-    /// `http://host:port`, `https://host:port` or `unix:///path`.
-    pub address: String,
-    /// Sent as `X-Consul-Token`.
-    pub token: Option<Secret>,
-    /// Read anew before each request, so that a rotated token is picked up.
-    pub token_file: Option<PathBuf>,
-    /// PEM; added to the system's roots for https.
-    pub ca_file: Option<PathBuf>,
-    /// At once, of all pools that ask the same address.
-    pub max_connections: usize,
-}
-
-/// `warning`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Warning {
-    /// It gets sessions by `Weights.Warning`.
-    Serve,
-    /// It gets nothing new.
-    Out,
-}
-
-/// `consistency`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Consistency {
-    /// The leader answers, or a follower that the agent trusts (Consul's default).
-    Default,
-    /// Any server answers, also without a leader.
-    Stale,
-    /// The leader answers after asking a quorum.
-    Consistent,
-}
-
-/// A value that no log line and no error may show.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Secret(pub String);
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("\"***\"")
-    }
-}
-
-/// `tcp = { … }`: options of one side's sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct TcpOptions {
-    /// `TCP_NODELAY`
-    pub nodelay: bool,
-    /// `SO_KEEPALIVE` and its times; `None` = off.
-    pub keepalive: Option<Keepalive>,
-    /// `TCP_USER_TIMEOUT`: unacknowledged data older than this breaks the connection; `None` = the kernel's way.
-    pub user_timeout: Option<Duration>,
-    /// `SO_RCVBUF` in bytes, which also ends the kernel's own tuning; `None` = that tuning.
-    pub receive_buffer: Option<u32>,
-    /// `SO_SNDBUF` in bytes; the same.
-    pub send_buffer: Option<u32>,
-    /// Differentiated services code point of what is sent (RFC 2474), 0 to 63.
-    pub dscp: Option<u8>,
-}
-
-/// `keepalive = { … }`, whole seconds as the kernel has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Keepalive {
-    /// Quiet time before the first probe (`TCP_KEEPIDLE`).
-    pub idle: Duration,
-    /// Between probes (`TCP_KEEPINTVL`).
-    pub interval: Duration,
-    /// Unanswered probes that break the connection (`TCP_KEEPCNT`).
-    pub count: u32,
 }

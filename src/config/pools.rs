@@ -2,33 +2,125 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use toml::Spanned;
 
-use super::agents::AgentTable;
+use super::agents::ConsulAgents;
 use super::checks::Checks;
-use super::faults::{Complaint, Reading, Zero, shown};
-use super::resilience::TIERS;
-use super::shape::{BackendShape, ConsulShape, PoolShape, ResolveShape};
-use super::values::{BackendEntry, Section, Strings, Text};
+use super::effective::{Named, by_name};
+use super::faults::{Complaint, shown};
+use super::listeners::refuse_loop;
+use super::table::{Table, longer_than_zero};
+use super::value::{Form, Value};
 use super::{
-    Balance, Consistency, ConsulSource, HostPort, Pool, Relay, SendProxy, Source, Warning, WhenAllDown, address,
-    checks, closing, connect, proxy_protocol, resilience, sockets,
+    Check, Closing, Connect, ConsulSource, HostPort, Listener, Queue, Resilience, SendProxy, TIERS, TcpOptions,
+    Timeouts, address, connect,
 };
 
-/// More often would be a load for the servers that know the names, and nobody would notice.
-const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+/// `[pools.NAME]`
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Pool {
+    /// The key in `[pools]`.
+    #[serde(skip)]
+    pub name: String,
+    /// How a backend is picked.
+    pub balance: Balance,
+    /// Where the backends come from.
+    #[serde(flatten)]
+    pub source: Source,
+    /// How host names are looked up.
+    pub resolve: Resolve,
+    /// The active health check.
+    pub check: Arc<Check>,
+    /// What asks each backend's own opinion beside it, always of kind `agent`; `None` = nothing does.
+    pub agent: Option<Arc<Check>>,
+    /// Where sessions wait while all backends are at their cap; `None` = nowhere.
+    pub queue: Option<Queue>,
+    /// How a backend is dialled.
+    pub connect: Connect,
+    /// When a session has been quiet for too long.
+    pub timeouts: Timeouts,
+    /// When sessions are ended that could go on.
+    #[serde(flatten)]
+    pub closing: Closing,
+    /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
+    /// `None` = none.
+    #[serde(rename = "replay_buffer")]
+    pub replay: Option<usize>,
+    /// Which way the bytes take.
+    pub relay: Relay,
+    /// The PROXY header that begins each connection to a backend.
+    pub send_proxy: Option<SendProxy>,
+    /// Options of the backend sockets.
+    pub tcp: TcpOptions,
+    /// Connections kept open ahead of time per backend; 0 = none.
+    pub preconnect: usize,
+    /// Local addresses to dial from, in turn; empty = the kernel chooses.
+    #[serde(rename = "source")]
+    pub sources: Vec<IpAddr>,
+    /// What becomes of a session when no backend is up.
+    pub when_all_down: WhenAllDown,
+    /// `/ready` waits for this pool.
+    pub required: bool,
+    /// What follows from how its backends behave.
+    #[serde(flatten)]
+    pub resilience: Resilience,
+}
 
-/// A few: what is kept is taken from the sessions.
-const MOST_PRECONNECTED: i64 = 1_000;
+words! {
+    /// `balance`
+    pub enum Balance {
+        /// Each backend in turn, in proportion to its weight.
+        RoundRobin = "round_robin",
+        /// The backend with the lowest (sessions + 1) / weight.
+        LeastConnections = "least_connections",
+    }
+}
+
+words! {
+    /// `relay`
+    pub enum Relay {
+        /// Copied through user space, and spliced in the kernel while a direction is bulk.
+        Auto = "auto",
+        /// Always copied.
+        Copy = "copy",
+        /// Always spliced, as long as the kernel gives pipes.
+        Splice = "splice",
+        /// Small messages on the worker's io_uring, bulk spliced; refused at the start where the kernel does not allow it.
+        IoUring = "io_uring",
+    }
+}
+
+words! {
+    /// `when_all_down`
+    pub enum WhenAllDown {
+        /// Close the client's connection.
+        Refuse = "refuse",
+        /// Try any backend that is not drained, disabled, in maintenance or removed.
+        Any = "any",
+        /// Let sessions wait in the pool's queue, which it has then.
+        Wait = "wait",
+    }
+}
+
+/// Where a pool's backends come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum Source {
+    /// `backends = [...]`; at least one, ids unique.
+    #[serde(rename = "backends", serialize_with = "by_name")]
+    Static(Vec<StaticBackend>),
+    /// `consul = { service = "…" }`
+    #[serde(rename = "consul")]
+    Consul(ConsulSource),
+}
 
 /// One entry of `backends`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StaticBackend {
     /// Written, or else `address` as written.
+    #[serde(skip)]
     pub id: String,
     /// Where it listens.
     pub address: HostPort,
@@ -47,85 +139,167 @@ pub struct Resolve {
     pub refresh: Duration,
 }
 
+impl Pool {
+    pub(super) fn read(
+        name: &str,
+        table: &Table<'_>,
+        listeners: &[Listener],
+        checks: &Checks,
+        agents: &mut ConsulAgents<'_, '_>,
+    ) -> Self {
+        let source = Source::read(name, table, listeners, agents);
+        let sources = table.all_different("source", address::source).unwrap_or_default();
+        let send_proxy = SendProxy::read(table);
+        let check = checks.of_pool(table, send_proxy.as_ref().map(SendProxy::version), &sources);
+        Self {
+            name: name.to_owned(),
+            balance: table.word("balance").unwrap_or(Balance::RoundRobin),
+            source,
+            resolve: Resolve::read(&table.table("resolve")),
+            resilience: Resilience::read(table, check.fall),
+            check,
+            agent: table.written_table("agent").map(|agent| Arc::new(Check::of_agent(&agent, &sources))),
+            queue: table.written_table("queue").and_then(|queue| Queue::read(&queue)),
+            connect: Connect::read(&table.table("connect")),
+            timeouts: Timeouts::read(&table.table("timeouts")),
+            replay: connect::replay(table),
+            closing: Closing::read(table),
+            // A few: what is kept is taken from the sessions.
+            preconnect: table.number("preconnect", 0..=1_000).unwrap_or(0),
+            sources,
+            send_proxy,
+            tcp: TcpOptions::back(&table.table("tcp")),
+            relay: table.word("relay").unwrap_or(Relay::Auto),
+            when_all_down: WhenAllDown::read(table),
+            required: table.switch("required").unwrap_or(true),
+        }
+    }
+}
+
+impl WhenAllDown {
+    fn read(pool: &Table<'_>) -> Self {
+        let word = pool.word("when_all_down").unwrap_or(Self::Refuse);
+        if let Some(value) = pool.value("when_all_down").filter(|_| word == Self::Wait && !pool.has("queue")) {
+            let hint = "add queue = { max_length = 1000, timeout = \"10s\" }: how many may wait, and for how long";
+            value.fault("when_all_down \"wait\" without `queue`: there is nowhere to wait", hint);
+        }
+        word
+    }
+}
+
+impl Resolve {
+    fn read(table: &Table<'_>) -> Self {
+        let refresh = table.time_with("refresh", |time| {
+            longer_than_zero(time)?;
+            // More often would be a load for the servers that know the names, for nothing.
+            if time < Duration::from_secs(1) {
+                let hint =
+                    "write at least \"1s\"; when an address fails its name is looked up at once, whatever this says";
+                return Err(Complaint::new("too often", hint));
+            }
+            Ok(())
+        });
+        refresh.map_or_else(Self::default, |refresh| Self { refresh })
+    }
+}
+
 impl Default for Resolve {
     fn default() -> Self {
         Self { refresh: Duration::from_secs(30) }
     }
 }
 
-pub(super) fn pool(
-    name: &str,
-    section: &Section<PoolShape>,
-    checks: &Checks,
-    agents: &mut AgentTable<'_>,
-    reading: &mut Reading<'_>,
-) -> Pool {
-    let shape = &section.shape;
-    let balances = [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
-    let relays =
-        [("auto", Relay::Auto), ("copy", Relay::Copy), ("splice", Relay::Splice), ("io_uring", Relay::IoUring)];
-    let send_proxy = proxy_protocol::send(shape.send_proxy.as_ref().map(|entry| &entry.0), reading);
-    let version = send_proxy.as_ref().map(SendProxy::version);
-    let sources = sources(shape.source.as_ref(), reading);
-    let check = checks.of_pool(shape.check.as_ref(), version, &sources, reading);
-    let queue = connect::queue(shape.queue.as_ref(), reading);
-    Pool {
-        name: name.to_owned(),
-        balance: reading.word("balance", &shape.balance, &balances, Balance::RoundRobin),
-        source: source(name, section, agents, reading),
-        resolve: resolve(shape.resolve.as_ref(), reading),
-        resilience: resilience::resilience(shape, check.fall, reading),
-        check,
-        agent: checks::adviser(shape.agent.as_ref(), &sources, reading),
-        queue,
-        connect: connect::connect(shape.connect.as_ref(), reading),
-        timeouts: connect::timeouts(shape.timeouts.as_ref(), reading),
-        replay: connect::replay(shape, reading),
-        closing: closing::closing(shape, reading),
-        preconnect: reading.number("preconnect", &shape.preconnect, 0..=MOST_PRECONNECTED).unwrap_or(0),
-        sources,
-        send_proxy,
-        tcp: sockets::back(shape.tcp.as_ref().map(|section| &section.shape), reading),
-        relay: reading.word("relay", &shape.relay, &relays, Relay::Auto),
-        when_all_down: when_all_down(shape, reading),
-        required: shape.required.unwrap_or(true),
-    }
-}
-
-fn resolve(section: Option<&Section<ResolveShape>>, reading: &mut Reading<'_>) -> Resolve {
-    let written = section.and_then(|section| reading.duration("refresh", &section.shape.refresh, Zero::Refused));
-    let Some(refresh) = written else { return Resolve::default() };
-    if refresh < SHORTEST_REFRESH
-        && let Some(written) = section.and_then(|section| section.shape.refresh.as_ref())
-    {
-        let hint = "write at least \"1s\"; when an address fails its name is looked up at once, whatever this says";
-        reading.refuse(written.span(), "refresh", &shown(&written.get_ref().0), Complaint::new("too often", hint));
-    }
-    Resolve { refresh }
-}
-
-fn when_all_down(shape: &PoolShape, reading: &mut Reading<'_>) -> WhenAllDown {
-    let words = [("refuse", WhenAllDown::Refuse), ("any", WhenAllDown::Any), ("wait", WhenAllDown::Wait)];
-    let word = reading.word("when_all_down", &shape.when_all_down, &words, WhenAllDown::Refuse);
-    if let (WhenAllDown::Wait, None, Some(written)) = (word, &shape.queue, &shape.when_all_down) {
-        let hint = "add queue = { max_length = 1000, timeout = \"10s\" }: how many may wait, and for how long";
-        reading.fault(written.span(), "when_all_down \"wait\" without `queue`: there is nowhere to wait", hint);
-    }
-    word
-}
-
-/// `source = "address"` or several.
-fn sources(written: Option<&Strings>, reading: &mut Reading<'_>) -> Vec<IpAddr> {
-    let mut sources: Vec<IpAddr> = Vec::new();
-    for item in written.iter().flat_map(|written| &written.items) {
-        let Some(address) = reading.parsed_item("source", item, address::source) else { continue };
-        if sources.contains(&address) {
-            let complaint = Complaint::new("it is written twice", "remove one of them");
-            reading.refuse(item.span(), "source", &shown(item.get_ref()), complaint);
+impl Source {
+    /// The word for it in metrics and logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Static(_) => "static",
+            Self::Consul(_) => "consul",
         }
-        sources.push(address);
     }
-    sources
+
+    fn read(name: &str, pool: &Table<'_>, listeners: &[Listener], agents: &mut ConsulAgents<'_, '_>) -> Self {
+        let (backends, consul) = (pool.value("backends"), pool.value("consul"));
+        match (backends, &consul) {
+            (Some(_), Some(consul)) => {
+                let message = format!("pool `{name}` has both `backends` and `consul`");
+                consul.fault(message, "keep one of the two, or make two pools of it");
+            }
+            (None, None) => {
+                let name_shown = name.escape_debug();
+                let hint = format!("add backends = [\"10.0.0.1:9090\"] or consul = {{ service = \"{name_shown}\" }}");
+                pool.fault(format!("pool `{name}` has neither `backends` nor `consul`"), hint);
+            }
+            _ => {}
+        }
+        match consul.and_then(|consul| consul.table()) {
+            Some(consul) => Self::Consul(ConsulSource::read(name, &consul, agents)),
+            None => {
+                Self::Static(backends.map_or_else(Vec::new, |backends| StaticBackend::read_all(&backends, listeners)))
+            }
+        }
+    }
+}
+
+impl StaticBackend {
+    fn read_all(backends: &Value<'_>, listeners: &[Listener]) -> Vec<Self> {
+        let hint = "add at least one: backends = [\"10.0.0.1:9090\"]";
+        let (mut all, mut ids) = (Vec::new(), HashSet::new());
+        for entry in backends.at_least_one(backends.items(), hint) {
+            let Some((backend, id)) = Self::read(&entry, listeners) else { continue };
+            if !ids.insert(backend.id.clone()) {
+                let message = format!("a second backend with the id {}", shown(&backend.id));
+                id.fault(message, "remove it, or give it an id of its own: { address = …, id = \"…\" }");
+            }
+            all.push(backend);
+        }
+        all
+    }
+
+    /// The backend, and what its id is taken from.
+    fn read<'a>(entry: &Value<'a>, listeners: &[Listener]) -> Option<(Self, Value<'a>)> {
+        let parse = |text: &str| {
+            let address = address::backend(text)?;
+            refuse_loop(listeners, &address)?;
+            Ok((text.to_owned(), address))
+        };
+        match entry.form() {
+            Form::Text => {
+                let (id, address) = entry.parsed(parse)?;
+                Some((Self { id, address, weight: 1, priority: 0, max_sessions: None }, *entry))
+            }
+            Form::Table => {
+                let table = entry.table()?;
+                if !table.has("address") {
+                    table.fault("a backend without `address`", "add it: { address = \"10.0.0.1:9090\" }");
+                }
+                // Each key is read whatever becomes of the others, so that all that is wrong is said at once.
+                let (address, id) = (table.parsed("address", parse), table.parsed("id", plain));
+                let weight = table.number("weight", 0..=65_535).unwrap_or(1);
+                let max_sessions = table.number("max_sessions", 1..=i64::from(u32::MAX));
+                let priority = priority(&table);
+                let (text, address) = address?;
+                let id_from = table.value("id").or_else(|| table.value("address"))?;
+                Some((Self { id: id.unwrap_or(text), address, weight, priority, max_sessions }, id_from))
+            }
+            _ => entry.wrong("a string \"host:port\" or a table { address = \"host:port\" }"),
+        }
+    }
+}
+
+impl Named for StaticBackend {
+    fn name(&self) -> &str {
+        &self.id
+    }
+}
+
+/// `priority`, or the short form `backup = true` of its most usual value.
+fn priority(backend: &Table<'_>) -> u8 {
+    let (priority, backup) = (backend.number("priority", 0..=TIERS as i64 - 1), backend.switch("backup"));
+    if let Some(value) = backend.value("backup").filter(|_| backend.has("priority")) {
+        value.fault("`backup` next to `priority`", "keep one of the two; `backup = true` is `priority = 1`");
+    }
+    priority.unwrap_or_else(|| u8::from(backup == Some(true)))
 }
 
 /// A text that must not be empty and holds no control characters.
@@ -137,114 +311,4 @@ pub(super) fn plain(text: &str) -> Result<String, Complaint> {
         return Err(Complaint::new("it has a control character", "remove it"));
     }
     Ok(text.to_owned())
-}
-
-fn source(name: &str, section: &Section<PoolShape>, agents: &mut AgentTable<'_>, reading: &mut Reading<'_>) -> Source {
-    let shape = &section.shape;
-    if let (Some(_), Some(consul)) = (&shape.backends, &shape.consul) {
-        let message = format!("pool `{name}` has both `backends` and `consul`");
-        reading.fault(consul.span.clone(), message, "keep one of the two, or make two pools of it");
-    }
-    if let Some(consul) = &shape.consul {
-        return Source::Consul(consul_source(name, consul, agents, reading));
-    }
-    if let Some(backends) = &shape.backends {
-        return Source::Static(static_backends(backends, reading));
-    }
-    let message = format!("pool `{name}` has neither `backends` nor `consul`");
-    let hint = format!("add backends = [\"10.0.0.1:9090\"] or consul = {{ service = \"{}\" }}", name.escape_debug());
-    reading.fault(section.span.clone(), message, hint);
-    Source::Static(Vec::new())
-}
-
-fn static_backends(entries: &Spanned<Vec<BackendEntry>>, reading: &mut Reading<'_>) -> Vec<StaticBackend> {
-    if entries.get_ref().is_empty() {
-        reading.fault(entries.span(), "`backends` is empty", "add at least one: backends = [\"10.0.0.1:9090\"]");
-    }
-    let mut backends: Vec<StaticBackend> = Vec::new();
-    let mut ids = HashSet::new();
-    for entry in entries.get_ref() {
-        let Some((backend, id_span)) = static_backend(entry, reading) else { continue };
-        if !ids.insert(backend.id.clone()) {
-            let message = format!("a second backend with the id {}", shown(&backend.id));
-            reading.fault(id_span, message, "remove it, or give it an id of its own: { address = …, id = \"…\" }");
-        }
-        backends.push(backend);
-    }
-    backends
-}
-
-/// The backend, and where its id is written.
-fn static_backend(entry: &BackendEntry, reading: &mut Reading<'_>) -> Option<(StaticBackend, Range<usize>)> {
-    let BackendEntry { span, shape } = entry;
-    let Some(written) = &shape.address else {
-        reading.fault(span.clone(), "a backend without `address`", "add it: { address = \"10.0.0.1:9090\" }");
-        return None;
-    };
-    // Before the address, so that all that is wrong with the entry is said at once.
-    let weight = reading.number("weight", &shape.weight, 0..=65_535).unwrap_or(1);
-    let id = reading.parsed("id", &shape.id, plain);
-    let priority = priority(shape, reading);
-    let max_sessions = reading.number("max_sessions", &shape.max_sessions, 1..=i64::from(u32::MAX));
-    let key = if written.span() == *span { "backends" } else { "address" };
-    let parse = |text: &str| Ok((text.to_owned(), address::backend(text)?));
-    let (text, address) = reading.parsed_item(key, written, parse)?;
-    let id_span = shape.id.as_ref().map_or_else(|| written.span(), Spanned::span);
-    Some((StaticBackend { id: id.unwrap_or(text), address, weight, priority, max_sessions }, id_span))
-}
-
-/// `priority`, or the short form `backup = true` of its most usual value.
-fn priority(shape: &BackendShape, reading: &mut Reading<'_>) -> u8 {
-    if let (Some(backup), Some(_)) = (&shape.backup, &shape.priority) {
-        let hint = "keep one of the two; `backup = true` is `priority = 1`";
-        reading.fault(backup.span(), "`backup` next to `priority`", hint);
-    }
-    let backup = shape.backup.as_ref().is_some_and(|backup| *backup.get_ref());
-    reading.number("priority", &shape.priority, 0..=TIERS as i64 - 1).unwrap_or_else(|| u8::from(backup))
-}
-
-fn consul_source(
-    name: &str,
-    section: &Section<ConsulShape>,
-    agents: &mut AgentTable<'_>,
-    reading: &mut Reading<'_>,
-) -> ConsulSource {
-    let shape = &section.shape;
-    if shape.service.is_none() {
-        let message = format!("`consul` of pool `{name}` has no `service`");
-        let hint = format!("add the name of the service: service = \"{}\"", name.escape_debug());
-        reading.fault(section.span.clone(), message, hint);
-    }
-    let tags = shape.tags.iter().flatten().filter_map(|tag| reading.parsed_item("tags", tag, plain)).collect();
-    let warnings = [("serve", Warning::Serve), ("out", Warning::Out)];
-    let consistencies =
-        [("default", Consistency::Default), ("stale", Consistency::Stale), ("consistent", Consistency::Consistent)];
-    ConsulSource {
-        agent: agents.of_pool(shape, reading),
-        service: reading.parsed("service", &shape.service, service).unwrap_or_default(),
-        datacenter: agents.datacenter(&shape.datacenter, reading),
-        tags,
-        filter: reading.parsed("filter", &shape.filter, plain),
-        warning: reading.word("warning", &shape.warning, &warnings, Warning::Serve),
-        consistency: reading.word("consistency", &shape.consistency, &consistencies, Consistency::Default),
-    }
-}
-
-/// A name that can be asked for: Consul takes nearly any, but these two have no place in a URL.
-fn service(text: &str) -> Result<String, Complaint> {
-    if matches!(text, "." | "..") {
-        return Err(Complaint::new("no service has such a name", "write the name under which the service registers"));
-    }
-    plain(text)
-}
-
-/// A name of a datacenter, as Consul takes them.
-pub(super) fn datacenter(value: &Text, reading: &mut Reading<'_>) -> Option<String> {
-    reading.parsed("datacenter", value, |text| {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if text.is_empty() || !text.chars().all(allowed) {
-            return Err(Complaint::new("no datacenter has such a name", "use letters, digits, `-` and `_`"));
-        }
-        Ok(text.to_owned())
-    })
 }

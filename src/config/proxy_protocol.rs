@@ -1,21 +1,14 @@
-//! The keys of the PROXY protocol: `accept_proxy` of a listener, `send_proxy` of a pool and of its check; what they mean
-//! and how they are read. Used by the reading of those three alone.
+//! The keys of the PROXY protocol: `accept_proxy` of a listener, `send_proxy` of a pool and of its check.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use serde::Serialize;
-use toml::Spanned;
 
-use super::faults::{Complaint, Reading, Zero};
-use super::shape::{AcceptProxyShape, SendProxyShape};
-use super::values::{Section, SwitchOrText};
-
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-const VERSIONS: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
-/// What a DNS name has at most; a TLS server name is one.
-const LONGEST_AUTHORITY: usize = 255;
+use super::faults::Complaint;
+use super::table::{Table, word};
+use super::value::{Form, Value};
 
 /// `accept_proxy = { … }`: who may say on whose behalf it connects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -28,13 +21,6 @@ pub struct AcceptProxy {
     pub required: bool,
 }
 
-impl AcceptProxy {
-    /// Whether a peer may send a header.
-    pub fn trusts(&self, peer: IpAddr) -> bool {
-        self.from.iter().any(|network| network.contains(peer))
-    }
-}
-
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
@@ -44,39 +30,15 @@ pub struct Network {
     pub prefix: u8,
 }
 
-impl Network {
-    /// An IPv4 address that came in on an IPv6 socket counts as IPv4.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        match (self.address, ip.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(ip)) => (own.to_bits() ^ ip.to_bits()) & mask_v4(self.prefix) == 0,
-            (IpAddr::V6(own), IpAddr::V6(ip)) => (own.to_bits() ^ ip.to_bits()) & mask_v6(self.prefix) == 0,
-            _ => false,
-        }
+words! {
+    /// Of a PROXY header.
+    #[derive(Hash)]
+    pub enum ProxyVersion {
+        /// A line of text.
+        V1 = "v1",
+        /// Binary.
+        V2 = "v2",
     }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix)
-    }
-}
-
-fn mask_v4(prefix: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)
-}
-
-fn mask_v6(prefix: u8) -> u128 {
-    u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
-}
-
-/// `"v1"` or `"v2"`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ProxyVersion {
-    /// A line of text.
-    V1,
-    /// Binary.
-    V2,
 }
 
 /// `send_proxy`: what a backend is told of the client.
@@ -87,16 +49,6 @@ pub enum SendProxy {
     V1,
     /// The addresses and more.
     V2(ProxyValues),
-}
-
-impl SendProxy {
-    /// Without what belongs to it.
-    pub fn version(&self) -> ProxyVersion {
-        match self {
-            Self::V1 => ProxyVersion::V1,
-            Self::V2(_) => ProxyVersion::V2,
-        }
-    }
 }
 
 /// The typed values of a version 2 header.
@@ -124,52 +76,76 @@ pub enum Authority {
     Fixed(String),
 }
 
-/// Of a listener.
-pub(super) fn accept(section: Option<&Section<AcceptProxyShape>>, reading: &mut Reading<'_>) -> Option<AcceptProxy> {
-    let Section { span, shape } = section?;
-    let hint = "add the addresses of the proxies in front: from = [\"10.0.0.0/8\"]";
-    match &shape.from {
-        None => reading.fault(span.clone(), "`accept_proxy` without `from` would believe nobody", hint),
-        Some(from) if from.items.is_empty() => reading.fault(from.span.clone(), "`from` is empty", hint),
-        Some(_) => {}
+impl AcceptProxy {
+    /// Whether a peer may send a header.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        self.from.iter().any(|network| network.contains(peer))
     }
-    let from = shape.from.iter().flat_map(|from| &from.items);
-    Some(AcceptProxy {
-        from: from.filter_map(|item| reading.parsed_item("from", item, network)).collect(),
-        timeout: reading.duration("timeout", &shape.timeout, Zero::Refused).unwrap_or(DEFAULT_TIMEOUT),
-        required: shape.required.unwrap_or(true),
-    })
+
+    pub(super) fn read(table: &Table<'_>) -> Self {
+        let hint = "add the addresses of the proxies in front: from = [\"10.0.0.0/8\"]";
+        let from = table.value("from");
+        if from.is_none() {
+            table.fault("`accept_proxy` without `from` would believe nobody", hint);
+        }
+        let from = from.map_or_else(Vec::new, |value| value.at_least_one(value.texts(), hint));
+        Self {
+            from: from.iter().filter_map(|text| text.parsed(network)).collect(),
+            timeout: table.time("timeout").unwrap_or(Duration::from_secs(5)),
+            required: table.switch("required").unwrap_or(true),
+        }
+    }
+}
+
+impl Network {
+    /// An IPv4 address that came in on an IPv6 socket counts as IPv4.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_ipv4() == self.address.is_ipv4() && first(ip, self.prefix) == self.address
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
+/// The first address of the network with that prefix which the address is in.
+fn first(ip: IpAddr, prefix: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => {
+            Ipv4Addr::from_bits(ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).into()
+        }
+        IpAddr::V6(ip) => {
+            Ipv6Addr::from_bits(ip.to_bits() & u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)).into()
+        }
+    }
 }
 
 /// `10.0.0.0/8`, or one address.
 pub(super) fn network(text: &str) -> Result<Network, Complaint> {
-    let hint = "write it like \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix)),
-        None => (text, None),
-    };
+    let (address, prefix) = text.split_once('/').map_or((text, None), |(address, prefix)| (address, Some(prefix)));
     let Ok(address) = address.parse::<IpAddr>() else {
+        let hint = "write it like \"10.0.0.0/8\", \"192.0.2.7\" or \"2001:db8::/32\"";
         return Err(Complaint::new("no network and no IP address", hint));
     };
     let bits = if address.is_ipv4() { 32 } else { 128 };
-    let prefix: u8 = match prefix {
-        None => bits,
-        Some(written) => {
-            let plain = written.bytes().all(|byte| byte.is_ascii_digit());
-            let Some(prefix) = written.parse().ok().filter(|prefix| plain && *prefix <= bits) else {
-                return Err(Complaint::new("no prefix length", format!("what follows `/` is 0 to {bits}")));
-            };
-            prefix
+    let prefix: Option<u8> = match prefix {
+        None => Some(bits),
+        Some(written) if written.bytes().all(|byte| byte.is_ascii_digit()) => {
+            written.parse().ok().filter(|prefix| *prefix <= bits)
         }
+        Some(_) => None,
+    };
+    let Some(prefix) = prefix else {
+        return Err(Complaint::new("no prefix length", format!("what follows `/` is 0 to {bits}")));
     };
     if address.to_canonical() != address {
         let hint = format!("write \"{}/{}\"", address.to_canonical(), prefix.saturating_sub(96));
         return Err(Complaint::new("clients with IPv4 addresses are matched as IPv4", hint));
     }
-    let first = match address {
-        IpAddr::V4(v4) => IpAddr::from((v4.to_bits() & mask_v4(prefix)).to_be_bytes()),
-        IpAddr::V6(v6) => IpAddr::from((v6.to_bits() & mask_v6(prefix)).to_be_bytes()),
-    };
+    let first = first(address, prefix);
     if first != address {
         let hint = format!("write \"{first}/{prefix}\", or \"{address}\" for this address alone");
         return Err(Complaint::new("there are bits set behind the prefix", hint));
@@ -177,77 +153,90 @@ pub(super) fn network(text: &str) -> Result<Network, Complaint> {
     Ok(Network { address, prefix })
 }
 
-/// Of a pool.
-pub(super) fn send(section: Option<&Section<SendProxyShape>>, reading: &mut Reading<'_>) -> Option<SendProxy> {
-    let Section { span, shape } = section?;
-    let as_text = shape.version.as_ref().is_some_and(|version| version.span() == *span);
-    let key = if as_text { "send_proxy" } else { "version" };
-    // A fault makes it v2, to which every key applies.
-    let version = reading.word(key, &shape.version, &VERSIONS, ProxyVersion::V2);
-    if shape.version.is_none() {
-        reading.fault(span.clone(), "`send_proxy` without `version`", "add it: version = \"v2\"");
-    }
-    if version == ProxyVersion::V1 {
-        let keys = [
-            ("unique_id", shape.unique_id.as_ref().map(Spanned::span)),
-            ("authority", shape.authority.as_ref().map(Spanned::span)),
-            ("crc32c", shape.crc32c.as_ref().map(Spanned::span)),
-            ("tlvs", shape.tlvs.as_ref().map(Spanned::span)),
-        ];
-        for (key, span) in keys {
-            let Some(span) = span else { continue };
-            let hint = "remove it, or make the version \"v2\": version 1 holds the addresses alone";
-            reading.fault(span, format!("`{key}` does not apply to version `v1`"), hint);
+impl SendProxy {
+    /// Without what belongs to it.
+    pub fn version(&self) -> ProxyVersion {
+        match self {
+            Self::V1 => ProxyVersion::V1,
+            Self::V2(_) => ProxyVersion::V2,
         }
-        return Some(SendProxy::V1);
     }
-    let on = |value: &Option<Spanned<bool>>, default| value.as_ref().map_or(default, |value| *value.get_ref());
-    Some(SendProxy::V2(ProxyValues {
-        unique_id: on(&shape.unique_id, true),
-        authority: authority(shape.authority.as_ref(), reading),
-        crc32c: on(&shape.crc32c, false),
-        tlvs: on(&shape.tlvs, true),
-    }))
+
+    /// Of a pool.
+    pub(super) fn read(pool: &Table<'_>) -> Option<Self> {
+        let value = pool.value("send_proxy")?;
+        match value.form() {
+            Form::Text => value.parsed(word).map(|version| match version {
+                ProxyVersion::V1 => Self::V1,
+                ProxyVersion::V2 => Self::V2(ProxyValues::USUAL),
+            }),
+            Form::Table => value.table().map(|table| Self::of_table(&table)),
+            _ => value.wrong("a string \"v1\" or \"v2\" or a table { version = \"v2\" }"),
+        }
+    }
+
+    fn of_table(table: &Table<'_>) -> Self {
+        if !table.has("version") {
+            table.fault("`send_proxy` without `version`", "add it: version = \"v2\"");
+        }
+        let version = table.word("version");
+        let values = ProxyValues {
+            unique_id: table.switch("unique_id").unwrap_or(true),
+            authority: table.value("authority").map_or(Authority::Received, Authority::read),
+            crc32c: table.switch("crc32c").unwrap_or(false),
+            tlvs: table.switch("tlvs").unwrap_or(true),
+        };
+        if version != Some(ProxyVersion::V1) {
+            return Self::V2(values);
+        }
+        for key in ["unique_id", "authority", "crc32c", "tlvs"] {
+            if let Some(value) = table.value(key) {
+                let hint = "remove it, or make the version \"v2\": version 1 holds the addresses alone";
+                value.fault(format!("`{key}` does not apply to version `v1`"), hint);
+            }
+        }
+        Self::V1
+    }
 }
 
-fn authority(value: Option<&Spanned<SwitchOrText>>, reading: &mut Reading<'_>) -> Authority {
-    let Some(value) = value else { return Authority::Received };
-    match value.get_ref() {
-        SwitchOrText::Switch(true) => Authority::Received,
-        SwitchOrText::Switch(false) => Authority::None,
-        SwitchOrText::Text(text) => {
-            let written = Spanned::new(value.span(), text.clone());
-            reading.parsed_item("authority", &written, host_name).map_or(Authority::None, Authority::Fixed)
+impl ProxyValues {
+    const USUAL: Self = Self { unique_id: true, authority: Authority::Received, crc32c: false, tlvs: true };
+}
+
+impl Authority {
+    fn read(value: Value<'_>) -> Self {
+        match value.form() {
+            Form::Switch(true) => Self::Received,
+            Form::Switch(false) => Self::None,
+            Form::Text => value.parsed(host_name).map_or(Self::None, Self::Fixed),
+            _ => value.wrong(SWITCH_OR_TEXT).unwrap_or(Self::None),
         }
     }
 }
+
+const SWITCH_OR_TEXT: &str = "a string, true or false";
 
 fn host_name(text: &str) -> Result<String, Complaint> {
     let is_plain = |c: char| !c.is_control() && !c.is_whitespace();
-    if text.is_empty() || text.len() > LONGEST_AUTHORITY || !text.chars().all(is_plain) {
+    // What a DNS name has at most; a TLS server name is one.
+    if text.is_empty() || text.len() > 255 || !text.chars().all(is_plain) {
         let hint = "write a name such as \"www.example.com\", true (as received) or false";
         return Err(Complaint::new("no host name", hint));
     }
     Ok(text.to_owned())
 }
 
-/// Of a pool's check: what the pool sends, unless it says otherwise.
-pub(super) fn of_check(
-    value: Option<&Spanned<SwitchOrText>>,
-    of_pool: Option<ProxyVersion>,
-    reading: &mut Reading<'_>,
-) -> Option<ProxyVersion> {
-    let Some(value) = value else { return of_pool };
-    match value.get_ref() {
-        SwitchOrText::Switch(false) => None,
-        SwitchOrText::Switch(true) => {
-            let hint = "write \"v1\", \"v2\" or false; without the key, probes do as the pool's send_proxy says";
-            reading.refuse(value.span(), "send_proxy", "true", Complaint::new("there is no such value", hint));
-            None
-        }
-        SwitchOrText::Text(text) => {
-            let written = Some(Spanned::new(value.span(), text.clone()));
-            Some(reading.word("send_proxy", &written, &VERSIONS, ProxyVersion::V2))
+impl ProxyVersion {
+    /// Of a check that says something of its own.
+    pub(super) fn of_check(value: Value<'_>) -> Option<Self> {
+        match value.form() {
+            Form::Switch(false) => None,
+            Form::Switch(true) => {
+                let hint = "write \"v1\", \"v2\" or false; without the key, probes do as the pool's send_proxy says";
+                value.refuse(Complaint::new("there is no such value", hint))
+            }
+            Form::Text => value.parsed(word),
+            _ => value.wrong(SWITCH_OR_TEXT),
         }
     }
 }

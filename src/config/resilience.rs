@@ -2,28 +2,15 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use super::faults::{Complaint, Reading, Zero};
-use super::shape::{DampingShape, GuardShape, OutliersShape, PoolShape};
-use super::spill::{self, Spill};
-use super::values::{Decimal, Section};
-
-const DEFAULT_WINDOW: Duration = Duration::from_secs(10);
-const DEFAULT_EJECTION: Duration = Duration::from_secs(10);
-const DEFAULT_MAX_EJECTION: Duration = Duration::from_secs(300);
-const DEFAULT_TRIAL: Duration = Duration::from_secs(2);
-/// Two of three.
-const DEFAULT_MAX_EJECTED: u8 = 67;
-const DEFAULT_FLAP_WINDOW: Duration = Duration::from_secs(30);
-const DEFAULT_STAY_UP: Duration = Duration::from_millis(500);
-const DEFAULT_MAX_STAY_UP: Duration = Duration::from_secs(60);
-const DEFAULT_HOLD: Duration = Duration::from_secs(60);
+use super::faults::Complaint;
+use super::table::{Table, longer_than_zero};
 
 /// Tiers that a pool may have: a priority is below this.
 pub const TIERS: usize = 16;
 
-/// See the module.
+/// The keys of a pool that say what follows from how its backends behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Resilience {
     /// Passive detection.
@@ -36,7 +23,7 @@ pub struct Resilience {
     pub slow_start: Duration,
     /// When one session may go on to the next tier.
     pub spill: Spill,
-    /// Whether the file says so: whoever did not choose is warned.
+    /// Whether the file has that key: where it has not, `check` warns.
     #[serde(skip)]
     pub spill_is_written: bool,
     /// In hundredths: a tier whose share of working backends times this is 1 or more takes everything.
@@ -72,26 +59,15 @@ pub struct Outliers {
     pub early_ends: bool,
 }
 
-/// `mode`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OutlierMode {
-    /// They get no sessions for a while.
-    Eject,
-    /// They are counted and logged.
-    Observe,
-    /// Nobody looks.
-    Off,
-}
-
-impl OutlierMode {
-    /// The word for it in the configuration and the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Eject => "eject",
-            Self::Observe => "observe",
-            Self::Off => "off",
-        }
+words! {
+    /// `outliers.mode`
+    pub enum OutlierMode {
+        /// They get no sessions for a while.
+        Eject = "eject",
+        /// They are counted and logged.
+        Observe = "observe",
+        /// Sessions are not looked at.
+        Off = "off",
     }
 }
 
@@ -114,85 +90,111 @@ pub struct GuardRules {
     pub hold: Duration,
 }
 
-pub(super) fn resilience(shape: &PoolShape, fall: u32, reading: &mut Reading<'_>) -> Resilience {
-    Resilience {
-        outliers: outliers(shape.outliers.as_ref(), fall, reading),
-        damping: damping(shape.damping.as_ref(), reading),
-        guard: guard(shape.guard.as_ref(), reading),
-        slow_start: reading.duration("slow_start", &shape.slow_start, Zero::Allowed).unwrap_or(Duration::ZERO),
-        spill: spill::spill(shape.spill.as_ref(), reading),
-        spill_is_written: shape.spill.is_some(),
-        overprovisioning: overprovisioning(&shape.overprovisioning, reading),
-        panic_threshold: reading.number("panic_threshold", &shape.panic_threshold, 0..=100).unwrap_or(0),
-        backend_max_sessions: reading.number(
-            "backend_max_sessions",
-            &shape.backend_max_sessions,
-            1..=i64::from(u32::MAX),
-        ),
+words! {
+    enum SpillWord {
+        Failed = "failed",
+        Full = "full",
+        Slow = "slow",
     }
 }
 
-fn outliers(section: Option<&Section<OutliersShape>>, fall: u32, reading: &mut Reading<'_>) -> Outliers {
-    let default = OutliersShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    let modes = [("eject", OutlierMode::Eject), ("observe", OutlierMode::Observe), ("off", OutlierMode::Off)];
-    let ejection = reading.duration("ejection", &shape.ejection, Zero::Refused).unwrap_or(DEFAULT_EJECTION);
-    let max = reading.duration("max_ejection", &shape.max_ejection, Zero::Refused);
-    if let (Some(max), Some(written)) = (max, &shape.max_ejection)
-        && max < ejection
-    {
-        let complaint = Complaint::new("it is shorter than `ejection`", "make it at least as long");
-        reading.refuse(written.span(), "max_ejection", &super::faults::shown(&written.get_ref().0), complaint);
-    }
-    Outliers {
-        mode: reading.word("mode", &shape.mode, &modes, OutlierMode::Eject),
-        consecutive: reading.number("consecutive", &shape.consecutive, 1..=1000).unwrap_or(fall),
-        percentage: reading.number("percentage", &shape.percentage, 0..=100).unwrap_or(50),
-        minimum_volume: reading.number("minimum_volume", &shape.minimum_volume, 1..=1_000_000).unwrap_or(20),
-        window: reading.duration("window", &shape.window, Zero::Refused).unwrap_or(DEFAULT_WINDOW),
-        ejection,
-        max_ejection: max.unwrap_or(DEFAULT_MAX_EJECTION).max(ejection),
-        max_ejected: reading.number("max_ejected", &shape.max_ejected, 1..=100).unwrap_or(DEFAULT_MAX_EJECTED),
-        trial: reading.duration("trial", &shape.trial, Zero::Refused).unwrap_or(DEFAULT_TRIAL),
-        early_ends: shape.early_ends.unwrap_or(true),
+/// `spill`: what lets a session go on to the next tier, although that tier gets no share of the sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spill {
+    /// Every candidate of the tier failed this session.
+    pub failed: bool,
+    /// All of the tier are at their cap; with a `queue` the session waits first.
+    pub full: bool,
+    /// A candidate of the tier does not answer: a hedge may go to the next tier.
+    pub slow: bool,
+}
+
+impl Resilience {
+    /// `fall` is that of the pool's check.
+    pub(super) fn read(pool: &Table<'_>, fall: u32) -> Self {
+        let spill = pool.all_different("spill", super::table::word);
+        Self {
+            outliers: Outliers::read(&pool.table("outliers"), fall),
+            damping: Damping::read(&pool.table("damping")),
+            guard: GuardRules { hold: pool.table("guard").time_or_zero("hold").unwrap_or(Duration::from_secs(60)) },
+            slow_start: pool.time_or_zero("slow_start").unwrap_or(Duration::ZERO),
+            spill: spill.as_deref().map_or(Spill::DEFAULT, Spill::of),
+            spill_is_written: spill.is_some(),
+            overprovisioning: overprovisioning(pool).unwrap_or(140),
+            panic_threshold: pool.number("panic_threshold", 0..=100).unwrap_or(0),
+            backend_max_sessions: pool.number("backend_max_sessions", 1..=i64::from(u32::MAX)),
+        }
     }
 }
 
-fn damping(section: Option<&Section<DampingShape>>, reading: &mut Reading<'_>) -> Damping {
-    let default = DampingShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    let stay_up = reading.duration("stay_up", &shape.stay_up, Zero::Allowed).unwrap_or(DEFAULT_STAY_UP);
-    let max = reading.duration("max_stay_up", &shape.max_stay_up, Zero::Refused);
-    if let (Some(max), Some(written)) = (max, &shape.max_stay_up)
-        && max < stay_up
-    {
-        let complaint = Complaint::new("it is shorter than `stay_up`", "make it at least as long");
-        reading.refuse(written.span(), "max_stay_up", &super::faults::shown(&written.get_ref().0), complaint);
-    }
-    Damping {
-        window: reading.duration("window", &shape.window, Zero::Refused).unwrap_or(DEFAULT_FLAP_WINDOW),
-        stay_up,
-        max_stay_up: max.unwrap_or(DEFAULT_MAX_STAY_UP).max(stay_up),
+impl Outliers {
+    fn read(table: &Table<'_>, fall: u32) -> Self {
+        let ejection = table.time("ejection").unwrap_or(Duration::from_secs(10));
+        Self {
+            mode: table.word("mode").unwrap_or(OutlierMode::Eject),
+            consecutive: table.number("consecutive", 1..=1000).unwrap_or(fall),
+            percentage: table.number("percentage", 0..=100).unwrap_or(50),
+            minimum_volume: table.number("minimum_volume", 1..=1_000_000).unwrap_or(20),
+            window: table.time("window").unwrap_or(Duration::from_secs(10)),
+            ejection,
+            max_ejection: at_least(table, "max_ejection", ("ejection", ejection), Duration::from_secs(300)),
+            // Two of three.
+            max_ejected: table.number("max_ejected", 1..=100).unwrap_or(67),
+            trial: table.time("trial").unwrap_or(Duration::from_secs(2)),
+            early_ends: table.switch("early_ends").unwrap_or(true),
+        }
     }
 }
 
-fn guard(section: Option<&Section<GuardShape>>, reading: &mut Reading<'_>) -> GuardRules {
-    let default = GuardShape::default();
-    let shape = section.map_or(&default, |section| &section.shape);
-    GuardRules { hold: reading.duration("hold", &shape.hold, Zero::Allowed).unwrap_or(DEFAULT_HOLD) }
+impl Damping {
+    fn read(table: &Table<'_>) -> Self {
+        let stay_up = table.time_or_zero("stay_up").unwrap_or(Duration::from_millis(500));
+        Self {
+            window: table.time("window").unwrap_or(Duration::from_secs(30)),
+            stay_up,
+            max_stay_up: at_least(table, "max_stay_up", ("stay_up", stay_up), Duration::from_secs(60)),
+        }
+    }
+}
+
+impl Spill {
+    /// `spill = []`: a tier is used only while no backend of the tiers before it is up.
+    pub const NONE: Self = Self { failed: false, full: false, slow: false };
+
+    /// Where the file says nothing.
+    pub const DEFAULT: Self = Self { failed: true, full: true, slow: false };
+
+    fn of(words: &[SpillWord]) -> Self {
+        let has = |word| words.contains(&word);
+        Self { failed: has(SpillWord::Failed), full: has(SpillWord::Full), slow: has(SpillWord::Slow) }
+    }
+}
+
+impl Serialize for Spill {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let words = SpillWord::ALL.into_iter().zip([self.failed, self.full, self.slow]);
+        serializer.collect_seq(words.filter_map(|(word, is_in)| is_in.then_some(word)))
+    }
+}
+
+/// The upper limit of a time, which is no shorter than the time itself.
+fn at_least(table: &Table<'_>, key: &'static str, (name, time): (&str, Duration), default: Duration) -> Duration {
+    let limit = table.time_with(key, |limit| {
+        longer_than_zero(limit)?;
+        let complaint = || Complaint::new(format!("it is shorter than `{name}`"), "make it at least as long");
+        if limit < time { Err(complaint()) } else { Ok(()) }
+    });
+    limit.unwrap_or_else(|| default.max(time))
 }
 
 /// As hundredths.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
-fn overprovisioning(value: &Decimal, reading: &mut Reading<'_>) -> u32 {
-    const DEFAULT: u32 = 140;
-    let Some(written) = value else { return DEFAULT };
-    let factor = *written.get_ref();
+fn overprovisioning(pool: &Table<'_>) -> Option<u32> {
+    let value = pool.value("overprovisioning")?;
+    let factor = value.decimal()?;
     if (1.0..=1_000.0).contains(&factor) {
-        return (factor * 100.0).round() as u32;
+        return Some((factor * 100.0).round() as u32);
     }
     let way = if factor < 1.0 { "too small" } else { "too large" };
-    let hint = "write a number from 1 to 1000, such as 1.4";
-    reading.refuse(written.span(), "overprovisioning", &factor.to_string(), Complaint::new(way, hint));
-    DEFAULT
+    value.refuse(Complaint::new(way, "write a number from 1 to 1000, such as 1.4"))
 }

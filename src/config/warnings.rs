@@ -192,7 +192,7 @@ fn judge_check(check: &Check, warnings: &mut Vec<String>) {
         CheckKind::Http(http) if http.status.contains(500) || http.status.contains(503) => {
             warnings.push(format!("check.status \"{}\": a backend that answers with an error passes", http.status));
         }
-        CheckKind::Script(steps) if steps.iter().all(|step| matches!(step, ScriptStep::Send(_))) => {
+        CheckKind::Script(script) if script.steps.iter().all(|step| matches!(step, ScriptStep::Send(_))) => {
             warnings
                 .push("check.steps without `expect`: whoever takes the bytes passes, whatever it answers".to_owned());
         }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 
 use toml::de::{DeTable, DeValue};
 
+use super::access::{self, usual_bind};
 use super::expand::{self, Env};
-use super::{AccessToken, AdminSocket, Secret, access, address};
+use super::{AccessToken, AdminSocket, Secret};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -41,8 +42,7 @@ impl Whereabouts {
         };
         let mut written = Written { admin, env, troubles: &mut this.troubles };
         this.socket = written.value("socket", access::socket).unwrap_or(this.socket);
-        let bind = |text: &str| if text == "off" { Ok(None) } else { address::bind(text).map(Some) };
-        this.bind = written.value("bind", bind).map_or(this.bind, Option::flatten);
+        this.bind = written.value("bind", access::bind).map_or(this.bind, Option::flatten);
         let token = |text: &str| Ok(AccessToken::Written(Secret(text.to_owned())));
         let file = |text: &str| access::path(text).map(AccessToken::File);
         this.token = None;
@@ -52,11 +52,6 @@ impl Whereabouts {
         }
         this
     }
-}
-
-/// Where the admin side listens when nothing else is written.
-pub(super) fn usual_bind() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 9900))
 }
 
 struct Written<'a, 'b> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::addresses::{Doubt, Left, Other};
 use super::reason::Ground;
 use super::{ProbeHandle, Probed, Probing};
-use crate::config::{self, Check, CheckKind, Resilience};
+use crate::config::{self, Check, CheckKind, Proof, Resilience};
 use crate::endpoint::{Endpoint, Mistrust, Registry};
 use crate::health::{
     Advice, AdvisedWeight, AgentWish, Failing, FlapDamping, Hearing, Outlier, ProbeReport, ProbeState, slow_start,
@@ -162,7 +162,7 @@ impl Member {
             self.inherited = self.facts.probe != Some(ProbeState::Unproven);
             self.facts.probe = Some(self.facts.probe.unwrap_or(ProbeState::Up));
         }
-        if settings.agent.is_none() && settings.check.kind.name() != "agent" {
+        if settings.agent.is_none() && !matches!(settings.check.kind, CheckKind::Agent(_)) {
             self.take_advice(None);
         }
         self.probe_by(&settings, watch, self.endpoint.address);
@@ -241,15 +241,13 @@ impl Member {
     /// Whether a probe of that kind tests at least what has failed.
     pub(super) fn is_disproved_by(&self, check: &Check, failing: Failing) -> bool {
         let same_port = check.port.is_none_or(|port| port == self.endpoint.address.port());
-        let tests = match check.kind.name() {
-            // It says nothing.
-            _ if self.is_paused => None,
-            // What a command or an agent says of a service is not the service.
-            "none" | "exec" | "agent" => None,
-            "tcp" => Some(Failing::Connect),
-            _ => Some(Failing::Exchange),
+        let covers = match check.kind.proves() {
+            Proof::Nothing => false,
+            Proof::Connect => failing == Failing::Connect,
+            Proof::Exchange => true,
         };
-        same_port && tests.is_some_and(|tests| tests == Failing::Exchange || tests == failing)
+        // One that is paused says nothing.
+        same_port && covers && !self.is_paused
     }
 
     /// Whether a probe that passed ends the ejection: it must have begun after that.

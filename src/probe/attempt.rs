@@ -154,8 +154,10 @@ async fn exchange(
         // Neither `None` nor `Exec` gets here, see `Prober::subscribe` and above.
         CheckKind::None | CheckKind::Tcp | CheckKind::Exec(_) => Ok("connected".to_owned()),
         CheckKind::Http(check) => http::exchange(stream, address, check, trace).await,
-        CheckKind::Script(steps) => script::exchange(stream, steps, trace).await,
-        CheckKind::Protocol(protocol) => script::converse(stream, *protocol, trace).await,
+        CheckKind::Script(script) => script::exchange(stream, &script.steps, trace).await,
+        CheckKind::Memcached => script::converse(stream, &script::MEMCACHED, trace).await,
+        CheckKind::Smtp => script::converse(stream, &script::SMTP, trace).await,
+        CheckKind::Mysql => script::converse(stream, &script::MYSQL, trace).await,
         CheckKind::Redis(check) => redis::exchange(stream, check, trace).await,
         CheckKind::Tls => Ok(tls::told(stream, trace)),
         CheckKind::Postgres(check) => postgres::exchange(stream, check, trace).await,

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::config::{Expectation, Pattern, Protocol, ScriptStep};
+use crate::config::{Expectation, Pattern, ScriptStep};
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace, words};
@@ -24,14 +24,14 @@ enum KnownLine {
 }
 
 /// memcached, protocol.txt: `version` is answered at any time and by any of its versions.
-const MEMCACHED: &[KnownLine] = &[
+const MEMCACHED_LINES: &[KnownLine] = &[
     KnownLine::Send(b"version\r\n"),
     KnownLine::Judge(r"^VERSION [^\r\n]*\r\n", r"^(?:ERROR|CLIENT_ERROR[^\r\n]*|SERVER_ERROR[^\r\n]*)\r\n"),
 ];
 
 /// RFC 5321: a greeting of one or more lines, 220 = serves, 421 or 554 = does not; QUIT so that no server logs a client
 /// that got lost.
-const SMTP: &[KnownLine] = &[
+const SMTP_LINES: &[KnownLine] = &[
     KnownLine::Judge(r"^(?:220-[^\r\n]*\r\n)*220(?: [^\r\n]*)?\r\n", r"^(?:[^2][^\r\n]*|2[^2][^\r\n]*)\r\n"),
     KnownLine::Send(b"QUIT\r\n"),
     KnownLine::Judge(r"221(?: [^\r\n]*)?\r\n", r"^[45][^\r\n]*\r\n"),
@@ -39,11 +39,20 @@ const SMTP: &[KnownLine] = &[
 
 /// MySQL's and MariaDB's first packet: length, sequence 0, protocol version 10 and the server's version; or the error
 /// that is there instead, such as 1040 (too many connections), 1129 (host blocked), 1130 (host not allowed).
-const MYSQL: &[KnownLine] = &[KnownLine::Judge(r"(?s-u)^...\x00\x0a[ -~]+\x00", r"(?s-u)^...\x00\xff..[ -~]+")];
+const MYSQL_LINES: &[KnownLine] = &[KnownLine::Judge(r"(?s-u)^...\x00\x0a[ -~]+\x00", r"(?s-u)^...\x00\xff..[ -~]+")];
 
-static MEMCACHED_STEPS: LazyLock<Vec<ScriptStep>> = LazyLock::new(|| steps(MEMCACHED));
-static SMTP_STEPS: LazyLock<Vec<ScriptStep>> = LazyLock::new(|| steps(SMTP));
-static MYSQL_STEPS: LazyLock<Vec<ScriptStep>> = LazyLock::new(|| steps(MYSQL));
+/// A protocol whose check is a fixed script.
+pub(super) struct Protocol {
+    steps: LazyLock<Vec<ScriptStep>>,
+    goodbye: Goodbye,
+}
+
+pub(super) static MEMCACHED: Protocol =
+    Protocol { steps: LazyLock::new(|| steps(MEMCACHED_LINES)), goodbye: Goodbye::Say(b"quit\r\n") };
+/// It was told to quit.
+pub(super) static SMTP: Protocol = Protocol { steps: LazyLock::new(|| steps(SMTP_LINES)), goodbye: Goodbye::Asked };
+/// It has no word for it before a login.
+pub(super) static MYSQL: Protocol = Protocol { steps: LazyLock::new(|| steps(MYSQL_LINES)), goodbye: Goodbye::Close };
 
 fn steps(lines: &[KnownLine]) -> Vec<ScriptStep> {
     // A test sees to it that all of them are patterns.
@@ -56,24 +65,10 @@ fn steps(lines: &[KnownLine]) -> Vec<ScriptStep> {
 }
 
 /// Runs the script of a protocol.
-pub(super) async fn converse(stream: &mut Wire, protocol: Protocol, trace: &mut Trace) -> Result<String, Miss> {
-    let got = exchange(stream, of(protocol), trace).await?;
-    match protocol {
-        Protocol::Memcached => trace.goodbye = Goodbye::Say(b"quit\r\n"),
-        // It was told to quit.
-        Protocol::Smtp => trace.goodbye = Goodbye::Asked,
-        // It has no word for it before a login.
-        Protocol::Mysql => {}
-    }
+pub(super) async fn converse(stream: &mut Wire, protocol: &Protocol, trace: &mut Trace) -> Result<String, Miss> {
+    let got = exchange(stream, &protocol.steps, trace).await?;
+    trace.goodbye = protocol.goodbye;
     Ok(got)
-}
-
-fn of(protocol: Protocol) -> &'static [ScriptStep] {
-    match protocol {
-        Protocol::Memcached => &MEMCACHED_STEPS,
-        Protocol::Smtp => &SMTP_STEPS,
-        Protocol::Mysql => &MYSQL_STEPS,
-    }
 }
 
 /// Runs the steps. A last `send` passes once the kernel has taken its bytes.
@@ -144,8 +139,8 @@ mod tests {
 
     #[test]
     fn every_line_of_the_built_in_scripts_is_a_step() {
-        for (protocol, lines) in [(Protocol::Memcached, MEMCACHED), (Protocol::Smtp, SMTP), (Protocol::Mysql, MYSQL)] {
-            assert_eq!(of(protocol).len(), lines.len(), "{protocol:?}");
+        for (protocol, lines) in [(&MEMCACHED, MEMCACHED_LINES), (&SMTP, SMTP_LINES), (&MYSQL, MYSQL_LINES)] {
+            assert_eq!(protocol.steps.len(), lines.len());
         }
     }
 }

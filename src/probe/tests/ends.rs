@@ -7,7 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::config::{
-    AgentCheck, Expectation, GrpcCheck, PostgresCheck, Protocol, ProxyVersion, RedisCheck, ScriptStep, TlsCheck,
+    AgentCheck, Expectation, GrpcCheck, PostgresCheck, ProxyVersion, RedisCheck, ScriptCheck, ScriptStep, TlsCheck,
 };
 
 /// What the server read after its answers, or why it could not.
@@ -51,15 +51,17 @@ fn redis() -> CheckKind {
 }
 
 fn script(wanted: &str) -> CheckKind {
-    CheckKind::Script(vec![ScriptStep::Send(b"x".to_vec()), ScriptStep::Expect(Expectation::Bytes(wanted.into()))])
+    CheckKind::Script(ScriptCheck {
+        steps: vec![ScriptStep::Send(b"x".to_vec()), ScriptStep::Expect(Expectation::Bytes(wanted.into()))],
+    })
 }
 
 #[tokio::test]
 async fn a_server_that_was_spoken_to_reads_an_end() {
     let agent = || CheckKind::Agent(AgentCheck { send: Vec::new() });
-    let smtp = || CheckKind::Protocol(Protocol::Smtp);
-    let memcached = || CheckKind::Protocol(Protocol::Memcached);
-    let mysql = || CheckKind::Protocol(Protocol::Mysql);
+    let smtp = || CheckKind::Smtp;
+    let memcached = || CheckKind::Memcached;
+    let mysql = || CheckKind::Mysql;
     let http = || CheckKind::Http(get("/"));
     let cases: Vec<Case> = vec![
         (script("y"), b"", &[b"y"], true, b""),

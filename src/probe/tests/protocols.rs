@@ -3,7 +3,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{PostgresCheck, Protocol, RedisCheck, RedisRole, Secret};
+use crate::config::{PostgresCheck, RedisCheck, RedisRole, Secret};
 
 /// Answers each line that holds a word with what belongs to it; what it says first has no word.
 async fn server(answers: &[(&'static str, &[u8])]) -> Backend {
@@ -106,7 +106,7 @@ async fn redis_is_told_the_password_and_nobody_else_is() {
 
 #[tokio::test]
 async fn memcached_says_its_version() {
-    let kind = CheckKind::Protocol(Protocol::Memcached);
+    let kind = CheckKind::Memcached;
     let good = &[("version", &b"VERSION 1.6.18\r\n"[..])];
     assert_eq!(judged(kind.clone(), good).await, (true, r#"memcached step 2 of 2: "VERSION 1.6.18\r\n""#.to_owned()));
     let bad = &[("version", &b"SERVER_ERROR out of memory\r\n"[..])];
@@ -116,7 +116,7 @@ async fn memcached_says_its_version() {
 
 #[tokio::test]
 async fn smtp_greets_and_lets_go() {
-    let kind = || CheckKind::Protocol(Protocol::Smtp);
+    let kind = || CheckKind::Smtp;
     let good = &[("", &b"220-mx ESMTP\r\n220 ready\r\n"[..]), ("QUIT", b"221 2.0.0 Bye\r\n")];
     assert_eq!(judged(kind(), good).await, (true, r#"smtp step 3 of 3: "221 2.0.0 Bye\r\n""#.to_owned()));
     for refusal in [&b"421 too busy\r\n"[..], b"554 no\r\n", b"250 ok\r\n", b"SSH-2.0-OpenSSH\r\n"] {
@@ -128,7 +128,7 @@ async fn smtp_greets_and_lets_go() {
 
 #[tokio::test]
 async fn mysql_greets_or_says_why_not() {
-    let kind = || CheckKind::Protocol(Protocol::Mysql);
+    let kind = || CheckKind::Mysql;
     let good = &[("", &b"\x4a\0\0\0\x0a8.0.36\0\x08\0\0\0abcdefgh\0\xff\xff"[..])];
     assert_eq!(judged(kind(), good).await, (true, r#"mysql greeting: "J\x00\x00\x00\n8.0.36\x00""#.to_owned()));
     let full = &[("", &b"\x17\0\0\0\xff\x10\x04Too many connections"[..])];
@@ -173,9 +173,7 @@ async fn postgresql_is_ready_or_says_why_not() {
 
 #[tokio::test]
 async fn an_endless_or_cut_answer_is_a_failure() {
-    for kind in
-        [redis(None, None), postgres(), CheckKind::Protocol(Protocol::Mysql), CheckKind::Protocol(Protocol::Smtp)]
-    {
+    for kind in [redis(None, None), postgres(), CheckKind::Mysql, CheckKind::Smtp] {
         let endless =
             Backend::start(|mut stream, _| async move { while stream.write_all(&[b'.'; 1000]).await.is_ok() {} }).await;
         let result = first(endless.address, &rare(kind.clone())).await;

@@ -1,7 +1,7 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{Expectation, Pattern, ScriptStep};
+use crate::config::{Expectation, Pattern, ScriptCheck, ScriptStep};
 
 fn send(bytes: impl Into<Vec<u8>>) -> ScriptStep {
     ScriptStep::Send(bytes.into())
@@ -16,7 +16,7 @@ fn matching(source: &str) -> ScriptStep {
 }
 
 async fn probe(address: SocketAddr, steps: impl Into<Vec<ScriptStep>>) -> Arc<ProbeResult> {
-    first(address, &rare(CheckKind::Script(steps.into()))).await
+    first(address, &rare(CheckKind::Script(ScriptCheck { steps: steps.into() }))).await
 }
 
 /// Writes the pieces one at a time and waits for the other side.
@@ -52,7 +52,8 @@ async fn a_dialogue_in_order() {
     assert_eq!(result.to_string(), r#"script step 4 of 4: expect "PONG": "+PONG""#);
 
     let wrong = [send("AUTH\r\n"), expect("+OK\r\n"), send("PING\r\n"), expect("PANG")];
-    let check = Check { timeout: Duration::from_millis(200), ..rare(CheckKind::Script(wrong.into())) };
+    let check =
+        Check { timeout: Duration::from_millis(200), ..rare(CheckKind::Script(ScriptCheck { steps: wrong.into() })) };
     let result = first(backend.address, &check).await;
     assert!(!result.passed);
     let expected = r#"script step 4 of 4: expect "PANG": timeout after 200ms, came "+PONG\r\n""#;
@@ -71,7 +72,7 @@ async fn a_match_is_used_up_and_the_rest_is_not() {
     let backend = saying(&[b"one two one"]).await;
     assert!(probe(backend.address, [expect("one"), expect("two"), expect("one")]).await.passed);
     let steps = vec![expect("two"), expect("one"), expect("one")];
-    let check = Check { timeout: Duration::from_millis(200), ..rare(CheckKind::Script(steps)) };
+    let check = Check { timeout: Duration::from_millis(200), ..rare(CheckKind::Script(ScriptCheck { steps })) };
     let result = first(backend.address, &check).await;
     assert!(!result.passed, "{result}");
     assert_eq!(result.asked, r#"step 3 of 3: expect "one""#);
@@ -118,7 +119,10 @@ async fn bytes_that_are_no_text() {
 async fn a_regular_expression() {
     let backend = saying(&[b"220 mail.example ", b"ESMTP\r\n"]).await;
     assert!(probe(backend.address, [matching(r"^220 .*\r\n")]).await.passed);
-    let check = Check { timeout: Duration::from_millis(200), ..rare(CheckKind::Script(vec![matching("^250 ")])) };
+    let check = Check {
+        timeout: Duration::from_millis(200),
+        ..rare(CheckKind::Script(ScriptCheck { steps: vec![matching("^250 ")] }))
+    };
     let result = first(backend.address, &check).await;
     assert_eq!(result.asked, "step 1 of 1: expect /^250 /");
     assert_eq!(result.got, r#"timeout after 200ms, came "220 mail.example ESMTP\r\n""#);
@@ -151,7 +155,7 @@ async fn a_peer_that_closes_early() {
 async fn a_silent_peer_times_out() {
     let backend = Backend::silent().await;
     let steps = vec![send("PING\r\n"), expect("PONG")];
-    let check = Check { timeout: Duration::from_millis(100), ..rare(CheckKind::Script(steps)) };
+    let check = Check { timeout: Duration::from_millis(100), ..rare(CheckKind::Script(ScriptCheck { steps })) };
     let result = first(backend.address, &check).await;
     assert_eq!(result.to_string(), r#"script step 2 of 2: expect "PONG": timeout after 100ms"#);
 }
@@ -160,7 +164,10 @@ async fn a_silent_peer_times_out() {
 async fn a_peer_that_does_not_read_times_out_and_no_secret_is_shown() {
     let backend = Backend::silent().await;
     let secret = b"secret".repeat(1_500_000);
-    let check = Check { timeout: Duration::from_millis(300), ..rare(CheckKind::Script(vec![send(secret)])) };
+    let check = Check {
+        timeout: Duration::from_millis(300),
+        ..rare(CheckKind::Script(ScriptCheck { steps: vec![send(secret)] }))
+    };
     let result = first(backend.address, &check).await;
     assert_eq!(result.to_string(), "script step 1 of 1: send 9000000 bytes: timeout after 300ms");
 }

@@ -2,6 +2,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc::error::TryRecvError;
 
 use super::*;
+use crate::config::ScriptCheck;
 use crate::health::ProbeState;
 
 #[tokio::test]
@@ -79,7 +80,8 @@ async fn a_dropped_subscription_cancels_what_is_in_flight() {
     .await;
     let prober = Prober::new();
     let steps = vec![crate::config::ScriptStep::Expect(crate::config::Expectation::Bytes(b"never".into()))];
-    let (subscription, mut reports) = subscribe(&prober, backend.address, &check(CheckKind::Script(steps)));
+    let (subscription, mut reports) =
+        subscribe(&prober, backend.address, &check(CheckKind::Script(ScriptCheck { steps })));
     eventually("in flight", || prober.stats().in_flight == 1 && backend.accepted() == 1).await;
     drop(subscription);
     assert_eq!(prober.stats().running, 0);

@@ -1,12 +1,12 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::config::{Expectation, ScriptStep};
+use crate::config::{Expectation, ScriptCheck, ScriptStep};
 use crate::health::ProbeState;
 use std::sync::Mutex;
 
 fn expecting(text: &str) -> CheckKind {
-    CheckKind::Script(vec![ScriptStep::Expect(Expectation::Bytes(text.into()))])
+    CheckKind::Script(ScriptCheck { steps: vec![ScriptStep::Expect(Expectation::Bytes(text.into()))] })
 }
 
 #[tokio::test]
