@@ -8,7 +8,7 @@ use crate::health::AgentWish;
 use crate::seeds::seeds;
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
-pub(super) fn pool(more: &str) -> Arc<Pool> {
+pub(crate) fn pool(more: &str) -> Arc<Pool> {
     let text = format!(
         "[listeners.l]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n[pools.p]\nbackends = [\"127.0.0.1:1\"]\n{more}\n"
     );
@@ -16,7 +16,7 @@ pub(super) fn pool(more: &str) -> Arc<Pool> {
     Pool::new(config.pools[0].clone(), 2).0
 }
 
-pub(super) fn view(standing: Standing, weight: u16) -> BackendView {
+pub(crate) fn view(standing: Standing, weight: u16) -> BackendView {
     let facts = Facts {
         operator: Operator::Ready,
         registry: Registry::Passing,

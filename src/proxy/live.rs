@@ -273,6 +273,14 @@ impl SessionList {
         self.each(|live| live.visit(&mut *look));
     }
 
+    /// Looks at one session, if it still lives.
+    pub(super) fn visit_one(&self, key: SessionKey, look: impl FnOnce(SessionRef<'_>)) {
+        let live = self.lock().live.get(key.place as usize).map(Arc::clone);
+        if let Some(live) = live.filter(|live| live.key == key) {
+            live.visit(look);
+        }
+    }
+
     fn each(&self, mut act: impl FnMut(&Live)) {
         let mut batch = Vec::with_capacity(BATCH);
         let mut from = 0;

@@ -244,6 +244,13 @@ impl Workers {
         }
     }
 
+    /// As [`Self::visit_sessions`], at one session, if it still lives.
+    pub fn visit_session(&self, session: SessionKey, look: impl FnOnce(SessionRef<'_>)) {
+        if let Some(handle) = self.0.get(session.worker()) {
+            handle.shared.list.visit_one(session, look);
+        }
+    }
+
     /// Every live session, with everything that is known about it.
     pub fn list_sessions(&self) -> Vec<SessionView> {
         let mut all = Vec::new();

@@ -62,11 +62,14 @@ impl CloseBatch {
         }
     }
 
-    /// Whether a look at the sessions may find some of it.
-    pub(super) fn may_have_some(&self, pool: &Pool) -> bool {
+    /// Whether only a look at all sessions finds those of it that the last look did not find.
+    pub(super) fn may_have_more(&self, pool: &Pool) -> bool {
         match &self.whom {
-            BatchTarget::At(backend, _) => backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) > 0),
-            BatchTarget::These(_) | BatchTarget::All => true,
+            BatchTarget::At(backend, _) => {
+                backend.upgrade().is_some_and(|backend| pool.sessions_of(&backend) as usize > self.waiting)
+            }
+            BatchTarget::These(_) => false,
+            BatchTarget::All => true,
         }
     }
 

@@ -86,7 +86,7 @@ struct CloseTask {
     pool: Arc<Pool>,
     workers: Workers,
     batches: Vec<CloseBatch>,
-    /// How many waves there have been: their names.
+    /// How many batches there have been: their names.
     named: u64,
     search: MovedSearch,
     pacer: Pacer<CloseClaim>,
@@ -102,7 +102,7 @@ struct CloseTask {
 struct CloseClaim {
     session: SessionKey,
     cause: CloseCause,
-    /// The name of the wave; `None` = its lifetime.
+    /// The name of the batch; `None` = its lifetime.
     batch: Option<u64>,
 }
 
@@ -160,7 +160,7 @@ impl CloseTask {
         self.batches.push(batch);
     }
 
-    /// Compares the waves with the standings. Returns whether there is a new one.
+    /// Compares the batches with the standings. Returns whether there is a new one.
     fn compare(&mut self, now: Instant) -> bool {
         let mut known = HashSet::new();
         self.batches.retain_mut(|batch| {
@@ -206,51 +206,50 @@ impl CloseTask {
         self.next_look = Some(next.max(self.rest_until));
     }
 
-    /// Looks at the sessions: who is to be closed now or later? Returns whether some are for whom that is to be settled by
-    /// another look.
+    /// Looks at sessions, at all of them only where some may have to be closed that are not known yet: which are to be closed,
+    /// and when? Returns whether that is for another look to say of some.
     fn look(&mut self, now: Instant) -> bool {
         let closing = self.pool.settings().closing;
-        let wanted = closing.max_lifetime.is_some()
+        let is_sweep = closing.max_lifetime.is_some()
             || self.search.is_on()
-            || self.batches.iter().any(|batch| batch.may_have_some(&self.pool));
+            || self.batches.iter().any(|batch| batch.may_have_more(&self.pool));
         let mut candidates = Vec::new();
         let mut waiting = vec![0; self.batches.len()];
         let mut moved = MovedSessions::new();
-        if wanted {
-            let by_place = self.batches.iter().enumerate().filter_map(|(i, batch)| Some((batch.whom.place()?, i)));
-            let by_place: HashMap<Place, usize> = by_place.collect();
-            let others: Vec<usize> =
-                (0..self.batches.len()).filter(|&i| self.batches[i].whom.place().is_none()).collect();
-            self.workers.visit_sessions(|session| {
-                if session.is_ending || !std::ptr::eq(session.pool, &*self.pool) {
-                    return;
+        let by_place = self.batches.iter().enumerate().filter_map(|(i, batch)| Some((batch.whom.place()?, i)));
+        let by_place: HashMap<Place, usize> = by_place.collect();
+        let others: Vec<usize> = (0..self.batches.len()).filter(|&i| self.batches[i].whom.place().is_none()).collect();
+        let mut judge = |session: SessionRef<'_>| {
+            if session.is_ending || !std::ptr::eq(session.pool, &*self.pool) {
+                return;
+            }
+            let place = session.backend.map(|(backend, address)| (Arc::as_ptr(backend).addr(), address));
+            let at_place = place.and_then(|place| by_place.get(&place));
+            let batches = at_place.into_iter().chain(&others);
+            let batch = batches.filter(|&&i| self.batches[i].concerns(&session)).min_by_key(|&&i| self.batches[i].from);
+            if batch.is_none() {
+                self.search.note(session.backend, &mut moved);
+            }
+            let old = self.age_out(now, &closing, &session);
+            let claim = |cause, batch| CloseClaim { session: session.key, cause, batch };
+            let (key, from, until) = match (batch, old) {
+                (Some(&i), old) if old.is_none_or(|at| self.batches[i].from <= at) => {
+                    waiting[i] += 1;
+                    let batch = &self.batches[i];
+                    (claim(batch.cause, Some(batch.name)), batch.from, batch.until)
                 }
-                let place = session.backend.map(|(backend, address)| (Arc::as_ptr(backend).addr(), address));
-                let at_place = place.and_then(|place| by_place.get(&place));
-                let batches = at_place.into_iter().chain(&others);
-                let batch =
-                    batches.filter(|&&i| self.batches[i].concerns(&session)).min_by_key(|&&i| self.batches[i].from);
-                if batch.is_none() {
-                    self.search.note(session.backend, &mut moved);
-                }
-                let old = self.age_out(now, &closing, &session);
-                let claim = |cause, batch| CloseClaim { session: session.key, cause, batch };
-                let (key, from, until) = match (batch, old) {
-                    (Some(&i), None) => {
-                        waiting[i] += 1;
-                        let batch = &self.batches[i];
-                        (claim(batch.cause, Some(batch.name)), batch.from, batch.until)
-                    }
-                    (Some(&i), Some(at)) if self.batches[i].from <= at => {
-                        waiting[i] += 1;
-                        let batch = &self.batches[i];
-                        (claim(batch.cause, Some(batch.name)), batch.from, batch.until)
-                    }
-                    (_, Some(at)) => (claim(CloseCause::MaxLifetime, None), at, at + closing.deadline),
-                    (None, None) => return,
-                };
-                candidates.push(Candidate { key, idle_since: session.idle_since, from, until });
-            });
+                (_, Some(at)) => (claim(CloseCause::MaxLifetime, None), at, at + closing.deadline),
+                (_, None) => return,
+            };
+            candidates.push(Candidate { key, idle_since: session.idle_since, from, until });
+        };
+        if is_sweep {
+            self.workers.visit_sessions(judge);
+        } else {
+            // What is to be closed is known: a session that goes on is not looked at for it.
+            for session in self.known() {
+                self.workers.visit_session(session, &mut judge);
+            }
         }
         let finish = |batch: &CloseBatch| {
             matches!(batch.whom, BatchTarget::All).then_some((batch.name, batch.from, batch.until))
@@ -274,6 +273,15 @@ impl CloseTask {
             self.begin(CloseBatch::new(BatchTarget::At(backend, address), cause, from, from + closing.deadline));
         }
         self.named > before
+    }
+
+    /// The sessions that wait to be closed, and those that an operator has named.
+    fn known(&self) -> HashSet<SessionKey> {
+        let named = self.batches.iter().filter_map(|batch| match &batch.whom {
+            BatchTarget::These(sessions) => Some(sessions),
+            BatchTarget::At(..) | BatchTarget::All => None,
+        });
+        self.pacer.waiting().map(|claim| claim.session).chain(named.flatten().copied()).collect()
     }
 
     /// When the session's lifetime is over, if that is before the next look.

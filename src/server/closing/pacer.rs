@@ -44,6 +44,11 @@ impl<K> Pacer<K> {
         self.open.len() + self.later.len()
     }
 
+    /// What waits, in no order.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &K> {
+        self.open.iter().chain(&self.later).map(|candidate| &candidate.key)
+    }
+
     /// What is there to be closed now, instead of what was there at the last look; and how many of it in a second.
     pub(super) fn replace(&mut self, now: Instant, rate: Option<u32>, mut candidates: Vec<Candidate<K>>) {
         self.interval = rate.map(|rate| Duration::from_secs(1) / rate.max(1));

@@ -1,10 +1,17 @@
-//! The pace under a virtual clock.
+//! The pace under a virtual clock, and when all sessions are looked at.
 
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::batch::{BatchTarget, CloseBatch};
 use super::pacer::{Candidate, Pacer, latest_start};
+use crate::metrics::CloseCause;
+use crate::pool::PickContext;
+use crate::pool::tests::{pool, view};
+use crate::standing::Standing;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -143,4 +150,24 @@ proptest! {
         // And on average as fast as it says, unless there is nothing to close.
         prop_assert!(by_rate.len() <= sessions.len());
     }
+}
+
+/// A batch whose sessions are known costs no look at all the others; one that may have more does.
+#[test]
+fn all_sessions_are_looked_at_only_for_those_that_are_not_known() {
+    let (pool, now) = (pool(""), Instant::now());
+    let backend = pool.add(&"a".into(), view(Standing::Up, 1));
+    let batch = |whom| CloseBatch::new(whom, CloseCause::BackendDown, now, now + SECOND);
+    let mut of_backend = batch(BatchTarget::At(Arc::downgrade(&backend), backend.view().address));
+    assert!(!of_backend.may_have_more(&pool), "it has no sessions");
+    let mut leases: Vec<_> = (0..3).map(|_| pool.pick(&PickContext::FIRST).unwrap()).collect();
+    assert!(of_backend.may_have_more(&pool), "three, and none is known");
+    of_backend.looked_at(now, 3, &pool);
+    assert!(!of_backend.may_have_more(&pool), "all three are known");
+    leases.push(pool.pick(&PickContext::FIRST).unwrap());
+    assert!(of_backend.may_have_more(&pool), "one that was on its way has come");
+    leases.truncate(2);
+    assert!(!of_backend.may_have_more(&pool), "two have ended by themselves");
+    assert!(!batch(BatchTarget::These(HashSet::new())).may_have_more(&pool), "these are named");
+    assert!(batch(BatchTarget::All).may_have_more(&pool), "at a stop the backlog is still served");
 }
