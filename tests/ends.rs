@@ -113,7 +113,7 @@ async fn a_late_answer_to_a_client_that_has_finished() {
         sink.read_to_end(&mut question).await.unwrap();
         assert_eq!(question, b"question");
         // What has no half-close cuts here.
-        tokio::time::sleep(Duration::from_millis(700)).await;
+        bench.until_half_closed().await;
         let answer = Pattern::new(3);
         let (written, received) = tokio::join!(
             async {
@@ -138,14 +138,14 @@ async fn waiting_for_the_client_is_not_limited_by_idle() {
         let (mut client, mut backend) = bench.session().await;
         backend.shutdown().await.unwrap();
         assert_eq!(soon("FIN", last(&mut client)).await, Last::Fin);
-        // Well past `idle`, the session is alive.
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        // Past `idle`, the session is alive.
+        bench.until_another_ends(Outcome::IdleTimeout, b"").await;
         client.write_all(b"still here").await.unwrap();
         let mut said = [0; 10];
         soon("it arrives", backend.read_exact(&mut said)).await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(soon("FIN", last(&mut backend)).await, Last::Fin);
-        bench.ended(Outcome::Completed, 1).await;
+        bench.all_ended(&[(Outcome::Completed, 1), (Outcome::IdleTimeout, 1)]).await;
         bench.rig.stop().await;
     }
 }
@@ -157,7 +157,7 @@ async fn idle_0_is_never() {
         let (mut client, mut backend) = bench.session().await;
         client.shutdown().await.unwrap();
         assert_eq!(soon("FIN", last(&mut backend)).await, Last::Fin);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        bench.until_half_closed().await;
         backend.write_all(b"late").await.unwrap();
         drop(backend);
         let mut answer = Vec::new();

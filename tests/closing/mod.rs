@@ -84,36 +84,46 @@ impl Scene {
 
     /// Waits until everything has come back, and all sessions have ended so.
     async fn ended(self, outcome: Outcome, count: u64) {
+        self.all_ended(&[(outcome, count)]).await;
+    }
+
+    /// The same, for several outcomes in their own order.
+    async fn all_ended(self, wanted: &[(Outcome, u64)]) {
         self.rig.until_no_sessions().await;
         let ended = |&outcome: &Outcome| (outcome.name(), self.rig.ended(outcome));
         let ended: Vec<_> = Outcome::ALL.iter().map(ended).filter(|(_, count)| *count > 0).collect();
-        assert_eq!(ended, [(outcome.name(), count)]);
+        let wanted: Vec<_> = wanted.iter().map(|&(outcome, count)| (outcome.name(), count)).collect();
+        assert_eq!(ended, wanted);
         self.until_waiting(0.0).await;
         assert!(self.rig.balancer().state().workers.list_sessions().is_empty());
         self.rig.stop().await;
     }
 
-    fn happen(&self, cause: CloseCause) -> &'static str {
+    fn happen(&self, backend: &str, cause: CloseCause) -> &'static str {
         match cause {
             CloseCause::BackendDown => {
-                assert!(self.registry.set_status("a", Status::Critical));
+                assert!(self.registry.set_status(backend, Status::Critical));
                 "down"
             }
             CloseCause::BackendRemoved => {
-                assert!(self.registry.deregister("a"));
+                assert!(self.registry.deregister(backend));
                 "removed"
             }
             CloseCause::Maintenance => {
-                assert!(self.registry.maintenance("a", true));
+                assert!(self.registry.maintenance(backend, true));
                 "maintenance"
             }
-            _ => panic!("nothing happens to `a` then"),
+            _ => panic!("nothing happens to `{backend}` then"),
         }
     }
 
     async fn until_happened(&self, cause: CloseCause) {
-        let standing = self.happen(cause);
-        self.rig.until_standing(&self.registry.id("a"), standing).await;
+        self.until_happened_to("a", cause).await;
+    }
+
+    async fn until_happened_to(&self, backend: &str, cause: CloseCause) {
+        let standing = self.happen(backend, cause);
+        self.rig.until_standing(&self.registry.id(backend), standing).await;
     }
 }
 

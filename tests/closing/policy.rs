@@ -78,17 +78,23 @@ async fn close_of_a_half_closed_session() {
 /// By default, and when it is written: whatever happens to the backend, its sessions go on.
 #[tokio::test]
 async fn keep_keeps() {
-    for more in ["", "on_down = \"keep\"\non_removed = \"keep\"\non_maintenance = \"keep\""] {
-        for (cause, key, _) in CASES {
-            let scene = Scene::new(MODES[0], more).await;
+    for is_written in [false, true] {
+        for (number, (cause, key, _)) in CASES.into_iter().enumerate() {
+            // Something else happens to another backend later: when that has closed its session, the task that closes
+            // has seen both.
+            let (later, later_key, closed) = CASES[(number + 1) % CASES.len()];
+            let written = if is_written { format!("{key} = \"keep\"\n") } else { String::new() };
+            let scene = Scene::new(MODES[0], &format!("{written}{later_key} = \"close\"")).await;
             let mut session = scene.session().await;
+            let scene = scene.with_b().await;
             scene.until_happened(cause).await;
-            // The task that would close it compares within milliseconds.
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            let mut other = scene.session().await;
+            scene.until_happened_to("b", later).await;
+            assert_eq!(soon("the end", last(&mut other.client)).await, Last::Reset);
             session.ping().await;
             session.finish().await;
-            assert_eq!(scene.closed(cause), 0, "{key}");
-            scene.ended(Outcome::Completed, 1).await;
+            assert_eq!((scene.closed(cause), scene.closed(later)), (0, 1), "{key}");
+            scene.all_ended(&[(Outcome::Completed, 1), (closed, 1)]).await;
         }
     }
 }
@@ -176,9 +182,16 @@ async fn a_close_is_called_off() {
     scene.until_waiting(0.0).await;
     scene.rig.until_standing(&scene.registry.id("a"), "up").await;
     let closed = scene.closed(CloseCause::BackendDown);
-    // More than another one would take.
-    tokio::time::sleep(Duration::from_millis(1_700)).await;
+    // An operator's close goes at the same pace, and would come after all that wait: none does.
+    let of = |session: &super::Session| scene.listed(session.client.local_addr().unwrap());
+    let last = sessions.iter().rev().find_map(of).unwrap().key;
+    assert_eq!(scene.rig.balancer().state().close(CloseCause::Operator, |session| session.key == last), 1);
+    until("an operator's close", || async { (scene.closed(CloseCause::Operator) == 1).then_some(()) }).await;
     assert_eq!(scene.closed(CloseCause::BackendDown), closed);
+    until("it is gone", || async {
+        sessions.iter().all(|session| of(session).is_none_or(|seen| seen.key != last)).then_some(())
+    })
+    .await;
     let mut left = 0;
     for mut session in sessions {
         if scene.listed(session.client.local_addr().unwrap()).is_some() {
@@ -186,7 +199,7 @@ async fn a_close_is_called_off() {
             left += 1;
         }
     }
-    assert_eq!(left, 30 - closed);
+    assert_eq!(left, 29 - closed);
     scene.rig.until_no_sessions().await;
     scene.rig.stop().await;
 }
@@ -194,20 +207,32 @@ async fn a_close_is_called_off() {
 /// Nothing is up and sessions are sent to what is down, on purpose: they are not closed for it.
 #[tokio::test]
 async fn not_while_failing_open() {
-    let scene = Scene::new(MODES[0], "on_down = \"close\"\nwhen_all_down = \"any\"").await;
-    let mut old = scene.session().await;
+    let keys = "on_down = \"close\"\non_removed = \"close\"\nwhen_all_down = \"any\"";
+    let scene = Scene::new(MODES[0], keys).await;
+    let mut at_a = vec![scene.session().await];
+    let scene = scene.with_b().await;
+    scene.until_happened_to("b", CloseCause::BackendDown).await;
     scene.until_happened(CloseCause::BackendDown).await;
     scene.rig.until_metric("evenkeel_pool_fail_open{pool=\"back\"}", 1.0).await;
-    let mut new = scene.session().await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    old.ping().await;
-    new.ping().await;
+    let mut at_b = loop {
+        let session = scene.session().await;
+        match session.backend.local_addr().unwrap() == scene.a.local_addr().unwrap() {
+            true => at_a.push(session),
+            false => break session,
+        }
+    };
+    // Another thing happens to `b`: when that has closed its session, the task that closes has seen both.
+    scene.until_happened_to("b", CloseCause::BackendRemoved).await;
+    assert_eq!(soon("the end", last(&mut at_b.client)).await, Last::Reset);
+    for session in &mut at_a {
+        session.ping().await;
+    }
     // Another one is up again: now those of `a` have somewhere to go.
     let scene = scene.with_b().await;
-    for session in [&mut old, &mut new] {
+    for session in &mut at_a {
         assert_eq!(soon("the end", last(&mut session.client)).await, Last::Reset);
     }
-    scene.ended(Outcome::BackendDown, 2).await;
+    scene.all_ended(&[(Outcome::BackendDown, at_a.len() as u64), (Outcome::BackendRemoved, 1)]).await;
 }
 
 /// A backend that moved and then goes down is down where it is now: what is still connected to where it was, stays.

@@ -4,7 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use evenkeel::metrics::{Direction, Outcome};
+use evenkeel::proxy::Phase;
 use socket2::SockRef;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
@@ -136,12 +138,34 @@ impl Bench {
         self.rig.balancer().state().set().pools[0].bytes(direction)
     }
 
+    /// Waits until the balancer knows that one side of a session has finished.
+    pub async fn until_half_closed(&self) {
+        let workers = &self.rig.balancer().state().workers;
+        let is_so = || workers.list_sessions().iter().any(|session| session.phase == Phase::HalfClosed);
+        until("it is half-closed", || async { is_so().then_some(()) }).await;
+    }
+
+    /// Waits until a limit has ended another session, which begins now: whatever an earlier session waits for, it has
+    /// waited for longer than that limit. `request` is what the client of the other one sends.
+    pub async fn until_another_ends(&self, outcome: Outcome, request: &[u8]) {
+        let before = self.rig.ended(outcome);
+        let (mut client, _backend) = self.session().await;
+        client.write_all(request).await.unwrap();
+        until("another session ends", || async { (self.rig.ended(outcome) > before).then_some(()) }).await;
+    }
+
     /// Waits until all sessions have ended and counts add up; exactly `count` of them must have ended so.
     pub async fn ended(&self, outcome: Outcome, count: u64) {
+        self.all_ended(&[(outcome, count)]).await;
+    }
+
+    /// As [`Self::ended`], for several outcomes, in their own order.
+    pub async fn all_ended(&self, wanted: &[(Outcome, u64)]) {
         self.rig.until_no_sessions().await;
         let ended: Vec<_> =
             Outcome::ALL.iter().map(|&o| (o.name(), self.rig.ended(o))).filter(|(_, count)| *count > 0).collect();
-        assert_eq!(ended, [(outcome.name(), count)], "{} {:?}", self.mode, self.way);
+        let wanted: Vec<_> = wanted.iter().map(|&(outcome, count)| (outcome.name(), count)).collect();
+        assert_eq!(ended, wanted, "{} {:?}", self.mode, self.way);
     }
 }
 

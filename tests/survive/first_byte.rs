@@ -9,11 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::{Bench, Last, MODES, Way, last, soon};
 
 const LIMIT: &str = "timeouts = { first_byte = \"300ms\" }";
-const PAST_IT: Duration = Duration::from_millis(500);
 
 /// Where a test has to be faster than the limit.
 const LONG_LIMIT: &str = "timeouts = { first_byte = \"2s\" }";
-const PAST_THE_LONG_ONE: Duration = Duration::from_millis(2_300);
 
 async fn in_every_mode(more: &str, test: impl AsyncFn(&Bench)) {
     for &mode in MODES {
@@ -77,16 +75,16 @@ async fn more_of_the_request_does_not_postpone_it() {
 async fn a_server_that_speaks_first_is_not_hurried() {
     in_every_mode(LIMIT, async |bench| {
         let (mut client, mut backend) = bench.session().await;
-        tokio::time::sleep(PAST_IT).await;
+        bench.until_another_ends(Outcome::FirstByteTimeout, b"request").await;
         backend.write_all(b"220 ready").await.unwrap();
         client.read_exact(&mut [0; 9]).await.unwrap();
         client.write_all(b"HELO").await.unwrap();
         backend.read_exact(&mut [0; 4]).await.unwrap();
-        tokio::time::sleep(PAST_IT).await;
+        bench.until_another_ends(Outcome::FirstByteTimeout, b"request").await;
         backend.write_all(b"250").await.unwrap();
         client.read_exact(&mut [0; 3]).await.unwrap();
         drop((client, backend));
-        bench.ended(Outcome::Completed, 1).await;
+        bench.all_ended(&[(Outcome::Completed, 1), (Outcome::FirstByteTimeout, 2)]).await;
     })
     .await;
 }
@@ -100,13 +98,13 @@ async fn it_is_over_with_the_first_byte() {
             client.write_all(b"request").await.unwrap();
             backend.read_exact(&mut [0; 7]).await.unwrap();
             if round == 1 {
-                tokio::time::sleep(PAST_THE_LONG_ONE).await;
+                bench.until_another_ends(Outcome::FirstByteTimeout, b"request").await;
             }
             backend.write_all(b"answer").await.unwrap();
             client.read_exact(&mut [0; 6]).await.unwrap();
         }
         drop((client, backend));
-        bench.ended(Outcome::Completed, 1).await;
+        bench.all_ended(&[(Outcome::Completed, 1), (Outcome::FirstByteTimeout, 1)]).await;
     })
     .await;
 }
@@ -120,11 +118,11 @@ async fn a_backend_that_has_finished_is_not_waited_for() {
         backend.read_exact(&mut [0; 7]).await.unwrap();
         backend.shutdown().await.unwrap();
         assert_eq!(last(&mut client).await, Last::Fin);
-        tokio::time::sleep(PAST_THE_LONG_ONE).await;
+        bench.until_another_ends(Outcome::FirstByteTimeout, b"request").await;
         client.write_all(b"more").await.unwrap();
         backend.read_exact(&mut [0; 4]).await.unwrap();
         drop((client, backend));
-        bench.ended(Outcome::Completed, 1).await;
+        bench.all_ended(&[(Outcome::Completed, 1), (Outcome::FirstByteTimeout, 1)]).await;
     })
     .await;
 }

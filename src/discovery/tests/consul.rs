@@ -132,10 +132,13 @@ async fn host_names_are_resolved_and_kept() {
     let view = running.status(|view| !view.rejected.is_empty()).await;
     assert_eq!(view.rejected[0].why, "can't resolve bad.example: no such name");
     // What was there stays where it was while its new name is not resolved.
-    let instances = [("a", "slow.example"), ("b", "bad.example")].map(|(id, address)| instance(id, address, "passing"));
-    agent.asked().await.ok(2, &list(&instances));
-    let _asked = agent.asked().await;
-    running.no_update().await;
+    let unknown = [("a", "slow.example"), ("b", "bad.example")].map(|(id, address)| instance(id, address, "passing"));
+    agent.asked().await.ok(2, &list(&unknown));
+    // No set comes of it: the next one is that of the next answer.
+    let known = instance("c", "10.0.0.7", "passing");
+    agent.asked().await.ok(3, &list(&[&unknown[..], &[known]].concat()));
+    let wanted = ["n/a 10.0.0.1:80 2 passing", "n/b 10.9.9.9:80 2 passing", "n/c 10.0.0.7:80 2 passing"];
+    assert_eq!(running.set().await, wanted);
 }
 
 #[tokio::test]

@@ -160,10 +160,14 @@ async fn a_list_of_nothing_usable_is_not_an_empty_list() {
     asked.ok(901, &list(&[instance("a", "not an address", "passing"), "7".to_owned()]));
     let view = running.status(|view| view.errors.contains_key("invalid")).await;
     assert!(view.error.unwrap().2.contains(": none of 2 instances can be used, such as entry 1:"));
-    assert_eq!(agent.asked().await.path, "web");
+    let asked = agent.asked().await;
+    assert_eq!(asked.path, "web");
     let update = running.update().await;
     assert_eq!((shown(&update).len(), update.trust), (1, Trust::Failing));
-    running.no_update().await;
+    // What comes next is the answer after it.
+    asked.ok(902, &passing(&["a", "b"]));
+    let update = running.update().await;
+    assert_eq!((shown(&update).len(), update.trust), (2, Trust::Doubted(Mistrust::Trouble)));
 }
 
 #[tokio::test]

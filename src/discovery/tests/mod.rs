@@ -128,12 +128,6 @@ impl Running {
         soon("update", self.updates.recv()).await.expect("the follower ended")
     }
 
-    async fn no_update(&mut self) {
-        if let Ok(update) = tokio::time::timeout(A_WHILE, self.updates.recv()).await {
-            panic!("{update:?}");
-        }
-    }
-
     /// The status, once it is as wanted.
     async fn status(&self, wanted: impl Fn(&SourceView) -> bool) -> SourceView {
         soon("such status", async {
