@@ -139,8 +139,8 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
-    /// The admin socket is not at hand.
-    #[error("the admin socket {} is not at hand", path.display())]
+    /// The admin socket can't be used.
+    #[error("the admin socket {} can't be used", path.display())]
     AdminSocket {
         /// As written.
         path: PathBuf,

@@ -148,7 +148,7 @@ fn agent(pool: &Pool, backend: &Backend, view: &BackendView) -> String {
     let settings = pool.settings();
     let is_asked = settings.agent.is_some() || matches!(settings.check.kind, CheckKind::Agent(_));
     if !is_asked && view.advice.is_none() {
-        return "nobody asks it (agent is not set)".to_owned();
+        return "not asked (agent is not set)".to_owned();
     }
     let mut says = match view.advice {
         None => "it has not asked for anything".to_owned(),

@@ -12,7 +12,7 @@ const MOST_LEFT_OUT: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BackendsOptions {
-    /// Of this pool alone
+    /// Of this pool only
     pool: Option<String>,
 }
 

@@ -17,10 +17,10 @@ const LONGEST: usize = 1 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EventsOptions {
-    /// Of this pool alone, and of the balancer as a whole
+    /// Of this pool only, and of the balancer as a whole
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
-    /// End after so many
+    /// End after this many events
     #[arg(long, value_name = "N")]
     count: Option<u64>,
 }

@@ -7,7 +7,7 @@ use super::{CommandError, say, say_json, sessions};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainOptions {
-    /// A backend: ID, POOL/ID, or the beginning of one that no other has; or the number of a session
+    /// A backend: ID, POOL/ID, or a beginning of it that no other has; or the number of a session
     whom: String,
 }
 

@@ -11,7 +11,7 @@ use crate::clean;
 pub(super) struct LevelOptions {
     /// off, error, warn, info, debug, trace; or by module: info,evenkeel::probe=debug. Without it: show the level
     level: Option<String>,
-    /// The former level is back after this time, such as 10m
+    /// Go back to the former level after this time, such as 10m
     #[arg(long = "for", value_name = "TIME", requires = "level")]
     time: Option<String>,
 }

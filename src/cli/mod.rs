@@ -45,8 +45,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A TCP load balancer.
 ///
-/// Accepts connections on front addresses, picks a backend from a pool that Consul or a list feeds, moves the bytes, and
-/// takes backends that fail their health checks out of the pool. Without a command it runs.
+/// Accepts connections, chooses a backend for each from a pool that comes from Consul or a list, moves the bytes, and stops
+/// using backends that fail their health checks. Without a command it runs.
 #[derive(Debug, Parser)]
 #[command(
     name = "evenkeel",
@@ -59,11 +59,11 @@ struct Arguments {
     #[arg(long, global = true, value_name = "PATH", env = "EVENKEEL_CONFIG", default_value = "lb.toml")]
     config: PathBuf,
 
-    /// Let checks of kind "exec" run programs, as the user that this runs as
+    /// Allow checks of kind "exec" to run programs, as the user of this process
     #[arg(long, global = true)]
     allow_exec: bool,
 
-    /// Where the running balancer is: http://HOST:PORT, or the path of its socket; else the configuration file says
+    /// Where the running balancer is: http://HOST:PORT, or the path of its socket. Default: as the configuration file says
     #[arg(long, global = true, value_name = "URL", env = "EVENKEEL_ADMIN")]
     admin: Option<String>,
 
@@ -77,45 +77,45 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the balancer until SIGTERM or SIGINT; a second one does not wait for sessions; SIGHUP reads the file again
+    /// Run the balancer until SIGTERM or SIGINT. A second signal does not wait for sessions. SIGHUP reads the file again
     Run,
-    /// Say whether the configuration is valid, what it would run, and what is risky in it
+    /// Check the configuration: is it valid, what would run, what is risky
     Check,
-    /// Say what the configuration would change in the running balancer, and what becomes of live sessions; changes nothing
+    /// Show what the configuration would change in the running balancer, and what happens to live sessions. Changes nothing
     Plan(plan::PlanOptions),
-    /// The whole at a glance: listeners, pools, sessions
+    /// Show listeners, pools and sessions in short
     Status,
-    /// Every backend: standing, since when, why
+    /// Show every backend: its standing, since when, why
     Backends(backends::BackendsOptions),
-    /// Who is connected to whom
+    /// Show live sessions, each with its client and its backend
     Sessions(sessions::ListOptions),
-    /// Close sessions, at the pace of their pools
+    /// Close sessions, at the close_rate of their pools
     Close(sessions::CloseOptions),
-    /// Why a backend gets sessions, or none, and what happened to it; or a session, with what the kernel knows of it
+    /// Explain why a backend gets sessions or none, and what happened to it. Or show a session, with what the kernel knows
     Explain(explain::ExplainOptions),
-    /// Pools and backends, live: rates, connect times, standings; keys to sort, filter and drain
+    /// Show pools and backends live: rates, connect times, standings. Keys sort, filter and drain
     Top(top::TopOptions),
-    /// What happens, while it happens
+    /// Show what happens, while it happens
     Events(events::EventsOptions),
-    /// Let a backend, or a whole pool, run empty: nothing new, what runs goes on
+    /// Let a backend or a whole pool run empty: it gets no new sessions, running ones go on
     Drain(operate::TakeOut),
-    /// Take a backend, or a whole pool, out; what runs goes on
+    /// Take a backend or a whole pool out; running sessions go on
     Disable(operate::TakeOut),
     /// Take `drain` or `disable` back
     Ready(operate::PutBack),
     /// Give a backend another share of the new sessions
     Weight(operate::Weight),
-    /// Let the active check of a backend rest, or go on
+    /// Pause the active check of a backend, or resume it
     Probe(operate::ProbeOptions),
-    /// Obey discovery at once: end what a pool holds against it after trouble of the registry
+    /// Obey the registry at once: end what a pool holds against it after trouble
     Release(operate::ReleaseOptions),
-    /// Show or change what the log says
+    /// Show or change the level of the log
     LogLevel(level::LevelOptions),
-    /// What is in effect, with every default; secrets are masked
+    /// Show the configuration in effect, with every default; secrets are masked
     Config,
-    /// Have the file read again, at once; what is refused changes nothing
+    /// Make the balancer read its file again at once. If the file is refused, nothing changes
     Reload,
-    /// Write a shell's completions to stdout
+    /// Write completions for a shell to stdout
     Completions(pages::Completions),
     /// Write the manual
     Man(pages::Man),

@@ -21,23 +21,23 @@ const LINE: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false, id = "whom")]
 pub(super) struct Selection {
-    /// ID, POOL/ID, or the beginning of one that no other has
+    /// ID, POOL/ID, or a beginning of it that no other backend has
     #[arg(group = "whom")]
     backend: Option<String>,
-    /// The whole pool instead, newcomers included
+    /// The whole pool instead, and backends that come later
     #[arg(long, value_name = "POOL", group = "whom")]
     pool: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct LastingOptions {
-    /// It ends by itself after this time, such as 90s or 1h
+    /// End the order after this time, such as 90s or 1h
     #[arg(long = "for", value_name = "TIME", conflicts_with = "until_restart")]
     time: Option<String>,
-    /// It ends with the process, although there is a state_dir
+    /// End the order with the process, although there is a state_dir
     #[arg(long)]
     until_restart: bool,
-    /// Why; shown wherever the order is
+    /// Why; shown with the order
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
 }
@@ -48,13 +48,13 @@ pub(super) struct TakeOut {
     whom: Selection,
     #[command(flatten)]
     lasting: LastingOptions,
-    /// Close what runs, at the pace of the pool
+    /// Close running sessions, at the close_rate of the pool
     #[arg(long)]
     close: bool,
     /// Wait until the last session is gone
     #[arg(long)]
     wait: bool,
-    /// Wait no longer than this; exit status 4 if sessions are left then
+    /// Wait no longer than this; exit status 4 if sessions are left
     #[arg(long, value_name = "TIME", requires = "wait", value_parser = parse_duration)]
     timeout: Option<Duration>,
 }
@@ -63,16 +63,16 @@ pub(super) struct TakeOut {
 pub(super) struct PutBack {
     #[command(flatten)]
     whom: Selection,
-    /// Why; shown wherever the order is
+    /// Why; shown with the order
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Weight {
-    /// ID, POOL/ID, or the beginning of one that no other has
+    /// ID, POOL/ID, or a beginning of it that no other backend has
     backend: String,
-    /// 0 to 65535, 0 = nothing new; or `default` = what discovery says
+    /// 0 to 65535, 0 = no new sessions; or `default` = as discovery says
     #[arg(value_parser = weight_of)]
     weight: Given,
     #[command(flatten)]
@@ -81,9 +81,9 @@ pub(super) struct Weight {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ProbeOptions {
-    /// ID, POOL/ID, or the beginning of one that no other has
+    /// ID, POOL/ID, or a beginning of it that no other backend has
     backend: String,
-    /// `pause`: nothing is probed, and what the last probe found holds; or `resume`
+    /// `pause`: no probes, and the last result holds; or `resume`
     #[arg(value_enum)]
     action: Action,
     #[command(flatten)]
@@ -98,7 +98,7 @@ enum Action {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ReleaseOptions {
-    /// The pool, or the beginning of its name that no other has
+    /// The pool, or a beginning of its name that no other pool has
     pool: String,
     /// Why; shown in the log
     #[arg(long, value_name = "TEXT")]

@@ -10,13 +10,13 @@ use super::{CommandError, say};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
-    /// For which shell
+    /// The shell
     shell: Shell,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Man {
-    /// Write the pages of all commands into this directory, instead of the first one to stdout
+    /// Write the pages of all commands into this directory. Without it: the first page to stdout
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

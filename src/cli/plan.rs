@@ -176,7 +176,7 @@ fn moved(named: &NamedDifference) -> Vec<String> {
         notes.push("sessions stay in the pool that they are in".to_owned());
     }
     if named.changes("bind") {
-        notes.push("who waits at an address that it leaves is served first".to_owned());
+        notes.push("clients that wait at an address that it leaves are served first".to_owned());
     }
     notes
 }
@@ -216,7 +216,7 @@ fn changed(named: &NamedDifference, running: Option<&Value>, config: &Config) ->
     }
     sessions.kept = sessions.kept.saturating_sub(sessions.drained + sessions.closed);
     if named.changes("consul") {
-        notes.push("who leaves follows from what Consul then says: see on_removed".to_owned());
+        notes.push("which backends leave follows from what Consul then says: see on_removed".to_owned());
     }
     if named.changes("on_removed") && pool.closing.on_removed != ClosePolicy::Keep {
         notes.push("sessions at addresses that their backends have left go by it, too".to_owned());

@@ -39,10 +39,10 @@ pub(super) struct Which {
 pub(super) struct ListOptions {
     #[command(flatten)]
     which: Which,
-    /// age = the oldest first, idle = the quietest first, bytes = who moved most first
+    /// age = the oldest first, idle = the quietest first, bytes = the most bytes first
     #[arg(long, value_name = "BY", default_value = "age", value_parser = ["age", "idle", "bytes"])]
     sort: String,
-    /// No more than so many
+    /// At most this many
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
 }

@@ -58,7 +58,7 @@ impl Listener {
 pub(super) fn max_connections(table: &Table<'_>) -> Option<usize> {
     if let Some(zero) = table.value("max_connections").filter(|value| value.whole_number() == Some(0)) {
         let hint = "leave it out for as many as there can be; to take no connections, remove the listener";
-        return zero.refuse(Complaint::new("it would let nobody in", hint));
+        return zero.refuse(Complaint::new("it would let no client in", hint));
     }
     table.number("max_connections", 1..=1_000_000_000)
 }

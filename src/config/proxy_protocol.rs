@@ -86,7 +86,7 @@ impl AcceptProxy {
         let hint = "add the addresses of the proxies in front: from = [\"10.0.0.0/8\"]";
         let from = table.value("from");
         if from.is_none() {
-            table.fault("`accept_proxy` without `from` would believe nobody", hint);
+            table.fault("`accept_proxy` without `from` would trust no peer", hint);
         }
         let from = from.map_or_else(Vec::new, |value| value.at_least_one(value.texts(), hint));
         Self {

@@ -193,8 +193,10 @@ fn judge_check(check: &Check, warnings: &mut Vec<String>) {
             warnings.push(format!("check.status \"{}\": a backend that answers with an error passes", http.status));
         }
         CheckKind::Script(script) if script.steps.iter().all(|step| matches!(step, ScriptStep::Send(_))) => {
-            warnings
-                .push("check.steps without `expect`: whoever takes the bytes passes, whatever it answers".to_owned());
+            warnings.push(
+                "check.steps without `expect`: every server that takes the bytes passes, whatever it answers"
+                    .to_owned(),
+            );
         }
         _ => {}
     }

@@ -50,10 +50,10 @@ pub enum ApplyError {
     /// A written limit can't be held.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// A written relay is not at hand.
+    /// A written relay can't be used here.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A new listening socket is not at hand.
+    /// A new listening socket can't be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// What a check needs is not there.

@@ -51,10 +51,10 @@ pub enum ServerStartError {
     /// A written limit can't be held.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// A written relay is not at hand.
+    /// A written relay can't be used here.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A listening socket is not at hand.
+    /// A listening socket can't be had.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// A pool can't be probed.

@@ -23,7 +23,7 @@ pub struct Inherited {
     pub fd: OwnedFd,
 }
 
-/// Why a socket is not at hand.
+/// Why a socket can't be had.
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// bind(2) or listen(2) said no.

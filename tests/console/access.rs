@@ -23,7 +23,7 @@ async fn the_socket_is_its_users_alone_and_a_stale_one_is_replaced() {
     let mut second = Program::start(&text.replace("admin.sock", &path), &[]);
     assert_eq!(second.end().await.code(), Some(1));
     let error = second.log().into_iter().find(|line| line.starts_with("evenkeel: ")).unwrap();
-    assert_eq!(error, format!("evenkeel: the admin socket {path} is not at hand: another process listens there"));
+    assert_eq!(error, format!("evenkeel: the admin socket {path} can't be used: another process listens there"));
     assert_eq!(console.get("/live").await.unwrap().0, 200);
 
     // Killed, it leaves the file; the next one replaces it, and removes its own at the end.

@@ -56,7 +56,7 @@ pub(super) fn help() -> Vec<Text<'static>> {
         ("up, down, k, j", "choose a backend; also Page Up, Page Down, Home, End"),
         ("s", "sort by name, sessions, connects, p99 or standing"),
         ("r", "reverse the order"),
-        ("/", "show who has a text in name, pool, standing or address; Esc: all"),
+        ("/", "show only what has a text in name, pool, standing or address; Esc: all"),
         ("d", "drain: nothing new comes to it, what runs goes on (asks first)"),
         ("x", "disable: take it out, what runs goes on (asks first)"),
         ("e", "ready: take drain or disable back (asks first)"),

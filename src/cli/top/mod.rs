@@ -57,10 +57,10 @@ enum News {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct TopOptions {
-    /// Between two looks
+    /// The time between two looks
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_duration)]
     interval: Duration,
-    /// Show what has this in its name, pool, standing or address
+    /// Show only backends with this in their name, pool, standing or address
     #[arg(long, value_name = "TEXT", default_value = "")]
     filter: String,
 }
