@@ -1,16 +1,17 @@
-//! The `agent` kind: a backend says in a line of HAProxy's words what it wants of its balancer.
-//! Called by `attempt`. As there, what an answer does not mention stays as it was, and only the agent takes back what it said.
+//! The `agent` kind: a backend answers with one line in HAProxy's words that asks for a weight, a limit or no sessions.
+//! Called by `attempt`.
+//! As in HAProxy, what an answer does not mention stays as it was, so the opinion outlives the attempt.
 
 use crate::config::AgentCheck;
 use crate::health::{Advice, AdvisedWeight, AgentWish, Hearing, escaped};
 
 use super::attempt::{Miss, Trace};
-use super::wire::Wire;
+use super::wire::{Wire, receive, send};
 
-/// A line with a description.
-const READ_LIMIT: usize = 4096;
+/// Room for the words and a description after `#`.
+const LINE_LIMIT: usize = 4096;
 
-/// What an agent has said so far.
+/// What an agent has asked for so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Opinion {
     heard: bool,
@@ -21,7 +22,7 @@ pub(super) struct Opinion {
 }
 
 impl Opinion {
-    /// What follows from it; `None` = it has never answered.
+    /// The advice that follows from it; `None` = the agent has never answered.
     pub(super) fn advice(&self) -> Option<Advice> {
         let wish = match self.administrative {
             AgentWish::Maintenance => AgentWish::Maintenance,
@@ -31,7 +32,7 @@ impl Opinion {
         self.heard.then_some(Advice { weight: self.weight, wish, max_sessions: self.max_sessions })
     }
 
-    /// Takes a line. `None` = nothing in it is known, and nothing changes.
+    /// Takes a line. `None` = no word in it is known, and nothing changes.
     fn take(&mut self, line: &str) -> Option<Hearing> {
         let words = line.split('#').next().unwrap_or_default();
         let (mut known, mut all) = (false, true);
@@ -44,7 +45,7 @@ impl Opinion {
         known.then_some(if all { Hearing::Understood } else { Hearing::Unknown })
     }
 
-    /// Takes a word, if it is one. The last of several that mean the same thing counts.
+    /// Takes a word, and returns whether it is known. If several have the same meaning, the last one counts.
     fn word(&mut self, word: &str) -> bool {
         match word {
             "up" => self.down = false,
@@ -66,7 +67,7 @@ impl Opinion {
     }
 }
 
-/// `weight:50`, `weight:50%`; `50%` is the same as the latter, from before that spelling.
+/// `weight:50`, `weight:50%`, and `50%`, which is an older spelling of the latter.
 fn weight(word: &str) -> Option<AdvisedWeight> {
     let (text, is_spelt_out) = word.strip_prefix("weight:").map_or((word, false), |text| (text, true));
     match text.strip_suffix('%') {
@@ -75,7 +76,7 @@ fn weight(word: &str) -> Option<AdvisedWeight> {
     }
 }
 
-/// Asks, and judges what the agent has said by now: a pass unless it says that the backend is down.
+/// Asks, and judges by everything that the agent has said so far: a pass, unless it said that the backend is down.
 pub(super) async fn exchange(
     stream: &mut Wire,
     check: &AgentCheck,
@@ -84,13 +85,13 @@ pub(super) async fn exchange(
 ) -> Result<String, Miss> {
     trace.asked = "opinion".to_owned();
     if !check.send.is_empty() {
-        stream.send(&check.send, trace).await?;
+        send(stream, &check.send, trace).await?;
     }
-    // The line ends with its end or with the connection.
+    // The end of the connection ends the line, too.
     while !trace.came.contains(&b'\n') {
-        match stream.receive(READ_LIMIT, trace).await {
+        match receive(stream, LINE_LIMIT, trace).await {
             Ok(()) => {}
-            Err(Miss::Failed(_)) if !trace.came.is_empty() && trace.came.len() < READ_LIMIT => break,
+            Err(Miss::Failed(_)) if !trace.came.is_empty() && trace.came.len() < LINE_LIMIT => break,
             Err(miss) => return Err(miss),
         }
     }

@@ -1,6 +1,7 @@
-//! One probe: connect, the PROXY header that sessions have, the kind's own exchange, one deadline over all, a verdict in
-//! words, and a goodbye. Called by the probe's task. Whose fault an error is gets decided here: a backend is judged by what
-//! it did, never by what this machine ran out of.
+//! One attempt of a probe: connect, PROXY header, the exchange of the kind, within one deadline; its result in words; the
+//! close.
+//! Called by the probe's task.
+//! It also decides which errors are local: a backend is judged by what it did, never by what this machine lacked.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -17,21 +18,21 @@ use crate::proxy_protocol::{Addresses, Header, write_v1, write_v2};
 
 use super::agent::Opinion;
 use super::tls::Context;
-use super::wire::{Goodbye, Wire};
+use super::wire::{self, Goodbye, Wire};
 use super::{agent, connect, exec, grpc, http, postgres, redis, script, tls};
 
-/// For a server to end its side of a connection. Most do within a round trip.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long a server gets to end its side of a connection. Most do so within a round trip.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Where a probe is. Kept outside of the exchange, so that a timeout can tell how far it got.
+/// How far an attempt got. It lives outside of the exchange, so that a timeout can say what it interrupted.
 pub(super) struct Trace {
     /// See [`ProbeResult::asked`].
     pub(super) asked: String,
     /// See [`ProbeResult::wanted`].
     pub(super) wanted: String,
-    /// What the backend sent, or as much of it as can matter.
+    /// What the backend sent, as far as it is kept.
     pub(super) came: Vec<u8>,
-    /// How the connection ends.
+    /// How the connection is to end.
     pub(super) goodbye: Goodbye,
     /// See [`ProbeResult::hearing`].
     pub(super) hearing: Option<Hearing>,
@@ -39,38 +40,30 @@ pub(super) struct Trace {
     pub(super) certificate: Option<Certificate>,
 }
 
-/// What a probe takes along from the one before it, and brings back.
-pub(super) struct AttemptContext {
-    /// For TLS, where the check wants it.
-    pub(super) context: Option<Context>,
-    /// Of the kind `agent`.
-    pub(super) opinion: Opinion,
-}
-
 /// Why a probe did not pass.
 #[derive(Debug)]
 pub(super) enum Miss {
-    /// The backend's doing, in words.
+    /// The backend's fault, in words.
     Failed(String),
-    /// Ours.
+    /// This machine's fault.
     Local(io::Error),
 }
 
-/// What is left of a probe when its verdict stands.
+/// The connection after the result, and how to end it.
 pub(super) struct Farewell {
-    /// `None` = nothing is: there is no connection, or its end is the kernel's business.
+    /// `None` = nothing to do: there is no connection, or dropping it is enough.
     wire: Option<Wire>,
     goodbye: Goodbye,
     limit: Duration,
 }
 
 impl Farewell {
-    /// Ends the connection in order, which takes no longer than what was left of the probe's timeout.
+    /// Ends the connection in order, within the time that was left of the probe's timeout.
     ///
     /// Cancel safe: dropping the future closes the connection.
     pub(super) async fn say(self) {
         if let Some(wire) = self.wire {
-            wire.leave(self.goodbye, self.limit).await;
+            wire::leave(wire, self.goodbye, self.limit).await;
         }
     }
 }
@@ -80,11 +73,12 @@ impl Farewell {
 /// Cancel safe: dropping the future closes the connection.
 ///
 /// # Errors
-/// What this machine lacked (fds, ephemeral ports, memory). Then nothing is known about the backend.
+/// What this machine lacked (fds, ephemeral ports, memory). It says nothing about the backend.
 pub(super) async fn attempt(
     address: SocketAddr,
     check: &Check,
-    context: &mut AttemptContext,
+    tls: Option<Context>,
+    opinion: &mut Opinion,
 ) -> io::Result<(ProbeResult, Farewell)> {
     let started = Instant::now();
     let mut trace = Trace {
@@ -96,11 +90,11 @@ pub(super) async fn attempt(
         certificate: None,
     };
     let mut wire = None;
-    let verdict = match within(check.timeout, exchange(address, check, context, &mut wire, &mut trace)).await {
+    let verdict = match within(check.timeout, exchange(address, check, tls, opinion, &mut wire, &mut trace)).await {
         Ok(verdict) => verdict,
         Err(_) => Err(trace.failed(format!("timeout after {:?}", check.timeout))),
     };
-    let limit = FAREWELL.min(check.timeout.saturating_sub(started.elapsed()));
+    let limit = CLOSE_TIMEOUT.min(check.timeout.saturating_sub(started.elapsed()));
     let farewell = Farewell { wire: wire.filter(|_| connect::ends_in_order(check)), goodbye: trace.goodbye, limit };
     let (passed, got) = match verdict {
         Ok(got) => (true, got),
@@ -115,18 +109,19 @@ pub(super) async fn attempt(
         asked: line(&trace.asked),
         wanted: line(&trace.wanted),
         got: line(&got),
-        advice: context.opinion.advice(),
+        advice: opinion.advice(),
         hearing: trace.hearing,
         certificate: trace.certificate,
     };
     Ok((result, farewell))
 }
 
-/// `wire` is where the connection is left.
+/// The connection is left in `wire`, also if the future is dropped.
 async fn exchange(
     address: SocketAddr,
     check: &Check,
-    context: &mut AttemptContext,
+    tls: Option<Context>,
+    opinion: &mut Opinion,
     wire: &mut Option<Wire>,
     trace: &mut Trace,
 ) -> Result<String, Miss> {
@@ -138,20 +133,18 @@ async fn exchange(
         let header = header(version, &stream)?;
         stream.write_all(&header).await?;
     }
-    let stream = match (&check.tls, &context.context) {
-        (Some(settings), Some(context)) => {
-            match tls::handshake(stream, address, settings, context.clone(), trace).await {
-                Ok(stream) => wire.insert(Wire::Tls(stream)),
-                Err((miss, stream)) => {
-                    *wire = stream.map(Wire::Plain);
-                    return Err(miss);
-                }
+    let stream = match (&check.tls, tls) {
+        (Some(settings), Some(context)) => match tls::handshake(stream, address, settings, context, trace).await {
+            Ok(stream) => wire.insert(Wire::Right(stream)),
+            Err((miss, stream)) => {
+                *wire = stream.map(Wire::Left);
+                return Err(miss);
             }
-        }
-        _ => wire.insert(Wire::Plain(stream)),
+        },
+        _ => wire.insert(Wire::Left(stream)),
     };
     match &check.kind {
-        // Neither `None` nor `Exec` gets here, see `Prober::subscribe` and above.
+        // `None` and `Exec` do not get here: see `Prober::subscribe` and above.
         CheckKind::None | CheckKind::Tcp | CheckKind::Exec(_) => Ok("connected".to_owned()),
         CheckKind::Http(check) => http::exchange(stream, address, check, trace).await,
         CheckKind::Script(script) => script::exchange(stream, &script.steps, trace).await,
@@ -159,16 +152,16 @@ async fn exchange(
         CheckKind::Smtp => script::converse(stream, &script::SMTP, trace).await,
         CheckKind::Mysql => script::converse(stream, &script::MYSQL, trace).await,
         CheckKind::Redis(check) => redis::exchange(stream, check, trace).await,
-        CheckKind::Tls => Ok(tls::told(stream, trace)),
+        CheckKind::Tls => Ok(tls::summary(stream, trace)),
         CheckKind::Postgres(check) => postgres::exchange(stream, check, trace).await,
         CheckKind::Grpc(check) => grpc::exchange(stream, address, check, trace).await,
-        CheckKind::Agent(check) => agent::exchange(stream, check, &mut context.opinion, trace).await,
+        CheckKind::Agent(check) => agent::exchange(stream, check, opinion, trace).await,
     }
 }
 
-/// A backend that expects the header of sessions expects it of probes too. Version 1 has no word for a connection that
-/// nobody is relayed by but `UNKNOWN`, which some servers refuse: it names the probe's own addresses. Version 2 has one
-/// (LOCAL), so that no server logs a client that there never was. HAProxy does the same in both.
+/// A backend that expects the header of sessions expects it of probes too. In version 1 a connection of the balancer itself
+/// could only be `UNKNOWN`, which some servers refuse, so the header names the probe's own addresses. Version 2 has LOCAL,
+/// so no server logs a client that did not exist. HAProxy does the same in both versions.
 fn header(version: ProxyVersion, stream: &TcpStream) -> io::Result<Vec<u8>> {
     Ok(match version {
         ProxyVersion::V1 => write_v1(Some(Addresses::between(stream.local_addr()?, stream.peer_addr()?))),
@@ -177,7 +170,7 @@ fn header(version: ProxyVersion, stream: &TcpStream) -> io::Result<Vec<u8>> {
 }
 
 impl Trace {
-    /// A failure that quotes what came before it.
+    /// A failure that quotes what was received.
     pub(super) fn failed(&self, what: impl Into<String>) -> Miss {
         let what = what.into();
         if self.came.is_empty() {
@@ -193,7 +186,7 @@ impl From<io::Error> for Miss {
     }
 }
 
-/// Whether an error says something about this machine and nothing about the backend.
+/// Whether an error is about this machine and not about the backend.
 fn is_local(error: &io::Error) -> bool {
     matches!(
         Errno::from_io_error(error),
@@ -201,7 +194,7 @@ fn is_local(error: &io::Error) -> bool {
     )
 }
 
-/// What happened on the network, in as few words as say it.
+/// What happened on the network, in few words.
 pub(super) fn words(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::ConnectionRefused => "refused".to_owned(),

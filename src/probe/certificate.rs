@@ -1,5 +1,6 @@
-//! PURE. Until when a certificate is valid: the one value of RFC 5280's structure that a probe wants, found by walking to it.
-//! Bytes from the network: whatever is not as it should be gives `None`.
+//! PURE. Reads the end of a certificate's validity from its DER (RFC 5280).
+//! Called by `tls`. Only the one value is needed, so it walks to it and parses nothing else.
+//! The bytes come from the network: anything malformed gives `None`.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,7 +27,7 @@ pub(super) fn not_after(der: &[u8]) -> Option<SystemTime> {
     time(tag, std::str::from_utf8(text).ok()?)
 }
 
-/// The value of an element with that tag, and what follows the element.
+/// The value of an element with that tag, and the bytes after the element.
 fn value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (found, value, rest) = element(der)?;
     (found == tag).then_some((value, rest))
@@ -38,7 +39,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let mut length = usize::from(first);
     if first >= 0x80 {
         let bytes = usize::from(first & 0x7f);
-        // Four bytes are 4 GiB; none is BER's indefinite form.
+        // Four bytes allow 4 GiB; zero bytes are BER's indefinite form, which DER forbids.
         if bytes == 0 || bytes > 4 || bytes > rest.len() {
             return None;
         }

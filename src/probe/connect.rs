@@ -1,4 +1,4 @@
-//! How a probe's connection is made: from where the pool's sessions come, and with which end.
+//! Makes a probe's connection, from the addresses that the pool's sessions use.
 //! Called by `attempt`.
 
 use std::io::{self, ErrorKind};
@@ -11,13 +11,13 @@ use crate::config::{Check, CheckKind};
 use super::attempt::Miss;
 use super::kernel;
 
-/// Whether bytes are exchanged, or the check says so: then the server reads an end. Else it is a reset, which leaves nothing
-/// behind on either side.
+/// Whether the connection ends with a FIN: if bytes are exchanged, or the check says so. Otherwise it ends with a reset,
+/// which leaves no TIME_WAIT on either side.
 pub(super) fn ends_in_order(check: &Check) -> bool {
     check.kind != CheckKind::Tcp || check.linger || check.send_proxy.is_some()
 }
 
-/// Connects from the first of the pool's sources that can be used.
+/// Connects from the first usable source address of the pool.
 pub(super) async fn connect(address: SocketAddr, check: &Check) -> Result<TcpStream, Miss> {
     let mut last = io::Error::new(ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
     let of_its_family = check.sources.iter().filter(|source| source.is_ipv4() == address.is_ipv4());
@@ -26,7 +26,7 @@ pub(super) async fn connect(address: SocketAddr, check: &Check) -> Result<TcpStr
         match connect_from(address, source, ends_in_order(check)).await {
             Ok(stream) if is_own_reflection(&stream) => return Err(Miss::Failed("refused".to_owned())),
             Ok(stream) => return Ok(stream),
-            // It is not ours at the moment, or has no free port towards that backend.
+            // The address is not on this machine now, or has no free port towards that backend.
             Err(error) if source.is_some() && error.kind() == ErrorKind::AddrNotAvailable => last = error,
             Err(error) => return Err(error.into()),
         }
@@ -41,15 +41,15 @@ async fn connect_from(address: SocketAddr, source: Option<IpAddr>, in_order: boo
     }
     socket.set_nodelay(true)?;
     if let Some(source) = source {
-        // The port is chosen at connect, when the kernel knows the whole pair: else all backends share 28,000 of them.
+        // The kernel chooses the port at connect, when it knows the whole pair. Otherwise all backends share 28,000 ports.
         kernel::bind_address_no_port(&socket)?;
         socket.bind(SocketAddr::new(source, 0))?;
     }
     socket.connect(address).await
 }
 
-/// A connect to a local port in the ephemeral range that nobody listens on can be given that very port as its source,
-/// and then TCP's simultaneous open connects the socket to itself: the dead backend would pass.
+/// A connect to a local port in the ephemeral range without a listener can get that same port as its source. By TCP's
+/// simultaneous open the socket then connects to itself, and a dead backend would pass.
 fn is_own_reflection(stream: &TcpStream) -> bool {
     matches!((stream.local_addr(), stream.peer_addr()), (Ok(local), Ok(peer)) if local == peer)
 }

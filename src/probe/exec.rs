@@ -1,6 +1,8 @@
-//! The `exec` kind: a program of the operator's, judged by its exit status. It runs in a process group of its own, which is
-//! killed as a whole when the program ends, when its time is up and when the probe is dropped. If this process dies without
-//! doing so, the kernel kills the program itself, though not what that has started.
+//! The `exec` kind: a program of the operator's, judged by its exit status.
+//! Called by `attempt`.
+//! It runs in a process group of its own. The whole group is killed when the program ends, at the timeout, and when the
+//! probe is dropped.
+//! If this process dies before that, the kernel kills the program, but not the processes that it has started.
 
 use std::fs;
 use std::io::{self, PipeWriter, pipe};
@@ -31,25 +33,25 @@ use super::attempt::{Miss, Trace};
 use super::identity::{self, Identity};
 use super::reaper;
 
-/// Of what it prints; the rest is read and forgotten, so that a program that talks a lot is not held up.
-const KEPT: usize = 4096;
+/// How much of its output is kept, in bytes. The rest is read and dropped, so that the program never blocks on a full pipe.
+const OUTPUT_LIMIT: usize = 4096;
 
-/// What a shell would look in, if we have no `PATH` ourselves.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The program's `PATH` if this process has none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Kills the group when dropped. The leader has not been waited for as long as this lives, so that its number can't have
-/// become somebody else's.
+/// Kills the group when dropped. While this lives the leader has not been waited for, so its process id can't belong to
+/// another process.
 struct Group {
-    /// `None` = it was waited for.
+    /// `None` = it has been waited for.
     child: Option<Child>,
     id: Option<Pid>,
 }
 
 impl Group {
-    /// Kills what is left, while the leader's number is still its own, and says how the leader ended.
+    /// Kills the rest of the group while the leader's id is still its own, and returns how the leader ended.
     async fn end(mut self) -> io::Result<ExitStatus> {
         self.stop();
-        // Kept in its place until then: a drop in between has to wait for it in another way.
+        // It stays in `self` until it is waited for: a drop before that must wait in the background.
         let Some(child) = &mut self.child else { return Err(io::ErrorKind::NotFound.into()) };
         let id = reaper::number(child);
         let status = child.wait().await;
@@ -60,7 +62,7 @@ impl Group {
 
     fn stop(&mut self) {
         if let Some(id) = self.id.take() {
-            // One that has gone by itself needs no signal.
+            // The group may be gone already.
             let _ = kill_process_group(id, Signal::KILL);
         }
     }
@@ -71,7 +73,7 @@ impl Drop for Group {
         self.stop();
         let Some(mut child) = self.child.take() else { return };
         let id = reaper::number(&child);
-        // Without a runtime the process is about to end, and the kernel waits for it.
+        // Without a runtime this process is about to end, and init waits for the child.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 let _ = child.wait().await;
@@ -81,7 +83,7 @@ impl Drop for Group {
     }
 }
 
-/// See the module. That a program can't be started says nothing about a backend.
+/// A program that can't be started says nothing about the backend: the error is local.
 pub(super) async fn run(
     address: SocketAddr,
     check: &ExecCheck,
@@ -96,13 +98,13 @@ pub(super) async fn run(
     let group = start(command)
         .await
         .map_err(|error| Miss::Local(io::Error::new(error.kind(), format!("{}: {error}", check.program.display()))))?;
-    listen(&group, &output, trace).await.map_err(Miss::Local)?;
+    read_output(&group, &output, trace).await.map_err(Miss::Local)?;
     let status = group.end().await.map_err(Miss::Local)?;
-    // What the output was kept for: the words of the verdict.
-    let said = std::mem::take(&mut trace.came);
+    // The output becomes part of the result's text.
+    let output = std::mem::take(&mut trace.came);
     let mut got = ended(status);
-    if !said.trim_ascii().is_empty() {
-        got = format!("{got}, said {}", escaped(said.trim_ascii()));
+    if !output.trim_ascii().is_empty() {
+        got = format!("{got}, said {}", escaped(output.trim_ascii()));
     }
     if status.success() { Ok(got) } else { Err(Miss::Failed(got)) }
 }
@@ -112,9 +114,9 @@ fn command(address: SocketAddr, check: &ExecCheck, limit: Duration, writer: Pipe
     let mut command = Command::new(&check.program);
     command
         .args(&check.arguments)
-        // Tokens and passwords in our own environment are none of its business.
+        // Our own environment may hold tokens and passwords.
         .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| PATH.into()))
+        .env("PATH", std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into()))
         .env("EVENKEEL_ADDRESS", address.to_string())
         .env("EVENKEEL_HOST", address.ip().to_string())
         .env("EVENKEEL_PORT", address.port().to_string())
@@ -127,20 +129,20 @@ fn command(address: SocketAddr, check: &ExecCheck, limit: Duration, writer: Pipe
         .kill_on_drop(true);
     if let Some(run_as) = &check.run_as {
         let Identity { user, group } = identity::of(run_as)?;
-        // With it go all supplementary groups.
+        // This drops all supplementary groups, too.
         command.uid(user).gid(group);
     }
     confine(&mut command, check.no_new_privs);
     Ok(command)
 }
 
-/// What holds from before its first instruction on.
+/// Sets what must hold before the program's first instruction.
 #[allow(unsafe_code, reason = "it runs between fork and exec")]
 fn confine(command: &mut Command, no_new_privs: bool) {
     let parent = getpid();
-    let promise = move || {
+    let before_exec = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
-        // The parent may have ended before it was asked to tell.
+        // The parent may have ended before the signal was asked for.
         if getppid() != Some(parent) {
             return Err(Errno::SRCH.into());
         }
@@ -149,16 +151,18 @@ fn confine(command: &mut Command, no_new_privs: bool) {
         }
         Ok(())
     };
-    // SAFETY: the closure makes four system calls and nothing else: it takes no lock and allocates nothing, an error of the
-    // kernel being a number.
-    unsafe { command.pre_exec(promise) };
+    // SAFETY: the closure makes four system calls and nothing else. It takes no lock and allocates nothing: an error of the
+    // kernel is a number.
+    unsafe { command.pre_exec(before_exec) };
 }
 
-/// What the thread that starts programs does next. Without a bound: one for each probe in flight, and these have one.
+/// Work for the thread that starts programs. Its queue has no bound of its own: it holds one for each attempt in flight, and
+/// these are bounded.
 type Task = Box<dyn FnOnce() + Send>;
 
-/// Starts it on a thread that lives as long as the process, because the kernel ends it when the *thread* ends that started
-/// it (prctl(2), `PR_SET_PDEATHSIG`), and a fork of a large process would hold up a thread of all probes.
+/// Starts the program on a thread that lives as long as the process: the kernel kills the program when the *thread* that
+/// started it ends (prctl(2), `PR_SET_PDEATHSIG`). Besides, the fork of a large process would delay the other probes of a
+/// thread.
 async fn start(mut command: Command) -> io::Result<Group> {
     let runtime = Handle::current();
     let (tell, told) = oneshot::channel();
@@ -168,14 +172,14 @@ async fn start(mut command: Command) -> io::Result<Group> {
             let id = reaper::number(&child).and_then(Pid::from_raw);
             Group { child: Some(child), id }
         });
-        // If the probe was dropped meanwhile, this drops the group.
+        // If the probe was dropped by now, this drops the group.
         let _ = tell.send(group);
     }))?;
     told.await.map_err(io::Error::other)?
 }
 
 fn on_starter(task: Task) -> io::Result<()> {
-    // A lock, as the thread is started by whoever comes first.
+    // A lock: the first probe starts the thread.
     static STARTER: Mutex<Option<Sender<Task>>> = Mutex::new(None);
     let mut starter = STARTER.lock().unwrap_or_else(PoisonError::into_inner);
     if starter.is_none() {
@@ -187,29 +191,29 @@ fn on_starter(task: Task) -> io::Result<()> {
     sent.is_some_and(|sent| sent.is_ok()).then_some(()).ok_or_else(|| io::Error::other("its thread has ended"))
 }
 
-/// Readable once it has ended, without it being waited for.
+/// Becomes readable when the process has ended. It does not wait for the child.
 #[allow(unsafe_code, reason = "an event loop has to be told that a descriptor stays the same")]
 fn end_of(id: Pid) -> io::Result<AsyncFd<OwnedFd>> {
     let process = pidfd_open(id, PidfdFlags::empty())?;
-    // SAFETY: an `OwnedFd` is the same open descriptor as long as it lives.
+    // SAFETY: an `OwnedFd` stays the same open descriptor while it lives.
     unsafe { AsyncFd::register(process) }.map_err(Into::into)
 }
 
-/// Keeps what it prints until it has ended. Its children may live on and hold the pipe: they are not waited for.
-async fn listen(group: &Group, output: &Receiver, trace: &mut Trace) -> io::Result<()> {
+/// Keeps the output until the program has ended. Its children may live on and hold the pipe; they are not waited for.
+async fn read_output(group: &Group, output: &Receiver, trace: &mut Trace) -> io::Result<()> {
     let Some(id) = group.id else { return Ok(()) };
     let ended = end_of(id)?;
     loop {
         tokio::select! {
             ended = ended.readable() => {
                 ended?.retain_ready();
-                // The last words may still be in the pipe.
-                while keep(output, trace)? == Heard::Words {}
+                // The end of the output may still be in the pipe.
+                while keep(output, trace)? == Read::Bytes {}
                 return Ok(());
             }
             readable = output.readable() => {
                 readable?;
-                if keep(output, trace)? == Heard::End {
+                if keep(output, trace)? == Read::End {
                     ended.readable().await?.retain_ready();
                     return Ok(());
                 }
@@ -219,25 +223,24 @@ async fn listen(group: &Group, output: &Receiver, trace: &mut Trace) -> io::Resu
 }
 
 #[derive(PartialEq, Eq)]
-enum Heard {
-    Words,
-    /// Not now.
+enum Read {
+    Bytes,
+    /// Nothing to read now.
     Nothing,
-    /// Nobody is left who could say more.
+    /// No process holds the writing end.
     End,
 }
 
-/// Reads once.
-fn keep(output: &Receiver, trace: &mut Trace) -> io::Result<Heard> {
-    let mut buffer = [0; KEPT];
+fn keep(output: &Receiver, trace: &mut Trace) -> io::Result<Read> {
+    let mut buffer = [0; OUTPUT_LIMIT];
     match output.try_read(&mut buffer) {
-        Ok(0) => Ok(Heard::End),
+        Ok(0) => Ok(Read::End),
         Ok(count) => {
-            let room = KEPT.saturating_sub(trace.came.len());
+            let room = OUTPUT_LIMIT.saturating_sub(trace.came.len());
             trace.came.extend_from_slice(&buffer[..count.min(room)]);
-            Ok(Heard::Words)
+            Ok(Read::Bytes)
         }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Read::Nothing),
         Err(error) => Err(error),
     }
 }
@@ -250,7 +253,8 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
-/// Descriptors that we were started with may lack the flag that our own have: what runs as a check gets none of them.
+/// Descriptors that this process inherited may lack close-on-exec, which its own have. A program that runs as a check must
+/// get none.
 fn close_on_exec() {
     static DONE: Once = Once::new();
     DONE.call_once(mark_inherited);
@@ -262,7 +266,7 @@ pub(super) fn mark_inherited() {
     for entry in entries.flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         let Some(number) = number.filter(|number| *number > 2) else { continue };
-        // SAFETY: it is only asked for its flags, within this call; if it has been closed meanwhile, the kernel says so.
+        // SAFETY: the descriptor is used within this call only. If it has been closed by now, the kernel returns an error.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let _ = fcntl_setfd(descriptor.as_fd(), FdFlags::CLOEXEC);
     }

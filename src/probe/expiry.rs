@@ -1,5 +1,5 @@
-//! Warns of certificates that will soon be of no use: once a day each, and at a bounded rate for all together.
-//! Told of every result by the probe's task; a backend is not judged by it.
+//! Warns of certificates that expire soon: once a day for each backend, and at a bounded rate in all.
+//! Called by the probe's task with every result. It does not change the result.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -9,14 +9,13 @@ use super::locked;
 use crate::health::ProbeResult;
 use crate::pace::Pace;
 
-/// Until the next line about the same backend.
-const AGAIN: Duration = Duration::from_secs(24 * 3600);
-/// Between two lines: a fleet with one certificate must not fill the log with it.
+/// Between two lines about the same backend.
+const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// Between two lines of any backends: many backends may share one certificate.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// See the module.
 pub(super) struct Expiring {
-    /// A lock, as this is the rare path.
+    /// A lock: it is taken only for a certificate that expires soon.
     pace: Mutex<Pace>,
 }
 
@@ -27,7 +26,7 @@ impl Default for Expiring {
 }
 
 impl Expiring {
-    /// Logs it if it is time to. `warned` is when this backend was last warned of.
+    /// Logs a warning if one is due. `warned` is the time of the last warning about this backend.
     pub(super) fn warn(&self, result: &ProbeResult, address: SocketAddr, warned: &mut Option<Instant>, now: Instant) {
         if let Some(certificate) = result.certificate.filter(|_| self.is_due(result, warned, now)) {
             tracing::warn!(%address, "{certificate}; renew it");
@@ -39,7 +38,8 @@ impl Expiring {
             *warned = None;
             return false;
         }
-        if warned.is_some_and(|at| now.duration_since(at) < AGAIN) || locked(&self.pace).allow(now).is_none() {
+        if warned.is_some_and(|at| now.duration_since(at) < WARNING_INTERVAL) || locked(&self.pace).allow(now).is_none()
+        {
             return false;
         }
         *warned = Some(now);

@@ -1,6 +1,6 @@
-//! The `grpc` kind: one call of `grpc.health.v1.Health/Check` over HTTP/2, and the two tiny messages that it needs.
-//! Called by `attempt`. The one door to h2: the connection is driven within the probe's own future, so that dropping that
-//! future leaves nothing behind.
+//! The `grpc` kind: one call of `grpc.health.v1.Health/Check` over HTTP/2, and its two messages. The one door to h2.
+//! Called by `attempt`.
+//! The connection is driven within the probe's own future, so dropping that future leaves nothing behind.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,10 +18,9 @@ use crate::health::escaped;
 use super::attempt::{Miss, Trace, words};
 use super::wire::Wire;
 
-/// The answer is seven bytes; a window of HTTP/2 holds this much without being renewed.
-const READ_LIMIT: usize = 4096;
+/// The answer has seven bytes. This also is less than the first window of HTTP/2, so no window is ever renewed.
+const MESSAGE_LIMIT: usize = 4096;
 
-/// See the module.
 pub(super) async fn exchange(
     stream: &mut Wire,
     address: SocketAddr,
@@ -33,8 +32,8 @@ pub(super) async fn exchange(
         service => format!("health of {service}"),
     };
     trace.wanted = "SERVING".to_owned();
-    let tls = matches!(stream, Wire::Tls(_));
-    let handshake = h2::client::Builder::new().max_header_list_size(READ_LIMIT as u32).handshake::<_, Bytes>(stream);
+    let tls = matches!(stream, Wire::Right(_));
+    let handshake = h2::client::Builder::new().max_header_list_size(MESSAGE_LIMIT as u32).handshake::<_, Bytes>(stream);
     let (sender, mut connection) = handshake.await.map_err(|error| explained(&error))?;
     let answer = async move {
         let mut sender = sender.ready().await.map_err(|error| explained(&error))?;
@@ -43,12 +42,12 @@ pub(super) async fn exchange(
     };
     let answer = tokio::select! {
         answer = answer => answer,
-        // It ends only with an error or when the answer is there, which then is told by the other side.
+        // The connection ends only with an error, or after the answer, which the other branch returns.
         ended = async { match (&mut connection).await { Ok(()) => std::future::pending().await, Err(error) => error } } => {
             return Err(explained(&ended));
         }
     };
-    // Nobody has a request any more: it says GOAWAY, if it can without a wait.
+    // There is no request any more: send GOAWAY, if that needs no wait.
     let _ = timeout(Duration::ZERO, connection).await;
     answer
 }
@@ -79,7 +78,7 @@ fn call(
     Ok(response)
 }
 
-/// `HealthCheckRequest { string service = 1 }`, not compressed, with its length.
+/// `HealthCheckRequest { string service = 1 }`, uncompressed, with its length.
 fn framed(service: &str) -> Bytes {
     let mut message = Vec::new();
     if !service.is_empty() {
@@ -101,13 +100,13 @@ async fn judged(response: hyper::http::Response<RecvStream>) -> Result<String, M
     if head.status != 200 {
         return Err(Miss::Failed(format!("status {}", head.status.as_u16())));
     }
-    // An answer that is only an error has no body, and its trailers in the place of headers.
+    // An answer that is only an error has no body, and has its trailers in the place of headers.
     status(&head.headers)?;
     let mut message = Vec::new();
     while let Some(data) = body.data().await {
         let data = data.map_err(|error| explained(&error))?;
-        if message.len() + data.len() > READ_LIMIT {
-            return Err(Miss::Failed(format!("more than {READ_LIMIT} bytes")));
+        if message.len() + data.len() > MESSAGE_LIMIT {
+            return Err(Miss::Failed(format!("more than {MESSAGE_LIMIT} bytes")));
         }
         message.extend_from_slice(&data);
     }
@@ -123,7 +122,7 @@ async fn judged(response: hyper::http::Response<RecvStream>) -> Result<String, M
     }
 }
 
-/// `grpc-status`: 0 is fine; 5 = the service is not known, 12 = there are no health checks.
+/// `grpc-status`: 0 = success, 5 = the service is not known, 12 = there are no health checks.
 fn status(headers: &HeaderMap) -> Result<(), Miss> {
     let Some(status) = headers.get("grpc-status") else { return Ok(()) };
     let what = match status.as_bytes() {
@@ -136,7 +135,7 @@ fn status(headers: &HeaderMap) -> Result<(), Miss> {
     Err(Miss::Failed(what + &text))
 }
 
-/// The status in a `HealthCheckResponse { ServingStatus status = 1 }` with its length; no field is 0.
+/// The status in a `HealthCheckResponse { ServingStatus status = 1 }` with its length; a missing field means 0.
 fn serving(framed: &[u8]) -> Option<u8> {
     let (head, message) = framed.split_at_checked(5)?;
     let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;

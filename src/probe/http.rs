@@ -1,6 +1,6 @@
-//! The `http` kind: one HTTP/1.1 request, judged by its status and, if asked for, its body.
-//! Called by `attempt`. The one door to hyper's client: the connection is driven within the probe's own future, so that
-//! dropping that future leaves nothing behind.
+//! The `http` kind: one HTTP/1.1 request, judged by its status, headers and body. The one door to hyper's client.
+//! Called by `attempt`.
+//! The connection is driven within the probe's own future, so dropping that future leaves nothing behind.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -24,16 +24,16 @@ use crate::health::escaped;
 use super::attempt::{Miss, Trace, words};
 use super::wire::{Goodbye, Wire};
 
-/// The longest head that is taken (hyper looks between reads, so up to twice that may be read): several times what
-/// servers send at most.
+/// The longest head that is accepted, in bytes (hyper looks between reads, so up to twice that may be read). Servers send
+/// far less.
 const HEAD_LIMIT: usize = 64 * 1024;
-/// As much of a body as is read and judged: more than a health page, no burden if it is a download.
+/// The part of a body that is read and judged, in bytes: enough for a health page, and a bound for a download.
 const BODY_LIMIT: usize = 64 * 1024;
-/// Bytes read by one probe, whatever they are: interim answers, tiny chunks and trailers have no end of their own, and who
+/// Bytes read by one attempt in all. Interim answers, tiny chunks and trailers have no bound of their own, and a server that
 /// sends them fast would keep a thread of all probes busy for the whole timeout.
-const READ_LIMIT: usize = 256 * 1024;
-/// What is quoted when the answer is no HTTP.
-const TAPE: usize = 256;
+const ANSWER_LIMIT: usize = 256 * 1024;
+/// How much is quoted if the answer is not HTTP, in bytes.
+const QUOTE_LIMIT: usize = 256;
 
 /// Sends the request and judges the answer.
 pub(super) async fn exchange(
@@ -46,10 +46,10 @@ pub(super) async fn exchange(
     trace.wanted = check.status.to_string();
     let request = request(address, check).map_err(|error| Miss::Failed(format!("not a request: {error}")))?;
 
-    // By `connection: close`.
+    // The request says `connection: close`.
     trace.goodbye = Goodbye::Asked;
     let Trace { wanted, came, .. } = &mut *trace;
-    let io = TokioIo::new(Taped { stream, tape: came, left: READ_LIMIT });
+    let io = TokioIo::new(RecordingStream { stream, record: came, left: ANSWER_LIMIT });
     let answered = match http1::Builder::new().max_buf_size(HEAD_LIMIT).handshake(io).await {
         Ok((sender, connection)) => tokio::select! {
             answered = judged(sender, request, check, wanted) => answered,
@@ -75,9 +75,9 @@ fn request(address: SocketAddr, check: &HttpCheck) -> Result<Request<Full<Bytes>
     request.header(CONNECTION, "close").body(Full::new(body.unwrap_or_default()))
 }
 
-/// Moves the connection's bytes, and leaves it to the request's side to say how it ended.
-async fn driven(connection: Connection<TokioIo<Taped<'_>>, Full<Bytes>>) -> Infallible {
-    // The error, if any, is the answer of the request too.
+/// Moves the connection's bytes. How it ended is reported by the request's side.
+async fn driven(connection: Connection<TokioIo<RecordingStream<'_>>, Full<Bytes>>) -> Infallible {
+    // An error, if any, is also the result of the request.
     let _ = connection.await;
     std::future::pending().await
 }
@@ -123,12 +123,12 @@ async fn judged(
     Ok(if passes { Ok(got) } else { Err(Miss::Failed(got)) })
 }
 
-/// Reads a body to its end or to the limit, whichever comes first.
+/// Reads a body to its end or to the limit.
 async fn read(mut body: Incoming, into: &mut Vec<u8>) -> hyper::Result<()> {
     while into.len() < BODY_LIMIT
         && let Some(frame) = body.frame().await
     {
-        // The other kind of frame are trailers, which nobody judges.
+        // Frames without data are trailers, which are not judged.
         if let Ok(data) = frame?.into_data() {
             into.extend_from_slice(&data[..data.len().min(BODY_LIMIT - into.len())]);
         }
@@ -155,14 +155,14 @@ fn explained(error: &hyper::Error) -> String {
     error.to_string()
 }
 
-/// A stream that keeps the beginning of what came, as hyper's errors don't quote it, and that ends at the limit.
-struct Taped<'a> {
+/// A stream that keeps the first bytes received, because hyper's errors don't quote them, and that fails at the limit.
+struct RecordingStream<'a> {
     stream: &'a mut Wire,
-    tape: &'a mut Vec<u8>,
+    record: &'a mut Vec<u8>,
     left: usize,
 }
 
-impl AsyncRead for Taped<'_> {
+impl AsyncRead for RecordingStream<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.left == 0 {
             return Poll::Ready(Err(ErrorKind::FileTooLarge.into()));
@@ -171,13 +171,13 @@ impl AsyncRead for Taped<'_> {
         ready!(Pin::new(&mut *self.stream).poll_read(cx, buffer))?;
         let fresh = &buffer.filled()[before..];
         self.left = self.left.saturating_sub(fresh.len());
-        let room = TAPE.saturating_sub(self.tape.len());
-        self.tape.extend_from_slice(&fresh[..fresh.len().min(room)]);
+        let room = QUOTE_LIMIT.saturating_sub(self.record.len());
+        self.record.extend_from_slice(&fresh[..fresh.len().min(room)]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Taped<'_> {
+impl AsyncWrite for RecordingStream<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream).poll_write(cx, bytes)
     }
@@ -186,7 +186,7 @@ impl AsyncWrite for Taped<'_> {
         Pin::new(&mut *self.stream).poll_flush(cx)
     }
 
-    /// The sending side stays open until the verdict: some servers take a FIN for a client that left, and don't answer.
+    /// The sending side stays open until the result: some servers take a FIN for a client that left, and don't answer.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -1,4 +1,6 @@
-//! Whose rights a check of kind `exec` has (`run_as`): numbers for names, from `/etc/passwd` and `/etc/group` alone.
+//! The user and group of a check of kind `exec` (`run_as`), looked up in `/etc/passwd` and `/etc/group`.
+//! Called by `exec`, and at the start to report mistakes.
+//! No other user database is asked: libc would load plugins for it, which may block.
 
 use std::fs;
 use std::io;
@@ -11,7 +13,7 @@ use crate::config::RunAs;
 const USERS: &str = "/etc/passwd";
 const GROUPS: &str = "/etc/group";
 
-/// A user and a group, as the kernel has them.
+/// A user and a group by their numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) user: u32,
@@ -24,10 +26,10 @@ impl Identity {
     }
 }
 
-/// Who that is, if we may become it.
+/// The numbers for `run_as`, if this process may take these rights.
 ///
 /// # Errors
-/// There is no such user or group, or only root may take its rights.
+/// There is no such user or group, or only root may take these rights.
 pub(super) fn of(run_as: &RunAs) -> io::Result<Identity> {
     let wrong = |what: String| io::Error::other(format!("run_as \"{run_as}\": {what}"));
     let found = found(run_as, Path::new(USERS), Path::new(GROUPS)).map_err(wrong)?;
@@ -41,7 +43,7 @@ pub(super) fn of(run_as: &RunAs) -> io::Result<Identity> {
 }
 
 fn found(run_as: &RunAs, users: &Path, groups: &Path) -> Result<Identity, String> {
-    // Name, password, number; of a user then the number of its group.
+    // Fields: name, password, number; for a user then the number of its group.
     let user = entry(users, &run_as.user)?;
     let number = user.as_ref().and_then(|fields| fields.first().copied()).or_else(|| run_as.user.parse().ok());
     let number = number.ok_or_else(|| format!("there is no user of that name in {}", users.display()))?;
@@ -57,7 +59,7 @@ fn found(run_as: &RunAs, users: &Path, groups: &Path) -> Result<Identity, String
     Ok(Identity { user: number, group })
 }
 
-/// The numbers in the line that has this name, or this number.
+/// The numbers in the line with this name or this number.
 fn entry(file: &Path, wanted: &str) -> Result<Option<Vec<u32>>, String> {
     let text = match fs::read_to_string(file) {
         Ok(text) => text,

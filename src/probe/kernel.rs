@@ -1,4 +1,5 @@
-//! What neither tokio nor rustix asks of the kernel. The door to libc.
+//! System calls that neither tokio nor rustix offers; the door to libc.
+//! Called by `connect` and `reaper`.
 
 use std::io;
 use std::mem::zeroed;
@@ -6,7 +7,7 @@ use std::os::fd::AsRawFd;
 
 use tokio::net::TcpSocket;
 
-/// Leaves the choice of the local port to connect(2) although an address is bound (ip(7)).
+/// Leaves the choice of the local port to connect(2), also with a bound address (ip(7)).
 #[allow(unsafe_code, reason = "setsockopt(2) takes a pointer")]
 pub(super) fn bind_address_no_port(socket: &TcpSocket) -> io::Result<()> {
     let on: libc::c_int = 1;
@@ -18,7 +19,7 @@ pub(super) fn bind_address_no_port(socket: &TcpSocket) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A child that has ended and was not waited for; it stays so (waitid(2), `WNOWAIT`). 0 = there is none.
+/// A child that has ended and was not waited for. It stays in that state (waitid(2), `WNOWAIT`). 0 = there is none.
 #[allow(unsafe_code, reason = "waitid(2) writes through a pointer")]
 pub(super) fn ended_child() -> io::Result<i32> {
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;

@@ -1,5 +1,6 @@
-//! Probes that this machine could not make: counted, and logged at a bounded rate.
-//! Written by probe tasks, read by the stats; a backend is never blamed for them.
+//! Counts the attempts that this machine could not make, and logs them at a bounded rate.
+//! Called by probe tasks; read by the stats.
+//! No backend is judged by them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,12 +10,11 @@ use std::time::{Duration, Instant};
 use super::locked;
 use crate::pace::Pace;
 
-/// Between two log lines: an operator must see it, and thousands of probes a second must not fill the log with it.
+/// Between two log lines: there may be thousands of these errors a second.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The count and the log's brake.
 pub(super) struct LocalErrors {
-    /// A lock, as this is the rare path.
+    /// A lock: errors are rare.
     inner: Mutex<LocalErrorCount>,
 }
 
@@ -30,18 +30,18 @@ impl Default for LocalErrors {
 }
 
 impl LocalErrors {
-    /// Attempts so far that could not be made.
+    /// Attempts since the start that could not be made.
     pub(super) fn total(&self) -> u64 {
         locked(&self.inner).total
     }
 
-    /// Counts one, and logs it unless a line was logged a short while ago.
+    /// Counts an error, and logs it if a line is due.
     pub(super) fn record(&self, error: &io::Error, address: SocketAddr, now: Instant) {
         let Some(silent) = self.admit(now) else { return };
         tracing::warn!(%address, silent, "a probe could not be sent, trying again: {error}");
     }
 
-    /// How many went unlogged since the last line, if it is time for the next one.
+    /// How many errors were not logged since the last line, if the next line is due.
     fn admit(&self, now: Instant) -> Option<u64> {
         let mut inner = locked(&self.inner);
         inner.total += 1;

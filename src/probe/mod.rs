@@ -1,6 +1,6 @@
-//! Active health checks: a task set keyed by (address, check), so that one probe serves every pool that asks for it.
-//! Owned by the running set, subscribed to by keepers; knows nothing of pools, it only hands out reports.
-//! One task per probe and one clock per task, so that a slow backend can only ever delay itself.
+//! Active health checks: one task for each (address, check), so that pools with equal checks share a probe.
+//! The running set owns the `Prober`; keepers subscribe to it. It knows no pools, and only sends reports.
+//! Each probe has its own task and its own timer, so that a slow backend delays no other probe.
 
 mod agent;
 mod attempt;
@@ -39,32 +39,32 @@ use tokio::task::AbortHandle;
 use tracing::debug;
 
 use crate::config::{Check, CheckKind, ExecCheck};
-use crate::health::{ProbeReport, ProbeResult, RiseFall};
+use crate::health::{ProbeReport, RiseFall};
 
 use agent::Opinion;
-use attempt::{AttemptContext, Farewell};
 use expiry::Expiring;
 use local::LocalErrors;
 pub use reaper::reap_orphans;
 use subscribers::{SubscriberId, Subscribers};
 
 /// Probes in flight at once unless [`Prober::bounded`] says otherwise: enough for a few dozen silent backends.
-const IN_FLIGHT: usize = 128;
+const IN_FLIGHT_LIMIT: usize = 128;
 
-/// Young probes in flight at once: what a start with thousands of backends puts on the network in one go.
-const YOUNG: usize = 128;
+/// Probes in their first [`BURST_PHASE`] at once. It bounds the burst of packets when thousands of backends start to be
+/// probed.
+const BURST_LIMIT: usize = 128;
 
-/// How long a probe is young. Most are over by then. Those that are not, since their backends are silent or far, hold up
-/// nobody: what is left of the bound on bursts is 12,800 probes a second, more than a set that is probed in time needs.
-const YOUTH: Duration = Duration::from_millis(10);
+/// How long a probe counts against [`BURST_LIMIT`]. Most probes are over by then. A probe of a silent or distant backend
+/// gives its place back then, so it delays no other. The bound that remains, 12,800 new probes a second, is more than any
+/// set needs.
+const BURST_PHASE: Duration = Duration::from_millis(10);
 
-/// How a report reaches a subscriber: called in the probe's task (the first time perhaps in [`Prober::subscribe`])
-/// with a lock of that probe held. It must not block, panic, subscribe or drop a [`Subscription`]; sending on a
-/// channel is what it is for.
+/// Receives reports. It is called in the probe's task (the first time perhaps within [`Prober::subscribe`]) while a lock of
+/// that probe is held. It must not block, panic, subscribe or drop a [`Subscription`]. It is meant for a send on a channel.
 pub type ReportSink = Box<dyn Fn(&ProbeReport) + Send + Sync>;
 
-/// Starts, shares and stops probes. Cheap to clone, all clones are one set; dropping it stops nothing, since the
-/// subscriptions own the probes.
+/// Starts, shares and stops probes. Clones are cheap and share one set. Dropping it stops nothing, because the subscriptions
+/// own the probes.
 #[derive(Clone)]
 pub struct Prober {
     shared: Arc<ProberShared>,
@@ -73,43 +73,43 @@ pub struct Prober {
 /// What the prober is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeStats {
-    /// Probes that somebody is subscribed to, one task each.
+    /// Probes with at least one subscriber; one task each.
     pub running: usize,
-    /// Of these, how many are talking to their backend at this moment.
+    /// Probes of which an attempt is under way now.
     pub in_flight: usize,
-    /// Attempts since the start that this machine was too short of something to make (fds, ports, buffers). They count
-    /// neither as a pass nor as a failure.
+    /// Attempts since the start that could not be made because this machine lacked something (fds, ports, memory). They
+    /// count neither as a pass nor as a failure.
     pub local_errors: u64,
 }
 
-/// An interest in one probe's reports. Dropping it ends the interest: its sink is not called again once the drop has
-/// returned. Dropping the last one of a probe cancels what is in flight and ends the task.
+/// A subscription to the reports of one probe. After its drop has returned, the sink is not called again. Dropping the last
+/// subscription of a probe cancels the attempt under way and ends the task.
 #[must_use = "dropping it ends the probe"]
 pub struct Subscription {
     /// `None` for a check of kind `none`.
-    interest: Option<Interest>,
+    inner: Option<SubscriptionInner>,
 }
 
-struct Interest {
+struct SubscriptionInner {
     shared: Arc<ProberShared>,
     key: Key,
     id: SubscriberId,
 }
 
 struct ProberShared {
-    /// A lock, as it is taken when backends come and go and never by a running probe. Taken before an audience's lock.
+    /// A lock: it is taken when backends come and go, never by a running probe. Lock order: before that of [`Subscribers`].
     probes: Mutex<HashMap<Key, Probe>>,
-    /// For the whole of a probe: descriptors.
+    /// Held for a whole attempt; bounds descriptors.
     permits: Semaphore,
     limit: usize,
-    /// For a probe's youth: bursts.
-    young: Semaphore,
+    /// Held for the first [`BURST_PHASE`] of an attempt; bounds bursts.
+    bursts: Semaphore,
     contexts: tls::Contexts,
     local_errors: LocalErrors,
     expiring: Expiring,
 }
 
-/// The address is the probed one: with `port` set, two backends of one host share a probe.
+/// The address that is probed: if the check sets `port`, two backends of one host share a probe.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     address: SocketAddr,
@@ -122,14 +122,14 @@ struct Probe {
 }
 
 impl Prober {
-    /// A prober without probes, for a few.
+    /// A prober with the default bound of attempts at once.
     pub fn new() -> Self {
-        Self::bounded(IN_FLIGHT)
+        Self::bounded(IN_FLIGHT_LIMIT)
     }
 
-    /// A prober without probes, of which at most `limit` are ever in flight: one descriptor each (`exec`: four). A probe
-    /// has at most one attempt under way, so a limit of the number of backends keeps every schedule, also when all of them
-    /// are silent; beyond the limit they take turns.
+    /// A prober that makes at most `limit` attempts at once. Each takes one descriptor (`exec`: four). A probe makes one
+    /// attempt at a time, so a limit of the number of backends keeps every schedule even if all backends are silent. Beyond
+    /// the limit, probes take turns.
     pub fn bounded(limit: usize) -> Self {
         let limit = limit.clamp(1, Semaphore::MAX_PERMITS);
         Self {
@@ -137,7 +137,7 @@ impl Prober {
                 probes: Mutex::default(),
                 permits: Semaphore::new(limit),
                 limit,
-                young: Semaphore::new(YOUNG),
+                bursts: Semaphore::new(BURST_LIMIT),
                 contexts: tls::Contexts::default(),
                 local_errors: LocalErrors::default(),
                 expiring: Expiring::default(),
@@ -145,17 +145,16 @@ impl Prober {
         }
     }
 
-    /// Starts the probe of `address` (with the check's `port`, if it has one) or joins the one that is running. From
-    /// now on each report goes to `sink`; if there has been a result, the last report goes there before this returns.
+    /// Starts the probe of `address` (at the check's `port`, if it has one) or joins the one that runs. From now on each
+    /// report goes to `sink`. If there is a result already, the last report goes to `sink` before this returns.
     ///
-    /// A check of kind `none` is a mistake of the caller, who knows that there is nothing to probe: nothing is ever
-    /// sent.
+    /// A check of kind `none` never sends a report.
     ///
     /// # Panics
     /// Outside of a tokio runtime with I/O and time enabled.
     pub fn subscribe(&self, address: SocketAddr, check: &Arc<Check>, sink: ReportSink) -> Subscription {
         if check.kind == CheckKind::None {
-            return Subscription { interest: None };
+            return Subscription { inner: None };
         }
         let port = check.port.unwrap_or_else(|| address.port());
         let key = Key { address: SocketAddr::new(address.ip(), port), check: Arc::clone(check) };
@@ -171,14 +170,14 @@ impl Prober {
                 subscribers
             }
         };
-        // Under the lock of the set: else the last of the others could leave in between and take the probe along.
+        // Under the lock of the set: otherwise the last other subscriber could leave now and end the probe.
         let id = subscribers.join(sink);
         drop(probes);
 
-        Subscription { interest: Some(Interest { shared: Arc::clone(&self.shared), key, id }) }
+        Subscription { inner: Some(SubscriptionInner { shared: Arc::clone(&self.shared), key, id }) }
     }
 
-    /// The numbers of this moment.
+    /// What the prober does now.
     pub fn stats(&self) -> ProbeStats {
         ProbeStats {
             running: locked(&self.shared.probes).len(),
@@ -202,7 +201,7 @@ impl Default for Prober {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let Some(Interest { shared, key, id }) = &self.interest else { return };
+        let Some(SubscriptionInner { shared, key, id }) = &self.inner else { return };
         let mut probes = locked(&shared.probes);
         let Some(probe) = probes.get(key) else { return };
         let (sink, rest) = probe.subscribers.leave(*id);
@@ -211,24 +210,28 @@ impl Drop for Subscription {
             probes.remove(key);
         }
         drop(probes);
-        // Outside of the lock: what a sink holds may do anything when it goes.
+        // Outside of the lock, because the drop of a sink runs code that we do not know.
         drop(sink);
     }
 }
 
-/// One probe until it is aborted, which may happen at any await: nothing but the socket and the permit is held there.
+/// One probe, until it is aborted. That may happen at any await; there it holds only the socket and the permits.
 async fn probe(shared: Arc<ProberShared>, key: Key, subscribers: Arc<Subscribers>) {
     let Key { address, check } = key;
     let mut health = RiseFall::new(check.rise, check.fall);
     let mut rng = fastrand::Rng::with_seed(seed(address, &check));
-    let mut context = AttemptContext { context: None, opinion: Opinion::default() };
+    let mut opinion = Opinion::default();
     let mut warned = None;
     loop {
-        // Outside of the probe's timeout and before its start: a wait for a permit is not the backend's doing.
+        // Outside of the probe's timeout, and before its start: a wait for a permit is not the backend's fault.
         let Ok(permit) = shared.permits.acquire().await else { return };
-        let Ok(young) = shared.young.acquire().await else { return };
+        let Ok(burst_permit) = shared.bursts.acquire().await else { return };
         let started = Instant::now();
-        let attempted = grown(young, attempt_with(&shared, address, &check, &mut context)).await;
+        let attempted = limit_burst(burst_permit, async {
+            let tls = shared.contexts.of(&check).await?;
+            attempt::attempt(address, &check, tls, &mut opinion).await
+        })
+        .await;
 
         let delay = match attempted {
             Ok((result, farewell)) => {
@@ -237,7 +240,7 @@ async fn probe(shared: Arc<ProberShared>, key: Key, subscribers: Arc<Subscribers
                 health.record(result.passed);
                 let report = ProbeReport { result: Arc::new(result), state: health.state(), streak: health.streak() };
                 subscribers.publish(report);
-                // Nobody waits for it but the next probe.
+                // Only the next attempt waits for it.
                 farewell.say().await;
                 schedule::next_delay(&check, &health, &mut rng)
             }
@@ -251,31 +254,21 @@ async fn probe(shared: Arc<ProberShared>, key: Key, subscribers: Arc<Subscribers
     }
 }
 
-async fn attempt_with(
-    shared: &ProberShared,
-    address: SocketAddr,
-    check: &Check,
-    context: &mut AttemptContext,
-) -> io::Result<(ProbeResult, Farewell)> {
-    context.context = shared.contexts.of(check).await?;
-    attempt::attempt(address, check, context).await
-}
-
-/// Runs a probe, and gives back the permit of its youth when that is over.
-async fn grown<T>(young: SemaphorePermit<'_>, probe: impl Future<Output = T>) -> T {
+/// Runs an attempt, and gives its burst permit back after [`BURST_PHASE`].
+async fn limit_burst<T>(permit: SemaphorePermit<'_>, probe: impl Future<Output = T>) -> T {
     let mut probe = pin!(probe);
-    if let Ok(done) = tokio::time::timeout(YOUTH, &mut probe).await {
+    if let Ok(done) = tokio::time::timeout(BURST_PHASE, &mut probe).await {
         return done;
     }
-    drop(young);
+    drop(permit);
     probe.await
 }
 
-/// Whether everything is at hand that probes of a check need: its file of authorities, the user that its program is run as.
-/// It reads files.
+/// Whether everything exists that probes of a check need: the file of authorities, and the user that `run_as` names. It
+/// reads files.
 ///
 /// # Errors
-/// What is not, and why.
+/// What is missing, and why.
 pub fn ready(check: &Check) -> io::Result<()> {
     if let CheckKind::Exec(ExecCheck { run_as: Some(run_as), .. }) = &check.kind {
         identity::of(run_as)?;
@@ -283,14 +276,14 @@ pub fn ready(check: &Check) -> io::Result<()> {
     tls::ready(check)
 }
 
-/// The same jitter in every run for the same probe, another one for each of its siblings.
+/// Each probe has a jitter of its own, the same in every run.
 fn seed(address: SocketAddr, check: &Check) -> u64 {
     let mut hasher = DefaultHasher::new();
     (address, check).hash(&mut hasher);
     hasher.finish()
 }
 
-/// A sink that panicked has left nothing half done behind these locks, so poison is no reason to stop probing.
+/// A panic within a sink leaves the data behind these locks whole, so a poisoned lock is used like any other.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,7 @@
-//! Children whose end nobody waits for. As PID 1 (of a container) this process becomes the parent of whatever loses its own:
-//! what checks of kind `exec` leave behind would stay as zombies. It looks before it takes (waitid(2), `WNOWAIT`), and
-//! leaves to tokio what tokio waits for.
+//! Waits for orphaned children. As PID 1 of a container this process becomes the parent of processes that checks of kind
+//! `exec` leave behind; without it they would stay as zombies.
+//! Started by the program if it is PID 1; `exec` registers its own children here.
+//! It looks before it takes (waitid(2), `WNOWAIT`), and leaves to tokio the children that tokio waits for.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -14,14 +15,14 @@ use tokio::time::timeout;
 
 use super::kernel;
 
-/// While a child of ours is the first to be waited for, those behind it can't be seen. Tokio takes it within moments.
-const AGAIN: Duration = Duration::from_millis(20);
+/// While one of our own children is the first that has ended, the ones behind it can't be seen. Tokio takes it within
+/// moments.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Children that are waited for where they were started. A lock, because a child that has just been started must be in it
-/// before the reaper looks; held for a fork.
+/// Children that `exec` waits for. A lock, because a new child must be in it before the reaper looks; held during a fork.
 static OURS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
-/// Starts a child whose status is left alone until it is [`over`].
+/// Starts a child whose status the reaper leaves alone until [`over`].
 pub(super) fn started(start: impl FnOnce() -> io::Result<Child>) -> io::Result<Child> {
     let mut ours = ours();
     let child = start()?;
@@ -29,20 +30,20 @@ pub(super) fn started(start: impl FnOnce() -> io::Result<Child>) -> io::Result<C
     Ok(child)
 }
 
-/// It was waited for: its number may be another's.
+/// The child was waited for: its id may belong to another process now.
 pub(super) fn over(id: Option<i32>) {
     if let Some(id) = id {
         ours().remove(&id);
     }
 }
 
-/// Its number, until it was waited for.
+/// Its process id, until it was waited for.
 pub(super) fn number(child: &Child) -> Option<i32> {
     child.id().and_then(|id| i32::try_from(id).ok())
 }
 
-/// Waits for every child that nobody else waits for, for ever. Only for a process that is PID 1 and starts no children
-/// but by checks: the status of any other would be lost.
+/// Waits for every other child, for ever. Only for a process that is PID 1 and starts no children except by checks: the
+/// status of any other child would be lost.
 ///
 /// # Errors
 /// SIGCHLD can't be caught.
@@ -53,17 +54,17 @@ pub async fn reap_orphans() -> io::Result<()> {
     let mut ended = signal(SignalKind::child())?;
     loop {
         if reap() {
-            let _ = timeout(AGAIN, ended.recv()).await;
+            let _ = timeout(RETRY_DELAY, ended.recv()).await;
         } else {
             ended.recv().await;
         }
     }
 }
 
-/// Takes all that can be seen. Returns whether one that is ours hides what may be behind it.
+/// Takes all that can be seen. Returns whether one of our own children hides what may be behind it.
 fn reap() -> bool {
     loop {
-        // Held until it is taken, so that its number can't become a new child's in between.
+        // Held until the child is taken, so that its id can't become a new child's in between.
         let ours = ours();
         match kernel::ended_child() {
             Ok(id) if ours.contains(&id) => return true,
@@ -71,7 +72,7 @@ fn reap() -> bool {
                 let Some(id) = Pid::from_raw(id) else { return false };
                 let _ = waitpid(Some(id), WaitOptions::NOHANG);
             }
-            // There is no child at all.
+            // There are no children.
             Err(_) => return false,
         }
     }

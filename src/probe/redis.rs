@@ -1,5 +1,6 @@
-//! The `redis` kind: `AUTH` where a password is written, `PING`, and `ROLE` where a role is wanted.
-//! Called by `attempt`. Only the first line of an answer and the first word of ROLE's are read (RESP2): enough to judge.
+//! The `redis` kind: `AUTH` if a password is set, `PING`, and `ROLE` if a role is wanted.
+//! Called by `attempt`.
+//! It reads the first line of an answer, and the first word of ROLE's answer (RESP2). Nothing else is needed.
 
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -8,13 +9,12 @@ use crate::config::{RedisCheck, Secret};
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace};
-use super::wire::Wire;
+use super::wire::{Wire, receive, send};
 
-/// A role with hundreds of replicas; what is judged comes first.
-const READ_LIMIT: usize = 16 * 1024;
+/// In bytes. ROLE lists every replica, after the word that is judged.
+const REPLY_LIMIT: usize = 16 * 1024;
 const PASSWORD_LIMIT: u64 = 64 * 1024;
 
-/// See the module.
 pub(super) async fn exchange(stream: &mut Wire, check: &RedisCheck, trace: &mut Trace) -> Result<String, Miss> {
     if let Some(password) = password(check).await.map_err(Miss::Local)? {
         trace.asked = "AUTH".to_owned();
@@ -22,16 +22,16 @@ pub(super) async fn exchange(stream: &mut Wire, check: &RedisCheck, trace: &mut 
             Some(user) => vec![b"AUTH", user.as_bytes(), password.0.as_bytes()],
             None => vec![b"AUTH", password.0.as_bytes()],
         };
-        stream.send(&command(&words), trace).await?;
+        send(stream, &command(&words), trace).await?;
         let answer = line(stream, trace).await?;
         if answer != b"+OK" {
             return Err(Miss::Failed(escaped(&answer)));
         }
     }
     trace.asked = "PING".to_owned();
-    stream.send(&command(&[b"PING"]), trace).await?;
+    send(stream, &command(&[b"PING"]), trace).await?;
     let answer = line(stream, trace).await?;
-    // It lives and wants a password that nobody wrote: up, as far as can be told. Its role can't be.
+    // It answers, and wants a password that the check does not have: that proves that it is up. Its role stays unknown.
     let closed = answer.starts_with(b"-NOAUTH");
     if answer != b"+PONG" && !(closed && check.role.is_none()) {
         return Err(Miss::Failed(escaped(&answer)));
@@ -40,12 +40,12 @@ pub(super) async fn exchange(stream: &mut Wire, check: &RedisCheck, trace: &mut 
 
     trace.asked = "ROLE".to_owned();
     trace.wanted = wanted.name().to_owned();
-    stream.send(&command(&[b"ROLE"]), trace).await?;
+    send(stream, &command(&[b"ROLE"]), trace).await?;
     let head = line(stream, trace).await?;
     if !head.starts_with(b"*") {
         return Err(Miss::Failed(escaped(&head)));
     }
-    // The length of the word, then the word.
+    // First the length of the word, then the word.
     line(stream, trace).await?;
     let role = match line(stream, trace).await?.as_slice() {
         b"master" => "master".to_owned(),
@@ -55,7 +55,7 @@ pub(super) async fn exchange(stream: &mut Wire, check: &RedisCheck, trace: &mut 
     if role == wanted.name() { Ok(role) } else { Err(Miss::Failed(role)) }
 }
 
-/// As an array of bulk strings, so that no byte of a password means anything.
+/// An array of bulk strings, so that no byte of a password has a special meaning.
 fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
@@ -66,7 +66,7 @@ fn command(words: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-/// The next line, without its end; what is behind it stays.
+/// The next line, without its end. Bytes after it stay in `trace.came`.
 async fn line(stream: &mut Wire, trace: &mut Trace) -> Result<Vec<u8>, Miss> {
     loop {
         if let Some(end) = trace.came.windows(2).position(|pair| pair == b"\r\n") {
@@ -74,7 +74,7 @@ async fn line(stream: &mut Wire, trace: &mut Trace) -> Result<Vec<u8>, Miss> {
             trace.came.drain(..end + 2);
             return Ok(line);
         }
-        stream.receive(READ_LIMIT, trace).await?;
+        receive(stream, REPLY_LIMIT, trace).await?;
     }
 }
 

@@ -1,16 +1,17 @@
 //! PURE. When the next probe is due.
-//! Jitter only ever shortens: a backend that dies is down within interval + fall × (fast_interval + timeout), and a
-//! probe that came late would break that promise.
+//! Called by the probe's task.
+//! Jitter only shortens a delay: a backend that dies is down within interval + fall × (fast_interval + timeout), and a late
+//! probe would break that promise.
 
 use std::time::Duration;
 
 use crate::config::Check;
 use crate::health::{ProbeState, RiseFall};
 
-/// The most that jitter takes off a delay: spreads probes that started together within a few rounds.
+/// The largest part that jitter takes off a delay. It spreads probes that started together within a few rounds.
 const JITTER: f64 = 0.2;
 
-/// From the start of the last probe to the start of the next one.
+/// From the start of the last attempt to the start of the next one.
 pub(super) fn next_delay(check: &Check, health: &RiseFall, rng: &mut fastrand::Rng) -> Duration {
     let delay = if health.in_doubt() {
         check.fast_interval
@@ -22,7 +23,7 @@ pub(super) fn next_delay(check: &Check, health: &RiseFall, rng: &mut fastrand::R
     shortened(delay, rng)
 }
 
-/// `delay` less up to a fifth.
+/// `delay`, shortened by up to a fifth.
 pub(super) fn shortened(delay: Duration, rng: &mut fastrand::Rng) -> Duration {
     delay.mul_f64(1.0 - JITTER * rng.f64())
 }

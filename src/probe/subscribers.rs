@@ -1,6 +1,7 @@
-//! Who hears a probe's reports, and the last report for whoever comes late.
-//! Written by the probe's task and by subscribers; one lock makes the order the same for all: a late subscriber hears
-//! the last report first and never an older one after a newer one.
+//! The subscribers of one probe, and its last report for those that join late.
+//! Called by the probe's task and by `Prober`.
+//! One lock makes the order the same for all: a late subscriber gets the last report first, and never an older one after a
+//! newer one.
 
 use std::sync::Mutex;
 
@@ -11,11 +12,11 @@ use super::{ReportSink, locked};
 /// The subscribers of one probe.
 #[derive(Default)]
 pub(super) struct Subscribers {
-    /// A lock, as it is taken a few times per probe and held for a few channel sends.
+    /// A lock: it is taken a few times per attempt, and held for a few sends.
     inner: Mutex<SubscriberList>,
 }
 
-/// Names a sink within its audience.
+/// Identifies a sink within one [`Subscribers`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct SubscriberId(u64);
 
@@ -27,7 +28,7 @@ struct SubscriberList {
 }
 
 impl Subscribers {
-    /// Adds a sink and tells it the last report, if there is one.
+    /// Adds a sink, and sends it the last report if there is one.
     pub(super) fn join(&self, sink: ReportSink) -> SubscriberId {
         let mut inner = locked(&self.inner);
         let id = SubscriberId(inner.issued);
@@ -39,14 +40,14 @@ impl Subscribers {
         id
     }
 
-    /// Removes a sink and says how many are left.
+    /// Removes a sink. Returns it, and how many are left.
     pub(super) fn leave(&self, id: SubscriberId) -> (Option<ReportSink>, usize) {
         let mut inner = locked(&self.inner);
         let sink = inner.sinks.iter().position(|(of, _)| *of == id).map(|at| inner.sinks.swap_remove(at).1);
         (sink, inner.sinks.len())
     }
 
-    /// Tells every sink.
+    /// Sends a report to every sink.
     pub(super) fn publish(&self, report: ProbeReport) {
         let mut inner = locked(&self.inner);
         for (_, sink) in &inner.sinks {

@@ -1,5 +1,6 @@
 //! TLS of probes: what is trusted, the handshake, and what the certificate says. The one door to rustls.
-//! A context is made once for all probes that trust the same, and made anew every minute, so that a renewed file is seen.
+//! Called by `attempt` and `Prober`.
+//! Probes that trust the same share a context, which is rebuilt every minute so that a renewed file takes effect.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,22 +31,21 @@ use super::attempt::{Miss, Trace};
 use super::certificate;
 use super::wire::Wire;
 
-/// How long a context serves. Renewals are days apart; a minute is soon enough and costs nothing.
-const FRESH: Duration = Duration::from_secs(60);
+/// How long a context is used. Renewals are days apart, so a minute is soon enough, and the cost is small.
+const CONTEXT_LIFETIME: Duration = Duration::from_secs(60);
 
 pub(super) type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
 
-/// What is trusted, ready for use.
+/// A client configuration with its trusted certificates.
 pub(super) type Context = Arc<ClientConfig>;
 
-/// The contexts in use.
 #[derive(Default)]
 pub(super) struct Contexts {
-    /// A lock of the asynchronous kind, as files are read under it: whoever needs the same waits for one reading.
+    /// An asynchronous lock, because files are read under it: probes that need the same context wait for one reading.
     made: Mutex<HashMap<TlsTrust, (Context, Instant)>>,
 }
 
-/// What makes two contexts equal.
+/// The settings that a context depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct TlsTrust {
     verify: bool,
@@ -68,13 +68,13 @@ impl Contexts {
     /// The context for a check; `None` if it needs none.
     ///
     /// # Errors
-    /// What is wrong with the file of authorities. Nothing is known about a backend then.
+    /// What is wrong with the file of authorities. It says nothing about the backend.
     pub(super) async fn of(&self, check: &Check) -> io::Result<Option<Context>> {
         let Some(tls) = &check.tls else { return Ok(None) };
         let trust = TlsTrust::of(tls, &check.kind);
         let mut made = self.made.lock().await;
         let old = match made.get(&trust) {
-            Some((context, at)) if at.elapsed() < FRESH => return Ok(Some(Arc::clone(context))),
+            Some((context, at)) if at.elapsed() < CONTEXT_LIFETIME => return Ok(Some(Arc::clone(context))),
             old => old.map(|(context, _)| Arc::clone(context)),
         };
         let wanted = trust.clone();
@@ -103,10 +103,10 @@ impl TimeProvider for Clock {
     }
 }
 
-/// Whether the authorities of a check are at hand.
+/// Whether the authorities of a check can be read.
 ///
 /// # Errors
-/// Why not, with the file's name.
+/// Why not, with the name of the file.
 pub(super) fn ready(check: &Check) -> io::Result<()> {
     check.tls.as_ref().map_or(Ok(()), |tls| context(&TlsTrust::of(tls, &check.kind)).map(drop))
 }
@@ -119,7 +119,7 @@ fn context(trust: &TlsTrust) -> io::Result<Context> {
     let config = config.map_err(io::Error::other)?;
     let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols.clone_from(&trust.protocols);
-    // A resumed session shows that the server remembers, not that its certificate is any good.
+    // A resumed session would not show the certificate again.
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
 }
@@ -135,7 +135,7 @@ fn authorities(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> io::Resul
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     for certificate in &named {
-        // One that is no authority is left to be a server's own.
+        // A certificate that is no authority may still be the server's own.
         let _ = roots.add(certificate.clone());
     }
     if roots.is_empty() {
@@ -156,7 +156,7 @@ fn read(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     }
 }
 
-/// Trusts authorities, or everybody.
+/// Trusts the authorities, or every certificate.
 #[derive(Debug)]
 struct Verifier {
     authorities: Option<Authorities>,
@@ -184,8 +184,8 @@ impl ServerCertVerifier for Verifier {
         if !named.iter().any(|known| known == end_entity) {
             return webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now);
         }
-        // Its very certificate is trusted, which most that are signed by themselves need: they are made as authorities,
-        // and webpki takes none of these for a server.
+        // This exact certificate is trusted. Most self-signed certificates need that: they are made as authorities, and
+        // webpki does not accept an authority as a server's certificate.
         verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
         let ends = certificate::not_after(end_entity).and_then(|end| end.duration_since(SystemTime::UNIX_EPOCH).ok());
         match ends {
@@ -218,7 +218,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// The handshake, and what came of it into `trace`. If it fails, the connection is given back where it still is one.
+/// Makes the handshake, and notes in `trace` what was learned. If it fails, the connection is given back where it is still
+/// usable.
 pub(super) async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
@@ -235,14 +236,14 @@ pub(super) async fn handshake(
         None => ServerName::IpAddress(address.ip().into()),
     };
     let connected = TlsConnector::from(context).connect(name, stream).into_fallible().await;
-    let stream = connected.map_err(|(error, stream)| (refused(error, &shown, trace), Some(stream)))?;
+    let stream = connected.map_err(|(error, stream)| (handshake_failure(error, &shown, trace), Some(stream)))?;
     let session = stream.get_ref().1;
     trace.certificate =
         session.peer_certificates().and_then(|chain| certificate::not_after(chain.first()?)).map(|not_after| {
             let left = not_after.duration_since(SystemTime::now()).unwrap_or_default();
             Certificate { not_after, expires_soon: tls.expires_within.is_some_and(|within| left < within) }
         });
-    // A server may ignore the question (RFC 7301, 3.2), but then it does not serve who asked it.
+    // A server may ignore ALPN (RFC 7301, 3.2), but then it does not serve a client that needs it.
     if !tls.alpn.is_empty() && session.alpn_protocol().is_none() {
         trace.wanted = format!("alpn {}", tls.alpn.join(", "));
         return Err((Miss::Failed("no protocol was chosen".to_owned()), Some(stream.into_inner().0)));
@@ -250,9 +251,9 @@ pub(super) async fn handshake(
     Ok(Box::new(stream))
 }
 
-/// What a handshake came to, for the kind that asks for no more.
-pub(super) fn told(stream: &Wire, trace: &Trace) -> String {
-    let Wire::Tls(tls) = stream else { return "connected".to_owned() };
+/// The result of the `tls` kind, which only makes the handshake.
+pub(super) fn summary(stream: &Wire, trace: &Trace) -> String {
+    let Wire::Right(tls) = stream else { return "connected".to_owned() };
     let version = tls.get_ref().1.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
     let version = version.replace("TLSv", "TLS ").replace('_', ".");
     let protocol = tls.get_ref().1.alpn_protocol().map(|protocol| format!("alpn {}", protocol.escape_ascii()));
@@ -260,7 +261,7 @@ pub(super) fn told(stream: &Wire, trace: &Trace) -> String {
     [Some(version), protocol, certificate].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
-fn refused(error: io::Error, name: &str, trace: &Trace) -> Miss {
+fn handshake_failure(error: io::Error, name: &str, trace: &Trace) -> Miss {
     let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<Error>()) else {
         return trace.missed(error);
     };
@@ -275,7 +276,7 @@ fn refused(error: io::Error, name: &str, trace: &Trace) -> Miss {
         Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => format!("certificate is not for {name}"),
-        // In webpki's words, which are not in rustls' set.
+        // These are webpki's words; rustls has no variant for it.
         Error::InvalidCertificate(CertificateError::Other(other))
             if other.to_string().contains("CaUsedAsEndEntity") =>
         {

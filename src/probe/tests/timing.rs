@@ -113,8 +113,8 @@ async fn three_hundred_silent_backends_are_probed_128_at_a_time_each_with_its_wh
         probes.push(subscribe(&prober, silent.address, &check));
     }
     assert_eq!(prober.stats().running, 300);
-    eventually("as many in flight as may be", || prober.stats().in_flight == IN_FLIGHT).await;
-    eventually("they have arrived", || silent.accepted() == IN_FLIGHT).await;
+    eventually("as many in flight as may be", || prober.stats().in_flight == IN_FLIGHT_LIMIT).await;
+    eventually("they have arrived", || silent.accepted() == IN_FLIGHT_LIMIT).await;
     for (_, reports) in &mut probes {
         let report = next(reports).await;
         assert_eq!(report.result.got, "timeout after 600ms");
