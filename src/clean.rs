@@ -1,10 +1,12 @@
-//! PURE. Text of others as it may be shown: it must not steer a terminal, turn a line round, begin a new line or look like
-//! another text. The one place that says which characters do that, for logs, tables, errors and quoted lines; the page has
-//! the same ranges in `dashboard/page.js`, and a test compares the two.
+//! PURE. Makes text of others safe to show: it must not steer a terminal, change the direction of a line, begin a new line
+//! or imitate other text.
+//! Called by logs, tables, errors and quoted lines.
+//! It is the one place that knows these characters. The page has the same ranges in `dashboard/page.js`, and a test compares
+//! the two.
 
 use std::borrow::Cow;
 
-/// Characters that are not shown, besides control characters: those that turn the direction of a line, end a line, or take
+/// Characters that are not shown, besides control characters: those that change the direction of a line, end a line, or take
 /// no room (Unicode 16: Bidi_Control, Zl, Zp, zero-width characters and tags).
 pub(crate) const UNSEEN: [(char, char); 8] = [
     ('\u{ad}', '\u{ad}'),
@@ -24,7 +26,7 @@ pub(crate) fn line(text: &str) -> String {
 
 /// Several lines, or columns: line ends and tabs stay.
 pub(crate) fn lines(text: &str) -> Cow<'_, str> {
-    // As a rule there is nothing to do, and log lines are many.
+    // The usual case: nothing to replace. There are many log lines.
     if text.bytes().all(|byte| matches!(byte, b'\n' | b'\t' | b' '..=b'~')) {
         return Cow::Borrowed(text);
     }
@@ -36,7 +38,7 @@ pub(crate) fn json(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
-            // Between values. Within strings they are escapes already.
+            // Line ends between values stay. Within strings they are escapes already.
             '\n' => clean.push(c),
             c if is_hidden(c) => c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| clean += &format!("\\u{unit:04x}")),
             c => clean.push(c),

@@ -1,32 +1,32 @@
-//! Limits in time that hold for who has to keep them, not for us: while this process is stopped, or has no CPU, time goes on
-//! and nothing is read. What came meanwhile counts.
+//! Time limits for a peer. While this process is stopped or has no CPU, time goes on and nothing is read; what the peer sent
+//! meanwhile counts.
 
 use std::time::Duration;
 
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Longer than a turn of the event loop, which shows what is there by now.
-const TURN: Duration = Duration::from_millis(2);
+/// Longer than one turn of the event loop, which reads what has arrived.
+const LEAST_EXTRA_TIME: Duration = Duration::from_millis(2);
 
-/// After a long pause there is more than one turn can show. No longer, however long that was.
-const LONGEST: Duration = Duration::from_secs(1);
+/// After a long pause one turn can't read everything. This bounds the extra time.
+const EXTRA_TIME_LIMIT: Duration = Duration::from_secs(1);
 
-/// As [`tokio::time::timeout`], but when the time is over, the event loop gets a turn before that is believed; as long as
-/// this process was late itself, and at most [`LONGEST`].
+/// As [`tokio::time::timeout`], but after the limit the event loop gets extra time to find what has arrived: as long as this
+/// process was late itself, at most [`EXTRA_TIME_LIMIT`].
 ///
 /// # Errors
-/// The time was over, and nothing had come.
+/// The time is over and nothing came.
 ///
 /// # Cancel safety
-/// As safe as the future.
+/// As safe as `future`.
 pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::Output, Elapsed> {
     let mut future = std::pin::pin!(future);
     let Some(due) = Instant::now().checked_add(limit) else { return Ok(future.await) };
     if let Ok(done) = timeout_at(due, future.as_mut()).await {
         return Ok(done);
     }
-    timeout(due.elapsed().clamp(TURN, LONGEST), future).await
+    timeout(due.elapsed().clamp(LEAST_EXTRA_TIME, EXTRA_TIME_LIMIT), future).await
 }
 
 #[cfg(test)]
@@ -40,7 +40,7 @@ mod tests {
         tokio::spawn(async move {
             std::thread::sleep(Duration::from_millis(30));
             tokio::task::yield_now().await;
-            // The timer has been seen by now, and the other task is behind this one in the queue, or was woken by it already.
+            // The timer has been seen by now. The other task is behind this one in the queue, or was woken already.
             tokio::time::sleep(Duration::from_millis(2)).await;
             tell.send(()).unwrap();
         });

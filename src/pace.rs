@@ -1,9 +1,9 @@
-//! PURE. At most one of something in a while, and how many were left out: log lines about what may happen a thousand
+//! PURE. At most one event in an interval, and a count of those left out. For log lines about what may happen a thousand
 //! times a second.
 
 use std::time::{Duration, Instant};
 
-/// See the module.
+/// Lets one event pass in each interval.
 #[derive(Debug)]
 pub struct Pace {
     every: Duration,
@@ -12,12 +12,12 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// One in `every`.
+    /// Lets one event pass in `every`.
     pub fn new(every: Duration) -> Self {
         Self { every, next: None, left_out: 0 }
     }
 
-    /// `Some` = go on; holds how many were left out since the last time.
+    /// `Some` = the event passes; the number is how many were left out since the last one.
     pub fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.next.is_some_and(|next| now < next) {
             self.left_out += 1;

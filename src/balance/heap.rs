@@ -1,5 +1,6 @@
 //! A binary heap whose entries can be found, moved and removed by slot: the least key in O(1), any change in O(log n).
-//! The standard library's heap can do none of that without leaving stale entries behind.
+//! Used by the policies.
+//! The standard library's heap would need stale entries for that.
 
 const NOWHERE: usize = usize::MAX;
 
@@ -17,6 +18,25 @@ impl<K: Ord + Copy> Heap<K> {
 
     pub(super) fn least(&self) -> Option<(K, usize)> {
         self.order.first().copied()
+    }
+
+    /// The entry with the least key among those whose slot is not in `tried`.
+    pub(super) fn least_except(&mut self, tried: &[usize]) -> Option<(K, usize)> {
+        let mut passed_over = Vec::new();
+        let found = loop {
+            let least = self.least();
+            match least.filter(|(_, slot)| tried.contains(slot)) {
+                Some((key, slot)) => {
+                    self.remove(slot);
+                    passed_over.push((key, slot));
+                }
+                None => break least,
+            }
+        };
+        for (key, slot) in passed_over {
+            self.put(slot, key);
+        }
+        found
     }
 
     pub(super) fn contains(&self, slot: usize) -> bool {

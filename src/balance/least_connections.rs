@@ -1,4 +1,4 @@
-//! Least connections: the lowest (sessions + 1) / weight, ties to the one that was picked longest ago.
+//! Least connections: picks the lowest (sessions + 1) / weight; of equals, the one that was picked longest ago.
 
 use std::cmp::Ordering;
 
@@ -7,7 +7,7 @@ use super::heap::Heap;
 #[derive(Debug)]
 pub(super) struct LeastConnections {
     loads: Heap<LoadKey>,
-    /// Counts picks; the stamp of a slot is the count at its last one.
+    /// Counts picks. The stamp of a slot is this count at its last pick.
     picks: u64,
     stamps: Vec<u64>,
 }
@@ -25,7 +25,7 @@ impl LeastConnections {
         Self { loads: Heap::new(), picks: 0, stamps: Vec::new() }
     }
 
-    /// `weight` > 0. To be called when the slot enters, its weight or its number of sessions changes.
+    /// `weight` > 0. Call it when the slot enters, or when its weight or its number of sessions changes.
     pub(super) fn enter(&mut self, slot: usize, weight: u32, sessions: u32) {
         if self.stamps.len() <= slot {
             self.stamps.resize(slot + 1, 0);
@@ -37,25 +37,12 @@ impl LeastConnections {
         self.loads.remove(slot);
     }
 
-    /// The least loaded slot that is not in `tried`. The caller counts the session and enters it again.
+    /// The least loaded slot that is not in `tried`. Call [`Self::enter`] after counting the session.
     pub(super) fn pick(&mut self, tried: &[usize]) -> Option<usize> {
-        let mut passed_over = Vec::new();
-        let taken = loop {
-            let Some((load, slot)) = self.loads.least() else { break None };
-            if !tried.contains(&slot) {
-                break Some(slot);
-            }
-            self.loads.remove(slot);
-            passed_over.push(load);
-        };
-        for load in passed_over {
-            self.loads.put(load.slot, load);
-        }
-        if let Some(slot) = taken {
-            self.picks += 1;
-            self.stamps[slot] = self.picks;
-        }
-        taken
+        let (_, slot) = self.loads.least_except(tried)?;
+        self.picks += 1;
+        self.stamps[slot] = self.picks;
+        Some(slot)
     }
 }
 

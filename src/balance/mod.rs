@@ -1,6 +1,6 @@
-//! PURE. Who gets the next session: one `&mut` state machine per pool over indexed slots, which `pool` keeps behind one
-//! short mutex. Sessions are counted per slot here, whether or not the slot is in the running, so that no change of
-//! membership loses a count.
+//! PURE. Decides which backend gets the next session: one `&mut` state machine per pool over numbered slots.
+//! Called by `pool`, which keeps it behind one short mutex.
+//! It counts the sessions of every slot, also of slots that can't be picked, so that no change of membership loses a count.
 
 mod heap;
 mod last_resort;
@@ -19,12 +19,12 @@ use spill::Dead;
 pub use spill::PickContext;
 pub use tiers::{TierHealth, first_alone, loads};
 
-/// See the module.
+/// The slots of a pool, their sessions, and the order in which they are picked.
 #[derive(Debug)]
 pub struct Picker {
     tiers: [Tier; TIERS],
-    /// Gives each tier its part of the sessions.
-    turns: RoundRobin,
+    /// Spreads the sessions over the tiers.
+    tier_order: RoundRobin,
     spill: Spill,
     slots: Vec<PickSlot>,
 }
@@ -33,15 +33,15 @@ pub struct Picker {
 #[derive(Debug)]
 struct Tier {
     policy: Policy,
-    /// Slots that may be picked.
+    /// Slots that may be picked now.
     running: usize,
-    /// Slots that could be, but for their cap.
+    /// Slots that are at their cap.
     full: usize,
-    /// Both of these, and those whose cap is 0.
+    /// Both of these, and slots with a cap of 0.
     members: usize,
-    /// Percent of the sessions.
+    /// Its part of the sessions, in percent.
     load: u32,
-    /// Whether `spill` decides who goes past it. A tier of last resorts alone binds nobody.
+    /// Whether `spill` decides if a session may go past it. A tier that has only last resorts lets every session pass.
     binds: bool,
 }
 
@@ -51,10 +51,10 @@ enum Policy {
     LeastConnections(LeastConnections),
 }
 
-/// What a slot is worth.
+/// What decides about a slot's part of the sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Worth {
-    /// Its share in relation to the others' in its tier; 0 = nothing new.
+    /// Its share relative to the others in its tier; 0 = nothing new.
     pub share: u32,
     /// The number of its tier, below [`TIERS`].
     pub tier: u8,
@@ -83,7 +83,7 @@ impl PickSlot {
         self.worth.eligible && self.has_room()
     }
 
-    /// A cap of 0 is no place that becomes free.
+    /// A slot with a cap of 0 never gets room.
     fn is_full(self) -> bool {
         self.is_member() && self.worth.cap.is_some_and(|cap| cap > 0 && self.sessions >= cap)
     }
@@ -94,20 +94,20 @@ impl PickSlot {
 }
 
 impl Picker {
-    /// Without slots; the first tier gets everything.
+    /// No slots; the first tier gets every session.
     pub fn new(balance: Balance, spill: Spill) -> Self {
         let policy = || Policy::new(balance);
         let tier = |_| Tier { policy: policy(), running: 0, full: 0, members: 0, load: 0, binds: true };
-        let mut balancer =
-            Self { tiers: std::array::from_fn(tier), turns: RoundRobin::new(), spill, slots: Vec::new() };
-        balancer.set_loads(std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 }));
-        balancer
+        let mut picker =
+            Self { tiers: std::array::from_fn(tier), tier_order: RoundRobin::new(), spill, slots: Vec::new() };
+        picker.set_loads(std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 }));
+        picker
     }
 
-    /// Goes on with other rules: same slots, same counts.
+    /// Changes the rules; slots and counts stay.
     pub fn switch(&mut self, balance: Balance, spill: Spill) {
         self.spill = spill;
-        // All tiers have the same.
+        // All tiers have the same policy.
         if self.tiers[0].policy.is(balance) {
             return;
         }
@@ -119,8 +119,8 @@ impl Picker {
         }
     }
 
-    /// Says what a slot is worth now. A slot that was never set, or was cleared, is not eligible. Setting the same again
-    /// changes nothing.
+    /// Sets what a slot is worth. A slot that was never set, or was cleared, is not eligible. Setting the same again changes
+    /// nothing.
     pub fn set(&mut self, slot: usize, worth: Worth) {
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, PickSlot::default());
@@ -128,7 +128,7 @@ impl Picker {
         self.change(slot, PickSlot { worth, ..self.slots[slot] });
     }
 
-    /// Says how many percent of the sessions each tier gets. The same again changes nothing.
+    /// Sets the percent of the sessions that each tier gets. The same again changes nothing.
     pub fn set_loads(&mut self, loads: [u32; TIERS]) {
         for (number, (tier, load)) in self.tiers.iter_mut().zip(loads).enumerate() {
             if tier.load == load {
@@ -136,14 +136,14 @@ impl Picker {
             }
             tier.load = load;
             if load == 0 {
-                self.turns.leave(number);
+                self.tier_order.leave(number);
             } else {
-                self.turns.enter(number, load);
+                self.tier_order.enter(number, load);
             }
         }
     }
 
-    /// Says which tiers have something that is better than a last resort.
+    /// Sets which tiers have something better than a last resort.
     pub fn set_binding(&mut self, binding: [bool; TIERS]) {
         for (tier, binds) in self.tiers.iter_mut().zip(binding) {
             tier.binds = binds;
@@ -176,7 +176,7 @@ impl Picker {
     fn pick_by_load(&mut self, tried: &[usize]) -> Option<usize> {
         let mut passed_over = Vec::new();
         loop {
-            let tier = self.turns.pick(&passed_over)?;
+            let tier = self.tier_order.pick(&passed_over)?;
             if let Some(slot) = self.tiers[tier].policy.pick(tried) {
                 return Some(slot);
             }
@@ -184,7 +184,7 @@ impl Picker {
         }
     }
 
-    /// The first tier that has something for the session, if those before it let it pass.
+    /// The first tier that has a slot for the session, if the tiers before it let the session pass.
     fn next_tier(&self, context: &PickContext<'_, usize>) -> Option<usize> {
         for tier in 0..TIERS {
             match self.dead_end(tier, context) {
@@ -196,7 +196,7 @@ impl Picker {
         None
     }
 
-    /// Why a session can get nothing from a tier; `None` = it can.
+    /// Why a session can get no slot from a tier; `None` = it can.
     fn dead_end(&self, number: usize, context: &PickContext<'_, usize>) -> Option<Dead> {
         let tier = &self.tiers[number];
         let of_tier = |slots: &[usize]| slots.iter().any(|&slot| self.slots[slot].tier() == number);
@@ -213,13 +213,13 @@ impl Picker {
         })
     }
 
-    /// Whether [`Self::pick`] would give one.
+    /// Whether [`Self::pick`] would return a slot.
     pub fn has_left(&self, context: &PickContext<'_, usize>) -> bool {
         let mut by_load = (0..TIERS).filter(|&tier| self.tiers[tier].load > 0);
         by_load.any(|tier| self.dead_end(tier, context).is_none()) || self.next_tier(context).is_some()
     }
 
-    /// Counts a session on a slot that is not eligible, if it has room for one. Returns whether it has.
+    /// Counts a session on a slot that is not eligible, if its cap allows one. Returns whether it does.
     pub fn claim(&mut self, slot: usize) -> bool {
         let room = self.slots[slot].has_room();
         if room {
@@ -239,7 +239,7 @@ impl Picker {
         self.slots.get(slot).map_or(0, |slot| slot.sessions)
     }
 
-    /// Slots that the first pick of a session could give now; `waits` as in [`PickContext`].
+    /// Slots that the first pick of a session could return now; `waits` as in [`PickContext`].
     pub fn eligible(&self, waits: bool) -> usize {
         match self.tiers.iter().filter(|tier| tier.load > 0).map(|tier| tier.running).sum() {
             0 => {
@@ -249,13 +249,13 @@ impl Picker {
         }
     }
 
-    /// Whether the slot's tier is in use, or stands before one that is.
+    /// Whether the slot's tier is in use, or is before one that is.
     pub fn is_in_use(&self, slot: usize) -> bool {
         let last = self.tiers.iter().rposition(|tier| tier.load > 0);
         last.is_none_or(|last| self.slots[slot].tier() <= last)
     }
 
-    /// Slots that a pick could give if they had fewer sessions.
+    /// Slots of the tiers in use that are at their cap.
     pub fn full(&self) -> usize {
         self.tiers.iter().filter(|tier| tier.load > 0).map(|tier| tier.full).sum()
     }

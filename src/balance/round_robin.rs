@@ -1,7 +1,8 @@
-//! Weighted round robin, exact: a backend of weight w has a turn at the times (2k − 1) / 2w, k = 1, 2, 3 …, and turns
-//! are taken in the order of time, then slot. Turns repeat each 1 / gcd of the weights, so *any* Σ(weights / gcd) turns in
-//! a row hold each backend's share. Only the position on that fixed timetable is remembered: who comes, leaves or changes
-//! its weight joins it at the right place, and publishing the same set again changes nothing.
+//! Weighted round robin, exact: a backend of weight w has a turn at the times (2k − 1) / 2w, k = 1, 2, 3 …, and turns are
+//! taken in the order of time, then slot. Turns repeat every 1 / gcd of the weights, so *any* Σ(weights / gcd) turns in a
+//! row hold each backend's share.
+//! Only the position on that fixed timetable is kept. A backend that comes, leaves or changes its weight joins it at the
+//! right place, and publishing the same set again changes nothing.
 
 use std::cmp::Ordering;
 
@@ -27,7 +28,7 @@ impl RoundRobin {
         Self { turns: Heap::new(), position: NextTurn { odd: 0, weight: 1, slot: 0 } }
     }
 
-    /// `weight` > 0. To be called only when the slot enters or its weight changes.
+    /// `weight` > 0. Call it only when the slot enters or its weight changes.
     pub(super) fn enter(&mut self, slot: usize, weight: u32) {
         self.turns.put(slot, self.position.next_of(slot, weight));
     }
@@ -36,27 +37,15 @@ impl RoundRobin {
         self.turns.remove(slot);
     }
 
-    /// The next turn of a slot that is not in `tried`. A slot that is passed over keeps its turn.
+    /// Takes the next turn of a slot that is not in `tried`. A slot that is passed over keeps its turn.
     pub(super) fn pick(&mut self, tried: &[usize]) -> Option<usize> {
-        let mut passed_over = Vec::new();
-        let taken = loop {
-            let Some((turn, slot)) = self.turns.least() else { break None };
-            if !tried.contains(&slot) {
-                break Some(turn);
-            }
-            self.turns.remove(slot);
-            passed_over.push(turn);
-        };
-        if let Some(turn) = taken {
-            if passed_over.is_empty() {
-                self.position = turn;
-            }
-            self.turns.put(turn.slot, NextTurn { odd: turn.odd + 2, ..turn });
+        let (turn, slot) = self.turns.least_except(tried)?;
+        let in_order = self.turns.least().is_some_and(|(_, least)| least == slot);
+        if in_order {
+            self.position = turn;
         }
-        for turn in passed_over {
-            self.turns.put(turn.slot, turn);
-        }
-        taken.map(|turn| turn.slot)
+        self.turns.put(slot, NextTurn { odd: turn.odd + 2, ..turn });
+        Some(slot)
     }
 }
 
@@ -72,7 +61,7 @@ impl NextTurn {
         } else if same_time && slot <= self.slot {
             odd += 2;
         }
-        // Picks would have to go on for centuries to get there.
+        // It would take centuries of picks to get there.
         Self { odd: u64::try_from(odd).unwrap_or(u64::MAX), weight, slot }
     }
 }

@@ -1,4 +1,4 @@
-//! Whether one session may go on to the next tier: what the pool's `spill` means, in one place.
+//! PURE. Decides whether a session may go on to the next tier: the meaning of the pool's `spill`, in one place.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,24 +6,24 @@ use crate::config::Spill;
 
 const NO_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// What a session that wants a slot has behind it.
+/// What a pick knows about the session.
 #[derive(Clone, Copy, Debug)]
 pub struct PickContext<'a, T> {
-    /// Whom it is for: what a policy may go by.
+    /// The client's address.
     pub client: SocketAddr,
-    /// What it has tried, each once: it gets something else.
+    /// What it has tried, each once: it gets another one.
     pub tried: &'a [T],
-    /// Of these, what has not answered yet; the rest has failed.
+    /// The part of `tried` that has not answered yet; the rest has failed.
     pub dialling: &'a [T],
-    /// Whether it waits for a place in its tier rather than go on because that is full.
+    /// Whether it waits for room in its tier, instead of going on because the tier is full.
     pub waits: bool,
 }
 
 impl<'a, T> PickContext<'a, T> {
-    /// It has tried nothing and does not wait; no client in particular.
+    /// A session without a client that has tried nothing and does not wait.
     pub const FIRST: Self = Self { client: NO_CLIENT, tried: &[], dialling: &[], waits: false };
 
-    /// These have failed it, each written once.
+    /// A session whose attempts at `tried` have failed; each once.
     pub fn having_tried(tried: &'a [T]) -> Self {
         Self { tried, ..Self::FIRST }
     }
@@ -32,15 +32,15 @@ impl<'a, T> PickContext<'a, T> {
 /// Why a session can get nothing from a tier now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dead {
-    /// Nothing of it may be picked at all.
+    /// The tier has nothing that may be picked.
     Empty,
-    /// What it tried there failed, and the rest, if any, is full.
+    /// What the session tried there failed, and the rest, if any, is full.
     Failed,
-    /// It tried something there that failed, and all are full now.
+    /// What the session tried there failed, and all are full now.
     FailedAndFull,
-    /// Something that it tried there does not answer.
+    /// Something that the session tried there has not answered yet.
     Slow,
-    /// All are full, and it has tried none.
+    /// All are full, and the session has tried none.
     Full,
 }
 

@@ -1,32 +1,33 @@
-//! Which tier a session goes to: a tier takes all that its working backends can carry, the next one what is left.
+//! PURE. The part of the sessions that each tier gets: a tier takes all that its working backends can carry, the next tier
+//! takes the rest.
+//! Called by `pool`.
 
 use crate::config::TIERS;
 
-/// How a tier is doing.
+/// How many backends of a tier work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TierHealth {
-    /// Backends that nobody took out and that have been proven, one way or the other.
+    /// Backends that were not taken out, and of which a probe has a result.
     pub backends: usize,
-    /// Of those, how many work.
+    /// How many of these work.
     pub working: usize,
 }
 
 impl TierHealth {
-    /// In percent of what it is meant to carry, at most 100; `overprovisioning` is in hundredths.
+    /// The part of the sessions that it can carry, in percent; `overprovisioning` is in hundredths.
     fn capacity(self, overprovisioning: u32) -> u64 {
         let working = self.working as u64 * u64::from(overprovisioning);
         working.checked_div(self.backends as u64).unwrap_or(0).min(100)
     }
 }
 
-/// Percent of the sessions that each tier gets, as Envoy's priority levels have it. They add up to 100, or to nothing
-/// where nothing works.
+/// Percent of the sessions that each tier gets, as Envoy's priority levels do it. The sum is 100, or 0 if nothing works.
 pub fn loads(tiers: &[TierHealth; TIERS], overprovisioning: u32) -> [u32; TIERS] {
     let capacities = tiers.map(|tier| tier.capacity(overprovisioning));
     let all = capacities.iter().sum::<u64>().min(100);
     let mut loads = [0; TIERS];
     if all == 0 {
-        // A few that work among very many that do not: nobody else is there to take it.
+        // Very few of very many work: the capacity rounds to 0, but there is nothing else.
         if let Some(tier) = tiers.iter().position(|tier| tier.working > 0) {
             loads[tier] = 100;
         }
@@ -38,14 +39,14 @@ pub fn loads(tiers: &[TierHealth; TIERS], overprovisioning: u32) -> [u32; TIERS]
         *load = u32::try_from(part).unwrap_or(0);
         left -= part;
     }
-    // What rounding left over goes to the first that is in use.
+    // What remains from rounding goes to the first tier in use.
     if let Some(first) = loads.iter_mut().find(|load| **load > 0) {
         *first += u32::try_from(left).unwrap_or(0);
     }
     loads
 }
 
-/// The same where a tier is used only while nothing works in the tiers before it.
+/// As [`loads`], for pools that use a tier only while nothing works in the tiers before it.
 pub fn first_alone(tiers: &[TierHealth; TIERS]) -> [u32; TIERS] {
     let first = tiers.iter().position(|tier| tier.working > 0);
     std::array::from_fn(|tier| if Some(tier) == first { 100 } else { 0 })

@@ -1,40 +1,42 @@
-//! Flap damping for one backend: each time that it fails again soon after it came up, it has to stay up for longer before
-//! that counts.
+//! PURE. Flap damping for one backend: each time that it fails soon after it came up, it has to stay up for longer before it
+//! gets sessions.
+//! Called by `keeper`.
+//! It takes the time as an argument, so tests and simulations replay exactly.
 
 use std::time::{Duration, Instant};
 
 use crate::config::Damping as Rules;
 
-/// See the module.
+/// The flaps of one backend, and whether it is kept out now.
 #[derive(Debug, Default)]
 pub struct FlapDamping {
-    /// Flaps that are not forgotten.
+    /// Flaps that still count.
     flaps: u32,
-    /// `None` = it has been neither up nor down.
+    /// `None` = no state is known yet.
     is_up: Option<bool>,
-    /// Since when it has counted as up after having been down; `None` = it was never down.
+    /// Since when it has counted as up again; `None` = it was never down.
     back_since: Option<Instant>,
-    /// It counts as up from then on.
+    /// Until when it is kept out.
     until: Option<Instant>,
 }
 
 impl FlapDamping {
-    /// Without a past.
+    /// No flaps, no state.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Flaps that are not forgotten.
+    /// Flaps that still count.
     pub fn flaps(&self) -> u32 {
         self.flaps
     }
 
-    /// Until when it does not count as up.
+    /// Until when it is kept out; `None` = it is not.
     pub fn until(&self) -> Option<Instant> {
         self.until
     }
 
-    /// Its health is this now; the same again changes nothing. The first time ever is no change.
+    /// Takes the present state. The first state ever, and an unchanged one, are no change.
     pub fn record(&mut self, rules: &Rules, now: Instant, up: bool) {
         let before = self.is_up.replace(up);
         if before.is_none_or(|before| before == up) {
@@ -43,7 +45,7 @@ impl FlapDamping {
         self.until = None;
         if up {
             self.until = self.required(rules).map(|required| now + required);
-            // While it is kept out it is not put to the test.
+            // While it is kept out it gets no sessions, so that time proves nothing.
             self.back_since = Some(self.until.unwrap_or(now));
         } else if let Some(since) = self.back_since {
             let lasted = now.saturating_duration_since(since);
@@ -55,19 +57,19 @@ impl FlapDamping {
         }
     }
 
-    /// It counts as up now, because its time is over or because it is needed.
+    /// It is no longer kept out, because its time is over or because the pool needs it.
     pub fn lift(&mut self) {
         self.until = None;
     }
 
-    /// How long it has to stay up; `None` = not at all.
+    /// How long it is kept out; `None` = not at all.
     fn required(&self, rules: &Rules) -> Option<Duration> {
         let doublings = self.flaps.checked_sub(1)?;
         let required = rules.stay_up.saturating_mul(2_u32.saturating_pow(doublings)).min(rules.max_stay_up);
         Some(required).filter(|required| !required.is_zero())
     }
 
-    /// One flap for each window that it stayed up.
+    /// Forgets one flap for each window that it stayed up.
     fn forget(&mut self, rules: &Rules, lasted: Duration) {
         let windows = lasted.as_nanos() / rules.window.as_nanos().max(1);
         self.flaps = self.flaps.saturating_sub(u32::try_from(windows).unwrap_or(u32::MAX));
@@ -94,7 +96,7 @@ mod tests {
             Self { now: Instant::now(), damping: FlapDamping::new() }
         }
 
-        /// Stays so for a while, then is down and up again; how long it then has to wait.
+        /// Waits, then goes down and up. Returns for how long it is then kept out.
         fn flap(&mut self, after: Duration) -> Option<Duration> {
             self.now += after;
             self.damping.record(&RULES, self.now, false);

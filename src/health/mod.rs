@@ -1,5 +1,6 @@
-//! PURE. State machines fed with results and told the time: rise and fall of active probes, outliers, flap damping, slow
-//! start, and what they eat.
+//! PURE. State machines about one backend's health: rise and fall of probes, outliers, flap damping, slow start.
+//! The keeper feeds them with results and the time. They read no clock and do no I/O, so tests and simulations replay
+//! exactly.
 
 mod damping;
 mod observation;

@@ -1,26 +1,28 @@
-//! What a session has to say about its backend, and what the data plane counts of it.
+//! PURE. What sessions observe of their backend, and the counts of it.
+//! Written by sessions, judged by the keeper with [`Outlier`](super::Outlier).
 
 use crate::metrics::{ConnectFailure, EarlyEnd};
 
-/// One session's word. Successes are only counted, unless the session was a trial: they are as many as sessions.
+/// The observation of one session. Successes are only counted, unless the session was a trial: there are as many as
+/// sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observation {
-    /// Its connect failed, by the backend's fault.
+    /// Its connect failed by the backend's fault.
     ConnectFailed(ConnectFailure),
-    /// The connect succeeded, and the backend then failed it before its first byte.
+    /// The connect succeeded, and then the backend failed before its first byte.
     EndedEarly(EarlyEnd),
-    /// So, too, and before it had been sent anything: it is dialled elsewhere, as after a failed connect.
+    /// The same, and no byte had been sent to it: the session dials another backend, as after a failed connect.
     EndedUnasked(EarlyEnd),
-    /// The backend did what the last ejection says that it can't: it was reached, or it sent a byte.
+    /// What failed at the last ejection worked: the connect, or the first byte.
     Succeeded,
 }
 
-/// What sessions have met at one backend so far.
+/// Counts of one backend's observations since it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObservationCounts {
-    /// Connects that failed in a row; ended by one that succeeds.
+    /// Connects that failed in a row; a successful one sets it to 0.
     pub connects_in_a_row: u32,
-    /// Sessions that ended early in a row; ended by one that gets a byte.
+    /// Sessions that ended early in a row; one that gets a byte sets it to 0.
     pub early_in_a_row: u32,
     /// Connects that failed, in all.
     pub failed_connects: u64,
@@ -32,18 +34,18 @@ pub struct ObservationCounts {
     pub answered: u64,
 }
 
-/// What a client pays who is sent to a backend that fails still.
+/// What a trial costs the client if the backend still fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrialCost {
-    /// Retried or replayed elsewhere at once, and unseen.
+    /// Nothing: the session is retried or replayed elsewhere at once.
     Nothing,
-    /// So, too, but after a timeout.
+    /// A timeout; then it is retried or replayed elsewhere.
     Time,
     /// The session.
     Session,
 }
 
-/// What has failed, which says what it takes to disprove it.
+/// What fails at a backend. It decides what proves the opposite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failing {
     /// Connects.
@@ -53,7 +55,7 @@ pub enum Failing {
 }
 
 impl Observation {
-    /// What it says is failing; `None` = nothing.
+    /// What fails according to it; `None` = nothing.
     pub fn failing(self) -> Option<Failing> {
         match self {
             Self::ConnectFailed(_) => Some(Failing::Connect),
@@ -62,7 +64,7 @@ impl Observation {
         }
     }
 
-    /// Its words, to be read after "the last one".
+    /// A text that completes "the last one: …".
     pub fn words(self) -> &'static str {
         match self {
             Self::ConnectFailed(reason) => reason.name(),
@@ -75,8 +77,9 @@ impl Observation {
         }
     }
 
-    /// What a client pays for finding it again, where early ends are replayed elsewhere or are not.
-    pub fn price(self, replays: bool) -> TrialCost {
+    /// What a trial costs the client if it ends like this. `replays`: whether sessions that end early are replayed
+    /// elsewhere.
+    pub fn cost(self, replays: bool) -> TrialCost {
         match self {
             Self::ConnectFailed(ConnectFailure::Timeout) => TrialCost::Time,
             Self::EndedEarly(EarlyEnd::Silent) if replays => TrialCost::Time,
@@ -88,23 +91,22 @@ impl Observation {
 }
 
 impl ObservationCounts {
-    /// Failures in a row of any kind.
+    /// Failures of any kind in a row.
     pub fn in_a_row(&self) -> u32 {
         self.connects_in_a_row.saturating_add(self.early_in_a_row)
     }
 
-    /// Failures in all.
+    /// Failures of any kind since the backend is known.
     pub fn failed(&self) -> u64 {
         self.failed_connects + self.early_ends
     }
 
-    /// Sessions that did not fail, as far as is known: a protocol in which the backend says nothing has no other sign
-    /// than the connect.
+    /// Sessions that did not fail, as far as is known. If the backend never speaks first, the connect is the only sign.
     pub fn succeeded(&self) -> u64 {
         self.answered.max(self.connected.saturating_sub(self.early_ends))
     }
 
-    /// Sessions in which what was failing worked.
+    /// Sessions in which `failing` worked.
     pub fn disproofs(&self, failing: Failing) -> u64 {
         match failing {
             Failing::Connect => self.connected.max(self.answered),

@@ -1,5 +1,6 @@
-//! Outlier detection for one backend: told what sessions met there and the time, it says when the backend stands out, for
-//! how long it is ejected, and when a single session may try it. Whether the pool can spare it is the keeper's to say.
+//! PURE. Outlier detection for one backend: from the counts and the time it decides when the backend stands out, for how
+//! long it is ejected, and when one session may try it.
+//! Called by `keeper`, which decides whether the pool can do without the backend.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,54 +11,54 @@ use super::observation::{Failing, Observation, ObservationCounts, TrialCost};
 use crate::config::Outliers;
 use crate::metrics::Detection;
 
-/// The window slides in steps of a tenth.
+/// The window moves in this many steps.
 const STEPS: u32 = 10;
 
-/// Between trials that cost nobody anything, and the shortest wait where they cost time.
-const CHEAP_TRIAL: Duration = Duration::from_millis(500);
+/// Between trials that cost the client nothing, and the shortest time between trials that cost a timeout.
+const CHEAP_TRIAL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Where a client waits and is then served elsewhere: a part of how long the backend has been out. One that recovers is back
-/// soon by its own measure, and one that stays dead slows few sessions down.
-const PATIENCE: u32 = 16;
+/// For trials that cost a timeout: the time to the next one is the time since the ejection, divided by this. So a backend
+/// that recovers is soon found, and one that stays dead delays few sessions.
+const RECOVERY_SHARE: u32 = 16;
 
-/// Where a client pays with its session: each failed trial makes the wait for the next one so many times longer.
-const GROWTH: u32 = 4;
+/// For trials that cost the session: each failed trial makes the time to the next one this many times longer.
+const FAILED_TRIAL_FACTOR: u32 = 4;
 
-/// The longest wait for a trial: what a dead backend may cost is one session in this time.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// The longest time between trials: a dead backend costs at most one session in this time.
+const TRIAL_INTERVAL_LIMIT: Duration = Duration::from_secs(30);
 
-/// The most that jitter adds, as a part: ejections that began together do not end together.
+/// The largest part that jitter adds, so that ejections that began together do not end together.
 const JITTER: f64 = 0.2;
 
-/// See the module.
+/// The recent past of one backend, and its ejection.
 #[derive(Debug, Default)]
 pub struct Outlier {
-    /// Totals at earlier times of the window, oldest first.
+    /// Counts at earlier times of the window, oldest first.
     window: VecDeque<Sample>,
     /// Ejections in a row.
     strikes: u32,
     ejection: Option<Ejection>,
-    /// How the last one ended, as long as that matters.
+    /// How the last ejection ended, while that matters.
     released: Option<Released>,
 }
 
-/// While a backend is ejected.
+/// An ejection that lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ejection {
     /// What was failing.
     pub failing: Failing,
-    /// Since when, the last failed trial included.
+    /// Its begin, or the last failed trial.
     pub since: Instant,
-    /// Since when, trials aside.
+    /// Its begin.
     began: Instant,
     /// When it ends by itself.
     pub until: Instant,
     /// From when on a session may be a trial.
     pub trial_at: Instant,
-    /// Whether a probe that passes is believed: one that was, wrongly, is not believed again.
+    /// Whether a passing probe ends it. Not if a passing probe has just ended the ejection before it by mistake.
     pub trusts_probes: bool,
     failed_trials: u32,
-    price: TrialCost,
+    cost: TrialCost,
 }
 
 /// Why an ejection ended.
@@ -65,7 +66,7 @@ pub struct Ejection {
 pub enum EjectionEnd {
     /// A probe tested what had failed, and passed.
     Probe,
-    /// A trial session did.
+    /// A trial session succeeded.
     Trial,
     /// Its time was over.
     Time,
@@ -78,7 +79,7 @@ struct Released {
     at: Instant,
     how: EjectionEnd,
     failing: Failing,
-    /// Disproofs at that time.
+    /// [`ObservationCounts::disproofs`] at that time.
     disproofs: u64,
 }
 
@@ -90,12 +91,12 @@ struct Sample {
 }
 
 impl Outlier {
-    /// Without a past.
+    /// No ejection, no counts.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The ejection that lasts.
+    /// The present ejection.
     pub fn ejection(&self) -> Option<&Ejection> {
         self.ejection.as_ref()
     }
@@ -105,7 +106,7 @@ impl Outlier {
         self.strikes
     }
 
-    /// A session failed, and `tally` has it: does the backend stand out?
+    /// Judges after a failure that is already in `tally`: does the backend stand out?
     pub fn judge(&mut self, rules: &Outliers, now: Instant, tally: &ObservationCounts) -> Option<Detection> {
         self.sample(rules, now, tally);
         if self.relapses(rules, now, tally) {
@@ -121,17 +122,17 @@ impl Outlier {
         stands_out.then_some(Detection::Percentage)
     }
 
-    /// Failures, and all sessions, in the window.
+    /// Failures and all sessions in the window.
     pub fn in_window(&self, tally: &ObservationCounts) -> (u64, u64) {
         let Some(oldest) = self.window.front() else { return (0, 0) };
         let failed = tally.failed().saturating_sub(oldest.failed);
         (failed, failed + tally.succeeded().saturating_sub(oldest.succeeded))
     }
 
-    /// It is ejected from now on. `replays`: whether sessions that end early are replayed elsewhere.
+    /// Begins an ejection. `replays`: whether sessions that end early are replayed elsewhere.
     pub fn eject(&mut self, rules: &Outliers, now: Instant, observation: Observation, replays: bool, random: &mut Rng) {
         let failing = observation.failing().unwrap_or(Failing::Connect);
-        // A probe that spoke for it just now was wrong about it.
+        // A probe that passed a moment ago was wrong.
         let misled = self.released.is_some_and(|released| {
             released.how == EjectionEnd::Probe && now.saturating_duration_since(released.at) < rules.ejection
         });
@@ -146,14 +147,14 @@ impl Outlier {
             trial_at: now,
             trusts_probes: !misled,
             failed_trials: 0,
-            price: observation.price(replays),
+            cost: observation.cost(replays),
         };
         ejection.prolong(rules, now, self.strikes, random);
         self.ejection = Some(ejection);
         self.released = None;
     }
 
-    /// A trial failed: longer this time. The next trial comes later, too, as far as a client pays for it.
+    /// A trial failed: the ejection becomes longer, and the next trial comes later if it costs the client something.
     pub fn trial_failed(
         &mut self,
         rules: &Outliers,
@@ -167,33 +168,33 @@ impl Outlier {
         if let Some(failing) = observation.failing() {
             ejection.failing = failing;
         }
-        ejection.price = observation.price(replays);
+        ejection.cost = observation.cost(replays);
         ejection.since = now;
         ejection.failed_trials = ejection.failed_trials.saturating_add(1);
         ejection.prolong(rules, now, self.strikes, random);
     }
 
-    /// Something has changed: a trial is worth it now.
+    /// Something has changed: the next trial may be now.
     pub fn hurry(&mut self, now: Instant) {
         if let Some(ejection) = &mut self.ejection {
             ejection.trial_at = ejection.trial_at.min(now);
         }
     }
 
-    /// It stood out, and was left in: what comes next is judged anew.
+    /// It stood out, but was not ejected: the window begins again.
     pub fn forgive(&mut self) {
         self.window.clear();
         self.released = None;
     }
 
-    /// It is not ejected any more. Until it has proved itself, one failure is enough to eject it again.
+    /// Ends the ejection. Until the backend has proved itself, one failure ejects it again.
     pub fn release(&mut self, now: Instant, how: EjectionEnd, tally: &ObservationCounts) {
         let Some(ejection) = self.ejection.take() else { return };
         let failing = ejection.failing;
         self.released = Some(Released { at: now, how, failing, disproofs: tally.disproofs(failing) });
     }
 
-    /// Whether it fails as before an ejection that was ended on trust, and has done nothing else since.
+    /// Whether it fails as before an ejection that ended without proof, and nothing has worked since.
     fn relapses(&self, rules: &Outliers, now: Instant, tally: &ObservationCounts) -> bool {
         self.released.is_some_and(|released| match released.how {
             EjectionEnd::Probe | EjectionEnd::Time | EjectionEnd::LastOne => {
@@ -204,7 +205,7 @@ impl Outlier {
         })
     }
 
-    /// One repetition is forgotten for each `ejection` that it was not ejected.
+    /// Forgets one ejection in a row for each `ejection` of time without one.
     fn decay(&mut self, rules: &Outliers, now: Instant) {
         let Some(released) = self.released else { return };
         let behaved = now.saturating_duration_since(released.at).as_nanos() / rules.ejection.as_nanos().max(1);
@@ -217,7 +218,7 @@ impl Outlier {
         }
         let due = self.window.back().is_none_or(|last| now.saturating_duration_since(last.at) >= rules.window / STEPS);
         if due {
-            // Before the failure that is judged now: it is the first one of the step.
+            // Without the failure that is judged now: that is the first one of the step.
             let failed = tally.failed().saturating_sub(1);
             self.window.push_back(Sample { at: now, failed, succeeded: tally.succeeded() });
         }
@@ -228,23 +229,25 @@ impl Ejection {
     fn prolong(&mut self, rules: &Outliers, now: Instant, strikes: u32, random: &mut Rng) {
         let lasts = rules.ejection.saturating_mul(strikes).min(rules.max_ejection);
         self.until = now + jittered(lasts, random);
-        let (cheap, longest) = (CHEAP_TRIAL.min(rules.trial), LONGEST_WAIT.max(rules.trial));
-        let wait = match self.price {
+        let (cheap, longest) = (CHEAP_TRIAL_INTERVAL.min(rules.trial), TRIAL_INTERVAL_LIMIT.max(rules.trial));
+        let wait = match self.cost {
             TrialCost::Nothing => cheap,
-            TrialCost::Time => (now.saturating_duration_since(self.began) / PATIENCE).clamp(cheap, longest),
-            TrialCost::Session => rules.trial.saturating_mul(GROWTH.saturating_pow(self.failed_trials)).min(longest),
+            TrialCost::Time => (now.saturating_duration_since(self.began) / RECOVERY_SHARE).clamp(cheap, longest),
+            TrialCost::Session => {
+                rules.trial.saturating_mul(FAILED_TRIAL_FACTOR.saturating_pow(self.failed_trials)).min(longest)
+            }
         };
-        // A trial comes before the end: that would let everybody try.
+        // A trial comes before the end of the ejection, which lets all sessions try.
         self.trial_at = now + jittered(wait, random).min(lasts / 2);
     }
 }
 
-/// Up to a fifth longer.
+/// `duration`, longer by up to a fifth.
 fn jittered(duration: Duration, random: &mut Rng) -> Duration {
     duration + duration.mul_f64(JITTER * random.f64())
 }
 
-/// How many of a pool's backends may be ejected at once: `max_ejected` percent, but one where there is another.
+/// How many backends of a pool may be ejected at once: `max_ejected` percent, but at least one if there are two.
 pub fn most_ejected(rules: &Outliers, backends: usize) -> usize {
     let share = backends * usize::from(rules.max_ejected) / 100;
     share.max(1).min(backends.saturating_sub(1))

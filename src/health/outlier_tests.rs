@@ -180,7 +180,10 @@ fn trials_that_cost_nothing_are_steady() {
         [(CLOSED, true), (RESET, true), (REFUSED, true), (REFUSED, false), (UNASKED, true), (UNASKED, false)]
     {
         let waits = waits(observation, replays, Duration::ZERO, 100);
-        assert!(waits.iter().all(|wait| (CHEAP_TRIAL..=CHEAP_TRIAL.mul_f64(1.2)).contains(wait)), "{waits:?}");
+        assert!(
+            waits.iter().all(|wait| (CHEAP_TRIAL_INTERVAL..=CHEAP_TRIAL_INTERVAL.mul_f64(1.2)).contains(wait)),
+            "{waits:?}"
+        );
     }
 }
 
@@ -189,7 +192,7 @@ fn trials_grow_apart_where_a_client_pays_with_its_session() {
     for observation in [CLOSED, RESET, SILENT] {
         let waits = waits(observation, false, Duration::ZERO, 8);
         assert!(waits[0] >= seconds(2) && waits[1] >= seconds(8) && waits[7] >= seconds(30), "{waits:?}");
-        assert!(waits.iter().all(|wait| *wait <= LONGEST_WAIT.mul_f64(1.2)), "{waits:?}");
+        assert!(waits.iter().all(|wait| *wait <= TRIAL_INTERVAL_LIMIT.mul_f64(1.2)), "{waits:?}");
     }
 }
 
@@ -197,14 +200,14 @@ fn trials_grow_apart_where_a_client_pays_with_its_session() {
 fn where_a_client_pays_with_time_the_wait_is_in_proportion_to_how_long_it_has_been_out() {
     for (observation, replays) in [(SILENT, true), (TIMED_OUT, false), (TIMED_OUT, true)] {
         let waits = waits(observation, replays, seconds(1), 400);
-        assert!(waits[0] >= CHEAP_TRIAL && waits[5] <= CHEAP_TRIAL.mul_f64(1.3), "{waits:?}");
+        assert!(waits[0] >= CHEAP_TRIAL_INTERVAL && waits[5] <= CHEAP_TRIAL_INTERVAL.mul_f64(1.3), "{waits:?}");
         let mut out = Duration::ZERO;
         for wait in &waits {
-            let share = (out / PATIENCE).clamp(CHEAP_TRIAL, LONGEST_WAIT);
+            let share = (out / RECOVERY_SHARE).clamp(CHEAP_TRIAL_INTERVAL, TRIAL_INTERVAL_LIMIT);
             assert!((share..=share.mul_f64(1.2)).contains(wait), "{wait:?} after {out:?}");
             out += *wait + seconds(1);
         }
-        assert!(waits[399] >= LONGEST_WAIT, "{waits:?}");
+        assert!(waits[399] >= TRIAL_INTERVAL_LIMIT, "{waits:?}");
     }
 }
 

@@ -1,18 +1,18 @@
-//! Slow start: how much of its share a backend gets by its age.
+//! PURE. Slow start: the part of its share that a backend gets, by its age.
 
 use std::time::Duration;
 
-/// What the newest gets, in percent: enough that it is seen to work.
+/// The least part, in percent: enough that its failures show.
 const LEAST: u32 = 10;
 
-/// Who is younger than the oldest by no more than this part of `slow_start` is as old.
+/// A backend counts as old as the oldest if it is younger by at most `slow_start` divided by this.
 const AS_OLD: u32 = 10;
 
-/// The whole share.
+/// The whole share, in percent.
 pub const FULL: u32 = 100;
 
-/// Percent of its share for a backend that has been up for `age`, in a pool whose oldest has been up for `oldest`: who is
-/// as old as the oldest has all of it, so where all are new nobody is held back.
+/// Percent of its share for a backend that has been up for `age`, in a pool whose oldest has been up for `oldest`. The
+/// oldest has the whole share; so where all are new, all have it.
 pub fn percent(slow_start: Duration, age: Duration, oldest: Duration) -> u32 {
     let ramp = slow_start.min(oldest);
     if age >= ramp || oldest - age <= slow_start / AS_OLD {

@@ -1,4 +1,4 @@
-//! Version 2: sixteen bytes, addresses, typed values. Called by the module above only.
+//! Version 2 of the header: sixteen bytes, addresses, typed values. Called by the module above only.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
@@ -6,7 +6,7 @@ use super::crc32c::crc32c;
 use super::{Addresses, CRC32C, Header, HeaderError, LONGEST, NOOP, Parsed, Tlv};
 
 pub(super) const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-const FIXED: usize = 16;
+const FIXED_PART: usize = 16;
 
 const LOCAL: u8 = 0x20;
 const PROXY: u8 = 0x21;
@@ -20,22 +20,22 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if command.is_some_and(|command| command != LOCAL && command != PROXY) {
         return Parsed::Invalid(HeaderError::Command);
     }
-    let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED>() else {
-        return Parsed::NeedMore(FIXED - bytes.len());
+    let Some((fixed, rest)) = bytes.split_first_chunk::<FIXED_PART>() else {
+        return Parsed::NeedMore(FIXED_PART - bytes.len());
     };
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
-    if FIXED + length > LONGEST {
+    if FIXED_PART + length > LONGEST {
         return Parsed::Invalid(HeaderError::TooLong);
     }
     let Some(block) = rest.get(..length) else {
         return Parsed::NeedMore(length - rest.len());
     };
-    // The whole block of a LOCAL header is to be discarded, its family included.
+    // Section 2.2: the whole block of a LOCAL header is discarded, with its family.
     if command == Some(LOCAL) {
-        return Parsed::Done(Header::Local, FIXED + length);
+        return Parsed::Done(Header::Local, FIXED_PART + length);
     }
-    match meaning(fixed[13], block, &bytes[..FIXED + length]) {
-        Ok(header) => Parsed::Done(header, FIXED + length),
+    match meaning(fixed[13], block, &bytes[..FIXED_PART + length]) {
+        Ok(header) => Parsed::Done(header, FIXED_PART + length),
         Err(fault) => Parsed::Invalid(fault),
     }
 }
@@ -55,11 +55,11 @@ fn meaning(family: u8, block: &[u8], whole: &[u8]) -> Result<Header, HeaderError
     let addresses = match family {
         TCP4 => v4(addresses),
         TCP6 => v6(addresses),
-        // Valid, and nothing that a TCP client could have: the connection's own addresses count.
+        // Valid, but not the addresses of a TCP client: the addresses of the connection count.
         _ => None,
     };
     let tlvs = match tlvs(values, whole) {
-        // What an unspecified family is followed by may be anything, and is to be skipped.
+        // After an unspecified family anything may follow, and is skipped.
         Err(HeaderError::Tlv) if high == 0 => Vec::new(),
         other => other?,
     };
@@ -114,12 +114,12 @@ fn tlvs(mut values: &[u8], whole: &[u8]) -> Result<Vec<Tlv>, HeaderError> {
     Ok(found)
 }
 
-/// Of a header whose checksum, which counts as zeros, is the four bytes at `at`.
+/// The checksum of a header whose checksum field is the four bytes at `at`; they count as zeros.
 fn checksum(header: &[u8], at: usize) -> u32 {
     crc32c(header.iter().enumerate().map(|(i, byte)| if (at..at + 4).contains(&i) { 0 } else { *byte }))
 }
 
-/// The header, and the types of the values that it has no room for.
+/// The header, and the types of the values that did not fit.
 pub(super) fn write(header: &Header, with_checksum: bool) -> (Vec<u8>, Vec<u8>) {
     let mut bytes = SIGNATURE.to_vec();
     let (addresses, tlvs) = match header {
@@ -132,7 +132,7 @@ pub(super) fn write(header: &Header, with_checksum: bool) -> (Vec<u8>, Vec<u8>) 
             (addresses, tlvs.as_slice())
         }
     };
-    // The length is filled in when it is known.
+    // The length is filled in at the end.
     match addresses {
         None => bytes.extend([UNSPECIFIED, 0, 0]),
         Some(Addresses::V4(from, to)) => {
@@ -164,8 +164,8 @@ pub(super) fn write(header: &Header, with_checksum: bool) -> (Vec<u8>, Vec<u8>) 
         bytes.extend([CRC32C, 0, 4, 0, 0, 0, 0]);
     }
     // At most `LONGEST`, so it fits.
-    let length = u16::try_from(bytes.len() - FIXED).unwrap_or_default();
-    bytes[14..FIXED].copy_from_slice(&length.to_be_bytes());
+    let length = u16::try_from(bytes.len() - FIXED_PART).unwrap_or_default();
+    bytes[14..FIXED_PART].copy_from_slice(&length.to_be_bytes());
     if with_checksum {
         let sum = checksum(&bytes, sum_at);
         bytes[sum_at..].copy_from_slice(&sum.to_be_bytes());

@@ -1,5 +1,5 @@
-//! CRC-32C (Castagnoli), as RFC 4960 appendix B has it: reflected, all ones before and after. A table of our own, since a
-//! header is a few hundred bytes and a crate's SIMD would not show.
+//! CRC-32C (Castagnoli) as in RFC 4960, appendix B: reflected, all ones before and after.
+//! A table of our own: for a few hundred bytes a crate with SIMD would be no faster.
 
 const TABLE: [u32; 256] = {
     let mut table = [0; 256];

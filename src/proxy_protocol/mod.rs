@@ -1,6 +1,6 @@
-//! The header of the PROXY protocol, versions 1 and 2: from bytes and to bytes. Read by sessions, written by sessions and
-//! probes. Pure, and no crate: what has to be right here is the bound, the behaviour on half a header and the checksum,
-//! and those the small crates for it leave out.
+//! PURE. The PROXY header, versions 1 and 2: reads and writes it.
+//! Read by sessions, written by sessions and probes.
+//! No crate: the small ones for it leave out the bound, half a header and the checksum, which have to be right here.
 //!
 //! Source: `doc/proxy-protocol.txt` of HAProxy, sections 2.1 and 2.2.
 
@@ -16,8 +16,8 @@ use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use thiserror::Error;
 
-/// The longest header that is taken or written. Version 1 ends at 107 bytes by itself; version 2 could have 64 KiB, of
-/// which real senders use a few hundred, and each connection that is about to be read may hold this much.
+/// The longest header that is read or written, in bytes. Version 1 ends at 107. Version 2 could have 64 KiB, but real
+/// senders use a few hundred, and each new connection may hold this much.
 pub const LONGEST: usize = 4_096;
 
 /// Type of a [`Tlv`]: the host name that the client asked for, UTF-8.
@@ -26,21 +26,21 @@ pub const AUTHORITY: u8 = 0x02;
 pub const CRC32C: u8 = 0x03;
 /// Type of a [`Tlv`]: padding.
 pub const NOOP: u8 = 0x04;
-/// Type of a [`Tlv`]: up to [`LONGEST_ID`] bytes that name the connection across proxies.
+/// Type of a [`Tlv`]: up to [`LONGEST_ID`] bytes that identify the connection across proxies.
 pub const UNIQUE_ID: u8 = 0x05;
-/// Section 2.2.5.
+/// The longest unique id, in bytes (section 2.2.5).
 pub const LONGEST_ID: usize = 128;
 
 /// What a header says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// The sender speaks for itself, as its health checks do (version 2 alone).
+    /// The sender's own connection, such as a health check (version 2 only).
     Local,
-    /// The sender relays.
+    /// The sender relays a connection.
     Proxy {
-        /// Of the connection that it relays; `None` = it does not say, or they are no TCP addresses.
+        /// The addresses of that connection; `None` = not given, or not TCP addresses.
         addresses: Option<Addresses>,
-        /// What else it says, in its order, checksum and padding left out. Always empty in version 1.
+        /// Other values, in their order, without checksum and padding. Always empty in version 1.
         tlvs: Vec<Tlv>,
     },
 }
@@ -55,7 +55,7 @@ pub enum Addresses {
 }
 
 impl Addresses {
-    /// IPv4 that came in on an IPv6 socket is IPv4 again; a mixture can be said as IPv6 alone.
+    /// IPv4 addresses that an IPv6 socket shows become IPv4. A mixture of both can only be written as IPv6.
     pub fn between(source: SocketAddr, destination: SocketAddr) -> Self {
         let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
         let mapped = |address| match address {
@@ -90,31 +90,31 @@ impl Addresses {
 pub struct Tlv {
     /// Such as [`UNIQUE_ID`].
     pub kind: u8,
-    /// As it came.
+    /// Its bytes, unchanged.
     pub value: Vec<u8>,
 }
 
 /// What the first bytes of a connection are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed {
-    /// They may become a header; at least so many bytes more belong to it.
+    /// The beginning of a header; at least so many bytes are missing.
     NeedMore(usize),
-    /// A header, and how many of the bytes are it.
+    /// A header, and how many bytes it has.
     Done(Header, usize),
-    /// They will never be one.
+    /// No header, whatever follows.
     Invalid(HeaderError),
 }
 
 /// Why bytes are no header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HeaderError {
-    /// They begin like neither version: not a broken header, but something else.
+    /// The bytes begin like neither version: something else than a header.
     #[error("no PROXY header")]
     NoSignature,
-    /// Announced longer than [`LONGEST`], or version 1 without an end.
+    /// Longer than [`LONGEST`], or version 1 without an end.
     #[error("a PROXY header that is too long")]
     TooLong,
-    /// A line that is none of version 1.
+    /// A line that version 1 does not allow.
     #[error("a PROXY header of version 1 with other words than `TCP4`, `TCP6` or `UNKNOWN` and what belongs to them")]
     Line,
     /// The version nibble is not 2, or the command is neither LOCAL nor PROXY.
@@ -131,7 +131,7 @@ pub enum HeaderError {
     Checksum,
 }
 
-/// Reads a header off the beginning of `bytes`: all that came so far, also if it was looked at before.
+/// Reads a header from the beginning of `bytes`, which are all bytes received so far.
 pub fn parse(bytes: &[u8]) -> Parsed {
     if begins_like(bytes, text::SIGNATURE) {
         return text::parse(bytes);
@@ -142,7 +142,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     Parsed::Invalid(HeaderError::NoSignature)
 }
 
-/// Whether the signature of a version is complete, so that nothing but a header can be meant.
+/// Whether the signature of a version is complete, so that the bytes can only mean a header.
 pub fn is_announced(bytes: &[u8]) -> bool {
     bytes.starts_with(text::SIGNATURE) || bytes.starts_with(binary::SIGNATURE)
 }
@@ -152,12 +152,12 @@ pub fn write_v1(addresses: Option<Addresses>) -> Vec<u8> {
     text::write(addresses)
 }
 
-/// A header of version 2, never longer than [`LONGEST`]: a typed value that would go beyond it is left out.
+/// A header of version 2, at most [`LONGEST`] bytes: a typed value that does not fit is left out.
 pub fn write_v2(header: &Header, checksum: bool) -> Vec<u8> {
     write_v2_and_tell(header, checksum).0
 }
 
-/// As [`write_v2`]; with it come the types of the values that were left out.
+/// As [`write_v2`], and the types of the values that were left out.
 pub fn write_v2_and_tell(header: &Header, checksum: bool) -> (Vec<u8>, Vec<u8>) {
     binary::write(header, checksum)
 }

@@ -1,13 +1,13 @@
-//! What holds for the parser whatever the bytes are: asked by the replay of the corpus and by the fuzzer (`fuzz/`), which
-//! takes this file and the module beside it into a crate of its own.
+//! What the parser promises for any bytes. Called by the replay of the corpus and by the fuzzer (`fuzz/`), which takes this
+//! file and the module beside it into a crate of its own.
 
 use crate::proxy_protocol::{Header, LONGEST, Parsed, parse, write_v1, write_v2};
 
-/// Prefixes of longer inputs are not all tried: the fuzzer lives on speed.
+/// Of longer inputs only some prefixes are tried: the fuzzer needs speed.
 const ALL_PREFIXES: usize = 300;
 
 /// # Panics
-/// If something does not hold.
+/// If a promise is broken.
 pub(crate) fn holds(bytes: &[u8]) {
     let parsed = parse(bytes);
     match &parsed {
@@ -17,7 +17,7 @@ pub(crate) fn holds(bytes: &[u8]) {
         }
         Parsed::Done(header, length) => {
             assert!(*length <= bytes.len().min(LONGEST), "a header longer than what came, or than the bound");
-            // What follows a header is the client's, and says nothing about it.
+            // The bytes after a header do not change what it says.
             assert_eq!(parse(&bytes[..*length]), parsed);
             comes_back(header);
         }
@@ -26,7 +26,8 @@ pub(crate) fn holds(bytes: &[u8]) {
     let step = bytes.len() / ALL_PREFIXES + 1;
     for prefix in (0..bytes.len()).step_by(step) {
         match (parse(&bytes[..prefix]), &parsed) {
-            // However the bytes are cut up, the answer is one, and nobody waits for bytes that do not come.
+            // The result does not depend on the pieces in which the bytes come, and no parser waits for bytes that do not
+            // come.
             (Parsed::NeedMore(missing), Parsed::Done(_, length)) => assert!(prefix + missing <= *length),
             (Parsed::NeedMore(missing), Parsed::NeedMore(later)) => {
                 assert!(prefix + missing <= bytes.len() + later, "less is missing than was said");
@@ -37,12 +38,12 @@ pub(crate) fn holds(bytes: &[u8]) {
     }
 }
 
-/// What we write of a header, we read as the same.
+/// A header that we write is read as the same header.
 fn comes_back(header: &Header) {
     for checksum in [false, true] {
         let written = write_v2(header, checksum);
         assert!(written.len() <= LONGEST);
-        // A typed value may have had to make room for the checksum.
+        // A typed value may have been left out for the checksum.
         if !checksum || written.len() + 7 < LONGEST {
             assert_eq!(parse(&written), Parsed::Done(header.clone(), written.len()));
         }

@@ -1,4 +1,4 @@
-//! Version 1: one line of ASCII, strictly as it is specified. Called by the module above only.
+//! Version 1 of the header: one line of ASCII, read strictly as specified. Called by the module above only.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 use std::str::FromStr;
@@ -6,19 +6,19 @@ use std::str::FromStr;
 use super::{Addresses, Header, HeaderError, Parsed};
 
 pub(super) const SIGNATURE: &[u8] = b"PROXY ";
-/// With its line end; section 2.1 counts it out.
-const LONGEST: usize = 107;
-const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
+/// With its line end (section 2.1).
+const LONGEST_LINE: usize = 107;
+const SHORTEST_LINE: usize = b"PROXY UNKNOWN\r\n".len();
 
 /// `bytes` begins like the signature.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
-    let line = &bytes[..bytes.len().min(LONGEST)];
+    let line = &bytes[..bytes.len().min(LONGEST_LINE)];
     let Some(end) = line.windows(2).position(|pair| pair == b"\r\n") else {
         let missing = if line.ends_with(b"\r") { 1 } else { 2 };
-        if line.len() + missing > LONGEST {
+        if line.len() + missing > LONGEST_LINE {
             return Parsed::Invalid(HeaderError::TooLong);
         }
-        return Parsed::NeedMore(missing.max(SHORTEST.saturating_sub(line.len())));
+        return Parsed::NeedMore(missing.max(SHORTEST_LINE.saturating_sub(line.len())));
     };
     match meaning(&line[..end]) {
         Some(addresses) => Parsed::Done(Header::Proxy { addresses, tlvs: Vec::new() }, end + 2),
@@ -27,7 +27,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
 }
 
 fn meaning(line: &[u8]) -> Option<Option<Addresses>> {
-    // What follows UNKNOWN is to be ignored, whatever it is.
+    // The specification says to ignore what follows UNKNOWN.
     if line == b"PROXY UNKNOWN" || line.starts_with(b"PROXY UNKNOWN ") {
         return Some(None);
     }
@@ -58,7 +58,7 @@ fn both<T: FromStr>(source: &str, destination: &str) -> Option<(T, T)> {
     Some((source.parse().ok()?, destination.parse().ok()?))
 }
 
-/// Rust's own parser takes a sign and leading zeros, the specification does not.
+/// Rust's parser accepts a sign and leading zeros; the specification does not.
 fn port(word: &str) -> Option<u16> {
     let plain = word.bytes().all(|byte| byte.is_ascii_digit()) && (word == "0" || !word.starts_with('0'));
     word.parse().ok().filter(|_| plain)
