@@ -34,12 +34,15 @@ enum Command {
     Requests(requests::Options),
     /// Run a registry FOR DEVELOPMENT ONLY: a small part of Consul's HTTP API, in memory, without any security
     #[command(after_help = "\
-It fails on request: PUT /fault/NAME, where NAME is error (500), forbidden (403), rate-limit (429), hang, garbage,
-empty (a list of nothing) or no-index; DELETE /fault ends that. PUT /fault/index-back sets its index back, once.")]
+It fails on request: PUT /fault/NAME, where NAME is error (500), forbidden (403), rate-limit (429), hang, no-leader,
+garbage, empty (a list of nothing) or no-index; DELETE /fault ends that. PUT /fault/index-back sets its index back, once.")]
     Registry {
         /// Where to listen
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500")]
         listen: SocketAddr,
+        /// Connections from one address; the next one is answered 429, as by an agent
+        #[arg(long, value_name = "N", default_value_t = 200)]
+        max_connections: usize,
     },
 }
 
@@ -66,15 +69,16 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(if report.all_answered() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Requests(options) => print(&requests::show(&options)?),
-        Command::Registry { listen } => registry(listen).await?,
+        Command::Registry { listen, max_connections } => registry(listen, max_connections).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn registry(listen: SocketAddr) -> anyhow::Result<()> {
+async fn registry(listen: SocketAddr, max_connections: usize) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let registry = Registry::start(listen).await.with_context(|| format!("can't listen on {listen}"))?;
+    registry.limit_connections(max_connections);
     print(&format!("development registry on {}, for development only\n", registry.url()));
     tokio::select! {
         _ = terminate.recv() => {}

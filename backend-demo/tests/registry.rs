@@ -7,7 +7,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use backend_demo::registry::{Definition, Fault, Registry, Status};
 use http::{exchange, get, put, until};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{io::AsyncReadExt as _, task::JoinHandle, time::Instant};
 
 const WEB: &str = "/v1/health/service/web";
 
@@ -294,6 +294,56 @@ async fn after_a_restart_no_check_has_run() {
         assert_eq!(put(at, "/v1/agent/check/pass/service:web-1?note=well", "").await.status, 200);
         assert_eq!(registry.status("web-1"), Some(Status::Passing));
     }
+}
+
+#[tokio::test]
+async fn connections_of_one_address_are_limited_as_by_an_agent() {
+    let registry = registry().await;
+    let at = registry.address();
+    let mut held = Vec::new();
+    for _ in 0..200 {
+        held.push(tokio::net::TcpStream::connect(at).await.expect("a connection"));
+    }
+    until("all are accepted", || registry.connections() == 200).await;
+    // It is refused before it has asked.
+    let refused = async || {
+        let mut answer = String::new();
+        let mut stream = tokio::net::TcpStream::connect(at).await.expect("a connection");
+        stream.read_to_string(&mut answer).await.expect("an answer and an end");
+        answer
+    };
+    let answer = refused().await;
+    assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{answer}");
+    assert!(answer.contains("\r\n\r\nYour IP is issuing too many concurrent connections"), "{answer}");
+    // One from another address is served, and here one in the place of another.
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.2:0".parse().expect("an address")).expect("it is free");
+    let _other = socket.connect(at).await.expect("a connection");
+    held.pop();
+    until("there is room", || registry.connections() == 199).await;
+    assert_eq!(get(at, WEB).await.status, 200);
+    registry.limit_connections(1);
+    assert!(refused().await.contains(" 429 "));
+    drop(held);
+    until("they are gone", || registry.connections() <= 1).await;
+}
+
+#[tokio::test]
+async fn without_a_leader_only_stale_reads_are_answered() {
+    let registry = registry().await;
+    let at = registry.address();
+    registry.add("web", "web-1", backend(1));
+    let index = get(at, WEB).await.index();
+    let waits = tokio::spawn(async move { get(at, &format!("{WEB}?index={index}")).await });
+    until("it waits", || registry.waiting() == 1).await;
+    assert_eq!(put(at, "/fault/no-leader", "").await.status, 200);
+    assert_eq!(get(at, "/v1/status/leader").await.body, "\"\"");
+    assert_eq!(get(at, WEB).await.body, "No cluster leader");
+    assert_eq!(ids(&get(at, &format!("{WEB}?stale")).await), ["web-1"]);
+    assert_eq!(registry.waiting(), 1, "who waits is not told");
+    assert_eq!(exchange(at, "DELETE", "/fault", "").await.expect("a reply").status, 200);
+    registry.add("web", "web-2", backend(2));
+    assert_eq!(ids(&waits.await.expect("no panic")), ["web-1", "web-2"]);
 }
 
 #[tokio::test]

@@ -32,6 +32,9 @@ pub enum Fault {
     Status(u16, String),
     /// No answer at all until the fault is taken back; what waited for it then gets a 500.
     Hang,
+    /// The servers have no leader, and `/v1/status/leader` says so. Who waits for a change waits on, as with the streaming
+    /// backend; of new reads only stale ones are answered, the others get a 500.
+    NoLeader,
     /// 200 with an index, and a body that is no JSON.
     Garbage,
     /// 200 with an index, and an empty list: what is hardest to tell from the truth.
@@ -41,11 +44,12 @@ pub enum Fault {
 }
 
 /// What `PUT /fault/NAME` injects.
-const NAMES: [(&str, Fault); 7] = [
+const NAMES: [(&str, Fault); 8] = [
     ("error", Fault::Status500),
     ("forbidden", Fault::Forbidden),
     ("rate-limit", Fault::TooManyRequests),
     ("hang", Fault::Hang),
+    ("no-leader", Fault::NoLeader),
     ("garbage", Fault::Garbage),
     ("empty", Fault::Empty200),
     ("no-index", Fault::NoIndex),
@@ -104,6 +108,18 @@ async fn mend(State(shared): State<Arc<Shared>>) -> &'static str {
 pub(super) async fn apply(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
     shared.count_request();
     let mut faults = shared.faults();
+    if *faults.borrow() == Some(Fault::NoLeader) {
+        let asks = |parameter: &str| {
+            let parameters = request.uri().query().unwrap_or_default().split('&');
+            parameters.map(|text| text.split('=').next()).any(|name| name == Some(parameter))
+        };
+        if request.uri().path() == "/v1/status/leader" {
+            return super::query::json(&serde_json::json!("")).into_response();
+        }
+        if !asks("stale") && !asks("index") {
+            return answer(&Fault::NoLeader, 0);
+        }
+    }
     let healthy = tokio::select! {
         biased;
         fault = failing(&mut faults) => Err(fault),
@@ -119,9 +135,10 @@ pub(super) async fn apply(State(shared): State<Arc<Shared>>, request: Request, n
     }
 }
 
-/// Resolves when there is a fault.
+/// Resolves when there is a fault that also those meet that wait for a change.
 async fn failing(faults: &mut tokio::sync::watch::Receiver<Option<Fault>>) -> Fault {
-    match faults.wait_for(Option::is_some).await.map(|fault| fault.clone()) {
+    let cuts_in = |fault: &Option<Fault>| fault.as_ref().is_some_and(|fault| *fault != Fault::NoLeader);
+    match faults.wait_for(cuts_in).await.map(|fault| fault.clone()) {
         Ok(Some(fault)) => fault,
         _ => std::future::pending().await,
     }
@@ -131,7 +148,7 @@ fn answer(fault: &Fault, index: u64) -> Response {
     let index = [("X-Consul-Index", index.to_string())];
     let json = [("Content-Type", "application/json")];
     match fault {
-        Fault::Status500 => (StatusCode::INTERNAL_SERVER_ERROR, "No cluster leader").into_response(),
+        Fault::Status500 | Fault::NoLeader => (StatusCode::INTERNAL_SERVER_ERROR, "No cluster leader").into_response(),
         Fault::Forbidden => {
             (StatusCode::FORBIDDEN, "Permission denied: anonymous token lacks permission 'service:read'")
                 .into_response()

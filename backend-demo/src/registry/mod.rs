@@ -7,6 +7,7 @@ mod agent;
 mod definition;
 mod fault;
 mod filter;
+mod listen;
 mod query;
 mod read;
 mod shared;
@@ -22,7 +23,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, middleware, serve::ListenerExt};
+use axum::{Router, middleware};
 use tokio::{
     net::TcpListener,
     sync::{mpsc, oneshot},
@@ -152,6 +153,16 @@ impl Registry {
         self.shared.requests()
     }
 
+    /// Takes no more connections from one address; 200 at first, as an agent does.
+    pub fn limit_connections(&self, most: usize) {
+        self.shared.limit_connections(most);
+    }
+
+    /// How many connections there are now from the address that has the most.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.most()
+    }
+
     /// Registers an instance without checks, which therefore passes.
     pub fn register(&self, definition: Definition) {
         self.shared.change(|state, now| state.register(definition, Vec::new(), false, now));
@@ -263,11 +274,7 @@ async fn serve(
     shared: Arc<Shared>,
     inbox: &mut mpsc::UnboundedReceiver<Order>,
 ) -> io::Result<Option<Order>> {
-    let listener = TcpListener::from_std(listener)?.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "can't set TCP_NODELAY");
-        }
-    });
+    let listener = listen::Limited { listener: TcpListener::from_std(listener)?, shared: shared.clone() };
     let routes = Router::new().merge(agent::routes()).merge(read::routes());
     let routes = routes.layer(middleware::from_fn_with_state(shared.clone(), fault::apply)).merge(fault::routes());
     tokio::select! {

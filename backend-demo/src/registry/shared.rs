@@ -5,7 +5,7 @@
 
 use std::{
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{fault::Fault, state::State};
+use super::{fault::Fault, listen::Connections, state::State};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -22,7 +22,12 @@ pub(super) struct Shared {
     fault: watch::Sender<Option<Fault>>,
     waiting: AtomicUsize,
     requests: AtomicU64,
+    pub(super) connections: Arc<Connections>,
+    most_connections: AtomicUsize,
 }
+
+/// From one address, as an agent takes by default.
+const MOST_CONNECTIONS: usize = 200;
 
 impl Shared {
     pub(super) fn new() -> Self {
@@ -32,6 +37,8 @@ impl Shared {
             fault: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
             requests: AtomicU64::new(0),
+            connections: Arc::default(),
+            most_connections: AtomicUsize::new(MOST_CONNECTIONS),
         }
     }
 
@@ -98,6 +105,14 @@ impl Shared {
 
     pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn limit_connections(&self, most: usize) {
+        self.most_connections.store(most, Ordering::Relaxed);
+    }
+
+    pub(super) fn most_connections(&self) -> usize {
+        self.most_connections.load(Ordering::Relaxed)
     }
 
     pub(super) fn waiting(&self) -> usize {
