@@ -229,7 +229,7 @@ impl Balancer {
             *admin = bound.map(|(address, admin)| self.options.listen(state, address, admin));
             *self.admin_at.write().unwrap_or_else(PoisonError::into_inner) = address;
         }
-        if applied.diff.is_empty() {
+        if applied.diff.is_empty() && applied.files.is_empty() {
             info!(generation = applied.generation, "the configuration is what it was");
             return Ok(applied);
         }
@@ -283,7 +283,7 @@ impl Balancer {
             removed = count(&all, |what| *what == Difference::Removed),
             "the new configuration is in effect"
         );
-        let lines = diff.lines();
+        let lines = [applied.files.clone(), diff.lines()].concat();
         for line in lines.iter().take(MOST_CHANGES) {
             info!("changed: {line}");
         }

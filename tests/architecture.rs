@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pool", &["config", "metrics", "endpoint", "health", "standing", "operator", "balance", "pace"]),
     ("keeper", &["config", "metrics", "endpoint", "health", "standing", "operator", "pool", "pace", "balance"]),
     ("probe", &["config", "metrics", "endpoint", "proxy_protocol", "health", "pace", "deadline"]),
-    ("discovery", &["config", "metrics", "endpoint", "pool", "pace"]),
+    ("discovery", &["config", "metrics", "endpoint", "pool", "pace", "deadline"]),
     ("proxy", &["config", "metrics", "proxy_protocol", "route", "pool", "pace", "deadline"]),
     (
         "server",

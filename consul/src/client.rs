@@ -1,6 +1,7 @@
 //! The calls. Each is one request: cheap to drop, never repeated here.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,12 +47,35 @@ impl Client {
         self
     }
 
+    /// A client that asks over the same connections with another token; see [`Settings::token`] and
+    /// [`Settings::token_file`].
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a token that can't work.
+    pub fn with_token(&self, token: Option<&str>, token_file: Option<PathBuf>) -> Result<Self, Error> {
+        Ok(Self { transport: Arc::new(self.transport.with_token(token, token_file)?), margin: self.margin })
+    }
+
+    /// The address of the servers' leader, empty if they have none. It needs no token, and goes over a connection of its
+    /// own that ends with the answer. Ends at the latest after the margin.
+    pub async fn leader(&self) -> Result<String, Error> {
+        let request = Request {
+            method: Method::GET,
+            path: "/v1/status/leader".to_owned(),
+            query: Vec::new(),
+            body: None,
+            deadline: self.margin,
+            keep: false,
+        };
+        let reply = self.transport.send(request).await?.ok()?;
+        serde_json::from_slice(&reply.body).map_err(|source| Error::Decode { what: "the leader", source })
+    }
+
     /// The instances of a service; none for a service that Consul does not know. Ends at the latest after wait +
     /// wait/16 + margin, or for a query that does not block after the margin.
     pub async fn health_service(&self, service: &str, query: &HealthQuery) -> Result<Answer<Vec<ServiceEntry>>, Error> {
         let path = format!("/v1/health/service/{}", escape::segment("service", service)?);
-        let held_back = query::held_back(query.index, query.wait);
-        let reply = self.send(Method::GET, path, query.parameters(), None, held_back).await?.ok()?;
+        let reply = self.send(Method::GET, path, query.parameters(), None, query.held_back()).await?.ok()?;
         let list = answer::list("the instances of a service", &reply.body)?;
         Ok(Answer::of_list(list, &reply.headers))
     }
@@ -129,7 +153,8 @@ impl Client {
         body: Option<Body>,
         held_back: Duration,
     ) -> Result<Reply, Error> {
-        self.transport.send(Request { method, path, query, body, deadline: held_back + self.margin }).await
+        let deadline = held_back.saturating_add(self.margin);
+        self.transport.send(Request { method, path, query, body, deadline, keep: true }).await
     }
 }
 

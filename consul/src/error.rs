@@ -74,9 +74,25 @@ pub enum Error {
 }
 
 impl Error {
-    /// The error's class, from a closed set that is fit for a metric label: `config`, `connect`, `broken`, `timeout`,
-    /// `too_large`, `decode`, and for statuses `bad_request`, `bad_filter`, `forbidden`, `not_found`, `rate_limited`, `no_leader`,
-    /// `server_error`, `other`.
+    /// Every class that [`Self::kind`] gives.
+    pub const KINDS: [&'static str; 14] = [
+        "bad_filter",
+        "bad_request",
+        "broken",
+        "config",
+        "connect",
+        "decode",
+        "forbidden",
+        "no_leader",
+        "not_found",
+        "other",
+        "rate_limited",
+        "server_error",
+        "timeout",
+        "too_large",
+    ];
+
+    /// The error's class, from a closed set that is fit for a metric label.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Config { .. } | Self::TokenFile { .. } => "config",
@@ -122,7 +138,11 @@ mod tests {
 
     #[test]
     fn statuses_have_kinds() {
-        let kind = |status, body: &str| Error::Status { status, body: body.to_owned() }.kind();
+        let kind = |status, body: &str| {
+            let kind = Error::Status { status, body: body.to_owned() }.kind();
+            assert!(Error::KINDS.contains(&kind), "{kind}");
+            kind
+        };
         assert_eq!(kind(400, "Invalid index"), "bad_request");
         assert_eq!(kind(400, "Failed to create boolean expression evaluator: 1:1"), "bad_filter");
         assert_eq!(kind(500, "rpc error: failed to create boolean expression evaluator: 1:1"), "bad_filter");

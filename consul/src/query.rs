@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::escape::escaped;
 
 /// Which reads are good enough.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Consistency {
     /// The leader answers, which in rare moments may be one that is no more.
     #[default]
@@ -19,7 +19,7 @@ pub enum Consistency {
 
 /// What [`Client::health_service`](crate::Client::health_service) asks. `default()` = everything, at once, from the
 /// agent's own datacenter.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HealthQuery {
     /// Instead of the agent's own.
     pub datacenter: Option<String>,
@@ -41,6 +41,11 @@ pub struct HealthQuery {
 }
 
 impl HealthQuery {
+    /// How long Consul may hold back the answer.
+    pub fn held_back(&self) -> Duration {
+        held_back(self.index, self.wait)
+    }
+
     /// The URL query, without `?`.
     pub(crate) fn parameters(&self) -> Vec<String> {
         let mut parameters = blocking(self.index, self.wait);

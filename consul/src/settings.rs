@@ -28,8 +28,6 @@ pub struct Settings {
     pub token_file: Option<PathBuf>,
     /// PEM certificates, added to the system's roots; https only.
     pub ca_file: Option<PathBuf>,
-    /// Connections that are kept for the next request at most; `None` = all.
-    pub most_idle: Option<usize>,
 }
 
 impl Settings {
@@ -46,7 +44,6 @@ impl fmt::Debug for Settings {
             .field("token", &self.token.as_ref().map(|_| "***"))
             .field("token_file", &self.token_file)
             .field("ca_file", &self.ca_file)
-            .field("most_idle", &self.most_idle)
             .finish()
     }
 }
@@ -60,7 +57,6 @@ pub(crate) fn http_client(settings: &Settings) -> Result<(reqwest::Client, Strin
         .redirect(reqwest::redirect::Policy::none())
         .http1_only()
         .connect_timeout(CONNECT_TIMEOUT)
-        .pool_max_idle_per_host(settings.most_idle.unwrap_or(usize::MAX))
         .tcp_user_timeout(USER_TIMEOUT);
     let (builder, base, https) = match settings.address.strip_prefix("unix://") {
         Some(path) if path.starts_with('/') => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use tokio::sync::Semaphore;
 
 use crate::error::Cause;
@@ -32,6 +32,11 @@ pub(crate) struct Transport {
     reading: Arc<Semaphore>,
 }
 
+/// One at a time.
+fn one() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
+}
+
 /// What is asked.
 pub(crate) struct Request {
     pub(crate) method: Method,
@@ -42,6 +47,8 @@ pub(crate) struct Request {
     pub(crate) body: Option<Body>,
     /// For all of it, from reading the token to the last byte.
     pub(crate) deadline: Duration,
+    /// Whether the connection is kept for the next request.
+    pub(crate) keep: bool,
 }
 
 pub(crate) enum Body {
@@ -60,7 +67,13 @@ impl Transport {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         let (http, base) = settings::http_client(settings)?;
         let token = settings.token.as_deref().map(token_value).transpose()?;
-        Ok(Self { http, base, token, token_file: settings.token_file.clone(), reading: Arc::new(Semaphore::new(1)) })
+        Ok(Self { http, base, token, token_file: settings.token_file.clone(), reading: one() })
+    }
+
+    /// The same connections with another token.
+    pub(crate) fn with_token(&self, token: Option<&str>, token_file: Option<PathBuf>) -> Result<Self, Error> {
+        let token = token.map(token_value).transpose()?;
+        Ok(Self { http: self.http.clone(), base: self.base.clone(), token, token_file, reading: one() })
     }
 
     /// Dropping the future closes the connection that the request is on, which ends the wait at the agent too.
@@ -79,6 +92,9 @@ impl Transport {
             url.push_str(&request.query.join("&"));
         }
         let mut builder = self.http.request(request.method, url);
+        if !request.keep {
+            builder = builder.header(CONNECTION, "close");
+        }
         if let Some(token) = self.token().await? {
             builder = builder.header("X-Consul-Token", token);
         }

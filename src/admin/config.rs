@@ -37,6 +37,8 @@ struct LastBody {
     at: String,
     result: &'static str,
     error: Option<String>,
+    /// What it changed, a line each.
+    changes: Vec<String>,
 }
 
 /// There is nothing to say besides: the file is the one that the process was started with.
@@ -66,14 +68,14 @@ pub(super) async fn config(Shared(admin): Shared<AdminState>) -> Json<ConfigBody
     let state = &admin.view.state;
     let view = state.reloads.view();
     let reloads = ReloadResult::ALL.into_iter().map(|result| (result.name(), view.count(result))).collect();
-    let ReloadView { generation, hash, applied_at, needs_restart, last, .. } = view;
+    let ReloadView { generation, hash, applied_at, needs_restart, changes, last, .. } = view;
     Json(ConfigBody {
         version: env!("CARGO_PKG_VERSION"),
         generation,
         hash: format!("{hash:016x}"),
         applied_at: time(applied_at),
         reloads,
-        last_reload: last.map(|(at, result, error)| LastBody { at: time(at), result: result.name(), error }),
+        last_reload: last.map(|(at, result, error)| LastBody { at: time(at), result: result.name(), error, changes }),
         needs_restart,
         config: masked(state.set().config.effective()),
     })

@@ -157,8 +157,11 @@ fn add_pool(families: &mut Families, pool: &Pool) {
         let age = Instant::now().duration_since(at).as_secs_f64();
         families.value(&names::DISCOVERY_AGE, &[name, kind], age);
     }
+    for reason in source.kinds {
+        let count = source.errors.get(reason).map_or(0, |errors| errors.count);
+        families.value(&names::DISCOVERY_ERRORS, &[name, kind, reason], count as f64);
+    }
     for (reason, errors) in source.errors {
-        families.value(&names::DISCOVERY_ERRORS, &[name, kind, reason], errors.count as f64);
         let at = errors.last.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         families.value(&names::DISCOVERY_LAST_ERROR, &[name, kind, reason], at);
     }

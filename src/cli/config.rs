@@ -7,6 +7,9 @@ use serde_json::json;
 use super::client::{AdminClient, known};
 use super::{CommandError, say, say_json};
 
+/// Lines about what changed; a terminal holds about twice as many.
+const MOST_CHANGES: usize = 20;
+
 /// A reload that has not been refused, or was.
 #[derive(Deserialize)]
 struct ConfigAnswer {
@@ -18,6 +21,8 @@ struct ConfigAnswer {
 #[derive(Deserialize)]
 struct Last {
     result: String,
+    #[serde(default)]
+    changes: Vec<String>,
 }
 
 /// What is in effect, with every default.
@@ -41,8 +46,15 @@ pub(super) async fn reload(client: &AdminClient, json: bool) -> Result<(), Comma
         return Err(CommandError::Config(error));
     }
     if !json {
-        let result = answer.last_reload.map_or_else(|| "unchanged".to_owned(), |last| last.result);
+        let unchanged = || Last { result: "unchanged".to_owned(), changes: Vec::new() };
+        let Last { result, changes } = answer.last_reload.unwrap_or_else(unchanged);
         say(&format!("{result}, generation {}\n", answer.generation))?;
+        for change in changes.iter().take(MOST_CHANGES) {
+            say(&format!("{change}\n"))?;
+        }
+        if let more @ 1.. = changes.len().saturating_sub(MOST_CHANGES) {
+            say(&format!("{more} more\n"))?;
+        }
         for place in answer.needs_restart {
             say(&format!("{place} takes a restart\n"))?;
         }

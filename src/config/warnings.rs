@@ -1,7 +1,7 @@
 //! What is legal and may still hurt: shown by `evenkeel check` and logged at the start, one line each.
 //! It sees the validated [`Config`] alone, so it can tell risk from intent only by the value.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -14,8 +14,7 @@ use super::{
 /// Probes closer together than this are load of their own.
 const BUSY_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How many connections a Consul agent takes from one address by default (`limits.http_max_conns_per_client`). A blocking
-/// query has one to itself.
+/// How many connections a Consul agent takes from one address by default (`limits.http_max_conns_per_client`).
 const AGENT_CONNECTIONS: usize = 200;
 
 impl Config {
@@ -53,16 +52,15 @@ impl Config {
                 "[consul]: the environment variable {name} is set, and is not supported: it changes nothing"
             ));
         }
-        let mut pools = BTreeMap::new();
-        for pool in &self.pools {
-            if let Source::Consul(consul) = &pool.source {
-                *pools.entry(&consul.agent.address).or_insert(0) += 1;
-            }
-        }
-        for (address, count) in pools.into_iter().filter(|(_, count)| *count >= AGENT_CONNECTIONS) {
+        let agents = self.pools.iter().filter_map(|pool| match &pool.source {
+            Source::Consul(consul) => Some(&consul.agent),
+            Source::Static(_) => None,
+        });
+        // It is the same for all of them.
+        if let Some(most) = agents.map(|agent| agent.max_connections).max().filter(|most| *most >= AGENT_CONNECTIONS) {
             warnings.push(format!(
-                "[consul]: {count} pools wait at {address}, which takes {AGENT_CONNECTIONS} connections from one address unless its \
-                 limits.http_max_conns_per_client says more"
+                "[consul]: max_connections {most}: an agent takes {AGENT_CONNECTIONS} from one address, and at that shuts out every \
+                 other client on this machine, unless its limits.http_max_conns_per_client says more"
             ));
         }
     }

@@ -1,43 +1,105 @@
-//! The clients of the agents: one, and so one set of connections, for all pools with equal settings.
-//! What is in a CA file is read again at a reload; followers find the new client at their next question.
+//! The agents, and what all pools share that ask one: its connections, their budget, its questions, what is known of it and
+//! what the log says of it. What is in a CA file is read again at a reload; the next question is asked by the new client.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use ::consul::{Client, Settings};
+use ::consul::{Client, Error, Settings};
 
-use super::turns::{self, Taker, Turns};
-use crate::config::{ConsulAgent, Secret};
+use super::Tuning;
+use super::consul::{Query, Question};
+use super::outages::Outages;
+use super::presence::Presence;
+use super::turns::{Share, Taker, Turns};
+use crate::config::{ConsulAgent, Pool, Secret, Source};
 
-/// A client that may be replaced.
-#[derive(Clone)]
+/// How an agent is reached. Tokens come with the questions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Reached {
+    address: String,
+    ca_file: Option<PathBuf>,
+    max_connections: usize,
+}
+
+impl Reached {
+    fn of(settings: &ConsulAgent) -> Self {
+        let ConsulAgent { address, ca_file, max_connections, .. } = settings.clone();
+        Self { address, ca_file, max_connections }
+    }
+
+    /// The agents that these pools ask.
+    pub(super) fn by(pools: &[Pool]) -> HashSet<Self> {
+        let agent = |pool: &Pool| match &pool.source {
+            Source::Consul(consul) => Some(Self::of(&consul.agent)),
+            Source::Static(_) => None,
+        };
+        pools.iter().filter_map(agent).collect()
+    }
+
+    /// What is in its CA file. `None` where none is used, or none can be read: which of these is the client's to say.
+    fn authorities(&self) -> Option<Vec<u8>> {
+        let file = self.ca_file.as_ref().filter(|_| self.address.starts_with("https:"))?;
+        std::fs::read(file).ok()
+    }
+
+    fn client(&self) -> Result<Client, Error> {
+        let client = Client::new(&Settings {
+            address: self.address.clone(),
+            token: None,
+            token_file: None,
+            ca_file: self.ca_file.clone(),
+        })?;
+        // Deadlines are kept here, where a pause of this process is known.
+        Ok(client.with_margin(std::time::Duration::MAX))
+    }
+}
+
+/// One agent.
 pub(super) struct Agent {
-    /// A lock: touched once a question, and at reloads.
+    pub(super) address: String,
+    pub(super) presence: Presence,
+    pub(super) outages: Arc<Outages>,
+    /// A lock: touched once a question, and at reloads, when it is replaced.
     client: Arc<Mutex<Client>>,
-    turns: Arc<Turns>,
+    share: Share,
+    tuning: Tuning,
+    queries: Mutex<HashMap<Question, Weak<Query>>>,
 }
 
 impl Agent {
-    /// For the next question.
-    pub(super) fn client(&self) -> Client {
-        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// For the next question, with the token of these settings.
+    pub(super) fn client(&self, settings: &ConsulAgent) -> Result<Client, Error> {
+        let token = settings.token.as_ref().map(|Secret(token)| token.as_str());
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).with_token(token, settings.token_file.clone())
     }
 
-    /// For one more query.
-    pub(super) fn join(&self) -> Taker {
-        self.turns.join()
+    /// One more query is asked from now on.
+    pub(super) fn begin(&self) -> Taker {
+        self.presence.begin(&self.client, self.tuning.presence);
+        self.share.turns().join()
+    }
+
+    /// The one that asks this: another pool's, or a new one.
+    pub(super) fn query(self: &Arc<Self>, question: Question, tuning: Tuning) -> Arc<Query> {
+        let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(query) = queries.get(&question).and_then(Weak::upgrade) {
+            return query;
+        }
+        queries.retain(|_, query| query.strong_count() > 0);
+        let query = Arc::new(Query::new(self, question.clone(), tuning));
+        queries.insert(question, Arc::downgrade(&query));
+        query
     }
 }
 
 pub(super) struct Agents {
-    known: HashMap<Arc<ConsulAgent>, KnownAgent>,
-    /// For an answer, beyond the wait.
-    margin: Duration,
+    known: HashMap<Reached, Listed>,
+    tuning: Tuning,
 }
 
-struct KnownAgent {
-    agent: Agent,
+struct Listed {
+    agent: Arc<Agent>,
     /// What was in its CA file, if that is used.
     authorities: Option<Vec<u8>>,
 }
@@ -45,7 +107,15 @@ struct KnownAgent {
 /// Clients that trust what the CA files say now.
 #[derive(Default)]
 pub struct Renewed {
-    clients: Vec<(Arc<ConsulAgent>, Client, Option<Vec<u8>>)>,
+    clients: Vec<(Reached, Client, Option<Vec<u8>>)>,
+    changes: Vec<String>,
+}
+
+impl Renewed {
+    /// A line for each file that says something else than before: which, and what of it.
+    pub fn changes(&self) -> &[String] {
+        &self.changes
+    }
 }
 
 /// Why an agent can't be asked by what is in its files now.
@@ -54,63 +124,72 @@ pub struct Renewed {
 pub struct AgentError {
     address: String,
     #[source]
-    source: ::consul::Error,
+    source: Error,
 }
 
 impl Agents {
-    pub(super) fn new(margin: Duration) -> Self {
-        Self { known: HashMap::new(), margin }
+    pub(super) fn new(tuning: Tuning) -> Self {
+        Self { known: HashMap::new(), tuning }
     }
 
-    /// The one for these settings.
-    pub(super) fn of(&mut self, settings: &Arc<ConsulAgent>) -> Result<Agent, ::consul::Error> {
-        if let Some(known) = self.known.get(settings) {
-            return Ok(known.agent.clone());
+    /// The one that is reached by these settings.
+    pub(super) fn of(&mut self, settings: &ConsulAgent) -> Result<Arc<Agent>, Error> {
+        let reached = Reached::of(settings);
+        if let Some(listed) = self.known.get(&reached) {
+            return Ok(Arc::clone(&listed.agent));
         }
-        // Also who comes with another token comes from this machine.
-        let same = |known: &&Arc<ConsulAgent>| {
-            known.address == settings.address && known.max_connections == settings.max_connections
-        };
+        // Who trusts another authority comes from this machine, too.
+        let same =
+            |known: &&Reached| known.address == reached.address && known.max_connections == reached.max_connections;
         let turns = match self.known.keys().find(same).and_then(|known| self.known.get(known)) {
-            Some(known) => Arc::clone(&known.agent.turns),
-            None => Turns::new(settings.max_connections),
+            Some(listed) => Arc::clone(listed.agent.share.turns()),
+            None => Turns::new(reached.max_connections),
         };
-        let agent = Agent { client: Arc::new(Mutex::new(self.client(settings)?)), turns };
-        let known = KnownAgent { agent: agent.clone(), authorities: authorities(settings) };
-        self.known.insert(Arc::clone(settings), known);
+        let agent = Arc::new(Agent {
+            address: reached.address.clone(),
+            presence: Presence::new(),
+            outages: Outages::of_agent(&reached.address),
+            client: Arc::new(Mutex::new(reached.client()?)),
+            share: turns.share(),
+            tuning: self.tuning,
+            queries: Mutex::default(),
+        });
+        let listed = Listed { agent: Arc::clone(&agent), authorities: reached.authorities() };
+        self.known.insert(reached, listed);
         Ok(agent)
     }
 
     /// Forgets those that are not wanted; who still asks one keeps it.
-    pub(super) fn retain(&mut self, wanted: impl Fn(&ConsulAgent) -> bool) {
-        self.known.retain(|settings, _| wanted(settings));
+    pub(super) fn retain(&mut self, wanted: &HashSet<Reached>) {
+        self.known.retain(|reached, _| wanted.contains(reached));
     }
 
     /// New clients for those wanted whose CA file says something else than before. Changes nothing yet.
-    pub(super) fn renewed(&self, wanted: impl Fn(&ConsulAgent) -> bool) -> Result<Renewed, AgentError> {
-        let mut clients = Vec::new();
-        for (settings, known) in self.known.iter().filter(|(settings, _)| wanted(settings)) {
-            let now = authorities(settings);
-            if now == known.authorities {
+    pub(super) fn renewed(&self, wanted: &HashSet<Reached>) -> Result<Renewed, AgentError> {
+        let mut renewed = Renewed::default();
+        for (reached, listed) in self.known.iter().filter(|(reached, _)| wanted.contains(reached)) {
+            let now = reached.authorities();
+            if now == listed.authorities {
                 continue;
             }
-            let address = settings.address.clone();
-            let client = self.client(settings).map_err(|source| AgentError { address, source })?;
-            clients.push((Arc::clone(settings), client, now));
+            let address = &reached.address;
+            let client = reached.client().map_err(|source| AgentError { address: address.clone(), source })?;
+            if let Some(file) = &reached.ca_file {
+                let what = difference(listed.authorities.as_deref(), now.as_deref());
+                renewed.changes.push(format!("{}: {what}; it is trusted for {address} from now on", file.display()));
+            }
+            renewed.clients.push((reached.clone(), client, now));
         }
-        Ok(Renewed { clients })
+        renewed.changes.sort_unstable();
+        Ok(renewed)
     }
 
     /// These from now on; a question that is under way gets its answer from the old one.
     pub(super) fn renew(&mut self, renewed: Renewed) {
-        for (settings, client, authorities) in renewed.clients {
-            let Some(known) = self.known.get_mut(&settings) else { continue };
-            if let Some(file) = &settings.ca_file {
-                let (agent, file) = (&settings.address, file.display());
-                tracing::info!(%agent, "{file} has changed: what it says is trusted from now on");
-            }
-            *known.agent.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
-            known.authorities = authorities;
+        for (reached, client, authorities) in renewed.clients {
+            let Some(listed) = self.known.get_mut(&reached) else { continue };
+            *listed.agent.client.lock().unwrap_or_else(PoisonError::into_inner) = client;
+            listed.authorities = authorities;
         }
     }
 
@@ -118,21 +197,39 @@ impl Agents {
     pub(super) fn len(&self) -> usize {
         self.known.len()
     }
+}
 
-    fn client(&self, agent: &ConsulAgent) -> Result<Client, ::consul::Error> {
-        let client = Client::new(&Settings {
-            address: agent.address.clone(),
-            token: agent.token.as_ref().map(|Secret(token)| token.clone()),
-            token_file: agent.token_file.clone(),
-            ca_file: agent.ca_file.clone(),
-            most_idle: Some(turns::idle(agent.max_connections)),
-        })?;
-        Ok(client.with_margin(self.margin))
+/// How many certificates of a PEM file are new, gone and still there.
+fn difference(before: Option<&[u8]>, after: Option<&[u8]>) -> String {
+    fn certificates(file: Option<&[u8]>) -> BTreeSet<String> {
+        let text = String::from_utf8_lossy(file.unwrap_or_default());
+        let pieces = text.split("-----BEGIN CERTIFICATE-----").skip(1);
+        let body = |piece: &str| piece.split("-----END").next().unwrap_or_default().split_whitespace().collect();
+        pieces.map(body).collect()
+    }
+    let (before, after) = (certificates(before), certificates(after));
+    let (added, removed) = (after.difference(&before).count(), before.difference(&after).count());
+    let kept = after.len() - added;
+    match (added, removed) {
+        (0, 0) => "the same certificates, written in another way".to_owned(),
+        _ => format!("certificates: {added} new, {removed} gone, {kept} kept"),
     }
 }
 
-/// `None` where no CA file is used, or none can be read: which of these is the client's to say.
-fn authorities(agent: &ConsulAgent) -> Option<Vec<u8>> {
-    let file = agent.ca_file.as_ref().filter(|_| agent.address.starts_with("https:"))?;
-    std::fs::read(file).ok()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_ca_file_changes_is_counted() {
+        let one = |body: &str| format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n");
+        let (ab, bc) = (one("aa\nbb") + &one("cc"), one("cc") + &one("dd") + &one("ee"));
+        let change = |before: &str, after: &str| difference(Some(before.as_bytes()), Some(after.as_bytes()));
+        assert_eq!(change(&ab, &bc), "certificates: 2 new, 1 gone, 1 kept");
+        assert_eq!(
+            change(&ab, &(one("cc") + "# by hand\n" + &one("aabb"))),
+            "the same certificates, written in another way"
+        );
+        assert_eq!(difference(None, Some(ab.as_bytes())), "certificates: 2 new, 0 gone, 0 kept");
+    }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use super::error::AskError;
 use super::instance::{self, Instance};
 use super::names::{Looked, Names};
 use super::own::{Locals, OwnAddresses};
@@ -90,14 +91,17 @@ impl Feed {
 
     /// Another source from now on; what the last one had trouble with is past. `is_another` = other things are asked for,
     /// and not the same ones in another way: then a person wants what it says.
-    pub(super) fn begin_again(&mut self, source: &'static str, resolve: Resolve, is_another: bool) {
+    pub(super) fn begin_again(&mut self, resolve: Resolve, is_another: bool) {
         self.names.refresh_as(resolve);
         self.trouble = false;
         if is_another {
             (self.trust, self.is_awaited) = (Trust::Written, true);
             self.filtered = None;
         }
-        self.report.begin_again(source);
+    }
+
+    pub(super) fn report(&mut self) -> &mut SourceReport {
+        &mut self.report
     }
 
     /// The source answered in full: these are all that exist, and those can't be used.
@@ -143,9 +147,9 @@ impl Feed {
     }
 
     /// The source failed: what is known stays.
-    pub(super) async fn failed(&mut self, kind: &'static str, text: String) -> Result<(), Closed> {
+    pub(super) async fn failed(&mut self, failure: AskError) -> Result<(), Closed> {
         self.trouble = true;
-        self.report.failed(Instant::now(), kind, text);
+        self.report.failed(Instant::now(), failure);
         // What another source said before is not made worse by the new one's failure.
         let known = self.updates.last().filter(|_| !self.is_awaited && self.trust != Trust::Written);
         let Some(endpoints) = known.map(<[_]>::to_vec) else { return Ok(()) };
@@ -171,6 +175,7 @@ impl Feed {
                 Ok(()) = self.fronts.changed() => self.look_at_fronts().await?,
                 _ = self.look.tick() => self.look_at_fronts().await?,
                 looked = self.names.news() => self.learned(looked).await?,
+                () = self.report.due() => self.report.tell(Instant::now()),
             }
         }
     }

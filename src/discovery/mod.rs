@@ -4,12 +4,15 @@
 
 mod agents;
 mod consul;
+mod error;
 mod feed;
 mod fixed;
 mod instance;
 mod names;
+mod outages;
 mod own;
 mod pace;
+mod presence;
 mod report;
 mod resolver;
 mod turns;
@@ -19,28 +22,80 @@ mod update_sender;
 mod tests;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::{ConsulAgent, Pool, Resolve, Source, StaticBackend};
+use crate::config::{Pool, Resolve, Source, StaticBackend};
 use crate::endpoint::Update;
 use crate::pool::SourceStatus;
 
-use self::agents::Agents;
 pub use self::agents::{AgentError, Renewed};
-use self::consul::{Catalog, Subject, Tuning};
+use self::agents::{Agents, Reached};
+use self::consul::{Catalog, Subject};
 use self::feed::Feed;
 use self::names::Names;
+use self::outages::Outages;
 pub use self::own::{Locals, OwnAddress, OwnAddresses};
+use self::presence::PresenceTimes;
 use self::report::SourceReport;
 use self::resolver::Resolver;
 use self::update_sender::UpdateSender;
 
-/// Makes followers that share what can be shared: one client, and so one set of connections, per distinct agent, and
-/// the bound on look-ups at once.
+/// What goes wrong with a list that is written: a look-up.
+const WRITTEN_ERRORS: &[&str] = &["resolve"];
+
+/// What goes wrong with Consul: what the client says, an answer without an instance that can be used, and a look-up.
+const CONSUL_ERRORS: &[&str] = &{
+    let mut all = ["invalid"; ::consul::Error::KINDS.len() + 2];
+    all[0] = "resolve";
+    let mut next = 0;
+    while next < ::consul::Error::KINDS.len() {
+        all[next + 1] = ::consul::Error::KINDS[next];
+        next += 1;
+    }
+    all
+};
+
+/// The times of questions to a registry; tests have shorter ones.
+#[derive(Clone, Copy, Debug)]
+struct Tuning {
+    /// Asked of the agent.
+    wait: Duration,
+    /// For an answer, beyond the wait.
+    margin: Duration,
+    /// After the first error in a row.
+    retry_first: Duration,
+    /// After many.
+    retry_last: Duration,
+    /// Queries at once whose answers bring nothing new, however fast the agent answers. News are asked for without delay.
+    burst: u32,
+    /// Between queries after that.
+    interval: Duration,
+    presence: PresenceTimes,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_secs(300),
+            margin: Duration::from_secs(10),
+            retry_first: Duration::from_millis(250),
+            retry_last: Duration::from_secs(10),
+            burst: 10,
+            interval: Duration::from_secs(1),
+            presence: PresenceTimes::default(),
+        }
+    }
+}
+
+/// Makes followers that share what can be shared: the connections to an agent, equal questions to it, and the bound on
+/// look-ups at once.
 pub struct Discovery {
     agents: Agents,
     resolver: Resolver,
+    /// Of the resolver.
+    unresolved: Arc<Outages>,
     fronts: OwnAddresses,
     tuning: Tuning,
 }
@@ -52,7 +107,7 @@ impl Discovery {
     }
 
     fn with(resolver: Resolver, fronts: OwnAddresses, tuning: Tuning) -> Self {
-        Self { agents: Agents::new(tuning.margin), resolver, fronts, tuning }
+        Self { agents: Agents::new(tuning), resolver, unresolved: Outages::of_resolver(), fronts, tuning }
     }
 
     /// What follows `source` for `pool`, once it is run, and looks up names as `resolve` says.
@@ -67,16 +122,16 @@ impl Discovery {
                     .agents
                     .of(&source.agent)
                     .map_err(|source| SourceError::Agent { pool: pool.to_owned(), source })?;
-                Followed::Consul(Box::new(Catalog::new(agent, source, self.tuning)))
+                Followed::Consul(Box::new(Catalog::new(&agent, source, self.tuning)))
             }
         };
-        let (resolver, fronts) = (self.resolver.clone(), self.fronts.clone());
-        Ok(Follower { pool: pool.into(), source: source.kind(), resolver, fronts, resolve, followed })
+        let (resolver, unresolved, fronts) = (self.resolver.clone(), Arc::clone(&self.unresolved), self.fronts.clone());
+        Ok(Follower { pool: pool.into(), source: source.kind(), resolver, unresolved, fronts, resolve, followed })
     }
 
     /// Forgets the agents that none of these pools asks; who still follows one keeps it.
     pub fn retain(&mut self, pools: &[Pool]) {
-        self.agents.retain(|agent| asks(pools, agent));
+        self.agents.retain(&Reached::by(pools));
     }
 
     /// What differs for these pools because the files that they name say something else than before. Changes nothing yet.
@@ -84,17 +139,13 @@ impl Discovery {
     /// # Errors
     /// A CA file that can't be read, or is none.
     pub fn renewed(&self, pools: &[Pool]) -> Result<Renewed, AgentError> {
-        self.agents.renewed(|agent| asks(pools, agent))
+        self.agents.renewed(&Reached::by(pools))
     }
 
     /// Goes by these from now on.
     pub fn renew(&mut self, renewed: Renewed) {
         self.agents.renew(renewed);
     }
-}
-
-fn asks(pools: &[Pool], agent: &ConsulAgent) -> bool {
-    pools.iter().any(|pool| matches!(&pool.source, Source::Consul(consul) if *consul.agent == *agent))
 }
 
 impl std::fmt::Debug for Discovery {
@@ -122,6 +173,7 @@ pub struct Follower {
     pool: Arc<str>,
     source: &'static str,
     resolver: Resolver,
+    unresolved: Arc<Outages>,
     fronts: OwnAddresses,
     resolve: Resolve,
     followed: Followed,
@@ -138,6 +190,14 @@ impl Followed {
         match self {
             Self::Static(_) => None,
             Self::Consul(catalog) => Some(catalog.subject()),
+        }
+    }
+
+    /// Has the report speak of this source from now on, called `name`.
+    fn introduce(&self, name: &'static str, report: &mut SourceReport) {
+        match self {
+            Self::Static(_) => report.begin(name, None, WRITTEN_ERRORS),
+            Self::Consul(catalog) => report.begin(name, Some(Arc::clone(catalog.outages())), CONSUL_ERRORS),
         }
     }
 }
@@ -157,7 +217,8 @@ impl Follower {
         mut others: mpsc::UnboundedReceiver<Self>,
         failing: mpsc::Receiver<Arc<str>>,
     ) {
-        let report = SourceReport::new(self.pool, self.source, status);
+        let mut report = SourceReport::new(self.pool, status, self.unresolved);
+        self.followed.introduce(self.source, &mut report);
         let mut feed = Feed::new(
             report,
             Names::new(self.resolver, self.resolve),
@@ -181,7 +242,8 @@ impl Follower {
                 _gone = follow => return,
             };
             let is_another = subject.is_none() || subject != other.followed.subject();
-            feed.begin_again(other.source, other.resolve, is_another);
+            feed.begin_again(other.resolve, is_another);
+            other.followed.introduce(other.source, feed.report());
             followed = other.followed;
         }
     }

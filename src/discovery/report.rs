@@ -1,83 +1,92 @@
-//! How the source is doing: into the status that metrics and the API read, and into log lines at a bounded rate.
+//! How a pool's source is doing: into the status that metrics and the API read, and into log lines at a bounded rate. Lines
+//! about trouble are those of all pools that have it: `outages`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::error::AskError;
+use super::outages::{GATHER, Outages};
 use crate::endpoint::Rejections;
 use crate::pool::SourceStatus;
 
-/// While trouble lasts it is told again this often.
+/// That answers are filtered is told this often.
 const REMINDER: Duration = Duration::from_secs(60);
-/// No two lines of a kind are closer, however fast a source fails and recovers.
+/// No two lines about what is rejected are closer.
 const GAP: Duration = Duration::from_secs(10);
 
 pub(super) struct SourceReport {
     pool: Arc<str>,
     source: &'static str,
     status: Arc<SourceStatus>,
-    /// Of the source itself.
-    trouble: Outage,
+    /// Of the source itself; `None` = it can't fail.
+    outages: Option<Arc<Outages>>,
     /// Of the resolver: it may have its own while the source is well.
-    unresolved: Outage,
+    unresolved: Arc<Outages>,
+    /// When something is to be told.
+    tell_at: Option<Instant>,
     /// What of the rejected was told last, and when.
     told: (Rejections, Option<Instant>),
     /// When it was told last that ACLs filter the answers.
     told_filtered: Option<Instant>,
 }
 
-/// From the first failure to the next success.
-#[derive(Default)]
-struct Outage {
-    since: Option<Instant>,
-    failures: u64,
-    /// Whether this one was told.
-    told: bool,
-    /// When any was told last.
-    warned: Option<Instant>,
-}
-
 impl SourceReport {
-    pub(super) fn new(pool: Arc<str>, source: &'static str, status: Arc<SourceStatus>) -> Self {
-        let (trouble, unresolved) = (Outage::default(), Outage::default());
-        Self { pool, source, status, trouble, unresolved, told: (Rejections::default(), None), told_filtered: None }
+    pub(super) fn new(pool: Arc<str>, status: Arc<SourceStatus>, unresolved: Arc<Outages>) -> Self {
+        let (told, told_filtered) = ((Rejections::default(), None), None);
+        Self { pool, source: "", status, outages: None, unresolved, tell_at: None, told, told_filtered }
     }
 
-    /// Another source from now on.
-    pub(super) fn begin_again(&mut self, source: &'static str) {
-        self.source = source;
-        self.trouble = Outage::default();
-        self.status.begin_again();
+    /// This source from now on. Its errors are of these kinds.
+    pub(super) fn begin(
+        &mut self,
+        source: &'static str,
+        outages: Option<Arc<Outages>>,
+        kinds: &'static [&'static str],
+    ) {
+        self.forget();
+        (self.source, self.outages) = (source, outages);
+        self.status.begin(kinds);
     }
 
-    /// The source did not answer, or not with what can be obeyed. `kind` is a metric label.
-    pub(super) fn failed(&mut self, now: Instant, kind: &'static str, text: String) {
-        if let Some((failures, took)) = self.trouble.failed(now) {
-            let (pool, source) = (&*self.pool, self.source);
-            let lasts = if failures == 1 { "fails".to_owned() } else { format!("still fails after {took:.0?}") };
-            let known = match self.status.age(now) {
-                Some(age) => format!("what is known stays and is {age:.0?} old"),
-                None => "nothing is known yet".to_owned(),
-            };
-            tracing::warn!(pool, source, kind, failures, "discovery {lasts}, {known}: {text}");
+    /// The source did not answer, or not with what can be obeyed.
+    pub(super) fn failed(&mut self, now: Instant, failure: AskError) {
+        if let Some(outages) = &self.outages {
+            outages.failed((&self.pool, self.source), now, failure.clone(), self.status.age(now));
+            self.tell_at.get_or_insert(now + GATHER);
         }
-        self.status.failed(kind, text);
+        self.status.failed(failure.kind, failure.text.to_string());
     }
 
     /// A look-up of a name failed.
     pub(super) fn unresolved(&mut self, now: Instant, text: String) {
-        if let Some((failures, _)) = self.unresolved.failed(now) {
-            let (pool, source) = (&*self.pool, self.source);
-            tracing::warn!(pool, source, failures, "can't resolve {text}; a known address stays");
-        }
+        let failure = AskError { kind: "resolve", text: text.as_str().into() };
+        self.unresolved.failed((&self.pool, self.source), now, failure, None);
+        self.tell_at.get_or_insert(now + GATHER);
         self.status.failed("resolve", text);
     }
 
     /// The last look-up of every name was answered.
     pub(super) fn resolved(&mut self, now: Instant) {
-        if let Some((failures, took)) = self.unresolved.ended(now) {
-            let (pool, source) = (&*self.pool, self.source);
-            tracing::info!(pool, source, failures, "names are resolved again after {took:.1?}");
+        if self.unresolved.ended(&self.pool, now) {
+            self.tell_at.get_or_insert(now + GATHER);
         }
+    }
+
+    /// Returns when there is something to tell; [`Self::tell`] does so. Cancel safe.
+    pub(super) async fn due(&self) {
+        match self.tell_at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Writes the lines for which it is time.
+    pub(super) fn tell(&mut self, now: Instant) {
+        self.tell_at = self.outages.iter().chain([&self.unresolved]).filter_map(|outages| outages.tell(now)).min();
+    }
+
+    fn forget(&self) {
+        self.outages.iter().for_each(|outages| outages.forget(&self.pool));
     }
 
     /// ACLs keep something of the last answer from us, or nothing any more.
@@ -100,9 +109,8 @@ impl SourceReport {
 
     /// The source answered in full, but for `rejected`.
     pub(super) fn succeeded(&mut self, now: Instant, rejected: Rejections) {
-        if let Some((failures, took)) = self.trouble.ended(now) {
-            let (pool, source) = (&*self.pool, self.source);
-            tracing::info!(pool, source, failures, "discovery works again after {took:.1?}");
+        if self.outages.as_ref().is_some_and(|outages| outages.ended(&self.pool, now)) {
+            self.tell_at.get_or_insert(now + GATHER);
         }
         if rejected != self.told.0 && self.told.1.is_none_or(|told| now - told >= GAP) {
             if let Some(first) = rejected.first() {
@@ -123,25 +131,10 @@ impl SourceReport {
     }
 }
 
-impl Outage {
-    /// One more failure; if it is time for a line, the number of them and how long it has lasted.
-    fn failed(&mut self, now: Instant) -> Option<(u64, Duration)> {
-        let since = *self.since.get_or_insert(now);
-        self.failures += 1;
-        let pause = if self.told { REMINDER } else { GAP };
-        if self.warned.is_some_and(|warned| now - warned < pause) {
-            return None;
-        }
-        self.told = true;
-        self.warned = Some(now);
-        Some((self.failures, now - since))
-    }
-
-    /// It is over, if there was any: how many failures and how long, if the beginning was told.
-    fn ended(&mut self, now: Instant) -> Option<(u64, Duration)> {
-        let since = self.since.take()?;
-        let failures = std::mem::take(&mut self.failures);
-        std::mem::take(&mut self.told).then(|| (failures, now - since))
+impl Drop for SourceReport {
+    fn drop(&mut self) {
+        self.forget();
+        self.unresolved.forget(&self.pool);
     }
 }
 

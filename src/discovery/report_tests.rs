@@ -28,10 +28,15 @@ fn logged(run: impl FnOnce(&mut SourceReport)) -> Vec<String> {
         .with_target(false)
         .with_ansi(false)
         .finish();
-    let mut report = SourceReport::new("p".into(), "consul", Arc::default());
+    let mut report = SourceReport::new("p".into(), Arc::default(), Outages::of_resolver());
+    report.begin("consul", Some(Outages::of_agent("http://127.0.0.1:8500")), &["connect", "no_leader"]);
     tracing::subscriber::with_default(subscriber, || run(&mut report));
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     text.lines().map(|line| line.trim().replace(" pool=\"p\" source=\"consul\"", "")).collect()
+}
+
+fn failure(kind: &'static str, text: &str) -> AskError {
+    AskError { kind, text: text.into() }
 }
 
 const REFUSED: &str = "http://127.0.0.1:8500: can't connect to the agent: Connection refused";
@@ -44,9 +49,11 @@ fn an_agent_that_is_gone_is_told_at_once_then_now_and_then_and_when_it_is_back()
         report.succeeded(at(0), Rejections::default());
         // Every 5 s for 2 minutes.
         for tick in 0..25 {
-            report.failed(at(40 + 5 * tick), "connect", REFUSED.to_owned());
+            report.failed(at(40 + 5 * tick), failure("connect", REFUSED));
+            report.tell(at(40 + 5 * tick));
         }
         report.succeeded(at(163), Rejections::default());
+        report.tell(at(163));
     });
     assert_eq!(
         lines,
@@ -65,7 +72,10 @@ fn an_agent_that_is_gone_is_told_at_once_then_now_and_then_and_when_it_is_back()
 
 #[test]
 fn an_agent_that_never_was_there_leaves_nothing_known() {
-    let lines = logged(|report| report.failed(Instant::now(), "connect", REFUSED.to_owned()));
+    let lines = logged(|report| {
+        report.failed(Instant::now(), failure("connect", REFUSED));
+        report.tell(Instant::now());
+    });
     let line = format!("WARN discovery fails, nothing is known yet: {REFUSED} kind=\"connect\" failures=1");
     assert_eq!(lines, [line]);
 }
@@ -92,33 +102,15 @@ fn what_is_rejected_is_told_when_it_is_other_than_before() {
 
 #[test]
 fn the_last_error_stays_when_it_is_over() {
-    let mut report = SourceReport::new("p".into(), "consul", Arc::default());
+    let mut report = SourceReport::new("p".into(), Arc::default(), Outages::of_resolver());
+    report.begin("consul", None, &["connect", "no_leader"]);
     let now = Instant::now();
-    report.failed(now, "connect", REFUSED.to_owned());
-    report.failed(now, "no_leader", "status 500: No cluster leader".to_owned());
+    report.failed(now, failure("connect", REFUSED));
+    report.failed(now, failure("no_leader", "status 500: No cluster leader"));
     report.succeeded(now, Rejections::default());
     let view = report.status.view();
     assert!(view.error.is_none());
     let (at, kind, text) = view.last_error.unwrap();
     assert_eq!((kind, text.as_str()), ("no_leader", "status 500: No cluster leader"));
     assert_eq!((view.errors["connect"].count, view.errors["no_leader"].last), (1, at));
-}
-
-#[test]
-fn trouble_is_told_at_a_bounded_rate() {
-    let start = Instant::now();
-    let seconds = Duration::from_secs;
-    let at = |after| start + seconds(after);
-    let mut trouble = Outage::default();
-    assert_eq!(trouble.ended(at(0)), None);
-    assert_eq!(trouble.failed(at(0)), Some((1, seconds(0))));
-    assert_eq!(trouble.failed(at(30)), None);
-    assert_eq!(trouble.failed(at(60)), Some((3, seconds(60))));
-    assert_eq!(trouble.ended(at(61)), Some((3, seconds(61))));
-    // Too soon for another line, and then nothing to take back.
-    assert_eq!(trouble.failed(at(62)), None);
-    assert_eq!(trouble.ended(at(63)), None);
-    // Trouble that lasts is told after all.
-    assert_eq!(trouble.failed(at(64)), None);
-    assert_eq!(trouble.failed(at(70)), Some((2, seconds(6))));
 }

@@ -22,8 +22,10 @@ pub struct SourceView {
     pub error: Option<(SystemTime, &'static str, String)>,
     /// The same, and stays when it is over.
     pub last_error: Option<(SystemTime, &'static str, String)>,
-    /// Errors since the start by kind: `server_error`, `timeout`, `decode`, …
+    /// Errors since the start by kind, of those kinds that there were.
     pub errors: BTreeMap<&'static str, Errors>,
+    /// Every kind that the source has: `server_error`, `timeout`, `decode`, …
+    pub kinds: &'static [&'static str],
     /// What the last full answer named and could not be used.
     pub rejected: Rejections,
     /// ACLs keep something of the last full answer from us, as the registry says.
@@ -53,17 +55,20 @@ impl SourceStatus {
         std::mem::replace(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner).filtered, filtered)
     }
 
-    /// Another source is asked from now on: what the last one said stays for as long as that one says nothing.
-    pub fn begin_again(&self) {
+    /// A source is asked from now on whose errors are of these kinds: what another one said stays for as long as that one says
+    /// nothing.
+    pub fn begin(&self, kinds: &'static [&'static str]) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        view.kinds = kinds;
         view.error = None;
         view.filtered = false;
     }
 
-    /// The source did not answer, or not with anything that can be obeyed. `kind` is a metric label: from a small,
-    /// closed set.
+    /// The source did not answer, or not with anything that can be obeyed. `kind` is a metric label, one of those that the
+    /// source began with.
     pub fn failed(&self, kind: &'static str, text: String) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        debug_assert!(view.kinds.contains(&kind), "{kind} is no kind of this source");
         let now = SystemTime::now();
         view.last_error = Some((now, kind, text));
         view.error = view.last_error.clone();

@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(2);
 pub struct Applied {
     /// The differences, empty if there was none.
     pub diff: Diff,
+    /// A line for each file that the configuration names and that says something else than before.
+    pub files: Vec<String>,
     /// Of these, the places that take a restart.
     pub needs_restart: Vec<String>,
     /// The number of the configuration in effect.
@@ -132,22 +134,23 @@ impl ServerState {
     /// # Cancel safety
     /// May be dropped: then it has happened, or not, and may not have been counted.
     pub async fn apply(self: &Arc<Self>, config: &Config) -> Result<Applied, ApplyError> {
-        let (diff, needs_restart) = self.change(config)?;
-        if diff.is_empty() {
+        let (diff, needs_restart, files) = self.change(config)?;
+        if diff.is_empty() && files.is_empty() {
             self.reloads.unchanged();
             let view = self.reloads.view();
-            return Ok(Applied { diff, needs_restart: view.needs_restart, generation: view.generation });
+            return Ok(Applied { diff, files, needs_restart: view.needs_restart, generation: view.generation });
         }
         let (state, config, places) = (Arc::clone(self), config.clone(), needs_restart.clone());
+        let changes = [files.clone(), diff.lines()].concat();
         // A task, so that it is done also if nobody waits for it any more.
         let finished = tokio::spawn(async move {
             // A keeper that is slower is no reason to keep the next change waiting.
             let _ = timeout(PATIENCE, state.until_placed(&config)).await;
             state.set_policies(&config);
-            state.reloads.applied(&config, places)
+            state.reloads.applied(&config, places, changes)
         });
         let generation = finished.await.unwrap_or_default();
-        Ok(Applied { diff, needs_restart, generation })
+        Ok(Applied { diff, files, needs_restart, generation })
     }
 
     /// The last step: who is removed or back is known, so what becomes of their sessions can be decided.
@@ -173,8 +176,8 @@ impl ServerState {
         }
     }
 
-    /// What differs, and what of it takes a restart.
-    fn change(self: &Arc<Self>, config: &Config) -> Result<(Diff, Vec<String>), ApplyError> {
+    /// What differs, what of it takes a restart, and which files do.
+    fn change(self: &Arc<Self>, config: &Config) -> Result<(Diff, Vec<String>, Vec<String>), ApplyError> {
         let mut running = self.running();
         if self.is_draining() {
             return Err(ApplyError::Stopping);
@@ -182,9 +185,10 @@ impl ServerState {
         let before = self.set();
         let diff = Diff::between(&before.config.effective(), &config.effective());
         let renewed = running.discovery.renewed(&config.pools)?;
+        let files = renewed.changes().to_vec();
         if diff.is_empty() {
             running.discovery.renew(renewed);
-            return Ok((diff, Vec::new()));
+            return Ok((diff, self.reloads.view().needs_restart, files));
         }
 
         let (max, _) = limits(config, self.workers.sessions().len())?;
@@ -219,7 +223,7 @@ impl ServerState {
         running.discovery.renew(renewed);
         self.limit.resize(max);
         self.install(&mut running, config, followers, sockets);
-        Ok((diff, needs_restart))
+        Ok((diff, needs_restart, files))
     }
 
     /// Makes the running set what `config` says. `followers` are those of new pools and of pools with another source.

@@ -33,6 +33,8 @@ pub struct ReloadView {
     pub refused: u64,
     /// Differences that take a restart, by place.
     pub needs_restart: Vec<String>,
+    /// What the last attempt changed, a line each.
+    pub changes: Vec<String>,
     /// The last attempt; `None` = only the start so far.
     pub last: Option<(SystemTime, Result, Option<String>)>,
 }
@@ -94,6 +96,7 @@ impl Reloads {
                 unchanged: 0,
                 refused: 0,
                 needs_restart: Vec::new(),
+                changes: Vec::new(),
                 last: None,
             }),
         }
@@ -108,22 +111,25 @@ impl Reloads {
     pub fn refused(&self, error: String) {
         let mut view = self.lock();
         view.refused += 1;
+        view.changes.clear();
         view.last = Some((SystemTime::now(), Result::Refused, Some(error)));
     }
 
     pub(super) fn unchanged(&self) {
         let mut view = self.lock();
         view.unchanged += 1;
+        view.changes.clear();
         view.last = Some((SystemTime::now(), Result::Unchanged, None));
     }
 
-    pub(super) fn applied(&self, config: &Config, needs_restart: Vec<String>) -> u64 {
+    pub(super) fn applied(&self, config: &Config, needs_restart: Vec<String>, changes: Vec<String>) -> u64 {
         let (now, mut view) = (SystemTime::now(), self.lock());
         view.generation += 1;
         view.hash = hash(config);
         view.applied_at = now;
         view.applied += 1;
         view.needs_restart = needs_restart;
+        view.changes = changes;
         view.last = Some((now, Result::Applied, None));
         view.generation
     }

@@ -140,7 +140,7 @@ async fn the_file_is_read_when_asked_for_and_what_it_says_is_told() {
 
     write(&text("max_connections = 6").replace("workers = 2", "workers = 7"));
     let said = console.good(&["reload"]).await;
-    assert_eq!(said, "applied, generation 2\nworkers takes a restart\n");
+    assert_eq!(said, "applied, generation 2\nmax_connections: 5 -> 6\nworkers: 2 -> 7\nworkers takes a restart\n");
     let effective = console.good(&["config"]).await;
     assert!(effective.contains("\"max_connections\": 6") && !effective.contains("secret"), "{effective}");
 

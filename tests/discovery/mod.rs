@@ -3,6 +3,8 @@
 mod calm;
 mod faults;
 mod held;
+mod many;
 pub(crate) mod names;
+mod presence;
 mod reach;
 mod told;

@@ -45,6 +45,33 @@ async fn connections_are_shared_by_clones() {
 }
 
 #[tokio::test]
+async fn another_token_goes_over_the_same_connections() {
+    let (agent, client) = client(ok("[]")).await;
+    for token in [Some("one"), None, Some("two")] {
+        client.with_token(token, None).unwrap().health_service("web", &HealthQuery::default()).await.unwrap();
+    }
+    let asked = agent.asked();
+    let tokens: Vec<_> = asked.iter().map(|asked| asked.header("x-consul-token")).collect();
+    assert_eq!((tokens, agent.connections()), (vec![Some("one"), None, Some("two")], 1));
+    assert_eq!(client.with_token(Some("a\nb"), None).unwrap_err().kind(), "config");
+}
+
+#[tokio::test]
+async fn the_leader_is_asked_for_over_a_connection_that_ends() {
+    let (agent, client) = client(ok("\"10.0.0.1:8300\"")).await;
+    for _ in 0..2 {
+        assert_eq!(client.leader().await.unwrap(), "10.0.0.1:8300");
+    }
+    let asked = agent.asked();
+    assert_eq!((asked[1].line.as_str(), asked[1].header("connection")), ("GET /v1/status/leader", Some("close")));
+    assert_eq!(agent.connections(), 2);
+    let (_, client) = self::client(ok("\"\"")).await;
+    assert_eq!(client.leader().await.unwrap(), "", "there is none");
+    let (_, client) = self::client(ok("<html>")).await;
+    assert_eq!(client.leader().await.unwrap_err().kind(), "decode");
+}
+
+#[tokio::test]
 async fn writes_are_puts() {
     let (agent, client) = client(ok("")).await;
     let service = ServiceRegistration {

@@ -197,20 +197,21 @@ fn consuls_variables_that_change_nothing_are_warned_of() {
 }
 
 #[test]
-fn more_pools_than_an_agent_takes_connections_are_warned_of() {
-    let warned = |pools: usize| {
+fn a_budget_that_an_agent_refuses_is_warned_of_and_many_pools_are_not() {
+    let warned = |most: usize, pools: usize| {
         let pool = |n| format!("[pools.p{n}]\nconsul.service = \"s{n}\"\n");
         let file: String = (0..pools).map(pool).collect();
         let listener = "[listeners.l]\nbind = \"127.0.0.1:1\"\npool = \"p0\"\n";
-        let config = accepted(&format!("{listener}{file}"));
+        let config = accepted(&format!("consul.max_connections = {most}\n{listener}{file}"));
         config
             .warnings()
             .into_iter()
             .filter(|warning| warning.contains("http_max_conns_per_client"))
             .collect::<Vec<_>>()
     };
-    assert_eq!(warned(199), Vec::<String>::new());
-    let wanted = "[consul]: 200 pools wait at http://127.0.0.1:8500, which takes 200 connections from one address unless its \
-                  limits.http_max_conns_per_client says more";
-    assert_eq!(warned(200), [wanted]);
+    assert_eq!(warned(128, 300), Vec::<String>::new(), "their queries take turns");
+    assert_eq!(warned(199, 2), Vec::<String>::new());
+    let wanted = "[consul]: max_connections 200: an agent takes 200 from one address, and at that shuts out every other client on \
+                  this machine, unless its limits.http_max_conns_per_client says more";
+    assert_eq!(warned(200, 2), [wanted]);
 }

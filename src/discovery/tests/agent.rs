@@ -4,15 +4,27 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufStream};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::soon;
 
 pub(super) struct Agent {
     pub(super) at: SocketAddr,
+    /// What it says of the leader.
+    pub(super) leader: watch::Sender<Leader>,
     asked: mpsc::UnboundedReceiver<Asked>,
     accepting: JoinHandle<()>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leader {
+    Known,
+    Unknown,
+    /// 404, as by a proxy that lets through what it knows.
+    Refused,
+    /// No answer until it is another one.
+    Silence,
 }
 
 /// A question that waits for its answer. Dropped, it ends the connection.
@@ -30,12 +42,14 @@ impl Agent {
     pub(super) fn on(listener: TcpListener) -> Self {
         let at = listener.local_addr().unwrap();
         let (questions, asked) = mpsc::unbounded_channel();
+        let leader = watch::Sender::new(Leader::Known);
+        let leaders = leader.subscribe();
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, questions.clone()));
+                tokio::spawn(converse(stream, questions.clone(), leaders.clone()));
             }
         });
-        Self { at, asked, accepting }
+        Self { at, leader, asked, accepting }
     }
 
     pub(super) fn address(&self) -> String {
@@ -86,7 +100,7 @@ impl Asked {
     }
 }
 
-async fn converse(stream: TcpStream, questions: mpsc::UnboundedSender<Asked>) {
+async fn converse(stream: TcpStream, questions: mpsc::UnboundedSender<Asked>, mut leaders: watch::Receiver<Leader>) {
     let mut stream = BufStream::new(stream);
     loop {
         let mut lines = Vec::new();
@@ -102,7 +116,16 @@ async fn converse(stream: TcpStream, questions: mpsc::UnboundedSender<Asked>) {
         }
         let path = lines[0].trim_start_matches("GET /v1/health/service/").trim_end_matches(" HTTP/1.1").to_owned();
         let (answer, answered) = oneshot::channel();
-        if questions.send(Asked { path, answer }).is_err() {
+        if path.contains("/v1/status/leader") {
+            assert!(lines.iter().any(|line| line.eq_ignore_ascii_case("connection: close")), "{lines:?}");
+            let leader = leaders.wait_for(|leader| *leader != Leader::Silence).await.map(|leader| *leader);
+            let answer = Asked { path, answer };
+            match leader {
+                Ok(Leader::Known) => answer.ok(0, "\"127.0.0.1:8300\""),
+                Ok(Leader::Unknown) => answer.ok(0, "\"\""),
+                _ => answer.status("404 Not Found", "no such path"),
+            }
+        } else if questions.send(Asked { path, answer }).is_err() {
             return;
         }
         let bytes = tokio::select! {

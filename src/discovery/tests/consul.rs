@@ -184,7 +184,8 @@ async fn more_queries_than_connections_take_turns_and_all_are_answered() {
     let mut discovery = Discovery::with(nameless(), no_fronts(), quick());
     let settings = ConsulAgent { max_connections: 4, ..agent_at(&agent.address()) };
     let source = ConsulSource { agent: Arc::new(settings), ..service_at(&agent.address()) };
-    let mut all: Vec<_> = (0..9).map(|_| Running::start(&mut discovery, &Source::Consul(source.clone()))).collect();
+    let of = |number| ConsulSource { service: format!("web{number}"), ..source.clone() };
+    let mut all: Vec<_> = (0..9).map(|n| Running::start(&mut discovery, &Source::Consul(of(n)))).collect();
     // Three at a time, and none of them with a wait that keeps the others out.
     let mut open = std::collections::VecDeque::new();
     for _ in 0..3 {

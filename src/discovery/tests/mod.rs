@@ -5,6 +5,8 @@ mod consul;
 mod faults;
 mod fixed;
 mod names;
+mod presence;
+mod shared;
 
 use std::future::Future;
 use std::io;
@@ -16,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::resolver::{Resolver, ResolverTimes};
-use super::{Discovery, OwnAddress, OwnAddresses, Tuning};
+use super::{Discovery, OwnAddress, OwnAddresses, PresenceTimes, Tuning};
 use crate::config::{Consistency, ConsulAgent, ConsulSource, Resolve, Source, Warning};
 use crate::endpoint::{Mistrust, Trust, Update};
 use crate::pool::{SourceStatus, SourceView};
