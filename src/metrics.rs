@@ -44,12 +44,12 @@ metrics! {
     CONFIG_APPLIED_TIMESTAMP = "evenkeel_config_applied_timestamp_seconds", Gauge, [], "When what is in effect was applied, in Unix time.";
     CONFIG_GENERATION = "evenkeel_config_generation", Gauge, [], "Configurations that were applied, the first one included.";
     TROUBLES = "evenkeel_troubles", Gauge, [], "What is wrong with the whole process, in lines of `evenkeel status`: a refused configuration, a file or a log that fails.";
-    CONFIG_NEEDS_RESTART = "evenkeel_config_needs_restart", Gauge, [], "Keys of the configuration in effect that take a restart to be obeyed.";
+    CONFIG_NEEDS_RESTART = "evenkeel_config_needs_restart", Gauge, [], "Keys of the configuration in effect that need a restart to take effect.";
     LOG_LINES_DROPPED = "evenkeel_log_lines_dropped_total", Counter, [], "Log lines dropped because the log's reader was too slow or is gone.";
     WORKER_SESSIONS = "evenkeel_worker_sessions", Gauge, ["worker"], "Sessions on a data-plane thread now.";
 
     RELAY_PIPES = "evenkeel_relay_pipes", Gauge, [], "Kernel pipes open for splicing bulk.";
-    RELAY_PIPES_MISSING = "evenkeel_relay_pipes_missing_total", Counter, [], "Times that bulk was copied because no pipe was to be had.";
+    RELAY_PIPES_MISSING = "evenkeel_relay_pipes_missing_total", Counter, [], "Times that bulk was copied because there was no pipe.";
     RELAY_RING_SESSIONS = "evenkeel_relay_ring_sessions", Gauge, [], "Sessions that are on io_uring now.";
     RELAY_RING_BUFFERS = "evenkeel_relay_ring_buffers", Gauge, [], "Buffers of io_uring with bytes in them now.";
 
@@ -64,13 +64,13 @@ metrics! {
     POOL_ALL_DOWN = "evenkeel_pool_all_down", Gauge, ["pool"], "1 while no backend is up although all have been probed.";
     POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and sessions may try the rest.";
     POOL_PANIC = "evenkeel_pool_panic", Gauge, ["pool"], "1 while so few backends work that sessions may try the rest (panic_threshold).";
-    POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only tiers that get some.";
+    POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only for tiers that get some.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
     POOL_QUEUED = "evenkeel_pool_queued_sessions", Gauge, ["pool"], "Sessions that wait in the pool's queue for a backend.";
     POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
     POOL_BYTES = "evenkeel_pool_bytes_total", Counter, ["pool", "direction"], "Bytes that the receiving socket accepted, removed backends included.";
-    POOL_QUEUE_SECONDS = "evenkeel_pool_queue_seconds", Histogram, ["pool"], "Time in the pool's queue, of sessions that had to wait, whatever became of them.";
+    POOL_QUEUE_SECONDS = "evenkeel_pool_queue_seconds", Histogram, ["pool"], "Time in the pool's queue, of sessions that had to wait, served or not.";
     POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
     POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";
     POOL_SESSION_SECONDS = "evenkeel_pool_session_seconds", Histogram, ["pool"], "From accept to the end, sessions without a backend included.";
@@ -79,17 +79,17 @@ metrics! {
     POOL_HEDGES = "evenkeel_pool_hedged_connects_total", Counter, ["pool", "result"], "Backends dialled beside a slow one: won, lost, or refused by the budget.";
     POOL_REPLAYS = "evenkeel_pool_replays_total", Counter, ["pool", "result"], "Clients' bytes sent to another backend: answered, failed again, ended otherwise, or no_backend was left.";
     POOL_FORGOTTEN = "evenkeel_pool_backends_forgotten_early_total", Counter, ["pool"], "Backends that left and were forgotten before ten minutes were over, because more than 1,000 had left.";
-    POOL_HELD = "evenkeel_pool_held_backends", Gauge, ["pool", "reason"], "Backends that stay although the registry takes them away, by why it is not believed.";
+    POOL_HELD = "evenkeel_pool_held_backends", Gauge, ["pool", "reason"], "Backends that stay although the registry takes them away, by the reason not to believe it.";
     DISCOVERY_AGE = "evenkeel_discovery_age_seconds", Gauge, ["pool", "source"], "Since the source last answered in full; absent before that.";
-    DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be obeyed, and none at all.";
-    DISCOVERY_FAILING = "evenkeel_discovery_failing", Gauge, ["pool", "source"], "1 while the last word of the source, or of the resolver, was an error.";
-    DISCOVERY_LAST_ERROR = "evenkeel_discovery_last_error_timestamp_seconds", Gauge, ["pool", "source", "reason"], "When that was last what went wrong, in seconds since 1970.";
+    DISCOVERY_ERRORS = "evenkeel_discovery_errors_total", Counter, ["pool", "source", "reason"], "Answers that could not be used, and missing answers.";
+    DISCOVERY_FAILING = "evenkeel_discovery_failing", Gauge, ["pool", "source"], "1 while the last answer of the source, or of the resolver, was an error.";
+    DISCOVERY_LAST_ERROR = "evenkeel_discovery_last_error_timestamp_seconds", Gauge, ["pool", "source", "reason"], "When this error was last seen, in seconds since 1970.";
     DISCOVERY_FILTERED = "evenkeel_discovery_filtered", Gauge, ["pool", "source"], "1 while ACLs filter the registry's answers, as it says.";
     DISCOVERY_REJECTED = "evenkeel_discovery_rejected_instances", Gauge, ["pool", "source"], "Instances in the last full answer that can't be used.";
 
-    OUTLIER_DETECTED = "evenkeel_outlier_detected_total", Counter, ["pool", "reason"], "Times that a backend stood out by failed sessions, whatever was done about it.";
+    OUTLIER_DETECTED = "evenkeel_outlier_detected_total", Counter, ["pool", "reason"], "Times that a backend stood out by failed sessions, ejected or not.";
     OUTLIER_REFUSED = "evenkeel_outlier_ejections_refused_total", Counter, ["pool"], "Of these, where max_ejected was reached or nothing else was up.";
-    OUTLIER_EJECTED = "evenkeel_outlier_ejected_backends", Gauge, ["pool"], "Backends that are ejected now, also where something else keeps them out, too.";
+    OUTLIER_EJECTED = "evenkeel_outlier_ejected_backends", Gauge, ["pool"], "Backends that are ejected now, also if another fact keeps them out.";
 
     SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached.";
     BACKEND_SESSIONS = "evenkeel_backend_sessions", Gauge, ["pool", "backend"], "Sessions that hold the backend now.";
@@ -103,24 +103,24 @@ metrics! {
     BACKEND_CONNECT_FAILURES = "evenkeel_backend_connect_failures_total", Counter, ["pool", "backend", "reason"], "Connects by sessions that failed, by reason; a reason appears with its first failure.";
     BACKEND_EARLY_ENDS = "evenkeel_backend_early_ends_total", Counter, ["pool", "backend", "reason"], "Sessions that the backend failed before its first byte, although the client had sent some.";
     OUTLIER_EJECTIONS = "evenkeel_outlier_ejections_total", Counter, ["pool", "backend"], "Ejections, failed trials included.";
-    OUTLIER_TRIALS = "evenkeel_outlier_trials_total", Counter, ["pool", "backend", "result"], "Single sessions that an ejected backend got, by how they went.";
+    OUTLIER_TRIALS = "evenkeel_outlier_trials_total", Counter, ["pool", "backend", "result"], "Single sessions that an ejected backend got, by their result.";
     BACKEND_STANDING = "evenkeel_backend_standing", Gauge, ["pool", "backend", "state"], "1 for the standing that the backend has, 0 for the others.";
     BACKEND_STANDING_CHANGES = "evenkeel_backend_standing_changes_total", Counter, ["pool", "backend"], "Changes of standing.";
     BACKEND_WEIGHT = "evenkeel_backend_weight", Gauge, ["pool", "backend"], "Its weight; 0 = nothing new.";
-    BACKEND_SHARE = "evenkeel_backend_effective_weight", Gauge, ["pool", "backend"], "Its weight after its agent's advice and slow start.";
+    BACKEND_SHARE = "evenkeel_backend_effective_weight", Gauge, ["pool", "backend"], "Its weight after the advice of its agent check and slow start.";
     BACKEND_CONNECT_SECONDS = "evenkeel_backend_connect_seconds", Histogram, ["pool", "backend"], "Time of successful connects.";
     BACKEND_FIRST_BYTE_SECONDS = "evenkeel_backend_first_byte_seconds", Histogram, ["pool", "backend"], "From the connect to the backend's first byte.";
     BACKEND_SESSION_SECONDS = "evenkeel_backend_session_seconds", Histogram, ["pool", "backend"], "From accept to the end.";
     BACKEND_HISTOGRAMS_OMITTED = "evenkeel_backend_histograms_omitted", Gauge, [], "Backends without histograms because admin.backend_histograms is reached.";
 
-    BACKEND_AGENT_ANSWERS = "evenkeel_backend_agent_answers_total", Counter, ["pool", "backend", "result"], "Questions to the backend's agent by what became of them: understood, unknown (some word of it), unreachable; absent without an agent.";
+    BACKEND_AGENT_ANSWERS = "evenkeel_backend_agent_answers_total", Counter, ["pool", "backend", "result"], "Agent checks of the backend by their result: understood, unknown (some word of the answer), unreachable; absent without an agent check.";
     PROBES = "evenkeel_probes_total", Counter, ["pool", "backend", "kind", "result"], "Finished active health checks.";
     PROBE_SECONDS = "evenkeel_probe_seconds", Histogram, ["pool"], "How long finished active health checks took.";
     PROBE_LAST_SECONDS = "evenkeel_probe_last_seconds", Gauge, ["pool", "backend"], "How long the backend's last check took.";
     PROBE_CERTIFICATE_EXPIRY = "evenkeel_probe_certificate_expiry_timestamp_seconds", Gauge, ["pool", "backend"], "When the certificate that the last check saw ends, in Unix time; absent where no check sees one.";
     PROBE_CERTIFICATE_EXPIRES_SOON = "evenkeel_probe_certificate_expires_soon", Gauge, ["pool", "backend"], "1 while that is nearer than the check's expires_within.";
     PROBES_IN_FLIGHT = "evenkeel_probes_in_flight", Gauge, [], "Active health checks on their way now.";
-    PROBES_UNSENT = "evenkeel_probes_unsent_total", Counter, [], "Active health checks that this machine was too short of something to make (descriptors, ports); they count for nothing.";
+    PROBES_UNSENT = "evenkeel_probes_unsent_total", Counter, [], "Active health checks that this machine could not make, for want of descriptors or ports; they count for nothing.";
 }
 
 /// Why a session ended.

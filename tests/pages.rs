@@ -97,6 +97,10 @@ fn their_tables_are_complete() {
     };
     check("docs/outcomes.md", "outcome", Outcome::ALL.iter().map(|outcome| outcome.name()).collect());
     check("docs/health.md", "standing", Standing::ALL.iter().map(|standing| standing.name()).collect());
+    let glossary = page("docs/glossary.md");
+    for standing in Standing::ALL {
+        assert!(glossary.contains(&format!("\n| {} |", standing.name())), "the glossary has no {standing:?}");
+    }
 }
 
 #[test]
