@@ -23,7 +23,7 @@ use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
 use crate::health::ProbeReport;
-use crate::pool::{Given, Pool, SessionReport};
+use crate::pool::{PendingCommand, Pool, SessionReport};
 use members::Members;
 
 /// Starts the probe of a backend.
@@ -88,7 +88,7 @@ pub struct Inputs {
     /// From sessions.
     pub observation: mpsc::Receiver<SessionReport>,
     /// From operators.
-    pub commands: mpsc::Receiver<Given>,
+    pub commands: mpsc::Receiver<PendingCommand>,
     /// From whoever changed the pool's settings.
     pub changes: mpsc::UnboundedReceiver<NewSettings>,
 }

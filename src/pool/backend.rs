@@ -1,4 +1,5 @@
-//! One instance that serves: its identity and everything that is kept about it for as long as that lasts.
+//! One backend: its identity, and everything that is kept about it while the identity lasts.
+//! Made by the pool. The keeper writes the view and the reports, sessions write the counters, and all read.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -14,72 +15,72 @@ use super::{History, Preconnects};
 use crate::health::{Advice, Hearing, ObservationCounts, ProbeReport};
 use crate::standing::{Facts, Standing};
 
-/// See the module. The keeper writes the view and the report, sessions write the counters, everybody reads.
+/// A backend, as sessions, the keeper and readers share it.
 #[derive(Debug)]
 pub struct Backend {
     /// Its identity.
     pub id: Arc<str>,
-    /// Its number in the pool's balancer for as long as it is a member.
+    /// Its number in the pool's picker while it is a member.
     pub(super) slot: usize,
     view: ArcSwap<BackendView>,
     last_report: Mutex<Option<ProbeReport>>,
     last_answer: Mutex<Option<ProbeReport>>,
     pub(super) record: BackendRecord,
     pub(super) places: Places,
-    /// Its last changes.
+    /// Its last changes of standing.
     pub history: History,
-    /// What is counted about its sessions.
+    /// Counters of its sessions, probes and trials.
     pub stats: BackendStats,
 }
 
-/// What is known about a backend at one moment.
+/// All that is known about a backend at one moment.
 #[derive(Clone, Debug)]
 pub struct BackendView {
-    /// Where new sessions go.
+    /// The address that new sessions dial.
     pub address: SocketAddr,
-    /// Where its host is a name: all the addresses of that. Empty where an address is written.
+    /// If its host is a name: all addresses of the name. Empty if it is an address.
     pub candidates: Arc<[SocketAddr]>,
-    /// Of these, others than the one in use that its check finds down, and where sessions may be.
+    /// Those of `candidates`, other than `address`, that its check finds down; sessions may still be there.
     pub dead: Arc<[SocketAddr]>,
-    /// Its weight in the registry, or an operator's instead.
+    /// Its weight: the registry's, or an operator's.
     pub weight: u16,
-    /// What it gets of its tier's sessions in relation to the others: the weight after advice and slow start, times
+    /// Its share of its tier's sessions, relative to the others: the weight after advice and slow start, times
     /// [`SHARE_OF_WEIGHT`].
     pub share: u32,
     /// Its tier.
     pub priority: u8,
-    /// Sessions at once; `None` = no limit.
+    /// The most sessions at once; `None` = no limit.
     pub max_sessions: Option<u32>,
-    /// By who said them.
+    /// The facts, one for each source.
     pub facts: Facts,
-    /// What they come to.
+    /// The standing that follows from them.
     pub standing: Standing,
-    /// Why it became this one, for people.
+    /// Why the standing changed, in words.
     pub reason: Arc<str>,
-    /// The reason is what a probe found: [`Backend::reason`] has the newest.
+    /// Whether the reason is a probe result: [`Backend::reason`] has the newest.
     pub by_probe: bool,
-    /// What else of the reason stands before that, such as that its weight is 0.
+    /// A text before the probe result, such as that its weight is 0.
     pub remarks: Option<Arc<str>>,
-    /// When the standing became this one.
+    /// When the standing changed.
     pub since: SystemTime,
-    /// What its agent asked for last.
+    /// What its agent check asked for last.
     pub advice: Option<Advice>,
-    /// When its ejection ends by itself, and which in a row it is.
+    /// When its ejection ends at the latest, and the number of ejections in a row.
     pub ejected: Option<(SystemTime, u32)>,
-    /// When it counts as up, if it stays up until then.
+    /// When it gets sessions again, if it stays up until then.
     pub damped_until: Option<SystemTime>,
-    /// When the registry, which says otherwise, is believed again, if it is held; `None` = not while the registry fails.
+    /// When a held backend is given up; `None` = not while the registry fails.
     pub held_until: Option<SystemTime>,
 }
 
-/// The share of a backend of weight 1 that gets all of it: percent of advice times percent of slow start, so that no part
-/// of a weight is lost to rounding.
+/// The whole share of a backend with weight 1: percent of advice times percent of slow start, so that rounding loses no part
+/// of a weight.
 pub const SHARE_OF_WEIGHT: u32 = 10_000;
 
-/// Counters that belong to the identity.
+/// Counters that belong to the identity. Relaxed: they are statistics.
 #[derive(Debug)]
 pub struct BackendStats {
-    /// Ended sessions.
+    /// Ended sessions, by listener and outcome.
     pub ended: EndedCounts,
     /// Relayed bytes.
     pub bytes: Bytes,
@@ -87,17 +88,17 @@ pub struct BackendStats {
     pub connects: AtomicU64,
     /// Connects that failed.
     pub failures: Failures,
-    /// Sessions by the local address that they dial from.
+    /// Sessions by the local address from which they dial.
     pub sources: Sources,
     /// Sessions that it failed before its first byte.
     pub early_ends: EarlyEnds,
     /// Ejections, failed trials included.
     pub ejections: AtomicU64,
-    /// Trials that went well.
+    /// Trials that succeeded.
     pub trials_passed: AtomicU64,
     /// Trials that failed.
     pub trials_failed: AtomicU64,
-    /// Connections opened ahead of time.
+    /// Connections opened before a session needs them.
     pub preconnects: Preconnects,
     /// Histograms.
     pub times: SessionTimes,
@@ -105,7 +106,7 @@ pub struct BackendStats {
     pub probes_passed: AtomicU64,
     /// Probes that failed.
     pub probes_failed: AtomicU64,
-    /// Questions to its agent, by [`Hearing`].
+    /// Answers of its agent check, by [`Hearing`].
     pub agent_answers: [AtomicU64; Hearing::ALL.len()],
     /// Changes of standing.
     pub changes: AtomicU64,
@@ -142,17 +143,17 @@ impl Backend {
         }
     }
 
-    /// As it is now.
+    /// Its present view.
     pub fn view(&self) -> Arc<BackendView> {
         self.view.load_full()
     }
 
-    /// Whether new sessions go there.
+    /// Whether new sessions dial that address.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         self.view.load().address == address
     }
 
-    /// What its standing is for sessions at that address, where it may have been before.
+    /// The standing of an address, which may be a former one of the backend.
     pub fn standing_at(&self, address: SocketAddr) -> Standing {
         let view = self.view.load();
         if view.address == address {
@@ -160,22 +161,22 @@ impl Backend {
         } else if view.candidates.contains(&address) {
             view.facts.elsewhere(view.dead.contains(&address)).standing()
         } else {
-            // Its source names another address instead.
+            // The source has replaced that address.
             Standing::Removed
         }
     }
 
-    /// Where its host is a name: sessions by the address that they were sent to; none that has none.
+    /// If its host is a name: sessions by the address that they dialled, without addresses that have none.
     pub fn sessions_by_address(&self) -> Vec<(SocketAddr, u32)> {
         self.places.read()
     }
 
-    /// The same of one address.
+    /// Sessions at one address, if its host is a name.
     pub fn sessions_at(&self, address: SocketAddr) -> u32 {
         self.places.read().into_iter().find(|(at, _)| *at == address).map_or(0, |(_, sessions)| sessions)
     }
 
-    /// Whether its host is a name, which may have other addresses.
+    /// Whether its host is a name.
     pub(super) fn has_name(&self) -> bool {
         !self.view.load().candidates.is_empty()
     }
@@ -184,23 +185,24 @@ impl Backend {
         self.view.store(Arc::new(view));
     }
 
-    /// Whether sessions may come to it in the ordinary way.
+    /// Whether it is up and has a share.
     pub fn wants_sessions(&self) -> bool {
         let view = self.view.load();
         view.standing == Standing::Up && view.share > 0
     }
 
-    /// The last probe's report.
+    /// The report of the last probe.
     pub fn last_report(&self) -> Option<ProbeReport> {
         self.last_report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What became of the last question to its agent.
+    /// The report of its last agent check.
     pub fn last_answer(&self) -> Option<ProbeReport> {
         self.last_answer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// For the keeper: keeps and counts an answer of its agent; `None` forgets the last one (the address changed).
+    /// For the keeper: keeps and counts a report of its agent check. `None` forgets the last one, because the address
+    /// changed.
     pub fn keep_answer(&self, answer: Option<ProbeReport>) {
         if let Some(hearing) = answer.as_ref().and_then(|answer| answer.result.hearing) {
             self.stats.agent_answers[hearing as usize].fetch_add(1, Relaxed);
@@ -208,7 +210,7 @@ impl Backend {
         *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }
 
-    /// Why its standing is what it is now: where a probe decides, what the last one found.
+    /// Why it has its standing. If a probe decides, the newest result.
     pub fn reason(&self) -> Arc<str> {
         let view = self.view.load();
         match self.last_report().filter(|_| view.by_probe) {
@@ -217,7 +219,7 @@ impl Backend {
         }
     }
 
-    /// For the keeper: keeps and counts a report; `None` forgets the last one (the address changed).
+    /// For the keeper: keeps and counts a probe's report. `None` forgets the last one, because the address changed.
     pub fn keep_report(&self, report: Option<ProbeReport>) {
         if let Some(report) = &report {
             let cell = if report.result.passed { &self.stats.probes_passed } else { &self.stats.probes_failed };
@@ -226,7 +228,7 @@ impl Backend {
         *self.last_report.lock().unwrap_or_else(PoisonError::into_inner) = report;
     }
 
-    /// What sessions have met there so far.
+    /// The counts of what sessions observed.
     pub fn tally(&self) -> ObservationCounts {
         self.record.tally()
     }
@@ -236,7 +238,7 @@ impl Backend {
         self.tally().in_a_row()
     }
 
-    /// For the keeper: a new chance, nothing has failed in a row.
+    /// For the keeper: resets the failures in a row.
     pub fn forgive(&self) {
         self.record.forgive();
     }

@@ -1,8 +1,10 @@
-//! PURE core: how many attempts a pool may make beyond the first of each session. Each success pays for some, and a few a
-//! second are free, so a pool that works at all always has enough and a dead one is not hammered.
+//! The retry budget: how many attempts a pool may make beyond the first of each session.
+//! Asked by sessions.
+//! Each success pays for some attempts, and a few per second are free. So a pool that works at all has enough, and a dead
+//! one is not flooded.
 //!
-//! As gRPC's retry throttling and the retry quota of the AWS SDKs do, it counts successes and not sessions: with a share of
-//! sessions (Finagle's and Envoy's 20 %), two dead backends of three would make sessions fail.
+//! Like gRPC's retry throttling and the retry quota of the AWS SDKs it counts successes, not sessions. With a share of the
+//! sessions (20 % in Finagle and Envoy), two dead backends of three would make sessions fail.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -10,17 +12,17 @@ use std::time::{Duration, Instant};
 
 use crate::pace::Pace;
 
-/// What was earned is forgotten with this time constant: it covers attempts that are made before the successes that pay
-/// for them, and a pool that has just died gets no more than that.
-const MEMORY: Duration = Duration::from_secs(2);
+/// The time constant with which earned attempts fade. It covers attempts that come before the successes that pay for them,
+/// and it bounds what a pool that has just died may spend.
+const FADE_TIME: Duration = Duration::from_secs(2);
 
-/// Free attempts a second: a pool with little traffic has earned nothing when a backend dies.
-const FREE: f64 = 10.0;
+/// Free attempts per second: a pool with little traffic has earned nothing when a backend dies.
+const FREE_PER_SECOND: f64 = 10.0;
 
-/// Between two lines about a budget that is used up.
-const SAY_EVERY: Duration = Duration::from_secs(10);
+/// Between two log lines about an empty budget.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// The balance of a budget. Pure: it takes the time as an argument.
 #[derive(Debug)]
 pub struct RetryBudget {
     balance: f64,
@@ -29,18 +31,20 @@ pub struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// Begins with what is free.
+    /// Begins with the free attempts.
     pub fn new(now: Instant) -> Self {
-        Self { balance: FREE * MEMORY.as_secs_f64(), seen: 0, at: now }
+        Self { balance: FREE_PER_SECOND * FADE_TIME.as_secs_f64(), seen: 0, at: now }
     }
 
-    /// Takes one attempt, if there is one. `successes`: all so far, of which `percent` were earned since the last time.
+    /// Takes one attempt, if there is one. `successes` is the total; those since the last call have earned `percent` of an
+    /// attempt each.
     pub fn take(&mut self, now: Instant, successes: u64, percent: u16) -> bool {
         let elapsed = now.saturating_duration_since(self.at).as_secs_f64();
-        let earned = f64::from(percent) / 100.0 * successes.saturating_sub(self.seen) as f64 + FREE * elapsed;
-        let memory = MEMORY.as_secs_f64();
+        let earned =
+            f64::from(percent) / 100.0 * successes.saturating_sub(self.seen) as f64 + FREE_PER_SECOND * elapsed;
+        let memory = FADE_TIME.as_secs_f64();
         let fade = (-elapsed / memory).exp();
-        // As if it had been earned evenly since the last time.
+        // Counts it as earned evenly since the last call.
         let kept = if elapsed > 0.0 { memory * (1.0 - fade) / elapsed } else { 1.0 };
         self.balance = self.balance * fade + earned * kept;
         (self.at, self.seen) = (now, successes);
@@ -52,22 +56,22 @@ impl RetryBudget {
     }
 }
 
-/// A pool's budget, shared by its sessions on all workers, and what is counted about it.
+/// A pool's budget, shared by its sessions on all workers, and its counts. Relaxed: they are statistics.
 #[derive(Debug)]
 pub struct Allowance {
     successes: AtomicU64,
     granted: AtomicU64,
     held: AtomicU64,
-    /// Asked only when something has failed or is slow.
+    /// A lock: taken only when a connect failed or is slow.
     inner: Mutex<(RetryBudget, Pace)>,
 }
 
-/// What an [`Allowance`] says.
+/// The answer of an [`Allowance`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// Go on.
+    /// The attempt may be made.
     Granted,
-    /// Not now; `Some` = worth a line in the log, with how many others were left out since the last one.
+    /// Not now. `Some` = a log line is due; it stands for so many others.
     Refused(Option<u64>),
 }
 
@@ -77,16 +81,16 @@ impl Allowance {
             successes: AtomicU64::new(0),
             granted: AtomicU64::new(0),
             held: AtomicU64::new(0),
-            inner: Mutex::new((RetryBudget::new(now), Pace::new(SAY_EVERY))),
+            inner: Mutex::new((RetryBudget::new(now), Pace::new(LOG_INTERVAL))),
         }
     }
 
-    /// Something succeeded. (`Relaxed`: a statistic, as all of them here.)
+    /// Counts a success.
     pub fn succeeded(&self) {
         self.successes.fetch_add(1, Relaxed);
     }
 
-    /// Asks for one attempt more; the successes have earned so many percent.
+    /// Asks for one more attempt; each success has earned `percent` of one.
     pub fn take(&self, now: Instant, percent: u16) -> Permit {
         let successes = self.successes.load(Relaxed);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,17 +102,17 @@ impl Allowance {
         Permit::Refused(pace.allow(now))
     }
 
-    /// Granted so far.
+    /// Attempts granted.
     pub fn granted(&self) -> u64 {
         self.granted.load(Relaxed)
     }
 
-    /// An attempt begins to wait until it is granted, however often it asks meanwhile.
+    /// Counts an attempt that waits to be granted; call it once, also if it asks several times.
     pub fn hold(&self) {
         self.held.fetch_add(1, Relaxed);
     }
 
-    /// Attempts so far that had to wait.
+    /// Attempts that had to wait.
     pub fn held(&self) -> u64 {
         self.held.load(Relaxed)
     }

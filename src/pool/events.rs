@@ -1,5 +1,6 @@
-//! What happens, for whoever follows: one stream a process. Nobody waits for a follower: one that is too slow loses the
-//! oldest events and is told how many.
+//! The stream of events, one for each process.
+//! Written by the planes, followed by the admin side.
+//! A follower delays nothing: one that is too slow loses the oldest events, and is told how many.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,21 +10,21 @@ use tokio::sync::broadcast;
 
 use crate::standing::Standing;
 
-/// Events that wait for a slow follower: a pool of hundreds that goes down at once fits.
-const WAITING: usize = 1_024;
+/// Events that wait for a slow follower: room for a pool of hundreds that goes down at once.
+const FOLLOWER_QUEUE: usize = 1_024;
 
-/// See the module.
+/// The stream. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Events(Arc<Hub>);
 
 #[derive(Debug)]
 struct Hub {
     followers: broadcast::Sender<Arc<Event>>,
-    /// A lock, so that numbers arrive in order; held for one send, which does not wait.
+    /// A lock, so that numbers arrive in order. Held for one send, which does not wait.
     number: Mutex<u64>,
 }
 
-/// Something that happened.
+/// An event with its number and time.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// Counts from 1, without gaps.
@@ -43,58 +44,58 @@ pub enum Happened {
         pool: Arc<str>,
         /// Its identity.
         backend: Arc<str>,
-        /// Where it is.
+        /// Its address.
         address: SocketAddr,
-        /// What it was; `None` = it is new.
+        /// The standing before; `None` = it is new.
         from: Option<Standing>,
-        /// What it is.
+        /// The standing now.
         to: Standing,
         /// Why.
         reason: Arc<str>,
     },
-    /// An operator said something, or what was said has ended.
+    /// An operator gave an order, or an order ended.
     Operator {
-        /// Of which pool.
+        /// The pool.
         pool: Arc<str>,
-        /// Of which backend; `None` = of the whole pool.
+        /// The backend; `None` = the whole pool.
         backend: Option<Arc<str>>,
-        /// What, by whom, for how long.
+        /// The order, its author and its duration, in words.
         says: String,
     },
-    /// Nothing is up any more, or something is again.
+    /// Nothing is up any more, or something is up again.
     AllDown {
         /// The pool.
         pool: Arc<str>,
-        /// Which of the two.
+        /// True for the first.
         all_down: bool,
     },
-    /// The pool is discovered and probed.
+    /// The pool is settled.
     Settled {
         /// The pool.
         pool: Arc<str>,
     },
-    /// A limit is reached, or is not any more.
+    /// A limit is reached, or is no longer reached.
     Limit {
         /// Which: `listener`, `process`, `pool` or `descriptors`.
         limit: &'static str,
-        /// Which of the two.
+        /// True for the first.
         reached: bool,
-        /// What that means.
+        /// The effect, in words.
         says: String,
     },
     /// An operator closes sessions.
     Closing {
-        /// How many, which, by whom.
+        /// How many, which, and by which operator, in words.
         says: String,
     },
     /// The log's level was changed.
     LogLevel {
-        /// To what.
+        /// The new level.
         level: String,
     },
     /// A new configuration was applied, or refused.
     Reload {
-        /// What came of it.
+        /// The result, in words.
         says: String,
     },
     /// The balancer is stopping.
@@ -103,12 +104,12 @@ pub enum Happened {
 
 impl Default for Events {
     fn default() -> Self {
-        Self(Arc::new(Hub { followers: broadcast::Sender::new(WAITING), number: Mutex::new(0) }))
+        Self(Arc::new(Hub { followers: broadcast::Sender::new(FOLLOWER_QUEUE), number: Mutex::new(0) }))
     }
 }
 
 impl Events {
-    /// It happened, now.
+    /// Sends an event with the present time.
     pub fn tell(&self, what: impl FnOnce() -> Happened) {
         let mut number = self.0.number.lock().unwrap_or_else(PoisonError::into_inner);
         *number += 1;
@@ -116,11 +117,11 @@ impl Events {
             return;
         }
         let event = Event { number: *number, at: SystemTime::now(), what: what() };
-        // The last follower may just have left.
+        // The last follower may have left by now.
         let _ = self.0.followers.send(Arc::new(event));
     }
 
-    /// Everything from now on.
+    /// Receives every event from now on.
     pub fn follow(&self) -> broadcast::Receiver<Arc<Event>> {
         self.0.followers.subscribe()
     }

@@ -1,4 +1,6 @@
-//! A session's claim on a backend. Dropping it gives it back, whatever way the session ends.
+//! A session's claim on a backend, and its reports about it.
+//! Held by a session while it dials and relays.
+//! Dropping it gives the claim back, in whatever way the session ends.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -11,32 +13,32 @@ use crate::config::OutlierMode;
 use crate::health::{Failing, Observation};
 use crate::metrics::{ConnectFailure, EarlyEnd};
 
-/// See the module.
+/// A claim on a backend.
 #[derive(Debug)]
 pub struct Lease {
     pool: Arc<Pool>,
     backend: Arc<Backend>,
     address: SocketAddr,
-    /// Whether it is counted by its address, too.
+    /// Whether `backend.places` counts it.
     has_place: bool,
-    /// Where it is counted by the local address that it dials from.
+    /// Counts it by the local address from which it dials.
     source: Option<SourceCount>,
-    /// In a box: next to none of the leases is one.
+    /// Boxed, because very few leases are trials.
     trial: Option<Box<Trial>>,
 }
 
-/// The session is to show whether an ejected backend works again.
+/// The session shows whether an ejected backend works again.
 #[derive(Debug)]
 pub(super) struct Trial {
-    /// No two trials of a backend have the same.
+    /// Unique among the trials of a backend.
     pub(super) number: u64,
-    /// What it has to do well.
+    /// What has to succeed.
     pub(super) failing: Failing,
-    /// Whether the keeper has been told. Relaxed: written and read by the one session that holds the lease.
+    /// Whether the keeper has the result. Relaxed: only the session that holds the lease uses it.
     pub(super) over: AtomicBool,
 }
 
-/// What was picked and is counted, for whoever is going to hold it.
+/// A backend that is picked and counted, for the session that will hold it.
 #[derive(Debug)]
 pub(super) struct Claim {
     pub(super) backend: Arc<Backend>,
@@ -54,104 +56,105 @@ impl Lease {
         Self { pool, backend, address, has_place, source: None, trial: trial.map(Box::new) }
     }
 
-    /// Whom it claims.
+    /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
     }
 
-    /// Where to dial.
+    /// The address to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether the backend is ejected and this session is to show whether it works again.
+    /// Whether the backend is ejected, and this session shows whether it works again.
     pub fn is_trial(&self) -> bool {
         self.trial.is_some()
     }
 
-    /// Whether the backend failed after the connect when that was last tried, and something is done about such.
+    /// Whether the backend failed after its last connect, and the pool ejects for that.
     pub fn is_doubtful(&self) -> bool {
         self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Exchange)
             || self.backend.record.is_doubtful() && self.pool.settings().resilience.outliers.mode == OutlierMode::Eject
     }
 
-    /// It is dialled from this local address of the pool's `sources` now.
+    /// Counts the dial from this local address of the pool's `sources`.
     pub fn set_source(&mut self, address: IpAddr) {
         self.source = None;
         self.source = Some(self.backend.stats.sources.enter(address));
     }
 
-    /// A connect begins.
+    /// Counts a connect that begins.
     pub fn dialled(&self) {
         self.backend.stats.connects.fetch_add(1, Relaxed);
     }
 
-    /// The connect succeeded.
+    /// Reports that the connect succeeded.
     pub fn connected(&self, took: Duration) {
         if self.is_current() {
             self.backend.record.connected();
             if self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Connect) {
-                self.testify(Observation::Succeeded);
+                self.report(Observation::Succeeded);
             }
         }
         self.backend.stats.times.connect.observe(took);
         self.pool.times.connect.observe(took);
     }
 
-    /// The connect failed. If that is the backend's fault, the keeper hears of it.
+    /// Reports that the connect failed. The keeper learns of it if it is the backend's fault.
     pub fn failed(&self, reason: ConnectFailure) {
         self.backend.stats.failures.count(reason);
         let unasked = match reason {
-            // Somebody accepted it, or the kernel would have refused: to connect once more disproves nothing.
+            // The connection was accepted, or the kernel would have refused it. So another connect that succeeds proves
+            // nothing.
             ConnectFailure::Reset => Some(EarlyEnd::Reset),
             ConnectFailure::Closed => Some(EarlyEnd::Closed),
             _ => None,
         };
         match unasked {
             Some(end) if self.pool.settings().resilience.outliers.early_ends => {
-                self.accuse(Observation::EndedUnasked(end))
+                self.report_failure(Observation::EndedUnasked(end))
             }
-            _ if reason.blames_backend() => self.accuse(Observation::ConnectFailed(reason)),
+            _ if reason.blames_backend() => self.report_failure(Observation::ConnectFailed(reason)),
             _ => {}
         }
     }
 
-    /// The backend sent its first byte: it serves.
+    /// Reports the first byte of the backend.
     pub fn answered(&self) {
         if !self.is_current() {
             return;
         }
         self.backend.record.answered();
         if self.trial.is_some() {
-            self.testify(Observation::Succeeded);
+            self.report(Observation::Succeeded);
         }
     }
 
-    /// The backend failed the session before its first byte, although the client had sent some.
+    /// Reports that the backend failed the session before its first byte, although the client had sent some.
     pub fn ended_early(&self, end: EarlyEnd) {
         self.backend.stats.early_ends.count(end);
         if self.pool.settings().resilience.outliers.early_ends {
-            self.accuse(Observation::EndedEarly(end));
+            self.report_failure(Observation::EndedEarly(end));
         }
     }
 
-    fn accuse(&self, observation: Observation) {
+    fn report_failure(&self, observation: Observation) {
         if !self.is_current() {
             return;
         }
         if self.pool.settings().resilience.outliers.mode == OutlierMode::Off {
-            // Another address of its name may work.
+            // Another address of its name may work, so the keeper needs to know.
             if observation.failing() == Some(Failing::Connect) && self.backend.has_name() {
-                self.testify(observation);
+                self.report(observation);
             }
             return;
         }
         self.backend.record.failed(observation);
-        self.testify(observation);
+        self.report(observation);
     }
 
-    /// Tells the keeper. A trial has one verdict: the first.
-    fn testify(&self, observation: Observation) {
+    /// Sends a report to the keeper. A trial has one result: the first.
+    fn report(&self, observation: Observation) {
         let trial = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed));
         if self.trial.is_some() && trial.is_none() && observation == Observation::Succeeded {
             return;
@@ -162,15 +165,15 @@ impl Lease {
             observation,
             trial: trial.map(|trial| trial.number),
         };
-        // Full: the keeper is behind, and the counters say all that this one would; a trial is offered again. Closed: the
-        // pool is going away.
-        let told = self.pool.observation.try_send(report).is_ok();
-        if let Some(trial) = trial.filter(|_| told) {
+        // Full: the keeper is behind; the counters hold what this report would say, and a trial is offered again. Closed:
+        // the pool is going away.
+        let sent = self.pool.reports.try_send(report).is_ok();
+        if let Some(trial) = trial.filter(|_| sent) {
             trial.over.store(true, Relaxed);
         }
     }
 
-    /// Whether the backend is still where this session dials: what an old address does says nothing about the new one.
+    /// Whether new sessions still dial this address. An old address says nothing about the new one.
     fn is_current(&self) -> bool {
         self.backend.is_at(self.address)
     }

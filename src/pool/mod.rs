@@ -1,5 +1,6 @@
-//! What both planes share about a pool. Picks, releases and eligibility are one state machine behind one short mutex:
-//! nothing in here awaits, does I/O or logs. The keeper is the only writer of membership and facts.
+//! What both planes share about a pool: members, leases, the queue, budgets and counts.
+//! Sessions pick and count here. The keeper is the only writer of members and facts.
+//! Picks, releases and eligibility are one state machine behind one short mutex: nothing in here awaits, does I/O or logs.
 
 mod backend;
 mod budget;
@@ -36,7 +37,7 @@ pub use events::{Event, Events, Happened};
 pub use history::{History, StandingChange};
 use lease::Claim;
 pub use lease::Lease;
-pub use orders::{Given, OrderDesk, OrderError};
+pub use orders::{OperatorOrders, OrderError, PendingCommand};
 pub use preconnected::{Preconnected, Preconnects};
 pub use queue::{PickOrWait, Waiting};
 pub use record::{EarlyEnds, OutlierCounts};
@@ -45,98 +46,98 @@ use state::PoolState;
 pub use state::{MemberCounts, TrialState};
 pub use stats::{ByteCell, Bytes, Closes, EndedCounts, Failures, Histogram, Outcomes, Second, SessionTimes, Sources};
 
-/// Evidence that may wait for the keeper. More is dropped: a failing backend makes more of it at once, and each piece
-/// carries the whole streak.
-const EVIDENCE_WAITING: usize = 1_024;
+/// Reports that may wait for the keeper. More are dropped: a failing backend makes many at once, and each carries the whole
+/// streak.
+const REPORT_QUEUE: usize = 1_024;
 
-/// See the module.
+/// A pool, as sessions, the keeper and readers use it.
 #[derive(Debug)]
 pub struct Pool {
     /// The key in `[pools]`.
     pub name: Arc<str>,
-    /// How its discovery is doing.
+    /// The state of its discovery.
     pub source: Arc<SourceStatus>,
     /// Histograms over all backends, removed ones included.
     pub times: SessionTimes,
-    /// How long sessions waited that had to, whatever became of them.
+    /// How long sessions waited in the queue, whatever their outcome.
     pub queue_time: Histogram,
     /// How long probes take.
     pub probe_time: Histogram,
-    /// What operators want of it.
-    pub orders: OrderDesk,
+    /// The orders of operators.
+    pub orders: OperatorOrders,
     /// Sessions that ended without a backend.
     pub ended_without_backend: EndedCounts,
     /// Attempts beyond the first of each session.
     pub retries: Allowance,
-    /// Backends dialled beside one that is slow.
+    /// Backends dialled beside a slow one.
     pub hedges: Allowance,
-    /// What became of them, and of replays.
+    /// Results of hedged connects and of replays.
     pub second: Second,
-    /// Sessions that are ended although both their sides live.
+    /// Sessions that are closed although both sides live.
     pub closes: Closes,
-    /// Backends that left and were forgotten sooner than usual, because too many had left.
+    /// Backends that left and were forgotten early, because too many had left.
     pub forgotten_early: AtomicU64,
-    /// Bumped when a standing or an address changes.
+    /// Signals a change of a standing or an address.
     standings: watch::Sender<()>,
-    /// Relaxed: bumped before `standings`, which orders it for who waits for that.
+    /// Relaxed: changed before `standings` signals, and that orders it for the receivers.
     moves: AtomicU64,
-    /// Who is told of changes; unset = nobody.
+    /// Receives changes; unset = nothing does.
     events: OnceLock<Events>,
     all_down: AtomicBool,
     settled: watch::Sender<bool>,
-    /// Relaxed: a count for people.
+    /// Relaxed: a statistic.
     times_full: AtomicU64,
     workers: usize,
-    /// Whose turn it is among `settings.sources`.
+    /// Which of `settings.sources` is next.
     next_source: AtomicUsize,
     inner: Mutex<PoolState>,
     published: ArcSwap<Published>,
-    observation: mpsc::Sender<SessionReport>,
-    /// What is counted about its outliers.
+    reports: mpsc::Sender<SessionReport>,
+    /// Counts about outliers.
     pub outliers: OutlierCounts,
-    /// Swapped whole when a new configuration is applied.
+    /// Replaced as a whole when a new configuration is applied.
     settings: ArcSwap<config::Pool>,
 }
 
-/// What readers see.
+/// What readers see of the members.
 #[derive(Debug, Default)]
 struct Published {
     members: Arc<Vec<Arc<Backend>>>,
-    /// Of those that are no members any more. Beside the members, so that the total never goes back or jumps.
+    /// Bytes of former members. In one value with the members, so that the total never goes back or jumps.
     retired: [u64; Direction::ALL.len()],
 }
 
-/// A session's word on its backend.
+/// What a session reports about its backend to the keeper.
 #[derive(Clone, Debug)]
 pub struct SessionReport {
-    /// Whose.
+    /// The backend.
     pub backend: Arc<Backend>,
     /// The address that was dialled; the backend may have another one by now.
     pub address: SocketAddr,
-    /// What it met.
+    /// What it observed.
     pub observation: Observation,
     /// The number of the trial that the session was.
     pub trial: Option<u64>,
 }
 
-/// What a session that wants a backend has behind it.
+/// What a pick knows about the session.
 pub type PickContext<'a> = balance::PickContext<'a, Arc<Backend>>;
 
-/// No backend is eligible, or all that are have been tried.
+/// No backend is eligible, or all eligible ones were tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoneLeft;
 
 impl Pool {
-    /// An empty pool, and what its keeper is to listen to.
+    /// An empty pool, and the reports that its keeper has to receive.
     pub fn new(settings: config::Pool, workers: usize) -> (Arc<Self>, mpsc::Receiver<SessionReport>) {
-        let (observation, heard) = mpsc::channel(EVIDENCE_WAITING);
+        let (reports, received) = mpsc::channel(REPORT_QUEUE);
         let pool = Self {
             name: settings.name.as_str().into(),
             source: Arc::default(),
             times: SessionTimes::default(),
             queue_time: Histogram::fast(),
             probe_time: Histogram::fast(),
-            orders: OrderDesk::default(),
+            orders: OperatorOrders::default(),
             ended_without_backend: EndedCounts::default(),
             retries: Allowance::new(Instant::now()),
             hedges: Allowance::new(Instant::now()),
@@ -154,32 +155,31 @@ impl Pool {
             inner: Mutex::new(PoolState::new(&settings)),
             outliers: OutlierCounts::default(),
             published: ArcSwap::default(),
-            observation,
+            reports,
             settings: ArcSwap::from_pointee(settings),
         };
-        (Arc::new(pool), heard)
+        (Arc::new(pool), received)
     }
 
-    /// What the file says of it now. Taken once where several of them have to fit together.
+    /// Its present settings. Take them once where several have to fit together.
     pub fn settings(&self) -> Arc<config::Pool> {
         self.settings.load_full()
     }
 
-    /// Swaps what the file says of it. Backends, counts and sessions stay; who gets the next session follows the policy
-    /// that is set now.
+    /// Replaces its settings. Backends, counts and sessions stay; the next pick uses the new policy.
     pub fn change(&self, settings: config::Pool) {
         self.alter(|inner| {
             inner.change(&settings);
             self.settings.store(Arc::new(settings));
         });
-        // What becomes of running sessions may be another thing now.
+        // The new settings may decide otherwise about running sessions.
         self.standings.send_replace(());
     }
 
     /// Picks an eligible backend that the session has not tried, and claims it until the lease is dropped.
     ///
     /// # Errors
-    /// [`NoneLeft`]; the caller decides whether a second try of a tried one makes sense.
+    /// [`NoneLeft`]. The session decides whether it tries a backend again.
     pub fn pick(self: &Arc<Self>, context: &PickContext<'_>) -> Result<Lease, NoneLeft> {
         let mut inner = self.inner();
         let picked = inner.pick(context);
@@ -191,13 +191,13 @@ impl Pool {
         Ok(Lease::new(Arc::clone(self), picked?))
     }
 
-    /// Whether there is a backend that the session has not tried, and may; trials aside.
+    /// Whether there is a backend that the session has not tried and may use; trials are not counted.
     pub fn has_left(&self, context: &PickContext<'_>) -> bool {
         self.inner().has_left(context)
     }
 
-    /// As [`Self::pick`] for a client whose session may pick any, but where all that it could get are at their cap, or the pool
-    /// lets sessions wait for a backend that is up, the session gets a place in the queue.
+    /// As the first [`Self::pick`] of a session. If all backends that it could get are at their cap, or the pool lets
+    /// sessions wait until one is up, the session gets a place in the queue.
     ///
     /// # Errors
     /// [`NoneLeft`]: there is no backend to wait for.
@@ -219,12 +219,12 @@ impl Pool {
         Ok(PickOrWait::Later(Waiting::new(Arc::clone(self), place)))
     }
 
-    /// How often a session found every backend that it might get at its cap.
+    /// How often a session found all backends that it could get at their cap.
     pub fn times_full(&self) -> u64 {
         self.times_full.load(Relaxed)
     }
 
-    /// Whether sessions wait for a backend that is at its cap.
+    /// Whether sessions wait for a backend at its cap.
     pub fn is_full(&self) -> bool {
         let inner = self.inner();
         inner.queue.len() > 0 && inner.is_full()
@@ -235,19 +235,19 @@ impl Pool {
         self.inner().queue.len()
     }
 
-    /// The end of a lease; if it was a trial without a verdict, the next session is.
+    /// Ends a lease. If it was a trial without a result, the next session is the trial.
     fn give_back(&self, backend: &Backend, undecided_trial: Option<u64>) {
         self.alter(|inner| inner.give_back(backend, undecided_trial));
     }
 
-    /// Makes a change that may let somebody be picked, and serves the queue before anybody else can pick.
+    /// Makes a change that may make a backend eligible, and serves the queue before a new session can pick.
     fn alter<R>(&self, change: impl FnOnce(&mut PoolState) -> R) -> R {
         let mut inner = self.inner();
         let result = change(&mut inner);
         let mut served = inner.serve();
         drop(inner);
         while !served.is_empty() {
-            // Who has left meanwhile does not take it.
+            // A session that has left by now does not take its claim.
             let left: Vec<Claim> = served.drain(..).filter_map(|(to, claim)| to.send(claim).err()).collect();
             if !left.is_empty() {
                 let mut inner = self.inner();
@@ -260,22 +260,22 @@ impl Pool {
         result
     }
 
-    /// Changes after a standing or an address has changed, or what follows from all of them together. Only the last change shows.
+    /// Signals after a change of a standing, an address, or what follows from them. Several changes may be one signal.
     pub fn standings(&self) -> watch::Receiver<()> {
         self.standings.subscribe()
     }
 
-    /// How often a backend's address has changed, or what is true of the others of its name.
+    /// Counts changes of a backend's address, and of the state of other addresses of its name.
     pub fn moves(&self) -> u64 {
         self.moves.load(Relaxed)
     }
 
-    /// Whether no backend is up although discovery has answered and all have been probed; over when one is up.
+    /// Whether no backend is up although discovery has answered and all have been probed. It ends when one is up.
     pub fn is_all_down(&self) -> bool {
         self.all_down.load(Relaxed)
     }
 
-    /// Whether discovery has answered and every backend of that answer has been probed once.
+    /// Whether discovery has answered, and every backend of that answer has been probed once.
     pub fn is_settled(&self) -> bool {
         *self.settled.borrow()
     }
@@ -289,8 +289,8 @@ impl Pool {
         let _ = self.settled.subscribe().wait_for(|&settled| settled).await;
     }
 
-    /// The local addresses from which a backend at `address` can be dialled, each once, beginning with the
-    /// one whose turn it is; empty = the kernel chooses.
+    /// The local addresses from which to dial `address`, each once, beginning with the next in turn; empty = the kernel
+    /// chooses.
     pub fn sources_for<'a>(
         &self,
         settings: &'a config::Pool,
@@ -303,65 +303,65 @@ impl Pool {
             .filter(move |source| source.is_ipv4() == address.is_ipv4())
     }
 
-    /// Everything that has an identity here, in no order: also what left and is remembered.
+    /// All backends with an identity, in no order, with those that left and are remembered.
     pub fn members(&self) -> Arc<Vec<Arc<Backend>>> {
         Arc::clone(&self.published.load().members)
     }
 
-    /// How many there are.
+    /// How many members there are, by what they can do.
     pub fn counts(&self) -> MemberCounts {
         self.inner().counts()
     }
 
     /// Percent of the new sessions that each tier gets.
     pub fn tier_loads(&self) -> [u32; config::TIERS] {
-        self.inner().balancer.loads()
+        self.inner().picker.loads()
     }
 
-    /// Whether so few backends work that sessions may try the rest (`panic_threshold`).
+    /// Whether so few backends are up that sessions may try the rest (`panic_threshold`).
     pub fn is_panicking(&self) -> bool {
         self.inner().panicking
     }
 
-    /// How the trial of an ejected backend is doing.
+    /// The state of an ejected backend's trial.
     pub fn trial_of(&self, backend: &Backend) -> TrialState {
         self.inner().trial_of(backend)
     }
 
-    /// Sessions that hold a backend.
+    /// Sessions that hold a lease.
     pub fn sessions(&self) -> usize {
         self.inner().sessions
     }
 
-    /// Sessions that hold this backend.
+    /// Sessions that hold a lease on this backend.
     pub fn sessions_of(&self, backend: &Backend) -> u32 {
         self.inner().sessions_of(backend)
     }
 
-    /// Whether sessions may try what is not up, by `when_all_down` or `panic_threshold`.
+    /// Whether sessions may try backends that are not up, by `when_all_down` or `panic_threshold`.
     pub fn is_open(&self) -> bool {
         self.inner().is_open()
     }
 
-    /// Whether nothing is up and sessions may try the rest, those included that have not been probed yet.
+    /// Whether nothing is up and sessions may try the rest, also backends without a probe result.
     pub fn fail_open(&self) -> bool {
         self.inner().fails_open()
     }
 
-    /// Bytes so far, removed backends included.
+    /// Bytes relayed, with those of removed backends.
     pub fn bytes(&self, direction: Direction) -> u64 {
         let published = self.published.load();
         let members: u64 = published.members.iter().map(|backend| backend.stats.bytes.read(direction)).sum();
         members + published.retired[direction as usize]
     }
 
-    /// From now on changes are told there.
+    /// From now on `events` receives changes.
     pub fn tell_to(&self, events: &Events) {
-        // Once in a pool's life; a second one has no effect.
+        // Once for each pool; a second call has no effect.
         let _ = self.events.set(events.clone());
     }
 
-    /// Tells whoever follows.
+    /// Sends an event to the followers.
     pub fn tell(&self, what: impl FnOnce() -> Happened) {
         if let Some(events) = self.events.get() {
             events.tell(what);
@@ -375,7 +375,7 @@ impl Pool {
 
 /// For the keeper only.
 impl Pool {
-    /// A new member; it shows to readers after the next [`Self::publish`].
+    /// Adds a member. Readers see it after the next [`Self::publish`].
     pub fn add(&self, id: &Arc<str>, view: BackendView) -> Arc<Backend> {
         let make = |slot, view| Backend::new(Arc::clone(id), slot, self.workers, view);
         let backend = self.alter(|inner| inner.add(view, make));
@@ -383,12 +383,12 @@ impl Pool {
         backend
     }
 
-    /// Gives a member its view, and picks what follows from it.
+    /// Gives a member another view. Picks follow it.
     pub fn place(&self, backend: &Backend, view: BackendView) {
         let opened = self.alter(|inner| inner.place(backend, &view));
         let before = backend.view();
         let (changed, moved) = (before.standing != view.standing, before.address != view.address);
-        // What is true of it holds where it was before, too, or is another thing there now.
+        // The standing at its other addresses may have changed, too.
         let elsewhere =
             (changed && view.candidates.len() > 1) || before.candidates != view.candidates || before.dead != view.dead;
         backend.show(view);
@@ -416,37 +416,37 @@ impl Pool {
         });
     }
 
-    /// Forgets a member that has no sessions. Returns whether it did; it shows to readers until the next publish.
+    /// Forgets a member without sessions, and returns whether it did. Readers see it until the next publish.
     pub fn forget(&self, backend: &Backend) -> bool {
-        // The other tiers may get more.
+        // The loads of the other tiers may change.
         self.alter(|inner| inner.forget(backend))
     }
 
-    /// The next session that has tried nothing yet may be an ejected backend's trial. Nothing changes if one is offered or
-    /// on its way, or if it is not ejected.
+    /// The next session that has tried nothing yet may be an ejected backend's trial. No effect if a trial is offered or
+    /// running, or if the backend is not ejected.
     pub fn offer_trial(&self, backend: &Backend, failing: Failing) {
         self.alter(|inner| inner.offer_trial(backend, failing));
     }
 
-    /// Whether that is the trial that is on its way; it is over then.
+    /// Ends the running trial, if it has that number. Returns whether it had.
     pub fn end_trial(&self, backend: &Backend, number: u64) -> bool {
         self.inner().end_trial(backend, number)
     }
 
-    /// Says whether nothing is up, and all have been probed.
+    /// Sets whether nothing is up although all have been probed.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
         self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
         self.standings.send_replace(());
     }
 
-    /// Says whether so few work that sessions may try what is not up and nobody took out.
+    /// Sets whether so few backends are up that sessions may try the rest.
     pub fn set_panicking(&self, panicking: bool) {
         self.alter(|inner| inner.set_panicking(panicking));
         self.standings.send_replace(());
     }
 
-    /// Says that the pool is settled; returns whether it was not before.
+    /// Marks the pool as settled. Returns whether that is new.
     pub fn settle(&self) -> bool {
         let is_news = !self.settled.send_replace(true);
         if is_news {
@@ -455,7 +455,7 @@ impl Pool {
         is_news
     }
 
-    /// What readers see from now on.
+    /// Shows these members to readers.
     pub fn publish(&self, members: Vec<Arc<Backend>>) {
         let retired = self.inner().retired;
         self.published.store(Arc::new(Published { members: Arc::new(members), retired }));

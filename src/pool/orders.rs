@@ -1,4 +1,4 @@
-//! What operators want of a pool: the admin side gives commands here, the keeper takes them and shows what holds.
+//! Orders of operators for a pool: the admin side sends commands, the keeper obeys them and shows what holds.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,66 +8,66 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::operator::{Command, Overrides};
 
-/// Commands that may wait for the keeper; who gives more waits, too.
-const WAITING: usize = 64;
+/// Commands that may wait for the keeper; further senders wait.
+const COMMAND_QUEUE: usize = 64;
 
-/// See the module.
+/// The orders that hold, and the way to the keeper.
 #[derive(Debug, Default)]
-pub struct OrderDesk {
+pub struct OperatorOrders {
     overrides: ArcSwap<Overrides>,
-    /// To the keeper that listens now. A lock, because a keeper may follow another; it is held for a clone.
-    keeper: Mutex<Option<mpsc::Sender<Given>>>,
+    /// To the present keeper. A lock, because a keeper may follow another one; held for a clone.
+    keeper: Mutex<Option<mpsc::Sender<PendingCommand>>>,
 }
 
 /// A command on its way to the keeper.
 #[derive(Debug)]
-pub struct Given {
-    /// What is wanted.
+pub struct PendingCommand {
+    /// The command.
     pub command: Command,
-    /// Told when it holds, and of how many backends.
+    /// Answers when it holds, with the number of backends that it is about.
     pub done: oneshot::Sender<Result<usize, OrderError>>,
 }
 
-/// Why a command was not obeyed.
+/// Why a command has no effect.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
 pub enum OrderError {
-    /// There is no such backend, or not any more.
+    /// The pool has no such backend.
     #[error("there is no such backend")]
     NoSuchBackend,
-    /// Nobody keeps the pool any more.
+    /// The pool has no keeper any more.
     #[error("the pool is going away")]
     NoKeeper,
 }
 
-impl OrderDesk {
-    /// What holds.
+impl OperatorOrders {
+    /// The orders that hold.
     pub fn overrides(&self) -> Arc<Overrides> {
         self.overrides.load_full()
     }
 
-    /// Before a keeper starts: what held. From the keeper: what holds now.
+    /// Shows the orders that hold: before a keeper starts, the saved ones; later the keeper's.
     pub fn show(&self, overrides: Overrides) {
         self.overrides.store(Arc::new(overrides));
     }
 
-    /// Gives a command. When it returns, picks follow it; it says how many backends it was about.
+    /// Gives a command to the keeper. When it returns, picks follow it. Returns how many backends it was about.
     ///
     /// # Errors
     /// Nothing has changed.
     ///
     /// # Cancel safety
-    /// May be dropped; the command may hold or not.
+    /// If the future is dropped, the command may hold or not.
     pub async fn give(&self, command: Command) -> Result<usize, OrderError> {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let (done, answer) = oneshot::channel();
         let keeper = keeper.ok_or(OrderError::NoKeeper)?;
-        keeper.send(Given { command, done }).await.map_err(|_| OrderError::NoKeeper)?;
+        keeper.send(PendingCommand { command, done }).await.map_err(|_| OrderError::NoKeeper)?;
         answer.await.unwrap_or(Err(OrderError::NoKeeper))
     }
 
-    /// For a new keeper: from now on commands come here.
-    pub fn listen(&self) -> mpsc::Receiver<Given> {
-        let (send, commands) = mpsc::channel(WAITING);
+    /// For a new keeper: it receives all further commands.
+    pub fn listen(&self) -> mpsc::Receiver<PendingCommand> {
+        let (send, commands) = mpsc::channel(COMMAND_QUEUE);
         *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(send);
         commands
     }

@@ -1,10 +1,10 @@
-//! Sessions by the address that they were sent to, of a backend whose host is a name: some may be where it was before.
+//! Sessions by the address that they dialled, for a backend whose host is a name: some may be at a former address.
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// See the module. A lock, once at the begin and once at the end of a session; a name has few addresses, and those without
-/// sessions are not in it.
+/// The counts. A lock: taken at the begin and at the end of a session. A name has few addresses, and those without sessions
+/// are not kept.
 #[derive(Debug, Default)]
 pub(super) struct Places(Mutex<Vec<(SocketAddr, u32)>>);
 

@@ -1,4 +1,4 @@
-//! The count of a connection that waits for a session, from when it is opened until it is used or dropped.
+//! Counts a connection that waits for a session, until it is used or dropped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,18 +6,18 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::{Backend, Pool};
 
-/// What is counted about a backend's connections that were opened ahead of time.
+/// Counts of a backend's connections that were opened before a session needed them.
 #[derive(Debug, Default)]
 pub struct Preconnects {
     /// Waiting now.
     pub waiting: AtomicUsize,
-    /// Opened so far.
+    /// Opened in all.
     pub opened: AtomicU64,
-    /// Given to sessions so far.
+    /// Given to sessions.
     pub used: AtomicU64,
 }
 
-/// See the module.
+/// One waiting connection.
 #[derive(Debug)]
 pub struct Preconnected {
     pool: Arc<Pool>,
@@ -26,23 +26,23 @@ pub struct Preconnected {
 }
 
 impl Preconnected {
-    /// One more waits.
+    /// Counts one that waits.
     pub fn new(pool: &Arc<Pool>, backend: &Arc<Backend>, address: SocketAddr) -> Self {
         backend.stats.preconnects.waiting.fetch_add(1, Relaxed);
         Self { pool: Arc::clone(pool), backend: Arc::clone(backend), address }
     }
 
-    /// Where it leads.
+    /// The address that it is connected to.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Whether it is one of that pool's.
+    /// Whether it belongs to that pool.
     pub fn is_of(&self, pool: &Pool) -> bool {
         std::ptr::eq(Arc::as_ptr(&self.pool), pool)
     }
 
-    /// A session has it now.
+    /// Counts it as given to a session.
     pub fn used(self) {
         self.backend.stats.preconnects.used.fetch_add(1, Relaxed);
     }

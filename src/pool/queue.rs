@@ -1,5 +1,6 @@
-//! Sessions that wait for a backend because all that may be picked are at their cap: first come, first served. It stands
-//! behind the pool's lock; who is served is picked for under the lock, so that no newcomer slips in, and woken after it.
+//! Sessions that wait for a backend because all that they may use are at their cap: first come, first served.
+//! It is behind the pool's lock. A waiting session is served under that lock, so that no new session is faster, and woken
+//! after it.
 
 #[cfg(test)]
 mod tests;
@@ -16,11 +17,11 @@ use tokio::sync::oneshot;
 use super::lease::Claim;
 use super::{Lease, NoneLeft, Pool};
 
-/// Those that wait, in the order of their tickets.
+/// The waiting sessions, in the order of their tickets.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Waiter>,
-    /// Given so far.
+    /// Tickets given.
     tickets: u64,
 }
 
@@ -31,7 +32,7 @@ struct Waiter {
     to: oneshot::Sender<Claim>,
 }
 
-/// What was picked for a session that waited, on its way to it.
+/// A claim on its way to a waiting session.
 pub(super) type Served = (oneshot::Sender<Claim>, Claim);
 
 impl Queue {
@@ -46,14 +47,14 @@ impl Queue {
         (self.tickets, claim)
     }
 
-    /// Nothing happens if it was served.
+    /// Removes a session; no effect if it was served.
     pub(super) fn leave(&mut self, ticket: u64) {
         if let Ok(place) = self.waiting.binary_search_by_key(&ticket, |waiter| waiter.ticket) {
             self.waiting.remove(place);
         }
     }
 
-    /// Serves as many as `pick` has something for; it is told for which client.
+    /// Serves sessions while `pick` has a backend for the first one's client.
     pub(super) fn serve(&mut self, mut pick: impl FnMut(SocketAddr) -> Option<Claim>) -> Vec<Served> {
         let mut served = Vec::new();
         while let Some(first) = self.waiting.front()
@@ -66,19 +67,18 @@ impl Queue {
     }
 }
 
-/// What a session gets that may wait.
+/// The result of a pick for a session that may wait.
 #[derive(Debug)]
 pub enum PickOrWait {
-    /// It was its turn at once.
+    /// A backend at once.
     Now(Lease),
-    /// It has a place in the queue.
+    /// A place in the queue.
     Later(Waiting),
     /// The queue is full.
     Full,
 }
 
-/// A session's place in the queue. Resolves with a lease; dropping it gives up the place, or the lease that nobody has
-/// taken.
+/// A session's place in the queue. It resolves to a lease. Dropping it gives up the place, or a lease that was not taken.
 ///
 /// # Cancel safety
 /// Safe: a lease stays until it is taken.
@@ -101,7 +101,7 @@ impl Future for Waiting {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let claim = Pin::new(&mut self.claim).poll(cx);
-        // An error would be a panic of who served it.
+        // An error would mean that the pool panicked while it served.
         claim.map(|claim| claim.map(|claim| Lease::new(Arc::clone(&self.pool), claim)).map_err(|_| NoneLeft))
     }
 }
@@ -110,7 +110,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         self.pool.queue_time.observe(self.since.elapsed());
         self.pool.inner().queue.leave(self.ticket);
-        // Who serves it from now on finds nobody and gives the claim back; one that came before is given back here.
+        // From now on a claim can't be sent any more and goes back to the pool. One that was sent before is given back here.
         self.claim.close();
         if let Ok(claim) = self.claim.try_recv() {
             drop(Lease::new(Arc::clone(&self.pool), claim));

@@ -1,12 +1,12 @@
-//! What sessions met at a backend, as counters: the detector reads them when a session failed, so that a session that
-//! goes well costs no message.
+//! Counters of what sessions observed at a backend. The keeper reads them after a failure, so a session that succeeds sends
+//! no message.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::health::{Observation, ObservationCounts};
 use crate::metrics::{Detection, EarlyEnd};
 
-/// See the module. All orderings are relaxed: each counter stands for itself, and a tally that is a moment old is as good.
+/// The counters. Relaxed: each stands for itself, and a slightly old value is good enough.
 #[derive(Debug, Default)]
 pub(super) struct BackendRecord {
     connects_in_a_row: AtomicU32,
@@ -38,12 +38,12 @@ impl BackendRecord {
         all.fetch_add(1, Relaxed);
     }
 
-    /// Whether the last session that came to something ended before its first byte.
+    /// Whether the last session with a result ended before its first byte.
     pub(super) fn is_doubtful(&self) -> bool {
         self.early_in_a_row.load(Relaxed) > 0
     }
 
-    /// Nothing has failed in a row.
+    /// Resets the failures in a row.
     pub(super) fn forgive(&self) {
         reset(&self.connects_in_a_row);
         reset(&self.early_in_a_row);
@@ -61,30 +61,30 @@ impl BackendRecord {
     }
 }
 
-/// Only written when there is something to clear: the common case stays a read.
+/// Writes only if there is something to reset: usually it is only a read.
 fn reset(cell: &AtomicU32) {
     if cell.load(Relaxed) != 0 {
         cell.store(0, Relaxed);
     }
 }
 
-/// Counts of sessions that ended early, by how.
+/// Sessions that ended early, by how.
 #[derive(Debug, Default)]
 pub struct EarlyEnds([AtomicU64; EarlyEnd::ALL.len()]);
 
 impl EarlyEnds {
-    /// One more.
+    /// Counts one.
     pub fn count(&self, end: EarlyEnd) {
         self.0[end as usize].fetch_add(1, Relaxed);
     }
 
-    /// So far.
+    /// The count.
     pub fn read(&self, end: EarlyEnd) -> u64 {
         self.0[end as usize].load(Relaxed)
     }
 }
 
-/// What is counted about a pool's outliers. Written by the keeper.
+/// Counts about a pool's outliers. Written by the keeper.
 #[derive(Debug, Default)]
 pub struct OutlierCounts {
     detected: [AtomicU64; Detection::ALL.len()],
@@ -92,22 +92,22 @@ pub struct OutlierCounts {
 }
 
 impl OutlierCounts {
-    /// One more.
+    /// Counts one.
     pub fn detect(&self, detection: Detection) {
         self.detected[detection as usize].fetch_add(1, Relaxed);
     }
 
-    /// So far.
+    /// The count.
     pub fn detected(&self, detection: Detection) -> u64 {
         self.detected[detection as usize].load(Relaxed)
     }
 
-    /// One more that the pool could not spare.
+    /// Counts one that was not ejected, because the pool could not do without it.
     pub fn refuse(&self) {
         self.refused.fetch_add(1, Relaxed);
     }
 
-    /// So far.
+    /// The count.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }

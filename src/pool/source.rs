@@ -1,5 +1,5 @@
-//! How a pool's discovery is doing: written by its one discovery task, read by metrics, the API and `/ready`.
-//! Behind a mutex because it is touched a few times a minute and read as a whole.
+//! The state of a pool's discovery: written by its one discovery task, read by metrics, the API and `/ready`.
+//! A mutex, because it changes a few times a minute and is read as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::endpoint::Rejections;
 
-/// See the module.
+/// The shared state.
 #[derive(Debug, Default)]
 pub struct SourceStatus {
     view: Mutex<SourceView>,
@@ -16,33 +16,33 @@ pub struct SourceStatus {
 /// A copy of a [`SourceStatus`].
 #[derive(Clone, Debug, Default)]
 pub struct SourceView {
-    /// When the source last answered in full, be it that nothing changed; its data is that old.
+    /// When the source last answered in full, also if nothing had changed: the age of its data.
     pub last_success: Option<Instant>,
-    /// The error since the last success: when, its kind and its text.
+    /// The error since the last success: its time, its kind and its text.
     pub error: Option<(SystemTime, &'static str, String)>,
-    /// The same, and stays when it is over.
+    /// The last error, also if a success followed.
     pub last_error: Option<(SystemTime, &'static str, String)>,
     /// Errors since the start by kind, of those kinds that there were.
     pub errors: BTreeMap<&'static str, Errors>,
     /// Every kind that the source has: `server_error`, `timeout`, `decode`, …
     pub kinds: &'static [&'static str],
-    /// What the last full answer named and could not be used.
+    /// Instances of the last full answer that can't be used.
     pub rejected: Rejections,
-    /// ACLs keep something of the last full answer from us, as the registry says.
+    /// Whether the registry says that ACLs removed something from the last full answer.
     pub filtered: bool,
 }
 
-/// Of one kind, since the start.
+/// Errors of one kind since the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Errors {
     /// How many.
     pub count: u64,
-    /// When the last one was.
+    /// The time of the last one.
     pub last: SystemTime,
 }
 
 impl SourceStatus {
-    /// The source answered in full at `now`, and `rejected` is what of it can't be used.
+    /// The source answered in full at `now`; `rejected` can't be used.
     pub fn succeeded(&self, now: Instant, rejected: Rejections) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.last_success = Some(now);
@@ -50,13 +50,12 @@ impl SourceStatus {
         view.rejected = rejected;
     }
 
-    /// Whether ACLs keep something of the last answer from us. Returns what held before.
+    /// Sets whether ACLs removed something from the last answer. Returns the value before.
     pub fn filtered(&self, filtered: bool) -> bool {
         std::mem::replace(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner).filtered, filtered)
     }
 
-    /// A source is asked from now on whose errors are of these kinds: what another one said stays for as long as that one says
-    /// nothing.
+    /// The source is replaced by one whose errors are of these kinds. The last data stays until the new one answers.
     pub fn begin(&self, kinds: &'static [&'static str]) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         view.kinds = kinds;
@@ -64,8 +63,8 @@ impl SourceStatus {
         view.filtered = false;
     }
 
-    /// The source did not answer, or not with anything that can be obeyed. `kind` is a metric label, one of those that the
-    /// source began with.
+    /// The source did not answer, or its answer can't be used. `kind` is a metric label, one of those that the source began
+    /// with.
     pub fn failed(&self, kind: &'static str, text: String) {
         let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
         debug_assert!(view.kinds.contains(&kind), "{kind} is no kind of this source");
@@ -76,13 +75,13 @@ impl SourceStatus {
         *errors = Errors { count: errors.count + 1, last: now };
     }
 
-    /// How old the data is; `None` = there is none.
+    /// The age of the data; `None` = there is none.
     pub fn age(&self, now: Instant) -> Option<Duration> {
         let at = self.view.lock().unwrap_or_else(PoisonError::into_inner).last_success?;
         Some(now.saturating_duration_since(at))
     }
 
-    /// As it is now.
+    /// A copy of the present state.
     pub fn view(&self) -> SourceView {
         self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -1,4 +1,5 @@
-//! What is behind a pool's lock: who holds which slot, what the balancer is told of it, trials, and the counts that follow.
+//! The state behind a pool's lock: slots, what the picker knows of them, trials, and the counts that follow.
+//! Called by the pool only.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,38 +14,38 @@ use crate::health::Failing;
 use crate::metrics::Direction;
 use crate::standing::Standing;
 
-/// See the module.
+/// The slots, their counts and the queue.
 #[derive(Debug)]
 pub(super) struct PoolState {
-    pub(super) balancer: Picker,
+    pub(super) picker: Picker,
     slots: Vec<Option<MemberSlot>>,
     free: Vec<usize>,
     pub(super) sessions: usize,
-    /// While somebody is in it, nothing may be picked: whatever frees a place serves it first.
+    /// While a session waits, no backend is eligible: what frees a place serves the queue first.
     pub(super) queue: Queue,
     counts: MemberCounts,
     tiers: [TierHealth; TIERS],
-    /// By tier: whom sessions may try when all are used.
+    /// By tier: backends that sessions may try while the pool is open.
     any: [usize; TIERS],
     rules: Rules,
     pub(super) panicking: bool,
-    /// Whether a last resort may be picked.
+    /// Whether last resorts may be picked.
     open: bool,
-    /// Slots whose trial is offered.
+    /// Slots with an offered trial.
     trials: Vec<usize>,
-    /// Numbers trials.
+    /// Trials begun, which numbers them.
     begun: u64,
-    /// Bytes of forgotten backends, also of those that readers still see as members.
+    /// Bytes of forgotten backends, also of those that readers still see.
     pub(super) retired: [u64; Direction::ALL.len()],
 }
 
-/// What the pool's settings say about who may be picked.
+/// The settings that decide which backends may be picked.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     overprovisioning: u32,
     spill: Spill,
     last_resort: LastResort,
-    /// There is a queue.
+    /// Whether there is a queue.
     waits: bool,
 }
 
@@ -72,41 +73,41 @@ struct MemberSlot {
     failing: Failing,
 }
 
-/// How the trial of an ejected backend is doing.
+/// The state of an ejected backend's trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrialState {
     /// There is none.
     None,
-    /// Waits for a session.
+    /// It waits for a session.
     Offered,
-    /// That session, by the number of its trial.
+    /// A session runs it; the number is the trial's.
     Running(u64),
 }
 
 /// How many members a pool has, by what they can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemberCounts {
-    /// Not removed.
+    /// Backends that are not removed.
     pub members: usize,
-    /// Standing `up` and a share.
+    /// Up, with a share.
     pub up: usize,
-    /// Standing `unproven`.
+    /// Without a probe result.
     pub unproven: usize,
-    /// A share, proven one way or the other, and nobody took it out.
+    /// With a share and a probe result, and not taken out.
     pub proven: usize,
-    /// A share, and kept out by an ejection or by damping alone.
+    /// With a share, and kept out only by an ejection or by damping.
     pub spare: usize,
-    /// May get a new session now.
+    /// Those that may get a new session now.
     pub eligible: usize,
 }
 
 impl PoolState {
     pub(super) fn new(settings: &config::Pool) -> Self {
         let rules = Rules::of(settings);
-        let mut balancer = Picker::new(settings.balance, rules.spill);
-        balancer.set_loads([0; TIERS]);
+        let mut picker = Picker::new(settings.balance, rules.spill);
+        picker.set_loads([0; TIERS]);
         Self {
-            balancer,
+            picker,
             slots: Vec::new(),
             free: Vec::new(),
             sessions: 0,
@@ -123,18 +124,18 @@ impl PoolState {
         }
     }
 
-    /// Other policies from now on.
+    /// Applies other settings.
     pub(super) fn change(&mut self, settings: &config::Pool) {
         self.rules = Rules::of(settings);
-        self.balancer.switch(settings.balance, self.rules.spill);
+        self.picker.switch(settings.balance, self.rules.spill);
         self.spread();
     }
 
     pub(super) fn counts(&self) -> MemberCounts {
-        MemberCounts { eligible: self.balancer.eligible(self.rules.waits), ..self.counts }
+        MemberCounts { eligible: self.picker.eligible(self.rules.waits), ..self.counts }
     }
 
-    /// Whether nothing is up and sessions may try the rest, unproven ones included.
+    /// Whether nothing is up and sessions may try the rest, also backends without a probe result.
     pub(super) fn fails_open(&self) -> bool {
         self.rules.last_resort.fails_open(self.counts.up, self.any.iter().sum())
     }
@@ -144,7 +145,7 @@ impl PoolState {
     }
 
     pub(super) fn sessions_of(&self, backend: &Backend) -> u32 {
-        if self.knows(backend) { self.balancer.sessions(backend.slot) } else { 0 }
+        if self.knows(backend) { self.picker.sessions(backend.slot) } else { 0 }
     }
 
     pub(super) fn pick(&mut self, context: &PickContext<'_>) -> Result<Claim, NoneLeft> {
@@ -156,23 +157,23 @@ impl PoolState {
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
         let context =
             balance::PickContext { client: context.client, tried: &tried, dialling: &dialling, waits: context.waits };
-        let slot = self.balancer.pick(&context).ok_or(NoneLeft)?;
+        let slot = self.picker.pick(&context).ok_or(NoneLeft)?;
         self.claimed(slot, None)
     }
 
-    /// Whether [`Self::pick`] would give one, trials aside.
+    /// Whether [`Self::pick`] would return a backend; trials are not counted.
     pub(super) fn has_left(&self, context: &PickContext<'_>) -> bool {
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
         let PickContext { client, waits, .. } = *context;
-        self.balancer.has_left(&balance::PickContext { client, tried: &tried, dialling: &dialling, waits })
+        self.picker.has_left(&balance::PickContext { client, tried: &tried, dialling: &dialling, waits })
     }
 
-    /// Of those that are not forgotten.
+    /// Without those that are forgotten.
     fn slots_of(&self, backends: &[Arc<Backend>]) -> Vec<usize> {
         backends.iter().filter(|backend| self.knows(backend)).map(|backend| backend.slot).collect()
     }
 
-    /// Gives to those that wait what may be picked now.
+    /// Serves the queue with what may be picked now.
     pub(super) fn serve(&mut self) -> Vec<Served> {
         if self.queue.len() == 0 {
             return Vec::new();
@@ -183,23 +184,23 @@ impl PoolState {
         served
     }
 
-    /// Whether a place may become free by the end of a session.
+    /// Whether the end of a session would free a place.
     pub(super) fn is_full(&self) -> bool {
-        self.balancer.full() > 0
+        self.picker.full() > 0
     }
 
     fn claimed(&mut self, slot: usize, trial: Option<Trial>) -> Result<Claim, NoneLeft> {
-        // The balancer knows only slots that are taken.
+        // The picker knows only slots that are taken.
         let Some(MemberSlot { backend, address, .. }) = &self.slots[slot] else { return Err(NoneLeft) };
         self.sessions += 1;
         Ok(Claim { backend: Arc::clone(backend), address: *address, trial })
     }
 
-    /// A session is counted on the slot if there is one.
+    /// Takes an offered trial, and counts a session on its slot.
     fn take_trial(&mut self) -> Option<(usize, Trial)> {
-        let balancer = &mut self.balancer;
+        let picker = &mut self.picker;
         // A backend at its cap, or of a tier that is not in use, keeps its offer.
-        let place = self.trials.iter().position(|&slot| balancer.is_in_use(slot) && balancer.claim(slot))?;
+        let place = self.trials.iter().position(|&slot| picker.is_in_use(slot) && picker.claim(slot))?;
         let number = self.trials.remove(place);
         let slot = self.slots[number].as_mut()?;
         self.begun += 1;
@@ -208,7 +209,7 @@ impl PoolState {
     }
 
     pub(super) fn give_back(&mut self, backend: &Backend, undecided_trial: Option<u64>) {
-        self.balancer.release(backend.slot);
+        self.picker.release(backend.slot);
         self.sessions -= 1;
         if let Some(number) = undecided_trial
             && self.end_trial(backend, number)
@@ -272,7 +273,7 @@ impl PoolState {
         backend
     }
 
-    /// Returns whether sessions may try other ones than before because of it.
+    /// Returns whether that changed which backends sessions may try.
     pub(super) fn place(&mut self, backend: &Backend, view: &BackendView) -> bool {
         if !self.knows(backend) {
             return false;
@@ -297,13 +298,13 @@ impl PoolState {
         if !self.knows(backend) {
             return true;
         }
-        if self.balancer.sessions(backend.slot) > 0 {
+        if self.picker.sessions(backend.slot) > 0 {
             return false;
         }
         if let Some(slot) = self.slots[backend.slot].take() {
             self.count(&slot, false);
             self.trials.retain(|&offered| offered != backend.slot);
-            self.balancer.clear(backend.slot);
+            self.picker.clear(backend.slot);
             self.free.push(backend.slot);
             self.spread();
         }
@@ -313,7 +314,7 @@ impl PoolState {
         true
     }
 
-    /// Whether it has not been forgotten; its slot may be another one's by now.
+    /// Whether it is a member: a forgotten one's slot may belong to another.
     fn knows(&self, backend: &Backend) -> bool {
         self.slots[backend.slot].as_ref().is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
     }
@@ -323,14 +324,14 @@ impl PoolState {
         self.spread();
     }
 
-    /// Brings the balancer in line with a slot.
+    /// Tells the picker about a slot.
     fn apply(&mut self, number: usize) {
         let Some(slot) = &self.slots[number] else { return };
         let eligible = slot.standing == Standing::Up || (self.open && slot.standing.is_last_resort());
-        self.balancer.set(number, Worth { share: slot.share, tier: slot.tier, cap: slot.cap, eligible });
+        self.picker.set(number, Worth { share: slot.share, tier: slot.tier, cap: slot.cap, eligible });
     }
 
-    /// Brings the balancer in line with what follows from all slots together.
+    /// Tells the picker what follows from all slots together.
     fn spread(&mut self) {
         let open = self.panicking || self.fails_open();
         if open != self.open {
@@ -339,7 +340,7 @@ impl PoolState {
                 self.apply(slot);
             }
         }
-        // Where all are used, the first tier that has any carries it.
+        // If last resorts are used, the first tier that has any carries every session.
         let all = self.any.map(|any| TierHealth { backends: any, working: any });
         let tiers = if open { &all } else { &self.tiers };
         let loads = match self.rules.spill {
@@ -347,11 +348,11 @@ impl PoolState {
             Spill::NONE => first_alone(tiers),
             _ => loads(tiers, self.rules.overprovisioning),
         };
-        self.balancer.set_loads(loads);
-        self.balancer.set_binding(self.tiers.map(|tier| tier.working > 0));
+        self.picker.set_loads(loads);
+        self.picker.set_binding(self.tiers.map(|tier| tier.working > 0));
     }
 
-    /// Takes a slot into the counts, or out of them.
+    /// Adds a slot to the counts, or removes it.
     fn count(&mut self, slot: &MemberSlot, enters: bool) {
         let add = |count: &mut usize, is: bool| {
             if enters {

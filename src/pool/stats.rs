@@ -1,5 +1,6 @@
-//! What is counted about sessions, in cells that any thread may read at any time. All of them are statistics: they order
-//! nothing, so every access is `Relaxed` where nothing else is said.
+//! Counts about sessions, in cells that any thread may read at any time.
+//! Written by sessions, read by the admin side.
+//! They are statistics and order nothing, so every access is `Relaxed` unless a comment says otherwise.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -17,12 +18,12 @@ use crate::metrics::{CloseCause, ConnectFailure, Direction, FAST_BUCKETS, Hedge,
 pub struct Outcomes([AtomicU64; Outcome::ALL.len()]);
 
 impl Outcomes {
-    /// One more. Release: who sees it sees what its session had counted before.
+    /// Counts one. Release: a reader that sees it also sees what the session had counted before.
     pub fn count(&self, outcome: Outcome) {
         self.0[outcome as usize].fetch_add(1, Release);
     }
 
-    /// So far.
+    /// The count.
     pub fn read(&self, outcome: Outcome) -> u64 {
         self.0[outcome as usize].load(Acquire)
     }
@@ -33,7 +34,7 @@ impl Outcomes {
 pub struct EndedCounts(RwLock<BTreeMap<Arc<str>, Arc<Outcomes>>>);
 
 impl EndedCounts {
-    /// One more. A read lock, once a session; the write lock once in the life of a (listener, backend).
+    /// Counts one. A read lock once in a session; the write lock once for each (listener, backend).
     pub fn count(&self, listener: &Arc<str>, outcome: Outcome) {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(listener).map(Arc::clone);
         let outcomes = known.unwrap_or_else(|| {
@@ -43,7 +44,7 @@ impl EndedCounts {
         outcomes.count(outcome);
     }
 
-    /// So far, by listener.
+    /// The counts, by listener.
     pub fn read(&self) -> Vec<(Arc<str>, Arc<Outcomes>)> {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         map.iter().map(|(listener, outcomes)| (Arc::clone(listener), Arc::clone(outcomes))).collect()
@@ -55,18 +56,18 @@ impl EndedCounts {
 pub struct Failures([AtomicU64; ConnectFailure::ALL.len()]);
 
 impl Failures {
-    /// One more.
+    /// Counts one.
     pub fn count(&self, reason: ConnectFailure) {
         self.0[reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// So far.
+    /// The count.
     pub fn read(&self, reason: ConnectFailure) -> u64 {
         self.0[reason as usize].load(Relaxed)
     }
 }
 
-/// Counts of second chances by what became of them.
+/// Counts of hedged connects and of replays, by result.
 #[derive(Debug, Default)]
 pub struct Second {
     hedges: [AtomicU64; Hedge::ALL.len()],
@@ -74,22 +75,22 @@ pub struct Second {
 }
 
 impl Second {
-    /// One more hedged connect.
+    /// Counts a hedged connect.
     pub fn count_hedge(&self, result: Hedge) {
         self.hedges[result as usize].fetch_add(1, Relaxed);
     }
 
-    /// So far.
+    /// The count.
     pub fn hedges(&self, result: Hedge) -> u64 {
         self.hedges[result as usize].load(Relaxed)
     }
 
-    /// One more replay.
+    /// Counts a replay.
     pub fn count_replay(&self, result: Replay) {
         self.replays[result as usize].fetch_add(1, Relaxed);
     }
 
-    /// So far.
+    /// The count.
     pub fn replays(&self, result: Replay) -> u64 {
         self.replays[result as usize].load(Relaxed)
     }
@@ -103,8 +104,8 @@ pub struct Bytes(Arc<[DirectionBytes]>);
 #[repr(align(64))]
 struct DirectionBytes([AtomicU64; Direction::ALL.len()]);
 
-/// The bytes of one session with a backend, and when the last of them moved; each counts in its worker's share of the
-/// backend's bytes, too. Written by that worker's thread only.
+/// The bytes of one session with a backend, and when the last of them moved. They are added to its worker's cell of the
+/// backend, too. Only that worker's thread writes.
 #[derive(Clone, Debug)]
 pub struct ByteCell(Arc<ByteTally>);
 
@@ -114,19 +115,19 @@ struct ByteTally {
     worker: usize,
     session: [AtomicU64; Direction::ALL.len()],
     since: Instant,
-    /// Milliseconds from `since` on.
+    /// Milliseconds since `since`.
     last_activity: AtomicU64,
     /// A bit for each direction whose source has finished.
     finished: AtomicU8,
 }
 
 impl Bytes {
-    /// For workers 0 to `workers` − 1.
+    /// Cells for workers 0 to `workers` − 1.
     pub fn new(workers: usize) -> Self {
         Self((0..workers).map(|_| DirectionBytes::default()).collect())
     }
 
-    /// For a session on a worker that has just reached the backend.
+    /// A cell for a session on that worker that has just reached the backend.
     pub fn cell(&self, worker: usize) -> ByteCell {
         ByteCell(Arc::new(ByteTally {
             cells: Arc::clone(&self.0),
@@ -138,14 +139,14 @@ impl Bytes {
         }))
     }
 
-    /// So far, over all workers.
+    /// The bytes of all workers.
     pub fn read(&self, direction: Direction) -> u64 {
         self.0.iter().map(|cell| cell.0[direction as usize].load(Relaxed)).sum()
     }
 }
 
 impl ByteCell {
-    /// Adds `bytes`. Not a read-modify-write: only one thread writes here.
+    /// Adds `bytes`. It is no atomic addition, because only one thread writes.
     pub fn add(&self, direction: Direction, bytes: u64) {
         let ByteTally { cells, worker, session, .. } = &*self.0;
         for count in [&cells[*worker].0[direction as usize], &session[direction as usize]] {
@@ -153,20 +154,20 @@ impl ByteCell {
         }
     }
 
-    /// Something moved.
+    /// Notes that bytes moved.
     pub fn touch(&self, now: Instant) {
         let after = now.duration_since(self.0.since);
         let milliseconds = after.as_secs() * 1_000 + u64::from(after.subsec_millis());
         self.0.last_activity.store(milliseconds, Relaxed);
     }
 
-    /// The source of this direction has finished: no more bytes will come.
+    /// Notes that the source of this direction has finished: no more bytes come.
     pub fn finish(&self, direction: Direction) {
         let finished = &self.0.finished;
         finished.store(finished.load(Relaxed) | 1 << direction as u8, Relaxed);
     }
 
-    /// Whether it has.
+    /// Whether the source of this direction has finished.
     pub fn has_finished(&self, direction: Direction) -> bool {
         self.0.finished.load(Relaxed) >> direction as u8 & 1 == 1
     }
@@ -176,49 +177,49 @@ impl ByteCell {
         self.0.since
     }
 
-    /// When something last moved; to the millisecond.
+    /// When bytes last moved, to the millisecond.
     pub fn last_activity(&self) -> Instant {
         self.0.since + Duration::from_millis(self.0.last_activity.load(Relaxed))
     }
 
-    /// The session's own bytes so far.
+    /// The session's own bytes.
     pub fn of_session(&self, direction: Direction) -> u64 {
         self.0.session[direction as usize].load(Relaxed)
     }
 }
 
-/// Sessions that are ended although both their sides live.
+/// Sessions that are closed although both sides live.
 #[derive(Debug, Default)]
 pub struct Closes {
-    /// Sessions that wait for it now, also for the end of a drain.
+    /// Sessions that wait to be closed now, also at the end of a drain.
     pub waiting: AtomicUsize,
     closed: [AtomicU64; CloseCause::ALL.len()],
 }
 
 impl Closes {
-    /// So many more were told to end.
+    /// Counts sessions that are told to end.
     pub fn count(&self, cause: CloseCause, sessions: u64) {
         self.closed[cause as usize].fetch_add(sessions, Relaxed);
     }
 
-    /// So far.
+    /// The count.
     pub fn read(&self, cause: CloseCause) -> u64 {
         self.closed[cause as usize].load(Relaxed)
     }
 }
 
-/// Sessions by the local address that they dial from.
+/// Sessions by the local address from which they dial.
 #[derive(Debug, Default)]
 pub struct Sources(RwLock<BTreeMap<IpAddr, Arc<AtomicUsize>>>);
 
 impl Sources {
-    /// Sessions from an address now.
+    /// Sessions from that address now.
     pub fn read(&self, address: IpAddr) -> usize {
         let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
         map.get(&address).map_or(0, |count| count.load(Relaxed))
     }
 
-    /// One more. A read lock, once a dial; the write lock once in the life of an (address, backend).
+    /// Counts one until the guard is dropped. A read lock once in a dial; the write lock once for each (address, backend).
     pub(super) fn enter(&self, address: IpAddr) -> SourceCount {
         let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&address).map(Arc::clone);
         let count = known.unwrap_or_else(|| {
@@ -230,7 +231,7 @@ impl Sources {
     }
 }
 
-/// One session more, until it is dropped.
+/// Counts a session until it is dropped.
 #[derive(Debug)]
 pub(super) struct SourceCount(Arc<AtomicUsize>);
 
@@ -244,7 +245,7 @@ impl Drop for SourceCount {
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// One more than `bounds`: the last holds what is above all of them.
+    /// One more than `bounds`: the last counts what is above all of them.
     counts: Box<[AtomicU64]>,
     nanoseconds: AtomicU64,
 }
@@ -264,7 +265,7 @@ impl Histogram {
         Self::new(&SESSION_BUCKETS)
     }
 
-    /// Takes one duration.
+    /// Counts a duration.
     pub fn observe(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let bucket = self.bounds.partition_point(|&bound| bound < seconds);
@@ -272,7 +273,7 @@ impl Histogram {
         self.nanoseconds.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// Cumulative counts by upper bound, as Prometheus has them; then the count and the sum in seconds of all.
+    /// Cumulative counts by upper bound, as in Prometheus; then the count and the sum in seconds.
     pub fn read(&self) -> (Vec<(f64, u64)>, u64, f64) {
         let mut total = 0;
         let mut buckets = Vec::with_capacity(self.bounds.len());
