@@ -115,14 +115,13 @@ async fn sessions_at_a_dead_address_go_by_on_down_and_only_they() {
         scene.until_at(scene.second.local_addr().unwrap()).await;
         are_reset(&mut old).await;
         let mut later = scene.session().await;
-        // The task that closes has looked again by then.
-        tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
+        // The task that closes has looked again by then, and found nothing more to close.
+        scene.program.until_says("closing is over").await;
         for ends in new.iter_mut().chain([&mut later]) {
             ping(ends).await;
         }
         scene.program.until_says("outcome=\"backend_down\"").await;
         assert_eq!(scene.backend().await["elsewhere"], Value::Null);
-        scene.program.until_says("closing is over").await;
     }
 }
 

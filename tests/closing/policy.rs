@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel::metrics::{CloseCause, Outcome};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
 
 use super::Scene;
 use crate::support::{Last, MODES, Pattern, Program, last, pending_error, soon, until};
@@ -147,22 +148,26 @@ async fn a_drain_is_called_off() {
 /// as soon as they have come.
 #[tokio::test]
 async fn on_down_closes_nothing_in_a_panic_and_all_of_it_when_that_is_over() {
-    let scene = Scene::new(MODES[0], "on_down = \"close\"\npanic_threshold = 60").await.with_b().await;
+    let keys = "on_down = \"close\"\non_maintenance = \"close\"\npanic_threshold = 60";
+    let scene = Scene::new(MODES[0], keys).await.with_b().await;
     let mut sessions = [scene.session().await, scene.session().await];
     scene.until_happened(CloseCause::BackendDown).await;
     let is_panicking = || scene.rig.balancer().state().set().pools[0].is_panicking();
     until("a panic", || async { is_panicking().then_some(()) }).await;
-    // Two looks at the sessions, had they to be closed.
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let mut late = [scene.session().await, scene.session().await];
-    tokio::time::sleep(Duration::from_millis(1_300)).await;
-    for session in sessions.iter_mut().chain(&mut late) {
+    // Another thing happens to `b`: when that has closed its sessions, the task that closes has seen both.
+    scene.until_happened_to("b", CloseCause::Maintenance).await;
+    until("both at `b` are closed", || async { (scene.closed(CloseCause::Maintenance) == 2).then_some(()) }).await;
+    let at_a = |session: &&mut super::Session| session.backend.local_addr().unwrap() == scene.a.local_addr().unwrap();
+    for session in sessions.iter_mut().chain(&mut late).filter(at_a) {
         session.ping().await;
     }
     assert_eq!(scene.closed(CloseCause::BackendDown), 0);
-    // A third one makes two of three: `a` alone is out.
-    let c = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    scene.registry.add("web", "c", c.local_addr().unwrap());
+    // Two more make two of three, since `b` does not count: the panic is over.
+    let more = [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    for (id, listener) in ["c", "d"].into_iter().zip(&more) {
+        scene.registry.add("web", id, listener.local_addr().unwrap());
+    }
     until("both at `a` are closed", || async { (scene.closed(CloseCause::BackendDown) == 2).then_some(()) }).await;
     assert!(!is_panicking());
     until("they have ended", || async { (scene.rig.ended(Outcome::BackendDown) == 2).then_some(()) }).await;
@@ -240,7 +245,7 @@ async fn not_while_failing_open() {
 async fn only_where_it_is_down() {
     let scene = Scene::new(MODES[0], "on_down = \"close\"").await;
     let mut old = scene.session().await;
-    let elsewhere = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = elsewhere.local_addr().unwrap();
     scene.registry.add("web", "a", address);
     let id = scene.registry.id("a");
