@@ -211,7 +211,7 @@ impl Members {
         }
     }
 
-    /// Probes the other addresses, too, where the first one lets everybody wait.
+    /// Probes the other addresses, too, where the first one does not answer.
     pub(super) fn look_around_unproven(&mut self, id: &Arc<str>) {
         let Some(member) = self.members.get(id) else { return };
         let is_unproven = member.facts.probe == Some(ProbeState::Unproven) && member.probe.is_some();

@@ -98,7 +98,7 @@ impl Members {
     }
 }
 
-/// Percent of its weight for who has been up since then.
+/// The share, in percent of its weight, of a backend that has been up since then.
 pub(super) fn grown(resilience: &Resilience, now: Instant, up_since: Option<Instant>, oldest: Option<Instant>) -> u32 {
     let Some(up_since) = up_since else { return slow_start::FULL };
     let age = |since: Instant| now.saturating_duration_since(since);

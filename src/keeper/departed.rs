@@ -17,7 +17,7 @@ pub(super) const MOST_REMEMBERED: usize = 1_000;
 /// How long an identity with sessions is left alone before it is looked at again.
 const LOOKED_AT_AGAIN: Duration = Duration::from_secs(10);
 
-/// Who has left, in the order in which they are forgotten.
+/// Members that have left, in the order in which they are forgotten.
 #[derive(Default)]
 pub(super) struct Departed(BTreeSet<(Instant, Arc<str>)>);
 

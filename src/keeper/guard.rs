@@ -22,7 +22,7 @@ pub(super) struct Window {
     pub(super) until: Option<Instant>,
 }
 
-/// Who is held since one answer: how many of them are missing, and how many critical.
+/// Members that are held since one answer: how many of them are missing, and how many critical.
 #[derive(Default)]
 pub(super) struct HeldSet {
     pub(super) missing: usize,
@@ -130,7 +130,7 @@ impl Members {
         }
     }
 
-    /// The rules or the check are other ones: who can't be held by them is held no longer.
+    /// The rules or the check have changed: members that they do not hold are let go.
     pub(super) fn hold_by_new_rules(&mut self, now: Instant) {
         if self.pool.settings().resilience.guard.hold == Duration::ZERO {
             self.believe(now);

@@ -73,7 +73,7 @@ impl Member {
             guard: Guard::None,
         };
         let since = SystemTime::now();
-        // In nobody's way until its facts are complete.
+        // Not counted until its facts are complete.
         let view = BackendView {
             address: endpoint.address,
             candidates: Arc::clone(&endpoint.candidates),
@@ -217,7 +217,7 @@ impl Member {
         self.facts.agent = advice.map_or(AgentWish::Ready, |advice| advice.wish);
     }
 
-    /// The guard's fact: damping is for who is there and healthy.
+    /// The guard's fact: only a member that is listed and healthy is damped.
     pub(super) fn guard(&self) -> Guard {
         if let Some(mistrust) = self.held.filter(|_| self.word_is_good()) {
             Guard::Held(mistrust)
@@ -298,7 +298,7 @@ impl Member {
         let (weight, percent) = match self.advice.and_then(|advice| advice.weight) {
             None => (self.weight, ALL),
             Some(AdvisedWeight::Percent(percent)) => (self.weight, percent),
-            // Whoever set it to 0 wants nothing new there, whatever the agent says.
+            // A weight of 0 in the file or the registry means nothing new, whatever the agent says.
             Some(AdvisedWeight::Absolute(weight)) => (if self.weight == 0 { 0 } else { weight }, ALL),
         };
         u32::from(weight) * u32::from(percent) * self.ramp

@@ -25,7 +25,6 @@ use crate::standing::Standing;
 /// Between log lines on outliers that are left in.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// See the module.
 pub(super) struct Members {
     pub(super) pool: Arc<Pool>,
     pub(super) watch: ProbeHandle,
@@ -33,7 +32,7 @@ pub(super) struct Members {
     /// What operators want.
     pub(super) overrides: Overrides,
     pub(super) members: BTreeMap<Arc<str>, Member>,
-    /// When to look at whom; entries may be out of date, a look is harmless.
+    /// When to look at which member; entries may be out of date, a look is harmless.
     pub(super) deadlines: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     pub(super) departed: Departed,
     pub(super) heard: bool,
@@ -85,7 +84,7 @@ impl Members {
         [of_members, self.departed.next(), of_ledger, self.ramp_at, of_window].into_iter().flatten().min()
     }
 
-    /// A whole set: who is not in it has left, unless the registry is not believed now.
+    /// A whole set: a member that is not in it has left, unless the registry is not believed now.
     pub(super) fn update(&mut self, now: Instant, update: Update) {
         self.trust(now, update.trust, &update.endpoints);
         let wall = SystemTime::now();
@@ -167,7 +166,7 @@ impl Members {
         self.weigh(now);
     }
 
-    /// Looks at everybody whose time has come.
+    /// Looks at every member whose time has come.
     pub(super) fn tick(&mut self, now: Instant) {
         self.end_orders(now);
         self.end_window(now);

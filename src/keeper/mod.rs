@@ -48,7 +48,7 @@ impl Probing for () {
 /// Asks for the addresses of a backend's name, because the one in use fails. How often is the other side's to bound.
 pub type LookUp = Box<dyn Fn(&Arc<str>) + Send>;
 
-/// A probe's report, and on whom.
+/// A probe's report, and which backend it is about.
 #[derive(Clone, Debug)]
 pub struct Probed {
     /// The backend's identity.
@@ -89,7 +89,7 @@ pub struct Inputs {
     pub observation: mpsc::Receiver<SessionReport>,
     /// From operators.
     pub commands: mpsc::Receiver<PendingCommand>,
-    /// From whoever changed the pool's settings.
+    /// From `server`, when the pool's settings have changed.
     pub changes: mpsc::UnboundedReceiver<NewSettings>,
 }
 
@@ -119,7 +119,7 @@ pub async fn run(pool: Arc<Pool>, watch: ProbeHandle, look_up: LookUp, mut input
             Some(report) = inputs.observation.recv() => members.observation(Instant::now(), &report),
             Some(given) = inputs.commands.recv() => {
                 let result = members.operate(Instant::now(), given.command);
-                // Whoever gave it may have left.
+                // The operator that gave it may have left.
                 let _ = given.done.send(result);
             }
             () = sleep_until(deadline.unwrap_or_else(Instant::now).into()), if deadline.is_some() => {

@@ -20,7 +20,7 @@ impl Members {
     pub(super) fn observation(&mut self, now: Instant, report: &SessionReport) {
         let SessionReport { backend, address, observation, trial } = report;
         let id = &backend.id;
-        // Also where it is about somebody who has gone: the trial is over.
+        // Also where it is about a backend that has left: the trial is over.
         let was_trial = trial.is_some_and(|number| self.pool.end_trial(backend, number));
         let Some(member) = self.members.get_mut(id) else { return };
         let has_left = member.probe.is_none();
@@ -87,7 +87,7 @@ impl Members {
             OutlierMode::Eject => self.spared(id).inspect(|_| self.pool.outliers.refuse()),
         };
         let Some(member) = self.members.get_mut(id) else { return };
-        // What comes next is judged anew.
+        // What comes next is judged on its own.
         member.backend.forgive();
         if let Some(refusal) = refusal {
             member.outlier.forgive();
@@ -118,7 +118,7 @@ impl Members {
         (self.ejected >= most_ejected(rules, counts.members)).then_some("max_ejected is reached")
     }
 
-    /// To look at it when its trial is due, and at the end. A look at the end is not asked for anew with each failed trial:
+    /// To look at it when its trial is due, and at the end. A look at the end is not asked for again with each failed trial:
     /// hundreds would wait.
     fn await_end(&mut self, id: &Arc<str>) {
         let Some(member) = self.members.get_mut(id) else { return };

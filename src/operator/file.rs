@@ -140,7 +140,7 @@ fn overrides(shape: PoolShape, now: Instant, wall: SystemTime) -> Overrides {
         let operator = shape.operator.and_then(|shape| order(shape, fact, now, wall));
         let weight = shape.weight.and_then(|shape| order(shape, |weight| weight, now, wall));
         let pause = shape.probe.and_then(|shape| order(shape, |Probing::Paused| (), now, wall));
-        // Nobody is there yet.
+        // The pool has no members yet.
         (Arc::from(id), Orders { operator, weight, pause, gone_at: Some(wall) })
     });
     let mut overrides = Overrides {
@@ -158,7 +158,7 @@ fn overrides(shape: PoolShape, now: Instant, wall: SystemTime) -> Overrides {
 fn order<W, T>(shape: OrderShape<W>, value: impl Fn(W) -> T, now: Instant, wall: SystemTime) -> Option<Order<T>> {
     let lasting = match shape.until.map(|until| humantime::parse_rfc3339_weak(&until)) {
         None => Lasting::Kept,
-        // Whoever wrote it wanted an end: an order that can't be told when is not one for ever.
+        // The order was meant to end: where its end can't be read, it does not hold for ever.
         Some(Err(_)) => return None,
         Some(Ok(at)) => Lasting::for_so_long(at.duration_since(wall).ok()?, now, wall)?,
     };

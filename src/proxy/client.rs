@@ -1,4 +1,4 @@
-//! Who a session's client is: its peer, or whomever a trusted peer's PROXY header names; and telling a backend. Used by
+//! A session's client: its peer, or the client that a trusted peer's PROXY header names; and telling a backend. Used by
 //! the session, before a backend is picked and right after it is reached. The bytes of headers count nowhere.
 
 use std::future::poll_fn;
@@ -16,7 +16,7 @@ const PIECE: usize = 1_024;
 /// What is known of a client before its session begins.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// Whom the session is for.
+    /// The client that the session is for.
     pub(super) address: SocketAddr,
     /// Read from the client already, and meant for the backend.
     pub(super) early: Vec<u8>,
@@ -44,7 +44,7 @@ pub(super) enum IdentifyError {
 }
 
 impl Client {
-    /// The one who connected.
+    /// The peer that connected.
     pub(super) fn is(peer: SocketAddr) -> Self {
         Self { address: peer, early: Vec::new(), destination: None, tlvs: Vec::new() }
     }
@@ -56,7 +56,7 @@ impl Client {
 
     /// What a backend is told. `socket` is the client's, `own_id` is for clients that came without one.
     pub(super) fn header(&self, settings: &SendProxy, socket: &Socket, own_id: &str) -> Greeting {
-        // Who was reached through a header is known from it; else it is our own end of the connection.
+        // A header says what the client connected to; without one it is our own end of the connection.
         let destination = self.destination.or_else(|| socket.local_address().ok());
         let addresses = destination.map(|destination| Addresses::between(self.address, destination));
         let values = match settings {

@@ -1,8 +1,8 @@
-//! Why a session is ended from outside, by whoever may do so.
+//! Why a session is ended from outside: by a drain, an operator, its age or its backend's standing.
 
 use crate::metrics::Outcome;
 
-/// See the module. The numbers are those in `live`; 0 is none.
+/// The numbers are those in `live`; 0 is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum ForcedEnd {

@@ -73,7 +73,7 @@ impl Request {
             let verdict = tokio::select! {
                 biased;
                 verdict = attempt.run(header, settings.connect.timeout) => verdict,
-                // Once it has finished, nobody reads its errors.
+                // Once it has finished, its errors are read nowhere else.
                 error = client.error() => Verdict::GoOn(Some((Side::Client, error))),
                 cut = live.cut() => return Err(cut.into()),
             };

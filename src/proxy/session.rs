@@ -82,7 +82,7 @@ pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Fu
 /// All that a session has for its whole life. Dropped from the top to the bottom, also by a panic.
 struct Session {
     lease: Option<Lease>,
-    /// Before the sockets, always: who sees the client's close finds the session counted.
+    /// Always before the sockets: when a client sees the close, the session is counted.
     record: SessionRecord,
     backend: Option<Socket>,
     client: Socket,
@@ -97,7 +97,7 @@ pub(super) struct SessionContext<'a> {
     pub(super) socket: &'a Socket,
     pub(super) worker: &'a Worker,
     pub(super) live: Arc<Live>,
-    /// Whom the session is for.
+    /// The client that the session is for.
     pub(super) client: SocketAddr,
     pub(super) pool: Arc<Pool>,
     /// One set of them, whatever is applied meanwhile.
@@ -105,7 +105,7 @@ pub(super) struct SessionContext<'a> {
 }
 
 impl Session {
-    /// Finds out who the client is and where it goes, and connects.
+    /// Identifies the client, routes the session and connects it to a backend.
     async fn begin(&mut self, front: Arc<Settings>) -> Result<(Terms, ByteCell), Ended> {
         let Self { client: socket, record, session_guard, .. } = self;
         let worker = session_guard.worker();
@@ -163,7 +163,7 @@ impl Drop for Session {
     }
 }
 
-/// Finds out who the client is. A client that can't be identified is reset.
+/// Identifies the client. A client that can't be identified is reset.
 async fn identify(socket: &Socket, front: &Settings, record: &mut SessionRecord) -> Result<Client, Ended> {
     let peer = record.live.peer;
     let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(peer.ip()));

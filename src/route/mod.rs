@@ -9,9 +9,9 @@ use std::net::SocketAddr;
 /// What is known of a client when its session is routed.
 #[derive(Clone, Copy, Debug)]
 pub struct Client {
-    /// Whom the session is for.
+    /// The client that the session is for.
     pub address: SocketAddr,
-    /// Who connected: a proxy, where its header names another client.
+    /// The peer that connected: a proxy, where its header names another client.
     pub peer: SocketAddr,
 }
 

@@ -317,7 +317,7 @@ fn fate(pool: &Pool, backend: &Backend, address: SocketAddr) -> Option<(CloseCau
     }
 }
 
-/// The outcome is for who reads about one session: maintenance and a stop are the ends of drains.
+/// A session's outcome has fewer words than the causes: maintenance and a stop are both the end of a drain.
 pub(super) fn cut(cause: CloseCause) -> ForcedEnd {
     match cause {
         CloseCause::BackendDown => ForcedEnd::BackendDown,

@@ -11,7 +11,6 @@ use super::batch::Place;
 use crate::config::ClosePolicy;
 use crate::pool::{Backend, Pool};
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct MovedSearch {
     /// What was found out before, if nothing of it has changed.
@@ -41,7 +40,7 @@ impl MovedSearch {
         }
         let may_find = seen.moves > 0 && policies.iter().any(|policy| *policy != ClosePolicy::Keep);
         self.seen = Some(seen);
-        // Who had begun to dial the old address connects later.
+        // A session that had begun to dial the old address connects later.
         self.until = may_find.then(|| now + settings.connect.timeout + LOOK);
         may_find
     }

@@ -17,7 +17,6 @@ pub(super) struct Candidate<K> {
     pub(super) until: Instant,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Pacer<K> {
     random: fastrand::Rng,
@@ -25,9 +24,9 @@ pub(super) struct Pacer<K> {
     interval: Option<Duration>,
     /// When the rate allows the next one.
     next: Option<Instant>,
-    /// May go now; who has been idle longest is last.
+    /// May be closed now; the one that has been idle longest is last.
     open: Vec<Candidate<K>>,
-    /// May go later; who is first is last.
+    /// May be closed later; the first to be closed is last.
     later: Vec<Candidate<K>>,
     /// No deadline of `open` is sooner.
     soonest: Option<Instant>,
@@ -74,7 +73,7 @@ impl<K> Pacer<K> {
         open.into_iter().chain(later).min()
     }
 
-    /// Takes out who is to be closed now.
+    /// Takes out those that are to be closed now.
     pub(super) fn due(&mut self, now: Instant) -> Vec<K> {
         self.admit(now, self.open.is_empty());
         let mut due = Vec::new();
@@ -99,7 +98,7 @@ impl<K> Pacer<K> {
         due
     }
 
-    /// Lets those in whose time has come. If nobody waited before them, there is nothing to make up for.
+    /// Moves those whose time has come to `open`. If none waited before them, there is nothing to make up for.
     fn admit(&mut self, now: Instant, nobody_waited: bool) {
         let waiting = self.open.len();
         while let Some(candidate) = self.later.pop_if(|candidate| candidate.from <= now) {

@@ -23,7 +23,7 @@ fn candidate(start: Instant, key: usize, idle: u64, from: u64, until: u64) -> Ca
     Candidate { key, idle_since: start - ms(idle), from: start + ms(from), until: start + ms(until) }
 }
 
-/// Runs it, waking when it wants to be woken; who was closed when.
+/// Runs it, woken when it wants to be; returns when each was closed.
 fn run(pacer: &mut Pacer<usize>, start: Instant) -> Vec<(Duration, usize)> {
     let mut closed = Vec::new();
     while let Some(at) = pacer.next() {
@@ -126,7 +126,7 @@ proptest! {
                 prop_assert!(closed.from <= now);
                 if closed.until > now {
                     by_rate.push(now);
-                    // Nobody who may go has been idle for longer.
+                    // None of those that may be closed has been idle for longer.
                     let longer = |other: &&Candidate<usize>| other.from <= now && other.idle_since < closed.idle_since;
                     prop_assert!(alive.iter().find(longer).is_none());
                     last = Some(closed.idle_since);
