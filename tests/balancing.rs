@@ -176,3 +176,89 @@ async fn long_sessions_are_even_over_workers() {
     rig.until_no_sessions().await;
     rig.stop().await;
 }
+
+/// As [`greeted`], from an address of its own.
+async fn greeted_from(rig: &Rig, last: u8) -> char {
+    soon("a greeting", async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 1, last], 0).into()).unwrap();
+        let mut client = socket.connect(rig.front()).await.unwrap();
+        char::from(client.read_u8().await.unwrap())
+    })
+    .await
+}
+
+/// Whom each of many clients meets.
+async fn met_by(rig: &Rig) -> Vec<char> {
+    let mut met = Vec::new();
+    for client in 1..=60 {
+        met.push(greeted_from(rig, client).await);
+    }
+    met
+}
+
+/// Two balancers agree on every client, whatever they have served before and whatever is down; a backend that fails loses
+/// its clients to the others, and nobody else moves.
+#[tokio::test]
+async fn clients_meet_the_same_backend_behind_every_balancer() {
+    for policy in ["maglev", "ring_hash"] {
+        let (rig, mut backends) = rig(&[1, 1, 2], &format!("balance = \"{policy}\"")).await;
+        let entries: Vec<_> = backends.iter().zip([(1, "a"), (1, "b"), (2, "c")]).rev().collect();
+        let entries = entries.iter().map(|(backend, (weight, id))| {
+            format!("{{ address = \"{}\", id = \"{id}\", weight = {weight} }}", backend.address())
+        });
+        let other = format!(
+            "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\ncheck = {{ kind = \"none\" }}\n\
+             balance = \"{policy}\"\nbackends = [{}]\n",
+            entries.collect::<Vec<_>>().join(", ")
+        );
+        let other = Rig::start(&other).await;
+        let before = met_by(&rig).await;
+        assert_eq!(before, met_by(&other).await, "{policy}: the order of the list makes no difference");
+        assert_eq!(count(before.iter().copied()).len(), 3, "{policy}: {before:?}");
+
+        backends.remove(0).stop().await;
+        for rig in [&rig, &other] {
+            let after = met_by(rig).await;
+            for (before, after) in before.iter().zip(&after) {
+                assert!(if *before == 'a' { *after != 'a' } else { before == after }, "{policy}: {before} → {after}");
+            }
+        }
+        for rig in [rig, other] {
+            rig.until_no_sessions().await;
+            rig.stop().await;
+        }
+    }
+}
+
+/// A reload to a policy that hashes, to another one, and back: the tables are there each time.
+#[tokio::test]
+async fn policies_change_with_a_reload() {
+    let (rig, backends) = rig(&[1, 1, 1], "balance = \"round_robin\"").await;
+    let entries: Vec<_> = backends
+        .iter()
+        .zip(NAMES)
+        .map(|(backend, id)| format!("{{ address = \"{}\", id = \"{id}\" }}", backend.address()))
+        .collect();
+    let file = |balance: &str| {
+        format!(
+            "workers = 4\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\n\
+             check = {{ kind = \"none\" }}\nbalance = \"{balance}\"\nbackends = [{}]\n",
+            entries.join(", ")
+        )
+    };
+    let mut hashed = Vec::new();
+    for balance in ["maglev", "random", "maglev", "power_of_two", "maglev"] {
+        rig.reload(&file(balance)).await.unwrap();
+        let met = met_by(&rig).await;
+        if balance == "maglev" {
+            hashed.push(met);
+        } else {
+            assert_eq!(count(met).len(), 3, "{balance}");
+        }
+    }
+    assert!(hashed.windows(2).all(|pair| pair[0] == pair[1]), "{hashed:?}");
+    assert_eq!(count(hashed[0].iter().copied()).len(), 3);
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}

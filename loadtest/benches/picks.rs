@@ -21,9 +21,6 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 const SIZES: [usize; 3] = [10, 1_000, 10_000];
-const POLICIES: [(&str, Balance); 2] =
-    [("round_robin", Balance::RoundRobin), ("least_connections", Balance::LeastConnections)];
-
 const ALONE: &str = "alone";
 const RIVAL: &str = "with a second thread at it";
 const MEMBERSHIP: &str = "a set of 10,000 with one newcomer";
@@ -84,30 +81,39 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
         };
         pool.add(&endpoint.id, view);
     }
+    pool.rebuild_tables();
     pool
 }
 
+/// Another client each time.
+fn of_client(clients: &mut u32) -> PickContext<'static> {
+    *clients += 1;
+    PickContext { client: (Ipv4Addr::from_bits(*clients), 1).into(), ..PickContext::FIRST }
+}
+
 fn pick_and_release(criterion: &mut Criterion) {
-    for (name, balance) in POLICIES {
-        let mut group = criterion.benchmark_group(format!("pick and release, {name}"));
+    for balance in Balance::ALL {
+        let mut group = criterion.benchmark_group(format!("pick and release, {}", balance.name()));
         for size in SIZES {
             let pool = full_pool(balance, size);
             // Sessions that are there already, so that the heaps are not all ties.
             let held: Vec<_> = (0..size * 2).filter_map(|_| pool.pick(&PickContext::FIRST).ok()).collect();
+            let mut clients = 0;
             group.bench_function(BenchmarkId::new(ALONE, size), |bencher| {
-                bencher.iter(|| black_box(pool.pick(&PickContext::FIRST).is_ok()));
+                bencher.iter(|| black_box(pool.pick(&of_client(&mut clients)).is_ok()));
             });
             let stop = Arc::new(AtomicBool::new(false));
             let rival = std::thread::spawn({
                 let (pool, stop) = (Arc::clone(&pool), Arc::clone(&stop));
                 move || {
+                    let mut clients = 1 << 31;
                     while !stop.load(Relaxed) {
-                        black_box(pool.pick(&PickContext::FIRST).is_ok());
+                        black_box(pool.pick(&of_client(&mut clients)).is_ok());
                     }
                 }
             });
             group.bench_function(BenchmarkId::new(RIVAL, size), |bencher| {
-                bencher.iter(|| black_box(pool.pick(&PickContext::FIRST).is_ok()));
+                bencher.iter(|| black_box(pool.pick(&of_client(&mut clients)).is_ok()));
             });
             stop.store(true, Relaxed);
             rival.join().expect("the rival does not panic");
@@ -181,7 +187,7 @@ fn section(medians: &[(String, f64)]) -> String {
     };
     let mut text =
         String::from("| policy | backends | alone | with a second thread at it |\n| --- | ---: | ---: | ---: |\n");
-    for (policy, _) in POLICIES {
+    for policy in Balance::ALL.map(Balance::name) {
         for size in SIZES {
             let group = format!("pick and release, {policy}");
             let (alone, rival) = (of(&format!("{group}/{ALONE}/{size}")), of(&format!("{group}/{RIVAL}/{size}")));

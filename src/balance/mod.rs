@@ -2,21 +2,30 @@
 //! Called by `pool`, which keeps it behind one short mutex.
 //! It counts the sessions of every slot, also of slots that can't be picked, so that no change of membership loses a count.
 
+mod hashed;
 mod heap;
 mod last_resort;
 mod least_connections;
+mod random;
 mod round_robin;
 mod spill;
+mod table;
 #[cfg(test)]
 mod tests;
 mod tiers;
 
-use crate::config::{Balance, Spill, TIERS};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::config::{Balance, Hashing, Spill, TIERS};
+use hashed::Hashed;
 pub use last_resort::{LastResort, is_all_down};
 use least_connections::LeastConnections;
+use random::{PowerOfTwo, Random};
 use round_robin::RoundRobin;
 use spill::Dead;
 pub use spill::PickContext;
+pub use table::{HashMember, HashTable, TableKind};
 pub use tiers::{TierHealth, first_alone, loads};
 
 /// The slots of a pool, their sessions, and the order in which they are picked.
@@ -25,7 +34,7 @@ pub struct Picker {
     tiers: [Tier; TIERS],
     /// Spreads the sessions over the tiers.
     tier_order: RoundRobin,
-    spill: Spill,
+    rules: Rules,
     slots: Vec<PickSlot>,
 }
 
@@ -49,6 +58,9 @@ struct Tier {
 enum Policy {
     RoundRobin(RoundRobin),
     LeastConnections(LeastConnections),
+    Random(Random),
+    PowerOfTwo(PowerOfTwo),
+    Hashed(Hashed, TableKind),
 }
 
 /// What decides about a slot's part of the sessions.
@@ -68,6 +80,19 @@ pub struct Worth {
 struct PickSlot {
     worth: Worth,
     sessions: u32,
+}
+
+/// What a pool's settings say about its picks.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The policy.
+    pub balance: Balance,
+    /// What a policy that hashes goes by.
+    pub hashing: Hashing,
+    /// When one session may go to the next tier.
+    pub spill: Spill,
+    /// For the policies that draw.
+    pub seed: u64,
 }
 
 impl PickSlot {
@@ -95,27 +120,52 @@ impl PickSlot {
 
 impl Picker {
     /// No slots; the first tier gets every session.
-    pub fn new(balance: Balance, spill: Spill) -> Self {
-        let policy = || Policy::new(balance);
-        let tier = |_| Tier { policy: policy(), running: 0, full: 0, members: 0, load: 0, binds: true };
+    pub fn new(rules: Rules) -> Self {
+        let tier = |number: usize| Tier {
+            policy: Policy::new(&rules, number),
+            running: 0,
+            full: 0,
+            members: 0,
+            load: 0,
+            binds: true,
+        };
         let mut picker =
-            Self { tiers: std::array::from_fn(tier), tier_order: RoundRobin::new(), spill, slots: Vec::new() };
+            Self { tiers: std::array::from_fn(tier), tier_order: RoundRobin::new(), rules, slots: Vec::new() };
         picker.set_loads(std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 }));
         picker
     }
 
     /// Changes the rules; slots and counts stay.
-    pub fn switch(&mut self, balance: Balance, spill: Spill) {
-        self.spill = spill;
-        // All tiers have the same policy.
-        if self.tiers[0].policy.is(balance) {
+    pub fn switch(&mut self, rules: Rules) {
+        let before = std::mem::replace(&mut self.rules, rules);
+        if before.balance == rules.balance {
+            for tier in &mut self.tiers {
+                tier.policy.set_hashing(rules.hashing);
+            }
             return;
         }
-        for tier in &mut self.tiers {
-            tier.policy = Policy::new(balance);
+        for (number, tier) in self.tiers.iter_mut().enumerate() {
+            tier.policy = Policy::new(&rules, number);
         }
         for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.runs()) {
             self.tiers[slot.tier()].policy.enter(number, *slot);
+        }
+    }
+
+    /// Which kind of tables the policy goes by; `None` = it needs none.
+    pub fn table_kind(&self) -> Option<TableKind> {
+        match self.tiers[0].policy {
+            Policy::Hashed(_, kind) => Some(kind),
+            Policy::RoundRobin(_) | Policy::LeastConnections(_) | Policy::Random(_) | Policy::PowerOfTwo(_) => None,
+        }
+    }
+
+    /// Sets the table of each tier. It is ignored where the policy needs none.
+    pub fn set_tables(&mut self, tables: [Arc<HashTable>; TIERS]) {
+        for (tier, table) in self.tiers.iter_mut().zip(tables) {
+            if let Policy::Hashed(policy, _) = &mut tier.policy {
+                policy.set_table(table);
+            }
         }
     }
 
@@ -165,19 +215,19 @@ impl Picker {
     /// Picks an eligible slot that was not tried, and counts a session on it until [`Self::release`]. The tiers that have a
     /// load come first, by their loads; then the others in order, as far as `spill` lets the session go.
     pub fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
-        let slot = self.pick_by_load(context.tried).or_else(|| {
+        let slot = self.pick_by_load(context).or_else(|| {
             let tier = self.next_tier(context)?;
-            self.tiers[tier].policy.pick(context.tried)
+            self.tiers[tier].policy.pick(context.client, context.tried)
         })?;
         self.count(slot, 1);
         Some(slot)
     }
 
-    fn pick_by_load(&mut self, tried: &[usize]) -> Option<usize> {
+    fn pick_by_load(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
         let mut passed_over = Vec::new();
         loop {
             let tier = self.tier_order.pick(&passed_over)?;
-            if let Some(slot) = self.tiers[tier].policy.pick(tried) {
+            if let Some(slot) = self.tiers[tier].policy.pick(context.client, context.tried) {
                 return Some(slot);
             }
             passed_over.push(tier);
@@ -189,7 +239,7 @@ impl Picker {
         for tier in 0..TIERS {
             match self.dead_end(tier, context) {
                 None => return Some(tier),
-                Some(dead) if dead.lets_pass(self.spill, context.waits) || !self.tiers[tier].binds => {}
+                Some(dead) if dead.lets_pass(self.rules.spill, context.waits) || !self.tiers[tier].binds => {}
                 Some(_) => return None,
             }
         }
@@ -297,24 +347,31 @@ impl Picker {
 }
 
 impl Policy {
-    fn new(balance: Balance) -> Self {
-        match balance {
+    fn new(rules: &Rules, tier: usize) -> Self {
+        let (seed, hashed) = (rules.seed.wrapping_add(tier as u64), || Hashed::new(rules.hashing));
+        match rules.balance {
             Balance::RoundRobin => Self::RoundRobin(RoundRobin::new()),
             Balance::LeastConnections => Self::LeastConnections(LeastConnections::new()),
+            Balance::Random => Self::Random(Random::new(seed)),
+            Balance::PowerOfTwo => Self::PowerOfTwo(PowerOfTwo::new(seed)),
+            Balance::Maglev => Self::Hashed(hashed(), TableKind::Maglev),
+            Balance::RingHash => Self::Hashed(hashed(), TableKind::Ring),
         }
     }
 
-    fn is(&self, balance: Balance) -> bool {
-        match (self, balance) {
-            (Self::RoundRobin(_), Balance::RoundRobin) | (Self::LeastConnections(_), Balance::LeastConnections) => true,
-            (Self::RoundRobin(_) | Self::LeastConnections(_), _) => false,
+    fn set_hashing(&mut self, hashing: Hashing) {
+        if let Self::Hashed(policy, _) = self {
+            policy.set_rules(hashing);
         }
     }
 
-    fn enter(&mut self, slot: usize, value: PickSlot) {
+    fn enter(&mut self, slot: usize, PickSlot { worth, sessions }: PickSlot) {
         match self {
-            Self::RoundRobin(policy) => policy.enter(slot, value.worth.share),
-            Self::LeastConnections(policy) => policy.enter(slot, value.worth.share, value.sessions),
+            Self::RoundRobin(policy) => policy.enter(slot, worth.share),
+            Self::LeastConnections(policy) => policy.enter(slot, worth.share, sessions),
+            Self::Random(policy) => policy.enter(slot, worth.share),
+            Self::PowerOfTwo(policy) => policy.enter(slot, worth.share, sessions),
+            Self::Hashed(policy, _) => policy.enter(slot, worth.share, sessions),
         }
     }
 
@@ -322,21 +379,27 @@ impl Policy {
         match self {
             Self::RoundRobin(policy) => policy.leave(slot),
             Self::LeastConnections(policy) => policy.leave(slot),
+            Self::Random(policy) => policy.leave(slot),
+            Self::PowerOfTwo(policy) => policy.leave(slot),
+            Self::Hashed(policy, _) => policy.leave(slot),
         }
     }
 
-    fn pick(&mut self, tried: &[usize]) -> Option<usize> {
+    fn pick(&mut self, client: SocketAddr, tried: &[usize]) -> Option<usize> {
         match self {
             Self::RoundRobin(policy) => policy.pick(tried),
             Self::LeastConnections(policy) => policy.pick(tried),
+            Self::Random(policy) => policy.pick(tried),
+            Self::PowerOfTwo(policy) => policy.pick(tried),
+            Self::Hashed(policy, _) => policy.pick(client, tried),
         }
     }
 
     /// The number of sessions changed on a slot that runs.
     fn recount(&mut self, slot: usize, value: PickSlot) {
         match self {
-            Self::RoundRobin(_) => {}
-            Self::LeastConnections(policy) => policy.enter(slot, value.worth.share, value.sessions),
+            Self::RoundRobin(_) | Self::Random(_) => {}
+            Self::LeastConnections(_) | Self::PowerOfTwo(_) | Self::Hashed(..) => self.enter(slot, value),
         }
     }
 }

@@ -8,8 +8,12 @@ fn set(balancer: &mut Picker, slot: usize, share: u32, eligible: bool) {
     balancer.set(slot, Worth { share, eligible, ..Worth::default() });
 }
 
+fn rules(balance: Balance) -> Rules {
+    Rules { balance, hashing: Hashing::DEFAULT, spill: Spill::DEFAULT, seed: 1 }
+}
+
 fn pool(balance: Balance, weights: &[u32]) -> Picker {
-    let mut balancer = Picker::new(balance, Spill::DEFAULT);
+    let mut balancer = Picker::new(rules(balance));
     for (slot, &weight) in weights.iter().enumerate() {
         set(&mut balancer, slot, weight, true);
     }
@@ -195,7 +199,7 @@ fn a_cap_is_never_exceeded_and_room_is_used_again() {
 
 #[test]
 fn tiers_get_their_load_and_stay_exact_within() {
-    let mut balancer = Picker::new(Balance::RoundRobin, Spill::DEFAULT);
+    let mut balancer = Picker::new(rules(Balance::RoundRobin));
     for (slot, tier) in [0, 0, 1, 1].into_iter().enumerate() {
         balancer.set(slot, Worth { share: [3, 1, 1, 1][slot], tier, cap: None, eligible: true });
     }
@@ -215,4 +219,83 @@ fn tiers_get_their_load_and_stay_exact_within() {
         "another tier that is in use has untried ones"
     );
     assert_eq!(balancer.pick(&PickContext::having_tried(&[0, 1, 2, 3])), None);
+}
+
+/// The share of each slot over many picks, in percent; nothing is released.
+fn shares(balancer: &mut Picker, picks: usize) -> Vec<f64> {
+    let mut counts = vec![0_u32; balancer.slots.len()];
+    for number in 0..picks {
+        let client = SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], (number >> 16) as u16));
+        counts[balancer.pick(&PickContext { client, ..PickContext::FIRST }).unwrap()] += 1;
+    }
+    counts.into_iter().map(|count| 100.0 * f64::from(count) / picks as f64).collect()
+}
+
+/// Every policy, whether it draws, counts or hashes: shares by weight, nothing for weight 0.
+#[test]
+fn every_policy_follows_weights() {
+    for balance in Balance::ALL {
+        for weights in [vec![1, 1], vec![1, 2, 0, 7], vec![300; 12], vec![65_535, 6_553]] {
+            let mut balancer = pool(balance, &weights);
+            set_tables(&mut balancer, &weights);
+            let total: u32 = weights.iter().sum();
+            for (share, weight) in shares(&mut balancer, 40_000).into_iter().zip(&weights) {
+                let wanted = 100.0 * f64::from(*weight) / f64::from(total);
+                let within = if balance == Balance::RingHash { 0.3 * wanted + 1.0 } else { 1.0 };
+                assert!((share - wanted).abs() <= within, "{balance:?} {weights:?}: {share:.2} %, not {wanted:.2} %");
+                assert!(*weight > 0 || share == 0.0);
+            }
+        }
+    }
+}
+
+fn set_tables(balancer: &mut Picker, weights: &[u32]) {
+    let Some(kind) = balancer.table_kind() else { return };
+    let ids: Vec<String> = (0..weights.len()).map(|slot| format!("node-{slot}")).collect();
+    let members = weights.iter().zip(&ids).enumerate().filter(|(_, (weight, _))| **weight > 0);
+    let members = members.map(|(slot, (&weight, id))| HashMember { slot, id, weight: weight as u16 }).collect();
+    let mut tables: [Arc<HashTable>; TIERS] = std::array::from_fn(|_| Arc::default());
+    tables[0] = Arc::new(HashTable::build(kind, members));
+    balancer.set_tables(tables);
+}
+
+/// Whatever comes, goes and is tried: a pick gives an eligible slot that was not tried, and gives one while there is one.
+#[test]
+fn every_policy_gives_what_is_left_and_nothing_else() {
+    for balance in Balance::ALL {
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..200 {
+            let mut weights: Vec<u32> = (0..random.usize(1..9)).map(|_| random.u32(..3)).collect();
+            let mut balancer = pool(balance, &weights);
+            if random.bool() {
+                set_tables(&mut balancer, &weights);
+            }
+            for _ in 0..30 {
+                let slot = random.usize(..weights.len());
+                weights[slot] = random.u32(..3);
+                set(&mut balancer, slot, weights[slot], true);
+                let tried: Vec<usize> = (0..weights.len()).filter(|_| random.u8(..3) == 0).collect();
+                let left = |slot: &usize| weights[*slot] > 0 && !tried.contains(slot);
+                let client = ([10, 0, 0, random.u8(..)], 1).into();
+                match balancer.pick(&PickContext { client, ..PickContext::having_tried(&tried) }) {
+                    Some(slot) => assert!(left(&slot), "{balance:?}: {slot} of {weights:?} without {tried:?}"),
+                    None => assert!(!(0..weights.len()).any(|slot| left(&slot)), "{balance:?} {weights:?} {tried:?}"),
+                }
+            }
+        }
+    }
+}
+
+/// The less loaded of two: long sessions do not pile up as they do where one is drawn.
+#[test]
+fn power_of_two_keeps_the_longest_queue_short() {
+    let longest = |balance| {
+        let mut balancer = pool(balance, &[1; 100]);
+        for _ in 0..10_000 {
+            balancer.pick(&PickContext::FIRST).unwrap();
+        }
+        (0..100).map(|slot| balancer.sessions(slot)).max().unwrap()
+    };
+    let (random, two) = (longest(Balance::Random), longest(Balance::PowerOfTwo));
+    assert!(two <= 103 && random >= 115, "of a mean of 100: {two}, and {random} where one is drawn");
 }

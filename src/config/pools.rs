@@ -15,8 +15,8 @@ use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::{
-    Check, Closing, Connect, ConsulSource, HostPort, Listener, Queue, Resilience, SendProxy, TIERS, TcpOptions,
-    Timeouts, address, connect,
+    Check, Closing, Connect, ConsulSource, Hashing, HostPort, Listener, Queue, Resilience, SendProxy, TIERS,
+    TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`
@@ -27,6 +27,9 @@ pub struct Pool {
     pub name: String,
     /// How a backend is picked.
     pub balance: Balance,
+    /// By what, where the policy hashes.
+    #[serde(flatten)]
+    pub hashing: Hashing,
     /// Where the backends come from.
     #[serde(flatten)]
     pub source: Source,
@@ -76,6 +79,14 @@ words! {
         RoundRobin = "round_robin",
         /// The backend with the lowest (sessions + 1) / weight.
         LeastConnections = "least_connections",
+        /// One that is drawn, in proportion to its weight.
+        Random = "random",
+        /// Of two that are drawn, the one with the lower (sessions + 1) / weight.
+        PowerOfTwo = "power_of_two",
+        /// The one that the client's hash leads to, with even shares.
+        Maglev = "maglev",
+        /// The one that the client's hash leads to; when a backend leaves, only its clients move.
+        RingHash = "ring_hash",
     }
 }
 
@@ -151,9 +162,11 @@ impl Pool {
         let sources = table.all_different("source", address::source).unwrap_or_default();
         let send_proxy = SendProxy::read(table);
         let check = checks.of_pool(table, send_proxy.as_ref().map(SendProxy::version), &sources);
+        let balance = table.word("balance").unwrap_or(Balance::RoundRobin);
         Self {
             name: name.to_owned(),
-            balance: table.word("balance").unwrap_or(Balance::RoundRobin),
+            balance,
+            hashing: Hashing::read(table, balance),
             source,
             resolve: Resolve::read(&table.table("resolve")),
             resilience: Resilience::read(table, check.fall),
@@ -172,6 +185,16 @@ impl Pool {
             relay: table.word("relay").unwrap_or(Relay::Auto),
             when_all_down: WhenAllDown::read(table),
             required: table.switch("required").unwrap_or(true),
+        }
+    }
+}
+
+impl Balance {
+    /// Whether a client meets the same backend each time.
+    pub fn hashes(self) -> bool {
+        match self {
+            Self::Maglev | Self::RingHash => true,
+            Self::RoundRobin | Self::LeastConnections | Self::Random | Self::PowerOfTwo => false,
         }
     }
 }

@@ -17,6 +17,7 @@ const SHORTEST_STEP: Duration = Duration::from_millis(20);
 
 impl Members {
     pub(super) fn weigh(&mut self, now: Instant) {
+        self.pool.rebuild_tables();
         if !self.heard {
             return;
         }

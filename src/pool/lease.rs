@@ -19,12 +19,18 @@ pub struct Lease {
     pool: Arc<Pool>,
     backend: Arc<Backend>,
     address: SocketAddr,
-    /// Whether `backend.places` counts it.
-    has_place: bool,
     /// Counts it by the local address from which it dials.
     source: Option<SourceCount>,
-    /// Boxed, because very few leases are trials.
-    trial: Option<Box<Trial>>,
+    /// Boxed, because each byte of a lease is one of every idle session.
+    rare: Option<Box<Rare>>,
+}
+
+/// What few leases have.
+#[derive(Debug)]
+struct Rare {
+    trial: Option<Trial>,
+    /// Whether `backend.places` counts it.
+    has_place: bool,
 }
 
 /// The session shows whether an ejected backend works again.
@@ -53,7 +59,12 @@ impl Lease {
         if has_place {
             backend.places.enter(address);
         }
-        Self { pool, backend, address, has_place, source: None, trial: trial.map(Box::new) }
+        let rare = (has_place || trial.is_some()).then(|| Box::new(Rare { trial, has_place }));
+        Self { pool, backend, address, source: None, rare }
+    }
+
+    fn trial(&self) -> Option<&Trial> {
+        self.rare.as_ref()?.trial.as_ref()
     }
 
     /// The backend.
@@ -68,12 +79,12 @@ impl Lease {
 
     /// Whether the backend is ejected, and this session shows whether it works again.
     pub fn is_trial(&self) -> bool {
-        self.trial.is_some()
+        self.trial().is_some()
     }
 
     /// Whether the backend failed after its last connect, and the pool ejects for that.
     pub fn is_doubtful(&self) -> bool {
-        self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Exchange)
+        self.trial().is_some_and(|trial| trial.failing == Failing::Exchange)
             || self.backend.record.is_doubtful() && self.pool.settings().resilience.outliers.mode == OutlierMode::Eject
     }
 
@@ -92,7 +103,7 @@ impl Lease {
     pub fn connected(&self, took: Duration) {
         if self.is_current() {
             self.backend.record.connected();
-            if self.trial.as_ref().is_some_and(|trial| trial.failing == Failing::Connect) {
+            if self.trial().is_some_and(|trial| trial.failing == Failing::Connect) {
                 self.report(Observation::Succeeded);
             }
         }
@@ -125,7 +136,7 @@ impl Lease {
             return;
         }
         self.backend.record.answered();
-        if self.trial.is_some() {
+        if self.trial().is_some() {
             self.report(Observation::Succeeded);
         }
     }
@@ -155,8 +166,8 @@ impl Lease {
 
     /// Sends a report to the keeper. A trial has one result: the first.
     fn report(&self, observation: Observation) {
-        let trial = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed));
-        if self.trial.is_some() && trial.is_none() && observation == Observation::Succeeded {
+        let trial = self.trial().filter(|trial| !trial.over.load(Relaxed));
+        if self.trial().is_some() && trial.is_none() && observation == Observation::Succeeded {
             return;
         }
         let report = SessionReport {
@@ -181,8 +192,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let undecided = self.trial.as_ref().filter(|trial| !trial.over.load(Relaxed)).map(|trial| trial.number);
-        if self.has_place {
+        let undecided = self.trial().filter(|trial| !trial.over.load(Relaxed)).map(|trial| trial.number);
+        if self.rare.as_ref().is_some_and(|rare| rare.has_place) {
             self.backend.places.leave(self.address);
         }
         self.pool.give_back(&self.backend, undecided);

@@ -15,6 +15,7 @@ mod record;
 mod source;
 mod state;
 mod stats;
+mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -152,7 +153,7 @@ impl Pool {
             times_full: AtomicU64::new(0),
             workers,
             next_source: AtomicUsize::new(0),
-            inner: Mutex::new(PoolState::new(&settings)),
+            inner: Mutex::new(PoolState::new(&settings, fastrand::u64(..))),
             outliers: OutlierCounts::default(),
             published: ArcSwap::default(),
             reports,
@@ -172,6 +173,7 @@ impl Pool {
             inner.change(&settings);
             self.settings.store(Arc::new(settings));
         });
+        self.rebuild_tables();
         // The new settings may decide otherwise about running sessions.
         self.standings.send_replace(());
     }

@@ -7,8 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
+use super::tables::{TableMembers, Version};
 use super::{Backend, BackendView, NoneLeft, PickContext};
-use crate::balance::{self, LastResort, Picker, TierHealth, Worth, first_alone, loads};
+use crate::balance::{self, HashTable, LastResort, Picker, TierHealth, Worth, first_alone, loads};
 use crate::config::{self, Spill, TIERS};
 use crate::health::Failing;
 use crate::metrics::Direction;
@@ -31,6 +32,9 @@ pub(super) struct PoolState {
     pub(super) panicking: bool,
     /// Whether last resorts may be picked.
     open: bool,
+    /// Changes of what tables of hashes follow from, and what the tables that there are follow from.
+    table_changes: u64,
+    tables: Option<Version>,
     /// Slots with an offered trial.
     trials: Vec<usize>,
     /// Trials begun, which numbers them.
@@ -43,18 +47,19 @@ pub(super) struct PoolState {
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     overprovisioning: u32,
-    spill: Spill,
+    picks: balance::Rules,
     last_resort: LastResort,
     /// Whether there is a queue.
     waits: bool,
 }
 
 impl Rules {
-    fn of(settings: &config::Pool) -> Self {
+    fn of(settings: &config::Pool, seed: u64) -> Self {
         let resilience = &settings.resilience;
+        let (balance, hashing) = (settings.balance, settings.hashing);
         Self {
             overprovisioning: resilience.overprovisioning,
-            spill: resilience.spill,
+            picks: balance::Rules { balance, hashing, spill: resilience.spill, seed },
             last_resort: LastResort::of(settings),
             waits: settings.queue.is_some(),
         }
@@ -66,11 +71,21 @@ struct MemberSlot {
     backend: Arc<Backend>,
     address: SocketAddr,
     share: u32,
+    weight: u16,
     tier: u8,
     cap: Option<u32>,
     standing: Standing,
     trial: TrialState,
     failing: Failing,
+}
+
+impl MemberSlot {
+    /// Its weight and tier in the tables of a policy that hashes: the written ones, whatever its probes say, so that pickers
+    /// agree. `None` = it is in none.
+    fn in_table(&self) -> Option<(u16, usize)> {
+        let is_in = self.standing != Standing::Removed && self.weight > 0;
+        is_in.then(|| (self.weight, usize::from(self.tier).min(TIERS - 1)))
+    }
 }
 
 /// The state of an ejected backend's trial.
@@ -102,9 +117,9 @@ pub struct MemberCounts {
 }
 
 impl PoolState {
-    pub(super) fn new(settings: &config::Pool) -> Self {
-        let rules = Rules::of(settings);
-        let mut picker = Picker::new(settings.balance, rules.spill);
+    pub(super) fn new(settings: &config::Pool, seed: u64) -> Self {
+        let rules = Rules::of(settings, seed);
+        let mut picker = Picker::new(rules.picks);
         picker.set_loads([0; TIERS]);
         Self {
             picker,
@@ -118,6 +133,8 @@ impl PoolState {
             rules,
             panicking: false,
             open: false,
+            table_changes: 0,
+            tables: None,
             trials: Vec::new(),
             begun: 0,
             retired: Default::default(),
@@ -126,8 +143,12 @@ impl PoolState {
 
     /// Applies other settings.
     pub(super) fn change(&mut self, settings: &config::Pool) {
-        self.rules = Rules::of(settings);
-        self.picker.switch(settings.balance, self.rules.spill);
+        self.rules = Rules::of(settings, self.rules.picks.seed);
+        let kind = self.picker.table_kind();
+        self.picker.switch(self.rules.picks);
+        if self.picker.table_kind() != kind {
+            self.tables = None;
+        }
         self.spread();
     }
 
@@ -258,6 +279,7 @@ impl PoolState {
         let slot = MemberSlot {
             address: view.address,
             share: view.share,
+            weight: view.weight,
             tier: view.priority,
             cap: view.max_sessions,
             standing: view.standing,
@@ -267,6 +289,7 @@ impl PoolState {
         };
         let backend = Arc::clone(&slot.backend);
         self.count(&slot, true);
+        self.table_changes += 1;
         self.slots[number] = Some(slot);
         self.apply(number);
         self.spread();
@@ -281,8 +304,10 @@ impl PoolState {
         let (number, was_open) = (backend.slot, self.open);
         let Some(mut slot) = self.slots[number].take() else { return false };
         self.count(&slot, false);
+        let before = slot.in_table();
         (slot.address, slot.standing, slot.share) = (view.address, view.standing, view.share);
-        (slot.tier, slot.cap) = (view.priority, view.max_sessions);
+        (slot.tier, slot.weight, slot.cap) = (view.priority, view.weight, view.max_sessions);
+        self.table_changes += u64::from(slot.in_table() != before);
         if slot.standing != Standing::Ejected {
             slot.trial = TrialState::None;
             self.trials.retain(|&offered| offered != number);
@@ -303,6 +328,7 @@ impl PoolState {
         }
         if let Some(slot) = self.slots[backend.slot].take() {
             self.count(&slot, false);
+            self.table_changes += u64::from(slot.in_table().is_some());
             self.trials.retain(|&offered| offered != backend.slot);
             self.picker.clear(backend.slot);
             self.free.push(backend.slot);
@@ -312,6 +338,28 @@ impl PoolState {
             self.retired[direction as usize] += backend.stats.bytes.read(direction);
         }
         true
+    }
+
+    /// Who is to be in the tables; `None` = they are as they should be, or the policy needs none.
+    pub(super) fn wanted_tables(&self) -> Option<TableMembers> {
+        let version = (self.picker.table_kind()?, self.table_changes);
+        if self.tables == Some(version) {
+            return None;
+        }
+        let members = self.slots.iter().flatten().filter_map(|slot| {
+            let (weight, tier) = slot.in_table()?;
+            Some((Arc::clone(&slot.backend), weight, tier))
+        });
+        Some(TableMembers { version, members: members.collect() })
+    }
+
+    /// Older ones than those that there are count for nothing.
+    pub(super) fn set_tables(&mut self, version: Version, tables: [Arc<HashTable>; TIERS]) {
+        let is_newer = self.tables.is_none_or(|(kind, changes)| kind != version.0 || changes < version.1);
+        if is_newer && self.picker.table_kind() == Some(version.0) {
+            self.picker.set_tables(tables);
+            self.tables = Some(version);
+        }
     }
 
     /// Whether it is a member: a forgotten one's slot may belong to another.
@@ -343,7 +391,7 @@ impl PoolState {
         // If last resorts are used, the first tier that has any carries every session.
         let all = self.any.map(|any| TierHealth { backends: any, working: any });
         let tiers = if open { &all } else { &self.tiers };
-        let loads = match self.rules.spill {
+        let loads = match self.rules.picks.spill {
             Spill::NONE if self.counts.up > 0 => first_alone(&self.tiers),
             Spill::NONE => first_alone(tiers),
             _ => loads(tiers, self.rules.overprovisioning),

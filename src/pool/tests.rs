@@ -159,7 +159,7 @@ fn fail_open_is_for_the_last_resort_only() {
 #[test]
 fn any_sequence_keeps_the_counts() {
     for seed in seeds(150, 50) {
-        for balance in ["round_robin", "least_connections"] {
+        for balance in config::Balance::ALL.map(config::Balance::name) {
             Model::new(balance, seed).run(300);
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use evenkeel::config::Balance;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -112,7 +113,7 @@ fn some_file(random: &mut fastrand::Rng, fronts: &[SocketAddr], backends: &[Stri
         if some.is_empty() {
             some.push(backends[0].clone());
         }
-        let balance = ["round_robin", "least_connections"][random.usize(..2)];
+        let balance = Balance::ALL[random.usize(..Balance::ALL.len())].name();
         let check = ["{ kind = \"none\" }", "{ interval = \"500ms\", fall = 30 }"][random.usize(..2)];
         let (removed, rate) = (["keep", "keep", "close"][random.usize(..3)], 0);
         let relay = ["copy", "splice", "auto"][random.usize(..3)];

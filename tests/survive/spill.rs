@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use evenkeel::config::Balance;
 use evenkeel::metrics::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -116,7 +117,7 @@ async fn whatever_is_dead_the_living_serve() {
                 format!("{{ address = \"{address}\", id = \"{id}\", weight = {weight}, priority = {priority} }}")
             })
             .collect();
-        let balance = ["round_robin", "least_connections"][random.usize(..2)];
+        let balance = Balance::ALL[random.usize(..Balance::ALL.len())].name();
         let replay = ["off", "until_response"][random.usize(..2)];
         let rig = Rig::start(&format!(
             "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\nbackends = [{}]\n\

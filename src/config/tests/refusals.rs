@@ -37,6 +37,24 @@ fn toml_and_keys() {
 }
 
 #[test]
+fn policies() {
+    page! {
+        "refused_policies";
+        "hash_without_a_policy_that_hashes": with_more("hash = \"client_address\""),
+        "factor_without_a_policy_that_hashes": with_more("balance = \"power_of_two\"\nbalance_factor = 125"),
+        "unknown_hash": with_more("balance = \"maglev\"\nhash = \"client_adress\""),
+        "hash_by_unknown": with_more("balance = \"maglev\"\nhash = { by = \"port\" }"),
+        "hash_unknown_key": with_more("balance = \"maglev\"\nhash = { kind = \"client_address\" }"),
+        "hash_number": with_more("balance = \"ring_hash\"\nhash = 24"),
+        "prefix_too_long": with_more("balance = \"ring_hash\"\nhash = { prefix = { v4 = 33 } }"),
+        "prefix_of_nothing": with_more("balance = \"ring_hash\"\nhash = { prefix = { v6 = 0 } }"),
+        "prefix_of_a_connection": with_more("balance = \"maglev\"\nhash = { by = \"client_and_port\", prefix = { v4 = 24 } }"),
+        "factor_below_the_mean": with_more("balance = \"maglev\"\nbalance_factor = 99"),
+        "factor_as_text": with_more("balance = \"maglev\"\nbalance_factor = \"125%\""),
+    }
+}
+
+#[test]
 fn types() {
     page! {
         "refused_types";
@@ -92,7 +110,7 @@ fn pools() {
         "no_source": with_pool("balance = \"round_robin\""),
         "two_sources": with_more("consul = { service = \"web\" }"),
         "wrong_balance": with_more("balance = \"round-robin\""),
-        "wrong_balance_far": with_more("balance = \"random\""),
+        "wrong_balance_far": with_more("balance = \"fastest\""),
         "own_listener": "[listeners.web]\nbind = \"10.0.0.1:80\"\npool = \"web\"\n\
             [pools.web]\nbackends = [\"10.0.0.1:81\", { address = \"[::ffff:10.0.0.1]:80\" }]\n",
         "own_wildcard": "[listeners.web]\nbind = [\"0.0.0.0:80\", \"[::]:81\"]\npool = \"web\"\n\

@@ -41,7 +41,7 @@ impl World {
         let spill: Vec<_> = words.into_iter().filter(|_| random.bool()).collect();
         let keys = [
             format!("spill = {spill:?}"),
-            format!("balance = \"{}\"", ["round_robin", "least_connections"][random.usize(..2)]),
+            format!("balance = \"{}\"", config::Balance::ALL[random.usize(..config::Balance::ALL.len())].name()),
             format!("when_all_down = \"{}\"", ["refuse", "any"][random.usize(..2)]),
             format!("panic_threshold = {}", random.u8(..2) * 50),
             format!("overprovisioning = {}", [1.0, 1.4, 1_000.0][random.usize(..3)]),
@@ -71,6 +71,9 @@ impl World {
     fn change(&mut self) {
         let (number, view) = (self.random.usize(..self.backends.len()), self.view());
         self.pool.place(&self.backends[number], view);
+        if self.random.bool() {
+            self.pool.rebuild_tables();
+        }
         match self.random.u8(..8) {
             0 => {
                 self.panicking = !self.panicking;
@@ -96,7 +99,8 @@ impl World {
                 met.map(|(_, backend)| Arc::clone(backend)).collect()
             };
             let (tried, dialling) = (those(|met| met != Met::Nothing), those(|met| met == Met::Silence));
-            let context = PickContext { tried: &tried, dialling: &dialling, waits, ..PickContext::FIRST };
+            let client = ([10, 0, 0, self.random.u8(..)], 1).into();
+            let context = PickContext { client, tried: &tried, dialling: &dialling, waits };
             let may: Vec<_> = (0..met.len()).filter(|&number| self.may(number, &met, waits)).collect();
             assert_eq!(self.pool.has_left(&context), !may.is_empty());
             if tried.is_empty() && waits == self.pool.settings().queue.is_some() {

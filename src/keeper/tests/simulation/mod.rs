@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 
 use super::*;
-use crate::config::Spill;
+use crate::config::{Balance, Spill};
 use crate::health::{Advice, AdvisedWeight, AgentWish, ProbeState, most_ejected};
 use crate::metrics::Direction;
 use crate::operator::{Command, Lasting, What};
@@ -51,7 +51,7 @@ impl Simulation {
         let mut random = Rng::with_seed(seed);
         let kind = ["tcp", "http", "none"][random.usize(..3)];
         let all_down = if random.bool() { "any" } else { "refuse" };
-        let balance = if random.bool() { "round_robin" } else { "least_connections" };
+        let balance = Balance::ALL[random.usize(..Balance::ALL.len())].name();
         let (rise, fall) = (random.u32(1..4), random.u32(1..4));
         let mut keys = format!(
             "balance = \"{balance}\"\nwhen_all_down = \"{all_down}\"\n\
