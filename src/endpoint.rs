@@ -38,34 +38,21 @@ impl Endpoint {
     }
 }
 
-/// The registry's fact about a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registry {
-    /// Nothing against it. What a source without statuses (static) says of everything.
-    Passing,
-    /// A check warns and the pool serves such instances.
-    Warning,
-    /// No check has anything against it, but one has not run yet, as after an agent's restart: the registry does not know.
-    Unknown,
-    /// A check is critical, or warns where the pool leaves such instances out.
-    Critical,
-    /// Taken out by an operator of the registry: nothing new, running sessions stay.
-    Maintenance,
-    /// No longer in the set.
-    Absent,
-}
-
-impl Registry {
-    /// The word for it in the API and in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Passing => "passing",
-            Self::Warning => "warning",
-            Self::Unknown => "unknown",
-            Self::Critical => "critical",
-            Self::Maintenance => "maintenance",
-            Self::Absent => "absent",
-        }
+words! {
+    /// The registry's fact about a backend.
+    pub enum Registry {
+        /// Nothing against it. What a source without statuses (static) says of everything.
+        Passing = "passing",
+        /// A check warns and the pool serves such instances.
+        Warning = "warning",
+        /// No check has anything against it, but one has not run yet, as after an agent's restart: the registry does not know.
+        Unknown = "unknown",
+        /// A check is critical, or warns where the pool leaves such instances out.
+        Critical = "critical",
+        /// Taken out by an operator of the registry: nothing new, running sessions stay.
+        Maintenance = "maintenance",
+        /// No longer in the set.
+        Absent = "absent",
     }
 }
 
@@ -92,33 +79,21 @@ pub enum Trust {
     Failing,
 }
 
-/// Why the registry's word is not believed at once where it takes something away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mistrust {
-    /// It had failed to answer.
-    Trouble,
-    /// It counts from a lower index: it was restarted, or an older state was restored.
-    Restart,
-    /// Its answers have become filtered by ACLs.
-    Filtered,
-    /// It took everything away in one answer, while all of it works. Never said by a source: the keeper finds it.
-    Shrink,
+words! {
+    /// Why the registry's word is not believed at once where it takes something away.
+    pub enum Mistrust {
+        /// It had failed to answer.
+        Trouble = "trouble",
+        /// It counts from a lower index: it was restarted, or an older state was restored.
+        Restart = "restart",
+        /// Its answers have become filtered by ACLs.
+        Filtered = "filtered",
+        /// It took everything away in one answer, while all of it works. Never said by a source: the keeper finds it.
+        Shrink = "shrink",
+    }
 }
 
 impl Mistrust {
-    /// In the order in which metrics list them.
-    pub const ALL: [Self; 4] = [Self::Trouble, Self::Restart, Self::Filtered, Self::Shrink];
-
-    /// The word for it in the API and in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Trouble => "trouble",
-            Self::Restart => "restart",
-            Self::Filtered => "filtered",
-            Self::Shrink => "shrink",
-        }
-    }
-
     /// Since when, for people: "critical since …".
     pub fn since(self) -> &'static str {
         match self {

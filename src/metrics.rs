@@ -123,186 +123,93 @@ metrics! {
     PROBES_UNSENT = "evenkeel_probes_unsent_total", Counter, [], "Active health checks that this machine could not make, for want of descriptors or ports; they count for nothing.";
 }
 
-/// Why a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Both sides finished.
-    Completed,
-    /// The client reset, or its connection broke.
-    ClientReset,
-    /// The backend reset, or its connection broke.
-    BackendReset,
-    /// No byte in either direction for `timeouts.idle`.
-    IdleTimeout,
-    /// No progress for `timeouts.half_close` after one side had finished.
-    HalfCloseTimeout,
-    /// It had lasted for the pool's `max_lifetime`.
-    MaxLifetime,
-    /// The backend did not answer within `timeouts.first_byte`.
-    FirstByteTimeout,
-    /// No backend was eligible.
-    NoBackend,
-    /// The pool's queue was full.
-    QueueFull,
-    /// It waited in the pool's queue for `queue.timeout`.
-    QueueTimeout,
-    /// No attempt to connect succeeded.
-    ConnectFailed,
-    /// The client left before a backend was reached.
-    ClientGone,
-    /// Cut at the end of a drain.
-    Drained,
-    /// Cut by an operator.
-    Killed,
-    /// Cut because its backend was down, as the pool's `on_down` says.
-    BackendDown,
-    /// Cut because its backend had left the registry, or the address, as the pool's `on_removed` says.
-    BackendRemoved,
-    /// A peer that has to begin with a PROXY header did not.
-    Refused,
-    /// Something of our own failed: no fd, no port, no memory.
-    LocalError,
-    /// A bug: the session's task panicked; no other session noticed.
-    Panicked,
-}
-
-impl Outcome {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 19] = [
-        Self::Completed,
-        Self::ClientReset,
-        Self::BackendReset,
-        Self::IdleTimeout,
-        Self::HalfCloseTimeout,
-        Self::MaxLifetime,
-        Self::FirstByteTimeout,
-        Self::NoBackend,
-        Self::QueueFull,
-        Self::QueueTimeout,
-        Self::ConnectFailed,
-        Self::ClientGone,
-        Self::Drained,
-        Self::Killed,
-        Self::BackendDown,
-        Self::BackendRemoved,
-        Self::Refused,
-        Self::LocalError,
-        Self::Panicked,
-    ];
-
-    /// The log field and metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::ClientReset => "client_reset",
-            Self::BackendReset => "backend_reset",
-            Self::IdleTimeout => "idle_timeout",
-            Self::HalfCloseTimeout => "half_close_timeout",
-            Self::MaxLifetime => "max_lifetime",
-            Self::FirstByteTimeout => "first_byte_timeout",
-            Self::NoBackend => "no_backend",
-            Self::QueueFull => "queue_full",
-            Self::QueueTimeout => "queue_timeout",
-            Self::ConnectFailed => "connect_failed",
-            Self::ClientGone => "client_gone",
-            Self::Drained => "drained",
-            Self::Killed => "killed",
-            Self::BackendDown => "backend_down",
-            Self::BackendRemoved => "backend_removed",
-            Self::Refused => "refused",
-            Self::LocalError => "local_error",
-            Self::Panicked => "panicked",
-        }
+words! {
+    /// Why a session ended.
+    pub enum Outcome {
+        /// Both sides finished.
+        Completed = "completed",
+        /// The client reset, or its connection broke.
+        ClientReset = "client_reset",
+        /// The backend reset, or its connection broke.
+        BackendReset = "backend_reset",
+        /// No byte in either direction for `timeouts.idle`.
+        IdleTimeout = "idle_timeout",
+        /// No progress for `timeouts.half_close` after one side had finished.
+        HalfCloseTimeout = "half_close_timeout",
+        /// It had lasted for the pool's `max_lifetime`.
+        MaxLifetime = "max_lifetime",
+        /// The backend did not answer within `timeouts.first_byte`.
+        FirstByteTimeout = "first_byte_timeout",
+        /// No backend was eligible.
+        NoBackend = "no_backend",
+        /// The pool's queue was full.
+        QueueFull = "queue_full",
+        /// It waited in the pool's queue for `queue.timeout`.
+        QueueTimeout = "queue_timeout",
+        /// No attempt to connect succeeded.
+        ConnectFailed = "connect_failed",
+        /// The client left before a backend was reached.
+        ClientGone = "client_gone",
+        /// Cut at the end of a drain.
+        Drained = "drained",
+        /// Cut by an operator.
+        Killed = "killed",
+        /// Cut because its backend was down, as the pool's `on_down` says.
+        BackendDown = "backend_down",
+        /// Cut because its backend had left the registry, or the address, as the pool's `on_removed` says.
+        BackendRemoved = "backend_removed",
+        /// A peer that has to begin with a PROXY header did not.
+        Refused = "refused",
+        /// Something of our own failed: no fd, no port, no memory.
+        LocalError = "local_error",
+        /// A bug: the session's task panicked; no other session noticed.
+        Panicked = "panicked",
     }
 }
 
-/// Why a session is ended from outside although both its sides live.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseCause {
-    /// Its backend is down: the pool's `on_down`.
-    BackendDown,
-    /// Its backend left the registry, or the address: the pool's `on_removed`.
-    BackendRemoved,
-    /// Its backend is in maintenance: the pool's `on_maintenance`.
-    Maintenance,
-    /// It has lasted for the pool's `max_lifetime`.
-    MaxLifetime,
-    /// The process stops, and `shutdown.timeout` is nearly over.
-    Shutdown,
-    /// An operator said so.
-    Operator,
-}
-
-impl CloseCause {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 6] =
-        [Self::BackendDown, Self::BackendRemoved, Self::Maintenance, Self::MaxLifetime, Self::Shutdown, Self::Operator];
-
-    /// The log field and metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BackendDown => "backend_down",
-            Self::BackendRemoved => "backend_removed",
-            Self::Maintenance => "maintenance",
-            Self::MaxLifetime => "max_lifetime",
-            Self::Shutdown => "shutdown",
-            Self::Operator => "operator",
-        }
+words! {
+    /// Why a session is ended from outside although both its sides live.
+    pub enum CloseCause {
+        /// Its backend is down: the pool's `on_down`.
+        BackendDown = "backend_down",
+        /// Its backend left the registry, or the address: the pool's `on_removed`.
+        BackendRemoved = "backend_removed",
+        /// Its backend is in maintenance: the pool's `on_maintenance`.
+        Maintenance = "maintenance",
+        /// It has lasted for the pool's `max_lifetime`.
+        MaxLifetime = "max_lifetime",
+        /// The process stops, and `shutdown.timeout` is nearly over.
+        Shutdown = "shutdown",
+        /// An operator said so.
+        Operator = "operator",
     }
 }
 
-/// Why a connect to a backend failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectFailure {
-    /// Nobody listens there (RST in answer to SYN).
-    Refused,
-    /// No answer within `connect.timeout`, or the kernel gave up.
-    Timeout,
-    /// No route, or a router or firewall said no.
-    Unreachable,
-    /// Reset while connecting, or before it was sent anything.
-    Reset,
-    /// Closed before it was sent anything, although there was something.
-    Closed,
-    /// Ours: no free local port or address (EADDRNOTAVAIL).
-    AddressNotAvailable,
-    /// Ours: no fd or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
-    NoResources,
-    /// Ours: the session was ended while connecting, or its client left.
-    Abandoned,
-    /// Anything else.
-    Other,
+words! {
+    /// Why a connect to a backend failed.
+    pub enum ConnectFailure {
+        /// Nobody listens there (RST in answer to SYN).
+        Refused = "refused",
+        /// No answer within `connect.timeout`, or the kernel gave up.
+        Timeout = "timeout",
+        /// No route, or a router or firewall said no.
+        Unreachable = "unreachable",
+        /// Reset while connecting, or before it was sent anything.
+        Reset = "reset",
+        /// Closed before it was sent anything, although there was something.
+        Closed = "closed",
+        /// Ours: no free local port or address (EADDRNOTAVAIL).
+        AddressNotAvailable = "address_not_available",
+        /// Ours: no fd or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
+        NoResources = "no_resources",
+        /// Ours: the session was ended while connecting, or its client left.
+        Abandoned = "abandoned",
+        /// Anything else.
+        Other = "other",
+    }
 }
 
 impl ConnectFailure {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 9] = [
-        Self::Refused,
-        Self::Timeout,
-        Self::Unreachable,
-        Self::Reset,
-        Self::Closed,
-        Self::AddressNotAvailable,
-        Self::NoResources,
-        Self::Abandoned,
-        Self::Other,
-    ];
-
-    /// The log field and metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Timeout => "timeout",
-            Self::Unreachable => "unreachable",
-            Self::Reset => "reset",
-            Self::Closed => "closed",
-            Self::AddressNotAvailable => "address_not_available",
-            Self::NoResources => "no_resources",
-            Self::Abandoned => "abandoned",
-            Self::Other => "other",
-        }
-    }
-
     /// Whether it says something about the backend; what is our own fault, or the client's, never does.
     pub fn blames_backend(self) -> bool {
         match self {
@@ -312,153 +219,75 @@ impl ConnectFailure {
     }
 }
 
-/// How a backend failed a session that had reached it: it had not sent a byte, although the client had.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EarlyEnd {
-    /// It reset the connection.
-    Reset,
-    /// It closed the connection.
-    Closed,
-    /// It said nothing for `timeouts.first_byte`.
-    Silent,
-}
-
-impl EarlyEnd {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Reset, Self::Closed, Self::Silent];
-
-    /// The log field and metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Reset => "reset",
-            Self::Closed => "closed",
-            Self::Silent => "silent",
-        }
+words! {
+    /// How a backend failed a session that had reached it: it had not sent a byte, although the client had.
+    pub enum EarlyEnd {
+        /// It reset the connection.
+        Reset = "reset",
+        /// It closed the connection.
+        Closed = "closed",
+        /// It said nothing for `timeouts.first_byte`.
+        Silent = "silent",
     }
 }
 
-/// What became of a backend that was dialled beside a slow one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hedge {
-    /// It answered first.
-    Won,
-    /// It failed, or another one answered first, or nobody waits any more.
-    Lost,
-    /// It was not dialled: the budget is used up, or the process has no room for one more connection.
-    Refused,
-}
-
-impl Hedge {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Won, Self::Lost, Self::Refused];
-
-    /// The metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Won => "won",
-            Self::Lost => "lost",
-            Self::Refused => "refused",
-        }
+words! {
+    /// What became of a backend that was dialled beside a slow one.
+    pub enum Hedge {
+        /// It answered first.
+        Won = "won",
+        /// It failed, or another one answered first, or nobody waits any more.
+        Lost = "lost",
+        /// It was not dialled: the budget is used up, or the process has no room for one more connection.
+        Refused = "refused",
     }
 }
 
-/// What became of a replay: a client's bytes that were sent to another backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Replay {
-    /// That backend answered.
-    Answered,
-    /// It failed before its first byte, too.
-    Failed,
-    /// The session went on, or ended, without an answer to it.
-    Ended,
-    /// There was no other backend to send them to.
-    NoBackend,
-}
-
-impl Replay {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Answered, Self::Failed, Self::Ended, Self::NoBackend];
-
-    /// The metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Answered => "answered",
-            Self::Failed => "failed",
-            Self::Ended => "ended",
-            Self::NoBackend => "no_backend",
-        }
+words! {
+    /// What became of a replay: a client's bytes that were sent to another backend.
+    pub enum Replay {
+        /// That backend answered.
+        Answered = "answered",
+        /// It failed before its first byte, too.
+        Failed = "failed",
+        /// The session went on, or ended, without an answer to it.
+        Ended = "ended",
+        /// There was no other backend to send them to.
+        NoBackend = "no_backend",
     }
 }
 
-/// Why a backend stands out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Detection {
-    /// Too many failures in a row.
-    Consecutive,
-    /// Too large a part of the sessions in a window.
-    Percentage,
-    /// The first thing that it did after an ejection was to fail.
-    Relapse,
-}
-
-impl Detection {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Consecutive, Self::Percentage, Self::Relapse];
-
-    /// The metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Consecutive => "consecutive",
-            Self::Percentage => "percentage",
-            Self::Relapse => "relapse",
-        }
+words! {
+    /// Why a backend stands out.
+    pub enum Detection {
+        /// Too many failures in a row.
+        Consecutive = "consecutive",
+        /// Too large a part of the sessions in a window.
+        Percentage = "percentage",
+        /// The first thing that it did after an ejection was to fail.
+        Relapse = "relapse",
     }
 }
 
-/// Why accept(2) failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AcceptFailure {
-    /// The client left while it waited (ECONNABORTED) or its network failed.
-    Aborted,
-    /// EMFILE, ENFILE, ENOBUFS, ENOMEM.
-    NoResources,
-    /// Anything else.
-    Other,
-}
-
-impl AcceptFailure {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Aborted, Self::NoResources, Self::Other];
-
-    /// The metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Aborted => "aborted",
-            Self::NoResources => "no_resources",
-            Self::Other => "other",
-        }
+words! {
+    /// Why accept(2) failed.
+    pub enum AcceptFailure {
+        /// The client left while it waited (ECONNABORTED) or its network failed.
+        Aborted = "aborted",
+        /// EMFILE, ENFILE, ENOBUFS, ENOMEM.
+        NoResources = "no_resources",
+        /// Anything else.
+        Other = "other",
     }
 }
 
-/// The way that bytes go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client.
-    ToBackend,
-    /// From the backend.
-    ToClient,
-}
-
-impl Direction {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::ToBackend, Self::ToClient];
-
-    /// The metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ToBackend => "to_backend",
-            Self::ToClient => "to_client",
-        }
+words! {
+    /// The way that bytes go.
+    pub enum Direction {
+        /// From the client.
+        ToBackend = "to_backend",
+        /// From the backend.
+        ToClient = "to_client",
     }
 }
 

@@ -25,15 +25,16 @@ pub struct Facts {
     pub guard: Guard,
 }
 
-/// The operator's fact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operator {
-    /// Serve.
-    Ready,
-    /// Nothing new; let the old finish.
-    Drain,
-    /// Out.
-    Disabled,
+words! {
+    /// The operator's fact.
+    pub enum Operator {
+        /// Serve.
+        Ready = "ready",
+        /// Nothing new; let the old finish.
+        Drain = "drain",
+        /// Out.
+        Disabled = "disabled",
+    }
 }
 
 /// The fact from sessions.
@@ -59,58 +60,32 @@ pub enum Guard {
     Damped,
 }
 
-/// What it comes to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// Gets sessions.
-    Up,
-    /// No probe has answered yet.
-    Unproven,
-    /// The probe, or the registry, says it does not work.
-    Down,
-    /// Sessions failed there.
-    Ejected,
-    /// Up, but flapped.
-    Damped,
-    /// The operator, or its agent, lets it run empty.
-    Draining,
-    /// The registry's operator, or its agent, took it out.
-    Maintenance,
-    /// The operator took it out.
-    Disabled,
-    /// No longer in the registry.
-    Removed,
+words! {
+    /// What it comes to.
+    #[derive(PartialOrd, Ord)]
+    pub enum Standing {
+        /// Gets sessions.
+        Up = "up",
+        /// No probe has answered yet.
+        Unproven = "unproven",
+        /// The probe, or the registry, says it does not work.
+        Down = "down",
+        /// Sessions failed there.
+        Ejected = "ejected",
+        /// Up, but flapped.
+        Damped = "damped",
+        /// The operator, or its agent, lets it run empty.
+        Draining = "draining",
+        /// The registry's operator, or its agent, took it out.
+        Maintenance = "maintenance",
+        /// The operator took it out.
+        Disabled = "disabled",
+        /// No longer in the registry.
+        Removed = "removed",
+    }
 }
 
 impl Standing {
-    /// In the order in which metrics list them.
-    pub const ALL: [Self; 9] = [
-        Self::Up,
-        Self::Unproven,
-        Self::Down,
-        Self::Ejected,
-        Self::Damped,
-        Self::Draining,
-        Self::Maintenance,
-        Self::Disabled,
-        Self::Removed,
-    ];
-
-    /// The word for it in the API, metrics and logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Up => "up",
-            Self::Unproven => "unproven",
-            Self::Down => "down",
-            Self::Ejected => "ejected",
-            Self::Damped => "damped",
-            Self::Draining => "draining",
-            Self::Maintenance => "maintenance",
-            Self::Disabled => "disabled",
-            Self::Removed => "removed",
-        }
-    }
-
     /// Whether a session may try it when nothing is up and the pool says `when_all_down = "any"`: health spoke
     /// against it, no person did.
     pub fn is_last_resort(self) -> bool {
@@ -192,17 +167,6 @@ impl Facts {
             (Some(ProbeState::Down), _) | (_, Passive::Ejected { .. }) => Some(false),
             (Some(ProbeState::Unproven), Passive::Ok) => None,
             (Some(ProbeState::Up) | None, Passive::Ok) => Some(true),
-        }
-    }
-}
-
-impl Operator {
-    /// The word for it in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Disabled => "disabled",
         }
     }
 }

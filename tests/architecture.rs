@@ -1,4 +1,4 @@
-//! The arrows and the doors of DESIGN, read off the `use` lines and paths of the sources.
+//! The arrows between modules and the doors of third-party crates, read off the `use` lines and paths of the sources.
 
 use std::collections::BTreeMap;
 use std::fs;

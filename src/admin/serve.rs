@@ -61,7 +61,9 @@ pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
     let mut connections = JoinSet::new();
     let mut complaints = Pace::new(Duration::from_secs(5));
     let mut sweeps = tokio::time::interval(SWEEP);
-    for number in 0.. {
+    let mut number = 0;
+    loop {
+        number += 1;
         let (stream, caller) = loop {
             while connections.try_join_next().is_some() {}
             // Whoever had to go holds a descriptor until its task has ended, which it does at its next turn.
@@ -103,7 +105,6 @@ pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
             }
         });
     }
-    unreachable!("2^64 connections")
 }
 
 impl AdminFront {

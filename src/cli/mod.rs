@@ -150,6 +150,16 @@ enum CommandError {
 }
 
 impl CommandError {
+    fn exit_status(&self) -> u8 {
+        match self {
+            Self::Runtime(_) => 1,
+            Self::Config(_) => 2,
+            Self::Unknown(_) => 3,
+            Self::TimedOut(_) => 4,
+            Self::Differs => 5,
+        }
+    }
+
     /// For people, on a line.
     fn text(self) -> String {
         match self {
@@ -190,26 +200,12 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(answer) => return answer_usage(&answer),
     };
-    match obey(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(CommandError::Config(text)) => {
-            complain(text);
-            ExitCode::from(2)
-        }
-        Err(CommandError::Runtime(error)) => {
-            complain(format!("{error:#}"));
-            ExitCode::FAILURE
-        }
-        Err(CommandError::Unknown(text)) => {
-            complain(text);
-            ExitCode::from(3)
-        }
-        Err(CommandError::TimedOut(text)) => {
-            complain(text);
-            ExitCode::from(4)
-        }
-        Err(CommandError::Differs) => ExitCode::from(5),
+    let Err(error) = obey(&arguments) else { return ExitCode::SUCCESS };
+    let status = error.exit_status();
+    if !matches!(error, CommandError::Differs) {
+        complain(error.text());
     }
+    ExitCode::from(status)
 }
 
 fn obey(arguments: &Arguments) -> Result<(), CommandError> {
@@ -217,47 +213,37 @@ fn obey(arguments: &Arguments) -> Result<(), CommandError> {
     if let Some(name) = command.as_ref().map_or(Some("run"), Command::without_json).filter(|_| *json) {
         return Err(CommandError::Config(format!("--json does not apply to `{name}`")));
     }
-    match command {
-        None | Some(Command::Run) => run::run(config, *allow_exec),
-        Some(Command::Check) => check::check(config, *allow_exec),
-        Some(Command::Completions(options)) => pages::completions(options, Arguments::command()),
-        Some(Command::Man(options)) => pages::man(options, Arguments::command()),
-        Some(command) => {
-            let client = AdminClient::new(admin.as_deref(), config)?;
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let done = async {
-                match command {
-                    Command::Plan(options) => plan::plan(&client, config, *allow_exec, options, *json).await,
-                    command => ask(&client, command, *json).await,
-                }
-            };
-            runtime.context("the event loop")?.block_on(done)
-        }
+    let client = || AdminClient::new(admin.as_deref(), config);
+    let json = *json;
+    match command.as_ref().unwrap_or(&Command::Run) {
+        Command::Run => run::run(config, *allow_exec),
+        Command::Check => check::check(config, *allow_exec),
+        Command::Completions(options) => pages::completions(options, Arguments::command()),
+        Command::Man(options) => pages::man(options, Arguments::command()),
+        Command::Plan(options) => wait(plan::plan(&client()?, config, *allow_exec, options, json)),
+        Command::Status => wait(status::status(&client()?, json)),
+        Command::Backends(options) => wait(backends::backends(&client()?, options, json)),
+        Command::Sessions(options) => wait(sessions::list(&client()?, options, json)),
+        Command::Close(options) => wait(sessions::close(&client()?, options, json)),
+        Command::Explain(options) => wait(explain::explain(&client()?, options, json)),
+        Command::Top(options) => wait(top::top(&client()?, options, table::coloured())),
+        Command::Events(options) => wait(events::events(&client()?, options, json)),
+        Command::Drain(options) => wait(operate::take_out(&client()?, "drain", options, json)),
+        Command::Disable(options) => wait(operate::take_out(&client()?, "disabled", options, json)),
+        Command::Ready(options) => wait(operate::put_back(&client()?, options, json)),
+        Command::Weight(options) => wait(operate::weight(&client()?, options, json)),
+        Command::Probe(options) => wait(operate::probe(&client()?, options, json)),
+        Command::Release(options) => wait(operate::release(&client()?, options, json)),
+        Command::Config => wait(config::config(&client()?, json)),
+        Command::Reload => wait(config::reload(&client()?, json)),
+        Command::LogLevel(options) => wait(level::level(&client()?, options, json)),
     }
 }
 
-/// What needs a balancer that runs.
-async fn ask(client: &AdminClient, command: &Command, json: bool) -> Result<(), CommandError> {
-    match command {
-        // Done above, without one.
-        Command::Run | Command::Check | Command::Plan(_) | Command::Completions(_) | Command::Man(_) => Ok(()),
-        Command::Status => status::status(client, json).await,
-        Command::Backends(options) => backends::backends(client, options, json).await,
-        Command::Sessions(options) => sessions::list(client, options, json).await,
-        Command::Close(options) => sessions::close(client, options, json).await,
-        Command::Explain(options) => explain::explain(client, options, json).await,
-        Command::Top(options) => top::top(client, options, table::coloured()).await,
-        Command::Events(options) => events::events(client, options, json).await,
-        Command::Drain(options) => operate::take_out(client, "drain", options, json).await,
-        Command::Disable(options) => operate::take_out(client, "disabled", options, json).await,
-        Command::Ready(options) => operate::put_back(client, options, json).await,
-        Command::Weight(options) => operate::weight(client, options, json).await,
-        Command::Probe(options) => operate::probe(client, options, json).await,
-        Command::Release(options) => operate::release(client, options, json).await,
-        Command::Config => config::config(client, json).await,
-        Command::Reload => config::reload(client, json).await,
-        Command::LogLevel(options) => level::level(client, options, json).await,
-    }
+/// What asks a balancer that runs.
+fn wait(asked: impl Future<Output = Result<(), CommandError>>) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the event loop")?.block_on(asked)
 }
 
 /// `--help` and `--version`, or what is wrong with the arguments.

@@ -58,29 +58,17 @@ impl fmt::Display for Certificate {
     }
 }
 
-/// What became of a question to a backend's agent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Hearing {
-    /// Each word of its answer is known.
-    #[default]
-    Understood,
-    /// Some are not, or all.
-    Unknown,
-    /// There was no answer.
-    Unreachable,
-}
-
-impl Hearing {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Understood, Self::Unknown, Self::Unreachable];
-
-    /// The metric label.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Understood => "understood",
-            Self::Unknown => "unknown",
-            Self::Unreachable => "unreachable",
-        }
+words! {
+    /// What became of a question to a backend's agent.
+    #[derive(Default)]
+    pub enum Hearing {
+        /// Each word of its answer is known.
+        #[default]
+        Understood = "understood",
+        /// Some are not, or all.
+        Unknown = "unknown",
+        /// There was no answer.
+        Unreachable = "unreachable",
     }
 }
 
@@ -114,29 +102,26 @@ impl fmt::Display for AdvisedWeight {
     }
 }
 
-/// See [`Advice`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AgentWish {
-    /// It serves.
-    #[default]
-    Ready,
-    /// Nothing new, let the old finish.
-    Drain,
-    /// It is being worked on.
-    Maintenance,
-    /// It does not serve, whatever probes find.
-    Down,
+words! {
+    /// See [`Advice`].
+    #[derive(Default)]
+    pub enum AgentWish {
+        /// It serves.
+        #[default]
+        Ready = "ready",
+        /// Nothing new, let the old finish.
+        Drain = "drain",
+        /// It is being worked on.
+        Maintenance = "maintenance",
+        /// It does not serve, whatever probes find.
+        Down = "down",
+    }
 }
 
 impl fmt::Display for Advice {
     /// `ready`, `drain, weight 30%, at most 20 sessions`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.wish {
-            AgentWish::Ready => "ready",
-            AgentWish::Drain => "drain",
-            AgentWish::Maintenance => "maintenance",
-            AgentWish::Down => "down",
-        })?;
+        f.write_str(self.wish.name())?;
         if let Some(weight) = self.weight {
             write!(f, ", weight {weight}")?;
         }
@@ -144,18 +129,6 @@ impl fmt::Display for Advice {
             write!(f, ", at most {most} sessions")?;
         }
         Ok(())
-    }
-}
-
-impl AgentWish {
-    /// The word for it in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Drain => "drain",
-            Self::Maintenance => "maintenance",
-            Self::Down => "down",
-        }
     }
 }
 

@@ -1,24 +1,14 @@
 //! Rise and fall: one contrary result resets the streak, the first result ever decides at once.
 
-/// The probe's fact about a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeState {
-    /// No result yet.
-    Unproven,
-    /// Passing.
-    Up,
-    /// Failing.
-    Down,
-}
-
-impl ProbeState {
-    /// The word for it in the API and in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Unproven => "unproven",
-            Self::Up => "up",
-            Self::Down => "down",
-        }
+words! {
+    /// The probe's fact about a backend.
+    pub enum ProbeState {
+        /// No result yet.
+        Unproven = "unproven",
+        /// Passing.
+        Up = "up",
+        /// Failing.
+        Down = "down",
     }
 }
 

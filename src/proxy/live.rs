@@ -38,35 +38,20 @@ impl SessionKey {
     }
 }
 
-/// How far a session has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    /// A PROXY header is awaited.
-    Identifying,
-    /// In the pool's queue.
-    Queued,
-    /// On its way to a backend.
-    Connecting,
-    /// Connected to one.
-    Relaying,
-    /// One side has finished; the other one goes on.
-    HalfClosed,
-}
-
-impl Phase {
-    /// In the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Identifying, Self::Queued, Self::Connecting, Self::Relaying, Self::HalfClosed];
-
-    /// The word for it in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Identifying => "identifying",
-            Self::Queued => "queued",
-            Self::Connecting => "connecting",
-            Self::Relaying => "relaying",
-            Self::HalfClosed => "half_closed",
-        }
+words! {
+    /// How far a session has come.
+    #[repr(u8)]
+    pub enum Phase {
+        /// A PROXY header is awaited.
+        Identifying = "identifying",
+        /// In the pool's queue.
+        Queued = "queued",
+        /// On its way to a backend.
+        Connecting = "connecting",
+        /// Connected to one.
+        Relaying = "relaying",
+        /// One side has finished; the other one goes on.
+        HalfClosed = "half_closed",
     }
 }
 

@@ -2,7 +2,6 @@
 //! and who is not named by a difference does not notice.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -442,10 +441,4 @@ fn is_placed(pool: &Pool, backends: &[StaticBackend]) -> bool {
         members.iter().any(is)
     };
     gone.into_iter().all(|member| member.view().standing == Standing::Removed) && backends.iter().all(there)
-}
-
-impl From<ApplyError> for io::Error {
-    fn from(error: ApplyError) -> Self {
-        Self::other(error)
-    }
 }

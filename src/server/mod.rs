@@ -41,7 +41,7 @@ use reached::Reached;
 pub use reached::{LimitKind, ReachedLimit};
 pub use relays::RingError;
 pub(crate) use reloads::HEADING;
-pub use reloads::{ReloadView, Reloads, Result as ReloadResult};
+pub use reloads::{ReloadView, ReloadResult, Reloads};
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError, loops};
 

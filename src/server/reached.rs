@@ -25,28 +25,18 @@ const SHOWN: Duration = Duration::from_secs(600);
 /// Lines at one look: where hundreds of pools are full together, the first say enough.
 const MOST_LINES: usize = 10;
 
-/// Which limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum LimitKind {
-    /// A listener's `max_connections`.
-    Listener,
-    /// A listener's share of the process's.
-    Process,
-    /// The caps of a pool's backends.
-    Pool,
-    /// Descriptors, or memory, for a connection that is accepted.
-    Descriptors,
-}
-
-impl LimitKind {
-    /// The word for it in the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Listener => "listener",
-            Self::Process => "process",
-            Self::Pool => "pool",
-            Self::Descriptors => "descriptors",
-        }
+words! {
+    /// Which limit.
+    #[derive(PartialOrd, Ord)]
+    pub enum LimitKind {
+        /// A listener's `max_connections`.
+        Listener = "listener",
+        /// A listener's share of the process's.
+        Process = "process",
+        /// The caps of a pool's backends.
+        Pool = "pool",
+        /// Descriptors, or memory, for a connection that is accepted.
+        Descriptors = "descriptors",
     }
 }
 

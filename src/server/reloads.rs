@@ -36,41 +36,28 @@ pub struct ReloadView {
     /// What the last attempt changed, a line each.
     pub changes: Vec<String>,
     /// The last attempt; `None` = only the start so far.
-    pub last: Option<(SystemTime, Result, Option<String>)>,
+    pub last: Option<(SystemTime, ReloadResult, Option<String>)>,
 }
 
-/// What a reload came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Result {
-    /// In effect.
-    Applied,
-    /// No difference.
-    Unchanged,
-    /// An error; what ran goes on running.
-    Refused,
-}
-
-impl Result {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Applied, Self::Unchanged, Self::Refused];
-
-    /// The word for it in metrics and the API.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Applied => "applied",
-            Self::Unchanged => "unchanged",
-            Self::Refused => "refused",
-        }
+words! {
+    /// What a reload came to.
+    pub enum ReloadResult {
+        /// In effect.
+        Applied = "applied",
+        /// No difference.
+        Unchanged = "unchanged",
+        /// An error; what ran goes on running.
+        Refused = "refused",
     }
 }
 
 impl ReloadView {
     /// How often it came to that.
-    pub fn count(&self, result: Result) -> u64 {
+    pub fn count(&self, result: ReloadResult) -> u64 {
         match result {
-            Result::Applied => self.applied,
-            Result::Unchanged => self.unchanged,
-            Result::Refused => self.refused,
+            ReloadResult::Applied => self.applied,
+            ReloadResult::Unchanged => self.unchanged,
+            ReloadResult::Refused => self.refused,
         }
     }
 }
@@ -78,7 +65,7 @@ impl ReloadView {
 impl ReloadView {
     /// When the last one was refused, and why in one line; `None` = the last one was not.
     pub fn refusal(&self) -> Option<(SystemTime, &str)> {
-        let (at, Result::Refused, Some(error)) = self.last.as_ref()? else { return None };
+        let (at, ReloadResult::Refused, Some(error)) = self.last.as_ref()? else { return None };
         // What comes first with a file that has places is only a heading.
         let line = error.lines().find(|line| !line.is_empty() && *line != HEADING);
         Some((*at, line.unwrap_or(HEADING)))
@@ -112,14 +99,14 @@ impl Reloads {
         let mut view = self.lock();
         view.refused += 1;
         view.changes.clear();
-        view.last = Some((SystemTime::now(), Result::Refused, Some(error)));
+        view.last = Some((SystemTime::now(), ReloadResult::Refused, Some(error)));
     }
 
     pub(super) fn unchanged(&self) {
         let mut view = self.lock();
         view.unchanged += 1;
         view.changes.clear();
-        view.last = Some((SystemTime::now(), Result::Unchanged, None));
+        view.last = Some((SystemTime::now(), ReloadResult::Unchanged, None));
     }
 
     pub(super) fn applied(&self, config: &Config, needs_restart: Vec<String>, changes: Vec<String>) -> u64 {
@@ -130,7 +117,7 @@ impl Reloads {
         view.applied += 1;
         view.needs_restart = needs_restart;
         view.changes = changes;
-        view.last = Some((now, Result::Applied, None));
+        view.last = Some((now, ReloadResult::Applied, None));
         view.generation
     }
 

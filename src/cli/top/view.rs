@@ -20,13 +20,14 @@ pub(super) enum KeyAction {
     Order(BackendName, &'static str),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RowSort {
-    Name,
-    Sessions,
-    Connects,
-    Slowest,
-    Standing,
+words! {
+    pub(super) enum RowSort {
+        Name = "name",
+        Sessions = "sessions",
+        Connects = "connects",
+        Slowest = "p99",
+        Standing = "standing",
+    }
 }
 
 /// What keys mean now.
@@ -271,16 +272,6 @@ impl RowSort {
             Self::Connects => Self::Slowest,
             Self::Slowest => Self::Standing,
             Self::Standing => Self::Name,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Sessions => "sessions",
-            Self::Connects => "connects",
-            Self::Slowest => "p99",
-            Self::Standing => "standing",
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `consul = { service = "…" }`: a pool follows a question that is asked for ever, with one blocking query at a time. Consul's
-//! rules for it are in <https://developer.hashicorp.com/consul/api-docs/features/blocking>; what else was learnt from agents
-//! is DESIGN.md 9.
+//! rules for it are in <https://developer.hashicorp.com/consul/api-docs/features/blocking>; what else agents do is said where
+//! it is met.
 
 mod filter;
 mod index;

@@ -1,6 +1,6 @@
 //! The bytes of a session, both ways. Knows two sockets, counters and limits; no pool, no backend, no configuration.
 //!
-//! Ends as DESIGN says: FIN is passed on and the other direction goes on; what arrived before a reset is written before
+//! Ends: FIN is passed on and the other direction goes on; what arrived before a reset is written before
 //! the reset is passed on; a side that has been sent FIN is closed, any other side of a cut stream is reset.
 
 mod copy;

@@ -365,15 +365,15 @@ impl SessionTable {
         match entry.course {
             RingPhase::On => {}
             RingPhase::Leaving => self.to_wake.extend(entry.waker.take()),
-            RingPhase::Abandoned => self.remove(raw, key, None),
+            RingPhase::Abandoned => self.remove(raw, key),
         }
     }
 
-    fn remove(&mut self, raw: &mut Raw, key: usize, mut kept: Option<&mut [Vec<u8>; 2]>) {
+    fn remove(&mut self, raw: &mut Raw, key: usize) {
         let mut entry = self.entries.remove(key);
         debug_assert_eq!(entry.pending, 0);
-        for (direction, way) in entry.ways.iter_mut().enumerate() {
-            way.empty(&self.slots, raw, kept.as_deref_mut().map(|kept| &mut kept[direction]));
+        for way in &mut entry.ways {
+            way.empty(&self.slots, raw, None);
         }
     }
 }
