@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::health::{AdvisedWeight, ProbeReport};
 use crate::metrics::{ConnectFailure, Direction, Outcome};
-use crate::operator::{Lasting, Order, Overrides, printable};
+use crate::operator::{Lasting, Override, Overrides, printable};
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
 use crate::server::Set;
 use crate::standing::Guard;
@@ -189,7 +189,7 @@ struct ProbeBody {
 
 pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
     let (source, settings) = (pool.source.view(), pool.settings());
-    let overrides = pool.orders.overrides();
+    let overrides = pool.overrides.current();
     PoolBody {
         name: pool.name.to_string(),
         balance: settings.balance.name(),
@@ -316,7 +316,7 @@ fn probe_body(report: ProbeReport) -> ProbeBody {
     }
 }
 
-fn order_body<T, W>(order: &Order<T>, value: W) -> OrderBody<W> {
+fn order_body<T, W>(order: &Override<T>, value: W) -> OrderBody<W> {
     let until = match order.lasting {
         Lasting::Until { at, .. } => Some(time(at)),
         Lasting::Kept | Lasting::Restart => None,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::{CheckKind, Source, Spill};
 use crate::endpoint::Registry;
 use crate::health::{AdvisedWeight, Hearing, ProbeState};
-use crate::operator::Order;
+use crate::operator::{Override, ProbeSwitch};
 use crate::pool::{Backend, BackendView, Pool, SHARE_OF_WEIGHT};
 use crate::standing::{Guard, Operator, Passive, Standing};
 
@@ -26,7 +26,7 @@ pub(super) struct Said {
 pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     let view = backend.view();
     let (facts, standing) = (view.facts, view.standing);
-    let overrides = pool.orders.overrides();
+    let overrides = pool.overrides.current();
     let by_registry = match facts.registry {
         Registry::Critical => !facts.is_held(),
         Registry::Unknown => facts.probe.is_none(),
@@ -195,7 +195,7 @@ fn registry(pool: &Pool, fact: Registry) -> String {
     }
 }
 
-fn probe(pool: &Pool, backend: &Backend, pause: Option<&Order<()>>) -> String {
+fn probe(pool: &Pool, backend: &Backend, pause: Option<&Override<ProbeSwitch>>) -> String {
     let settings = pool.settings();
     let check = &settings.check;
     let paused = pause.map_or_else(String::new, |order| format!("paused {order}; what it found last holds: "));

@@ -15,8 +15,8 @@ use super::bodies::{PoolBody, pool_body};
 use super::pools::{ExplainedBody, explained_body, find_backend, find_pool};
 use super::refusal::Refusal;
 use crate::config::parse_duration;
-use crate::operator::{Command, Lasting, What};
-use crate::pool::{OrderError, Pool};
+use crate::operator::{Lasting, Override, ProbeSwitch, Wanted};
+use crate::pool::{OverrideError, Pool};
 use crate::standing::Operator;
 
 /// A year; also what clocks can add.
@@ -29,39 +29,29 @@ const LONGEST_NOTE: usize = 200;
 #[derive(Clone)]
 pub(super) struct Who(pub(super) Arc<str>);
 
-#[derive(Deserialize)]
+/// What is wanted of a pool or a backend.
+#[derive(Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct OverrideRequest {
-    operator: Option<Word>,
+pub(crate) struct OverrideRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) operator: Option<Operator>,
     /// `null` = as discovery says.
-    #[serde(default, deserialize_with = "written")]
-    weight: Option<Option<u16>>,
-    probe: Option<Probing>,
-    #[serde(rename = "for")]
-    time: Option<String>,
-    until_restart: Option<bool>,
-    note: Option<String>,
+    #[serde(default, deserialize_with = "written", skip_serializing_if = "Option::is_none")]
+    pub(crate) weight: Option<Option<u16>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) probe: Option<ProbeSwitch>,
+    #[serde(rename = "for", skip_serializing_if = "Option::is_none")]
+    pub(crate) time: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) until_restart: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReleaseRequest {
     note: Option<String>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Word {
-    Ready,
-    Drain,
-    Disabled,
-}
-
-#[derive(Clone, Copy, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-enum Probing {
-    Paused,
-    Running,
 }
 
 #[derive(Serialize)]
@@ -98,8 +88,7 @@ pub(super) async fn pool(
         return Err(Refusal::bad("`probe` is of a backend, not of a pool", "ask /api/v1/backends/POOL/ID"));
     }
     let operator = change.operator.ok_or_else(nothing_to_do)?;
-    let command = command(&admin, &who, &change, What::Pool(operator.into()))?;
-    give(&pool, command).await?;
+    give(&pool, given(&admin, &who, &change, Wanted::Pool(operator))?).await?;
     let warning = saved(&admin).await;
     let _alone = admin.maker.turn().await;
     Ok(Json(PoolAnswer { pool: pool_body(&admin.view.state.set(), &pool, false), warning }))
@@ -115,8 +104,8 @@ pub(super) async fn release(
     let pool = find_pool(&admin.view.state, &name)?;
     let ReleaseRequest { note } = parsed(body)?;
     let (by, note) = (Arc::clone(&who.0), checked(note.as_deref())?);
-    let command = Command { what: What::Release, by, note, at: SystemTime::now(), lasting: Lasting::Kept };
-    let released = give(&pool, command).await?;
+    let given = Override { value: Wanted::Release, by, note, at: SystemTime::now(), lasting: Lasting::Kept };
+    let released = give(&pool, given).await?;
     let _alone = admin.maker.turn().await;
     Ok(Json(ReleasedAnswer { pool: pool_body(&admin.view.state.set(), &pool, false), released }))
 }
@@ -130,24 +119,20 @@ pub(super) async fn backend(
     let pool = find_pool(&admin.view.state, &name)?;
     let backend = find_backend(&pool, &id)?;
     let change: OverrideRequest = parsed(body)?;
-    let mut commands = Vec::new();
-    if let Some(operator) = change.operator {
-        let what = What::Backend(Arc::clone(&backend.id), operator.into());
-        commands.push(command(&admin, &who, &change, what)?);
-    }
-    if let Some(weight) = change.weight {
-        let what = What::Weight(Arc::clone(&backend.id), weight);
-        commands.push(command(&admin, &who, &change, what)?);
-    }
-    if let Some(probe) = change.probe {
-        let what = What::Pause(Arc::clone(&backend.id), probe == Probing::Paused);
-        commands.push(command(&admin, &who, &change, what)?);
-    }
-    if commands.is_empty() {
+    let id = || Arc::clone(&backend.id);
+    let wanted = [
+        change.operator.map(|operator| Wanted::Backend(id(), operator)),
+        change.weight.map(|weight| Wanted::Weight(id(), weight)),
+        change.probe.map(|probe| Wanted::Probe(id(), probe)),
+    ];
+    let all = wanted.into_iter().flatten().map(|wanted| given(&admin, &who, &change, wanted));
+    // All of them are understood before the first is obeyed.
+    let all = all.collect::<Result<Vec<_>, _>>()?;
+    if all.is_empty() {
         return Err(nothing_to_do());
     }
-    for command in commands {
-        give(&pool, command).await?;
+    for given in all {
+        give(&pool, given).await?;
     }
     let warning = saved(&admin).await;
     Ok(Json(BackendAnswer { backend: explained_body(&pool, &backend), warning }))
@@ -164,11 +149,14 @@ pub(super) fn parsed<T: for<'a> Deserialize<'a>>(body: Result<Bytes, BytesReject
     serde_json::from_slice(&body).map_err(|error| Refusal::bad(format!("the body is not understood: {error}"), ""))
 }
 
-fn command(admin: &AdminState, who: &Who, change: &OverrideRequest, what: What) -> Result<Command, Refusal> {
+fn given(admin: &AdminState, who: &Who, change: &OverrideRequest, value: Wanted) -> Result<Override<Wanted>, Refusal> {
     let at = SystemTime::now();
     let takes_back = matches!(
-        what,
-        What::Pool(Operator::Ready) | What::Backend(_, Operator::Ready) | What::Weight(_, None) | What::Pause(_, false)
+        value,
+        Wanted::Pool(Operator::Ready)
+            | Wanted::Backend(_, Operator::Ready)
+            | Wanted::Weight(_, None)
+            | Wanted::Probe(_, ProbeSwitch::Running)
     );
     let lasting = match (&change.time, change.until_restart.unwrap_or(false)) {
         (Some(_), true) => return Err(Refusal::bad("`for` next to `until_restart`", "keep one of the two")),
@@ -181,11 +169,11 @@ fn command(admin: &AdminState, who: &Who, change: &OverrideRequest, what: What) 
         }
         (None, true) => Lasting::Restart,
         // Nothing survives where nothing is kept, and it should say so.
-        (None, false) if !admin.view.state.orders.is_kept() => Lasting::Restart,
+        (None, false) if !admin.view.state.overrides.is_kept() => Lasting::Restart,
         (None, false) => Lasting::Kept,
     };
     let note = checked(change.note.as_deref())?;
-    Ok(Command { what, by: Arc::clone(&who.0), note, at, lasting })
+    Ok(Override { value, by: Arc::clone(&who.0), note, at, lasting })
 }
 
 /// A note that can be shown in a line; an empty one is none.
@@ -207,30 +195,20 @@ pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
     })
 }
 
-async fn give(pool: &Pool, command: Command) -> Result<usize, Refusal> {
-    pool.orders.give(command).await.map_err(|error| match error {
-        OrderError::NoSuchBackend => Refusal::not_found(error.to_string()),
-        OrderError::NoKeeper => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), ""),
+async fn give(pool: &Pool, given: Override<Wanted>) -> Result<usize, Refusal> {
+    pool.overrides.give(given).await.map_err(|error| match error {
+        OverrideError::NoSuchBackend => Refusal::not_found(error.to_string()),
+        OverrideError::NoKeeper => Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string(), ""),
     })
 }
 
 /// What to tell an operator whose order would not survive a restart as it should.
 async fn saved(admin: &AdminState) -> Option<String> {
-    let error = admin.view.state.save_orders().await.err()?;
+    let error = admin.view.state.save_overrides().await.err()?;
     tracing::warn!(%error, "an operator's order holds, but can't be kept across a restart");
     Some(format!("it holds, but is not kept across a restart: {error}"))
 }
 
 fn written<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u16>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
-}
-
-impl From<Word> for Operator {
-    fn from(word: Word) -> Self {
-        match word {
-            Word::Ready => Self::Ready,
-            Word::Drain => Self::Drain,
-            Word::Disabled => Self::Disabled,
-        }
-    }
 }

@@ -86,7 +86,7 @@ pub(super) fn explained_body(pool: &Pool, backend: &Backend) -> ExplainedBody {
     });
     ExplainedBody {
         pool: pool.name.to_string(),
-        backend: backend_body(pool, backend, &pool.orders.overrides(), true),
+        backend: backend_body(pool, backend, &pool.overrides.current(), true),
         explanation: explain::explain(pool, backend),
         history: history.collect(),
     }

@@ -55,7 +55,7 @@ pub(super) struct Members {
 impl Members {
     /// `random` spreads the ends of ejections.
     pub(super) fn new(pool: Arc<Pool>, watch: ProbeHandle, random: Rng) -> Self {
-        let overrides = Overrides::clone(&pool.orders.overrides());
+        let overrides = Overrides::clone(&pool.overrides.current());
         Self {
             pool,
             watch,
@@ -168,7 +168,7 @@ impl Members {
 
     /// Looks at every member whose time has come.
     pub(super) fn tick(&mut self, now: Instant) {
-        self.end_orders(now);
+        self.end_overrides(now);
         self.end_window(now);
         while let Some(Reverse((at, _))) = self.deadlines.peek() {
             if *at > now {

@@ -8,8 +8,8 @@ mod departed;
 mod guard;
 mod member;
 mod members;
-mod orders;
 mod outliers;
+mod overrides;
 mod reason;
 #[cfg(test)]
 mod tests;
@@ -23,7 +23,7 @@ use tokio::time::sleep_until;
 
 use crate::endpoint::Update;
 use crate::health::ProbeReport;
-use crate::pool::{PendingCommand, Pool, SessionReport};
+use crate::pool::{PendingOverride, Pool, SessionReport};
 use members::Members;
 
 /// Starts the probe of a backend.
@@ -88,7 +88,7 @@ pub struct Inputs {
     /// From sessions.
     pub observation: mpsc::Receiver<SessionReport>,
     /// From operators.
-    pub commands: mpsc::Receiver<PendingCommand>,
+    pub overrides: mpsc::Receiver<PendingOverride>,
     /// From `server`, when the pool's settings have changed.
     pub changes: mpsc::UnboundedReceiver<NewSettings>,
 }
@@ -117,8 +117,8 @@ pub async fn run(pool: Arc<Pool>, watch: ProbeHandle, look_up: LookUp, mut input
                 members.hear_agent(Instant::now(), advised);
             }
             Some(report) = inputs.observation.recv() => members.observation(Instant::now(), &report),
-            Some(given) = inputs.commands.recv() => {
-                let result = members.operate(Instant::now(), given.command);
+            Some(given) = inputs.overrides.recv() => {
+                let result = members.operate(Instant::now(), given.wanted);
                 // The operator that gave it may have left.
                 let _ = given.done.send(result);
             }

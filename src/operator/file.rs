@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Lasting, Order, Orders, Overrides, printable};
+use super::{BackendOverrides, Lasting, Override, Overrides, ProbeSwitch, printable};
 use crate::standing::Operator;
 
 /// The one that this program writes and reads.
@@ -41,7 +41,7 @@ struct Versioned {
 #[serde(deny_unknown_fields)]
 struct PoolShape {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    operator: Option<OrderShape<Word>>,
+    operator: Option<OverrideShape<Operator>>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     backends: BTreeMap<String, BackendShape>,
 }
@@ -50,11 +50,11 @@ struct PoolShape {
 #[serde(deny_unknown_fields)]
 struct BackendShape {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    operator: Option<OrderShape<Word>>,
+    operator: Option<OverrideShape<Operator>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    weight: Option<OrderShape<u16>>,
+    weight: Option<OverrideShape<u16>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    probe: Option<OrderShape<Probing>>,
+    probe: Option<OverrideShape<ProbeSwitch>>,
 }
 
 impl BackendShape {
@@ -65,7 +65,7 @@ impl BackendShape {
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct OrderShape<T> {
+struct OverrideShape<T> {
     value: T,
     by: String,
     at: String,
@@ -73,20 +73,6 @@ struct OrderShape<T> {
     until: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     note: Option<String>,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Word {
-    Ready,
-    Drain,
-    Disabled,
-}
-
-#[derive(Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Probing {
-    Paused,
 }
 
 /// The text for what holds in these pools; what ends with the process is not in it.
@@ -113,41 +99,42 @@ pub fn read(text: &str, now: Instant, wall: SystemTime) -> Result<BTreeMap<Strin
 }
 
 fn pool_shape(overrides: &Overrides) -> PoolShape {
-    let backends = overrides.backends.iter().map(|(id, orders)| {
-        let operator = orders.operator.as_ref().and_then(|order| order_shape(order, word(order.value)));
-        let weight = orders.weight.as_ref().and_then(|order| order_shape(order, order.value));
-        let probe = orders.pause.as_ref().and_then(|order| order_shape(order, Probing::Paused));
-        (id.to_string(), BackendShape { operator, weight, probe })
+    let backends = overrides.backends.iter().map(|(id, own)| {
+        let BackendOverrides { operator, weight, probe, .. } = own;
+        (id.to_string(), BackendShape { operator: shape(operator), weight: shape(weight), probe: shape(probe) })
     });
-    PoolShape {
-        operator: overrides.pool.as_ref().and_then(|order| order_shape(order, word(order.value))),
-        backends: backends.filter(|(_, shape)| !shape.is_empty()).collect(),
-    }
+    PoolShape { operator: shape(&overrides.pool), backends: backends.filter(|(_, shape)| !shape.is_empty()).collect() }
 }
 
-fn order_shape<T, W>(order: &Order<T>, value: W) -> Option<OrderShape<W>> {
-    let until = match order.lasting {
+fn shape<T: Copy>(held: &Option<Override<T>>) -> Option<OverrideShape<T>> {
+    let held = held.as_ref()?;
+    let until = match held.lasting {
         Lasting::Restart => return None,
         Lasting::Kept => None,
         Lasting::Until { at, .. } => Some(humantime::format_rfc3339_seconds(printable(at)).to_string()),
     };
-    let at = humantime::format_rfc3339_seconds(printable(order.at)).to_string();
-    Some(OrderShape { value, by: order.by.to_string(), at, until, note: order.note.as_ref().map(ToString::to_string) })
+    Some(OverrideShape {
+        value: held.value,
+        by: held.by.to_string(),
+        at: humantime::format_rfc3339_seconds(printable(held.at)).to_string(),
+        until,
+        note: held.note.as_ref().map(ToString::to_string),
+    })
 }
 
 fn overrides(shape: PoolShape, now: Instant, wall: SystemTime) -> Overrides {
-    let backends = shape.backends.into_iter().map(|(id, shape)| {
-        let operator = shape.operator.and_then(|shape| order(shape, fact, now, wall));
-        let weight = shape.weight.and_then(|shape| order(shape, |weight| weight, now, wall));
-        let pause = shape.probe.and_then(|shape| order(shape, |Probing::Paused| (), now, wall));
-        // The pool has no members yet.
-        (Arc::from(id), Orders { operator, weight, pause, gone_at: Some(wall) })
+    let backends = shape.backends.into_iter().map(|(id, BackendShape { operator, weight, probe })| {
+        let own = BackendOverrides {
+            operator: held(operator, now, wall),
+            weight: held(weight, now, wall),
+            probe: held(probe, now, wall).filter(|held| held.value == ProbeSwitch::Paused),
+            // The pool has no members yet.
+            gone_at: Some(wall),
+        };
+        (Arc::from(id), own)
     });
-    let mut overrides = Overrides {
-        backends: backends.collect(),
-        pool: shape.operator.and_then(|shape| order(shape, fact, now, wall)),
-        next_end: None,
-    };
+    let mut overrides =
+        Overrides { backends: backends.collect(), pool: held(shape.operator, now, wall), next_end: None };
     if overrides.pool.is_none() {
         overrides.forget_exceptions();
     }
@@ -155,7 +142,8 @@ fn overrides(shape: PoolShape, now: Instant, wall: SystemTime) -> Overrides {
     overrides
 }
 
-fn order<W, T>(shape: OrderShape<W>, value: impl Fn(W) -> T, now: Instant, wall: SystemTime) -> Option<Order<T>> {
+fn held<T>(shape: Option<OverrideShape<T>>, now: Instant, wall: SystemTime) -> Option<Override<T>> {
+    let shape = shape?;
     let lasting = match shape.until.map(|until| humantime::parse_rfc3339_weak(&until)) {
         None => Lasting::Kept,
         // The order was meant to end: where its end can't be read, it does not hold for ever.
@@ -163,22 +151,5 @@ fn order<W, T>(shape: OrderShape<W>, value: impl Fn(W) -> T, now: Instant, wall:
         Some(Ok(at)) => Lasting::for_so_long(at.duration_since(wall).ok()?, now, wall)?,
     };
     let at = humantime::parse_rfc3339_weak(&shape.at).unwrap_or(wall);
-    let note = shape.note.map(Arc::from);
-    Some(Order { value: value(shape.value), by: shape.by.into(), note, at, lasting })
-}
-
-fn word(value: Operator) -> Word {
-    match value {
-        Operator::Ready => Word::Ready,
-        Operator::Drain => Word::Drain,
-        Operator::Disabled => Word::Disabled,
-    }
-}
-
-fn fact(word: Word) -> Operator {
-    match word {
-        Word::Ready => Operator::Ready,
-        Word::Drain => Operator::Drain,
-        Word::Disabled => Operator::Disabled,
-    }
+    Some(Override { value: shape.value, by: shape.by.into(), note: shape.note.map(Arc::from), at, lasting })
 }

@@ -23,37 +23,48 @@ pub(crate) fn printable(at: SystemTime) -> SystemTime {
     at.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LAST)
 }
 
-/// What an operator says.
+/// What an operator says, by whom and for how long: of a pool or a backend (`Override<Wanted>`, as it is given), or of one
+/// thing alone (as it holds and is kept).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
-    /// What is wanted of whom.
-    pub what: What,
-    /// Who said so, for people.
+pub struct Override<T> {
+    /// What is wanted.
+    pub value: T,
+    /// The user or the address, for people.
     pub by: Arc<str>,
     /// Why, in the operator's words.
     pub note: Option<Arc<str>>,
-    /// When.
+    /// Since when.
     pub at: SystemTime,
     /// For how long.
     pub lasting: Lasting,
 }
 
-/// What is wanted of whom.
+/// What is wanted of a pool, or of one of its backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum Wanted {
     /// Of every backend of the pool that has no order of its own, newcomers included.
     Pool(Operator),
     /// Of one backend.
     Backend(Arc<str>, Operator),
     /// Its share; `None` = what discovery says.
     Weight(Arc<str>, Option<u16>),
-    /// Of its active check: whether it rests, and what it found last holds.
-    Pause(Arc<str>, bool),
+    /// Of its active check.
+    Probe(Arc<str>, ProbeSwitch),
     /// That discovery is obeyed at once: nothing of the pool is held against it any more. Done once, so nothing is kept.
     Release,
 }
 
-/// For how long an order holds, unless it is taken back before.
+words! {
+    /// Whether an active check goes on.
+    pub enum ProbeSwitch {
+        /// It does.
+        Running = "running",
+        /// It rests, and what it found last holds.
+        Paused = "paused",
+    }
+}
+
+/// For how long an override holds, unless it is taken back before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lasting {
     /// Also after a restart.
@@ -69,30 +80,15 @@ pub enum Lasting {
     },
 }
 
-/// One thing that holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order<T> {
-    /// What is wanted.
-    pub value: T,
-    /// Who said so.
-    pub by: Arc<str>,
-    /// Why.
-    pub note: Option<Arc<str>>,
-    /// Since when.
-    pub at: SystemTime,
-    /// For how long.
-    pub lasting: Lasting,
-}
-
 /// What holds for one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Orders {
+pub struct BackendOverrides {
     /// Before the pool's.
-    pub operator: Option<Order<Operator>>,
+    pub operator: Option<Override<Operator>>,
     /// Before the registry's.
-    pub weight: Option<Order<u16>>,
+    pub weight: Option<Override<u16>>,
     /// Its active check rests.
-    pub pause: Option<Order<()>>,
+    pub probe: Option<Override<ProbeSwitch>>,
     /// When the identity left; `None` = it is there.
     gone_at: Option<SystemTime>,
 }
@@ -100,33 +96,30 @@ pub struct Orders {
 /// What holds for a pool and its backends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    pool: Option<Order<Operator>>,
-    backends: BTreeMap<Arc<str>, Orders>,
+    pool: Option<Override<Operator>>,
+    backends: BTreeMap<Arc<str>, BackendOverrides>,
     /// Kept, because the keeper asks with every report of a probe.
     next_end: Option<Instant>,
 }
 
 impl Overrides {
-    /// Takes a command.
-    pub fn obey(&mut self, command: Command) {
-        let Command { what, by, note, at, lasting } = command;
-        match what {
-            What::Pool(value) => {
-                self.pool = (value != Operator::Ready).then_some(Order { value, by, note, at, lasting });
+    /// Takes one.
+    pub fn obey(&mut self, given: Override<Wanted>) {
+        match given.value.clone() {
+            Wanted::Pool(value) => {
+                self.pool = (value != Operator::Ready).then(|| given.with(value));
                 self.forget_exceptions();
             }
-            What::Backend(id, value) => {
-                // Ready is what holds without an order; said aloud it is an exception to the pool's.
+            Wanted::Backend(id, value) => {
+                // Ready is what holds without an override; said aloud it is an exception to the pool's.
                 let needed = value != Operator::Ready || self.pool.is_some();
-                self.of(id).operator = needed.then_some(Order { value, by, note, at, lasting });
+                self.of(id).operator = needed.then(|| given.with(value));
             }
-            What::Release => {}
-            What::Weight(id, value) => {
-                self.of(id).weight = value.map(|value| Order { value, by, note, at, lasting });
+            Wanted::Weight(id, value) => self.of(id).weight = value.map(|value| given.with(value)),
+            Wanted::Probe(id, value) => {
+                self.of(id).probe = (value == ProbeSwitch::Paused).then(|| given.with(value));
             }
-            What::Pause(id, pause) => {
-                self.of(id).pause = pause.then_some(Order { value: (), by, note, at, lasting });
-            }
+            Wanted::Release => {}
         }
         self.tidy();
     }
@@ -137,33 +130,33 @@ impl Overrides {
     }
 
     /// Where that comes from: its own order, or else the pool's.
-    pub fn order(&self, id: &str) -> Option<&Order<Operator>> {
-        self.backends.get(id).and_then(|orders| orders.operator.as_ref()).or(self.pool.as_ref())
+    pub fn order(&self, id: &str) -> Option<&Override<Operator>> {
+        self.backends.get(id).and_then(|own| own.operator.as_ref()).or(self.pool.as_ref())
     }
 
     /// The share that an operator gave a backend.
-    pub fn weight(&self, id: &str) -> Option<&Order<u16>> {
-        self.backends.get(id).and_then(|orders| orders.weight.as_ref())
+    pub fn weight(&self, id: &str) -> Option<&Override<u16>> {
+        self.backends.get(id).and_then(|own| own.weight.as_ref())
     }
 
     /// Why its active check rests; `None` = it does not.
-    pub fn pause(&self, id: &str) -> Option<&Order<()>> {
-        self.backends.get(id).and_then(|orders| orders.pause.as_ref())
+    pub fn pause(&self, id: &str) -> Option<&Override<ProbeSwitch>> {
+        self.backends.get(id).and_then(|own| own.probe.as_ref())
     }
 
     /// The order for the whole pool.
-    pub fn pool(&self) -> Option<&Order<Operator>> {
+    pub fn pool(&self) -> Option<&Override<Operator>> {
         self.pool.as_ref()
     }
 
     /// Backends with an order of their own about whether they serve.
-    pub fn exceptions(&self) -> impl Iterator<Item = (&Arc<str>, &Order<Operator>)> {
-        self.backends.iter().filter_map(|(id, orders)| Some((id, orders.operator.as_ref()?)))
+    pub fn exceptions(&self) -> impl Iterator<Item = (&Arc<str>, &Override<Operator>)> {
+        self.backends.iter().filter_map(|(id, own)| Some((id, own.operator.as_ref()?)))
     }
 
     /// Why a backend has the operator's fact that it has, for people.
     pub fn explained(&self, id: &str) -> String {
-        let own = self.backends.get(id).and_then(|orders| orders.operator.as_ref());
+        let own = self.backends.get(id).and_then(|own| own.operator.as_ref());
         match (own, &self.pool) {
             (Some(order), _) => order.to_string(),
             (None, Some(order)) => format!("the whole pool, {order}"),
@@ -178,38 +171,35 @@ impl Overrides {
 
     /// Drops what has ended; one line for each.
     pub fn expire(&mut self, now: Instant) -> Vec<(Option<Arc<str>>, String)> {
-        let over = |lasting: Lasting| lasting.ends().is_some_and(|ends| ends <= now);
-        let mut ended = Vec::new();
-        if let Some(order) = self.pool.take_if(|order| over(order.lasting)) {
-            ended.push((None, format!("{} {order}", order.value.name())));
+        fn ended<T>(held: &mut Option<Override<T>>, now: Instant) -> Option<Override<T>> {
+            held.take_if(|held| held.lasting.ends().is_some_and(|ends| ends <= now))
+        }
+        let mut lines = Vec::new();
+        if let Some(over) = ended(&mut self.pool, now) {
+            lines.push((None, format!("{} {over}", over.value.name())));
             self.forget_exceptions();
         }
-        for (id, orders) in &mut self.backends {
-            if let Some(order) = orders.operator.take_if(|order| over(order.lasting)) {
-                ended.push((Some(Arc::clone(id)), format!("{} {order}", order.value.name())));
-            }
-            if let Some(order) = orders.weight.take_if(|order| over(order.lasting)) {
-                ended.push((Some(Arc::clone(id)), format!("weight {} {order}", order.value)));
-            }
-            if let Some(order) = orders.pause.take_if(|order| over(order.lasting)) {
-                ended.push((Some(Arc::clone(id)), format!("probes paused {order}")));
-            }
+        for (id, own) in &mut self.backends {
+            let operator = ended(&mut own.operator, now).map(|over| format!("{} {over}", over.value.name()));
+            let weight = ended(&mut own.weight, now).map(|over| format!("weight {} {over}", over.value));
+            let probe = ended(&mut own.probe, now).map(|over| format!("probes paused {over}"));
+            lines.extend([operator, weight, probe].into_iter().flatten().map(|line| (Some(Arc::clone(id)), line)));
         }
         self.tidy();
-        ended
+        lines
     }
 
     /// An identity is there, or not any more. Returns whether that is news.
     pub fn presence(&mut self, id: &str, is_there: bool, at: SystemTime) -> bool {
-        let Some(orders) = self.backends.get_mut(id) else { return false };
-        if orders.gone_at.is_none() == is_there {
+        let Some(own) = self.backends.get_mut(id) else { return false };
+        if own.gone_at.is_none() == is_there {
             return false;
         }
-        orders.gone_at = (!is_there).then_some(at);
-        let long_gone = |orders: &Orders| {
-            orders.gone_at.is_some_and(|gone| at.duration_since(gone).is_ok_and(|time| time > REMEMBERED))
+        own.gone_at = (!is_there).then_some(at);
+        let long_gone = |own: &BackendOverrides| {
+            own.gone_at.is_some_and(|gone| at.duration_since(gone).is_ok_and(|time| time > REMEMBERED))
         };
-        self.backends.retain(|_, orders| !long_gone(orders));
+        self.backends.retain(|_, own| !long_gone(own));
         true
     }
 
@@ -218,33 +208,27 @@ impl Overrides {
         self.pool.is_none() && self.backends.is_empty()
     }
 
-    fn of(&mut self, id: Arc<str>) -> &mut Orders {
+    fn of(&mut self, id: Arc<str>) -> &mut BackendOverrides {
         self.backends.entry(id).or_default()
     }
 
     /// "Ready" of a backend means: although the pool is not. A new word on the pool, or none, ends that.
     fn forget_exceptions(&mut self) {
-        for orders in self.backends.values_mut() {
-            orders.operator.take_if(|order| order.value == Operator::Ready);
+        for own in self.backends.values_mut() {
+            own.operator.take_if(|order| order.value == Operator::Ready);
         }
     }
 
     fn first_end(&self) -> Option<Instant> {
-        let of_backends = self.backends.values().flat_map(|orders| {
-            let (operator, weight, pause) = (orders.operator.as_ref(), orders.weight.as_ref(), orders.pause.as_ref());
-            [
-                operator.and_then(|order| order.lasting.ends()),
-                weight.and_then(|order| order.lasting.ends()),
-                pause.and_then(|order| order.lasting.ends()),
-            ]
-        });
-        let of_pool = self.pool.as_ref().and_then(|order| order.lasting.ends());
-        of_backends.flatten().chain(of_pool).min()
+        fn end<T>(held: &Option<Override<T>>) -> Option<Instant> {
+            held.as_ref()?.lasting.ends()
+        }
+        let own = self.backends.values().flat_map(|own| [end(&own.operator), end(&own.weight), end(&own.probe)]);
+        own.chain([end(&self.pool)]).flatten().min()
     }
 
     fn tidy(&mut self) {
-        self.backends
-            .retain(|_, orders| orders.operator.is_some() || orders.weight.is_some() || orders.pause.is_some());
+        self.backends.retain(|_, own| own.operator.is_some() || own.weight.is_some() || own.probe.is_some());
         self.next_end = self.first_end();
     }
 }
@@ -263,8 +247,16 @@ impl Lasting {
     }
 }
 
+impl<T> Override<T> {
+    /// Of something else, said with it.
+    pub fn with<U>(self, value: U) -> Override<U> {
+        let Self { by, note, at, lasting, .. } = self;
+        Override { value, by, note, at, lasting }
+    }
+}
+
 /// "by root since 2026-11-21T14:50:00Z, until …: why".
-impl<T> fmt::Display for Order<T> {
+impl<T> fmt::Display for Override<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "by {} at {}", self.by, humantime::format_rfc3339_seconds(printable(self.at)))?;
         match self.lasting {
@@ -276,14 +268,14 @@ impl<T> fmt::Display for Order<T> {
     }
 }
 
-impl fmt::Display for What {
+impl fmt::Display for Wanted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Pool(value) | Self::Backend(_, value) => f.write_str(value.name()),
             Self::Weight(_, Some(weight)) => write!(f, "weight {weight}"),
             Self::Weight(_, None) => f.write_str("weight as discovery says"),
-            Self::Pause(_, true) => f.write_str("probes paused"),
-            Self::Pause(_, false) => f.write_str("probes go on"),
+            Self::Probe(_, ProbeSwitch::Paused) => f.write_str("probes paused"),
+            Self::Probe(_, ProbeSwitch::Running) => f.write_str("probes go on"),
             Self::Release => f.write_str("released: what discovery says holds"),
         }
     }

@@ -2,25 +2,25 @@
 
 use super::*;
 
-fn command(what: What) -> Command {
-    Command { what, by: "root".into(), note: None, at: SystemTime::UNIX_EPOCH, lasting: Lasting::Kept }
+fn command(what: Wanted) -> Override<Wanted> {
+    Override { value: what, by: "root".into(), note: None, at: SystemTime::UNIX_EPOCH, lasting: Lasting::Kept }
 }
 
-fn backend(id: &str, value: Operator) -> What {
-    What::Backend(id.into(), value)
+fn backend(id: &str, value: Operator) -> Wanted {
+    Wanted::Backend(id.into(), value)
 }
 
 #[test]
 fn a_backends_own_order_goes_before_the_pools() {
     let mut overrides = Overrides::default();
-    overrides.obey(command(What::Pool(Operator::Drain)));
+    overrides.obey(command(Wanted::Pool(Operator::Drain)));
     assert_eq!((overrides.fact("a"), overrides.fact("new")), (Operator::Drain, Operator::Drain));
     overrides.obey(command(backend("a", Operator::Disabled)));
     overrides.obey(command(backend("b", Operator::Ready)));
     assert_eq!((overrides.fact("a"), overrides.fact("b")), (Operator::Disabled, Operator::Ready));
-    overrides.obey(command(What::Pool(Operator::Ready)));
+    overrides.obey(command(Wanted::Pool(Operator::Ready)));
     assert_eq!((overrides.fact("a"), overrides.fact("new")), (Operator::Disabled, Operator::Ready));
-    overrides.obey(command(What::Pool(Operator::Drain)));
+    overrides.obey(command(Wanted::Pool(Operator::Drain)));
     assert_eq!(overrides.fact("b"), Operator::Drain, "the exception was one to the former order");
 }
 
@@ -28,13 +28,13 @@ fn a_backends_own_order_goes_before_the_pools() {
 fn ready_leaves_nothing_behind() {
     let mut overrides = Overrides::default();
     overrides.obey(command(backend("a", Operator::Drain)));
-    overrides.obey(command(What::Weight("a".into(), Some(3))));
+    overrides.obey(command(Wanted::Weight("a".into(), Some(3))));
     overrides.obey(command(backend("a", Operator::Ready)));
     assert_eq!(overrides.weight("a").unwrap().value, 3);
-    overrides.obey(command(What::Weight("a".into(), None)));
-    overrides.obey(command(What::Pause("a".into(), true)));
+    overrides.obey(command(Wanted::Weight("a".into(), None)));
+    overrides.obey(command(Wanted::Probe("a".into(), ProbeSwitch::Paused)));
     assert!(overrides.pause("a").is_some() && overrides.pause("b").is_none());
-    overrides.obey(command(What::Pause("a".into(), false)));
+    overrides.obey(command(Wanted::Probe("a".into(), ProbeSwitch::Running)));
     assert!(overrides.is_empty());
 }
 
@@ -44,10 +44,10 @@ fn what_is_for_a_time_ends_then_and_not_before() {
     let hour = Duration::from_secs(3_600);
     let lasting = Lasting::for_so_long(hour, now, wall).unwrap();
     let mut overrides = Overrides::default();
-    overrides.obey(Command { lasting, ..command(What::Pool(Operator::Drain)) });
+    overrides.obey(Override { lasting, ..command(Wanted::Pool(Operator::Drain)) });
     overrides.obey(command(backend("b", Operator::Ready)));
-    overrides.obey(Command { lasting, ..command(What::Weight("a".into(), Some(0))) });
-    overrides.obey(Command { lasting, ..command(What::Pause("a".into(), true)) });
+    overrides.obey(Override { lasting, ..command(Wanted::Weight("a".into(), Some(0))) });
+    overrides.obey(Override { lasting, ..command(Wanted::Probe("a".into(), ProbeSwitch::Paused)) });
     assert_eq!(overrides.next_end(), Some(now + hour));
     assert!(overrides.expire(now + hour - Duration::from_nanos(1)).is_empty());
     let ended = overrides.expire(now + hour);
@@ -76,11 +76,12 @@ fn who_left_for_good_is_forgotten() {
 fn a_file_brings_back_what_is_kept_and_has_not_ended() {
     let (now, wall) = (Instant::now(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
     let mut overrides = Overrides::default();
-    overrides.obey(Command { note: Some("ü \"quoted\"".into()), ..command(backend("dev/a", Operator::Drain)) });
-    overrides.obey(Command { lasting: Lasting::Restart, ..command(backend("b", Operator::Disabled)) });
+    overrides.obey(Override { note: Some("ü \"quoted\"".into()), ..command(backend("dev/a", Operator::Drain)) });
+    overrides.obey(Override { lasting: Lasting::Restart, ..command(backend("b", Operator::Disabled)) });
     let lasting = Lasting::for_so_long(Duration::from_secs(60), now, wall).unwrap();
-    overrides.obey(Command { lasting, ..command(What::Weight("c".into(), Some(0))) });
-    overrides.obey(Command { note: Some("rebuild".into()), ..command(What::Pause("d".into(), true)) });
+    overrides.obey(Override { lasting, ..command(Wanted::Weight("c".into(), Some(0))) });
+    overrides
+        .obey(Override { note: Some("rebuild".into()), ..command(Wanted::Probe("d".into(), ProbeSwitch::Paused)) });
     let text = file::write([("p", &overrides), ("empty", &Overrides::default())].into_iter());
     let at = |seconds| file::read(&text, now, wall + Duration::from_secs(seconds)).unwrap();
 
@@ -111,7 +112,7 @@ fn a_clock_that_is_wrong_ends_nothing() {
         (SystemTime::UNIX_EPOCH, "1970-01-01T00:00:00Z"),
         (SystemTime::UNIX_EPOCH + far, "9999-12-31T23:59:59Z"),
     ] {
-        let order = Order { value: 1, by: "root".into(), note: None, at, lasting: Lasting::Kept };
+        let order = Override { value: 1, by: "root".into(), note: None, at, lasting: Lasting::Kept };
         assert_eq!(order.to_string(), format!("by root at {wanted}"));
     }
 }

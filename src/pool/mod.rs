@@ -7,7 +7,7 @@ mod budget;
 mod events;
 mod history;
 mod lease;
-mod orders;
+mod overrides;
 mod places;
 mod preconnected;
 mod queue;
@@ -38,7 +38,7 @@ pub use events::{Event, Events, Happened};
 pub use history::{History, StandingChange};
 use lease::Claim;
 pub use lease::Lease;
-pub use orders::{OperatorOrders, OrderError, PendingCommand};
+pub use overrides::{PendingOverride, OverrideError, PoolOverrides};
 pub use preconnected::{Preconnected, Preconnects};
 pub use queue::{PickOrWait, Waiting};
 pub use record::{EarlyEnds, OutlierCounts};
@@ -64,8 +64,8 @@ pub struct Pool {
     pub queue_time: Histogram,
     /// How long probes take.
     pub probe_time: Histogram,
-    /// The orders of operators.
-    pub orders: OperatorOrders,
+    /// What operators want of it.
+    pub overrides: PoolOverrides,
     /// Sessions that ended without a backend.
     pub ended_without_backend: EndedCounts,
     /// Attempts beyond the first of each session.
@@ -138,7 +138,7 @@ impl Pool {
             times: SessionTimes::default(),
             queue_time: Histogram::fast(),
             probe_time: Histogram::fast(),
-            orders: OperatorOrders::default(),
+            overrides: PoolOverrides::default(),
             ended_without_backend: EndedCounts::default(),
             retries: Allowance::new(Instant::now()),
             hedges: Allowance::new(Instant::now()),

@@ -300,7 +300,7 @@ impl ServerState {
     fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> (Arc<Pool>, Arc<Closer>) {
         let (pool, observation) = Pool::new(settings.clone(), self.workers.sessions().len());
         pool.tell_to(&self.events);
-        pool.orders.show(self.orders.of(&pool.name));
+        pool.overrides.show(self.overrides.of(&pool.name));
         let (closer, closing) = Closer::start(&pool, &self.workers);
         let control = control::start(&pool, observation, follower, &self.prober, closing);
         running.controls.insert(settings.name.clone(), control);

@@ -75,7 +75,7 @@ pub(super) fn start(
     let (send_changes, changes) = mpsc::unbounded_channel();
     let (send_sources, sources) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports, send_advice);
-    let inputs = Inputs { updates, reports, advice, observation, commands: pool.orders.listen(), changes };
+    let inputs = Inputs { updates, reports, advice, observation, overrides: pool.overrides.listen(), changes };
     let (send_failing, failing) = mpsc::channel(FAILING_WAITING);
     let look_up = Box::new(move |id: &Arc<str>| drop(send_failing.try_send(Arc::clone(id))));
     let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, look_up, inputs));

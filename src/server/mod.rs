@@ -5,7 +5,7 @@ mod closing;
 mod control;
 mod leaving;
 mod limits;
-mod orders;
+mod overrides;
 mod reached;
 mod relays;
 mod reloads;
@@ -36,12 +36,12 @@ pub use apply::{Applied, ApplyError};
 use closing::Closer;
 use limits::FileBudget;
 pub use limits::LimitError;
-pub use orders::OrderFile;
+pub use overrides::OverrideFile;
 use reached::Reached;
 pub use reached::{LimitKind, ReachedLimit};
 pub use relays::RingError;
 pub(crate) use reloads::HEADING;
-pub use reloads::{ReloadView, ReloadResult, Reloads};
+pub use reloads::{ReloadResult, ReloadView, Reloads};
 pub(crate) use sockets::hint;
 pub use sockets::{Inherited, SocketError, loops};
 
@@ -147,8 +147,8 @@ pub struct ServerState {
     reached: Reached,
     /// What happens.
     pub events: Events,
-    /// Where operators' orders are kept.
-    pub orders: OrderFile,
+    /// Where what operators say is kept.
+    pub overrides: OverrideFile,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
@@ -213,7 +213,7 @@ impl Server {
             limit,
             reached: Reached::default(),
             events: Events::default(),
-            orders: OrderFile::open(config.state_dir.as_deref()),
+            overrides: OverrideFile::open(config.state_dir.as_deref()),
             prober: Prober::bounded(probes),
             workers: workers.workers(),
             reloads: Reloads::new(config),
@@ -275,8 +275,8 @@ impl ServerState {
     ///
     /// # Errors
     /// The file can't be written; what it held before it still holds.
-    pub async fn save_orders(&self) -> io::Result<()> {
-        self.orders.save(&self.set().pools).await
+    pub async fn save_overrides(&self) -> io::Result<()> {
+        self.overrides.save(&self.set().pools).await
     }
 
     /// Sessions now.

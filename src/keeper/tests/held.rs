@@ -1,8 +1,8 @@
 //! When the registry is not believed: missing or critical after its trouble, or all of them in one answer.
 
 use super::*;
-use crate::operator::{Command, Lasting, What};
-use crate::pool::OrderError;
+use crate::operator::{Lasting, Override, Wanted};
+use crate::pool::OverrideError;
 use crate::standing::Guard;
 
 /// As by default.
@@ -19,9 +19,9 @@ impl Bench {
         self.view(id).reason.to_string()
     }
 
-    fn release(&mut self) -> Result<usize, OrderError> {
-        let (what, at) = (What::Release, SystemTime::now());
-        let command = Command { what, by: "me".into(), note: None, at, lasting: Lasting::Kept };
+    fn release(&mut self) -> Result<usize, OverrideError> {
+        let (what, at) = (Wanted::Release, SystemTime::now());
+        let command = Override { value: what, by: "me".into(), note: None, at, lasting: Lasting::Kept };
         self.members.operate(self.now, command)
     }
 }

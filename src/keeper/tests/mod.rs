@@ -8,7 +8,7 @@ mod ejection;
 mod held;
 mod lines;
 mod membership;
-mod orders;
+mod overrides;
 mod shares;
 mod simulation;
 mod trials;

@@ -11,7 +11,7 @@ use super::*;
 use crate::config::{Balance, Spill};
 use crate::health::{Advice, AdvisedWeight, AgentWish, ProbeState, most_ejected};
 use crate::metrics::Direction;
-use crate::operator::{Command, Lasting, What};
+use crate::operator::{Lasting, Override, Wanted};
 use crate::pool::{MemberCounts, TrialState};
 use crate::seeds::seeds;
 use crate::standing::Guard;
@@ -227,8 +227,8 @@ impl Simulation {
     }
 
     fn release(&mut self) {
-        let (what, at) = (What::Release, SystemTime::now());
-        let command = Command { what, by: "me".into(), note: None, at, lasting: Lasting::Kept };
+        let (what, at) = (Wanted::Release, SystemTime::now());
+        let command = Override { value: what, by: "me".into(), note: None, at, lasting: Lasting::Kept };
         let held = self.views().values().filter(|view| view.facts.is_held()).count();
         let released = self.bench.members.operate(self.bench.now, command).unwrap();
         assert!(released >= held, "{released} of {held}");

@@ -6,41 +6,34 @@ use std::time::Instant;
 use tracing::info;
 
 use super::members::Members;
-use crate::operator::{Command, Overrides, What};
-use crate::pool::{Happened, OrderError};
+use crate::operator::{Override, Overrides, Wanted};
+use crate::pool::{Happened, OverrideError};
 
 impl Members {
     /// An operator said something. It holds when this returns, which says how many backends it was about.
-    pub(super) fn operate(&mut self, now: Instant, command: Command) -> Result<usize, OrderError> {
+    pub(super) fn operate(&mut self, now: Instant, given: Override<Wanted>) -> Result<usize, OverrideError> {
         let pool = Arc::clone(&self.pool.name);
-        let backend = match &command.what {
-            What::Pool(_) | What::Release => None,
-            What::Backend(id, _) | What::Weight(id, _) | What::Pause(id, _) => Some(Arc::clone(id)),
+        let backend = match &given.value {
+            Wanted::Pool(_) | Wanted::Release => None,
+            Wanted::Backend(id, _) | Wanted::Weight(id, _) | Wanted::Probe(id, _) => Some(Arc::clone(id)),
         };
         if backend.as_ref().is_some_and(|id| !self.members.contains_key(id)) {
-            return Err(OrderError::NoSuchBackend);
+            return Err(OverrideError::NoSuchBackend);
         }
-        let by = crate::operator::Order {
-            value: (),
-            by: Arc::clone(&command.by),
-            note: command.note.clone(),
-            at: command.at,
-            lasting: command.lasting,
-        };
-        let says = format!("{} {by}", command.what);
+        let says = format!("{} {given}", given.value);
         match &backend {
             Some(backend) => info!(%pool, %backend, "operator: {says}"),
             None => info!(%pool, "operator: the whole pool: {says}"),
         }
-        let released = (command.what == What::Release).then(|| self.believe(now));
-        self.overrides.obey(command);
+        let released = (given.value == Wanted::Release).then(|| self.believe(now));
+        self.overrides.obey(given);
         let touched = self.obey(now, backend.clone());
         self.pool.tell(|| Happened::Operator { pool, backend, says });
         Ok(released.unwrap_or(touched))
     }
 
-    /// Orders whose time is over end.
-    pub(super) fn end_orders(&mut self, now: Instant) {
+    /// Overrides whose time is over end.
+    pub(super) fn end_overrides(&mut self, now: Instant) {
         if self.overrides.next_end().is_none_or(|end| end > now) {
             return;
         }
@@ -56,9 +49,9 @@ impl Members {
         self.obey(now, None);
     }
 
-    /// Facts follow the ledger: of one member, or of all. Returns of how many.
+    /// Facts follow what holds: of one member, or of all. Returns of how many.
     fn obey(&mut self, now: Instant, backend: Option<Arc<str>>) -> usize {
-        self.pool.orders.show(Overrides::clone(&self.overrides));
+        self.pool.overrides.show(Overrides::clone(&self.overrides));
         let touched = backend.map_or_else(|| self.members.keys().cloned().collect(), |id| vec![id]);
         for id in &touched {
             self.settle(now, id);

@@ -1,18 +1,18 @@
 //! What operators say: it holds at once, goes before everything else, and outlives what it should.
 
 use super::*;
-use crate::operator::{Command, Lasting, What};
-use crate::pool::OrderError;
+use crate::operator::{Lasting, Override, ProbeSwitch, Wanted};
+use crate::pool::OverrideError;
 use crate::standing::Operator;
 
 impl Bench {
-    fn says(&mut self, what: What, lasting: Lasting) -> Result<(), OrderError> {
-        let command = Command { what, by: "root".into(), note: None, at: SystemTime::UNIX_EPOCH, lasting };
+    fn says(&mut self, what: Wanted, lasting: Lasting) -> Result<(), OverrideError> {
+        let command = Override { value: what, by: "root".into(), note: None, at: SystemTime::UNIX_EPOCH, lasting };
         self.members.operate(self.now, command).map(drop)
     }
 
     fn order(&mut self, id: &str, value: Operator) {
-        self.says(What::Backend(id.into(), value), Lasting::Kept).unwrap();
+        self.says(Wanted::Backend(id.into(), value), Lasting::Kept).unwrap();
     }
 }
 
@@ -47,7 +47,7 @@ fn nobody_is_up_when_the_last_is_drained_and_no_resort_is_taken() {
 fn it_survives_updates_moves_probes_and_departures() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
     bench.order("a", Operator::Drain);
-    bench.says(What::Weight("b".into(), Some(7)), Lasting::Kept).unwrap();
+    bench.says(Wanted::Weight("b".into(), Some(7)), Lasting::Kept).unwrap();
     bench.set_of(vec![
         Endpoint { address: address("10.9.9.9:81"), ..endpoint("a") },
         Endpoint { weight: 3, ..endpoint("b") },
@@ -60,28 +60,28 @@ fn it_survives_updates_moves_probes_and_departures() {
     bench.set(&["a", "b"]);
     bench.probe("a", true);
     assert_eq!(bench.standing("a"), Standing::Draining, "what was said of it is not");
-    bench.says(What::Weight("b".into(), None), Lasting::Kept).unwrap();
+    bench.says(Wanted::Weight("b".into(), None), Lasting::Kept).unwrap();
     assert_eq!(bench.view("b").weight, 1);
 }
 
 #[test]
 fn weight_0_is_nothing_new() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
-    bench.says(What::Weight("a".into(), Some(0)), Lasting::Kept).unwrap();
+    bench.says(Wanted::Weight("a".into(), Some(0)), Lasting::Kept).unwrap();
     assert_eq!((bench.standing("a"), bench.picked()), (Standing::Up, vec!["b".to_owned()]));
 }
 
 #[test]
 fn a_pool_is_drained_with_its_newcomers() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
-    bench.says(What::Pool(Operator::Drain), Lasting::Kept).unwrap();
+    bench.says(Wanted::Pool(Operator::Drain), Lasting::Kept).unwrap();
     bench.set(&["a", "b", "c"]);
     bench.probe("c", true);
     assert!(bench.picked().is_empty());
     assert_eq!(&*bench.view("c").reason, "the whole pool, by root at 1970-01-01T00:00:00Z");
     bench.order("b", Operator::Ready);
     assert_eq!(bench.picked(), ["b"]);
-    bench.says(What::Pool(Operator::Ready), Lasting::Kept).unwrap();
+    bench.says(Wanted::Pool(Operator::Ready), Lasting::Kept).unwrap();
     assert_eq!(bench.picked(), ["a", "b", "c"]);
 }
 
@@ -89,21 +89,21 @@ fn a_pool_is_drained_with_its_newcomers() {
 fn what_is_for_a_time_ends_by_itself() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
     let lasting = Lasting::for_so_long(seconds(60), bench.now, SystemTime::UNIX_EPOCH).unwrap();
-    bench.says(What::Backend("a".into(), Operator::Drain), lasting).unwrap();
+    bench.says(Wanted::Backend("a".into(), Operator::Drain), lasting).unwrap();
     bench.advance(Duration::from_millis(59_999));
     assert_eq!(bench.standing("a"), Standing::Draining);
     bench.advance(Duration::from_millis(1));
     assert_eq!(bench.standing("a"), Standing::Up);
-    assert!(bench.pool.orders.overrides().is_empty());
+    assert!(bench.pool.overrides.current().is_empty());
 }
 
 #[test]
 fn a_keeper_begins_with_what_held_before_it() {
     let mut bench = Bench::up(TCP, &["a"]);
     bench.order("a", Operator::Drain);
-    let overrides = bench.pool.orders.overrides();
+    let overrides = bench.pool.overrides.current();
     let mut bench = Bench::new(TCP);
-    bench.pool.orders.show((*overrides).clone());
+    bench.pool.overrides.show((*overrides).clone());
     bench.members = Members::new(Arc::clone(&bench.pool), Box::new(|_, _| Box::new(())), fastrand::Rng::with_seed(1));
     bench.set(&["a", "b"]);
     assert_eq!((bench.standing("a"), bench.standing("b")), (Standing::Draining, Standing::Unproven));
@@ -112,15 +112,18 @@ fn a_keeper_begins_with_what_held_before_it() {
 #[test]
 fn an_unknown_backend_is_refused_and_leaves_no_trace() {
     let mut bench = Bench::up(TCP, &["a"]);
-    let refused = bench.says(What::Backend("z".into(), Operator::Drain), Lasting::Kept);
-    assert_eq!(refused, Err(OrderError::NoSuchBackend));
-    assert!(bench.pool.orders.overrides().is_empty());
+    let refused = bench.says(Wanted::Backend("z".into(), Operator::Drain), Lasting::Kept);
+    assert_eq!(refused, Err(OverrideError::NoSuchBackend));
+    assert!(bench.pool.overrides.current().is_empty());
 }
 
 #[test]
 fn a_paused_check_says_nothing_and_its_last_state_holds() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
-    let pause = |bench: &mut Bench, pause| bench.says(What::Pause("a".into(), pause), Lasting::Kept).unwrap();
+    let pause = |bench: &mut Bench, pause| {
+        let switch = if pause { ProbeSwitch::Paused } else { ProbeSwitch::Running };
+        bench.says(Wanted::Probe("a".into(), switch), Lasting::Kept).unwrap()
+    };
     pause(&mut bench, true);
     assert!(!bench.probe("a", false), "nothing is probed");
     assert!(bench.probe("b", true));
@@ -160,7 +163,7 @@ fn a_paused_check_says_nothing_and_its_last_state_holds() {
 fn a_pause_goes_before_a_new_address_and_ends_by_itself() {
     let mut bench = Bench::up(TCP, &["a"]);
     let lasting = Lasting::for_so_long(seconds(60), bench.now, SystemTime::now()).unwrap();
-    bench.says(What::Pause("a".into(), true), lasting).unwrap();
+    bench.says(Wanted::Probe("a".into(), ProbeSwitch::Paused), lasting).unwrap();
     bench.set_of(vec![Endpoint { address: address("10.9.9.9:80"), ..endpoint("a") }]);
     assert!(!bench.probe("a", true));
     assert_eq!(bench.standing("a"), Standing::Unproven, "nothing was found out about that address");
@@ -175,7 +178,7 @@ fn an_ejection_does_not_wait_for_a_check_that_rests() {
     let mut bench = Bench::up(TCP, &["a", "b"]);
     bench.fail("a", 3);
     assert_eq!(bench.standing("a"), Standing::Ejected);
-    bench.says(What::Pause("a".into(), true), Lasting::Kept).unwrap();
+    bench.says(Wanted::Probe("a".into(), ProbeSwitch::Paused), Lasting::Kept).unwrap();
     bench.advance(seconds(600));
     assert_eq!(bench.standing("a"), Standing::Up, "its time is over");
 }

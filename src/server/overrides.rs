@@ -18,7 +18,7 @@ const NAME: &str = "operator.json";
 
 /// See the module.
 #[derive(Debug)]
-pub struct OrderFile {
+pub struct OverrideFile {
     path: Option<PathBuf>,
     /// By pool, as it was at the start: pools that are not in the configuration now keep theirs.
     loaded: BTreeMap<String, Overrides>,
@@ -26,7 +26,7 @@ pub struct OrderFile {
     saving: Mutex<()>,
 }
 
-impl OrderFile {
+impl OverrideFile {
     /// Reads what was kept. What can't be read is no reason not to start: it is said, and put aside.
     pub fn open(state_dir: Option<&Path>) -> Self {
         let path = state_dir.map(|directory| directory.join(NAME));
@@ -60,7 +60,7 @@ impl OrderFile {
         let Some(path) = self.path.clone() else { return Ok(()) };
         let _alone = self.saving.lock().await;
         let running: BTreeMap<&str, Arc<Overrides>> =
-            pools.iter().map(|pool| (&*pool.name, pool.orders.overrides())).collect();
+            pools.iter().map(|pool| (&*pool.name, pool.overrides.current())).collect();
         let absent = self.loaded.iter().filter(|(name, _)| !running.contains_key(name.as_str()));
         let absent = absent.map(|(name, overrides)| (name.as_str(), overrides));
         let all = running.iter().map(|(name, overrides)| (*name, &**overrides)).chain(absent);
