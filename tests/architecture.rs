@@ -50,12 +50,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("balancer", &["config", "admin", "pool", "proxy", "server"]),
-    ("cli", &["clean", "config", "balance", "pace", "standing", "balancer", "server", "admin"]),
+    ("cli", &["clean", "config", "balance", "pace", "standing", "operator", "balancer", "server", "admin"]),
 ];
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.
 const DOORS: &[(&str, &[&str])] = &[
-    ("arc_swap", &["pool/mod.rs", "pool/backend.rs", "pool/orders.rs", "proxy/listener.rs", "server/mod.rs"]),
+    ("arc_swap", &["pool/mod.rs", "pool/backend.rs", "pool/overrides.rs", "proxy/listener.rs", "server/mod.rs"]),
     ("axum", &["admin/"]),
     ("prometheus", &["admin/exposition.rs"]),
     ("humantime", &["admin/", "operator/", "cli/"]),

@@ -1,190 +1,204 @@
 //! What the API says of a pool and of a backend: facts, standing, reason and since when.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::health::{AdvisedWeight, ProbeReport};
 use crate::metrics::{ConnectFailure, Direction, Outcome};
-use crate::operator::{Lasting, Override, Overrides, printable};
+use crate::operator::{Lasting, Override, Overrides, ProbeSwitch, printable};
 use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
 use crate::server::Set;
-use crate::standing::Guard;
+use crate::standing::{Guard, Operator};
 
-#[derive(Serialize)]
-pub(super) struct PoolBody {
-    name: String,
-    balance: &'static str,
-    source: SourceBody,
-    check: &'static str,
-    when_all_down: &'static str,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct PoolBody {
+    pub(crate) name: String,
+    pub(crate) balance: Cow<'static, str>,
+    pub(crate) source: SourceBody,
+    pub(crate) check: Cow<'static, str>,
+    pub(crate) when_all_down: Cow<'static, str>,
     /// Not in the configuration any more: it waits for its last session.
-    leaving: bool,
-    settled: bool,
-    all_down: bool,
-    fail_open: bool,
-    panic: bool,
-    outliers: &'static str,
-    tiers: Vec<TierBody>,
-    eligible: usize,
-    sessions: usize,
+    pub(crate) leaving: bool,
+    pub(crate) settled: bool,
+    pub(crate) all_down: bool,
+    pub(crate) fail_open: bool,
+    pub(crate) panic: bool,
+    pub(crate) outliers: Cow<'static, str>,
+    pub(crate) tiers: Vec<TierBody>,
+    pub(crate) eligible: usize,
+    pub(crate) sessions: usize,
     /// Sessions that wait for a backend; none where the pool has no queue.
-    queued: usize,
+    pub(crate) queued: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    operator: Option<OrderBody<&'static str>>,
+    pub(crate) operator: Option<OverrideBody<Operator>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    times: Option<TimesBody>,
-    backends: Vec<BackendBody>,
+    pub(crate) times: Option<TimesBody>,
+    pub(crate) backends: Vec<BackendBody>,
 }
 
 /// Only tiers that get sessions.
-#[derive(Serialize)]
-struct TierBody {
-    priority: usize,
-    percent: u32,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct TierBody {
+    pub(crate) priority: usize,
+    pub(crate) percent: u32,
 }
 
-#[derive(Serialize)]
-struct SourceBody {
-    kind: &'static str,
-    age_seconds: Option<f64>,
-    error: Option<ErrorBody>,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct SourceBody {
+    pub(crate) kind: Cow<'static, str>,
+    pub(crate) age_seconds: Option<f64>,
+    pub(crate) error: Option<ErrorBody>,
     /// Stays when it is over.
-    last_error: Option<ErrorBody>,
+    pub(crate) last_error: Option<ErrorBody>,
     /// ACLs keep something of the last answer from us.
-    filtered: bool,
+    pub(crate) filtered: bool,
     /// The first of those that can't be used.
-    rejected: Vec<RejectedBody>,
+    pub(crate) rejected: Vec<RejectedBody>,
     /// How many there are in all.
-    rejected_count: usize,
+    pub(crate) rejected_count: usize,
 }
 
-#[derive(Serialize)]
-struct ErrorBody {
-    at: String,
-    kind: &'static str,
-    text: String,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct ErrorBody {
+    pub(crate) at: String,
+    pub(crate) kind: Cow<'static, str>,
+    pub(crate) text: String,
 }
 
-#[derive(Serialize)]
-struct RejectedBody {
-    id: String,
-    why: String,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct RejectedBody {
+    pub(crate) id: String,
+    pub(crate) why: String,
 }
 
-#[derive(Serialize)]
-pub(super) struct BackendBody {
-    pub(super) id: String,
-    address: String,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct BackendBody {
+    pub(crate) id: String,
+    pub(crate) address: String,
     /// Where its host is a name: all the addresses of that.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    candidates: Vec<String>,
-    weight: u16,
-    effective_weight: f64,
-    priority: u8,
-    max_sessions: Option<u32>,
-    standing: &'static str,
-    reason: String,
-    since: String,
-    facts: FactsBody,
-    ejected: Option<EjectedBody>,
-    damped_until: Option<String>,
-    held: Option<HeldBody>,
-    advice: Option<AdviceBody>,
-    sessions: u32,
+    pub(crate) candidates: Vec<String>,
+    pub(crate) weight: u16,
+    pub(crate) effective_weight: f64,
+    pub(crate) priority: u8,
+    pub(crate) max_sessions: Option<u32>,
+    pub(crate) standing: Cow<'static, str>,
+    pub(crate) reason: String,
+    pub(crate) since: String,
+    pub(crate) facts: FactsBody,
+    pub(crate) ejected: Option<EjectedBody>,
+    pub(crate) damped_until: Option<String>,
+    pub(crate) held: Option<HeldBody>,
+    pub(crate) advice: Option<AdviceBody>,
+    pub(crate) sessions: u32,
     /// Of these, where its host is a name: those at addresses that it has left.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    elsewhere: Vec<ElsewhereBody>,
-    bytes_to_backend: u64,
-    bytes_to_client: u64,
-    connects: u64,
-    connect_failures: u64,
-    sessions_ended: u64,
-    last_probe: Option<ProbeBody>,
+    pub(crate) elsewhere: Vec<ElsewhereBody>,
+    pub(crate) bytes_to_backend: u64,
+    pub(crate) bytes_to_client: u64,
+    pub(crate) connects: u64,
+    pub(crate) connect_failures: u64,
+    pub(crate) sessions_ended: u64,
+    pub(crate) last_probe: Option<ProbeBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    operator: Option<OrderBody<&'static str>>,
+    pub(crate) operator: Option<OverrideBody<Operator>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    operator_weight: Option<OrderBody<u16>>,
+    pub(crate) operator_weight: Option<OverrideBody<u16>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    operator_probe: Option<OrderBody<&'static str>>,
+    pub(crate) operator_probe: Option<OverrideBody<ProbeSwitch>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    times: Option<TimesBody>,
+    pub(crate) times: Option<TimesBody>,
 }
 
-#[derive(Serialize)]
-struct ElsewhereBody {
-    address: String,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct ElsewhereBody {
+    pub(crate) address: String,
     /// As far as sessions there are concerned.
-    standing: &'static str,
-    sessions: u32,
+    pub(crate) standing: Cow<'static, str>,
+    pub(crate) sessions: u32,
 }
 
-#[derive(Serialize)]
-struct EjectedBody {
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct EjectedBody {
     /// When it ends at the latest, unless `passive` waits for a probe.
-    until: String,
-    in_a_row: u32,
+    pub(crate) until: String,
+    pub(crate) in_a_row: u32,
     /// Whether a single session is to show if it works again.
-    trial: &'static str,
+    pub(crate) trial: Cow<'static, str>,
 }
 
 /// The registry says otherwise and is not believed.
-#[derive(Serialize)]
-struct HeldBody {
-    reason: &'static str,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct HeldBody {
+    pub(crate) reason: Cow<'static, str>,
     /// `None` = for as long as the registry fails.
-    until: Option<String>,
+    pub(crate) until: Option<String>,
 }
 
-#[derive(Serialize)]
-struct AdviceBody {
-    weight_percent: Option<u8>,
-    weight: Option<u16>,
-    wish: &'static str,
-    max_sessions: Option<u32>,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct AdviceBody {
+    pub(crate) weight_percent: Option<u8>,
+    pub(crate) weight: Option<u16>,
+    pub(crate) wish: Cow<'static, str>,
+    pub(crate) max_sessions: Option<u32>,
 }
 
-#[derive(Serialize)]
-struct FactsBody {
-    operator: &'static str,
-    registry: &'static str,
-    agent: &'static str,
-    probe: &'static str,
-    passive: &'static str,
-    guard: &'static str,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct FactsBody {
+    pub(crate) operator: Cow<'static, str>,
+    pub(crate) registry: Cow<'static, str>,
+    pub(crate) agent: Cow<'static, str>,
+    pub(crate) probe: Cow<'static, str>,
+    pub(crate) passive: Cow<'static, str>,
+    pub(crate) guard: Cow<'static, str>,
 }
 
 /// An operator's.
-#[derive(Serialize)]
-pub(super) struct OrderBody<T> {
-    value: T,
-    by: String,
-    at: String,
-    until: Option<String>,
-    survives_restart: bool,
-    note: Option<String>,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct OverrideBody<T> {
+    pub(crate) value: T,
+    pub(crate) by: String,
+    pub(crate) at: String,
+    pub(crate) until: Option<String>,
+    pub(crate) survives_restart: bool,
+    pub(crate) note: Option<String>,
 }
 
 /// Cumulative counts by upper bound in seconds, as Prometheus has them; of successful connects.
-#[derive(Serialize)]
-struct TimesBody {
-    connect_buckets: Vec<(f64, u64)>,
-    connect_count: u64,
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct TimesBody {
+    pub(crate) connect_buckets: Vec<(f64, u64)>,
+    pub(crate) connect_count: u64,
 }
 
-#[derive(Serialize)]
-struct ProbeBody {
-    kind: &'static str,
-    passed: bool,
-    at: String,
-    duration_ms: f64,
-    asked: String,
-    wanted: String,
-    got: String,
-    in_a_row: u32,
-    certificate_ends: Option<String>,
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct ProbeBody {
+    pub(crate) kind: Cow<'static, str>,
+    pub(crate) passed: bool,
+    pub(crate) at: String,
+    pub(crate) duration_ms: f64,
+    pub(crate) asked: String,
+    pub(crate) wanted: String,
+    pub(crate) got: String,
+    pub(crate) in_a_row: u32,
+    pub(crate) certificate_ends: Option<String>,
 }
 
 pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
@@ -192,9 +206,9 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
     let overrides = pool.overrides.current();
     PoolBody {
         name: pool.name.to_string(),
-        balance: settings.balance.name(),
+        balance: settings.balance.name().into(),
         source: SourceBody {
-            kind: settings.source.kind(),
+            kind: settings.source.kind().into(),
             age_seconds: source.last_success.map(|at| Instant::now().duration_since(at).as_secs_f64()),
             error: source.error.map(error_body),
             last_error: source.last_error.map(error_body),
@@ -202,26 +216,26 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
             rejected_count: source.rejected.count(),
             rejected: source.rejected.iter().map(|r| RejectedBody { id: r.id.clone(), why: r.why.clone() }).collect(),
         },
-        check: settings.check.kind.name(),
-        when_all_down: settings.when_all_down.name(),
+        check: settings.check.kind.name().into(),
+        when_all_down: settings.when_all_down.name().into(),
         leaving: !set.stays(pool),
         settled: pool.is_settled(),
         all_down: pool.is_all_down(),
         fail_open: pool.fail_open(),
         panic: pool.is_panicking(),
-        outliers: settings.resilience.outliers.mode.name(),
+        outliers: settings.resilience.outliers.mode.name().into(),
         tiers: tiers(pool),
         eligible: pool.counts().eligible,
         sessions: pool.sessions(),
         queued: pool.queued(),
-        operator: overrides.pool().map(|order| order_body(order, order.value.name())),
+        operator: overrides.pool().map(override_body),
         times: with_times.then(|| times_body(&pool.times.connect)),
         backends: pool.members().iter().map(|backend| backend_body(pool, backend, &overrides, with_times)).collect(),
     }
 }
 
 fn error_body((at, kind, text): (SystemTime, &'static str, String)) -> ErrorBody {
-    ErrorBody { at: time(at), kind, text }
+    ErrorBody { at: time(at), kind: kind.into(), text }
 }
 
 fn tiers(pool: &Pool) -> Vec<TierBody> {
@@ -239,16 +253,16 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
         effective_weight: f64::from(view.share) / f64::from(SHARE_OF_WEIGHT),
         priority: view.priority,
         max_sessions: view.max_sessions,
-        standing: view.standing.name(),
+        standing: view.standing.name().into(),
         reason: backend.reason().to_string(),
         since: time(view.since),
         facts: FactsBody {
-            operator: view.facts.operator.name(),
-            registry: view.facts.registry.name(),
-            agent: view.facts.agent.name(),
-            probe: view.facts.probe.map_or("none", crate::health::ProbeState::name),
-            passive: view.facts.passive.name(),
-            guard: view.facts.guard.name(),
+            operator: view.facts.operator.name().into(),
+            registry: view.facts.registry.name().into(),
+            agent: view.facts.agent.name().into(),
+            probe: view.facts.probe.map_or("none", crate::health::ProbeState::name).into(),
+            passive: view.facts.passive.name().into(),
+            guard: view.facts.guard.name().into(),
         },
         ejected: view.ejected.map(|(until, in_a_row)| EjectedBody {
             until: time(until),
@@ -257,11 +271,14 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
                 TrialState::None => "none",
                 TrialState::Offered => "offered",
                 TrialState::Running(_) => "running",
-            },
+            }
+            .into(),
         }),
         damped_until: view.damped_until.map(time),
         held: match view.facts.guard {
-            Guard::Held(mistrust) => Some(HeldBody { reason: mistrust.name(), until: view.held_until.map(time) }),
+            Guard::Held(mistrust) => {
+                Some(HeldBody { reason: mistrust.name().into(), until: view.held_until.map(time) })
+            }
             Guard::None | Guard::Damped => None,
         },
         advice: view.advice.map(|advice| AdviceBody {
@@ -273,7 +290,7 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
                 AdvisedWeight::Percent(_) => None,
                 AdvisedWeight::Absolute(weight) => Some(weight),
             }),
-            wish: advice.wish.name(),
+            wish: advice.wish.name().into(),
             max_sessions: advice.max_sessions,
         }),
         sessions: pool.sessions_of(backend),
@@ -284,9 +301,9 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
         connect_failures: ConnectFailure::ALL.into_iter().map(|reason| backend.stats.failures.read(reason)).sum(),
         sessions_ended: ended(backend),
         last_probe: backend.last_report().map(probe_body),
-        operator: overrides.order(&backend.id).map(|order| order_body(order, order.value.name())),
-        operator_weight: overrides.weight(&backend.id).map(|order| order_body(order, order.value)),
-        operator_probe: overrides.pause(&backend.id).map(|order| order_body(order, "paused")),
+        operator: overrides.order(&backend.id).map(override_body),
+        operator_weight: overrides.weight(&backend.id).map(override_body),
+        operator_probe: overrides.pause(&backend.id).map(override_body),
         times: with_times.then(|| times_body(&backend.stats.times.connect)),
     }
 }
@@ -295,7 +312,7 @@ fn elsewhere(backend: &Backend) -> Vec<ElsewhereBody> {
     let others = backend.sessions_by_address().into_iter().filter(|(address, _)| !backend.is_at(*address));
     let body = |(address, sessions): (SocketAddr, u32)| ElsewhereBody {
         address: address.to_string(),
-        standing: backend.standing_at(address).name(),
+        standing: backend.standing_at(address).name().into(),
         sessions,
     };
     others.map(body).collect()
@@ -304,7 +321,7 @@ fn elsewhere(backend: &Backend) -> Vec<ElsewhereBody> {
 fn probe_body(report: ProbeReport) -> ProbeBody {
     let result = report.result;
     ProbeBody {
-        kind: result.kind,
+        kind: result.kind.into(),
         passed: result.passed,
         at: time(result.at),
         duration_ms: (result.duration.as_secs_f64() * 1e6).round() / 1e3,
@@ -316,13 +333,13 @@ fn probe_body(report: ProbeReport) -> ProbeBody {
     }
 }
 
-fn order_body<T, W>(order: &Override<T>, value: W) -> OrderBody<W> {
+fn override_body<T: Copy>(order: &Override<T>) -> OverrideBody<T> {
     let until = match order.lasting {
         Lasting::Until { at, .. } => Some(time(at)),
         Lasting::Kept | Lasting::Restart => None,
     };
-    OrderBody {
-        value,
+    OverrideBody {
+        value: order.value,
         by: order.by.to_string(),
         at: time(order.at),
         until,

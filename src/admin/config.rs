@@ -1,5 +1,6 @@
 //! `/api/v1/config`: what is in effect, secrets masked, and what became of the last reload; and the wish for another one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use axum::body::Bytes;
@@ -19,26 +20,33 @@ use super::refusal::Refusal;
 use crate::config::masked;
 use crate::server::{ReloadResult, ReloadView};
 
-#[derive(Serialize)]
-pub(super) struct ConfigBody {
-    version: &'static str,
-    generation: u64,
-    hash: String,
-    applied_at: String,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ConfigBody {
+    #[serde(default)]
+    pub(crate) version: Cow<'static, str>,
+    pub(crate) generation: u64,
+    #[serde(default)]
+    pub(crate) hash: String,
+    #[serde(default)]
+    pub(crate) applied_at: String,
     /// How often a reload came to what.
-    reloads: BTreeMap<&'static str, u64>,
-    last_reload: Option<LastBody>,
-    needs_restart: Vec<String>,
-    config: Value,
+    #[serde(default)]
+    pub(crate) reloads: BTreeMap<Cow<'static, str>, u64>,
+    pub(crate) last_reload: Option<LastBody>,
+    pub(crate) needs_restart: Vec<String>,
+    #[serde(default)]
+    pub(crate) config: Value,
 }
 
-#[derive(Serialize)]
-struct LastBody {
-    at: String,
-    result: &'static str,
-    error: Option<String>,
-    /// What it changed, a line each.
-    changes: Vec<String>,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct LastBody {
+    #[serde(default)]
+    pub(crate) at: String,
+    pub(crate) result: Cow<'static, str>,
+    pub(crate) error: Option<String>,
+    /// What it changed, a line each; nothing of an older balancer.
+    #[serde(default)]
+    pub(crate) changes: Vec<String>,
 }
 
 /// There is nothing to say besides: the file is the one that the process was started with.
@@ -67,15 +75,20 @@ pub(super) async fn reload(
 pub(super) async fn config(Shared(admin): Shared<AdminState>) -> Json<ConfigBody> {
     let state = &admin.view.state;
     let view = state.reloads.view();
-    let reloads = ReloadResult::ALL.into_iter().map(|result| (result.name(), view.count(result))).collect();
+    let reloads = ReloadResult::ALL.into_iter().map(|result| (result.name().into(), view.count(result))).collect();
     let ReloadView { generation, hash, applied_at, needs_restart, changes, last, .. } = view;
     Json(ConfigBody {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").into(),
         generation,
         hash: format!("{hash:016x}"),
         applied_at: time(applied_at),
         reloads,
-        last_reload: last.map(|(at, result, error)| LastBody { at: time(at), result: result.name(), error, changes }),
+        last_reload: last.map(|(at, result, error)| LastBody {
+            at: time(at),
+            result: result.name().into(),
+            error,
+            changes,
+        }),
         needs_restart,
         config: masked(state.set().config.effective()),
     })

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{CheckKind, Source, Spill};
 use crate::endpoint::Registry;
@@ -13,13 +13,13 @@ use crate::pool::{Backend, BackendView, Pool, SHARE_OF_WEIGHT};
 use crate::standing::{Guard, Operator, Passive, Standing};
 
 /// What one party says.
-#[derive(Serialize)]
-pub(super) struct Said {
-    who: &'static str,
-    value: Cow<'static, str>,
-    says: String,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct Said {
+    pub(crate) who: Cow<'static, str>,
+    pub(crate) value: Cow<'static, str>,
+    pub(crate) says: String,
     /// Whether it is why there are no sessions.
-    decides: bool,
+    pub(crate) decides: bool,
 }
 
 /// All of them.
@@ -34,13 +34,13 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     };
     let mut all = vec![
         Said {
-            who: "operator",
+            who: "operator".into(),
             value: facts.operator.name().into(),
             says: overrides.explained(&backend.id),
             decides: facts.operator != Operator::Ready,
         },
         Said {
-            who: "registry",
+            who: "registry".into(),
             value: facts.registry.name().into(),
             says: registry(pool, facts.registry),
             decides: match standing {
@@ -51,7 +51,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
             },
         },
         Said {
-            who: "agent",
+            who: "agent".into(),
             value: facts.agent.name().into(),
             says: agent(pool, backend, &view),
             decides: match standing {
@@ -61,19 +61,19 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
             },
         },
         Said {
-            who: "probe",
+            who: "probe".into(),
             value: facts.probe.map_or("none", ProbeState::name).into(),
             says: probe(pool, backend, overrides.pause(&backend.id)),
             decides: standing == Standing::Unproven || (standing == Standing::Down && !by_registry),
         },
         Said {
-            who: "passive",
+            who: "passive".into(),
             value: facts.passive.name().into(),
             says: passive(backend, facts.passive),
             decides: standing == Standing::Ejected,
         },
         Said {
-            who: "guard",
+            who: "guard".into(),
             value: facts.guard.name().into(),
             says: guard(&view),
             decides: standing == Standing::Damped,
@@ -81,7 +81,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
     ];
     let by = overrides.weight(&backend.id).map_or_else(|| format!("as {} says", source(pool)), ToString::to_string);
     all.push(Said {
-        who: "weight",
+        who: "weight".into(),
         value: view.weight.to_string().into(),
         says: share(pool, backend) + &by,
         decides: standing == Standing::Up && view.weight == 0,
@@ -93,7 +93,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
             says += ", and what spills over from the tiers before it";
         }
         let value = if percent == 0 { "unused" } else { "used" }.into();
-        all.push(Said { who: "tier", value, says, decides: standing == Standing::Up && percent == 0 });
+        all.push(Said { who: "tier".into(), value, says, decides: standing == Standing::Up && percent == 0 });
     }
     if let Some(cap) = view.max_sessions {
         let sessions = pool.sessions_of(backend);
@@ -103,15 +103,15 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         if full && pool.queued() > 0 {
             says += &format!("; {} wait in the pool's queue", pool.queued());
         }
-        all.push(Said { who: "cap", value, says, decides: standing == Standing::Up && full });
+        all.push(Said { who: "cap".into(), value, says, decides: standing == Standing::Up && full });
     }
     if pool.is_panicking() && standing.is_last_resort() {
         let says = "so few work (panic_threshold) that it gets sessions although it should not".to_owned();
-        all.push(Said { who: "pool", value: "panic".into(), says, decides: false });
+        all.push(Said { who: "pool".into(), value: "panic".into(), says, decides: false });
     }
     if pool.fail_open() && standing.is_last_resort() {
         let says = "nothing is up (when_all_down, panic_threshold): it gets sessions although it should not".to_owned();
-        all.push(Said { who: "pool", value: "fail_open".into(), says, decides: false });
+        all.push(Said { who: "pool".into(), value: "fail_open".into(), says, decides: false });
     }
     all
 }

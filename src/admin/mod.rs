@@ -46,14 +46,20 @@ use crate::config::Admin as Settings;
 use crate::server::ServerState;
 use access::{Access, Caller, Class, Need};
 use answer::Maker;
+pub(crate) use bodies::{BackendBody, OverrideBody, PoolBody, RejectedBody, SourceBody, TimesBody};
+pub(crate) use config::ConfigBody;
 use events::Followers;
 pub use level::{LogLevel, SetLevel};
+pub(crate) use operate::OverrideRequest;
 pub(crate) use place::trusted;
 pub use place::{shared, usual_sockets};
+pub(crate) use pools::{ExplainedBody, PoolsBody};
 use rate::Rate;
 use refusal::Refusal;
 use serve::AdminFront;
+pub(crate) use sessions::{SessionBody, SessionsBody};
 use slots::ConnectionSlot;
+pub(crate) use status::{LimitBody, PoolSummary, StatusBody};
 
 /// Of a change: some words of JSON.
 const LONGEST_BODY: usize = 16 * 1024;

@@ -54,23 +54,23 @@ struct ReleaseRequest {
     note: Option<String>,
 }
 
-#[derive(Serialize)]
-pub(super) struct PoolAnswer {
-    pool: PoolBody,
-    warning: Option<String>,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct PoolAnswer {
+    pub(crate) pool: PoolBody,
+    pub(crate) warning: Option<String>,
 }
 
-#[derive(Serialize)]
-pub(super) struct ReleasedAnswer {
-    pool: PoolBody,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ReleasedAnswer {
+    pub(crate) pool: PoolBody,
     /// Backends that were held.
-    released: usize,
+    pub(crate) released: usize,
 }
 
-#[derive(Serialize)]
-pub(super) struct BackendAnswer {
-    backend: ExplainedBody,
-    warning: Option<String>,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct BackendAnswer {
+    pub(crate) backend: ExplainedBody,
+    pub(crate) warning: Option<String>,
 }
 
 pub(super) async fn pool(

@@ -1,5 +1,6 @@
 //! `/api/v1/pools`, one pool, one backend.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State as Shared};
@@ -15,27 +16,27 @@ use super::slots::ConnectionSlot;
 use crate::pool::{Backend, Pool};
 use crate::server::ServerState;
 
-#[derive(Serialize)]
-pub(super) struct PoolsBody {
-    pools: Vec<PoolBody>,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct PoolsBody {
+    pub(crate) pools: Vec<PoolBody>,
 }
 
 /// A backend, and everything that explains it.
-#[derive(Serialize)]
-pub(super) struct ExplainedBody {
-    pool: String,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ExplainedBody {
+    pub(crate) pool: String,
     #[serde(flatten)]
-    backend: BackendBody,
-    explanation: Vec<Said>,
-    history: Vec<ChangeBody>,
+    pub(crate) backend: BackendBody,
+    pub(crate) explanation: Vec<Said>,
+    pub(crate) history: Vec<ChangeBody>,
 }
 
-#[derive(Serialize)]
-struct ChangeBody {
-    at: String,
-    from: Option<&'static str>,
-    to: &'static str,
-    reason: String,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ChangeBody {
+    pub(crate) at: String,
+    pub(crate) from: Option<Cow<'static, str>>,
+    pub(crate) to: Cow<'static, str>,
+    pub(crate) reason: String,
 }
 
 #[derive(Deserialize)]
@@ -80,8 +81,8 @@ pub(super) async fn backend(
 pub(super) fn explained_body(pool: &Pool, backend: &Backend) -> ExplainedBody {
     let history = backend.history.read().into_iter().map(|change| ChangeBody {
         at: time(change.at),
-        from: change.from.map(crate::standing::Standing::name),
-        to: change.to.name(),
+        from: change.from.map(|from| from.name().into()),
+        to: change.to.name().into(),
         reason: change.reason.to_string(),
     });
     ExplainedBody {

@@ -1,5 +1,6 @@
 //! `/api/v1/sessions`: who is connected to whom, one of them with what the kernel knows, and the end of some of them.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -83,59 +84,62 @@ struct CloseRequest {
     all: bool,
 }
 
-#[derive(Serialize)]
-pub(super) struct SessionsBody {
-    sessions: Vec<SessionBody>,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct SessionsBody {
+    pub(crate) sessions: Vec<SessionBody>,
     /// That fit, also those beyond the limit.
-    matched: usize,
-    all: usize,
+    pub(crate) matched: usize,
+    #[serde(default)]
+    pub(crate) all: usize,
 }
 
-#[derive(Serialize)]
-pub(super) struct SessionBody {
-    id: u64,
-    listener: String,
-    pool: String,
-    client: String,
-    peer: String,
-    phase: &'static str,
-    began: String,
-    age_seconds: f64,
-    idle_seconds: f64,
-    backend: Option<String>,
-    address: Option<String>,
-    local: Option<String>,
-    failed_attempts: Option<String>,
-    to_backend: u64,
-    to_client: u64,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct SessionBody {
+    pub(crate) id: u64,
+    pub(crate) listener: String,
+    pub(crate) pool: String,
+    pub(crate) client: String,
+    pub(crate) peer: String,
+    pub(crate) phase: Cow<'static, str>,
+    #[serde(default)]
+    pub(crate) began: String,
+    pub(crate) age_seconds: f64,
+    pub(crate) idle_seconds: f64,
+    pub(crate) backend: Option<String>,
+    pub(crate) address: Option<String>,
+    pub(crate) local: Option<String>,
+    pub(crate) failed_attempts: Option<String>,
+    pub(crate) to_backend: u64,
+    pub(crate) to_client: u64,
     /// Which sides have finished.
-    finished: Vec<&'static str>,
-    is_ending: bool,
+    #[serde(default)]
+    pub(crate) finished: Vec<Cow<'static, str>>,
+    pub(crate) is_ending: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tcp: Option<TcpBody>,
+    pub(crate) tcp: Option<TcpBody>,
 }
 
-#[derive(Serialize)]
-struct TcpBody {
-    client: SideBody,
-    backend: SideBody,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct TcpBody {
+    pub(crate) client: SideBody,
+    pub(crate) backend: SideBody,
 }
 
-#[derive(Serialize)]
-struct SideBody {
-    rtt_ms: f64,
-    rtt_deviation_ms: f64,
-    retransmits: u32,
-    unacknowledged: u32,
-    lost: u32,
-    congestion_window: u32,
-    receive_queue_bytes: u32,
-    send_queue_bytes: u32,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct SideBody {
+    pub(crate) rtt_ms: f64,
+    pub(crate) rtt_deviation_ms: f64,
+    pub(crate) retransmits: u32,
+    pub(crate) unacknowledged: u32,
+    pub(crate) lost: u32,
+    pub(crate) congestion_window: u32,
+    pub(crate) receive_queue_bytes: u32,
+    pub(crate) send_queue_bytes: u32,
 }
 
-#[derive(Serialize)]
-pub(super) struct ClosingBody {
-    closing: usize,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ClosingBody {
+    pub(crate) closing: usize,
 }
 
 /// A filter that was understood.
@@ -298,7 +302,7 @@ fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) 
         pool: session.pool.name.to_string(),
         client: session.client.to_string(),
         peer: session.peer.to_string(),
-        phase: session.phase.name(),
+        phase: session.phase.name().into(),
         began: time(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)),
         age_seconds: age.as_secs_f64(),
         idle_seconds: now.saturating_duration_since(idle_since(session)).as_secs_f64(),
@@ -310,7 +314,7 @@ fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) 
         to_client: leg.map_or(0, |leg| leg.to_client),
         finished: leg.map_or_else(Vec::new, |leg| {
             let sides = ["client", "backend"].into_iter().zip(leg.finished);
-            sides.filter(|(_, has)| *has).map(|(side, _)| side).collect()
+            sides.filter(|(_, has)| *has).map(|(side, _)| side.into()).collect()
         }),
         is_ending: session.cut.is_some(),
         tcp: tcp.map(|[client, backend]| TcpBody { client: side_body(client), backend: side_body(backend) }),

@@ -1,10 +1,11 @@
 //! `/api/v1/status`, `version` and `listeners`: the whole at a glance.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::State as Shared;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bodies::time;
 use super::troubles::troubles;
@@ -17,37 +18,45 @@ pub(super) struct VersionBody {
     version: &'static str,
 }
 
-#[derive(Serialize)]
-pub(super) struct StatusBody {
-    version: &'static str,
-    pid: u32,
-    started: String,
-    uptime_seconds: f64,
-    ready: bool,
-    waiting_for: Vec<String>,
-    stopping: bool,
-    workers: usize,
-    sessions: usize,
-    max_connections: usize,
-    log_lines_dropped: u64,
-    troubles: Vec<String>,
-    limits: Vec<LimitBody>,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct StatusBody {
+    pub(crate) version: Cow<'static, str>,
+    pub(crate) pid: u32,
+    #[serde(default)]
+    pub(crate) started: String,
+    pub(crate) uptime_seconds: f64,
+    pub(crate) ready: bool,
+    pub(crate) waiting_for: Vec<String>,
+    #[serde(default)]
+    pub(crate) stopping: bool,
+    pub(crate) workers: usize,
+    pub(crate) sessions: usize,
+    pub(crate) max_connections: usize,
+    #[serde(default)]
+    pub(crate) log_lines_dropped: u64,
+    /// None of an older balancer; the same of the limits.
+    #[serde(default)]
+    pub(crate) troubles: Vec<String>,
+    #[serde(default)]
+    pub(crate) limits: Vec<LimitBody>,
     /// Where the UNIX socket is.
-    admin_socket: Option<String>,
-    listeners: Vec<ListenerBody>,
-    pools: Vec<PoolSummary>,
+    pub(crate) admin_socket: Option<String>,
+    pub(crate) listeners: Vec<ListenerBody>,
+    pub(crate) pools: Vec<PoolSummary>,
 }
 
 /// A limit that is reached, or was a short time ago.
-#[derive(Serialize)]
-struct LimitBody {
-    kind: &'static str,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct LimitBody {
+    #[serde(default)]
+    pub(crate) kind: Cow<'static, str>,
     /// Of which listener or pool.
-    name: String,
-    says: String,
-    since: String,
+    #[serde(default)]
+    pub(crate) name: String,
+    pub(crate) says: String,
+    pub(crate) since: String,
     /// `None` = it lasts.
-    until: Option<String>,
+    pub(crate) until: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -55,36 +64,39 @@ pub(super) struct ListenersBody {
     listeners: Vec<ListenerBody>,
 }
 
-#[derive(Serialize)]
-struct ListenerBody {
-    name: String,
-    pool: String,
-    addresses: Vec<String>,
-    sessions: usize,
-    max_connections: Option<usize>,
-    at_limit: bool,
-    accepted: u64,
-    ended: u64,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct ListenerBody {
+    pub(crate) name: String,
+    pub(crate) pool: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) sessions: usize,
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) at_limit: bool,
+    pub(crate) accepted: u64,
+    #[serde(default)]
+    pub(crate) ended: u64,
     /// Not in the configuration any more: it waits for its last session.
-    leaving: bool,
+    #[serde(default)]
+    pub(crate) leaving: bool,
 }
 
-#[derive(Serialize)]
-struct PoolSummary {
-    name: String,
-    backends: usize,
-    up: usize,
-    eligible: usize,
-    sessions: usize,
+#[derive(Debug, Deserialize, Serialize)]
+pub(crate) struct PoolSummary {
+    pub(crate) name: String,
+    pub(crate) backends: usize,
+    pub(crate) up: usize,
+    #[serde(default)]
+    pub(crate) eligible: usize,
+    pub(crate) sessions: usize,
     /// Sessions that wait for a backend.
-    queued: usize,
-    when_all_down: &'static str,
-    settled: bool,
-    all_down: bool,
-    fail_open: bool,
+    pub(crate) queued: usize,
+    pub(crate) when_all_down: Cow<'static, str>,
+    pub(crate) settled: bool,
+    pub(crate) all_down: bool,
+    pub(crate) fail_open: bool,
     /// Why discovery fails, while it does.
-    discovery_error: Option<String>,
-    discovery_age_seconds: Option<f64>,
+    pub(crate) discovery_error: Option<String>,
+    pub(crate) discovery_age_seconds: Option<f64>,
 }
 
 pub(super) async fn version() -> Json<VersionBody> {
@@ -109,7 +121,7 @@ pub(super) async fn status(Shared(admin): Shared<AdminState>) -> Json<StatusBody
             eligible: counts.eligible,
             sessions: pool.sessions(),
             queued: pool.queued(),
-            when_all_down: pool.settings().when_all_down.name(),
+            when_all_down: pool.settings().when_all_down.name().into(),
             settled: pool.is_settled(),
             all_down: pool.is_all_down(),
             fail_open: pool.fail_open(),
@@ -118,7 +130,7 @@ pub(super) async fn status(Shared(admin): Shared<AdminState>) -> Json<StatusBody
         }
     });
     Json(StatusBody {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").into(),
         pid: std::process::id(),
         started: time(admin.started),
         uptime_seconds: SystemTime::now().duration_since(admin.started).unwrap_or_default().as_secs_f64(),
@@ -139,7 +151,7 @@ pub(super) async fn status(Shared(admin): Shared<AdminState>) -> Json<StatusBody
 
 fn limit_body(limit: ReachedLimit) -> LimitBody {
     LimitBody {
-        kind: limit.kind.name(),
+        kind: limit.kind.name().into(),
         name: limit.name.to_string(),
         says: limit.says.to_string(),
         since: time(limit.since),

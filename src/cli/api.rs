@@ -1,100 +1,9 @@
-//! What the commands read of the API's answers, and how they find whom an operator means.
-
-use serde::Deserialize;
+//! How commands find the pool or the backend that an operator means.
 
 use super::CommandError;
 use super::client::{AdminClient, escaped};
+use crate::admin::{BackendBody, PoolBody, PoolsBody};
 use crate::config::nearest;
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Pools {
-    pub(super) pools: Vec<Pool>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Pool {
-    pub(super) name: String,
-    pub(super) all_down: bool,
-    pub(super) fail_open: bool,
-    pub(super) sessions: usize,
-    pub(super) queued: usize,
-    pub(super) times: Option<Times>,
-    #[serde(default)]
-    pub(super) source: Source,
-    pub(super) backends: Vec<Backend>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Source {
-    pub(super) error: Option<Trouble>,
-    pub(super) rejected: Vec<Rejected>,
-    pub(super) rejected_count: usize,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Trouble {
-    pub(super) text: String,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Rejected {
-    pub(super) id: String,
-    pub(super) why: String,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Backend {
-    pub(super) id: String,
-    pub(super) address: String,
-    pub(super) weight: u16,
-    pub(super) standing: String,
-    pub(super) reason: String,
-    pub(super) since: String,
-    pub(super) sessions: usize,
-    pub(super) bytes_to_backend: u64,
-    pub(super) bytes_to_client: u64,
-    pub(super) connects: u64,
-    pub(super) connect_failures: u64,
-    pub(super) operator_weight: Option<Order>,
-    pub(super) times: Option<Times>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Order {
-    pub(super) until: Option<String>,
-    pub(super) survives_restart: bool,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-pub(super) struct Times {
-    pub(super) connect_buckets: Vec<(f64, u64)>,
-    pub(super) connect_count: u64,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Explained {
-    pub(super) pool: String,
-    #[serde(flatten)]
-    pub(super) backend: Backend,
-    pub(super) explanation: Vec<Said>,
-    pub(super) history: Vec<ChangeBody>,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct Said {
-    pub(super) who: String,
-    pub(super) value: String,
-    pub(super) says: String,
-    pub(super) decides: bool,
-}
-
-#[derive(Debug, Deserialize)]
-pub(super) struct ChangeBody {
-    pub(super) at: String,
-    pub(super) from: Option<String>,
-    pub(super) to: String,
-    pub(super) reason: String,
-}
 
 /// A backend that is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +26,9 @@ impl std::fmt::Display for BackendName {
 
 /// The backend that an operator means: `POOL/ID`, `ID`, or as much of the beginning of either as only one has.
 pub(super) async fn find_backend(client: &AdminClient, text: &str) -> Result<BackendName, CommandError> {
-    let all: Pools = client.read("/api/v1/pools").await?;
-    let named = |pool: &Pool, backend: &Backend| BackendName { pool: pool.name.clone(), id: backend.id.clone() };
+    let all: PoolsBody = client.read("/api/v1/pools").await?;
+    let named =
+        |pool: &PoolBody, backend: &BackendBody| BackendName { pool: pool.name.clone(), id: backend.id.clone() };
     let all: Vec<BackendName> =
         all.pools.iter().flat_map(|pool| pool.backends.iter().map(|backend| named(pool, backend))).collect();
     chosen(&all, text).map_err(CommandError::Unknown)
@@ -126,7 +36,7 @@ pub(super) async fn find_backend(client: &AdminClient, text: &str) -> Result<Bac
 
 /// The pool that an operator means.
 pub(super) async fn find_pool(client: &AdminClient, text: &str) -> Result<String, CommandError> {
-    let all: Pools = client.read("/api/v1/pools").await?;
+    let all: PoolsBody = client.read("/api/v1/pools").await?;
     let names: Vec<&str> = all.pools.iter().map(|pool| pool.name.as_str()).collect();
     if names.contains(&text) {
         return Ok(text.to_owned());

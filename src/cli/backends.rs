@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::api::{Backend, Pool, Pools, Rejected, Source, find_pool};
+use super::api::find_pool;
 use super::client::{AdminClient, known};
 use super::table::{Table, ago, cell, coloured, number, standing};
 use super::{CommandError, say, say_json};
+use crate::admin::{BackendBody, PoolBody, PoolsBody, RejectedBody, SourceBody};
 
 /// Of the instances that can't be used; as a rule they are broken in the same way.
 const MOST_LEFT_OUT: usize = 10;
@@ -28,10 +29,10 @@ pub(super) async fn backends(client: &AdminClient, options: &BackendsOptions, js
     if json {
         return say_json(&answer);
     }
-    let pools: Pools = known(answer)?;
+    let pools: PoolsBody = known(answer)?;
     let mut table = Table::new(&["POOL", "BACKEND", "STANDING", "SINCE", "WEIGHT", "SESSIONS", "ADDRESS", "WHY"]);
     for pool in &pools.pools {
-        let mut backends: Vec<&Backend> = pool.backends.iter().collect();
+        let mut backends: Vec<&BackendBody> = pool.backends.iter().collect();
         backends.sort_by(|a, b| a.id.cmp(&b.id));
         for backend in backends {
             let mark = if backend.operator_weight.is_some() { "*" } else { "" };
@@ -58,13 +59,13 @@ pub(super) async fn backends(client: &AdminClient, options: &BackendsOptions, js
 }
 
 /// What discovery has against the set, and whom it leaves out: they have no line of their own.
-fn trouble(pool: &Pool) -> String {
-    let Source { error, rejected, rejected_count } = &pool.source;
+fn trouble(pool: &PoolBody) -> String {
+    let SourceBody { error, rejected, rejected_count, .. } = &pool.source;
     let mut text = String::new();
     if let Some(error) = error {
         text += &format!("pool {}: discovery fails, what is known stays: {}\n", pool.name, error.text);
     }
-    for Rejected { id, why } in rejected.iter().take(MOST_LEFT_OUT) {
+    for RejectedBody { id, why } in rejected.iter().take(MOST_LEFT_OUT) {
         text += &format!("pool {}: {id} is left out: {why}\n", pool.name);
     }
     match rejected_count.saturating_sub(MOST_LEFT_OUT) {

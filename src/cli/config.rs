@@ -1,29 +1,14 @@
 //! `evenkeel config` and `evenkeel reload`: what is in effect, and the file read again.
 
 use hyper::Method;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::client::{AdminClient, known};
 use super::{CommandError, say, say_json};
+use crate::admin::ConfigBody;
 
 /// Lines about what changed; a terminal holds about twice as many.
 const MOST_CHANGES: usize = 20;
-
-/// A reload that has not been refused, or was.
-#[derive(Deserialize)]
-struct ConfigAnswer {
-    generation: u64,
-    last_reload: Option<Last>,
-    needs_restart: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Last {
-    result: String,
-    #[serde(default)]
-    changes: Vec<String>,
-}
 
 /// What is in effect, with every default.
 pub(super) async fn config(client: &AdminClient, json: bool) -> Result<(), CommandError> {
@@ -34,7 +19,7 @@ pub(super) async fn config(client: &AdminClient, json: bool) -> Result<(), Comma
 /// Has the file read again. What is refused is told in the words of `evenkeel check`, and nothing has changed.
 pub(super) async fn reload(client: &AdminClient, json: bool) -> Result<(), CommandError> {
     let mut whole = client.change(Method::POST, "/api/v1/config/reload", &json!({})).await?;
-    let answer: ConfigAnswer = known(whole.clone())?;
+    let answer: ConfigBody = known(whole.clone())?;
     // Several lines; cleaned when it is written.
     let refused = whole["last_reload"]["error"].as_str().map(str::to_owned);
     if json {
@@ -46,8 +31,8 @@ pub(super) async fn reload(client: &AdminClient, json: bool) -> Result<(), Comma
         return Err(CommandError::Config(error));
     }
     if !json {
-        let unchanged = || Last { result: "unchanged".to_owned(), changes: Vec::new() };
-        let Last { result, changes } = answer.last_reload.unwrap_or_else(unchanged);
+        let (result, changes) =
+            answer.last_reload.map_or_else(|| ("unchanged".into(), Vec::new()), |last| (last.result, last.changes));
         say(&format!("{result}, generation {}\n", answer.generation))?;
         for change in changes.iter().take(MOST_CHANGES) {
             say(&format!("{change}\n"))?;

@@ -1,9 +1,10 @@
 //! `evenkeel explain`: why a backend gets sessions, or none, and what happened to it.
 
-use super::api::{Explained, find_backend};
+use super::api::find_backend;
 use super::client::{AdminClient, known};
 use super::table::{Table, ago, cell, coloured, standing, standing_word};
 use super::{CommandError, say, say_json, sessions};
+use crate::admin::ExplainedBody;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainOptions {
@@ -20,7 +21,7 @@ pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json
     if json {
         return say_json(&answer);
     }
-    let Explained { pool, backend, explanation, history } = known(answer)?;
+    let ExplainedBody { pool, backend, explanation, history } = known(answer)?;
     let ink = coloured();
     let word = standing_word(&backend.standing, ink);
     let mut text = format!(
@@ -41,7 +42,7 @@ pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json
     text += &parties.text(ink);
     let mut changes = Table::new(&["WHEN", "AGO", "FROM", "TO", "BECAUSE"]);
     for change in history {
-        let from = change.from.unwrap_or_else(|| "-".to_owned());
+        let from = change.from.unwrap_or_else(|| "-".into());
         changes.row(vec![
             cell(&change.at),
             cell(ago(&change.at)),

@@ -37,6 +37,7 @@ use crate::balancer::{StartError, explained};
 use crate::clean;
 use crate::config::ConfigError;
 use crate::server::LimitError;
+use crate::standing::Operator;
 pub use logging::{Logging, start as start_logging};
 pub use watch::FileWatch;
 
@@ -228,8 +229,8 @@ fn obey(arguments: &Arguments) -> Result<(), CommandError> {
         Command::Explain(options) => wait(explain::explain(&client()?, options, json)),
         Command::Top(options) => wait(top::top(&client()?, options, table::coloured())),
         Command::Events(options) => wait(events::events(&client()?, options, json)),
-        Command::Drain(options) => wait(operate::take_out(&client()?, "drain", options, json)),
-        Command::Disable(options) => wait(operate::take_out(&client()?, "disabled", options, json)),
+        Command::Drain(options) => wait(operate::take_out(&client()?, Operator::Drain, options, json)),
+        Command::Disable(options) => wait(operate::take_out(&client()?, Operator::Disabled, options, json)),
         Command::Ready(options) => wait(operate::put_back(&client()?, options, json)),
         Command::Weight(options) => wait(operate::weight(&client()?, options, json)),
         Command::Probe(options) => wait(operate::probe(&client()?, options, json)),

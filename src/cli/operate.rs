@@ -4,13 +4,16 @@ use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use hyper::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::api::{Backend, BackendName, Explained, Pool, find_backend, find_pool};
+use super::api::{BackendName, find_backend, find_pool};
 use super::client::{AdminClient, escaped, known};
 use super::table::{coloured, short, standing_word};
 use super::{CommandError, complain, say, say_json};
+use crate::admin::{BackendBody, ExplainedBody, OverrideBody, OverrideRequest, PoolBody};
 use crate::config::{parse_duration, written_duration};
+use crate::operator::ProbeSwitch;
+use crate::standing::Operator;
 
 /// Between two looks at how many sessions are left.
 const LOOK: Duration = Duration::from_millis(200);
@@ -125,14 +128,13 @@ enum Found {
 
 pub(super) async fn take_out(
     client: &AdminClient,
-    word: &str,
+    word: Operator,
     options: &TakeOut,
     json: bool,
 ) -> Result<(), CommandError> {
     let found = find(client, &options.whom).await?;
-    let mut body = options.lasting.body();
-    body.insert("operator".to_owned(), json!(word));
-    let answer = give(client, &found, body).await?;
+    let wanted = OverrideRequest { operator: Some(word), ..options.lasting.request() };
+    let answer = give(client, &found, &wanted).await?;
     if options.close {
         let closed = json!({ "filter": found.filter() });
         client.change(Method::POST, "/api/v1/sessions/close", &closed).await?;
@@ -156,32 +158,27 @@ pub(super) async fn take_out(
 
 pub(super) async fn put_back(client: &AdminClient, options: &PutBack, json: bool) -> Result<(), CommandError> {
     let found = find(client, &options.whom).await?;
-    let mut body = Map::new();
-    body.insert("operator".to_owned(), json!("ready"));
-    if let Some(note) = &options.note {
-        body.insert("note".to_owned(), json!(note));
-    }
-    let answer = give(client, &found, body).await?;
+    let wanted =
+        OverrideRequest { operator: Some(Operator::Ready), note: options.note.clone(), ..OverrideRequest::default() };
+    let answer = give(client, &found, &wanted).await?;
     show(&answer, &found, json)
 }
 
 pub(super) async fn weight(client: &AdminClient, options: &Weight, json: bool) -> Result<(), CommandError> {
     let found = Found::Backend(find_backend(client, &options.backend).await?);
-    let mut body = options.lasting.body();
-    body.insert("weight".to_owned(), json!(options.weight.0));
-    let answer = give(client, &found, body).await?;
+    let wanted = OverrideRequest { weight: Some(options.weight.0), ..options.lasting.request() };
+    let answer = give(client, &found, &wanted).await?;
     show(&answer, &found, json)
 }
 
 pub(super) async fn probe(client: &AdminClient, options: &ProbeOptions, json: bool) -> Result<(), CommandError> {
     let found = Found::Backend(find_backend(client, &options.backend).await?);
-    let mut body = options.lasting.body();
-    let word = match options.action {
-        Action::Pause => "paused",
-        Action::Resume => "running",
+    let switch = match options.action {
+        Action::Pause => ProbeSwitch::Paused,
+        Action::Resume => ProbeSwitch::Running,
     };
-    body.insert("probe".to_owned(), json!(word));
-    let answer = give(client, &found, body).await?;
+    let wanted = OverrideRequest { probe: Some(switch), ..options.lasting.request() };
+    let answer = give(client, &found, &wanted).await?;
     show(&answer, &found, json)
 }
 
@@ -196,18 +193,13 @@ pub(super) async fn release(client: &AdminClient, options: &ReleaseOptions, json
 }
 
 impl LastingOptions {
-    fn body(&self) -> Map<String, Value> {
-        let mut body = Map::new();
-        if let Some(time) = &self.time {
-            body.insert("for".to_owned(), json!(time));
+    fn request(&self) -> OverrideRequest {
+        OverrideRequest {
+            time: self.time.clone(),
+            until_restart: self.until_restart.then_some(true),
+            note: self.note.clone(),
+            ..OverrideRequest::default()
         }
-        if self.until_restart {
-            body.insert("until_restart".to_owned(), json!(true));
-        }
-        if let Some(note) = &self.note {
-            body.insert("note".to_owned(), json!(note));
-        }
-        body
     }
 }
 
@@ -236,8 +228,8 @@ async fn find(client: &AdminClient, whom: &Selection) -> Result<Found, CommandEr
     }
 }
 
-async fn give(client: &AdminClient, found: &Found, body: Map<String, Value>) -> Result<Value, CommandError> {
-    let answer = client.change(Method::PATCH, &found.path(), &Value::Object(body)).await?;
+async fn give(client: &AdminClient, found: &Found, wanted: &OverrideRequest) -> Result<Value, CommandError> {
+    let answer = client.change(Method::PATCH, &found.path(), &json!(wanted)).await?;
     if let Some(warning) = answer.get("warning").and_then(Value::as_str) {
         complain(format!("warning: {warning}"));
     }
@@ -259,11 +251,11 @@ fn show(answer: &Value, found: &Found, json: bool) -> Result<(), CommandError> {
     let mut text = String::new();
     match found {
         Found::Backend(named) => {
-            let Explained { backend, .. } = known(answer.get("backend").cloned().unwrap_or_default())?;
+            let ExplainedBody { backend, .. } = known(answer.get("backend").cloned().unwrap_or_default())?;
             text += &line(&named.pool, &backend, ink);
         }
         Found::Pool(_) => {
-            let mut pool: Pool = known(answer.get("pool").cloned().unwrap_or_default())?;
+            let mut pool: PoolBody = known(answer.get("pool").cloned().unwrap_or_default())?;
             pool.backends.sort_by(|a, b| a.id.cmp(&b.id));
             for backend in &pool.backends {
                 text += &line(&pool.name, backend, ink);
@@ -273,8 +265,8 @@ fn show(answer: &Value, found: &Found, json: bool) -> Result<(), CommandError> {
     Ok(say(&text)?)
 }
 
-fn line(pool: &str, backend: &Backend, ink: bool) -> String {
-    let Backend { id, standing, weight, sessions, reason, .. } = backend;
+fn line(pool: &str, backend: &BackendBody, ink: bool) -> String {
+    let BackendBody { id, standing, weight, sessions, reason, .. } = backend;
     let word = standing_word(standing, ink);
     let weight = match &backend.operator_weight {
         Some(order) => format!("weight {weight} ({})", until(order)),
@@ -283,7 +275,7 @@ fn line(pool: &str, backend: &Backend, ink: bool) -> String {
     format!("{pool}/{id}: {word}, {weight}, {sessions} sessions: {reason}\n")
 }
 
-fn until(order: &super::api::Order) -> String {
+fn until(order: &OverrideBody<u16>) -> String {
     match &order.until {
         Some(until) => format!("until {until}"),
         None if order.survives_restart => "until it is taken back".to_owned(),
@@ -324,13 +316,13 @@ async fn wait(client: &AdminClient, found: &Found, timeout: Option<Duration>) ->
 async fn left(client: &AdminClient, found: &Found) -> Result<usize, CommandError> {
     let (standing, sessions, who) = match found {
         Found::Backend(named) => {
-            let Explained { backend, .. } = client.read(&named.path()).await?;
-            (backend.standing, backend.sessions, named.to_string())
+            let ExplainedBody { backend, .. } = client.read(&named.path()).await?;
+            (backend.standing, backend.sessions as usize, named.to_string())
         }
         Found::Pool(pool) => {
-            let pool: Pool = client.read(&format!("/api/v1/pools/{}", escaped(pool))).await?;
+            let pool: PoolBody = client.read(&format!("/api/v1/pools/{}", escaped(pool))).await?;
             let back = pool.backends.iter().find(|backend| backend.standing == "up" && backend.weight > 0);
-            (back.map_or("draining", |_| "up").to_owned(), pool.sessions, pool.name)
+            (back.map_or("draining", |_| "up").into(), pool.sessions, pool.name)
         }
     };
     if standing == "up" {

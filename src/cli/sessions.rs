@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use hyper::Method;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{find_backend, find_pool};
 use super::client::{AdminClient, escaped, known};
 use super::table::{Table, cell, coloured, number, short};
 use super::{CommandError, say, say_json};
+use crate::admin::{SessionBody, SessionsBody};
 
 /// Which sessions; all that is said has to fit.
 #[derive(Debug, clap::Args)]
@@ -61,52 +61,6 @@ pub(super) struct CloseOptions {
     yes: bool,
 }
 
-#[derive(Deserialize)]
-struct Sessions {
-    sessions: Vec<SessionRow>,
-    matched: usize,
-}
-
-#[derive(Deserialize)]
-pub(super) struct SessionRow {
-    id: u64,
-    listener: String,
-    pool: String,
-    client: String,
-    peer: String,
-    phase: String,
-    age_seconds: f64,
-    idle_seconds: f64,
-    backend: Option<String>,
-    address: Option<String>,
-    local: Option<String>,
-    failed_attempts: Option<String>,
-    to_backend: u64,
-    to_client: u64,
-    #[serde(default)]
-    finished: Vec<String>,
-    is_ending: bool,
-    tcp: Option<Tcp>,
-}
-
-#[derive(Deserialize)]
-struct Tcp {
-    client: SideRow,
-    backend: SideRow,
-}
-
-#[derive(Deserialize)]
-struct SideRow {
-    rtt_ms: f64,
-    rtt_deviation_ms: f64,
-    retransmits: u32,
-    unacknowledged: u32,
-    lost: u32,
-    congestion_window: u32,
-    receive_queue_bytes: u32,
-    send_queue_bytes: u32,
-}
-
 impl Which {
     /// As the API takes it, names found.
     async fn filter(&self, client: &AdminClient) -> Result<Map<String, Value>, CommandError> {
@@ -143,7 +97,7 @@ pub(super) async fn list(client: &AdminClient, options: &ListOptions, json: bool
     if json {
         return say_json(&answer);
     }
-    let Sessions { sessions, matched } = known(answer)?;
+    let SessionsBody { sessions, matched, .. } = known(answer)?;
     let mut table = Table::new(&[
         "SESSION",
         "AGE",
@@ -214,7 +168,7 @@ async fn sure(client: &AdminClient, filter: &Map<String, Value>) -> Result<bool,
         let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
         path += &format!("&{name}={}", escaped(&value));
     }
-    let Sessions { matched, .. } = client.read(&path).await?;
+    let SessionsBody { matched, .. } = client.read(&path).await?;
     let _ = write!(io::stderr(), "close {matched} sessions? [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);
@@ -227,7 +181,7 @@ pub(super) async fn explain(client: &AdminClient, id: u64, json: bool) -> Result
     if json {
         return say_json(&answer);
     }
-    let session: SessionRow = known(answer)?;
+    let session: SessionBody = known(answer)?;
     let by = if session.peer == session.client { String::new() } else { format!(", by {}", session.peer) };
     let finished = match &session.finished[..] {
         [] => String::new(),

@@ -2,70 +2,17 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::client::{AdminClient, known};
 use super::table::{Colour, Table, TableCell, cell, coloured, number, short};
 use super::{CommandError, say, say_json};
-
-#[derive(Deserialize)]
-struct Status {
-    version: String,
-    pid: u32,
-    uptime_seconds: f64,
-    ready: bool,
-    waiting_for: Vec<String>,
-    workers: usize,
-    sessions: usize,
-    max_connections: usize,
-    #[serde(default)]
-    troubles: Vec<String>,
-    /// None of an older balancer.
-    #[serde(default)]
-    limits: Vec<LimitRow>,
-    listeners: Vec<Listener>,
-    pools: Vec<Pool>,
-}
-
-#[derive(Deserialize)]
-struct LimitRow {
-    says: String,
-    since: String,
-    until: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Listener {
-    name: String,
-    pool: String,
-    addresses: Vec<String>,
-    sessions: usize,
-    max_connections: Option<usize>,
-    at_limit: bool,
-    accepted: u64,
-}
-
-#[derive(Deserialize)]
-struct Pool {
-    name: String,
-    backends: usize,
-    up: usize,
-    sessions: usize,
-    queued: usize,
-    when_all_down: String,
-    settled: bool,
-    all_down: bool,
-    fail_open: bool,
-    discovery_error: Option<String>,
-    discovery_age_seconds: Option<f64>,
-}
+use crate::admin::{LimitBody, PoolSummary, StatusBody};
 
 pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), CommandError> {
     let answer = client.get("/api/v1/status").await?;
     if json {
         return say_json(&answer);
     }
-    let status: Status = known(answer)?;
+    let status: StatusBody = known(answer)?;
     let up = short(Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default());
     let ready = if status.ready { "ready".to_owned() } else { format!("not ready: {}", status.waiting_for.join("; ")) };
     let mut text = format!(
@@ -101,8 +48,8 @@ pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), Comma
     Ok(say(&text)?)
 }
 
-fn limit(limit: &LimitRow) -> String {
-    let LimitRow { says, since, until } = limit;
+fn limit(limit: &LimitBody) -> String {
+    let LimitBody { says, since, until, .. } = limit;
     match until {
         None => format!("limit reached since {since}: {says}"),
         Some(until) => format!("limit reached from {since} until {until}, over now: {says}"),
@@ -110,7 +57,7 @@ fn limit(limit: &LimitRow) -> String {
 }
 
 /// What discovery of a pool fails with, and what is left to go by.
-fn trouble(pool: &Pool) -> Option<String> {
+fn trouble(pool: &PoolSummary) -> Option<String> {
     let error = pool.discovery_error.as_deref()?;
     let known = match pool.discovery_age_seconds.map(Duration::try_from_secs_f64) {
         Some(Ok(age)) => format!("what is known is {} old", short(age)),
@@ -119,18 +66,18 @@ fn trouble(pool: &Pool) -> Option<String> {
     Some(format!("discovery of pool {} fails, {known}: {error}", pool.name))
 }
 
-fn state(pool: &Pool) -> TableCell {
+fn state(pool: &PoolSummary) -> TableCell {
     match pool {
-        Pool { fail_open: true, .. } => cell("nothing is up, sessions try the rest").in_colour(Colour::Red),
-        Pool { all_down: true, when_all_down, queued, .. } if when_all_down == "wait" => {
+        PoolSummary { fail_open: true, .. } => cell("nothing is up, sessions try the rest").in_colour(Colour::Red),
+        PoolSummary { all_down: true, when_all_down, queued, .. } if when_all_down == "wait" => {
             cell(format!("nothing is up, {queued} sessions wait")).in_colour(Colour::Red)
         }
-        Pool { all_down: true, .. } => cell("nothing is up, sessions are refused").in_colour(Colour::Red),
-        Pool { settled: false, .. } => cell("waits for discovery and first probes").in_colour(Colour::Blue),
-        Pool { queued: queued @ 1.., .. } => {
+        PoolSummary { all_down: true, .. } => cell("nothing is up, sessions are refused").in_colour(Colour::Red),
+        PoolSummary { settled: false, .. } => cell("waits for discovery and first probes").in_colour(Colour::Blue),
+        PoolSummary { queued: queued @ 1.., .. } => {
             cell(format!("{queued} sessions wait for a backend")).in_colour(Colour::Yellow)
         }
-        Pool { up, backends, .. } if up < backends => cell("degraded").in_colour(Colour::Yellow),
+        PoolSummary { up, backends, .. } if up < backends => cell("degraded").in_colour(Colour::Yellow),
         _ => cell("ok").in_colour(Colour::Green),
     }
 }

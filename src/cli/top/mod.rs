@@ -13,14 +13,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hyper::Method;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use serde::Deserialize;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::CommandError;
-use super::api::{BackendName, Pools};
+use super::api::BackendName;
 use super::client::AdminClient;
+use crate::admin::{PoolsBody, StatusBody};
 use crate::config::parse_duration;
 use view::{KeyAction, TopView};
 
@@ -42,16 +42,9 @@ const KEYS_WAITING: usize = 64;
 /// Answers that wait while the screen is drawn: of the looks, which wait in turn, and of a few orders.
 const NEWS_WAITING: usize = 8;
 
-#[derive(Deserialize)]
-struct TopStatus {
-    /// Not of an older balancer.
-    #[serde(default)]
-    troubles: Vec<String>,
-}
-
 /// What the balancer answered.
 enum News {
-    Looked(Result<(Pools, Vec<String>), CommandError>),
+    Looked(Result<(PoolsBody, Vec<String>), CommandError>),
     Said(String),
 }
 
@@ -148,8 +141,8 @@ async fn look(client: AdminClient, interval: Duration, news: mpsc::Sender<News>)
     }
 }
 
-async fn look_once(client: &AdminClient) -> Result<(Pools, Vec<String>), CommandError> {
-    let (pools, status): (Pools, TopStatus) = (client.read(LOOK).await?, client.read(STATUS).await?);
+async fn look_once(client: &AdminClient) -> Result<(PoolsBody, Vec<String>), CommandError> {
+    let (pools, status): (PoolsBody, StatusBody) = (client.read(LOOK).await?, client.read(STATUS).await?);
     Ok((pools, status.troubles))
 }
 

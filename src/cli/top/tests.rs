@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::draw::{self, BARS, PLAIN_BARS, bytes, rate, spark, time};
 use super::view::{KeyAction, KeyMode, TopView, quantile};
-use crate::cli::api::{BackendName, Pools, Times};
+use crate::admin::{PoolsBody, TimesBody};
+use crate::cli::api::BackendName;
 use crate::cli::table::{mark, speaks_utf8};
 
 fn backend(id: &str, standing: &str, connects: u64, sessions: u64) -> Value {
@@ -22,7 +23,7 @@ fn backend(id: &str, standing: &str, connects: u64, sessions: u64) -> Value {
     })
 }
 
-fn pools(connects: u64) -> Pools {
+fn pools(connects: u64) -> PoolsBody {
     let backends = [
         backend("n/web-1", "up", connects, 3),
         backend("n/web-2", "down", 0, 7),
@@ -224,7 +225,7 @@ fn the_selection_follows_its_backend() {
 
 #[test]
 fn quantiles_are_of_what_came_in_between() {
-    let times = |counts: [u64; 3], all| Times {
+    let times = |counts: [u64; 3], all| TimesBody {
         connect_buckets: [0.001, 0.01, 0.1].into_iter().zip(counts).collect(),
         connect_count: all,
     };

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::cli::api::{Backend, BackendName, Pools, Times};
+use crate::admin::{BackendBody, PoolsBody, TimesBody};
+use crate::cli::api::BackendName;
 use crate::cli::table::ago;
 
 /// Points of a sparkline.
@@ -90,7 +91,7 @@ struct Track {
     last: Option<(Instant, [u64; 4])>,
     rates: [f64; 4],
     history: VecDeque<f64>,
-    times: VecDeque<Times>,
+    times: VecDeque<TimesBody>,
     seen: bool,
 }
 
@@ -114,7 +115,7 @@ impl TopView {
     }
 
     /// A new look at everything.
-    pub(super) fn take(&mut self, pools: Pools, now: Instant) {
+    pub(super) fn take(&mut self, pools: PoolsBody, now: Instant) {
         self.trouble.clear();
         let selected = self.chosen();
         (self.pools, self.all) = (Vec::new(), Vec::new());
@@ -277,7 +278,7 @@ impl RowSort {
 }
 
 impl Track {
-    fn take(&mut self, now: Instant, counters: [u64; 4], times: Option<Times>) {
+    fn take(&mut self, now: Instant, counters: [u64; 4], times: Option<TimesBody>) {
         self.seen = true;
         if let Some((before, last)) = self.last {
             let passed = now.duration_since(before).as_secs_f64().max(0.001);
@@ -325,26 +326,26 @@ impl Track {
     }
 }
 
-fn counters(backend: &Backend) -> [u64; 4] {
+fn counters(backend: &BackendBody) -> [u64; 4] {
     [backend.connects, backend.connect_failures, backend.bytes_to_backend, backend.bytes_to_client]
 }
 
-fn line_of(pool: &str, backend: &Backend, track: &Track) -> TopRow {
+fn line_of(pool: &str, backend: &BackendBody, track: &Track) -> TopRow {
     TopRow {
         pool: pool.to_owned(),
         id: backend.id.clone(),
         address: backend.address.clone(),
-        standing: backend.standing.clone(),
+        standing: backend.standing.to_string(),
         since: ago(&backend.since),
         weight: backend.weight,
-        sessions: backend.sessions,
+        sessions: backend.sessions as usize,
         ..track.line()
     }
 }
 
 /// Of what came between two looks, in seconds; infinite above the last bound, as Prometheus' `histogram_quantile` is
 /// not. `None` = nothing came.
-pub(super) fn quantile(old: &Times, new: &Times, q: f64) -> Option<f64> {
+pub(super) fn quantile(old: &TimesBody, new: &TimesBody, q: f64) -> Option<f64> {
     let before = |index: usize| old.connect_buckets.get(index).map_or(0, |bucket| bucket.1);
     let all = new.connect_count.checked_sub(old.connect_count).filter(|&all| all > 0)?;
     let rank = q * all as f64;
