@@ -133,7 +133,7 @@ fn membership(criterion: &mut Criterion) {
         let (_advice, advice) = mpsc::unbounded_channel();
         let watch = Box::new(|_: &Arc<str>, _| Box::new(()) as Box<dyn keeper::Probing>);
         let (_changes, changes) = mpsc::unbounded_channel();
-        let inputs = Inputs { updates, reports, advice, observation, commands: pool.orders.listen(), changes };
+        let inputs = Inputs { updates, reports, advice, observation, overrides: pool.overrides.listen(), changes };
         let _keeper = runtime.spawn(keeper::run(Arc::clone(&pool), watch, Box::new(|_| ()), inputs));
         let mut next = whole.len();
         let apply = |endpoints: Vec<Endpoint>| {
