@@ -80,7 +80,7 @@ pub(super) async fn plan(
     if differs && options.exit_code { Err(CommandError::Differs) } else { Ok(()) }
 }
 
-/// A file of another user gets nothing of our environment; see `ways`.
+/// A file of another user gets nothing of our environment; see `addresses`.
 fn load(path: &Path) -> Result<Config, CommandError> {
     let written = match written(path) {
         Ok(written) if !written.is_trusted => written,

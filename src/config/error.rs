@@ -35,16 +35,16 @@ pub enum ConfigError {
 /// Everything that is wrong with a file.
 #[derive(Debug)]
 pub struct ConfigErrors {
-    /// Those that are shown: to find the place of one takes a walk through the file.
-    problems: Vec<Problem>,
+    /// Those that are shown, as they are shown: to find the place of one takes a walk through the file.
+    shown: Vec<String>,
     count: usize,
 }
 
 impl ConfigErrors {
     pub(super) fn new(faults: Vec<ConfigFault>, origin: &str, text: &str, table: &DeTable<'_>) -> Self {
-        let count = faults.len();
-        let (shown, masked) = (faults.into_iter().take(MOST_SHOWN), secrets::masked(text));
-        Self { problems: shown.map(|fault| Problem::new(fault, origin, text, &masked, table)).collect(), count }
+        let (count, masked) = (faults.len(), secrets::masked(text));
+        let shown = faults.into_iter().take(MOST_SHOWN).map(|fault| shown(fault, origin, text, &masked, table));
+        Self { shown: shown.collect(), count }
     }
 
     /// How many things are wrong; never 0.
@@ -55,99 +55,52 @@ impl ConfigErrors {
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.problems.iter().enumerate() {
-            let between = if i == 0 { "" } else { "\n\n" };
-            write!(f, "{between}{problem}")?;
-        }
-        match self.count - self.problems.len() {
+        f.write_str(&self.shown.join("\n\n"))?;
+        match self.count - self.shown.len() {
             0 => Ok(()),
             more => write!(f, "\n\nand {more} more"),
         }
     }
 }
 
-#[derive(Debug)]
-struct Problem {
-    /// `lb.toml:12:9`, or `lb.toml` alone.
-    place: String,
-    message: String,
-    snippet: Option<Snippet>,
-    hint: String,
-}
-
-impl Problem {
-    fn new(fault: ConfigFault, origin: &str, text: &str, masked: &str, table: &DeTable<'_>) -> Self {
-        let ConfigFault { span, message, why, hint, is_shape: _ } = fault;
-        let Some(span) = span else {
-            return Self { place: origin.to_owned(), message, snippet: None, hint };
-        };
-        let snippet = Snippet::new(text, masked, &span);
-        let message = match place::find(table, &span) {
-            // The header of a table is its own place.
-            Some(place) if place.is_table && text.get(span.clone()).is_some_and(|header| header.starts_with('[')) => {
-                message
-            }
-            Some(place) if !place.table.is_empty() => format!("{message} in [{}]", place.table),
-            _ => message,
-        };
-        let message = if why.is_empty() { message } else { format!("{message}: {why}") };
-        let place = format!("{origin}:{}:{}", snippet.line, snippet.column);
-        Self { place, message, snippet: Some(snippet), hint }
+/// `masked` is the text as it may be shown, character by character.
+fn shown(fault: ConfigFault, origin: &str, text: &str, masked: &str, table: &DeTable<'_>) -> String {
+    let ConfigFault { span, mut message, why, hint, is_shape: _ } = fault;
+    let hint = if hint.is_empty() { hint } else { format!("\nhint: {hint}") };
+    let Some(span) = span else { return format!("{origin}: {message}{hint}") };
+    let is_header = text.get(span.clone()).is_some_and(|written| written.starts_with('['));
+    // The header of a table is its own place.
+    if let Some(place) = place::find(table, &span).filter(|place| !(place.is_table && is_header))
+        && !place.table.is_empty()
+    {
+        message += &format!(" in [{}]", place.table);
     }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)?;
-        if let Some(snippet) = &self.snippet {
-            write!(f, "\n{snippet}")?;
-        }
-        if !self.hint.is_empty() {
-            write!(f, "\nhint: {}", self.hint)?;
-        }
-        Ok(())
+    if !why.is_empty() {
+        message += &format!(": {why}");
     }
+    let (line, column, snippet) = snippet(text, masked, &span);
+    format!("{origin}:{line}:{column}: {message}\n{snippet}{hint}")
 }
 
-/// One line of the file with a part of it underlined.
-#[derive(Debug)]
-struct Snippet {
-    /// Both count from 1, the column in characters.
-    line: usize,
-    column: usize,
-    shown: String,
-    underline: String,
-}
+/// Line and column, which count from 1, the column in characters; and that line with a part of it underlined.
+fn snippet(text: &str, masked: &str, span: &Range<usize>) -> (usize, usize, String) {
+    let start = floor(text, span.start);
+    let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    let line_end = text[line_start..].find('\n').map_or(text.len(), |newline| line_start + newline);
+    let line = text[..line_start].matches('\n').count();
+    let content = masked.lines().nth(line).unwrap_or_default().trim_end_matches('\r');
+    let before = text[line_start..start].chars().count();
+    let end = floor(text, span.end).clamp(start, line_end);
+    let width = text[start..end].trim_end_matches('\r').chars().count().max(1);
 
-impl Snippet {
-    /// `masked` is the text as it may be shown, character by character.
-    fn new(text: &str, masked: &str, span: &Range<usize>) -> Self {
-        let start = floor(text, span.start);
-        let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line_end = text[line_start..].find('\n').map_or(text.len(), |newline| line_start + newline);
-        let content = masked.lines().nth(text[..line_start].matches('\n').count()).unwrap_or_default();
-        let content = content.trim_end_matches('\r');
-        let before = text[line_start..start].chars().count();
-        let end = floor(text, span.end).clamp(start, line_end);
-        let width = text[start..end].trim_end_matches('\r').chars().count().max(1);
-
-        let first = if content.chars().count() > LONGEST_LINE { before.saturating_sub(LONGEST_LINE / 2) } else { 0 };
-        let part: String = content.chars().skip(first).take(LONGEST_LINE).collect();
-        let width = width.min(LONGEST_LINE - (before - first).min(LONGEST_LINE - 1));
-        // Tabs stay tabs in the padding, so that the underline is under the value however wide a tab is.
-        let padding = part.chars().take(before - first).map(|c| if c == '\t' { '\t' } else { ' ' });
-        let underline = padding.chain("^".repeat(width).chars()).collect();
-        let shown = part.chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
-        Self { line: text[..line_start].matches('\n').count() + 1, column: before + 1, shown, underline }
-    }
-}
-
-impl fmt::Display for Snippet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let gutter = self.line.to_string();
-        let blank = " ".repeat(gutter.len());
-        write!(f, "{gutter} | {}\n{blank} | {}", self.shown, self.underline)
-    }
+    let first = if content.chars().count() > LONGEST_LINE { before.saturating_sub(LONGEST_LINE / 2) } else { 0 };
+    let part: String = content.chars().skip(first).take(LONGEST_LINE).collect();
+    let carets = "^".repeat(width.min(LONGEST_LINE - (before - first).min(LONGEST_LINE - 1)));
+    // Tabs stay tabs in the padding, so that the underline is under the value however wide a tab is.
+    let padding: String = part.chars().take(before - first).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
+    let part: String = part.chars().map(|c| if c.is_control() && c != '\t' { '?' } else { c }).collect();
+    let gutter = " ".repeat((line + 1).to_string().len());
+    (line + 1, before + 1, format!("{} | {part}\n{gutter} | {padding}{carets}", line + 1))
 }
 
 /// `at`, moved back to the nearest place where a character begins.
@@ -166,11 +119,11 @@ mod tests {
     #[test]
     fn a_range_that_is_nowhere_is_survived() {
         for (text, span) in [("", 0..0), ("", 5..9), ("ä", 1..1), ("a\n", 2..2), ("a\r\nb", 1..2)] {
-            let _ = Snippet::new(text, text, &span).to_string();
+            let _ = snippet(text, text, &span);
         }
         let long = "x".repeat(1000);
         for at in [0, 80, 500, 999, 1000] {
-            let _ = Snippet::new(&long, &long, &(at..1000)).to_string();
+            let _ = snippet(&long, &long, &(at..1000));
         }
     }
 }

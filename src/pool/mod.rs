@@ -38,7 +38,7 @@ pub use events::{Event, Events, Happened};
 pub use history::{History, StandingChange};
 use lease::Claim;
 pub use lease::Lease;
-pub use overrides::{PendingOverride, OverrideError, PoolOverrides};
+pub use overrides::{OverrideError, PendingOverride, PoolOverrides};
 pub use preconnected::{Preconnected, Preconnects};
 pub use queue::{PickOrWait, Waiting};
 pub use record::{EarlyEnds, OutlierCounts};
