@@ -185,6 +185,23 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Programs are no persons, and some words are known to few whose first language is another.
+#[test]
+fn they_say_it_plainly() {
+    let mut texts = all();
+    texts.push(("lb.toml".to_owned(), page("lb.toml").replace("nobody:nogroup", "")));
+    texts.push(("--help".to_owned(), page("tests/snapshots/tests__cli__help.snap")));
+    for (name, text) in texts {
+        for line in text.lines() {
+            let words: Vec<_> = line.split(|c: char| !c.is_alphanumeric()).map(str::to_lowercase).collect();
+            let odd = ["whoever", "nobody", "everybody", "anew", "whom"]
+                .into_iter()
+                .find(|odd| words.iter().any(|w| w == odd));
+            assert!(odd.is_none() && !line.contains("at hand"), "{name}: {line}");
+        }
+    }
+}
+
 /// A newcomer reads it in one go; what is looked up belongs to `docs/`.
 #[test]
 fn the_readme_stays_short() {
