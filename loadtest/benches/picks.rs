@@ -1,4 +1,4 @@
-//! What a session costs the pool, and what a change of membership costs everybody: `cargo bench --profile dist -p loadtest --bench picks`.
+//! The cost of picking and releasing a backend, and of a change of membership: `cargo bench --profile dist -p loadtest --bench picks`.
 //! With `-- --write-results` the figures go to `RESULTS.md`.
 
 use std::fs;
@@ -40,7 +40,7 @@ fn endpoint(number: usize) -> Endpoint {
         id: format!("node/web-{number}").into(),
         address: SocketAddr::from((Ipv4Addr::new(10, 0, a, b), 80)),
         candidates: [].into(),
-        // Weights that are not all equal: the balancers have to compare.
+        // Different weights, so that the policies have to compare.
         weight: 1 + u16::from(b % 4),
         priority: 0,
         max_sessions: None,
@@ -96,7 +96,7 @@ fn pick_and_release(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("pick and release, {}", balance.name()));
         for size in SIZES {
             let pool = full_pool(balance, size);
-            // Sessions that are there already, so that the heaps are not all ties.
+            // Some sessions, so that the heaps have an order.
             let held: Vec<_> = (0..size * 2).filter_map(|_| pool.pick(&PickContext::FIRST).ok()).collect();
             let mut clients = 0;
             group.bench_function(BenchmarkId::new(ALONE, size), |bencher| {
@@ -160,7 +160,7 @@ fn membership(criterion: &mut Criterion) {
     });
 }
 
-/// Medians in nanoseconds, by the identifier of the bench, as criterion has written them down.
+/// Medians in nanoseconds by the id of the bench, from criterion's files.
 fn medians(folder: &Path) -> Vec<(String, f64)> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else { return found };

@@ -1,5 +1,5 @@
-//! What 10,000 probed backends cost: the prober's own CPU time at the default interval, by kind, beside the bare timers.
-//! A plain program, since what counts is the CPU time of a steady state and no time of a call. Servers are other threads.
+//! The CPU time of the prober with 10,000 backends at the default interval, for each kind, and of the timers alone.
+//! It is a plain program, because it measures CPU time in a steady state. The servers run on other threads.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 
 const BACKENDS: usize = 10_000;
-/// Until the first round is over and jitter has spread the rest.
+/// Time for the first round, and for jitter to spread the probes.
 const WARM_UP: Duration = Duration::from_secs(5);
 const MEASURED: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -32,7 +32,7 @@ fn main() {
     std::process::exit(0);
 }
 
-/// The schedule alone: a task each that sleeps for its interval.
+/// The schedule alone: one task for each backend, which sleeps for its interval.
 fn timers() {
     let (rounds, runtime) = (Arc::new(AtomicU64::new(0)), runtime());
     let used = runtime.block_on(async {
@@ -70,7 +70,7 @@ fn probes(name: &str, port: u16, check: &str, passing: bool) {
     used.print(name);
 }
 
-/// Each backend at an address of its own, all of them on one listener.
+/// Each backend has its own address; one listener serves all of them.
 fn address(i: usize, port: u16) -> SocketAddr {
     (Ipv4Addr::new(127, 1, (i / 250) as u8, (i % 250) as u8 + 1), port).into()
 }
@@ -101,7 +101,7 @@ impl Used {
     }
 }
 
-/// The runtime is of one thread, so that this thread's CPU time is all that it used.
+/// The runtime has one thread, so the CPU time of this thread is all that it uses.
 async fn measured(rounds: &AtomicU64, in_flight: impl Fn() -> usize) -> Used {
     tokio::time::sleep(WARM_UP).await;
     let (cpu, before, most) = (own_cpu(), rounds.load(Relaxed), AtomicUsize::new(0));
@@ -122,7 +122,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Answers each byte with itself, or never, at every address of the loopback network.
+/// Echoes each byte, or stays silent, at every address of the loopback network.
 fn serve(answers: bool) -> u16 {
     let (send, receive) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
@@ -150,6 +150,6 @@ fn serve(answers: bool) -> u16 {
 fn raise_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // What can't be raised shows as failed probes.
+    // If it can't be raised, probes fail.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

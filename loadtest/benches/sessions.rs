@@ -1,6 +1,6 @@
-//! User-space bytes that a session takes, idle and while a message of it is under way: `cargo bench --profile dist -p loadtest --bench
-//! sessions`. With `-- --write-results` they go to `RESULTS.md`. The heap is counted by the allocator itself; clients and
-//! backend are plain blocking sockets of this process, which have none.
+//! User-space bytes of a session, idle and with a message on its way: `cargo bench --profile dist -p loadtest --bench sessions`.
+//! With `-- --write-results` they go to `RESULTS.md`. The allocator counts the heap; clients and backend are plain blocking sockets
+//! of this process, which use none.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
@@ -15,13 +15,13 @@ use loadtest::results;
 const SESSIONS: usize = 2_000;
 const MESSAGE: usize = 64;
 
-/// After a session's traffic, until what it does not need any more has been given back.
+/// Time after traffic in which a session frees the memory that it does not need.
 const QUIET: Duration = Duration::from_secs(3);
 
 #[global_allocator]
 static HEAP: Counting = Counting;
 
-/// Bytes that are allocated now, and the most that ever were.
+/// Bytes that are allocated now, and the highest number so far.
 static LIVE: AtomicIsize = AtomicIsize::new(0);
 static PEAK: AtomicIsize = AtomicIsize::new(0);
 
@@ -60,7 +60,7 @@ fn count(bytes: isize) {
     PEAK.fetch_max(live, Relaxed);
 }
 
-/// Heap per session: idle, and at most while each in turn has a message under way.
+/// Heap per session: idle, and the maximum while each in turn has a message on its way.
 struct Figures {
     relay: &'static str,
     idle: f64,
@@ -96,7 +96,7 @@ fn traffic(relay: &'static str, front: SocketAddr, backend: &TcpListener) -> Fig
         let client = TcpStream::connect(front).expect("connected");
         (client, backend.accept().expect("the balancer connects").0)
     };
-    // One before, which makes what all share.
+    // One session before the others allocates the memory that all share.
     let (client, server) = open();
     exchange(&client, &server);
     let mut ends = Vec::with_capacity(SESSIONS);

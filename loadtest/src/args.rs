@@ -1,6 +1,4 @@
-//! The command line, and the plan that it asks for.
-//!
-//! The only place that knows clap's shapes. The numbers themselves are judged in [`run`](crate::run()).
+//! The command line, and the plan that it makes. [`run`](crate::run()) checks the numbers.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -11,30 +9,30 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::chaos::{BackendArgs, ChaosArgs};
 use crate::compare::CompareArgs;
-use crate::plan::{CloseSide, Plan, default_threads};
+use crate::plan::{CloseSide, LoadPlan, default_threads};
 use crate::scenario::Scenario;
 use crate::units;
 
-/// How long a run lasts when neither messages nor a duration are given.
+/// How long a run lasts if neither messages nor a duration are given.
 const DURATION: Duration = Duration::from_secs(10);
 
 /// Load generator for Evenkeel: every byte that comes back is verified.
 #[derive(Debug, Parser)]
 #[command(version, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Put load on an address and report throughput, latency, and every wrong byte
     Run(Box<RunArgs>),
-    /// The matching backend, for all scenarios; prints `listening on ADDR`
+    /// Run the matching backend for all scenarios; prints `listening on ADDR`
     Serve(ServeArgs),
-    /// Run Evenkeel and its peers side by side and report what each costs
+    /// Run Evenkeel and its peers in turn and report what each costs
     Compare(Box<CompareArgs>),
     /// Break backends behind Evenkeel and its peers, and report what clients notice (root only)
     Chaos(Box<ChaosArgs>),
@@ -46,7 +44,7 @@ pub enum Command {
 /// Exit codes: 0 = every operation ended well, 1 = mismatches or failures, 2 = bad usage.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Where to: host:port of the load balancer (or of `loadtest serve` itself)
+    /// host:port of the load balancer, or of `loadtest serve` itself
     #[arg(long)]
     pub target: String,
     /// What each connection does
@@ -55,13 +53,13 @@ pub struct RunArgs {
     /// Connections at the same time [default: 64; large-messages 32, bulk 8, idle 1000]
     #[arg(long, short, value_parser = units::count)]
     pub connections: Option<u64>,
-    /// Operations of all connections together, for example 5M
+    /// Number of operations of all connections together, for example 5M
     #[arg(long, short, value_parser = units::count)]
     pub messages: Option<u64>,
-    /// Start no operation later than this; idle: keep the connections so long [default: 10s, unless --messages is given]
+    /// Start no operation after this time; idle: keep the connections for this time [default: 10s, unless --messages is given]
     #[arg(long, short, value_parser = units::duration)]
     pub duration: Option<Duration>,
-    /// Open loop: so many operations per second together (20k/s); latency counts from the intended start
+    /// Open loop: operations per second of all connections together (20k/s); latency counts from the intended start
     #[arg(long, value_parser = units::rate)]
     pub rate: Option<f64>,
     /// Payload bytes of a message or bulk transfer [default: 64; large-messages 16KiB, bulk 16MiB]
@@ -70,14 +68,14 @@ pub struct RunArgs {
     /// Load threads [default: half of the CPUs, 1 or 2]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Longest time that a connect, or an operation, may take
+    /// Longest time for a connect, and for an operation
     #[arg(long, default_value = "10s", value_parser = units::duration)]
     pub timeout: Duration,
-    /// Failures in a row (100 ms apart) after which a connection is given up
+    /// Give a connection up after this number of failures in a row (100 ms apart)
     #[arg(long, default_value_t = 20)]
     pub attempts: u32,
-    /// connect-request-close: who closes first, and so keeps the TIME_WAIT. With `client` about 28,000 source ports are used
-    /// up and `no_port` failures follow at high rates
+    /// connect-request-close: the side that closes first, and so keeps the TIME_WAIT. With `client`, high rates use up the about
+    /// 28,000 source ports, and `no_port` failures follow
     #[arg(long, value_enum, default_value = "server")]
     pub close: CloseSide,
     /// The other side is a plain echo server, not `loadtest serve` (small-messages, large-messages, idle)
@@ -86,18 +84,18 @@ pub struct RunArgs {
     /// Seed of the payload
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
-    /// Also write the report as JSON; `-` = to stdout, and the table to stderr
+    /// Also write the report as JSON; with `-` to stdout, and the table to stderr
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Exit with 0 in spite of failures (never in spite of mismatches)
+    /// Exit with 0 even if operations failed (never if bytes were wrong)
     #[arg(long)]
     pub allow_failures: bool,
-    /// Allow an address outside of this machine: it gets all the load that this machine can make, so ask its owner
+    /// Allow an address of another machine. It gets all the load that this machine can make, so ask its owner first
     #[arg(long)]
     pub allow_remote: bool,
 }
 
-/// Where and how to serve.
+/// Options of `serve`.
 #[derive(Debug, Args)]
 pub struct ServeArgs {
     /// Address to listen on; port 0 = any free one
@@ -106,20 +104,23 @@ pub struct ServeArgs {
     /// Threads [default: half of the CPUs, 1 or 2]
     #[arg(long)]
     pub threads: Option<usize>,
-    /// Allow an address that others can reach: everybody who can makes it send as much as they like
+    /// Allow an address that other machines can reach; each of them can make this server send without limit
     #[arg(long)]
     pub allow_remote: bool,
 }
 
 impl RunArgs {
-    /// The plan: scenario defaults, and what was written over them.
-    pub fn plan(&self) -> anyhow::Result<Plan> {
+    /// The plan: the given options, and the defaults of the scenario.
+    ///
+    /// # Errors
+    /// When the target can't be resolved, or is on another machine and that is not allowed.
+    pub fn plan(&self) -> anyhow::Result<LoadPlan> {
         let address = self.address()?;
-        let defaults = Plan::new(address, self.scenario);
+        let defaults = LoadPlan::new(address, self.scenario);
         let connections = self.connections.unwrap_or(defaults.connections);
-        // No more threads than connections, unless that was written.
+        // By default no more threads than connections.
         let threads = usize::try_from(connections).unwrap_or(usize::MAX).min(defaults.threads);
-        Ok(Plan {
+        Ok(LoadPlan {
             connections,
             messages: self.messages,
             duration: self.duration.or_else(|| self.messages.is_none().then_some(DURATION)),
@@ -141,7 +142,9 @@ impl RunArgs {
         if let Some(remote) = resolved.iter().find(|address| !is_local(address))
             && !self.allow_remote
         {
-            bail!("{remote} is not on this machine, and this generates all the load it can: --allow-remote if you may");
+            bail!(
+                "{remote} is on another machine, and would get all the load that this one can make; --allow-remote allows it"
+            );
         }
         resolved.first().copied().with_context(|| format!("{} has no address", self.target))
     }
@@ -149,10 +152,13 @@ impl RunArgs {
 
 impl ServeArgs {
     /// Address and number of threads.
+    ///
+    /// # Errors
+    /// When other machines can reach the address and that is not allowed.
     pub fn place(&self) -> anyhow::Result<(SocketAddr, usize)> {
         if !is_local(&self.listen) && !self.allow_remote {
             bail!(
-                "{} can be reached from outside, and whoever does makes it send: --allow-remote if that is meant",
+                "{} can be reached from other machines, which can make this server send; --allow-remote allows it",
                 self.listen
             );
         }
@@ -168,11 +174,11 @@ fn is_local(address: &SocketAddr) -> bool {
 mod tests {
     use super::*;
 
-    fn plan(line: &str) -> anyhow::Result<Plan> {
+    fn plan(line: &str) -> anyhow::Result<LoadPlan> {
         let words = format!("loadtest run {line}");
         match Cli::try_parse_from(words.split_whitespace())?.command {
             Command::Run(args) => args.plan(),
-            _ => unreachable!("the line starts with run"),
+            _ => unreachable!("the command is run"),
         }
     }
 
@@ -189,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn remote_addresses_need_a_word() {
+    fn remote_addresses_need_an_option() {
         let error = plan("--target 192.0.2.1:80 --scenario idle").unwrap_err().to_string();
         assert!(error.contains("--allow-remote") && error.contains("load"), "{error}");
         assert!(plan("--target 192.0.2.1:80 --scenario idle --allow-remote").is_ok());

@@ -1,21 +1,23 @@
 //! Load generator for Evenkeel: every byte that comes back is compared with what must come back.
 //!
-//! The map, top down: [`args`] turns a command line into a [`Plan`]; [`run()`] drives a plan on a few OS threads and gives a
-//! [`Report`]; [`Server`] is the matching backend; [`compare()`] runs both around Evenkeel and its peers;
-//! [`chaos()`] breaks backends behind them. [`pattern`], [`protocol`] and [`pacing`] are pure: no clock, no socket.
+//! [`args`] makes a [`LoadPlan`] from a command line; [`run()`] runs a plan on a few OS threads and returns a [`RunReport`];
+//! [`Server`] is the matching backend. [`compare()`] runs both around Evenkeel and its peers, and [`chaos()`] breaks backends behind
+//! them; `harness` is what these two share. [`pattern`], [`protocol`] and [`pacing`] are pure: no clock, no socket.
 //!
-//! A library as well as a program, so that tests, benchmarks and comparisons drive it without a process. Linux only: pacing
-//! uses timerfd, because an open loop with timers of a millisecond would measure its own timers.
+//! It is a library too, so that tests and benches need no process. Linux only: the open loop uses timerfd, because timers with a
+//! precision of a millisecond would measure themselves.
 
-mod alarm;
 pub mod args;
 mod chaos;
+mod closed_set;
 mod compare;
-mod envoy;
-mod fault;
-mod lane;
+mod connection;
+mod counters;
+mod harness;
 mod limits;
-mod link;
+mod load_thread;
+mod operation_error;
+mod operation_timeout;
 pub mod pacing;
 pub mod pattern;
 mod plan;
@@ -26,16 +28,15 @@ pub mod results;
 mod run;
 mod scenario;
 mod serve;
-mod tally;
+mod timer;
 pub mod units;
-mod watch;
 
 pub use chaos::{BackendArgs, ChaosArgs, chaos, chaos_backend};
 pub use compare::{CompareArgs, compare};
 pub use limits::{NoRoom, raise_descriptor_limit};
-pub use plan::{CloseSide, Plan};
-pub use progress::{Bar, Snapshot};
-pub use report::{Latency, Report};
-pub use run::{Error, run};
+pub use plan::{CloseSide, LoadPlan};
+pub use progress::{RunBar, RunProgress};
+pub use report::{Latency, RunReport};
+pub use run::{RunError, run};
 pub use scenario::Scenario;
 pub use serve::{Server, Totals};

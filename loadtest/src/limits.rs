@@ -1,10 +1,10 @@
-//! The file descriptor limit of this process: raised, and compared with what a plan needs.
+//! Raises the file descriptor limit of this process and compares it with the need of a plan.
 //!
-//! Asked before the first connection: a run that stops half way at EMFILE has measured nothing.
+//! This is done before the first connection: a run that stops half way at EMFILE has measured nothing.
 
 use rustix::process::{Resource, Rlimit};
 
-/// For standard streams, runtimes, timers, a JSON file, and what a parent left open.
+/// For standard streams, runtimes, timers, a JSON file, and descriptors that the parent left open.
 const RESERVE: u64 = 64;
 
 /// The connections of a plan do not fit into this process.
@@ -16,7 +16,7 @@ const RESERVE: u64 = 64;
     hard.saturating_sub(RESERVE)
 )]
 pub struct NoRoom {
-    /// How many were asked for.
+    /// The number of connections in the plan.
     pub connections: u64,
     /// The hard limit of file descriptors.
     pub hard: u64,
@@ -26,7 +26,7 @@ pub struct NoRoom {
 pub fn raise_descriptor_limit() -> u64 {
     let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
     let raised = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
-    // Some systems refuse a soft limit that their hard limit promises; then the old one stays.
+    // Some systems refuse a soft limit as high as their hard limit; then the old one stays.
     let limit = if raised.is_ok() { maximum } else { current };
     limit.unwrap_or(u64::MAX)
 }
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn says_with_numbers_what_fits() {
+    fn the_error_says_how_many_connections_fit() {
         assert_eq!(check(960, 1024), Ok(()));
         let text = check(961, 1024).unwrap_err().to_string();
         assert!(text.contains("961 connections need 1025"), "{text}");

@@ -1,4 +1,4 @@
-//! Arguments in, exit code out: 0 good, 1 mismatches, failures or a runtime error, 2 bad usage.
+//! Runs a command. Exit code: 0 good, 1 mismatches, failures or a runtime error, 2 bad usage.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,15 +7,15 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use loadtest::args::{Cli, Command, RunArgs, ServeArgs};
-use loadtest::{BackendArgs, Bar, Report, Server};
+use loadtest::{RunBar, RunReport, Server};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(args) => run(&args),
         Command::Serve(args) => serve(&args),
-        Command::Compare(args) => Ok(judged(loadtest::compare(&args))),
-        Command::Chaos(args) => Ok(judged(loadtest::chaos(&args))),
-        Command::ChaosBackend(args) => Ok(chaos_backend(&args)),
+        Command::Compare(args) => Ok(verdict(loadtest::compare(&args))),
+        Command::Chaos(args) => Ok(verdict(loadtest::chaos(&args))),
+        Command::ChaosBackend(args) => Ok(verdict(loadtest::chaos_backend(&args).map(|()| true).map_err(Into::into))),
     };
     result.unwrap_or_else(|error| {
         eprintln!("loadtest: {error:#}");
@@ -25,12 +25,12 @@ fn main() -> ExitCode {
 
 fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let plan = args.plan()?;
-    let bar = Bar::new(&plan);
+    let bar = RunBar::new(&plan);
     let result = loadtest::run(&plan, |now| bar.show(now));
     bar.clear();
     let report = match result {
         Ok(report) => report,
-        Err(error @ (loadtest::Error::Plan(_) | loadtest::Error::NoRoom(_))) => return Err(error.into()),
+        Err(error @ (loadtest::RunError::Plan(_) | loadtest::RunError::NoRoom(_))) => return Err(error.into()),
         Err(error) => return Ok(failure(&error.into())),
     };
     if let Err(error) = write(&report, args.json.as_deref()) {
@@ -39,7 +39,7 @@ fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(if report.passed(args.allow_failures) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn write(report: &Report, json: Option<&Path>) -> anyhow::Result<()> {
+fn write(report: &RunReport, json: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = json else { return Ok(write!(std::io::stdout(), "{report}")?) };
     let text = serde_json::to_string_pretty(report)? + "\n";
     if path == Path::new("-") {
@@ -58,24 +58,17 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         Err(error) => return Ok(failure(&error)),
     };
     println!("listening on {}", server.address());
-    // Until a signal ends the process: there is nothing to save, and closing is what the kernel does then.
+    // Until a signal ends the process; the kernel closes the connections then.
     loop {
         std::thread::park();
     }
 }
 
-fn judged(result: anyhow::Result<bool>) -> ExitCode {
+fn verdict(result: anyhow::Result<bool>) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => failure(&error),
-    }
-}
-
-fn chaos_backend(args: &BackendArgs) -> ExitCode {
-    match loadtest::chaos_backend(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure(&error.into()),
     }
 }
 

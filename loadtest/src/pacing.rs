@@ -1,11 +1,11 @@
-//! When an operation is meant to start, and whether there is one: pure arithmetic, fed with the time since the start.
+//! Computes when an operation is meant to start, from the time since the start of the run. Pure.
 //!
-//! An open loop has one schedule for the whole run; slot `s` of `n` owns every n-th place in it. The intended times do not
-//! depend on how the run goes, which is what keeps a stalled system from hiding its stall (coordinated omission).
+//! An open loop has one schedule for the whole run; slot `s` of `n` has every n-th place in it. The intended times do not depend on
+//! the progress of the run, so a stalled system can't hide its stall (coordinated omission).
 
 use std::time::Duration;
 
-/// How much load, and how it is dealt out to the slots (a slot does one operation at a time).
+/// The load, and how the slots share it. A slot does one operation at a time.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pacing {
     /// Number of slots.
@@ -18,26 +18,26 @@ pub struct Pacing {
     pub duration: Option<Duration>,
 }
 
-/// What a slot does next.
+/// The next operation of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// An operation that is meant to start so long after the start of the run; it may be due already.
+pub enum NextOperation {
+    /// An operation with this intended time after the start of the run, which may have passed already.
     At(Duration),
     /// An operation, as soon as possible.
     Now,
-    /// Nothing more.
+    /// No more operations.
     Done,
 }
 
 impl Pacing {
-    /// The turns of one slot, numbered from 0.
-    pub fn turns(self, slot: u64) -> Turns {
-        Turns { pacing: self, slot, taken: 0 }
+    /// The operations of one slot; slots are numbered from 0.
+    pub fn schedule(self, slot: u64) -> SlotSchedule {
+        SlotSchedule { pacing: self, slot, taken: 0 }
     }
 
     /// The offset from the start of operation number `turn` of `slot`.
     fn intended(&self, rate: f64, slot: u64, turn: u64) -> Duration {
-        // From the start each time, not added up: no drift. f64 is exact to the nanosecond here for a hundred days.
+        // Computed from the start each time, so there is no drift. f64 is exact to the nanosecond here for a hundred days.
         let place = turn as f64 * self.slots as f64 + slot as f64;
         Duration::from_nanos((place * 1e9 / rate) as u64)
     }
@@ -50,17 +50,17 @@ impl Pacing {
 
 /// The operations of one slot, in order.
 #[derive(Debug, Clone, Copy)]
-pub struct Turns {
+pub struct SlotSchedule {
     pacing: Pacing,
     slot: u64,
     taken: u64,
 }
 
-impl Turns {
-    /// Takes the next turn; `elapsed` is the time since the start.
-    pub fn take(&mut self, elapsed: Duration) -> Next {
+impl SlotSchedule {
+    /// Takes the next operation; `elapsed` is the time since the start.
+    pub fn take(&mut self, elapsed: Duration) -> NextOperation {
         let next = self.peek(elapsed);
-        if next != Next::Done {
+        if next != NextOperation::Done {
             self.taken += 1;
         }
         next
@@ -68,11 +68,11 @@ impl Turns {
 
     /// Whether there is nothing more to do.
     pub fn over(&self, elapsed: Duration) -> bool {
-        self.peek(elapsed) == Next::Done
+        self.peek(elapsed) == NextOperation::Done
     }
 
-    /// Operations that the schedule (open loop) or the quota holds for this slot and that were never started. A run that
-    /// ends by time leaves some where the other side is slower than the rate: they have no latency, so they must be told.
+    /// Scheduled operations of this slot that were never started. A run that ends by time has some if the other side is slower than
+    /// the rate. They have no latency, so the report must name them.
     pub fn left(&self) -> u64 {
         let scheduled = match (self.pacing.rate, self.pacing.duration) {
             (Some(rate), Some(duration)) => self.scheduled_within(rate, duration).min(self.pacing.quota(self.slot)),
@@ -82,20 +82,20 @@ impl Turns {
         scheduled.saturating_sub(self.taken)
     }
 
-    fn peek(&self, elapsed: Duration) -> Next {
+    fn peek(&self, elapsed: Duration) -> NextOperation {
         let Pacing { rate, duration, .. } = self.pacing;
         let late = |at: Duration| duration.is_some_and(|duration| at >= duration);
         if self.taken >= self.pacing.quota(self.slot) || late(elapsed) {
-            return Next::Done;
+            return NextOperation::Done;
         }
-        let Some(rate) = rate else { return Next::Now };
+        let Some(rate) = rate else { return NextOperation::Now };
         let at = self.pacing.intended(rate, self.slot, self.taken);
-        if late(at) { Next::Done } else { Next::At(at) }
+        if late(at) { NextOperation::Done } else { NextOperation::At(at) }
     }
 
     fn scheduled_within(&self, rate: f64, duration: Duration) -> u64 {
         let places = (duration.as_secs_f64() * rate / self.pacing.slots as f64) as u64;
-        // The division is only a first guess: the answer has to agree with `intended` to the last one.
+        // The division is a first guess: the result has to agree exactly with `intended`.
         (places.saturating_sub(1)..).find(|&turn| self.pacing.intended(rate, self.slot, turn) >= duration).unwrap_or(0)
     }
 }
@@ -107,15 +107,15 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const CLOSED: Pacing = Pacing { slots: 3, rate: None, total: None, duration: None };
 
-    fn all(mut turns: Turns) -> Vec<Next> {
-        std::iter::from_fn(|| Some(turns.take(Duration::ZERO)).filter(|next| *next != Next::Done)).collect()
+    fn all(mut turns: SlotSchedule) -> Vec<NextOperation> {
+        std::iter::from_fn(|| Some(turns.take(Duration::ZERO)).filter(|next| *next != NextOperation::Done)).collect()
     }
 
     #[test]
     fn a_total_is_dealt_out_exactly() {
         for total in 0..20 {
             let pacing = Pacing { total: Some(total), ..CLOSED };
-            let dealt: Vec<_> = (0..3).map(|slot| all(pacing.turns(slot)).len() as u64).collect();
+            let dealt: Vec<_> = (0..3).map(|slot| all(pacing.schedule(slot)).len() as u64).collect();
             assert_eq!(dealt.iter().sum::<u64>(), total);
             assert!(dealt.iter().max().unwrap() - dealt.iter().min().unwrap() <= 1);
         }
@@ -123,10 +123,10 @@ mod tests {
 
     #[test]
     fn a_closed_loop_ends_with_the_duration() {
-        let mut turns = Pacing { duration: Some(SECOND), ..CLOSED }.turns(0);
-        assert_eq!(turns.take(Duration::ZERO), Next::Now);
-        assert_eq!(turns.take(SECOND - Duration::from_nanos(1)), Next::Now);
-        assert_eq!(turns.take(SECOND), Next::Done);
+        let mut turns = Pacing { duration: Some(SECOND), ..CLOSED }.schedule(0);
+        assert_eq!(turns.take(Duration::ZERO), NextOperation::Now);
+        assert_eq!(turns.take(SECOND - Duration::from_nanos(1)), NextOperation::Now);
+        assert_eq!(turns.take(SECOND), NextOperation::Done);
         assert_eq!(turns.left(), 0);
     }
 
@@ -134,9 +134,9 @@ mod tests {
     fn the_slots_together_make_one_even_schedule() {
         let pacing = Pacing { rate: Some(1_000.0), duration: Some(SECOND), ..CLOSED };
         let mut times: Vec<_> = (0..3)
-            .flat_map(|slot| all(pacing.turns(slot)))
+            .flat_map(|slot| all(pacing.schedule(slot)))
             .map(|next| match next {
-                Next::At(at) => at,
+                NextOperation::At(at) => at,
                 other => panic!("{other:?} in an open loop"),
             })
             .collect();
@@ -147,9 +147,9 @@ mod tests {
 
     #[test]
     fn the_schedule_does_not_move_when_operations_are_late() {
-        let mut turns = Pacing { rate: Some(10.0), slots: 1, ..CLOSED }.turns(0);
-        assert_eq!(turns.take(Duration::ZERO), Next::At(Duration::ZERO));
-        assert_eq!(turns.take(Duration::from_secs(60)), Next::At(Duration::from_millis(100)));
+        let mut turns = Pacing { rate: Some(10.0), slots: 1, ..CLOSED }.schedule(0);
+        assert_eq!(turns.take(Duration::ZERO), NextOperation::At(Duration::ZERO));
+        assert_eq!(turns.take(Duration::from_secs(60)), NextOperation::At(Duration::from_millis(100)));
     }
 
     #[test]
@@ -160,21 +160,21 @@ mod tests {
     }
 
     #[test]
-    fn what_was_scheduled_and_never_started_is_told() {
+    fn operations_that_never_started_are_counted() {
         let pacing = Pacing { rate: Some(1_000.0), duration: Some(SECOND), ..CLOSED };
-        let left: u64 = (0..3).map(|slot| pacing.turns(slot).left()).sum();
+        let left: u64 = (0..3).map(|slot| pacing.schedule(slot).left()).sum();
         assert_eq!(left, 1_000);
 
-        let mut turns = pacing.turns(1);
+        let mut turns = pacing.schedule(1);
         let before = turns.left();
         turns.take(Duration::ZERO);
-        assert_eq!(turns.take(SECOND), Next::Done, "a backlog is not worked off after the end");
+        assert_eq!(turns.take(SECOND), NextOperation::Done, "a backlog is not worked off after the end");
         assert_eq!(turns.left(), before - 1);
     }
 
     #[test]
-    fn a_quota_that_was_given_up_is_left() {
-        let mut turns = Pacing { total: Some(30), ..CLOSED }.turns(0);
+    fn the_rest_of_a_quota_counts_as_not_started() {
+        let mut turns = Pacing { total: Some(30), ..CLOSED }.schedule(0);
         turns.take(Duration::ZERO);
         assert_eq!(turns.left(), 9);
     }

@@ -1,12 +1,12 @@
 //! The content of every payload byte: a pure function of (seed, connection, exchange, direction, position).
 //!
-//! Client and server both compute it, so nothing is stored and every byte is checked where it arrives. It is one fixed table
-//! of random words, XORed with a key that changes every 4 KiB: cheap enough to fill and check bulk streams in vector
-//! registers, and yet a swap between connections, a duplicate, a gap or a shift (by a byte or by whole blocks) shows.
+//! Client and server both compute it, so nothing is stored, and every byte is checked on arrival. It is one fixed table of random
+//! words, XORed with a key that changes every 4 KiB. This is cheap enough for bulk streams, and it still shows swapped connections,
+//! duplicates, gaps and shifts.
 
 const BLOCK: usize = 4096;
 
-/// Which way a payload travels, seen from the client.
+/// The direction of a payload, seen from the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the server.
@@ -81,7 +81,7 @@ fn xor(table: &[u8], key: u64, out: &mut [u8]) {
 fn difference(table: &[u8], key: u64, data: &[u8]) -> Option<usize> {
     let (words, tail) = table.as_chunks::<8>();
     let (data_words, data_tail) = data.as_chunks::<8>();
-    // One pass without a branch, which the compiler turns into vector code; the place is looked for only when it differs.
+    // One pass without a branch, which the compiler turns into vector code. Only if it finds a difference, the place is searched.
     let wrong = data_words
         .iter()
         .zip(words)
@@ -111,7 +111,7 @@ const fn table() -> [u8; BLOCK] {
     bytes
 }
 
-/// One number out of several. Mixed one after the other: an XOR alone would take (1, 2) and (2, 1) for the same.
+/// Makes one number from several. Each is mixed in turn: a plain XOR would be the same for (1, 2) and (2, 1).
 pub(crate) fn mix_all<const N: usize>(values: [u64; N]) -> u64 {
     values.into_iter().fold(0, |mixed, value| mix(mixed ^ value))
 }

@@ -1,7 +1,6 @@
-//! A run, completely decided: what the command line, or a test, asks for.
+//! The plan of a run: everything that the command line, or a test, decides.
 //!
-//! Plain data; [`Plan::new`] gives the defaults of a scenario. Limits on the numbers are checked in `run`, so that no
-//! caller can get round them.
+//! [`LoadPlan::new`] gives the defaults of a scenario. `run` checks the limits of the numbers, so that no caller can get round them.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,10 +9,10 @@ use crate::pacing::Pacing;
 use crate::protocol::Header;
 use crate::scenario::Scenario;
 
-/// Everything that a run needs to know.
+/// The plan of a run.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
-    /// Where the load goes.
+pub struct LoadPlan {
+    /// The target.
     pub address: SocketAddr,
     /// What each connection does.
     pub scenario: Scenario,
@@ -27,7 +26,7 @@ pub struct Plan {
     pub rate: Option<f64>,
     /// Payload bytes: of a message, or of a bulk transfer.
     pub size: u64,
-    /// OS threads.
+    /// Load threads.
     pub threads: usize,
     /// Longest time that a connect, or an operation, may take.
     pub timeout: Duration,
@@ -50,7 +49,7 @@ pub enum CloseSide {
     Client,
 }
 
-impl Plan {
+impl LoadPlan {
     /// The defaults of a scenario.
     pub fn new(address: SocketAddr, scenario: Scenario) -> Self {
         Self {

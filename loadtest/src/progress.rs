@@ -1,6 +1,6 @@
-//! How far a run is: a snapshot of the live numbers, and the bar on a terminal that shows it.
+//! The progress of a run, and the progress bars.
 //!
-//! The one file that knows indicatif. The bar goes to stderr and only to a terminal, so that output can be piped.
+//! The only file that uses indicatif. The bars go to stderr, and only to a terminal, so that output can be piped.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -9,113 +9,106 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::plan::Plan;
-use crate::tally::Meter;
+use crate::counters::LiveCounters;
+use crate::plan::LoadPlan;
 
-/// The state of a run at one moment.
+/// The live numbers of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Time since all connections were there; `None` while they are being opened.
+pub struct RunProgress {
+    /// Time since all connections were open; `None` before.
     pub elapsed: Option<Duration>,
     /// Operations that ended well.
     pub operations: u64,
     /// Connections opened so far.
     pub opened: u64,
-    /// Bytes that the kernel took from us, headers included.
+    /// Bytes that the kernel accepted, headers included.
     pub sent: u64,
-    /// Bytes that arrived.
+    /// Bytes that were read.
     pub received: u64,
     /// Failures and mismatches.
-    pub faults: u64,
+    pub errors: u64,
 }
 
-impl Snapshot {
-    pub(crate) fn of(meters: &[Arc<Meter>], elapsed: Option<Duration>) -> Self {
-        let sum =
-            |field: fn(&Meter) -> &AtomicU64| meters.iter().map(|meter| field(meter).load(Ordering::Relaxed)).sum();
+impl RunProgress {
+    pub(crate) fn of(counters: &[Arc<LiveCounters>], elapsed: Option<Duration>) -> Self {
+        let sum = |field: fn(&LiveCounters) -> &AtomicU64| {
+            counters.iter().map(|counters| field(counters).load(Ordering::Relaxed)).sum()
+        };
         Self {
             elapsed,
-            operations: sum(|meter| &meter.operations),
-            opened: sum(|meter| &meter.opened),
-            sent: sum(|meter| &meter.sent),
-            received: sum(|meter| &meter.received),
-            faults: sum(|meter| &meter.faults),
+            operations: sum(|counters| &counters.operations),
+            opened: sum(|counters| &counters.opened),
+            sent: sum(|counters| &counters.sent),
+            received: sum(|counters| &counters.received),
+            errors: sum(|counters| &counters.errors),
         }
     }
 }
 
 /// A progress bar for one run.
 #[derive(Debug)]
-pub struct Bar {
+pub struct RunBar {
     bar: ProgressBar,
     connections: u64,
     messages: Option<u64>,
 }
 
-impl Bar {
+impl RunBar {
     /// Hidden unless stderr is a terminal.
-    pub fn new(plan: &Plan) -> Self {
+    pub fn new(plan: &LoadPlan) -> Self {
         let length = plan.messages.unwrap_or_else(|| millis(plan.duration.unwrap_or_default()));
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}  {eta} left") {
-            bar.set_style(style);
-        }
+        let bar = bar(length, "{bar:30} {percent:>3} %  {msg}  {eta} left");
         Self { bar, connections: plan.connections, messages: plan.messages }
     }
 
-    /// Shows where the run is.
-    pub fn show(&self, now: &Snapshot) {
+    /// Shows the progress.
+    pub fn show(&self, now: &RunProgress) {
         let Some(elapsed) = now.elapsed else {
             self.bar.set_message(format!("{} of {} connections", now.opened, self.connections));
             return;
         };
         self.bar.set_position(if self.messages.is_some() { now.operations } else { millis(elapsed) });
         let rate = now.operations as f64 / elapsed.as_secs_f64().max(0.001);
-        self.bar.set_message(format!("{} operations, {rate:.0}/s, {} faults", now.operations, now.faults));
+        self.bar.set_message(format!("{} operations, {rate:.0}/s, {} errors", now.operations, now.errors));
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn clear(&self) {
         self.bar.finish_and_clear();
     }
 }
 
-/// A progress bar for a long course of steps of different lengths, with the time that is left.
+/// A progress bar for many steps of different lengths, with the time that is left.
 #[derive(Debug)]
-pub(crate) struct Course {
+pub(crate) struct StepBar {
     bar: ProgressBar,
     begun: Instant,
 }
 
-impl Course {
-    /// `estimate` is how long all steps will take, roughly; the bar learns from those that are done.
+impl StepBar {
+    /// `estimate` is for all steps together; finished steps correct it.
     pub(crate) fn new(estimate: Duration) -> Self {
         let length = millis(estimate);
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
-        if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} %  {prefix}  {msg}") {
-            bar.set_style(style);
-        }
+        let bar = bar(length, "{bar:30} {percent:>3} %  {prefix}  {msg}");
         Self { bar, begun: Instant::now() }
     }
 
-    /// Says what is being done.
     pub(crate) fn show(&self, step: &str) {
         self.bar.set_prefix(step.to_owned());
         self.estimate();
     }
 
-    /// A step that was estimated so is done.
+    /// A step with this estimate is done.
     pub(crate) fn done(&self, estimate: Duration) {
         self.bar.inc(millis(estimate));
         self.estimate();
     }
 
-    /// A line that stays; without a terminal it is all that shows.
+    /// Prints a line above the bar. Without a terminal these lines are all output.
     pub(crate) fn line(&self, text: &str) {
         self.bar.suspend(|| eprintln!("{text}"));
     }
 
-    /// Takes the bar away.
     pub(crate) fn clear(&self) {
         self.bar.finish_and_clear();
     }
@@ -123,11 +116,18 @@ impl Course {
     fn estimate(&self) {
         let (done, all) = (self.bar.position(), self.bar.length().unwrap_or_default());
         let left = all.saturating_sub(done);
-        // Before the first step there is only the estimate.
         let pace = if done == 0 { 1.0 } else { millis(self.begun.elapsed()) as f64 / done as f64 };
         let seconds = (left as f64 * pace / 1e3) as u64;
         self.bar.set_message(format!("{} min {:02} s left", seconds / 60, seconds % 60));
     }
+}
+
+fn bar(length: u64, template: &str) -> ProgressBar {
+    let bar = if std::io::stderr().is_terminal() { ProgressBar::new(length) } else { ProgressBar::hidden() };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
 }
 
 fn millis(duration: Duration) -> u64 {

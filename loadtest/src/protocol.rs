@@ -1,18 +1,18 @@
-//! The header that a client sends once at the start of a connection, and what the two sides do after it.
+//! The header that a client sends at the start of a connection, and the exchanges after it. Pure.
 //!
-//! A connection carries exchanges: `up` pattern bytes from the client, then `down` pattern bytes from the server, and so on,
-//! never two at once. All scenarios are shapes of this, so the server knows none of them. A server that received something
-//! wrong says so inside the payload, where no proxy can lose it: it inverts its reply, or sends [`BAD_HEADER`].
+//! A connection carries exchanges, one after another: `up` pattern bytes from the client, then `down` pattern bytes from the server.
+//! All scenarios are exchanges of different sizes, so the server need not know them. A server that received something wrong inverts
+//! its reply or sends [`BAD_HEADER`]: no proxy can lose that message, because it is inside the payload.
 
 use crate::pattern::{Direction, Pattern, mix_all};
 
 /// Bytes of an encoded [`Header`].
 pub const HEADER_LENGTH: usize = 56;
 
-/// What a server sends instead of a reply, before it closes, when it can't make sense of the header.
+/// The server sends this instead of a reply when it can't read the header; then it closes.
 pub const BAD_HEADER: [u8; 8] = *b"EKLTBAD!";
 
-/// The largest `up` or `down`, in bytes: bounds what a header can ask a server to send.
+/// The largest `up` or `down`, in bytes, so that a header can't make the server send without end.
 pub const LARGEST: u64 = 1 << 40;
 
 const MAGIC: [u8; 8] = *b"EKLT\0\0\0\x01";
@@ -33,7 +33,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// As it goes over the wire: magic and version, the fields (big-endian), a checksum.
+    /// The bytes on the wire: magic and version, the fields (big-endian), a checksum.
     pub fn encode(&self) -> [u8; HEADER_LENGTH] {
         let fields = [self.seed, self.connection, self.up, self.down, self.exchanges];
         let mut bytes = [0; HEADER_LENGTH];
@@ -42,7 +42,7 @@ impl Header {
         for (word, field) in words[1..].iter_mut().zip(fields) {
             *word = field.to_be_bytes();
         }
-        // Only has to catch damage, not malice.
+        // The checksum finds damage, not forgery.
         words[6] = mix_all(fields).to_be_bytes();
         bytes
     }
@@ -63,7 +63,7 @@ impl Header {
         (sane.contains(&up) && sane.contains(&down)).then_some(Self { seed, connection, up, down, exchanges })
     }
 
-    /// The content of one direction of exchange number `exchange`.
+    /// The content of one direction of an exchange.
     pub fn pattern(&self, exchange: u64, direction: Direction) -> Pattern {
         Pattern::new(self.seed, self.connection, exchange, direction)
     }

@@ -1,7 +1,7 @@
-//! The result of a run: one serialisable value, and the table that a person reads.
+//! The result of a run: a serialisable value, and its table.
 //!
-//! The JSON shape is this struct: fields are added, not renamed, because scripts and comparisons read them. Times are in
-//! microseconds, sizes in bytes, rates per second.
+//! The struct is the shape of the JSON. Fields are added, not renamed, because scripts read them. Latencies are in microseconds,
+//! sizes in bytes, rates per second.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,17 +10,17 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::Plan;
-use crate::progress::Snapshot;
+use crate::counters::ThreadResults;
+use crate::plan::LoadPlan;
+use crate::progress::RunProgress;
 use crate::scenario::Scenario;
-use crate::tally::Tally;
 
-/// What came out of a run.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// What was run.
+pub struct RunReport {
+    /// As in the plan.
     pub scenario: Scenario,
-    /// Where the load went.
+    /// The target.
     pub address: String,
     /// `closed` or `open`.
     pub mode: String,
@@ -38,13 +38,13 @@ pub struct Report {
     pub seconds: f64,
     /// Operations that ended well, each byte checked.
     pub operations: u64,
-    /// The same per second.
+    /// `operations` per second.
     pub operations_per_second: f64,
-    /// Operations that the schedule or the quota held and that were never started: they have no latency.
+    /// Scheduled operations that were never started. The latencies do not include them.
     pub not_started: u64,
-    /// Connections opened, those that replaced a failed one included.
+    /// Connections opened, also those that replaced a failed one.
     pub connections_opened: u64,
-    /// Per second: of the measured time where every operation connects, else of the time that opening them took.
+    /// Per second of the measured time if every operation connects, otherwise per second of the time for opening.
     pub connections_per_second: f64,
     /// Bytes sent, headers included.
     pub bytes_sent: u64,
@@ -52,17 +52,17 @@ pub struct Report {
     pub bytes_received: u64,
     /// Bytes both ways per second of the measured time.
     pub bytes_per_second: f64,
-    /// From the (intended) start of an operation to its last byte.
+    /// From the start of an operation (in an open loop the intended start) to its last byte.
     pub latency: Latency,
-    /// Of connecting.
+    /// The time to connect.
     pub connect: Latency,
     /// Wrong bytes, by kind.
     pub mismatches: BTreeMap<String, u64>,
     /// Failed operations, by reason.
     pub failures: BTreeMap<String, u64>,
-    /// Connections that were given up after too many failures in a row.
+    /// Connections that had too many failures in a row.
     pub connections_abandoned: u64,
-    /// The first few faults in full.
+    /// The first errors in full.
     pub examples: Vec<String>,
 }
 
@@ -79,9 +79,15 @@ pub struct Latency {
     pub max: f64,
 }
 
-impl Report {
-    pub(crate) fn new(plan: &Plan, tally: Tally, snapshot: &Snapshot, begun: Instant, start: Instant) -> Self {
-        let seconds = tally.last.unwrap_or_else(Instant::now).saturating_duration_since(start).as_secs_f64();
+impl RunReport {
+    pub(crate) fn new(
+        plan: &LoadPlan,
+        results: ThreadResults,
+        snapshot: &RunProgress,
+        begun: Instant,
+        start: Instant,
+    ) -> Self {
+        let seconds = results.last.unwrap_or_else(Instant::now).saturating_duration_since(start).as_secs_f64();
         let opening = start.saturating_duration_since(begun).as_secs_f64();
         let churns = plan.scenario == Scenario::ConnectRequestClose;
         let owned = |counts: BTreeMap<&str, u64>| counts.into_iter().map(|(label, n)| (label.into(), n)).collect();
@@ -97,32 +103,32 @@ impl Report {
             seconds,
             operations: snapshot.operations,
             operations_per_second: per(snapshot.operations, seconds),
-            not_started: tally.not_started,
+            not_started: results.not_started,
             connections_opened: snapshot.opened,
             connections_per_second: per(snapshot.opened, if churns { seconds } else { opening }),
             bytes_sent: snapshot.sent,
             bytes_received: snapshot.received,
             bytes_per_second: per(snapshot.sent + snapshot.received, seconds),
-            latency: Latency::of(&tally.latency),
-            connect: Latency::of(&tally.connect),
-            mismatches: owned(tally.mismatches),
-            failures: owned(tally.failures),
-            connections_abandoned: tally.abandoned,
-            examples: tally.examples,
+            latency: Latency::of(&results.latency),
+            connect: Latency::of(&results.connect),
+            mismatches: owned(results.mismatches),
+            failures: owned(results.failures),
+            connections_abandoned: results.abandoned,
+            examples: results.examples,
         }
     }
 
-    /// How often bytes were wrong.
+    /// Number of operations with wrong bytes.
     pub fn mismatch_count(&self) -> u64 {
         self.mismatches.values().sum()
     }
 
-    /// How many operations failed.
+    /// Number of failed operations.
     pub fn failure_count(&self) -> u64 {
         self.failures.values().sum()
     }
 
-    /// Whether the run may count as good: no mismatch ever, no failure unless they are allowed.
+    /// Whether the run was good: no mismatch, and no failure unless failures are allowed.
     pub fn passed(&self, allow_failures: bool) -> bool {
         self.mismatch_count() == 0 && (allow_failures || self.failure_count() == 0)
     }
@@ -144,7 +150,7 @@ impl Latency {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for RunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mode = match self.rate {
             Some(rate) => format!("open loop at {rate}/s"),
@@ -162,7 +168,7 @@ impl fmt::Display for Report {
         if self.not_started > 0 {
             row(
                 "NOT STARTED",
-                format!("{} scheduled operations: the latencies know nothing of them", self.not_started),
+                format!("{} scheduled operations, which the latencies do not include", self.not_started),
             )?;
         }
         if self.connections_abandoned > 0 {

@@ -1,41 +1,41 @@
-//! `RESULTS.md`, which several commands write: `compare` the page, others a section of it between markers of their own.
-//! Each keeps what the others wrote.
+//! `RESULTS.md`. `compare` writes the page; `chaos` and the benches each write a section of it between two markers. Each keeps the
+//! text of the others.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use crate::compare::machine::{Machine, today};
+use crate::harness::machine::{Machine, today};
 
-/// Where it is, from the top of the repository.
+/// Its path from the top of the repository.
 pub const PATH: &str = "loadtest/RESULTS.md";
 
-/// Where it is, for a program that cargo runs elsewhere than at the top of the repository, as it does with benches.
+/// Its path for a bench, which cargo does not run at the top of the repository.
 pub fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PATH)
 }
 
-/// Writes the page, and puts back the sections that are there.
+/// Writes the page and keeps the sections.
 ///
 /// # Errors
-/// As the file system says.
+/// When the file can't be read or written.
 pub fn write_page(path: &Path, page: &str) -> io::Result<()> {
     let old = read(path)?;
     fs::write(path, with_page(&old, page))
 }
 
-/// Writes a section, in its old place or else at the end.
+/// Writes a section in its old place, or at the end.
 ///
 /// # Errors
-/// As the file system says.
+/// When the file can't be read or written.
 pub fn write_section(path: &Path, name: &str, section: &str) -> io::Result<()> {
     let old = read(path)?;
     fs::write(path, with_section(&old, name, section))
 }
 
-/// What a section begins with, so that its figures say where they come from. Takes a second.
+/// The first line of a section: date, command, machine. Takes a second.
 ///
 /// # Errors
-/// If the machine does not tell about itself.
+/// When /proc can't be read.
 pub fn preamble(command: &str) -> io::Result<String> {
     let Machine { cpu, cpus, memory, kernel, load, .. } = Machine::look()?;
     let date = today();
@@ -55,7 +55,7 @@ fn with_page(old: &str, page: &str) -> String {
     while let Some((name, at)) = next_marker(rest) {
         let begin = &rest[at..];
         let Some((inside, after)) = split(begin, name).map(|(_, inside, after)| (inside, after)) else {
-            // A marker without its counterpart is text, and the page's.
+            // A marker without its counterpart is ordinary text of the page.
             rest = &begin["<!-- ".len()..];
             continue;
         };
@@ -83,7 +83,7 @@ fn closing(name: &str) -> String {
     format!("<!-- /{name} -->")
 }
 
-/// The next marker that opens something, and where it is.
+/// The next opening marker and its position.
 fn next_marker(text: &str) -> Option<(&str, usize)> {
     text.match_indices("<!-- ").find_map(|(at, begin)| {
         let name = text[at + begin.len()..].split_once(" -->")?.0;
@@ -91,7 +91,7 @@ fn next_marker(text: &str) -> Option<(&str, usize)> {
     })
 }
 
-/// Before the section, its inside, after it.
+/// The text before, inside and after a section.
 fn split<'a>(text: &'a str, name: &str) -> Option<(&'a str, &'a str, &'a str)> {
     let (before, rest) = text.split_once(&opening(name))?;
     let (inside, after) = rest.split_once(&closing(name))?;
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_keeps_what_the_others_wrote() {
+    fn page_and_sections_keep_each_other() {
         let page = with_page("", "# Page\n\nold\n");
         assert_eq!(page, "# Page\n\nold\n");
         let one = with_section(&page, "chaos", "## Chaos\n\none\n");

@@ -1,7 +1,6 @@
-//! Drives a plan: starts the lanes, shows how far they are, and adds up what they counted.
+//! Runs a plan: starts the load threads, shows the progress, and adds up the counts.
 //!
-//! Blocking, on threads of its own, each with its own single-threaded runtime: a caller needs no runtime, and the load of one
-//! thread never waits for another.
+//! Each thread has its own single-threaded runtime, so a caller needs no runtime, and no thread waits for another.
 
 use std::io;
 use std::rc::Rc;
@@ -13,23 +12,23 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::JoinSet;
 
-use crate::lane::{Gate, Lane};
+use crate::counters::{LiveCounters, ThreadResults};
 use crate::limits::{self, NoRoom};
-use crate::plan::Plan;
-use crate::progress::Snapshot;
+use crate::load_thread::{LoadThread, StartGate};
+use crate::plan::LoadPlan;
+use crate::progress::RunProgress;
 use crate::protocol::LARGEST;
-use crate::report::Report;
+use crate::report::RunReport;
 use crate::scenario::Scenario;
-use crate::tally::{Meter, Tally};
 
 /// How often the progress is shown.
 const TICK: Duration = Duration::from_millis(200);
 
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Why a run could not be made. What goes wrong during a run is in its [`Report`].
+/// Why a run could not be made. Errors during a run are in its [`RunReport`].
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RunError {
     /// A number of the plan is out of bounds.
     #[error("{0}")]
     Plan(String),
@@ -39,135 +38,140 @@ pub enum Error {
     /// A thread, or its runtime, could not be set up.
     #[error("could not start a load thread")]
     Start(#[source] io::Error),
-    /// A thread ended without its numbers: a bug in the load generator.
+    /// A thread ended without results, which is a bug in the load generator.
     #[error("a load thread panicked")]
     Panicked,
 }
 
-/// Runs `plan` to its end. `show` is called a few times a second with the state so far.
-pub fn run(plan: &Plan, mut show: impl FnMut(&Snapshot)) -> Result<Report, Error> {
+/// Runs `plan` to its end; blocks. Calls `show` a few times a second with the progress.
+///
+/// # Errors
+/// When the plan is out of bounds or a thread can't start. Failed operations are in the report.
+pub fn run(plan: &LoadPlan, mut show: impl FnMut(&RunProgress)) -> Result<RunReport, RunError> {
     validate(plan)?;
     limits::make_room(plan.connections)?;
     let plan = Arc::new(plan.clone());
-    let gate = Arc::new(Gate::new(plan.connections));
-    let meters: Vec<Arc<Meter>> = (0..plan.threads).map(|_| Arc::default()).collect();
+    let gate = Arc::new(StartGate::new(plan.connections));
+    let all_counters: Vec<Arc<LiveCounters>> = (0..plan.threads).map(|_| Arc::default()).collect();
 
     let begun = Instant::now();
     let (sender, receiver) = mpsc::channel();
     let mut starts = Vec::new();
-    for (index, meter) in meters.iter().enumerate() {
+    for (index, counters) in all_counters.iter().enumerate() {
         let (start, started) = mpsc::channel();
         starts.push(start);
-        let thread = Thread { index, plan: plan.clone(), gate: gate.clone(), meter: meter.clone() };
+        let thread = ThreadParts { index, plan: plan.clone(), gate: gate.clone(), counters: counters.clone() };
         let sender = sender.clone();
         let spawned =
             thread::Builder::new().name(format!("load-{index}")).spawn(move || thread.main(&started, &sender));
-        spawned.map_err(Error::Start)?;
+        spawned.map_err(RunError::Start)?;
     }
     drop(sender);
-    // Nobody goes before all can: the slots of a thread that never came up would be missed at the gate forever. Returning
-    // early drops `starts`, and that ends the threads that wait.
+    // All threads start together. Without this, the others would wait for ever at the gate for a thread that could not start. An
+    // early return drops `starts`, and that ends the threads that wait.
     for _ in &starts {
         match receiver.recv() {
-            Ok(Event::Ready) => {}
-            Ok(Event::Failed(error)) => return Err(Error::Start(error)),
-            Ok(Event::Done(_)) | Err(_) => return Err(Error::Panicked),
+            Ok(ThreadEvent::Ready) => {}
+            Ok(ThreadEvent::Failed(error)) => return Err(RunError::Start(error)),
+            Ok(ThreadEvent::Done(_)) | Err(_) => return Err(RunError::Panicked),
         }
     }
     for start in starts {
-        // A thread that is gone shows below.
+        // If the thread has ended, the loop below sees it.
         let _ = start.send(());
     }
 
-    let look = || Snapshot::of(&meters, gate.started().map(|start| start.elapsed()));
-    let mut total = Tally::new();
+    let look = || RunProgress::of(&all_counters, gate.started().map(|start| start.elapsed()));
+    let mut total = ThreadResults::new();
     let mut finished = 0;
     while finished < plan.threads {
         match receiver.recv_timeout(TICK) {
-            Ok(Event::Done(tally)) => {
-                total.merge(*tally);
+            Ok(ThreadEvent::Done(results)) => {
+                total.merge(*results);
                 finished += 1;
             }
-            Ok(Event::Ready | Event::Failed(_)) | Err(RecvTimeoutError::Timeout) => show(&look()),
-            Err(RecvTimeoutError::Disconnected) => return Err(Error::Panicked),
+            Ok(ThreadEvent::Ready | ThreadEvent::Failed(_)) | Err(RecvTimeoutError::Timeout) => show(&look()),
+            Err(RecvTimeoutError::Disconnected) => return Err(RunError::Panicked),
         }
     }
     let snapshot = look();
     show(&snapshot);
-    Ok(Report::new(&plan, total, &snapshot, begun, gate.started().unwrap_or(begun)))
+    Ok(RunReport::new(&plan, total, &snapshot, begun, gate.started().unwrap_or(begun)))
 }
 
-fn validate(plan: &Plan) -> Result<(), Error> {
-    let refuse = |text: &str| Err(Error::Plan(text.into()));
-    if plan.connections == 0 {
-        return refuse("at least one connection is needed");
-    }
-    if plan.threads == 0 || plan.threads as u64 > plan.connections || plan.threads > 256 {
-        return refuse("threads must be from 1 to the number of connections, and at most 256");
-    }
-    if plan.size == 0 || plan.size > LARGEST {
-        return refuse("the size must be from 1 byte to 1 TiB");
-    }
-    if plan.timeout.is_zero() || plan.timeout > LONGEST || plan.duration.is_some_and(|duration| duration > LONGEST) {
-        return refuse("timeout and duration may be at most 24h, and the timeout not 0");
-    }
-    if plan.scenario == Scenario::Idle && (plan.messages.is_some() || plan.rate.is_some() || plan.duration.is_none()) {
-        return refuse("idle takes a duration, and neither messages nor a rate: it sends nothing in between");
-    }
-    if plan.messages.is_none() && plan.duration.is_none() {
-        return refuse("a number of messages or a duration is needed, or it would never end");
-    }
-    if plan.messages == Some(0) {
-        return refuse("no messages would be a run that can't fail");
-    }
-    if plan.plain_echo && !plan.scenario.echoes() {
-        return refuse("a plain echo server can serve small-messages, large-messages and idle only");
-    }
-    if plan.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e9)) {
-        return refuse("the rate must be above 0 and at most 10^9 per second");
-    }
-    Ok(())
+fn validate(plan: &LoadPlan) -> Result<(), RunError> {
+    let threads = 1..=plan.connections.min(256);
+    let closed = plan.messages.is_some() || plan.rate.is_some() || plan.duration.is_none();
+    let too_long = plan.timeout > LONGEST || plan.duration.is_some_and(|duration| duration > LONGEST);
+    let rules = [
+        (plan.connections == 0, "at least one connection is needed"),
+        (
+            !threads.contains(&(plan.threads as u64)),
+            "threads must be from 1 to the number of connections, and at most 256",
+        ),
+        (plan.size == 0 || plan.size > LARGEST, "the size must be from 1 byte to 1 TiB"),
+        (plan.timeout.is_zero() || too_long, "timeout and duration may be at most 24h, and the timeout not 0"),
+        (
+            plan.scenario == Scenario::Idle && closed,
+            "idle takes a duration, and neither messages nor a rate: it sends nothing in between",
+        ),
+        (
+            plan.messages.is_none() && plan.duration.is_none(),
+            "a number of messages or a duration is needed, or it would never end",
+        ),
+        (plan.messages == Some(0), "no messages would be a run that can't fail"),
+        (
+            plan.plain_echo && !plan.scenario.echoes(),
+            "a plain echo server can serve small-messages, large-messages and idle only",
+        ),
+        (
+            plan.rate.is_some_and(|rate| !(rate > 0.0 && rate <= 1e9)),
+            "the rate must be above 0 and at most 10^9 per second",
+        ),
+    ];
+    rules.iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, text)| Err(RunError::Plan((*text).into())))
 }
 
-enum Event {
+enum ThreadEvent {
     Ready,
     Failed(io::Error),
-    Done(Box<Tally>),
+    Done(Box<ThreadResults>),
 }
 
-struct Thread {
+struct ThreadParts {
     index: usize,
-    plan: Arc<Plan>,
-    gate: Arc<Gate>,
-    meter: Arc<Meter>,
+    plan: Arc<LoadPlan>,
+    gate: Arc<StartGate>,
+    counters: Arc<LiveCounters>,
 }
 
-impl Thread {
-    fn main(self, started: &Receiver<()>, sender: &Sender<Event>) {
+impl ThreadParts {
+    fn main(self, started: &Receiver<()>, sender: &Sender<ThreadEvent>) {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         let prepared = runtime.and_then(|runtime| {
-            let lane = runtime.block_on(async { Lane::new(self.plan.clone(), self.gate, self.meter) })?;
-            Ok((runtime, Rc::new(lane)))
+            let load_thread =
+                runtime.block_on(async { LoadThread::new(self.plan.clone(), self.gate, self.counters) })?;
+            Ok((runtime, Rc::new(load_thread)))
         });
-        // A receiver that is gone has already given up on this run.
-        let (runtime, lane) = match prepared {
+        // If the receiver is gone, the run has failed already.
+        let (runtime, load_thread) = match prepared {
             Ok(prepared) => prepared,
-            Err(error) => return drop(sender.send(Event::Failed(error))),
+            Err(error) => return drop(sender.send(ThreadEvent::Failed(error))),
         };
-        if sender.send(Event::Ready).is_err() || started.recv().is_err() {
+        if sender.send(ThreadEvent::Ready).is_err() || started.recv().is_err() {
             return;
         }
-        runtime.block_on(run_slots(&self.plan, &lane, self.index));
-        let _ = sender.send(Event::Done(Box::new(lane.take_tally())));
+        runtime.block_on(run_slots(&self.plan, &load_thread, self.index));
+        let _ = sender.send(ThreadEvent::Done(Box::new(load_thread.take_results())));
     }
 }
 
-async fn run_slots(plan: &Plan, lane: &Rc<Lane>, index: usize) {
-    let alarm = lane.clone();
+async fn run_slots(plan: &LoadPlan, load_thread: &Rc<LoadThread>, index: usize) {
+    let alarm = load_thread.clone();
     let driver = tokio::task::spawn_local(async move { alarm.alarm.drive().await });
     let mut slots = JoinSet::new();
     for (place, slot) in (index as u64..plan.connections).step_by(plan.threads).enumerate() {
-        slots.spawn_local(plan.scenario.run(lane.clone(), slot, place));
+        slots.spawn_local(plan.scenario.run(load_thread.clone(), slot, place));
     }
     slots.join_all().await;
     driver.abort();

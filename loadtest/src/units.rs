@@ -1,6 +1,6 @@
-//! Durations, sizes and rates as they are written on the command line, in the spelling of `lb.toml`.
+//! Reads durations, sizes and rates of the command line, in the spelling of `lb.toml`. Pure.
 //!
-//! Pure; used by [`args`](crate::args) only. Written by hand because three small parsers are less than their crates.
+//! Three small parsers are less code than the crates for them.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn split(text: &str) -> Result<(f64, &str), String> {
 }
 
 fn whole(number: f64, text: &str) -> Result<u64, String> {
-    // 2^53: beyond it an f64 no longer holds every whole number.
+    // Near 2^53: beyond it an f64 does not hold every whole number.
     if number.fract() != 0.0 || number > 9e15 {
         return Err(format!("{text:?} is not a whole number, or too large"));
     }
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest_with_a_reason() {
+    fn everything_else_is_refused() {
         for bad in ["", "s", "5", "5 s", "-1s", "1e3s", "5x", "..s", "99999999999999999999999h"] {
             assert!(duration(bad).is_err(), "{bad:?}");
         }

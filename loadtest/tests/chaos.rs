@@ -1,4 +1,4 @@
-//! `loadtest chaos` as a program: one fault, and nothing left behind. Whether it works, never how fast anything is.
+//! `loadtest chaos` as a program: it measures one fault and leaves nothing behind. No test of speed.
 
 use std::fs;
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const BOUND: Duration = Duration::from_secs(90);
 
-/// Evenkeel's program, or `None` where this can't run, which is said past the test harness.
+/// Evenkeel's program, or `None` if this test can't run here. Prints the reason, also when the test passes.
 fn evenkeel() -> Option<PathBuf> {
     let beside = Path::new(env!("CARGO_BIN_EXE_loadtest")).with_file_name("evenkeel");
     let ip = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"].iter().any(|path| Path::new(path).exists());
@@ -48,7 +48,7 @@ fn chaos(evenkeel: &Path, out: &Path, line: &str) -> Command {
     command
 }
 
-/// What a process has in the places that everybody shares.
+/// The namespaces and directories of a process in shared places.
 fn traces(of: u32) -> Vec<String> {
     let prefix = format!("evenkeel-chaos-{of}-");
     let places = ["/run/netns", "/dev/shm", "/tmp"].iter().filter_map(|place| fs::read_dir(place).ok());
@@ -56,7 +56,7 @@ fn traces(of: u32) -> Vec<String> {
     names.filter(|name| name.starts_with(&prefix)).collect()
 }
 
-/// Started with a cell that would take ten minutes, and waited for until that is under way.
+/// Starts a run with a cell of ten minutes, and waits until the cell has begun.
 fn under_way(evenkeel: &Path, out: &Path) -> Child {
     let mut command = chaos(evenkeel, out, "--faults kill --seconds 600");
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -84,7 +84,7 @@ fn ended(child: &mut Child, signal: Signal) -> Option<i32> {
 }
 
 #[test]
-fn a_fault_is_measured_and_nothing_is_left_of_it_whatever_ends_the_run() {
+fn a_fault_is_measured_and_no_end_of_a_run_leaves_anything_behind() {
     let Some(evenkeel) = evenkeel() else { return };
     let out = tempfile::tempdir().unwrap();
 
@@ -92,7 +92,7 @@ fn a_fault_is_measured_and_nothing_is_left_of_it_whatever_ends_the_run() {
     assert_eq!(ended(&mut interrupted, Signal::INT), Some(130));
     assert_eq!(traces(interrupted.id()), [""; 0]);
 
-    // This one can't clean up; whoever comes next does.
+    // A killed run can't clean up; the next run does.
     let mut killed = under_way(&evenkeel, out.path());
     assert_eq!(ended(&mut killed, Signal::KILL), None);
 

@@ -1,4 +1,4 @@
-//! `loadtest compare` as a program, with whatever systems are there. Whether it works, never how fast anything is.
+//! `loadtest compare` as a program, with the systems that are installed. No test of speed.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Cargo is taken out of the environment, or it would be run to build Evenkeel.
+/// Without `CARGO` in the environment, so that Evenkeel is not built.
 fn compare(line: &str, out: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.arg("compare").arg("--out").arg(out).args(line.split_whitespace());
@@ -27,7 +27,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn every_system_that_is_there_has_a_turn_in_every_case_and_row() {
+fn every_installed_system_runs_in_every_case_and_row() {
     let out = tempfile::tempdir().unwrap();
     let results = out.path().join("RESULTS.md");
     let line = "--quick --duration 100ms --idle-connections 40 --threads 1 --scenarios ping-64,upload,churn,mixed,idle";
@@ -47,7 +47,7 @@ fn every_system_that_is_there_has_a_turn_in_every_case_and_row() {
             continue;
         }
         let mine = cells.iter().filter(|cell| cell["system"] == name).count();
-        // Once in each case but idle, or twice in each.
+        // `direct` runs once in each case except idle, the others twice in each.
         assert_eq!(mine, if name == "direct" { 4 } else { 5 * 2 }, "{name}: {}", said(&output));
         let in_table = text(&output.stdout).lines().any(|line| line.trim_start().starts_with(name));
         assert!(in_table, "{name} is not in the table:\n{}", said(&output));
@@ -58,7 +58,7 @@ fn every_system_that_is_there_has_a_turn_in_every_case_and_row() {
 }
 
 #[test]
-fn a_program_that_does_not_serve_is_told_and_the_others_go_on() {
+fn a_program_that_does_not_serve_is_reported_and_the_others_run() {
     let out = tempfile::tempdir().unwrap();
     let fake = out.path().join("fake");
     fs::write(&fake, "#!/bin/sh\n[ \"$1\" = -v ] && echo 'fake 9.9.9' && exit\necho no luck today >&2\nexit 3\n")
@@ -73,11 +73,11 @@ fn a_program_that_does_not_serve_is_told_and_the_others_go_on() {
 }
 
 #[test]
-fn a_signal_ends_what_was_started() {
+fn a_signal_ends_the_started_systems() {
     let out = tempfile::tempdir().unwrap();
     let marker = out.path().join("pid");
     let fake = out.path().join("fake");
-    // It serves nothing, but stays, and has a child.
+    // It serves nothing, keeps running, and has a child.
     let script = "[ \"$1\" = -v ] && echo 'fake 9.9.9' && exit\nsleep 60 &\n";
     let script = format!("#!/bin/sh\n{script}echo $$ $! > {0}.new && mv {0}.new {0}\nwait\n", marker.display());
     fs::write(&fake, script).unwrap();
@@ -94,7 +94,7 @@ fn a_signal_ends_what_was_started() {
 }
 
 #[test]
-fn bad_usage_is_told() {
+fn bad_usage_is_reported() {
     let out = tempfile::tempdir().unwrap();
     let output = compare("--systems nonesuch", out.path()).output().unwrap();
     assert!(!output.status.success() && text(&output.stderr).contains("there are direct"), "{}", said(&output));

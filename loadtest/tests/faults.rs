@@ -1,4 +1,4 @@
-//! What must not go unnoticed: wrong bytes in every form are mismatches, everything else that fails is counted by reason.
+//! Errors are noticed: wrong bytes of every kind are mismatches, and every other failure is counted by its reason.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,23 +6,23 @@ use std::thread;
 use std::time::Duration;
 
 use crate::support::{Meddle, Swap, dead, listener, plan, proxy, run, server, swapping_proxy, untouched};
-use loadtest::{Plan, Report, Scenario};
+use loadtest::{LoadPlan, RunReport, Scenario};
 
-fn only_mismatch(report: &Report, label: &str) {
+fn only_mismatch(report: &RunReport, label: &str) {
     assert!(report.mismatches.keys().eq([label]), "wanted only {label}: {report}");
     assert!(!report.passed(true), "a mismatch is never acceptable");
     assert!(!report.examples.is_empty());
 }
 
-fn only_failure(report: &Report, label: &str) {
+fn only_failure(report: &RunReport, label: &str) {
     assert_eq!(report.mismatch_count(), 0, "{report}");
     assert!(report.failures.keys().eq([label]), "wanted only {label}: {report}");
     assert!(report.passed(true) && !report.passed(false));
 }
 
-/// One connection, one attempt: the first fault is the last.
-fn once(address: SocketAddr, scenario: Scenario) -> Plan {
-    Plan { connections: 1, attempts: 1, ..plan(address, scenario) }
+/// One connection and one attempt, so the first error ends the run.
+fn once(address: SocketAddr, scenario: Scenario) -> LoadPlan {
+    LoadPlan { connections: 1, attempts: 1, ..plan(address, scenario) }
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn one_corrupted_byte_in_the_middle_of_a_bulk_stream() {
     };
     let bulk = |up, down, scenario| {
         let address = proxy(server.address(), up, down);
-        run(&Plan { size: 2_000_000, messages: Some(1), ..once(address, scenario) })
+        run(&LoadPlan { size: 2_000_000, messages: Some(1), ..once(address, scenario) })
     };
     only_mismatch(&bulk(untouched, flip, Scenario::BulkDownload), "content");
     only_mismatch(&bulk(flip, untouched, Scenario::BulkUpload), "request");
@@ -72,10 +72,11 @@ fn two_connections_that_were_swapped() {
     for (swap, label) in [(Swap::Replies, "content"), (Swap::Both, "request")] {
         let server = server();
         let address = swapping_proxy(server.address(), swap);
-        let plan = Plan { connections: 2, attempts: 1, messages: Some(4), ..plan(address, Scenario::SmallMessages) };
+        let plan =
+            LoadPlan { connections: 2, attempts: 1, messages: Some(4), ..plan(address, Scenario::SmallMessages) };
         let report = run(&plan);
         if matches!(swap, Swap::Both) {
-            // Each server answers to the client whose request it got, which is not the one it belongs to.
+            // Each server answers a request that belongs to the other connection.
             assert_eq!(server.totals().mismatches, 2);
         }
         assert_eq!(report.mismatch_count(), 2, "{label}: {report}");
@@ -94,7 +95,7 @@ fn a_reply_that_came_twice() {
 
 #[test]
 fn bytes_after_the_last_reply() {
-    // They come only when the client closes: nobody reads a reply any more.
+    // They come when the client closes and expects no more replies.
     let address = listener(|mut stream| {
         let mut message = [0; 64];
         for _ in 0..3 {
@@ -104,7 +105,7 @@ fn bytes_after_the_last_reply() {
         assert_eq!(stream.read(&mut message).unwrap(), 0);
         stream.write_all(b"?").unwrap();
     });
-    let plan = Plan { plain_echo: true, messages: Some(3), ..once(address, Scenario::SmallMessages) };
+    let plan = LoadPlan { plain_echo: true, messages: Some(3), ..once(address, Scenario::SmallMessages) };
     let report = run(&plan);
     only_mismatch(&report, "surplus");
     assert_eq!(report.operations, 3);
@@ -116,7 +117,7 @@ fn a_lost_byte_and_a_shift_by_a_message() {
     let lose: Meddle = |passed, data| drop(data.drain(..usize::from(passed == 0)));
     let report = run(&once(proxy(server.address(), untouched, lose), Scenario::SmallMessages));
     only_mismatch(&report, "content");
-    // The reply to the message before, whole and well-formed.
+    // The complete reply to the message before.
     let late = listener(|mut stream| {
         let (mut before, mut message) = ([0; 64], [0; 64]);
         stream.read_exact(&mut before).unwrap();
@@ -125,7 +126,7 @@ fn a_lost_byte_and_a_shift_by_a_message() {
             before = message;
         }
     });
-    let report = run(&Plan { plain_echo: true, ..once(late, Scenario::SmallMessages) });
+    let report = run(&LoadPlan { plain_echo: true, ..once(late, Scenario::SmallMessages) });
     only_mismatch(&report, "content");
 }
 
@@ -149,12 +150,12 @@ fn servers_that_close_reset_or_say_nothing() {
         stream.read_exact(&mut request).unwrap();
         stream.write_all(&request[..10]).unwrap_or_default();
     });
-    // Bytes that are wrong are a mismatch first; these are right as far as they go.
-    let truncated = Plan { plain_echo: true, size: 120, ..once(closing, Scenario::SmallMessages) };
+    // Wrong bytes would be a mismatch; these are right, but incomplete.
+    let truncated = LoadPlan { plain_echo: true, size: 120, ..once(closing, Scenario::SmallMessages) };
     only_failure(&run(&truncated), "unexpected_eof");
 
     let resetting = listener(|mut stream| {
-        // Closing with unread bytes resets.
+        // A close with unread bytes sends a reset.
         stream.read_exact(&mut [0; 1]).unwrap();
     });
     only_failure(&run(&once(resetting, Scenario::SmallMessages)), "reset");
@@ -162,7 +163,7 @@ fn servers_that_close_reset_or_say_nothing() {
     let silent = listener(|mut stream| drop(std::io::copy(&mut stream, &mut std::io::sink())));
     for scenario in [Scenario::SmallMessages, Scenario::ConnectRequestClose, Scenario::Idle] {
         let timeout = Duration::from_millis(50);
-        only_failure(&run(&Plan { timeout, ..once(silent, scenario) }), "timeout");
+        only_failure(&run(&LoadPlan { timeout, ..once(silent, scenario) }), "timeout");
     }
 }
 
@@ -183,7 +184,7 @@ fn a_connection_that_failed_is_opened_again() {
             client.write_all(&message[..64]).unwrap();
         }
     });
-    let report = run(&Plan { connections: 1, messages: Some(10), ..plan(flaky, Scenario::SmallMessages) });
+    let report = run(&LoadPlan { connections: 1, messages: Some(10), ..plan(flaky, Scenario::SmallMessages) });
     assert_eq!(report.mismatch_count(), 0, "{report}");
     // 3 good, 1 lost with its connection, 3 good, 1 lost, 2 good; then the end finds the proxy still waiting.
     assert_eq!((report.operations, report.failure_count(), report.connections_opened), (8, 2, 3), "{report}");
@@ -203,14 +204,14 @@ fn an_open_loop_does_not_hide_a_stall() {
             }
         }
     });
-    let base = Plan { plain_echo: true, messages: Some(400), ..once(address, Scenario::SmallMessages) };
-    // 300 of 400 were due while it stood still: half of all have waited 100 ms or more. A closed loop sees one slow one.
-    let open = run(&Plan { rate: Some(1_000.0), ..base });
+    let base = LoadPlan { plain_echo: true, messages: Some(400), ..once(address, Scenario::SmallMessages) };
+    // 300 of 400 were due during the stall, so half of all waited 100 ms or more. A closed loop would see one slow operation.
+    let open = run(&LoadPlan { rate: Some(1_000.0), ..base });
     assert!(open.latency.p50 >= 100_000.0, "{open}");
 }
 
 #[test]
-fn an_open_loop_that_can_not_keep_up_says_so() {
+fn an_open_loop_reports_operations_that_it_could_not_start() {
     let slow = listener(|mut stream| {
         let mut message = [0; 64];
         while stream.read_exact(&mut message).is_ok() {
@@ -220,7 +221,7 @@ fn an_open_loop_that_can_not_keep_up_says_so() {
             }
         }
     });
-    let plan = Plan {
+    let plan = LoadPlan {
         plain_echo: true,
         rate: Some(1_000.0),
         messages: None,

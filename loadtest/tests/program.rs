@@ -1,11 +1,11 @@
-//! The program itself: exit codes, what goes to stdout, and the shape of the JSON.
+//! The program: exit codes, stdout, and the shape of the JSON.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::support::{dead, proxy, server, untouched};
-use loadtest::Report;
+use loadtest::RunReport;
 
 fn loadtest(line: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
@@ -26,7 +26,7 @@ impl Drop for Serve {
 }
 
 #[test]
-fn serves_where_it_says_and_prints_a_table() {
+fn serve_prints_its_address_and_run_prints_a_table() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadtest"));
     command.args(["serve", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped());
     let mut child = Serve(command.spawn().unwrap());
@@ -43,7 +43,7 @@ fn serves_where_it_says_and_prints_a_table() {
 }
 
 #[test]
-fn json_goes_to_stdout_alone() {
+fn json_is_alone_on_stdout() {
     let server = server();
     let output = small(server.address(), "--json -");
     let text = String::from_utf8(output.stdout).unwrap();
@@ -81,7 +81,7 @@ fn json_goes_to_stdout_alone() {
     for key in ["count", "mean", "p50", "p90", "p99", "p99_9", "max"] {
         assert!(json["latency"][key].as_f64().unwrap() > 0.0, "{key}");
     }
-    let report: Report = serde_json::from_str(&text).unwrap();
+    let report: RunReport = serde_json::from_str(&text).unwrap();
     assert_eq!(serde_json::to_value(&report).unwrap(), json);
     assert!(String::from_utf8(output.stderr).unwrap().contains("latency"), "the table is on stderr");
 }
@@ -96,7 +96,7 @@ fn failures_can_be_allowed_and_mismatches_can_not() {
 }
 
 #[test]
-fn bad_usage_is_said_with_numbers() {
+fn bad_usage_is_explained_with_numbers() {
     for (line, words) in [
         ("run --target 192.0.2.1:80 --scenario idle", "--allow-remote"),
         ("run --target 127.0.0.1:1 --scenario idle -c 900M", "900000000 connections need 900000064"),

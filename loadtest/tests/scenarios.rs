@@ -1,9 +1,9 @@
-//! Every scenario against the matching server, and against a plain echo server where that is promised.
+//! Every scenario against the matching server, and against a plain echo server if the scenario allows it.
 
 use std::time::Duration;
 
 use crate::support::{assert_good, plain_echo, plan, run, server};
-use loadtest::{CloseSide, Plan, Scenario, Server, Totals};
+use loadtest::{CloseSide, LoadPlan, Scenario, Server, Totals};
 
 #[test]
 fn small_messages() {
@@ -18,7 +18,7 @@ fn small_messages() {
 #[test]
 fn several_threads_on_both_sides() {
     let server = Server::start(([127, 0, 0, 1], 0).into(), 3).unwrap();
-    let report = run(&Plan { threads: 3, messages: Some(101), ..plan(server.address(), Scenario::SmallMessages) });
+    let report = run(&LoadPlan { threads: 3, messages: Some(101), ..plan(server.address(), Scenario::SmallMessages) });
     assert_good(&report);
     assert_eq!(report.operations, 101);
 }
@@ -26,7 +26,7 @@ fn several_threads_on_both_sides() {
 #[test]
 fn more_connections_than_messages() {
     let server = server();
-    let report = run(&Plan { messages: Some(1), ..plan(server.address(), Scenario::SmallMessages) });
+    let report = run(&LoadPlan { messages: Some(1), ..plan(server.address(), Scenario::SmallMessages) });
     assert_good(&report);
     assert_eq!(report.operations, 1);
 }
@@ -34,7 +34,7 @@ fn more_connections_than_messages() {
 #[test]
 fn large_messages() {
     let server = server();
-    let report = run(&Plan { size: 300_000, ..plan(server.address(), Scenario::LargeMessages) });
+    let report = run(&LoadPlan { size: 300_000, ..plan(server.address(), Scenario::LargeMessages) });
     assert_good(&report);
     assert_eq!(report.bytes_received, 40 * 300_000);
 }
@@ -42,7 +42,7 @@ fn large_messages() {
 #[test]
 fn bulk_download_and_upload() {
     let server = server();
-    let bulk = |scenario| Plan { size: 5_000_001, messages: Some(6), ..plan(server.address(), scenario) };
+    let bulk = |scenario| LoadPlan { size: 5_000_001, messages: Some(6), ..plan(server.address(), scenario) };
     let down = run(&bulk(Scenario::BulkDownload));
     assert_good(&down);
     assert_eq!(down.bytes_received, 6 * 5_000_001);
@@ -55,7 +55,7 @@ fn bulk_download_and_upload() {
 fn connect_request_close_with_either_side_closing() {
     let server = server();
     for close in [CloseSide::Server, CloseSide::Client] {
-        let report = run(&Plan { close, ..plan(server.address(), Scenario::ConnectRequestClose) });
+        let report = run(&LoadPlan { close, ..plan(server.address(), Scenario::ConnectRequestClose) });
         assert_good(&report);
         assert_eq!((report.operations, report.connections_opened, report.connect.count), (40, 40, 40));
     }
@@ -64,8 +64,11 @@ fn connect_request_close_with_either_side_closing() {
 #[test]
 fn idle_connections_work_at_the_end() {
     let server = server();
-    let plan =
-        Plan { connections: 100, duration: Some(Duration::from_millis(50)), ..plan(server.address(), Scenario::Idle) };
+    let plan = LoadPlan {
+        connections: 100,
+        duration: Some(Duration::from_millis(50)),
+        ..plan(server.address(), Scenario::Idle)
+    };
     let report = run(&plan);
     assert_good(&report);
     assert_eq!((report.operations, report.connections_opened), (200, 100));
@@ -73,13 +76,13 @@ fn idle_connections_work_at_the_end() {
 }
 
 #[test]
-fn plain_echo_servers_will_do() {
+fn plain_echo_servers_can_be_the_other_side() {
     let address = plain_echo();
     for scenario in [Scenario::SmallMessages, Scenario::LargeMessages, Scenario::Idle] {
-        // More than sockets buffer: whoever does not read while it writes is stuck here.
+        // More than socket buffers hold: a client that does not read while it writes would block.
         let size = if scenario == Scenario::LargeMessages { 20_000_000 } else { 64 };
         let base = plan(address, scenario);
-        let report = run(&Plan { plain_echo: true, size, messages: base.messages.map(|_| 4), ..base });
+        let report = run(&LoadPlan { plain_echo: true, size, messages: base.messages.map(|_| 4), ..base });
         assert_good(&report);
         assert_eq!(report.bytes_sent, report.bytes_received);
     }
@@ -89,7 +92,7 @@ fn plain_echo_servers_will_do() {
 fn a_closed_loop_ends_with_its_duration() {
     let server = server();
     let duration = Some(Duration::from_millis(100));
-    let report = run(&Plan { duration, messages: None, ..plan(server.address(), Scenario::SmallMessages) });
+    let report = run(&LoadPlan { duration, messages: None, ..plan(server.address(), Scenario::SmallMessages) });
     assert_good(&report);
     assert!(report.operations > 0 && report.seconds >= 0.1, "{report}");
 }
@@ -98,7 +101,7 @@ fn a_closed_loop_ends_with_its_duration() {
 fn an_open_loop_keeps_its_schedule() {
     let server = server();
     for scenario in [Scenario::SmallMessages, Scenario::ConnectRequestClose] {
-        let report = run(&Plan { rate: Some(1_000.0), messages: Some(200), ..plan(server.address(), scenario) });
+        let report = run(&LoadPlan { rate: Some(1_000.0), messages: Some(200), ..plan(server.address(), scenario) });
         assert_good(&report);
         assert_eq!(report.operations, 200);
         // The 200th is due at 199 ms, and none may be early.
@@ -107,21 +110,21 @@ fn an_open_loop_keeps_its_schedule() {
 }
 
 #[test]
-fn nonsense_is_refused() {
+fn invalid_plans_are_refused() {
     let address = crate::support::dead();
     let good = plan(address, Scenario::SmallMessages);
     for bad in [
-        Plan { connections: 0, ..good },
-        Plan { threads: 5, ..good },
-        Plan { size: 0, ..good },
-        Plan { messages: None, ..good },
-        Plan { messages: Some(0), ..good },
-        Plan { scenario: Scenario::Idle, ..good },
-        Plan { rate: Some(0.0), ..good },
-        Plan { plain_echo: true, scenario: Scenario::BulkUpload, ..good },
+        LoadPlan { connections: 0, ..good },
+        LoadPlan { threads: 5, ..good },
+        LoadPlan { size: 0, ..good },
+        LoadPlan { messages: None, ..good },
+        LoadPlan { messages: Some(0), ..good },
+        LoadPlan { scenario: Scenario::Idle, ..good },
+        LoadPlan { rate: Some(0.0), ..good },
+        LoadPlan { plain_echo: true, scenario: Scenario::BulkUpload, ..good },
     ] {
-        assert!(matches!(loadtest::run(&bad, |_| {}), Err(loadtest::Error::Plan(_))), "{bad:?}");
+        assert!(matches!(loadtest::run(&bad, |_| {}), Err(loadtest::RunError::Plan(_))), "{bad:?}");
     }
-    let many = Plan { connections: 1 << 40, ..good };
-    assert!(matches!(loadtest::run(&many, |_| {}), Err(loadtest::Error::NoRoom(_))));
+    let many = LoadPlan { connections: 1 << 40, ..good };
+    assert!(matches!(loadtest::run(&many, |_| {}), Err(loadtest::RunError::NoRoom(_))));
 }

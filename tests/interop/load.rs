@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use loadtest::{CloseSide, Plan, Report, Scenario, Server};
+use loadtest::{CloseSide, LoadPlan, RunReport, Scenario, Server};
 
 use crate::support::{Program, get, until};
 
@@ -24,8 +24,8 @@ check = {{ interval = "200ms", fast_interval = "50ms" }}
     )
 }
 
-/// Threads of its own, as many as the plan says; away from the test's.
-async fn load(plan: Plan) -> Report {
+/// Runs on threads of its own, apart from the test's.
+async fn load(plan: LoadPlan) -> RunReport {
     tokio::task::spawn_blocking(move || loadtest::run(&plan, |_| {})).await.unwrap().unwrap()
 }
 
@@ -74,9 +74,10 @@ impl Scene {
 async fn five_million_messages_on_two_thousand_connections() {
     loadtest::raise_descriptor_limit();
     let scene = Scene::new().await;
-    let small = Plan::new(scene.front, Scenario::SmallMessages);
+    let small = LoadPlan::new(scene.front, Scenario::SmallMessages);
     let report =
-        load(Plan { connections: 2_000, messages: Some(5_000_000), timeout: Duration::from_secs(60), ..small }).await;
+        load(LoadPlan { connections: 2_000, messages: Some(5_000_000), timeout: Duration::from_secs(60), ..small })
+            .await;
     println!("{report}");
     assert!(report.passed(false), "{report}");
     assert_eq!((report.operations, report.connections_opened), (5_000_000, 2_000));
@@ -89,19 +90,20 @@ async fn five_million_messages_on_two_thousand_connections() {
 #[tokio::test]
 async fn every_scenario_verified_and_nothing_left_after_it() {
     let scene = Scene::new().await;
-    let base = |scenario| Plan { threads: 2, timeout: Duration::from_secs(20), ..Plan::new(scene.front, scenario) };
+    let base =
+        |scenario| LoadPlan { threads: 2, timeout: Duration::from_secs(20), ..LoadPlan::new(scene.front, scenario) };
     let small = base(Scenario::SmallMessages);
-    let close = Plan { connections: 20, messages: Some(1_000), ..base(Scenario::ConnectRequestClose) };
-    let bulk = |scenario| Plan { connections: 4, messages: Some(12), size: 5_000_001, ..base(scenario) };
+    let close = LoadPlan { connections: 20, messages: Some(1_000), ..base(Scenario::ConnectRequestClose) };
+    let bulk = |scenario| LoadPlan { connections: 4, messages: Some(12), size: 5_000_001, ..base(scenario) };
     let plans = [
-        Plan { connections: 50, messages: Some(20_000), ..small.clone() },
-        Plan { connections: 50, messages: Some(2_000), rate: Some(2_000.0), ..small },
-        Plan { connections: 10, messages: Some(200), size: 300_000, ..base(Scenario::LargeMessages) },
+        LoadPlan { connections: 50, messages: Some(20_000), ..small.clone() },
+        LoadPlan { connections: 50, messages: Some(2_000), rate: Some(2_000.0), ..small },
+        LoadPlan { connections: 10, messages: Some(200), size: 300_000, ..base(Scenario::LargeMessages) },
         bulk(Scenario::BulkDownload),
         bulk(Scenario::BulkUpload),
-        Plan { close: CloseSide::Server, ..close.clone() },
-        Plan { close: CloseSide::Client, ..close },
-        Plan { connections: 300, duration: Some(Duration::from_millis(300)), ..base(Scenario::Idle) },
+        LoadPlan { close: CloseSide::Server, ..close.clone() },
+        LoadPlan { close: CloseSide::Client, ..close },
+        LoadPlan { connections: 300, duration: Some(Duration::from_millis(300)), ..base(Scenario::Idle) },
     ];
     let mut opened = 0;
     for plan in plans {

@@ -1,6 +1,6 @@
-//! A backend that fails on command: a process of its own in a namespace of its own, switched over a unix socket.
+//! A backend that fails on command: a process in its own network namespace that takes commands over a unix socket.
 //!
-//! What a signal or a packet filter does better (death, silence, a blackhole) is done from outside.
+//! Signals and packet filters make the other faults from outside: death, silence, dropped packets.
 
 use std::cell::Cell;
 use std::io::{self, Read as _, Write as _};
@@ -18,19 +18,19 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::task::spawn_local;
 
-use super::fault::Mode;
+use super::fault::BackendMode;
 use super::wire::{self, LENGTH, PING, PONG, Parsed};
 
-/// Connections that may wait for accept: more than come while it is stopped.
+/// Length of the accept queue: more connections than come while it is stopped.
 const BACKLOG: u32 = 4096;
 
-/// Pause after a failed accept: at EMFILE it would otherwise spin.
+/// Pause after a failed accept, so that the loop does not spin at EMFILE.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// How long a backend may take until it obeys, on a machine that is busy with seven other things.
+/// How long a backend may take to obey a command on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Started by `chaos`, not by people.
+/// For `chaos` only.
 #[derive(Debug, Args)]
 pub struct BackendArgs {
     /// Address to serve on
@@ -39,22 +39,25 @@ pub struct BackendArgs {
     /// Path of the socket that takes commands
     #[arg(long)]
     pub(super) control: PathBuf,
-    /// What it calls itself in its replies
+    /// The number in its replies
     #[arg(long)]
     pub(super) number: u8,
 }
 
-/// The backend: serves until it is killed.
+/// Runs the backend, until it is killed.
+///
+/// # Errors
+/// When an address or the control socket can't be bound.
 pub fn chaos_backend(args: &BackendArgs) -> io::Result<()> {
     crate::raise_descriptor_limit();
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let state = Rc::new(State { number: args.number, mode: Cell::new(Mode::Serve) });
+        let state = Rc::new(BackendState { number: args.number, mode: Cell::new(BackendMode::Serve) });
         let socket = if args.listen.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;
         socket.bind(args.listen)?;
         let listener = socket.listen(BACKLOG)?;
-        // Of one that was killed. After the TCP socket: who is answered here knows that the backend serves.
+        // Removes the socket of a killed backend. It is bound after the TCP socket, so an answer here means that the backend serves.
         let _ = fs::remove_file(&args.control);
         let commands = UnixListener::bind(&args.control)?;
         spawn_local(accept(listener, state.clone()));
@@ -62,8 +65,8 @@ pub fn chaos_backend(args: &BackendArgs) -> io::Result<()> {
     })
 }
 
-/// Tells the backend behind this socket what to do, and waits until it does.
-pub(super) fn command(control: &Path, mode: Mode) -> io::Result<()> {
+/// Sets the mode of the backend behind this socket, and waits until the backend confirms it.
+pub(super) fn command(control: &Path, mode: BackendMode) -> io::Result<()> {
     let start = Instant::now();
     loop {
         match tell(control, mode) {
@@ -74,30 +77,30 @@ pub(super) fn command(control: &Path, mode: Mode) -> io::Result<()> {
     }
 }
 
-fn tell(control: &Path, mode: Mode) -> io::Result<()> {
+fn tell(control: &Path, mode: BackendMode) -> io::Result<()> {
     let mut stream = UnixStream::connect(control)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    writeln!(stream, "{}", mode.word())?;
+    writeln!(stream, "{}", mode.name())?;
     let mut answer = [0; 3];
     stream.read_exact(&mut answer)?;
     if answer == *b"ok\n" { Ok(()) } else { Err(io::Error::other("the backend does not understand")) }
 }
 
-struct State {
+struct BackendState {
     number: u8,
-    mode: Cell<Mode>,
+    mode: Cell<BackendMode>,
 }
 
-async fn obey(commands: UnixListener, state: &State) -> io::Result<()> {
+async fn obey(commands: UnixListener, state: &BackendState) -> io::Result<()> {
     loop {
         let (stream, _) = commands.accept().await?;
         let mut stream = BufReader::new(stream);
         let mut line = String::new();
-        // Whoever gives up in the middle of a command has not given one.
+        // An incomplete command is ignored.
         if stream.read_line(&mut line).await.is_err() {
             continue;
         }
-        let answer: &[u8] = match Mode::of(line.trim_end()) {
+        let answer: &[u8] = match BackendMode::of(line.trim_end()) {
             Some(mode) => {
                 state.mode.set(mode);
                 b"ok\n"
@@ -108,23 +111,23 @@ async fn obey(commands: UnixListener, state: &State) -> io::Result<()> {
     }
 }
 
-async fn accept(listener: TcpListener, state: Rc<State>) {
+async fn accept(listener: TcpListener, state: Rc<BackendState>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
         let state = state.clone();
-        // A connection that fails is the client's to judge: it sees the failure too.
+        // The client sees and counts a failed connection.
         spawn_local(async move { drop(serve(stream, &state).await) });
     }
 }
 
-async fn serve(mut stream: TcpStream, state: &State) -> io::Result<()> {
+async fn serve(mut stream: TcpStream, state: &BackendState) -> io::Result<()> {
     match state.mode.get() {
-        Mode::ResetOnAccept => return reset(stream),
-        Mode::FinOnAccept => return finish(stream).await,
-        Mode::Serve | Mode::ResetAfterRequest => {}
+        BackendMode::ResetOnAccept => return reset(stream),
+        BackendMode::FinOnAccept => return finish(stream).await,
+        BackendMode::Serve | BackendMode::ResetAfterRequest => {}
     }
     stream.set_nodelay(true)?;
     let mut bytes = Vec::with_capacity(LENGTH);
@@ -137,7 +140,7 @@ async fn serve(mut stream: TcpStream, state: &State) -> io::Result<()> {
                 continue;
             }
             Parsed::Bad => return Ok(()),
-            _ if state.mode.get() == Mode::ResetAfterRequest => return reset(stream),
+            _ if state.mode.get() == BackendMode::ResetAfterRequest => return reset(stream),
             Parsed::Ping => {
                 stream.write_all(PONG).await?;
                 PING.len()
@@ -158,7 +161,7 @@ fn reset(stream: TcpStream) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))
 }
 
-/// FIN, and nothing but FIN: a close with unread bytes would be a reset.
+/// Sends FIN and then reads to the end, because a close with unread bytes would send a reset.
 async fn finish(mut stream: TcpStream) -> io::Result<()> {
     stream.shutdown().await?;
     let mut sink = [0; LENGTH];
@@ -174,17 +177,17 @@ mod tests {
     use super::super::wire::Request;
     use super::*;
 
-    /// On a thread that ends with the test process.
+    /// Starts a backend on a thread that ends with the test process.
     fn backend(number: u8) -> (SocketAddr, PathBuf, tempfile::TempDir) {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let directory = tempfile::tempdir().unwrap();
         let control = directory.path().join("control");
-        // An address of its own, so that a fixed port is free.
+        // Each backend has its own address, so that the fixed port is free.
         let place = NEXT.fetch_add(1, Ordering::Relaxed) + 1;
         let listen = SocketAddr::from(([127, 77, std::process::id() as u8, place as u8], 9000));
         let args = BackendArgs { listen, control: control.clone(), number };
         thread::spawn(move || chaos_backend(&args).unwrap());
-        command(&control, Mode::Serve).unwrap();
+        command(&control, BackendMode::Serve).unwrap();
         (listen, control, directory)
     }
 
@@ -194,10 +197,10 @@ mod tests {
         stream
     }
 
-    /// All that comes after these bytes were sent, and how it ends.
+    /// Sends these bytes and returns everything that comes back.
     fn said(address: SocketAddr, bytes: &[u8]) -> io::Result<Vec<u8>> {
         let mut stream = connect(address);
-        // A reset may already be there, and is told once: to the first who asks.
+        // A reset may have come already; the kernel reports it only once, to the first call.
         let sent = stream.write_all(bytes);
         let mut all = Vec::new();
         stream.read_to_end(&mut all)?;
@@ -205,28 +208,28 @@ mod tests {
     }
 
     #[test]
-    fn it_does_what_its_mode_says() {
+    fn each_mode_answers_closes_or_resets() {
         let (address, control, _directory) = backend(3);
         let request = Request { connection: 1, exchange: 0, last: true };
         let right = request.reply(3, true).to_vec();
         assert_eq!(said(address, &request.encode()).unwrap(), right);
 
-        command(&control, Mode::FinOnAccept).unwrap();
+        command(&control, BackendMode::FinOnAccept).unwrap();
         assert!(said(address, &[]).unwrap().is_empty());
-        for mode in [Mode::ResetOnAccept, Mode::ResetAfterRequest] {
+        for mode in [BackendMode::ResetOnAccept, BackendMode::ResetAfterRequest] {
             command(&control, mode).unwrap();
             let error = said(address, &request.encode()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{mode:?}");
         }
         assert_eq!(said(address, PING).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-        // One that only connects learns nothing.
+        // A client that only connects sees no failure.
         let stream = connect(address);
         stream.shutdown(Shutdown::Write).unwrap();
         assert_eq!((&stream).read(&mut [0]).unwrap(), 0);
 
-        command(&control, Mode::Serve).unwrap();
+        command(&control, BackendMode::Serve).unwrap();
         assert_eq!(said(address, &request.encode()).unwrap(), right);
-        assert!(tell(&control, Mode::Serve).is_ok() && tell(Path::new("/nowhere"), Mode::Serve).is_err());
+        assert!(tell(&control, BackendMode::Serve).is_ok() && tell(Path::new("/nowhere"), BackendMode::Serve).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One cell: a network, backends, a system in front of them, clients, a fault; then all of it is gone.
+//! Measures one cell: makes a network, backends, a system in front of them and clients, plays the fault, and removes everything.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,212 +11,194 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::arena::{self, Arena, Blackhole};
 use super::backend;
-use super::count::{Counts, Timeline, count};
-use super::fault::{Action, Check, Fault, Mode, Step};
-use super::load::{self, Harvest, Load};
-use super::system::{Setting, Subject};
-use crate::compare::process::Running;
+use super::count::{FaultCounts, FaultTimeline, count};
+use super::fault::{BackendMode, CheckKind, Fault, FaultAction, FaultStep};
+use super::load::{self, ClientLoad, ClientResults};
+use super::network::{self, DropMethod, TestNetwork};
+use super::system::{ChaosSetup, ChaosSystem};
+use crate::harness::cells::{CellError, last_lines, wait_until_it_serves};
+use crate::harness::process::ProcessGroup;
 
 /// How long a system may take until it serves with all backends. Envoy needs half a second on a busy machine.
 const READY: Duration = Duration::from_secs(30);
 
-/// How long one of the first clients waits, while there is nobody yet.
+/// How long one of the first clients waits while the system does not serve yet.
 const FIRST: Duration = Duration::from_secs(2);
 
 /// Between the end of all preparations and the first client.
 const RUN_UP: Duration = Duration::from_millis(100);
 
-/// What stays the same for all cells.
+/// Measures cells with the same settings.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bench<'a> {
-    /// This program: backends are processes of it.
+pub(super) struct FaultRunner<'a> {
+    /// This program, which is also the program of the backends.
     pub(super) program: &'a Path,
-    pub(super) blackhole: Blackhole,
-    /// How long new connections come.
-    pub(super) duration: Duration,
-    /// New ones per second.
-    pub(super) rate: f64,
-    /// Connections that stay.
-    pub(super) long_lived: u64,
-    /// How long a client waits for an answer.
-    pub(super) patience: Duration,
-    /// Where systems and backends have their files while they run.
+    pub(super) drop_method: DropMethod,
+    pub(super) load: ClientLoad,
+    /// Directory for the files of systems and backends while they run.
     pub(super) scratch: &'a Path,
-    /// Where the systems' files are kept, if they are.
+    /// Directory in which the files of the systems stay.
     pub(super) keep: Option<&'a Path>,
 }
 
-/// Why a cell could not be measured.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CellError {
-    /// A namespace, a file or a process.
-    #[error("could not set it up")]
-    Setup(#[from] io::Error),
-    /// It ended, or did not serve in time.
-    #[error("it did not serve: {0}")]
-    Dead(String),
-    /// The clients.
-    #[error("the load could not be made")]
-    Load(#[source] io::Error),
-    /// What was to go wrong did not.
-    #[error("the fault could not be made")]
-    Fault(#[source] io::Error),
-}
-
-impl Bench<'_> {
-    /// Measures one cell.
-    pub(super) fn measure(&self, subject: &Subject, fault: Fault, check: Check) -> Result<Counts, CellError> {
+impl FaultRunner<'_> {
+    pub(super) fn measure(
+        &self,
+        system: &ChaosSystem,
+        fault: Fault,
+        check: CheckKind,
+    ) -> Result<FaultCounts, CellError> {
         let directory = tempfile::tempdir_in(self.scratch)?;
         let files = match self.keep {
-            Some(keep) => keep.join(format!("{}-{check:?}-{}", fault.name(), subject.name).to_lowercase()),
+            Some(keep) => keep.join(format!("{}-{check:?}-{}", fault.name(), system.name).to_lowercase()),
             None => directory.path().join("system"),
         };
         fs::create_dir_all(&files)?;
-        // Before everything that runs in it, since it has to outlive that.
-        let arena = Arena::make(fault.backends(), self.blackhole)?;
+        // Declared first, because it has to outlive everything that runs in it.
+        let network = TestNetwork::make(fault.backends(), self.drop_method)?;
         let mut backends = Vec::new();
         for number in 1..=fault.backends() {
-            let mut backend = Backend { number, control: directory.path().join(format!("b{number}")), running: None };
-            backend.start(self.program, &arena)?;
+            let mut backend =
+                BackendProcess { number, control: directory.path().join(format!("b{number}")), running: None };
+            backend.start(self.program, &network)?;
             backends.push(backend);
         }
-        let addresses: Vec<SocketAddr> = (1..=fault.backends()).map(arena::address).collect();
-        let setting = Setting { front: arena::front(), backends: &addresses, check, directory: &files };
-        let command = subject.command(&setting)?;
-        let mut system = arena.front().inside(|| Running::start(command))??;
-        arena.front().inside(|| wait_until_it_serves(&mut system, &setting))??;
+        let addresses: Vec<SocketAddr> = (1..=fault.backends()).map(network::address).collect();
+        let setup = ChaosSetup { front: network::front(), backends: &addresses, check, directory: &files };
+        let command = system.command(&setup)?;
+        let mut system = network.front().inside(|| ProcessGroup::start(command))??;
+        network.front().inside(|| wait_for_all_backends(&mut system, &setup))??;
 
-        let (harvest, timeline) = self.storm(fault, &arena, &mut backends)?;
+        let (results, timeline) = self.play_fault(fault, &network, &mut backends)?;
         if let Some(status) = system.ended()? {
-            return Err(CellError::Dead(format!("it ended meanwhile, {status}; {}", last_words(&setting))));
+            return Err(CellError::Dead(format!("it ended meanwhile, {status}; {}", log_end(&setup))));
         }
         system.kill();
-        Ok(count(&harvest.records, &harvest.breaks, harvest.messages, &timeline))
+        Ok(count(&results.records, &results.breaks, results.messages, &timeline))
     }
 
-    /// How long a cell takes, roughly.
+    /// A rough estimate of how long a cell takes.
     pub(super) fn estimate(&self) -> Duration {
-        self.duration + Duration::from_secs(2)
+        self.load.duration + Duration::from_secs(2)
     }
 
-    /// How long the fault lasts.
     pub(super) fn fault_length(&self) -> Duration {
-        self.duration / 2
+        self.load.duration / 2
     }
 
-    /// How long all is well before it.
+    /// How long the clients run before the fault.
     fn lead(&self) -> Duration {
-        self.duration.mul_f64(0.15)
+        self.load.duration.mul_f64(0.15)
     }
 
-    /// Clients come, and meanwhile things break.
-    fn storm(&self, fault: Fault, arena: &Arena, backends: &mut [Backend]) -> Result<(Harvest, Timeline), CellError> {
-        let Self { rate, duration, long_lived, patience, .. } = *self;
-        let load = Load { front: arena::front(), rate, duration, long_lived, patience };
+    /// Runs the clients and, at the same time, the steps of the fault.
+    fn play_fault(
+        &self,
+        fault: Fault,
+        network: &TestNetwork,
+        backends: &mut [BackendProcess],
+    ) -> Result<(ClientResults, FaultTimeline), CellError> {
         let origin = Instant::now() + RUN_UP;
         let hit = &mut backends[..usize::from(fault.hit())];
         thread::scope(|scope| {
-            let clients = scope.spawn(|| arena.front().inside(|| load::run(load, origin)));
-            let timeline = self.play(&fault.steps(self.fault_length()), origin, arena, hit);
-            let harvest = match clients.join() {
-                Ok(harvest) => harvest.and_then(|harvest| harvest).map_err(CellError::Load)?,
+            let clients = scope.spawn(|| network.front().inside(|| load::run(self.load, origin)));
+            let timeline = self.play(&fault.steps(self.fault_length()), origin, network, hit);
+            let results = match clients.join() {
+                Ok(results) => results.and_then(|results| results).map_err(|error| CellError::Load(error.into()))?,
                 Err(panic) => std::panic::resume_unwind(panic),
             };
-            Ok((harvest, timeline.map_err(CellError::Fault)?))
+            Ok((results, timeline.map_err(CellError::Fault)?))
         })
     }
 
-    fn play(&self, steps: &[Step], origin: Instant, arena: &Arena, hit: &mut [Backend]) -> io::Result<Timeline> {
-        let mut timeline = Timeline { blows: Vec::new(), mended: Duration::ZERO, hit: hit.len() as u8 };
+    fn play(
+        &self,
+        steps: &[FaultStep],
+        origin: Instant,
+        network: &TestNetwork,
+        hit: &mut [BackendProcess],
+    ) -> io::Result<FaultTimeline> {
+        let mut timeline = FaultTimeline { breakages: Vec::new(), repaired: Duration::ZERO, hit: hit.len() as u8 };
         for step in steps {
             thread::sleep((origin + self.lead() + step.at).saturating_duration_since(Instant::now()));
-            if step.action.is_blow() {
-                timeline.blows.push(origin.elapsed());
+            if step.action.breaks() {
+                timeline.breakages.push(origin.elapsed());
             }
             for backend in &mut *hit {
-                backend.act(step.action, self.program, arena)?;
+                backend.act(step.action, self.program, network)?;
             }
-            timeline.mended = origin.elapsed();
+            timeline.repaired = origin.elapsed();
         }
         Ok(timeline)
     }
 }
 
-/// A backend, and what can be done to it.
+/// A process that serves as backend number `number`.
 #[derive(Debug)]
-struct Backend {
+struct BackendProcess {
     number: u8,
     control: PathBuf,
-    running: Option<Running>,
+    running: Option<ProcessGroup>,
 }
 
-impl Backend {
-    /// Returns once it serves.
-    fn start(&mut self, program: &Path, arena: &Arena) -> io::Result<()> {
+impl BackendProcess {
+    /// Starts it and returns when it serves.
+    fn start(&mut self, program: &Path, network: &TestNetwork) -> io::Result<()> {
         let mut command = Command::new(program);
-        command.arg("chaos-backend").arg("--listen").arg(arena::address(self.number).to_string());
+        command.arg("chaos-backend").arg("--listen").arg(network::address(self.number).to_string());
         command.arg("--control").arg(&self.control).arg("--number").arg(self.number.to_string());
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        self.running = Some(arena.backend(self.number).inside(|| Running::start(command))??);
-        backend::command(&self.control, Mode::Serve)
+        self.running = Some(network.backend(self.number).inside(|| ProcessGroup::start(command))??);
+        backend::command(&self.control, BackendMode::Serve)
     }
 
-    fn act(&mut self, action: Action, program: &Path, arena: &Arena) -> io::Result<()> {
+    fn act(&mut self, action: FaultAction, program: &Path, network: &TestNetwork) -> io::Result<()> {
         let signal = |signal| self.running.as_ref().map_or(Ok(()), |running| running.signal(signal));
         match action {
-            Action::Kill => {
+            FaultAction::Kill => {
                 if let Some(running) = self.running.take() {
                     running.kill();
                 }
                 Ok(())
             }
-            Action::Start => self.start(program, arena),
-            Action::Stop => signal(Signal::STOP),
-            Action::Continue => signal(Signal::CONT),
-            Action::Drop => arena.blackhole(self.number),
-            Action::Pass => arena.restore(self.number),
-            Action::Mode(mode) => backend::command(&self.control, mode),
+            FaultAction::Start => self.start(program, network),
+            FaultAction::Stop => signal(Signal::STOP),
+            FaultAction::Continue => signal(Signal::CONT),
+            FaultAction::Drop => network.blackhole(self.number),
+            FaultAction::Pass => network.restore(self.number),
+            FaultAction::Mode(mode) => backend::command(&self.control, mode),
         }
     }
 }
 
-impl Drop for Backend {
+impl Drop for BackendProcess {
     fn drop(&mut self) {
-        // One that is stopped would not hear a request to end.
+        // SIGKILL, because a stopped process does not react to other signals.
         if let Some(running) = self.running.take() {
             running.kill();
         }
     }
 }
 
-/// With every backend: a check may let one in later than another.
-fn wait_until_it_serves(system: &mut Running, setting: &Setting<'_>) -> Result<(), CellError> {
-    let start = Instant::now();
-    let mut seen = BTreeSet::new();
-    for number in 0.. {
-        if let Some(status) = system.ended()? {
-            return Err(CellError::Dead(format!("{status}; {}", last_words(setting))));
-        }
-        match load::once(setting.front, number, FIRST)? {
-            Some(backend) => drop(seen.insert(backend)),
-            None => thread::sleep(Duration::from_millis(10)),
-        }
-        if seen.len() == setting.backends.len() {
-            break;
-        }
-        if start.elapsed() > READY {
-            let text = format!("{} of {} backends; {}", seen.len(), setting.backends.len(), last_words(setting));
-            return Err(CellError::Dead(text));
-        }
-    }
-    Ok(())
+/// Waits until every backend has answered through the system; checks may admit them at different times.
+fn wait_for_all_backends(system: &mut ProcessGroup, setup: &ChaosSetup<'_>) -> Result<(), CellError> {
+    let (mut numbers, mut seen) = (0.., BTreeSet::new());
+    let all = setup.backends.len();
+    wait_until_it_serves(
+        Some(system),
+        READY,
+        || log_end(setup),
+        || {
+            match load::once(setup.front, numbers.next().unwrap_or_default(), FIRST)? {
+                Some(backend) => drop(seen.insert(backend)),
+                None => thread::sleep(Duration::from_millis(10)),
+            }
+            Ok(if seen.len() == all { Ok(()) } else { Err(format!("{} of {all} backends", seen.len())) })
+        },
+    )
 }
 
-/// The end of what a system said.
-fn last_words(setting: &Setting<'_>) -> String {
-    let text = fs::read_to_string(setting.log()).unwrap_or_default();
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    if lines.is_empty() { "it said nothing".into() } else { lines[lines.len().saturating_sub(4)..].join(" | ") }
+fn log_end(setup: &ChaosSetup<'_>) -> String {
+    last_lines(&fs::read_to_string(setup.log()).unwrap_or_default())
 }

@@ -1,117 +1,80 @@
-//! What goes wrong, with how many backends, and when: a closed set of faults, each a list of timed steps.
+//! The faults: how many backends each hits, and what happens to them at which time. Pure.
 //!
-//! Pure. Every fault leaves its backends as it found them, so that what is counted after it is the way back.
+//! Every fault leaves its backends as it found them, so that the counts after it show the recovery.
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use crate::closed_set::closed_set;
 
-/// Of `flap`: how long a backend is gone, and how long it is back.
+/// How long a backend of the fault `flap` is gone, and how long it is back.
 const PHASE: Duration = Duration::from_secs(1);
 
-/// One fault.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Fault {
-    /// kill -9 of one backend
-    Kill,
-    /// kill -9 of two of three backends
-    KillTwo,
-    /// SIGSTOP: it accepts and says nothing
-    Stop,
-    /// Its packets are dropped, both ways
-    Blackhole,
-    /// It resets what it has accepted
-    ResetOnAccept,
-    /// It closes what it has accepted
-    FinOnAccept,
-    /// It reads a request and resets
-    ResetAfterRequest,
-    /// kill -9 and back again, every second
-    Flap,
-    /// Half the pool at once: two of four backends are blackholed
-    Half,
+closed_set! {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub(super) serde enum Fault {
+        /// kill -9 of one backend
+        Kill = "kill",
+        /// kill -9 of two of three backends
+        KillTwo = "kill-two",
+        /// SIGSTOP: the backend accepts and sends nothing
+        Stop = "stop",
+        /// The packets of the backend are dropped, both ways
+        Blackhole = "blackhole",
+        /// The backend resets connections after it has accepted them
+        ResetOnAccept = "reset-on-accept",
+        /// The backend closes connections after it has accepted them
+        FinOnAccept = "fin-on-accept",
+        /// The backend reads a request and resets
+        ResetAfterRequest = "reset-after-request",
+        /// kill -9 and a new start, again and again, every second
+        Flap = "flap",
+        /// Half of the pool at once: two of four backends are blackholed
+        Half = "half",
+    }
 }
 
-/// What active checks look at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Check {
-    /// They connect
-    Tcp,
-    /// They send a line and expect an answer
-    Script,
+closed_set! {
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub(super) serde enum CheckKind {
+        /// They connect
+        Tcp = "tcp",
+        /// They send a line and expect an answer
+        Script = "script",
+    }
 }
 
-/// What a backend does with connections: switched while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Answers.
-    Serve,
-    /// Resets what it accepts.
-    ResetOnAccept,
-    /// Closes what it accepts.
-    FinOnAccept,
-    /// Resets where a request was read, one of a check included.
-    ResetAfterRequest,
+closed_set! {
+    /// What a backend does with connections. The names are commands on its control socket.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum BackendMode {
+        Serve = "serve",
+        ResetOnAccept = "reset-on-accept",
+        FinOnAccept = "fin-on-accept",
+        /// Resets after it has read a request, also a request of a check.
+        ResetAfterRequest = "reset-after-request",
+    }
 }
 
 /// What is done to each backend that a fault hits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Action {
-    /// SIGKILL.
+pub(super) enum FaultAction {
     Kill,
-    /// Start it again.
     Start,
-    /// SIGSTOP.
     Stop,
-    /// SIGCONT.
     Continue,
-    /// Drop its packets.
     Drop,
-    /// Drop them no longer.
     Pass,
-    /// Change what it does.
-    Mode(Mode),
+    Mode(BackendMode),
 }
 
-/// An action, so long after the fault began.
+/// An action and its time since the beginning of the fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct FaultStep {
     pub(super) at: Duration,
-    pub(super) action: Action,
+    pub(super) action: FaultAction,
 }
 
 impl Fault {
-    /// All, in the order of the report.
-    pub(super) const ALL: [Self; 9] = [
-        Self::Kill,
-        Self::KillTwo,
-        Self::Stop,
-        Self::Blackhole,
-        Self::ResetOnAccept,
-        Self::FinOnAccept,
-        Self::ResetAfterRequest,
-        Self::Flap,
-        Self::Half,
-    ];
-
-    /// As it is written on the command line and in the JSON.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::KillTwo => "kill-two",
-            Self::Stop => "stop",
-            Self::Blackhole => "blackhole",
-            Self::ResetOnAccept => "reset-on-accept",
-            Self::FinOnAccept => "fin-on-accept",
-            Self::ResetAfterRequest => "reset-after-request",
-            Self::Flap => "flap",
-            Self::Half => "half",
-        }
-    }
-
-    /// For people.
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Kill => "kill -9",
@@ -126,37 +89,46 @@ impl Fault {
         }
     }
 
-    /// Backends in the pool.
     pub(super) fn backends(self) -> u8 {
         if self == Self::Half { 4 } else { 3 }
     }
 
-    /// How many of them are hit: the first so many.
+    /// The number of backends that are hit; these are the first of the pool.
     pub(super) fn hit(self) -> u8 {
         if matches!(self, Self::KillTwo | Self::Half) { 2 } else { 1 }
     }
 
-    /// Whether it makes a difference what checks look at: a backend that accepts passes one that connects.
+    /// Whether the backend still accepts connections, so that a check that only connects passes.
     pub(super) fn hides_from_a_connect(self) -> bool {
         matches!(self, Self::Stop | Self::ResetOnAccept | Self::FinOnAccept | Self::ResetAfterRequest)
     }
 
-    /// What is done, in order, for a fault of this length.
-    pub(super) fn steps(self, length: Duration) -> Vec<Step> {
-        let pair = |begin, end| vec![Step { at: Duration::ZERO, action: begin }, Step { at: length, action: end }];
+    /// The steps of a fault of this length, in order.
+    pub(super) fn steps(self, length: Duration) -> Vec<FaultStep> {
+        let pair =
+            |begin, end| vec![FaultStep { at: Duration::ZERO, action: begin }, FaultStep { at: length, action: end }];
         match self {
-            Self::Kill | Self::KillTwo => pair(Action::Kill, Action::Start),
-            Self::Stop => pair(Action::Stop, Action::Continue),
-            Self::Blackhole | Self::Half => pair(Action::Drop, Action::Pass),
-            Self::ResetOnAccept => pair(Action::Mode(Mode::ResetOnAccept), Action::Mode(Mode::Serve)),
-            Self::FinOnAccept => pair(Action::Mode(Mode::FinOnAccept), Action::Mode(Mode::Serve)),
-            Self::ResetAfterRequest => pair(Action::Mode(Mode::ResetAfterRequest), Action::Mode(Mode::Serve)),
+            Self::Kill | Self::KillTwo => pair(FaultAction::Kill, FaultAction::Start),
+            Self::Stop => pair(FaultAction::Stop, FaultAction::Continue),
+            Self::Blackhole | Self::Half => pair(FaultAction::Drop, FaultAction::Pass),
+            Self::ResetOnAccept => {
+                pair(FaultAction::Mode(BackendMode::ResetOnAccept), FaultAction::Mode(BackendMode::Serve))
+            }
+            Self::FinOnAccept => {
+                pair(FaultAction::Mode(BackendMode::FinOnAccept), FaultAction::Mode(BackendMode::Serve))
+            }
+            Self::ResetAfterRequest => {
+                pair(FaultAction::Mode(BackendMode::ResetAfterRequest), FaultAction::Mode(BackendMode::Serve))
+            }
             Self::Flap => {
                 let falls = (0..).map(|turn| PHASE * 2 * turn).take_while(|at| *at < length);
                 falls
                     .flat_map(|at| {
                         let back = (at + PHASE).min(length);
-                        [Step { at, action: Action::Kill }, Step { at: back, action: Action::Start }]
+                        [
+                            FaultStep { at, action: FaultAction::Kill },
+                            FaultStep { at: back, action: FaultAction::Start },
+                        ]
                     })
                     .collect()
             }
@@ -164,11 +136,7 @@ impl Fault {
     }
 }
 
-impl Check {
-    /// Both, in the order of the report.
-    pub(super) const ALL: [Self; 2] = [Self::Tcp, Self::Script];
-
-    /// For people.
+impl CheckKind {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Tcp => "tcp check",
@@ -177,32 +145,20 @@ impl Check {
     }
 }
 
-impl Action {
-    /// Whether it breaks something, rather than mending it.
-    pub(super) fn is_blow(self) -> bool {
+impl FaultAction {
+    /// Whether it breaks something; the others repair.
+    pub(super) fn breaks(self) -> bool {
         match self {
             Self::Kill | Self::Stop | Self::Drop => true,
             Self::Start | Self::Continue | Self::Pass => false,
-            Self::Mode(mode) => mode != Mode::Serve,
+            Self::Mode(mode) => mode != BackendMode::Serve,
         }
     }
 }
 
-impl Mode {
-    /// As it goes over the control socket.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Serve => "serve",
-            Self::ResetOnAccept => "reset-on-accept",
-            Self::FinOnAccept => "fin-on-accept",
-            Self::ResetAfterRequest => "reset-after-request",
-        }
-    }
-
-    /// The mode of that word.
-    pub(super) fn of(word: &str) -> Option<Self> {
-        let all = [Self::Serve, Self::ResetOnAccept, Self::FinOnAccept, Self::ResetAfterRequest];
-        all.into_iter().find(|mode| mode.word() == word)
+impl BackendMode {
+    pub(super) fn of(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|mode| mode.name() == name)
     }
 }
 
@@ -217,24 +173,24 @@ mod tests {
     #[test]
     fn all_are_listed_once_with_the_name_of_the_command_line_and_the_json() {
         assert_eq!(Fault::value_variants(), Fault::ALL);
-        for fault in Fault::ALL {
+        for &fault in Fault::ALL {
             assert_eq!(fault.to_possible_value().unwrap().get_name(), fault.name());
             assert_eq!(serde_json::to_value(fault).unwrap(), fault.name());
         }
     }
 
     #[test]
-    fn every_fault_begins_with_a_blow_and_mends_each_of_its_blows_in_time() {
-        for fault in Fault::ALL {
+    fn every_fault_begins_with_a_breakage_and_repairs_each_in_time() {
+        for &fault in Fault::ALL {
             for length in [LENGTH, Duration::from_millis(300)] {
                 let steps = fault.steps(length);
                 assert_eq!(steps[0].at, Duration::ZERO, "{fault:?}");
-                assert!(steps.iter().step_by(2).all(|step| step.action.is_blow()), "{fault:?}");
-                assert!(steps.iter().skip(1).step_by(2).all(|step| !step.action.is_blow()), "{fault:?}");
+                assert!(steps.iter().step_by(2).all(|step| step.action.breaks()), "{fault:?}");
+                assert!(steps.iter().skip(1).step_by(2).all(|step| !step.action.breaks()), "{fault:?}");
                 assert!(steps.is_sorted_by_key(|step| step.at), "{fault:?}");
                 assert!(steps.len().is_multiple_of(2) && steps.last().unwrap().at <= length, "{fault:?}");
             }
-            assert!(fault.hit() < fault.backends(), "somebody has to be left");
+            assert!(fault.hit() < fault.backends(), "one backend has to stay healthy");
         }
     }
 
@@ -246,9 +202,9 @@ mod tests {
 
     #[test]
     fn a_mode_is_what_its_word_says() {
-        for mode in [Mode::Serve, Mode::ResetOnAccept, Mode::FinOnAccept, Mode::ResetAfterRequest] {
-            assert_eq!(Mode::of(mode.word()), Some(mode));
+        for &mode in BackendMode::ALL {
+            assert_eq!(BackendMode::of(mode.name()), Some(mode));
         }
-        assert_eq!(Mode::of("nonsense"), None);
+        assert_eq!(BackendMode::of("nonsense"), None);
     }
 }

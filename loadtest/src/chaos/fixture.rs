@@ -1,35 +1,26 @@
-//! For tests: a run with made-up cells.
+//! For tests: a run with invented cells.
 
-use super::count::Counts;
-use super::fault::{Check, Fault};
-use super::record::{Cell, Chaos, Settings};
-use super::system::Subject;
-use crate::compare::machine::Machine;
+use super::count::FaultCounts;
+use super::fault::{CheckKind, Fault};
+use super::record::{ChaosCell, ChaosRecord, ChaosSettings};
+use super::system::ChaosSystem;
+use crate::harness::record::RunRecord;
 
 /// One row, with the repetitions of each system.
-pub(super) fn chaos(row: (Fault, Check), systems: &[(&str, &[Counts])]) -> Chaos {
-    let cell = |system: &str, index: usize, counts: &Counts| Cell {
-        repeat: index as u32 + 1,
-        fault: row.0,
-        check: row.1,
-        system: system.to_owned(),
-        counts: counts.clone(),
-    };
-    let cells =
-        systems.iter().flat_map(|(name, all)| all.iter().enumerate().map(|(index, one)| cell(name, index, one)));
-    let mut chaos = Chaos {
-        date: "2026-01-02".into(),
-        command: "loadtest chaos".into(),
-        profile: "release".into(),
-        machine: Machine {
-            cpu: "Some CPU".into(),
-            cpus: 2,
-            memory: 4.0,
-            kernel: "6.18".into(),
-            load: "0 0 0".into(),
-            background: 0.0,
-        },
-        settings: Settings {
+pub(super) fn chaos(row: (Fault, CheckKind), systems: &[(&str, &[FaultCounts])]) -> ChaosRecord {
+    let ((fault, check), mut cells) = (row, Vec::new());
+    for (system, all) in systems {
+        cells.extend((1..).zip(*all).map(|(repeat, counts)| ChaosCell {
+            repeat,
+            fault,
+            check,
+            system: (*system).to_owned(),
+            counts: counts.clone(),
+        }));
+    }
+    let mut record = ChaosRecord {
+        run: RunRecord::sample("loadtest chaos", "release", "envoy: not found"),
+        settings: ChaosSettings {
             seconds: 20.0,
             fault_seconds: 10.0,
             rate: 400.0,
@@ -39,12 +30,10 @@ pub(super) fn chaos(row: (Fault, Check), systems: &[(&str, &[Counts])]) -> Chaos
             blackhole: "nftables".into(),
             rows: vec![row],
         },
-        systems: systems.iter().map(|(name, _)| Subject::sample(name)).collect(),
-        missing: vec!["envoy: not found".into()],
-        warnings: Vec::new(),
+        systems: systems.iter().map(|(name, _)| ChaosSystem::sample(name)).collect(),
         goals: Vec::new(),
-        cells: cells.collect(),
+        cells,
     };
-    chaos.judge();
-    chaos
+    record.judge();
+    record
 }

@@ -1,115 +1,114 @@
-//! What Evenkeel has to reach, and what became of it: fixed limits, and never worse than the best peer of the same run.
+//! The goals for Evenkeel: fixed limits, and never worse than the best peer of the same run. Pure.
 //!
-//! Pure. Limits hold for every repetition; against peers the medians count, since one connection more or less is chance.
+//! Limits hold for every repetition. The comparison with peers uses medians, because one connection more or less is chance.
 
 use serde::{Deserialize, Serialize};
 
-use super::count::Counts;
-use super::fault::{Check, Fault};
-use super::record::Chaos;
-use super::system::{Program, Subject, Variant};
+use super::count::FaultCounts;
+use super::fault::{CheckKind, Fault};
+use super::record::ChaosRecord;
+use super::system::{ChaosProgram, ChaosSystem, EvenkeelVariant};
 
-/// Until a backend that works again has traffic, in seconds; where a check or a connect sees what is wrong.
+/// Limit in seconds until a repaired backend has traffic, if a check or a connect sees the fault.
 const BACK: f64 = 0.8;
 
-/// After a blackhole: the packets of the probe that was on its way are lost, so its timeout has to pass first.
+/// The limit after a blackhole: the packets of the probe in flight are lost, so its timeout has to pass first.
 const BACK_FROM_SILENCE: f64 = BACK + 0.5;
 
-/// One goal.
+/// A goal, what was measured, and whether it is met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Verdict {
+pub(super) struct ChaosGoal {
     pub(super) fault: Fault,
-    pub(super) check: Check,
+    pub(super) check: CheckKind,
     pub(super) system: String,
-    /// What is limited.
     pub(super) figure: String,
-    /// At most so much.
+    /// The value must not be above this.
     pub(super) goal: f64,
-    /// What it is: the worst repetition, or the median against a peer. `None` = never within the run.
+    /// The worst repetition, or the median against a peer. `None` = it did not happen within the run.
     pub(super) measured: Option<f64>,
-    /// Whose figure the goal is, if it is somebody's.
+    /// The peer whose figure is the goal.
     pub(super) against: Option<String>,
     pub(super) met: bool,
 }
 
-/// Of new connections: how many may fail. `None` = as many as with the best peer.
-fn failures(fault: Fault, variant: Variant) -> Option<f64> {
+/// How many new connections may fail. `None` = there is no fixed limit.
+fn failures(fault: Fault, variant: EvenkeelVariant) -> Option<f64> {
     match (variant, fault) {
-        // The one in flight at the blow can't be saved without a replay.
-        (Variant::Plain, Fault::Kill | Fault::KillTwo | Fault::Flap) => Some(1.0),
-        (Variant::Plain, Fault::ResetOnAccept) => Some(2.0),
-        (Variant::Plain, Fault::FinOnAccept | Fault::ResetAfterRequest) => Some(5.0),
-        (Variant::Plain, Fault::Blackhole | Fault::Half) | (Variant::Replay, _) => Some(0.0),
-        (Variant::FirstByte, Fault::Stop) => Some(140.0),
-        (Variant::Plain | Variant::FirstByte, _) => None,
+        // Without a replay, the connection in flight is lost.
+        (EvenkeelVariant::Plain, Fault::Kill | Fault::KillTwo | Fault::Flap) => Some(1.0),
+        (EvenkeelVariant::Plain, Fault::ResetOnAccept) => Some(2.0),
+        (EvenkeelVariant::Plain, Fault::FinOnAccept | Fault::ResetAfterRequest) => Some(5.0),
+        (EvenkeelVariant::Plain, Fault::Blackhole | Fault::Half) | (EvenkeelVariant::Replay, _) => Some(0.0),
+        (EvenkeelVariant::FirstByte, Fault::Stop) => Some(140.0),
+        (EvenkeelVariant::Plain | EvenkeelVariant::FirstByte, _) => None,
     }
 }
 
 /// All goals of a run, in the order of the report.
-pub(super) fn verdicts(chaos: &Chaos) -> Vec<Verdict> {
-    let mut verdicts = Vec::new();
+pub(super) fn judge(chaos: &ChaosRecord) -> Vec<ChaosGoal> {
+    let mut goals = Vec::new();
     for &(fault, check) in &chaos.settings.rows {
-        for subject in &chaos.systems {
-            let Program::Evenkeel(variant) = subject.program else { continue };
-            if chaos.of((fault, check), &subject.name).next().is_some() {
-                let row = Row { chaos, fault, check, subject };
-                verdicts.extend(row.limits(variant));
-                verdicts.extend(row.against_peers());
+        for system in &chaos.systems {
+            let ChaosProgram::Evenkeel(variant) = system.program else { continue };
+            if chaos.of((fault, check), &system.name).next().is_some() {
+                let row = GoalRow { chaos, fault, check, system };
+                goals.extend(row.limits(variant));
+                goals.extend(row.against_peers());
             }
         }
     }
-    verdicts
+    goals
 }
 
-struct Row<'a> {
-    chaos: &'a Chaos,
+struct GoalRow<'a> {
+    chaos: &'a ChaosRecord,
     fault: Fault,
-    check: Check,
-    subject: &'a Subject,
+    check: CheckKind,
+    system: &'a ChaosSystem,
 }
 
-impl Row<'_> {
-    fn limits(&self, variant: Variant) -> Vec<Verdict> {
-        let mut verdicts = Vec::new();
+impl GoalRow<'_> {
+    fn limits(&self, variant: EvenkeelVariant) -> Vec<ChaosGoal> {
+        let mut goals = Vec::new();
         if let Some(goal) = failures(self.fault, variant) {
-            verdicts.push(self.limit("failed", goal, |counts| Some(counts.failed as f64)));
+            goals.push(self.limit("failed", goal, |counts| Some(counts.failed as f64)));
         }
         let blackhole = matches!(self.fault, Fault::Blackhole | Fault::Half);
         if blackhole {
-            verdicts.push(self.limit("slow", 0.0, |counts| Some(counts.slow as f64)));
+            goals.push(self.limit("slow", 0.0, |counts| Some(counts.slow as f64)));
         }
-        let seen = !self.fault.hides_from_a_connect() || self.check == Check::Script;
-        // A backend that flaps may well be kept waiting.
+        let seen = !self.fault.hides_from_a_connect() || self.check == CheckKind::Script;
+        // A flapping backend may wait longer.
         if seen && self.fault != Fault::Flap {
             let goal = if blackhole { BACK_FROM_SILENCE } else { BACK };
-            verdicts.push(self.limit("back, s", goal, |counts| counts.back));
+            goals.push(self.limit("back, s", goal, |counts| counts.back));
         }
-        verdicts
+        goals
     }
 
-    fn limit(&self, figure: &str, goal: f64, of: fn(&Counts) -> Option<f64>) -> Verdict {
-        let values = self.chaos.of((self.fault, self.check), &self.subject.name).map(of);
+    fn limit(&self, figure: &str, goal: f64, of: fn(&FaultCounts) -> Option<f64>) -> ChaosGoal {
+        let values = self.chaos.of((self.fault, self.check), &self.system.name).map(of);
         let measured = values.collect::<Option<Vec<_>>>().and_then(|values| values.into_iter().reduce(f64::max));
-        self.verdict(figure, goal, measured, None)
+        self.goal(figure, goal, measured, None)
     }
 
-    fn against_peers(&self) -> Option<Verdict> {
+    fn against_peers(&self) -> Option<ChaosGoal> {
         let row = (self.fault, self.check);
-        // Whether one more or less is in flight at a blow is luck, and the limits see it.
-        let count = |counts: &Counts| (counts.failed - counts.in_flight) as f64;
+        // The number of connections in flight is chance; the fixed limits count them.
+        let count = |counts: &FaultCounts| (counts.failed - counts.in_flight) as f64;
         let failed = |name: &str| median(self.chaos.of(row, name).map(count));
         let peers = self.chaos.systems.iter().filter(|system| !system.is_ours());
         let best =
             peers.filter_map(|peer| Some((failed(&peer.name)?, peer.name.clone()))).min_by(|a, b| a.0.total_cmp(&b.0));
         let (goal, name) = best?;
-        Some(self.verdict("failed, in flight aside", goal, failed(&self.subject.name), Some(name)))
+        Some(self.goal("failed, in flight aside", goal, failed(&self.system.name), Some(name)))
     }
 
-    fn verdict(&self, figure: &str, goal: f64, measured: Option<f64>, against: Option<String>) -> Verdict {
-        Verdict {
+    fn goal(&self, figure: &str, goal: f64, measured: Option<f64>, against: Option<String>) -> ChaosGoal {
+        ChaosGoal {
             fault: self.fault,
             check: self.check,
-            system: self.subject.name.clone(),
+            system: self.system.name.clone(),
             figure: figure.to_owned(),
             goal,
             measured,
@@ -119,7 +118,7 @@ impl Row<'_> {
     }
 }
 
-/// The middle one; of an even number the worse of the two in the middle.
+/// The middle value; for an even number the higher of the two in the middle.
 fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -131,44 +130,44 @@ mod tests {
     use super::super::fixture::chaos;
     use super::*;
 
-    fn met(verdicts: &[Verdict]) -> Vec<(&str, Option<&str>, bool)> {
-        verdicts.iter().map(|one| (one.figure.as_str(), one.against.as_deref(), one.met)).collect()
+    fn met(goals: &[ChaosGoal]) -> Vec<(&str, Option<&str>, bool)> {
+        goals.iter().map(|one| (one.figure.as_str(), one.against.as_deref(), one.met)).collect()
     }
 
     #[test]
     fn limits_hold_for_every_repetition_and_peers_for_the_median() {
-        let counts = |failed| Counts { failed, back: Some(0.5), ..Counts::default() };
-        let row = (Fault::Kill, Check::Tcp);
+        let counts = |failed| FaultCounts { failed, back: Some(0.5), ..FaultCounts::default() };
+        let row = (Fault::Kill, CheckKind::Tcp);
         let ours = [counts(0), counts(0), counts(2)];
         let peer = [counts(0), counts(1), counts(1)];
-        let verdicts = verdicts(&chaos(row, &[("haproxy", &peer), ("evenkeel", &ours)]));
+        let goals = judge(&chaos(row, &[("haproxy", &peer), ("evenkeel", &ours)]));
         assert_eq!(
-            met(&verdicts),
+            met(&goals),
             [("failed", None, false), ("back, s", None, true), ("failed, in flight aside", Some("haproxy"), true)]
         );
     }
 
     #[test]
-    fn luck_is_not_held_against_anybody_but_the_limit() {
-        let row = (Fault::Kill, Check::Tcp);
-        let ours = Counts { failed: 2, in_flight: 2, back: Some(0.1), ..Counts::default() };
-        let verdicts = verdicts(&chaos(row, &[("haproxy", &[Counts::default()]), ("evenkeel", &[ours])]));
+    fn connections_in_flight_count_for_the_limit_only() {
+        let row = (Fault::Kill, CheckKind::Tcp);
+        let ours = FaultCounts { failed: 2, in_flight: 2, back: Some(0.1), ..FaultCounts::default() };
+        let goals = judge(&chaos(row, &[("haproxy", &[FaultCounts::default()]), ("evenkeel", &[ours])]));
         let wanted =
             [("failed", None, false), ("back, s", None, true), ("failed, in flight aside", Some("haproxy"), true)];
-        assert_eq!(met(&verdicts), wanted);
+        assert_eq!(met(&goals), wanted);
     }
 
     #[test]
     fn never_back_is_not_met() {
-        let row = (Fault::Blackhole, Check::Tcp);
-        let verdicts = verdicts(&chaos(row, &[("evenkeel", &[Counts { slow: 1, ..Counts::default() }])]));
-        assert_eq!(met(&verdicts), [("failed", None, true), ("slow", None, false), ("back, s", None, false)]);
+        let row = (Fault::Blackhole, CheckKind::Tcp);
+        let goals = judge(&chaos(row, &[("evenkeel", &[FaultCounts { slow: 1, ..FaultCounts::default() }])]));
+        assert_eq!(met(&goals), [("failed", None, true), ("slow", None, false), ("back, s", None, false)]);
     }
 
     #[test]
-    fn where_only_the_traffic_shows_it_no_time_is_asked_for() {
-        let row = (Fault::FinOnAccept, Check::Tcp);
-        let verdicts = verdicts(&chaos(row, &[("evenkeel-replay", &[Counts { failed: 1, ..Counts::default() }])]));
-        assert_eq!(met(&verdicts), [("failed", None, false)]);
+    fn there_is_no_time_limit_if_only_the_traffic_shows_the_fault() {
+        let row = (Fault::FinOnAccept, CheckKind::Tcp);
+        let goals = judge(&chaos(row, &[("evenkeel-replay", &[FaultCounts { failed: 1, ..FaultCounts::default() }])]));
+        assert_eq!(met(&goals), [("failed", None, false)]);
     }
 }

@@ -1,47 +1,26 @@
-//! A run of `chaos` as text: tables for a terminal and for `RESULTS.md`, made from the same rows.
-//!
-//! Pure.
+//! The tables of a run of `chaos`. Pure.
 
 use std::fmt::Write;
 
-use super::count::Counts;
-use super::fault::{Check, Fault};
-use super::record::Chaos;
-use crate::compare::table::{Table, aligned, piped};
+use super::count::FaultCounts;
+use super::fault::{CheckKind, Fault};
+use super::record::{ChaosRecord, ChaosSettings};
+use crate::harness::document::{Document, Table, head};
 
-/// For a terminal.
-pub(super) fn terminal(chaos: &Chaos) -> String {
-    let mut out = String::new();
-    // Writing to a string can't fail.
-    for (title, table) in tables(chaos) {
-        let _ = writeln!(out, "{title}\n{}", aligned(&table));
+pub(super) fn document(record: &ChaosRecord) -> Document {
+    Document {
+        heading: "## When things fail (chaos)",
+        command: "chaos",
+        reading: READING.join(" "),
+        facts: facts(record),
+        notes: record.notes(),
+        tables: tables(record),
     }
-    for note in chaos.notes() {
-        let _ = writeln!(out, "note: {note}");
-    }
-    out
-}
-
-/// For `RESULTS.md`.
-pub(super) fn markdown(chaos: &Chaos) -> String {
-    let mut out = String::from("## When things fail (chaos)\n\n");
-    let _ = writeln!(out, "Written by `loadtest chaos --write-results`; never by hand.\n");
-    for (name, value) in facts(chaos) {
-        let _ = writeln!(out, "- {name}: {value}");
-    }
-    for note in chaos.notes() {
-        let _ = writeln!(out, "- **note**: {note}");
-    }
-    let _ = writeln!(out, "\n{}", READING.join(" "));
-    for (title, table) in tables(chaos) {
-        let _ = writeln!(out, "\n### {title}\n\n{}", piped(&table));
-    }
-    out
 }
 
 const READING: [&str; 6] = [
     "Failed: no right answer in time, of connections that started after the fault or were in flight when it fell;",
-    "in parentheses how many of these were in flight, and how long the unluckiest waited, if that was half a second or more.",
+    "in parentheses the number of these in flight, and the longest wait, if it was half a second or more.",
     "Slow: answered, but after more than half a second, and the longest wait.",
     "Ranges are over the repetitions.",
     "evenkeel-first-byte is Evenkeel with `timeouts.first_byte = \"1s\"`, evenkeel-replay has `replay = \"until_response\"` \
@@ -50,41 +29,28 @@ const READING: [&str; 6] = [
      while all is well, and its panic threshold is off.",
 ];
 
-fn facts(chaos: &Chaos) -> Vec<(&'static str, String)> {
-    let Chaos { machine, settings, .. } = chaos;
-    let versions: Vec<_> = chaos.systems.iter().map(|system| format!("{} {}", system.name, system.version)).collect();
-    vec![
-        ("date", chaos.date.clone()),
-        ("command", format!("`{}` (profile `{}`)", chaos.command, chaos.profile)),
-        ("machine", format!("{} × {}, {:.0} GiB, Linux {}", machine.cpus, machine.cpu, machine.memory, machine.kernel)),
-        ("before the start", format!("load {}, {:.1} % of the CPUs in use", machine.load, machine.background * 100.0)),
-        ("versions", versions.join(", ")),
-        (
-            "how",
-            format!(
-                "{} a cell: {} new connections/s for {} s, each wants an answer within {} s, and {} that stay; {} s of fault; \
-                 three backends in network namespaces of their own (four for half the pool), one system at a time, in turn \
-                 within each row; packets dropped by {}",
-                times(settings.repeat),
-                settings.rate,
-                settings.seconds,
-                settings.patience,
-                settings.long_lived,
-                settings.fault_seconds,
-                settings.blackhole
-            ),
+fn facts(record: &ChaosRecord) -> Vec<(&'static str, String)> {
+    let ChaosSettings { seconds, fault_seconds, rate, long_lived, patience, repeat, blackhole, .. } = &record.settings;
+    let mut facts = record.run.facts(record.systems.iter().map(|system| (&*system.name, &*system.version)));
+    let times = if *repeat == 1 { "once".into() } else { format!("{repeat} times") };
+    facts.push((
+        "how",
+        format!(
+            "{times} a cell: {rate} new connections/s for {seconds} s, each wants an answer within {patience} s, and \
+             {long_lived} that stay; {fault_seconds} s of fault; three backends in network namespaces of their own (four for \
+             half the pool), one system at a time, in turn within each row; packets dropped by {blackhole}"
         ),
-        (
-            "checks",
-            "every second, every 300 ms while results contradict the state and while down; timeout 0.5 s, rise 2, fall 3; \
-             a second to connect, three attempts; nginx: max_fails=1 fail_timeout=1s"
-                .into(),
-        ),
-    ]
+    ));
+    facts.push((
+        "checks",
+        "every second, every 300 ms while results contradict the state and while down; timeout 0.5 s, rise 2, fall 3; a second \
+         to connect, three attempts; nginx: max_fails=1 fail_timeout=1s"
+            .into(),
+    ));
+    facts
 }
 
-/// All tables with their titles.
-pub(super) fn tables(chaos: &Chaos) -> Vec<(String, Table)> {
+pub(super) fn tables(chaos: &ChaosRecord) -> Vec<(String, Table)> {
     let offered = chaos.cells.iter().map(|cell| cell.counts.offered).max().unwrap_or_default();
     let mut tables = vec![
         (format!("new connections that failed, of {offered}"), matrix(chaos, failed)),
@@ -104,10 +70,9 @@ pub(super) fn tables(chaos: &Chaos) -> Vec<(String, Table)> {
     tables
 }
 
-fn matrix(chaos: &Chaos, cell: impl Fn(&[&Counts]) -> String) -> Table {
-    let mut head = vec!["fault".to_owned()];
-    head.extend(chaos.systems.iter().map(|system| system.name.clone()));
-    let mut table = vec![head];
+fn matrix(chaos: &ChaosRecord, cell: impl Fn(&[&FaultCounts]) -> String) -> Table {
+    let mut table = vec![head(["fault"])];
+    table[0].extend(chaos.systems.iter().map(|system| system.name.clone()));
     for &row in &chaos.settings.rows {
         let mut line = vec![title(chaos, row)];
         for system in &chaos.systems {
@@ -122,17 +87,17 @@ fn matrix(chaos: &Chaos, cell: impl Fn(&[&Counts]) -> String) -> Table {
     table
 }
 
-/// The check is named where the fault has more than one row.
-fn title(chaos: &Chaos, (fault, check): (Fault, Check)) -> String {
+/// Names the check if the fault has more than one row.
+fn title(chaos: &ChaosRecord, (fault, check): (Fault, CheckKind)) -> String {
     let rows = chaos.settings.rows.iter().filter(|(other, _)| *other == fault).count();
-    if rows == 1 && check == Check::Tcp {
+    if rows == 1 && check == CheckKind::Tcp {
         fault.title().into()
     } else {
         format!("{}, {}", fault.title(), check.title())
     }
 }
 
-fn failed(all: &[&Counts]) -> String {
+fn failed(all: &[&FaultCounts]) -> String {
     let mut text = counted(all.iter().map(|counts| counts.failed));
     let mut more = Vec::new();
     if all.iter().any(|counts| counts.in_flight > 0) {
@@ -152,9 +117,8 @@ fn failed(all: &[&Counts]) -> String {
     text
 }
 
-fn goals(chaos: &Chaos) -> Table {
-    let head = ["fault", "system", "figure", "goal", "measured", "against", ""];
-    let mut table = vec![head.map(String::from).to_vec()];
+fn goals(chaos: &ChaosRecord) -> Table {
+    let mut table = vec![head(["fault", "system", "figure", "goal", "measured", "against", ""])];
     for goal in &chaos.goals {
         table.push(vec![
             title(chaos, (goal.fault, goal.check)),
@@ -174,7 +138,7 @@ fn counted(values: impl Iterator<Item = u64> + Clone) -> String {
     if least == most { grouped(most) } else { format!("{} to {}", grouped(least), grouped(most)) }
 }
 
-/// `none` is for a repetition without a value.
+/// Shows `none` for a repetition without a value.
 fn seconds(values: impl Iterator<Item = Option<f64>> + Clone, none: &str) -> String {
     let mut known: Vec<f64> = values.clone().flatten().collect();
     known.sort_by(f64::total_cmp);
@@ -204,28 +168,37 @@ fn number(value: f64) -> String {
     if value.fract() == 0.0 { grouped(value as u64) } else { format!("{value:.2}") }
 }
 
-fn times(repeat: u32) -> String {
-    if repeat == 1 { "once".into() } else { format!("{repeat} times") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::fixture::chaos;
     use super::*;
 
-    fn sample() -> Chaos {
+    fn sample() -> ChaosRecord {
         let peer = [
-            Counts { offered: 8_000, failed: 1_334, last_failure: Some(10.0), ..Counts::default() },
-            Counts { offered: 8_000, failed: 9, slow: 137, worst_answer: 1.02, back: Some(1.25), ..Counts::default() },
+            FaultCounts { offered: 8_000, failed: 1_334, last_failure: Some(10.0), ..FaultCounts::default() },
+            FaultCounts {
+                offered: 8_000,
+                failed: 9,
+                slow: 137,
+                worst_answer: 1.02,
+                back: Some(1.25),
+                ..FaultCounts::default()
+            },
         ];
-        let ours =
-            [Counts { offered: 8_000, failed: 1, in_flight: 1, back: Some(0.4), broken: 7, ..Counts::default() }];
-        chaos((Fault::Kill, Check::Tcp), &[("haproxy", &peer), ("evenkeel", &ours)])
+        let ours = [FaultCounts {
+            offered: 8_000,
+            failed: 1,
+            in_flight: 1,
+            back: Some(0.4),
+            broken: 7,
+            ..FaultCounts::default()
+        }];
+        chaos((Fault::Kill, CheckKind::Tcp), &[("haproxy", &peer), ("evenkeel", &ours)])
     }
 
     #[test]
     fn a_terminal_gets_aligned_columns_with_ranges_and_goals() {
-        let text = terminal(&sample());
+        let text = document(&sample()).terminal();
         for words in ["of 8000", "9 to 1,334; 0 to 137 slow, 1.0 s", "1 (1 in flight)", "1.2, never", "haproxy", "met"]
         {
             assert!(text.contains(words), "no {words:?} in {text}");
@@ -235,7 +208,7 @@ mod tests {
 
     #[test]
     fn results_name_machine_versions_and_command() {
-        let text = markdown(&sample());
+        let text = document(&sample()).markdown();
         for words in [
             "## When things fail (chaos)",
             "2 × Some CPU",
@@ -252,12 +225,12 @@ mod tests {
         let mut chaos = sample();
         chaos.cells[0].counts.wrong = 2;
         chaos.cells[0].counts.examples = vec!["byte 3 of the reply is wrong".into()];
-        assert!(terminal(&chaos).contains("WRONG BYTES 2 times: byte 3"));
+        assert!(document(&chaos).terminal().contains("WRONG BYTES 2 times: byte 3"));
         assert_eq!(chaos.wrong(), 2);
     }
 
     #[test]
-    fn numbers_for_people() {
+    fn numbers_are_grouped_and_rounded() {
         assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!([1.0, 0.8].map(number), ["1", "0.80"]);
         assert_eq!(seconds([Some(1.0), Some(1.04)].into_iter(), "never"), "1.0");

@@ -1,14 +1,13 @@
-//! What clients and backends of `chaos` say to each other: requests and replies of 64 bytes whose every byte is known.
+//! The messages of `chaos`: requests and replies of 64 bytes in which every byte is known. Pure.
 //!
-//! Pure. A reply says which backend gave it, since the way back into service is seen by who answers. A check's line is told
-//! from a request by its first byte.
+//! A reply names its backend, which shows when a backend is back. The first byte tells the line of a check from a request.
 
 use crate::pattern::{Direction, Pattern};
 
-/// Bytes of a request, and of a reply.
+/// Bytes of a request or a reply.
 pub(super) const LENGTH: usize = 64;
 
-/// What a check sends, and what it expects.
+/// The line that a check sends, and the answer that it expects.
 pub(super) const PING: &[u8] = b"PING\r\n";
 pub(super) const PONG: &[u8] = b"PONG\r\n";
 
@@ -16,31 +15,30 @@ const MAGIC: &[u8; 8] = b"EKCHAOS\x01";
 const HEAD: usize = 32;
 const SEED: u64 = 1;
 
-/// A request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Of the connection; no other one of a cell has it.
+    /// Number of the connection, unique within the cell.
     pub(super) connection: u64,
-    /// On the connection, from 0.
+    /// Number of the exchange on the connection, from 0.
     pub(super) exchange: u64,
-    /// The backend closes after its reply.
+    /// The backend closes after the reply.
     pub(super) last: bool,
 }
 
-/// What a backend makes of the bytes so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// Read on.
     More,
-    /// A check's line.
+    /// The line of a check.
     Ping,
-    /// A request; `right` unless its content is not what a client sends.
-    Request { request: Request, right: bool },
-    /// Neither.
+    /// A request; `right` if its content is what the client sends.
+    Request {
+        request: Request,
+        right: bool,
+    },
     Bad,
 }
 
-/// Why a reply is not the one to this request.
+/// Why a reply does not belong to the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum WrongReply {
     #[error("the backend says that the request arrived wrong")]
@@ -50,7 +48,6 @@ pub(super) enum WrongReply {
 }
 
 impl Request {
-    /// As it goes over the wire.
     pub(super) fn encode(&self) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
         bytes[..8].copy_from_slice(MAGIC);
@@ -61,7 +58,7 @@ impl Request {
         bytes
     }
 
-    /// The reply of backend number `backend`. To a request that arrived wrong its content is inverted: no proxy can lose that.
+    /// The reply of backend number `backend`. If the request was wrong, the content is inverted; no proxy can lose that message.
     pub(super) fn reply(&self, backend: u8, right: bool) -> [u8; LENGTH] {
         let mut bytes = [backend; LENGTH];
         self.pattern(Direction::Down).fill(0, &mut bytes[1..]);
@@ -71,7 +68,7 @@ impl Request {
         bytes
     }
 
-    /// Which backend gave this reply.
+    /// The backend that gave this reply.
     pub(super) fn answered_by(&self, reply: &[u8; LENGTH]) -> Result<u8, WrongReply> {
         let Some(at) = self.pattern(Direction::Down).mismatch(0, &reply[1..]) else { return Ok(reply[0]) };
         if *reply == self.reply(reply[0], false) { Err(WrongReply::Request) } else { Err(WrongReply::Content(at + 1)) }
@@ -82,7 +79,7 @@ impl Request {
     }
 }
 
-/// What is at the beginning of `bytes`.
+/// Reads the message at the beginning of `bytes`.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if bytes.is_empty() {
         return Parsed::More;
@@ -133,7 +130,7 @@ mod tests {
         for at in 8..LENGTH {
             let mut bytes = REQUEST.encode();
             bytes[at] ^= 4;
-            // A changed head makes another request, whose reply is not the one to ours.
+            // A changed head makes another request, with another reply.
             let Parsed::Request { request, right } = parse(&bytes) else { panic!("byte {at}") };
             assert!(REQUEST.answered_by(&request.reply(1, right)).is_err(), "byte {at} of the request");
         }
@@ -146,6 +143,6 @@ mod tests {
         }
         assert_eq!(REQUEST.answered_by(&REQUEST.reply(2, false)), Err(WrongReply::Request));
         let other = Request { connection: 8, ..REQUEST };
-        assert!(REQUEST.answered_by(&other.reply(2, true)).is_err(), "somebody else's reply");
+        assert!(REQUEST.answered_by(&other.reply(2, true)).is_err(), "the reply of another connection");
     }
 }

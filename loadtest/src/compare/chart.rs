@@ -1,6 +1,6 @@
-//! Bar charts as inline SVG: one bar for each row of each system, with the spread as a thin line.
+//! Bar charts as inline SVG: one bar for each row of each system, and a thin line from the lowest to the highest round. Pure.
 //!
-//! Pure. Colours are classes of the page, so that they follow light and dark.
+//! Colours are CSS classes of the page, so that they follow light and dark.
 
 use std::fmt::Write;
 
@@ -13,41 +13,31 @@ const VALUES: f64 = 62.0;
 const BAR: f64 = 10.0;
 const GAP: f64 = 12.0;
 
-/// One figure of all systems.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Chart {
-    /// What is shown, with its unit.
+    /// Names the figure and its unit.
     pub(super) title: String,
-    /// From top to bottom.
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<ChartGroup>,
 }
 
-/// The bars of one system.
 #[derive(Debug, Clone)]
-pub(super) struct Group {
-    /// Its name.
+pub(super) struct ChartGroup {
     pub(super) label: String,
-    /// Whether it is ours.
     pub(super) ours: bool,
-    /// One for each row.
-    pub(super) bars: Vec<Bar>,
+    pub(super) bars: Vec<ChartBar>,
 }
 
-/// One bar.
 #[derive(Debug, Clone)]
-pub(super) struct Bar {
-    /// Of the page: which colour.
+pub(super) struct ChartBar {
+    /// The CSS class, which gives the colour.
     pub(super) class: &'static str,
-    /// Which row, for the tooltip.
     pub(super) name: &'static str,
-    /// Its length, and its spread.
     pub(super) value: Spread,
-    /// Beside it.
     pub(super) text: String,
 }
 
 impl Chart {
-    /// The figure with its caption; nothing where there is nothing to show.
+    /// The figure with its caption; empty if there is nothing to show.
     pub(super) fn render(&self) -> String {
         let largest = self.bars().map(|bar| bar.value.max).fold(0.0, f64::max);
         if largest <= 0.0 {
@@ -80,13 +70,13 @@ impl Chart {
         )
     }
 
-    fn bars(&self) -> impl Iterator<Item = &Bar> {
+    fn bars(&self) -> impl Iterator<Item = &ChartBar> {
         self.groups.iter().flat_map(|group| &group.bars)
     }
 }
 
-fn draw(body: &mut String, bar: &Bar, top: f64, scale: f64) {
-    let Bar { class, name, value, text } = bar;
+fn draw(body: &mut String, bar: &ChartBar, top: f64, scale: f64) {
+    let ChartBar { class, name, value, text } = bar;
     // Noise around zero may be below it.
     let at = |value: f64| LABELS + (value * scale).max(0.0);
     let (low, end, high, middle) = (at(value.min), at(value.median), at(value.max), top + BAR / 2.0);
@@ -114,8 +104,8 @@ mod tests {
 
     fn chart(median: f64) -> Chart {
         let value = Spread { median, min: median - 1.0, max: median + 1.0 };
-        let bar = Bar { class: "one", name: "logs off", value, text: "a < b".into() };
-        Chart { title: "t & u".into(), groups: vec![Group { label: "<x>".into(), ours: true, bars: vec![bar] }] }
+        let bar = ChartBar { class: "one", name: "logs off", value, text: "a < b".into() };
+        Chart { title: "t & u".into(), groups: vec![ChartGroup { label: "<x>".into(), ours: true, bars: vec![bar] }] }
     }
 
     #[test]

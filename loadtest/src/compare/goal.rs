@@ -1,46 +1,39 @@
-//! The goals: what Evenkeel's figures shall be, as ratios to the best peer's in the same run.
+//! The goals for Evenkeel's figures, as ratios to the best peer in the same run. Pure.
 //!
-//! Pure. Of the modes of Evenkeel only the one that runs without being asked for is judged, but for memory, where copy and
-//! io_uring have goals of their own.
+//! Only Evenkeel's default mode is judged. For memory, the modes copy and io_uring have goals too.
 
 use serde::{Deserialize, Serialize};
 
 use super::case::Case;
-use super::summary::{Line, Spread};
-use super::system::{Kind, Row, System};
+use super::summary::{Spread, SummaryLine};
+use super::system::{ComparedSystem, LogMode, SystemKind};
 
-/// A goal and what became of it.
+/// A goal, what was measured, and whether it is met.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Verdict {
-    /// In which case.
+pub(super) struct CompareGoal {
     pub(super) case: Case,
-    /// With or without logs.
-    pub(super) row: Row,
-    /// Whose.
+    pub(super) row: LogMode,
     pub(super) system: String,
-    /// What is judged.
     pub(super) figure: String,
-    /// The goal: no more than this.
+    /// The value must not be above this.
     pub(super) goal: f64,
-    /// What it is.
     pub(super) value: Spread,
-    /// Compared with whom; `None` for a figure that is no ratio.
+    /// The peer of the ratio; `None` for a figure that is no ratio.
     pub(super) best: Option<String>,
-    /// Whether the median reaches it.
     pub(super) met: bool,
 }
 
-/// All goals that the figures can be held against.
-pub(super) fn judge(lines: &[Line], systems: &[System]) -> Vec<Verdict> {
+/// All goals for which there are figures.
+pub(super) fn judge(lines: &[SummaryLine], systems: &[ComparedSystem]) -> Vec<CompareGoal> {
     let mut verdicts = Vec::new();
     for line in lines {
         let Some(system) = systems.iter().find(|system| system.name == line.system) else { continue };
-        let Kind::Evenkeel { relay } = &system.kind else { continue };
+        let SystemKind::Evenkeel { relay } = &system.kind else { continue };
         let mut judge = |figure: &str, goal: f64, value: Option<Spread>, best: Option<String>| {
             let Some(value) = value else { return };
             let (case, row, system) = (line.case, line.row, line.system.clone());
             let met = value.median <= goal;
-            verdicts.push(Verdict { case, row, system, figure: figure.into(), goal, value, best, met });
+            verdicts.push(CompareGoal { case, row, system, figure: figure.into(), goal, value, best, met });
         };
         if let Some(goal) = memory_goal(relay.as_deref()) {
             judge("bytes of memory per connection", goal, line.memory, None);
@@ -89,7 +82,7 @@ mod tests {
         let cells: [(&str, &[f64]); 3] =
             [("direct", &[10.0, 10.0, 10.0]), ("evenkeel", &[16.0, 15.0, 19.0]), ("nginx", &[20.0, 20.0, 20.0])];
         let goals = fixture::comparison(&cells).goals;
-        let tax = goals.iter().find(|goal| goal.figure == "CPU tax" && goal.row == Row::Defaults).unwrap();
+        let tax = goals.iter().find(|goal| goal.figure == "CPU tax" && goal.row == LogMode::Defaults).unwrap();
         assert_eq!((tax.met, tax.goal, tax.best.as_deref()), (true, 0.65, Some("nginx")));
         assert!((tax.value.median - 0.6).abs() < 1e-9 && (tax.value.max - 0.9).abs() < 1e-9);
     }

@@ -1,18 +1,16 @@
-//! The report as one page: no script, no font, no image from anywhere; light and dark as the reader's system is.
-//!
-//! Pure.
+//! The comparison as one HTML page without scripts, fonts or images from elsewhere; light or dark like the reader's system. Pure.
 
 use std::fmt::Write;
 
-use super::case::{Case, Unit};
-use super::chart::{Bar, Chart, Group};
-use super::record::Comparison;
-use super::summary::{Line, Spread};
-use super::system::{Kind, Row};
-use super::table::{self, READING, Table};
+use super::case::{Case, WorkUnit};
+use super::chart::{Chart, ChartBar, ChartGroup};
+use super::record::CompareRecord;
+use super::summary::{Spread, SummaryLine};
+use super::system::{LogMode, SystemKind};
+use super::table::{self, READING};
+use crate::harness::document::Table;
 
-/// The whole page.
-pub(super) fn page(comparison: &Comparison) -> String {
+pub(super) fn page(comparison: &CompareRecord) -> String {
     let mut body = String::from("<h1>Evenkeel beside its peers</h1>\n<dl>");
     // Writing to a string can't fail.
     for (name, value) in table::facts(comparison) {
@@ -44,11 +42,11 @@ pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// The ratios of ours, large.
-fn tiles(comparison: &Comparison) -> String {
-    let is_plain = |line: &&Line| {
+/// The ratios of Evenkeel in large letters.
+fn tiles(comparison: &CompareRecord) -> String {
+    let is_plain = |line: &&SummaryLine| {
         let system = comparison.systems.iter().find(|system| system.name == line.system);
-        system.is_some_and(|system| system.kind == Kind::Evenkeel { relay: None })
+        system.is_some_and(|system| system.kind == SystemKind::Evenkeel { relay: None })
     };
     let mut out = String::new();
     for &case in &comparison.settings.cases {
@@ -75,21 +73,21 @@ fn tiles(comparison: &Comparison) -> String {
     if out.is_empty() { out } else { format!("<div class=\"tiles\">{out}</div>\n") }
 }
 
-fn section(comparison: &Comparison, case: Case) -> String {
+fn section(comparison: &CompareRecord, case: Case) -> String {
     let unit = case.unit();
     let (cost, factor) = unit.cost();
     let title = table::title(comparison, case);
     let per_second = match unit {
-        Unit::Gigabyte => "GB per second, more is better".to_owned(),
+        WorkUnit::Gigabyte => "GB per second, more is better".to_owned(),
         unit => format!("{}s per second, more is better", unit.word()),
     };
     let charts = if case == Case::Idle {
-        let memory = |line: &Line| line.memory.map(|value| (value, format!("{:.2} kB", value.median / 1e3)));
+        let memory = |line: &SummaryLine| line.memory.map(|value| (value, format!("{:.2} kB", value.median / 1e3)));
         vec![chart(comparison, case, "user memory per connection, less is better".into(), &memory)]
     } else {
-        let tax = |line: &Line| line.tax.map(|value| (value, table::plain(value.median * factor)));
-        let throughput = |line: &Line| line.throughput.map(|value| (value, table::rate(unit, value.median)));
-        let p99 = |line: &Line| line.p99.map(|value| (value, table::micros(value.median)));
+        let tax = |line: &SummaryLine| line.tax.map(|value| (value, table::plain(value.median * factor)));
+        let throughput = |line: &SummaryLine| line.throughput.map(|value| (value, table::rate(unit, value.median)));
+        let p99 = |line: &SummaryLine| line.p99.map(|value| (value, table::micros(value.median)));
         vec![
             chart(comparison, case, format!("CPU tax, {cost}, less is better"), &tax),
             chart(comparison, case, per_second, &throughput),
@@ -109,15 +107,15 @@ fn section(comparison: &Comparison, case: Case) -> String {
 }
 
 fn chart(
-    comparison: &Comparison,
+    comparison: &CompareRecord,
     case: Case,
     title: String,
-    figure: &dyn Fn(&Line) -> Option<(Spread, String)>,
+    figure: &dyn Fn(&SummaryLine) -> Option<(Spread, String)>,
 ) -> Chart {
     let mut groups = Vec::new();
     for system in &comparison.systems {
         let mut rows = comparison.settings.rows.clone();
-        let is_direct = system.kind == Kind::Direct;
+        let is_direct = system.kind == SystemKind::Direct;
         if is_direct {
             rows.truncate(1);
         }
@@ -126,14 +124,14 @@ fn chart(
             let (value, text) = figure(line)?;
             let (class, name) = match row {
                 _ if is_direct => ("plain", "no balancer"),
-                Row::Defaults => ("defaults", row.short()),
-                Row::LogsOff => ("quiet", row.short()),
+                LogMode::Defaults => ("defaults", row.short_title()),
+                LogMode::LogsOff => ("quiet", row.short_title()),
             };
-            Some(Bar { class, name, value, text })
+            Some(ChartBar { class, name, value, text })
         });
         let bars: Vec<_> = bars.collect();
         if !bars.is_empty() {
-            groups.push(Group { label: system.name.clone(), ours: system.kind.is_ours(), bars });
+            groups.push(ChartGroup { label: system.name.clone(), ours: system.kind.is_ours(), bars });
         }
     }
     Chart { title, groups }

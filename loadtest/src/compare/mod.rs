@@ -1,151 +1,90 @@
-//! `loadtest compare`: Evenkeel and its peers side by side, in interleaved rounds on one machine.
+//! `loadtest compare`: runs Evenkeel and its peers in interleaved rounds on one machine and reports what each costs.
 //!
-//! Down from here: `options` (the command line), `rounds` (who has a turn when), `measure` (one turn: `system`, `process`,
-//! `machine`), then pure: `window`, `summary`, `goal`, `record`, and what a reader gets: `table`, `html`, `chart`.
+//! Top down: `options` (the command line), `rounds` (the order of the cells), `cell` (one measurement). The rest is pure: `window`,
+//! `summary`, `goal`, `record`, and the output in `table`, `html` and `chart`.
 
-pub(crate) mod build;
 mod case;
+mod cell;
 mod chart;
 #[cfg(test)]
 mod fixture;
 mod goal;
 mod html;
-pub(crate) mod machine;
-mod measure;
 mod options;
-pub(crate) mod process;
-pub(crate) mod programs;
 mod record;
 mod rounds;
 mod summary;
-pub(crate) mod system;
-pub(crate) mod table;
+mod system;
+mod table;
 mod window;
 
-use std::path::{Path, PathBuf};
-use std::{env, fs, io};
+use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use self::machine::{Machine, today};
-use self::measure::Bench;
+use self::cell::CaseRunner;
 pub use self::options::CompareArgs;
-use self::record::{Comparison, Settings};
+use self::record::{CompareRecord, CompareSettings};
 use self::rounds::Rounds;
-use self::system::Kind;
+use crate::harness::record::RunRecord;
+use crate::harness::{self, build};
 use crate::plan::default_threads;
 use crate::results;
 use crate::serve::Server;
 
-/// Compares, and writes what came out. Returns whether all that was to be measured was, without a wrong byte.
+/// Compares and writes the results. Returns whether everything was measured, without a wrong byte.
+///
+/// # Errors
+/// When a system name is unknown, a file can't be written, or the backend can't start.
 pub fn compare(args: &CompareArgs) -> anyhow::Result<bool> {
     let target = build::target_directory()?;
-    let (mut comparison, evenkeel_is_there) = prepare(args, &target)?;
-    let out = args.out.clone().unwrap_or_else(|| target.join("compare"));
-    fs::create_dir_all(&out).with_context(|| format!("can't make {}", out.display()))?;
-
-    // In memory where that is possible, so that nobody's log waits for a disk; the same place for all.
-    let place = Path::new("/dev/shm");
-    let place = if place.is_dir() { place.to_owned() } else { env::temp_dir() };
-    let scratch = tempfile::Builder::new().prefix("evenkeel-compare-").tempdir_in(place)?;
-    process::clean_up_on_signals(scratch.path())?;
-    // Systems inherit it.
+    let mut comparison = prepare(args, &target)?;
+    let evenkeel_is_there = comparison.systems.iter().any(|system| system.kind.is_ours());
+    let out = args.harness.out(&target, "compare")?;
+    let scratch = harness::scratch_directory("evenkeel-compare-")?;
+    // The systems inherit it.
     crate::raise_descriptor_limit();
-    let Settings { threads, load_threads, idle, .. } = comparison.settings;
-    let backend = Server::start(([127, 0, 0, 1], 0).into(), load_threads).context("can't start the backend")?;
-    let bench = Bench {
+    let settings = comparison.settings.clone();
+    let backend =
+        Server::start(([127, 0, 0, 1], 0).into(), settings.load_threads).context("can't start the backend")?;
+    let runner = CaseRunner {
+        settings: &settings,
         backend: backend.address(),
-        threads,
-        load_threads,
         duration: args.duration(),
         warm_up: args.warm_up(),
-        idle,
         quiet: args.quiet(),
         scratch: scratch.path(),
     };
 
-    let mut rounds = Rounds::new(&bench, &comparison);
+    let files = ["compare.json", "compare.html"].map(|name| out.join(name));
+    let mut rounds = Rounds::new(&runner, &comparison);
     for round in 1..=comparison.settings.rounds {
         rounds.run(round, &mut comparison);
-        // Nothing of ours runs now: who is busy is somebody else, and was it during the round too.
-        comparison.warnings.extend(Machine::look()?.warning(&format!("after round {round}")));
+        comparison.run.look_again(&format!("after round {round}"))?;
         comparison.summarize();
-        write(&out, &comparison)?;
+        harness::write(&files[0], &(serde_json::to_string_pretty(&comparison)? + "\n"))?;
+        harness::write(&files[1], &html::page(&comparison))?;
     }
-    let failed = rounds.finish();
-    print_table(&comparison)?;
-    eprintln!("written: {} and {}", out.join("compare.json").display(), out.join("compare.html").display());
-    if let Some(path) = &args.write_results {
-        let written = results::write_page(path, &table::markdown(&comparison));
-        written.with_context(|| format!("can't write {}", path.display()))?;
-        eprintln!("written: {}", path.display());
-    }
-    Ok(!failed && comparison.mismatches() == 0 && (evenkeel_is_there || !args.systems.is_empty()))
+    let all_ran = rounds.finish();
+    args.harness.finish(&table::document(&comparison), &files, results::write_page)?;
+    let complete = evenkeel_is_there || !args.harness.systems.is_empty();
+    Ok(all_ran && comparison.mismatches() == 0 && complete)
 }
 
-fn prepare(args: &CompareArgs, target: &Path) -> anyhow::Result<(Comparison, bool)> {
-    let binaries = args.programs.binaries(target)?;
-    let mut found = binaries.find();
-    if !args.systems.is_empty() {
-        for name in &args.systems {
-            if !found.systems.iter().any(|system| system.name == *name) {
-                let names: Vec<_> = found.systems.iter().map(|system| system.name.as_str()).collect();
-                bail!("no system {name:?}; there are {} ({})", names.join(", "), found.missing.join("; "));
-            }
-        }
-        found.systems.retain(|system| system.kind == Kind::Direct || args.systems.contains(&system.name));
-        found.missing.clear();
-    }
-    for line in &found.missing {
-        eprintln!("not compared: {line}");
-    }
-    let evenkeel_is_there = found.systems.iter().any(|system| system.kind.is_ours());
-    let machine = Machine::look()?;
-    let profile = build::profile();
-    let mut warnings: Vec<_> = machine.warning("before the start").into_iter().collect();
-    if profile == "debug" {
-        warnings.push("built without optimisation: the load generator, and an Evenkeel built with it, are slow".into());
-    }
-    if args.quick {
-        warnings.push("a quick run: the figures are worth little".into());
-    }
-    for warning in &warnings {
-        eprintln!("warning: {warning}");
-    }
-    let settings = Settings {
+fn prepare(args: &CompareArgs, target: &Path) -> anyhow::Result<CompareRecord> {
+    let (mut systems, mut missing) = system::find(args.harness.programs.find(target)?);
+    args.harness.select(&mut systems, &mut missing, |system| &system.name)?;
+    let quick = args.quick.then_some("a quick run: the figures are worth little");
+    let run = RunRecord::begin(missing, quick)?;
+    let settings = CompareSettings {
         rounds: args.rounds(),
         seconds: args.duration().as_secs_f64(),
-        threads: args.threads.unwrap_or(machine.cpus).max(1),
+        threads: args.threads.unwrap_or(run.machine.cpus).max(1),
         load_threads: args.load_threads.unwrap_or_else(default_threads).clamp(1, 256),
-        idle: args.idle(),
+        idle: args.idle_connections(),
         cases: args.cases(),
-        rows: args.rows(),
+        rows: args.log_modes(),
     };
-    let comparison = Comparison {
-        date: today(),
-        command: build::command_line(),
-        profile,
-        machine,
-        settings,
-        systems: found.systems,
-        missing: found.missing,
-        warnings,
-        rounds_done: 0,
-        lines: Vec::new(),
-        goals: Vec::new(),
-        cells: Vec::new(),
-    };
-    Ok((comparison, evenkeel_is_there))
-}
-
-fn write(out: &Path, comparison: &Comparison) -> anyhow::Result<()> {
-    let put =
-        |path: PathBuf, text: String| fs::write(&path, text).with_context(|| format!("can't write {}", path.display()));
-    put(out.join("compare.json"), serde_json::to_string_pretty(comparison)? + "\n")?;
-    put(out.join("compare.html"), html::page(comparison))
-}
-
-fn print_table(comparison: &Comparison) -> io::Result<()> {
-    use io::Write;
-    write!(io::stdout(), "{}", table::terminal(comparison))
+    let (lines, goals, cells) = (Vec::new(), Vec::new(), Vec::new());
+    Ok(CompareRecord { run, settings, systems, rounds_done: 0, lines, goals, cells })
 }

@@ -1,99 +1,75 @@
-//! A whole comparison as one serialisable value: what was run, on what, every cell, and the summary.
+//! A whole comparison as one serialisable value: settings, systems, every cell, and the summary.
 //!
-//! The JSON shape is this. Fields are added, not renamed.
+//! This is the shape of the JSON. Fields are added, not renamed.
 
 use serde::{Deserialize, Serialize};
 
 use super::case::Case;
-use super::goal::Verdict;
-use super::machine::Machine;
-use super::measure::Measure;
-use super::summary::{Line, summarize};
-use super::system::{Row, System};
+use super::cell::Measurement;
+use super::goal::CompareGoal;
+use super::summary::{SummaryLine, summarize};
+use super::system::{ComparedSystem, LogMode};
+use crate::harness::record::RunRecord;
 
-/// All of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Comparison {
-    /// Year-month-day, UTC.
-    pub(super) date: String,
-    /// As it was started.
-    pub(super) command: String,
-    /// The cargo profile that this program was built in.
-    pub(super) profile: String,
-    /// What it ran on.
-    pub(super) machine: Machine,
-    /// How it ran.
-    pub(super) settings: Settings,
-    /// The columns.
-    pub(super) systems: Vec<System>,
-    /// What is missing, and why.
-    pub(super) missing: Vec<String>,
-    /// Why the figures may not be trusted.
-    pub(super) warnings: Vec<String>,
-    /// Rounds that are complete.
+pub(super) struct CompareRecord {
+    #[serde(flatten)]
+    pub(super) run: RunRecord,
+    pub(super) settings: CompareSettings,
+    pub(super) systems: Vec<ComparedSystem>,
     pub(super) rounds_done: u32,
     /// Medians over the rounds.
-    pub(super) lines: Vec<Line>,
-    /// The goals and what became of them.
-    pub(super) goals: Vec<Verdict>,
-    /// Every measurement.
-    pub(super) cells: Vec<Cell>,
+    pub(super) lines: Vec<SummaryLine>,
+    pub(super) goals: Vec<CompareGoal>,
+    pub(super) cells: Vec<CompareCell>,
 }
 
-/// How it ran.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Settings {
-    /// Rounds that were asked for.
+pub(super) struct CompareSettings {
+    /// As requested; `rounds_done` has those that are complete.
     pub(super) rounds: u32,
     /// Measured seconds of a cell.
     pub(super) seconds: f64,
-    /// Threads of each system.
     pub(super) threads: usize,
     /// Threads of the load generator, and of the backend.
     pub(super) load_threads: usize,
-    /// Idle connections.
+    /// Connections of the case `idle`.
     pub(super) idle: u64,
-    /// The cases.
     pub(super) cases: Vec<Case>,
-    /// The rows.
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<LogMode>,
 }
 
-/// One measurement.
+/// One system in one case in one round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Cell {
+pub(super) struct CompareCell {
     /// From 1.
     pub(super) round: u32,
-    /// What.
     pub(super) case: Case,
-    /// `None` for `direct`, which is the same in both.
-    pub(super) row: Option<Row>,
-    /// Name of the system.
+    /// `None` for `direct`, which is the same with and without logs.
+    pub(super) row: Option<LogMode>,
     pub(super) system: String,
-    /// The figures.
-    pub(super) measure: Measure,
+    pub(super) measure: Measurement,
 }
 
-impl Comparison {
-    /// Computes the summary anew from the cells.
+impl CompareRecord {
     pub(super) fn summarize(&mut self) {
         self.lines = summarize(&self.settings, &self.systems, &self.cells);
         self.goals = super::goal::judge(&self.lines, &self.systems);
     }
 
-    /// Wrong bytes, of all cells together.
+    /// Wrong bytes of all cells together.
     pub(super) fn mismatches(&self) -> u64 {
         self.cells.iter().map(|cell| cell.measure.mismatches).sum()
     }
 
     /// The lines of a case in a row, in the order of the systems.
-    pub(super) fn of(&self, case: Case, row: Row) -> impl Iterator<Item = &Line> {
+    pub(super) fn of(&self, case: Case, row: LogMode) -> impl Iterator<Item = &SummaryLine> {
         self.lines.iter().filter(move |line| line.case == case && line.row == row)
     }
 
-    /// One sentence for each thing that a reader of the figures has to know.
+    /// What a reader of the figures has to know.
     pub(super) fn notes(&self) -> Vec<String> {
-        let mut notes = self.warnings.clone();
+        let mut notes = self.run.warnings.clone();
         if self.rounds_done < self.settings.rounds {
             notes.push(format!("only {} of {} rounds are done", self.rounds_done, self.settings.rounds));
         }
@@ -118,13 +94,13 @@ impl Comparison {
             let Some(ratio) = line.tax_ratio.as_ref().filter(|ratio| ratio.rounds < self.rounds_done as usize) else {
                 continue;
             };
-            let (case, row, rounds) = (line.case.name(), line.row.short(), ratio.rounds);
+            let (case, row, rounds) = (line.case.name(), line.row.short_title(), ratio.rounds);
             notes.push(format!(
                 "{}: {case}, {row}: the ratio of the tax rests on {rounds} of {} rounds, the others are noise",
                 line.system, self.rounds_done
             ));
         }
-        notes.extend(self.missing.iter().map(|line| format!("not compared: {line}")));
+        notes.extend(self.run.missing.iter().map(|line| format!("not compared: {line}")));
         notes
     }
 }

@@ -1,74 +1,62 @@
-//! From cells to lines: medians and spreads over the rounds, taxes, ratios to the best peer.
+//! Summarises the cells: medians and spreads over the rounds, the tax, ratios to the best peer. Pure.
 //!
-//! Pure. A tax and a ratio are formed within a round and only then put together: what disturbs a round disturbs all its cells.
+//! The tax is the CPU time with a balancer minus the CPU time without one (`direct`). Tax and ratios are computed within a round
+//! before the median is taken, because a disturbance in a round affects all its cells.
 
 use serde::{Deserialize, Serialize};
 
 use super::case::Case;
-use super::measure::Measure;
-use super::record::{Cell, Settings};
-use super::system::{Kind, Row, System};
+use super::cell::Measurement;
+use super::record::{CompareCell, CompareSettings};
+use super::system::{ComparedSystem, LogMode, SystemKind};
 
-/// The middle and the ends of the values of all rounds.
+/// Median, lowest and highest of the values of all rounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub(super) struct Spread {
-    /// Half are below.
     pub(super) median: f64,
-    /// The lowest.
     pub(super) min: f64,
-    /// The highest.
     pub(super) max: f64,
 }
 
-/// A figure of ours, or of another, over that of the best peer in the same round.
+/// The figure of a system divided by the figure of the best peer in the same round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Ratio {
     /// The peer with the lowest median.
     pub(super) best: String,
-    /// Over the rounds.
     pub(super) spread: Spread,
-    /// How many rounds it rests on: those where both figures are above zero.
+    /// Number of rounds in which both figures are above zero; only these count.
     pub(super) rounds: usize,
 }
 
-/// A system in a case and row.
+/// The summary of one system in one case and row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Line {
-    /// What.
+pub(super) struct SummaryLine {
     pub(super) case: Case,
-    /// With or without logs.
-    pub(super) row: Row,
-    /// Name of the system.
+    pub(super) row: LogMode,
     pub(super) system: String,
     /// Units per second.
     pub(super) throughput: Option<Spread>,
-    /// Microseconds.
+    /// Latencies are in microseconds.
     pub(super) p50: Option<Spread>,
-    /// Microseconds.
     pub(super) p99: Option<Spread>,
-    /// Microseconds.
     pub(super) p99_9: Option<Spread>,
     /// CPU seconds of the machine per unit.
     pub(super) cpu: Option<Spread>,
-    /// That, minus `direct` in the same round.
+    /// `cpu` minus that of `direct` in the same round.
     pub(super) tax: Option<Spread>,
     /// Bytes of user memory per connection.
     pub(super) memory: Option<Spread>,
-    /// Of the tax.
     pub(super) tax_ratio: Option<Ratio>,
-    /// Of the median latency.
     pub(super) p50_ratio: Option<Ratio>,
-    /// Of the 99th percentile.
     pub(super) p99_ratio: Option<Ratio>,
-    /// Of memory.
     pub(super) memory_ratio: Option<Ratio>,
 }
 
-/// The values of one figure, by round.
+/// The values of one figure, with their rounds.
 type Series = Vec<(u32, f64)>;
 
 impl Spread {
-    /// `None` of no values.
+    /// `None` if there are no values.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<_> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -79,41 +67,43 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// The same in another unit.
     pub(super) fn times(self, factor: f64) -> Self {
         Self { median: self.median * factor, min: self.min * factor, max: self.max * factor }
     }
 }
 
 /// All lines, in the order of cases, rows and systems.
-pub(super) fn summarize(settings: &Settings, systems: &[System], cells: &[Cell]) -> Vec<Line> {
+pub(super) fn summarize(
+    settings: &CompareSettings,
+    systems: &[ComparedSystem],
+    cells: &[CompareCell],
+) -> Vec<SummaryLine> {
     let mut lines = Vec::new();
     for &case in &settings.cases {
         for &row in &settings.rows {
-            let group = Group { case, row, systems, cells };
+            let group = CaseRow { case, row, systems, cells };
             lines.extend(systems.iter().filter_map(|system| group.line(system)));
         }
     }
     lines
 }
 
-/// The cells of a case and row.
-struct Group<'a> {
+struct CaseRow<'a> {
     case: Case,
-    row: Row,
-    systems: &'a [System],
-    cells: &'a [Cell],
+    row: LogMode,
+    systems: &'a [ComparedSystem],
+    cells: &'a [CompareCell],
 }
 
-impl Group<'_> {
-    fn line(&self, system: &System) -> Option<Line> {
+impl CaseRow<'_> {
+    fn line(&self, system: &ComparedSystem) -> Option<SummaryLine> {
         let name = &system.name;
         self.cells_of(name).next()?;
         let spread =
-            |figure: fn(&Measure) -> Option<f64>| Spread::of(self.series(name, figure).into_iter().map(|at| at.1));
+            |figure: fn(&Measurement) -> Option<f64>| Spread::of(self.series(name, figure).into_iter().map(|at| at.1));
         let ratio = |figure: fn(&Self, &str) -> Series| self.ratio(name, figure);
-        let is_direct = system.kind == Kind::Direct;
-        Some(Line {
+        let is_direct = system.kind == SystemKind::Direct;
+        Some(SummaryLine {
             case: self.case,
             row: self.row,
             system: name.clone(),
@@ -131,12 +121,12 @@ impl Group<'_> {
         })
     }
 
-    fn cells_of(&self, name: &str) -> impl Iterator<Item = &Cell> {
-        let of_row = |cell: &&Cell| cell.row.is_none_or(|row| row == self.row);
+    fn cells_of(&self, name: &str) -> impl Iterator<Item = &CompareCell> {
+        let of_row = |cell: &&CompareCell| cell.row.is_none_or(|row| row == self.row);
         self.cells.iter().filter(move |cell| cell.case == self.case && cell.system == name).filter(of_row)
     }
 
-    fn series(&self, name: &str, figure: fn(&Measure) -> Option<f64>) -> Series {
+    fn series(&self, name: &str, figure: fn(&Measurement) -> Option<f64>) -> Series {
         self.cells_of(name).filter_map(|cell| Some((cell.round, figure(&cell.measure)?))).collect()
     }
 
@@ -156,7 +146,7 @@ impl Group<'_> {
                 Some((median, &peer.name))
             })
             .min_by(|(one, _), (other, _)| one.total_cmp(other))?;
-        // Below zero is noise, and a ratio of it or to it means nothing.
+        // A value below zero is noise, and its ratio means nothing.
         let ratios = combine(&figure(self, name), &figure(self, best), |mine, theirs| {
             (mine > 0.0 && theirs > 0.0).then(|| mine / theirs)
         });
@@ -169,7 +159,7 @@ fn above_zero(value: f64) -> Option<f64> {
     (value > 0.0).then_some(value)
 }
 
-/// Round by round; rounds that one of them lacks are left out.
+/// Combines two series round by round. A round that one of them lacks is left out.
 fn combine(one: &Series, other: &Series, with: fn(f64, f64) -> Option<f64>) -> Series {
     one.iter()
         .filter_map(|&(round, left)| {

@@ -3,7 +3,7 @@
 use super::*;
 use crate::compare::fixture;
 
-fn line<'a>(lines: &'a [Line], system: &str, row: Row) -> &'a Line {
+fn line<'a>(lines: &'a [SummaryLine], system: &str, row: LogMode) -> &'a SummaryLine {
     lines.iter().find(|line| line.system == system && line.row == row).unwrap()
 }
 
@@ -28,20 +28,20 @@ fn a_tax_is_the_difference_to_direct_in_the_same_round() {
         ("nginx", &[20.0, 40.0, 20.0]),
         ("haproxy", &[22.0, 44.0, 22.0]),
     ]);
-    let ours = line(&comparison.lines, "evenkeel", Row::Defaults);
+    let ours = line(&comparison.lines, "evenkeel", LogMode::Defaults);
     let tax = ours.tax.unwrap().times(1e6);
     assert!(close(tax.median, 6.0) && close(tax.min, 6.0) && close(tax.max, 12.0), "{tax:?}");
     let ratio = ours.tax_ratio.as_ref().unwrap();
     assert_eq!(ratio.best, "nginx");
     assert!(close(ratio.spread.min, 0.6) && close(ratio.spread.max, 0.6), "{ratio:?}");
-    assert!(line(&comparison.lines, "direct", Row::Defaults).tax.is_none());
-    assert!(line(&comparison.lines, "direct", Row::LogsOff).cpu.is_some(), "direct is the same in both rows");
+    assert!(line(&comparison.lines, "direct", LogMode::Defaults).tax.is_none());
+    assert!(line(&comparison.lines, "direct", LogMode::LogsOff).cpu.is_some(), "direct is the same in both rows");
 }
 
 #[test]
 fn rounds_that_lack_something_are_left_out() {
     let comparison = fixture::comparison(&[("direct", &[10.0]), ("evenkeel", &[16.0, 99.0]), ("nginx", &[9.0, 40.0])]);
-    let ours = line(&comparison.lines, "evenkeel", Row::Defaults);
+    let ours = line(&comparison.lines, "evenkeel", LogMode::Defaults);
     assert!(close(ours.tax.unwrap().times(1e6).max, 6.0));
     assert_eq!(ours.tax_ratio, None, "the peer's tax is below zero");
 }
@@ -50,7 +50,7 @@ fn rounds_that_lack_something_are_left_out() {
 fn a_tax_below_zero_is_noise_and_has_no_ratio() {
     let comparison =
         fixture::comparison(&[("direct", &[10.0, 10.0]), ("evenkeel", &[9.0, 15.0]), ("nginx", &[20.0, 20.0])]);
-    let ratio = line(&comparison.lines, "evenkeel", Row::Defaults).tax_ratio.clone().unwrap();
+    let ratio = line(&comparison.lines, "evenkeel", LogMode::Defaults).tax_ratio.clone().unwrap();
     assert_eq!(ratio.rounds, 1);
     assert!(close(ratio.spread.median, 0.5));
     assert!(comparison.notes().iter().any(|note| note.contains("rests on 1 of 3 rounds")));
@@ -59,5 +59,5 @@ fn a_tax_below_zero_is_noise_and_has_no_ratio() {
 #[test]
 fn without_peers_there_is_no_ratio() {
     let comparison = fixture::comparison(&[("direct", &[10.0]), ("evenkeel", &[16.0])]);
-    assert_eq!(line(&comparison.lines, "evenkeel", Row::LogsOff).tax_ratio, None);
+    assert_eq!(line(&comparison.lines, "evenkeel", LogMode::LogsOff).tax_ratio, None);
 }

@@ -1,32 +1,28 @@
-//! Rates from samples that were taken while a load ran: the part from the first to the last moment of full load.
+//! Computes rates from samples of a run, from the first to the last moment of full load. Pure.
 //!
-//! Pure. Opening and closing connections is left out, since it would be charged to the messages.
+//! The time of opening and closing connections is left out: its CPU time would be charged to the messages.
 
 use std::time::Duration;
 
-use super::machine::Cpu;
+use crate::harness::machine::CpuTime;
 
-/// The state of a run at one moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Sample {
-    /// Time since some fixed moment.
+    /// Time since the start of sampling.
     pub(super) at: Duration,
     /// Time since all connections were open; `None` before.
     pub(super) elapsed: Option<Duration>,
-    /// CPU time of the machine.
-    pub(super) cpu: Cpu,
-    /// Units of work done.
+    pub(super) cpu: CpuTime,
     pub(super) units: f64,
 }
 
-/// What happened per second.
+/// Rates per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct Rates {
-    /// CPU seconds: how many CPUs were in use.
+    /// CPU seconds per second, which is the number of CPUs in use.
     pub(super) busy: f64,
-    /// CPU seconds that a host took away.
+    /// CPU seconds that the host of a virtual machine took away.
     pub(super) stolen: f64,
-    /// Units of work.
     pub(super) units: f64,
 }
 
@@ -39,7 +35,7 @@ impl Rates {
         let long_enough = |first: &Sample, last: &Sample| last.at.saturating_sub(first.at) >= duration / 2;
         match (first, last) {
             (Some(first), Some(last)) if long_enough(first, last) => Self::between(first, last),
-            // Too short for that: the whole of it is better than nothing.
+            // Too short: use the whole run.
             _ => {
                 samples.first().zip(samples.last()).map(|(first, last)| Self::between(first, last)).unwrap_or_default()
             }
@@ -64,7 +60,7 @@ mod tests {
     use super::*;
 
     fn sample(at: u64, elapsed: Option<u64>, busy: f64, units: f64) -> Sample {
-        let cpu = Cpu { busy, stolen: busy / 10.0 };
+        let cpu = CpuTime { busy, stolen: busy / 10.0 };
         Sample { at: Duration::from_millis(at), elapsed: elapsed.map(Duration::from_millis), cpu, units }
     }
 

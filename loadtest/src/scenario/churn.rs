@@ -1,55 +1,57 @@
 //! One connection per exchange: connect, request, reply, close. An operation is timed from its start to the last reply byte.
 //!
-//! The close is checked too (end of stream, not a byte before it), but not timed: with a server that closes it comes with
-//! the reply, with a client that closes it takes a round trip more, and the two could not be compared.
+//! The close is checked too, but not timed: if the server closes first it comes with the reply, if the client closes first it takes
+//! another round trip, and the times could not be compared.
 
 use std::time::Instant;
 
-use crate::fault::Fault;
-use crate::lane::Lane;
-use crate::pacing::Next;
+use crate::load_thread::LoadThread;
+use crate::operation_error::OperationError;
+use crate::pacing::NextOperation;
 use crate::plan::CloseSide;
 
-pub(super) async fn run(lane: &Lane, slot: u64, place: usize) {
-    let mut turns = lane.plan.pacing().turns(slot);
-    let start = lane.start().await;
+pub(super) async fn run(thread: &LoadThread, slot: u64, index: usize) {
+    let mut schedule = thread.plan.pacing().schedule(slot);
+    let start = thread.start().await;
     let mut failures = 0;
     loop {
         let now = Instant::now();
-        let intended = match turns.take(now.saturating_duration_since(start)) {
-            Next::Done => break,
-            Next::Now => now,
-            Next::At(offset) => start + offset,
+        let intended = match schedule.take(now.saturating_duration_since(start)) {
+            NextOperation::Done => break,
+            NextOperation::Now => now,
+            NextOperation::At(offset) => start + offset,
         };
-        let result = match lane.alarm.until(intended, place).await {
-            Ok(()) => one(lane, intended).await,
+        let result = match thread.alarm.until(intended, index).await {
+            Ok(()) => one(thread, intended).await,
             Err(error) => Err(error.into()),
         };
-        let Err(fault) = result else {
+        let Err(error) = result else {
             failures = 0;
             continue;
         };
-        lane.faulted(&fault);
+        thread.failed(&error);
         failures += 1;
-        if turns.over(start.elapsed()) || !lane.pause(failures).await {
+        if schedule.over(start.elapsed()) || !thread.pause(failures).await {
             break;
         }
     }
-    lane.left(turns.left());
+    thread.left(schedule.left());
 }
 
-async fn one(lane: &Lane, intended: Instant) -> Result<(), Fault> {
-    let desk = lane.desk();
+async fn one(thread: &LoadThread, intended: Instant) -> Result<(), OperationError> {
+    let context = thread.context();
     let operation = async {
-        let mut link = lane.open().await?;
-        link.exchange(&desk).await?;
+        let mut connection = thread.open().await?;
+        connection.exchange(&context).await?;
         let ended = Instant::now();
-        match lane.plan.close {
-            CloseSide::Server => link.closed(&desk).await?,
-            CloseSide::Client => link.close(&desk).await?,
+        match thread.plan.close {
+            CloseSide::Server => connection.closed(&context).await?,
+            CloseSide::Client => connection.close(&context).await?,
         }
-        lane.succeeded(intended, ended);
+        thread.succeeded(intended, ended);
         Ok(())
     };
-    tokio::time::timeout(lane.plan.timeout, operation).await.unwrap_or_else(|_| Err(Fault::timeout("the operation")))
+    tokio::time::timeout(thread.plan.timeout, operation)
+        .await
+        .unwrap_or_else(|_| Err(OperationError::timeout("the operation")))
 }

@@ -1,93 +1,93 @@
-//! Long-lived connections that carry one exchange after the other: small and large messages, bulk both ways.
+//! Long-lived connections with one exchange after another: small and large messages, bulk both ways.
 //!
-//! A connection that fails is opened again, after a pause and as often as the plan says, and goes on with the schedule of its
-//! slot: in an open loop the outage shows as latency of everything that was due meanwhile.
+//! A failed connection is opened again after a pause, as often as the plan allows, and goes on with the schedule of its slot. So in
+//! an open loop an outage shows as latency of all operations of that time.
 
 use std::time::Instant;
 
-use crate::fault::Fault;
-use crate::lane::Lane;
-use crate::link::Link;
-use crate::pacing::{Next, Turns};
-use crate::watch::Watch;
+use crate::connection::Connection;
+use crate::load_thread::LoadThread;
+use crate::operation_error::OperationError;
+use crate::operation_timeout::OperationTimeout;
+use crate::pacing::{NextOperation, SlotSchedule};
 
-pub(super) async fn run(lane: &Lane, slot: u64, place: usize) {
-    let first = lane.open_in_turn().await;
-    let mut course = Course {
-        lane,
-        place,
-        turns: lane.plan.pacing().turns(slot),
-        watch: Watch::new(lane.plan.timeout),
-        start: lane.start().await,
+pub(super) async fn run(thread: &LoadThread, slot: u64, index: usize) {
+    let first = thread.open_in_turn().await;
+    let mut run = SlotRun {
+        thread,
+        index,
+        schedule: thread.plan.pacing().schedule(slot),
+        timeout: OperationTimeout::new(thread.plan.timeout),
+        start: thread.start().await,
         failures: 0,
     };
-    course.run(first).await;
-    lane.left(course.turns.left());
+    run.run(first).await;
+    thread.left(run.schedule.left());
 }
 
-/// The way of one slot through its turns.
-struct Course<'a> {
-    lane: &'a Lane,
-    place: usize,
-    turns: Turns,
-    watch: Watch,
+/// The state of one slot during the run.
+struct SlotRun<'a> {
+    thread: &'a LoadThread,
+    index: usize,
+    schedule: SlotSchedule,
+    timeout: OperationTimeout,
     start: Instant,
-    /// In a row.
+    /// Failures in a row.
     failures: u32,
 }
 
-impl Course<'_> {
-    async fn run(&mut self, first: Result<Link, Fault>) {
-        let mut link = first;
+impl SlotRun<'_> {
+    async fn run(&mut self, first: Result<Connection, OperationError>) {
+        let mut connection = first;
         loop {
-            let result = match link {
-                Ok(link) => self.drive(link).await,
-                Err(fault) => Err(fault),
+            let result = match connection {
+                Ok(connection) => self.drive(connection).await,
+                Err(error) => Err(error),
             };
-            let Err(fault) = result else { return };
-            self.lane.faulted(&fault);
+            let Err(error) = result else { return };
+            self.thread.failed(&error);
             self.failures += 1;
-            if self.over() || !self.lane.pause(self.failures).await || self.over() {
+            if self.over() || !self.thread.pause(self.failures).await || self.over() {
                 return;
             }
-            link = self.lane.open().await;
+            connection = self.thread.open().await;
         }
     }
 
-    /// All turns on one connection, and its end.
-    async fn drive(&mut self, mut link: Link) -> Result<(), Fault> {
-        let Self { lane, place, turns, watch, start, failures } = self;
-        let desk = lane.desk();
+    /// All exchanges on one connection, and its end.
+    async fn drive(&mut self, mut connection: Connection) -> Result<(), OperationError> {
+        let Self { thread, index, schedule, timeout, start, failures } = self;
+        let context = thread.context();
         let body = async {
             let mut now = Instant::now();
             loop {
-                let intended = match turns.take(now.saturating_duration_since(*start)) {
-                    Next::Done => break,
-                    Next::Now => now,
-                    Next::At(offset) => {
-                        watch.rest();
+                let intended = match schedule.take(now.saturating_duration_since(*start)) {
+                    NextOperation::Done => break,
+                    NextOperation::Now => now,
+                    NextOperation::At(offset) => {
+                        timeout.rest();
                         let intended = *start + offset;
-                        lane.alarm.until(intended, *place).await?;
+                        thread.alarm.until(intended, *index).await?;
                         now = Instant::now();
                         intended
                     }
                 };
-                watch.start(now);
-                link.exchange(&desk).await?;
-                // One look at the clock per exchange: the end of one is the start of the next.
+                timeout.start(now);
+                connection.exchange(&context).await?;
+                // Read the clock once per exchange: the end of one is the start of the next.
                 now = Instant::now();
-                lane.succeeded(intended, now);
+                thread.succeeded(intended, now);
                 *failures = 0;
             }
-            watch.start(now);
-            link.close(&desk).await
+            timeout.start(now);
+            connection.close(&context).await
         };
-        let result = watch.guard(body).await;
-        watch.rest();
+        let result = timeout.guard(body).await;
+        timeout.rest();
         result
     }
 
     fn over(&self) -> bool {
-        self.turns.over(self.start.elapsed())
+        self.schedule.over(self.start.elapsed())
     }
 }

@@ -1,38 +1,38 @@
-//! Connections that carry one exchange, are left alone for the duration, and have to carry another one at the end.
+//! Connections with one exchange at the start and one at the end, and nothing in between.
 //!
-//! Nothing is opened again: a connection that did not survive is exactly what this looks for.
+//! A broken connection is not opened again, because this scenario looks for broken connections.
 
 use std::time::{Duration, Instant};
 
-use crate::fault::Fault;
-use crate::lane::Lane;
-use crate::link::Link;
+use crate::connection::Connection;
+use crate::load_thread::LoadThread;
+use crate::operation_error::OperationError;
 
-pub(super) async fn run(lane: &Lane) {
-    let opened = match lane.open_in_turn().await {
-        Ok(mut link) => exchange(lane, &mut link).await.map(|()| link),
-        Err(fault) => Err(fault),
+pub(super) async fn run(thread: &LoadThread) {
+    let opened = match thread.open_in_turn().await {
+        Ok(mut connection) => exchange(thread, &mut connection).await.map(|()| connection),
+        Err(error) => Err(error),
     };
-    let start = lane.start().await;
-    let mut link = match opened {
-        Ok(link) => link,
-        Err(fault) => return lane.faulted(&fault),
+    let start = thread.start().await;
+    let mut connection = match opened {
+        Ok(connection) => connection,
+        Err(error) => return thread.failed(&error),
     };
-    tokio::time::sleep_until((start + lane.plan.duration.unwrap_or(Duration::ZERO)).into()).await;
-    if let Err(fault) = exchange(lane, &mut link).await {
-        return lane.faulted(&fault);
+    tokio::time::sleep_until((start + thread.plan.duration.unwrap_or(Duration::ZERO)).into()).await;
+    if let Err(error) = exchange(thread, &mut connection).await {
+        return thread.failed(&error);
     }
-    let closing = tokio::time::timeout(lane.plan.timeout, link.close(&lane.desk())).await;
-    if let Err(fault) = closing.unwrap_or_else(|_| Err(Fault::timeout("closing"))) {
-        lane.faulted(&fault);
+    let closing = tokio::time::timeout(thread.plan.timeout, connection.close(&thread.context())).await;
+    if let Err(error) = closing.unwrap_or_else(|_| Err(OperationError::timeout("closing"))) {
+        thread.failed(&error);
     }
 }
 
-async fn exchange(lane: &Lane, link: &mut Link) -> Result<(), Fault> {
+async fn exchange(thread: &LoadThread, connection: &mut Connection) -> Result<(), OperationError> {
     let start = Instant::now();
-    tokio::time::timeout(lane.plan.timeout, link.exchange(&lane.desk()))
+    tokio::time::timeout(thread.plan.timeout, connection.exchange(&thread.context()))
         .await
-        .unwrap_or_else(|_| Err(Fault::timeout("the exchange")))?;
-    lane.succeeded(start, Instant::now());
+        .unwrap_or_else(|_| Err(OperationError::timeout("the exchange")))?;
+    thread.succeeded(start, Instant::now());
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! What a connection does, as a closed set: the shape of an exchange (bytes up, bytes down) and one of three courses.
+//! The scenarios: what the connections of a run do.
 //!
-//! Ping-pong and bulk are the same course with different sizes (`exchanges`); `churn` opens a connection for each exchange;
-//! `idle` keeps connections and does nothing with them. A new scenario is a new shape, or a file here.
+//! A scenario is the sizes of an exchange (bytes up, bytes down) and one of three loops. `exchanges` serves ping-pong and bulk;
+//! `churn` opens a connection for each exchange; `idle` keeps connections and does nothing with them.
 
 mod churn;
 mod exchanges;
@@ -9,43 +9,33 @@ mod idle;
 
 use std::rc::Rc;
 
-use crate::lane::Lane;
+use crate::closed_set::closed_set;
+use crate::load_thread::LoadThread;
 
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Scenario {
-    /// Ping-pong of small messages on long-lived connections.
-    SmallMessages,
-    /// Ping-pong of large messages on long-lived connections.
-    LargeMessages,
-    /// Large streams from the server; an operation is one stream of `--size`.
-    BulkDownload,
-    /// Large streams to the server; an operation is one stream of `--size`.
-    BulkUpload,
-    /// One request and reply per connection.
-    ConnectRequestClose,
-    /// Connections that are kept open, and must still work at the end.
-    Idle,
+closed_set! {
+    /// What the connections of a run do.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub serde enum Scenario {
+        /// Ping-pong of small messages on long-lived connections
+        SmallMessages = "small-messages",
+        /// Ping-pong of large messages on long-lived connections
+        LargeMessages = "large-messages",
+        /// Large streams from the server; an operation is one stream of `--size`
+        BulkDownload = "bulk-download",
+        /// Large streams to the server; an operation is one stream of `--size`
+        BulkUpload = "bulk-upload",
+        /// One request and reply per connection
+        ConnectRequestClose = "connect-request-close",
+        /// Connections that are kept open, and must still work at the end
+        Idle = "idle",
+    }
 }
 
-/// Bytes of the small side of a bulk transfer: the wish for it, or the receipt.
-const TICKET: u64 = 8;
+/// Bytes of the small side of a bulk transfer: the request, or the reply.
+const SMALL_SIDE: u64 = 8;
 
 impl Scenario {
-    /// As it is written on the command line and in reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SmallMessages => "small-messages",
-            Self::LargeMessages => "large-messages",
-            Self::BulkDownload => "bulk-download",
-            Self::BulkUpload => "bulk-upload",
-            Self::ConnectRequestClose => "connect-request-close",
-            Self::Idle => "idle",
-        }
-    }
-
-    /// Whether a plain echo server can be on the other side.
+    /// Whether a plain echo server can be the other side.
     pub fn echoes(self) -> bool {
         matches!(self, Self::SmallMessages | Self::LargeMessages | Self::Idle)
     }
@@ -70,20 +60,20 @@ impl Scenario {
     /// Bytes up and down per exchange.
     pub(crate) fn shape(self, size: u64) -> (u64, u64) {
         match self {
-            Self::BulkDownload => (TICKET, size),
-            Self::BulkUpload => (size, TICKET),
+            Self::BulkDownload => (SMALL_SIDE, size),
+            Self::BulkUpload => (size, SMALL_SIDE),
             Self::SmallMessages | Self::LargeMessages | Self::ConnectRequestClose | Self::Idle => (size, size),
         }
     }
 
-    /// Does what this scenario does in one slot, from connect to the end of the run. `place` counts within the lane.
-    pub(crate) async fn run(self, lane: Rc<Lane>, slot: u64, place: usize) {
+    /// Runs one slot, from connect to the end of the run. `index` is the number of the slot within its thread.
+    pub(crate) async fn run(self, thread: Rc<LoadThread>, slot: u64, index: usize) {
         match self {
             Self::SmallMessages | Self::LargeMessages | Self::BulkDownload | Self::BulkUpload => {
-                exchanges::run(&lane, slot, place).await;
+                exchanges::run(&thread, slot, index).await;
             }
-            Self::ConnectRequestClose => churn::run(&lane, slot, place).await,
-            Self::Idle => idle::run(&lane).await,
+            Self::ConnectRequestClose => churn::run(&thread, slot, index).await,
+            Self::Idle => idle::run(&thread).await,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One connection of the server: read, check, reply, until the client has closed or the agreed number is done.
 //!
-//! Like the client's link it owns no buffer: one scratch per thread, borrowed for one system call at a time.
+//! Like the client it has no buffer per connection, but one scratch buffer per thread.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,21 +13,20 @@ use std::task::{Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::Atomics;
-use super::intake::{Intake, Reply, Step};
+use super::ServerCounters;
+use super::request_reader::{Reply, RequestReader, ServerAction};
 use crate::protocol::BAD_HEADER;
 
-/// Bytes per system call.
 const SCRATCH: usize = 128 * 1024;
 
 /// What the connections of one thread share.
-pub(super) struct Counter {
-    totals: Arc<Atomics>,
+pub(super) struct ServeContext {
+    totals: Arc<ServerCounters>,
     scratch: RefCell<Box<[u8]>>,
 }
 
-impl Counter {
-    pub(super) fn new(totals: Arc<Atomics>) -> Self {
+impl ServeContext {
+    pub(super) fn new(totals: Arc<ServerCounters>) -> Self {
         Self { totals, scratch: RefCell::new(vec![0; SCRATCH].into()) }
     }
 
@@ -36,25 +35,25 @@ impl Counter {
     }
 }
 
-pub(super) async fn serve(counter: &Counter, mut stream: TcpStream) -> io::Result<()> {
+pub(super) async fn serve(context: &ServeContext, mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut intake = Intake::default();
+    let mut request_reader = RequestReader::default();
     loop {
-        match receive(counter, &mut stream, &mut intake).await? {
-            Step::More => {}
-            Step::Closed { clean } => {
+        match receive(context, &mut stream, &mut request_reader).await? {
+            ServerAction::More => {}
+            ServerAction::Closed { clean } => {
                 if !clean {
-                    add(&counter.totals.bad_headers);
+                    add(&context.totals.bad_headers);
                 }
                 return Ok(());
             }
-            Step::BadHeader => {
-                add(&counter.totals.bad_headers);
+            ServerAction::BadHeader => {
+                add(&context.totals.bad_headers);
                 return stream.write_all(&BAD_HEADER).await;
             }
-            Step::Reply(reply) => {
-                add(if reply.inverted { &counter.totals.mismatches } else { &counter.totals.exchanges });
-                send(counter, &mut stream, reply).await?;
+            ServerAction::Reply(reply) => {
+                add(if reply.inverted { &context.totals.mismatches } else { &context.totals.exchanges });
+                send(context, &mut stream, reply).await?;
                 if reply.last || reply.inverted {
                     return Ok(());
                 }
@@ -63,23 +62,27 @@ pub(super) async fn serve(counter: &Counter, mut stream: TcpStream) -> io::Resul
     }
 }
 
-async fn receive(counter: &Counter, stream: &mut TcpStream, intake: &mut Intake) -> io::Result<Step> {
+async fn receive(
+    context: &ServeContext,
+    stream: &mut TcpStream,
+    request_reader: &mut RequestReader,
+) -> io::Result<ServerAction> {
     poll_fn(|cx| {
-        let mut scratch = counter.scratch.borrow_mut();
+        let mut scratch = context.scratch.borrow_mut();
         let mut buffer = ReadBuf::new(&mut scratch);
         ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
-        Poll::Ready(Ok(intake.feed(buffer.filled())))
+        Poll::Ready(Ok(request_reader.feed(buffer.filled())))
     })
     .await
 }
 
-async fn send(counter: &Counter, stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
+async fn send(context: &ServeContext, stream: &mut TcpStream, reply: Reply) -> io::Result<()> {
     let mut sent = 0;
     while sent < reply.length {
         sent += poll_fn(|cx| {
-            // Asked first, so that content is not computed for a socket that takes none.
+            // First, so that no content is computed for a full socket.
             ready!(stream.poll_write_ready(cx))?;
-            let mut scratch = counter.scratch.borrow_mut();
+            let mut scratch = context.scratch.borrow_mut();
             let length = (reply.length - sent).min(scratch.len() as u64) as usize;
             let out = &mut scratch[..length];
             reply.fill(sent, out);

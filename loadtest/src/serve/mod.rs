@@ -1,10 +1,10 @@
-//! The backend that belongs to the load generator: checks every request, computes every reply, for all scenarios.
+//! The backend of the load generator: checks every request and computes every reply.
 //!
-//! Cheap enough not to be the bottleneck: per exchange one read and one write, no buffer per connection, no timer. It knows no
-//! scenario, only what the header of a connection asks for.
+//! It is too cheap to be the bottleneck: for each exchange one read and one write, no buffer per connection, no timer. It does not
+//! know the scenarios, only the header of a connection.
 
 mod connection;
-mod intake;
+mod request_reader;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -19,39 +19,39 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{mpsc, watch};
 
-use self::connection::Counter;
+use self::connection::ServeContext;
 
-/// Pause after a failed accept: at EMFILE it would otherwise spin.
+/// Pause after a failed accept, so that the loop does not spin at EMFILE.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Connections that may wait for accept; the kernel cuts it down to its `somaxconn`.
+/// Length of the accept queue; the kernel limits it to `somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// A running server. Dropping it closes all its connections.
+/// A running server. Drop closes all its connections.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    totals: Arc<Atomics>,
+    totals: Arc<ServerCounters>,
     stop: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What a server has counted.
+/// The counts of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Connections accepted.
     pub connections: u64,
-    /// Requests that were received and answered.
+    /// Requests that were right and were answered.
     pub exchanges: u64,
-    /// Requests that were not what the client must have sent.
+    /// Requests with wrong bytes.
     pub mismatches: u64,
-    /// Connections that did not start with a header, or a whole one.
+    /// Connections without a complete and valid header.
     pub bad_headers: u64,
 }
 
-/// Relaxed everywhere: plain counts, read for display.
+/// Relaxed: plain counts.
 #[derive(Debug, Default)]
-struct Atomics {
+struct ServerCounters {
     connections: AtomicU64,
     exchanges: AtomicU64,
     mismatches: AtomicU64,
@@ -59,33 +59,37 @@ struct Atomics {
 }
 
 impl Server {
-    /// Listens on `address` (port 0 = any free one) and serves on `threads` threads until dropped.
+    /// Listens on `address` (port 0 = any free port) and serves on `threads` threads until it is dropped.
+    ///
+    /// # Errors
+    /// When the address can't be bound or a thread can't start.
     pub fn start(address: SocketAddr, threads: usize) -> io::Result<Self> {
         let listener = listen(address)?;
         let address = listener.local_addr()?;
-        let totals = Arc::<Atomics>::default();
+        let totals = Arc::<ServerCounters>::default();
         let (stop, stopped) = watch::channel(false);
         let mut server = Self { address, totals, stop, threads: Vec::new() };
-        // The first thread accepts and deals out in turn: with a listener each, eight connections may well sit on one thread.
+        // The first thread accepts and gives the connections to all threads in turn. With one listener for each thread, eight
+        // connections could all come to the same thread.
         let mut others = Vec::new();
         for index in 1..threads {
-            // Unbounded, since it holds sockets: the descriptor limit is its bound.
+            // Unbounded; the descriptor limit bounds the number of sockets.
             let (sender, receiver) = mpsc::unbounded_channel();
             others.push(sender);
-            server.spawn(index, stopped.clone(), |desk| take(desk, receiver))?;
+            server.spawn(index, stopped.clone(), |context| take(context, receiver))?;
         }
-        server.spawn(0, stopped, |desk| accept(desk, listener, others))?;
+        server.spawn(0, stopped, |context| accept(context, listener, others))?;
         Ok(server)
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it has counted so far.
+    /// The counts so far.
     pub fn totals(&self) -> Totals {
-        let Atomics { connections, exchanges, mismatches, bad_headers } = &*self.totals;
+        let ServerCounters { connections, exchanges, mismatches, bad_headers } = &*self.totals;
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Totals {
             connections: load(connections),
@@ -97,7 +101,7 @@ impl Server {
 
     fn spawn<F, T>(&mut self, index: usize, mut stopped: watch::Receiver<bool>, task: F) -> io::Result<()>
     where
-        F: FnOnce(Rc<Counter>) -> T + Send + 'static,
+        F: FnOnce(Rc<ServeContext>) -> T + Send + 'static,
         T: Future<Output = ()> + 'static,
     {
         let totals = self.totals.clone();
@@ -107,11 +111,11 @@ impl Server {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(report.send(Err(error))),
             };
-            // The other side waits for this, and only for this.
+            // The other side waits for this message.
             let _ = report.send(Ok(()));
             runtime.block_on(async {
-                tokio::task::spawn_local(task(Rc::new(Counter::new(totals))));
-                // An error means that the server is gone, which means the same.
+                tokio::task::spawn_local(task(Rc::new(ServeContext::new(totals))));
+                // An error means that the server was dropped, which is a stop too.
                 let _ = stopped.wait_for(|stop| *stop).await;
             });
         })?;
@@ -129,7 +133,11 @@ impl Drop for Server {
     }
 }
 
-async fn accept(counter: Rc<Counter>, listener: TcpListener, others: Vec<mpsc::UnboundedSender<std::net::TcpStream>>) {
+async fn accept(
+    context: Rc<ServeContext>,
+    listener: TcpListener,
+    others: Vec<mpsc::UnboundedSender<std::net::TcpStream>>,
+) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let mut turn = 0;
     loop {
@@ -137,28 +145,28 @@ async fn accept(counter: Rc<Counter>, listener: TcpListener, others: Vec<mpsc::U
             tokio::time::sleep(PAUSE).await;
             continue;
         };
-        counter.accepted();
+        context.accepted();
         turn = (turn + 1) % (others.len() + 1);
         match turn.checked_sub(1) {
-            None => serve(&counter, stream),
-            // It fails only at the end of the server.
+            None => serve(&context, stream),
+            // It fails only when the server ends.
             Some(other) => drop(stream.into_std().map(|stream| others[other].send(stream))),
         }
     }
 }
 
-async fn take(counter: Rc<Counter>, mut streams: mpsc::UnboundedReceiver<std::net::TcpStream>) {
+async fn take(context: Rc<ServeContext>, mut streams: mpsc::UnboundedReceiver<std::net::TcpStream>) {
     while let Some(stream) = streams.recv().await {
         if let Ok(stream) = TcpStream::from_std(stream) {
-            serve(&counter, stream);
+            serve(&context, stream);
         }
     }
 }
 
-fn serve(counter: &Rc<Counter>, stream: TcpStream) {
-    let counter = counter.clone();
-    // A connection that fails is the client's to judge: it sees the failure too.
-    tokio::task::spawn_local(async move { drop(connection::serve(&counter, stream).await) });
+fn serve(context: &Rc<ServeContext>, stream: TcpStream) {
+    let context = context.clone();
+    // The client sees and counts a failed connection.
+    tokio::task::spawn_local(async move { drop(connection::serve(&context, stream).await) });
 }
 
 fn runtime() -> io::Result<LocalRuntime> {

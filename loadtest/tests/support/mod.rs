@@ -1,4 +1,4 @@
-//! Servers and proxies that misbehave in one way each. Plain threads and blocking sockets: they end when a socket does.
+//! Servers and proxies that each fail in one way. They are plain threads with blocking sockets, and end when a socket closes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -6,12 +6,12 @@ use std::thread;
 use std::time::Duration;
 
 use loadtest::protocol::HEADER_LENGTH;
-use loadtest::{Plan, Report, Scenario, Server};
+use loadtest::{LoadPlan, RunReport, Scenario, Server};
 
 /// Message size of all plans here.
 pub(crate) const SIZE: usize = 64;
 
-/// A backstop only: a test that gets here has failed.
+/// Limit for a test that has failed.
 const BOUND: Duration = Duration::from_secs(20);
 
 pub(crate) fn server() -> Server {
@@ -19,9 +19,9 @@ pub(crate) fn server() -> Server {
 }
 
 /// A small plan that ends by itself, also when everything fails.
-pub(crate) fn plan(address: SocketAddr, scenario: Scenario) -> Plan {
+pub(crate) fn plan(address: SocketAddr, scenario: Scenario) -> LoadPlan {
     let idle = scenario == Scenario::Idle;
-    Plan {
+    LoadPlan {
         connections: 4,
         messages: (!idle).then_some(40),
         duration: idle.then_some(Duration::ZERO),
@@ -29,15 +29,15 @@ pub(crate) fn plan(address: SocketAddr, scenario: Scenario) -> Plan {
         threads: 1,
         timeout: Duration::from_secs(10),
         attempts: 2,
-        ..Plan::new(address, scenario)
+        ..LoadPlan::new(address, scenario)
     }
 }
 
-pub(crate) fn run(plan: &Plan) -> Report {
+pub(crate) fn run(plan: &LoadPlan) -> RunReport {
     loadtest::run(plan, |_| {}).unwrap()
 }
 
-pub(crate) fn assert_good(report: &Report) {
+pub(crate) fn assert_good(report: &RunReport) {
     assert!(report.passed(false), "{report}");
     assert_eq!(report.connections_abandoned, 0);
     assert_eq!(report.not_started, 0);
@@ -55,7 +55,7 @@ pub(crate) fn listener(serve: impl Fn(TcpStream) + Clone + Send + 'static) -> So
     address
 }
 
-/// An address where nobody listens.
+/// An address without a listener.
 pub(crate) fn dead() -> SocketAddr {
     bind().1
 }
@@ -112,7 +112,7 @@ pub(crate) fn swapping_proxy(server: SocketAddr, swap: Swap) -> SocketAddr {
         for (index, server) in servers.iter_mut().enumerate() {
             pass::<SIZE>(server, &mut clients[1 - index]);
         }
-        // The clients close now; nobody connects again within the one attempt that the plan allows.
+        // The clients close now, and the plan allows only one attempt.
     });
     address
 }

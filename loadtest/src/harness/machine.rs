@@ -1,7 +1,7 @@
-//! The machine: what it is, how busy it is, and the CPU time that all of it has spent.
+//! The machine: its hardware, how busy it is, and the CPU time of all its processes together.
 //!
-//! CPU time comes from /proc/stat and not from the processes, because the kernel charges softirq work on loopback to whoever
-//! happens to run. Parsing is pure.
+//! CPU time comes from /proc/stat and not from the single processes, because the kernel charges softirq work on loopback to the
+//! process that happens to run.
 
 use std::fs;
 use std::io;
@@ -10,45 +10,41 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-/// Above this share of all CPUs in use before the start, figures are marked as disturbed.
-pub(crate) const QUIET: f64 = 0.03;
+/// If more than this share of all CPUs is in use before the start, the figures are marked as disturbed.
+const QUIET: f64 = 0.03;
 
 /// How long the machine is watched for that.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What the figures were made on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Machine {
-    /// Model of the CPU.
     pub(crate) cpu: String,
-    /// CPUs that may be used.
     pub(crate) cpus: usize,
-    /// Memory, in GiB.
+    /// In GiB.
     pub(crate) memory: f64,
-    /// Release of the kernel.
     pub(crate) kernel: String,
     /// The load averages of 1, 5 and 15 minutes before the start.
     pub(crate) load: String,
-    /// The share of all CPUs that was in use in the second before the start.
+    /// The share of all CPUs in use during the second before the start.
     pub(crate) background: f64,
 }
 
 /// CPU seconds of the whole machine since it started.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct Cpu {
-    /// Spent on anything: everything but idle, iowait and steal.
+pub(crate) struct CpuTime {
+    /// Everything but idle, iowait and steal.
     pub(crate) busy: f64,
-    /// Taken away by the host of a virtual machine: nobody's work here, but a sign of a neighbour.
+    /// Taken away by the host of a virtual machine for other guests.
     pub(crate) stolen: f64,
 }
 
 impl Machine {
-    /// Looks; takes a second.
+    /// Takes a second.
     pub(crate) fn look() -> io::Result<Self> {
         let cpus = thread::available_parallelism().map_or(1, usize::from);
-        let (before, start) = (Cpu::now()?, Instant::now());
+        let (before, start) = (CpuTime::now()?, Instant::now());
         thread::sleep(LOOK);
-        let background = (Cpu::now()?.busy - before.busy) / start.elapsed().as_secs_f64() / cpus as f64;
+        let background = (CpuTime::now()?.busy - before.busy) / start.elapsed().as_secs_f64() / cpus as f64;
         let kilobytes: f64 = field(&fs::read_to_string("/proc/meminfo")?, "MemTotal")
             .and_then(|text| text.split_whitespace().next()?.parse().ok())
             .unwrap_or_default();
@@ -62,7 +58,7 @@ impl Machine {
         })
     }
 
-    /// Why the figures may not be trusted, if there is a reason; `when` is when it was looked at.
+    /// A warning if the machine was busy; `when` names the time of the look.
     pub(crate) fn warning(&self, when: &str) -> Option<String> {
         (self.background > QUIET).then(|| {
             format!(
@@ -74,10 +70,9 @@ impl Machine {
     }
 }
 
-impl Cpu {
-    /// Reads /proc/stat.
+impl CpuTime {
     pub(crate) fn now() -> io::Result<Self> {
-        // The kernel reports to user space in this unit, whatever its own timer is.
+        // The unit of /proc/stat; it does not depend on the kernel's own timer.
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         Self::parse(&fs::read_to_string("/proc/stat")?, ticks)
             .ok_or_else(|| io::Error::other("/proc/stat has no line for all CPUs"))
@@ -125,10 +120,10 @@ mod tests {
     #[test]
     fn busy_is_all_but_idle_iowait_and_steal() {
         let text = "cpu  100 20 30 1000 500 4 6 77 50 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
-        assert_eq!(Cpu::parse(text, 100.0), Some(Cpu { busy: 1.6, stolen: 0.77 }));
-        assert_eq!(Cpu::parse("cpu  1 2 3 4 5 6 7\n", 1.0), Some(Cpu { busy: 19.0, stolen: 0.0 }));
+        assert_eq!(CpuTime::parse(text, 100.0), Some(CpuTime { busy: 1.6, stolen: 0.77 }));
+        assert_eq!(CpuTime::parse("cpu  1 2 3 4 5 6 7\n", 1.0), Some(CpuTime { busy: 19.0, stolen: 0.0 }));
         for bad in ["", "cpu 1 2 x 4 5 6 7 8", "cpu0 1 2 3 4 5 6 7 8", "cpu 1 2 3"] {
-            assert_eq!(Cpu::parse(bad, 100.0), None, "{bad:?}");
+            assert_eq!(CpuTime::parse(bad, 100.0), None, "{bad:?}");
         }
     }
 

@@ -1,6 +1,4 @@
-//! What one thread has counted: histograms and faults in its `Tally`, live numbers in its `Meter`.
-//!
-//! A `Tally` belongs to one thread and is merged at the end; a `Meter` has one writer and is read by the progress bar.
+//! The counts of one load thread: its results, which are merged at the end, and live counters, which the progress bar reads.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::fault::Fault;
+use crate::operation_error::OperationError;
 
-/// How many faults are told in full; the rest is only counted.
+/// So many errors are reported in full; the others are only counted.
 const EXAMPLES: usize = 5;
 
-/// Latencies above this are recorded as this: the command line allows no longer timeout.
+/// The longest timeout of the command line; longer latencies are recorded as this.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-pub(crate) struct Tally {
+pub(crate) struct ThreadResults {
     pub(crate) latency: Histogram<u64>,
     pub(crate) connect: Histogram<u64>,
     pub(crate) failures: BTreeMap<&'static str, u64>,
@@ -27,17 +25,17 @@ pub(crate) struct Tally {
     pub(crate) last: Option<Instant>,
 }
 
-/// Live numbers of one thread. Relaxed everywhere: each is a count of its own, and nothing is read by way of it.
+/// Live numbers of one thread, which is the only writer. Relaxed: the counts do not depend on each other.
 #[derive(Debug, Default)]
-pub(crate) struct Meter {
+pub(crate) struct LiveCounters {
     pub(crate) operations: AtomicU64,
     pub(crate) opened: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) received: AtomicU64,
-    pub(crate) faults: AtomicU64,
+    pub(crate) errors: AtomicU64,
 }
 
-impl Tally {
+impl ThreadResults {
     pub(crate) fn new() -> Self {
         Self {
             latency: histogram(),
@@ -51,7 +49,7 @@ impl Tally {
         }
     }
 
-    /// An operation that was meant to start at `intended` has ended well.
+    /// Records an operation that ended well; `intended` is its intended start.
     pub(crate) fn operation(&mut self, intended: Instant, ended: Instant) {
         record(&mut self.latency, ended.saturating_duration_since(intended));
         self.last = self.last.max(Some(ended));
@@ -61,19 +59,19 @@ impl Tally {
         record(&mut self.connect, took);
     }
 
-    pub(crate) fn fault(&mut self, fault: &Fault) {
-        let count = match fault {
-            Fault::Failed { reason, .. } => self.failures.entry(reason.label()),
-            Fault::Wrong { mismatch, .. } => self.mismatches.entry(mismatch.label()),
+    pub(crate) fn record_error(&mut self, error: &OperationError) {
+        let count = match error {
+            OperationError::Failed { reason, .. } => self.failures.entry(reason.name()),
+            OperationError::Wrong { mismatch, .. } => self.mismatches.entry(mismatch.name()),
         };
         *count.or_default() += 1;
         if self.examples.len() < EXAMPLES {
-            self.examples.push(fault.to_string());
+            self.examples.push(error.to_string());
         }
     }
 
     pub(crate) fn merge(&mut self, other: Self) {
-        // Both have the same bounds, so that adding can't fail.
+        // Both have the same bounds, so adding can't fail.
         let _ = self.latency.add(&other.latency);
         let _ = self.connect.add(&other.connect);
         for (label, count) in other.failures {
@@ -90,7 +88,7 @@ impl Tally {
     }
 }
 
-impl Meter {
+impl LiveCounters {
     pub(crate) fn add(count: &AtomicU64, by: u64) {
         count.fetch_add(by, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! Where this program was built, and the Evenkeel that belongs to it.
+//! Where this program was built, and Evenkeel's program beside it.
 
 use std::env;
 use std::io;
@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-/// The program to compare: the given one, or the one beside this program. Under `cargo run` that one is brought up to date
-/// first, since cargo has built only this package, and an old one would be measured without a word.
+/// Evenkeel's program: the given one, or the one beside this program. Under `cargo run` it is built first, because cargo has built
+/// only this package, and an old program would be measured unnoticed.
 pub(crate) fn evenkeel(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = given {
         return Ok(path.to_owned());
@@ -29,19 +29,18 @@ pub(crate) fn evenkeel(given: Option<&Path>) -> anyhow::Result<PathBuf> {
     Ok(beside()?.join("evenkeel"))
 }
 
-/// The name of the directory that this program lies in, which is that of its cargo profile.
+/// The name of the directory of this program, which is the name of its cargo profile.
 pub(crate) fn profile() -> String {
     let name = beside().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
     name.unwrap_or_default()
 }
 
-/// Cargo's target directory.
 pub(crate) fn target_directory() -> io::Result<PathBuf> {
     let beside = beside()?;
     Ok(beside.parent().map_or_else(|| beside.clone(), Path::to_owned))
 }
 
-/// As it was started. Absolute paths are shortened to their names: whoever reads it has other ones.
+/// The command line for the report. Absolute paths are shortened to the file name, since they mean nothing on another machine.
 pub(crate) fn command_line() -> String {
     let program = match env::var_os("CARGO") {
         Some(_) => format!("cargo run --profile {} -p loadtest --", profile().replace("debug", "dev")),
@@ -62,7 +61,7 @@ fn shortened(word: &str) -> String {
 fn beside() -> io::Result<PathBuf> {
     let program = env::current_exe()?;
     let mut place = program.parent().map_or_else(PathBuf::new, Path::to_owned);
-    // Tests lie one deeper.
+    // Test programs are one directory deeper.
     if place.ends_with("deps") {
         place.pop();
     }

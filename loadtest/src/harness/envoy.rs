@@ -1,11 +1,11 @@
-//! The frame of an Envoy configuration: one listener, a TCP proxy, one cluster of fixed addresses. Who runs Envoy adds what
-//! the case is about.
+//! The common part of the Envoy configurations: one listener, a TCP proxy, one cluster of fixed addresses. `compare` and `chaos`
+//! add their own keys.
 
 use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-/// `proxy` has more keys of the TCP proxy, `cluster` of the cluster.
+/// `proxy` adds keys to the TCP proxy, `cluster` to the cluster.
 pub(crate) fn config(front: SocketAddr, backends: &[SocketAddr], proxy: Value, cluster: Value) -> String {
     let endpoints: Vec<_> =
         backends.iter().map(|backend| json!({"endpoint": {"address": address(*backend)}})).collect();
@@ -37,7 +37,7 @@ pub(crate) fn config(front: SocketAddr, backends: &[SocketAddr], proxy: Value, c
     config.to_string()
 }
 
-/// The keys of both; they have none in common.
+/// The keys of both objects.
 fn with(more: Value, frame: Value) -> Value {
     let (Value::Object(more), Value::Object(mut keys)) = (more, frame) else { return Value::Null };
     keys.extend(more);
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_added_is_beside_the_frame() {
+    fn added_keys_stand_beside_the_common_ones() {
         let (front, back) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 2], 2)));
         let text = config(front, &[back, back], json!({"idle_timeout": "1s"}), json!({"health_checks": []}));
         let config: Value = serde_json::from_str(&text).unwrap();

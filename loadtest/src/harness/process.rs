@@ -1,13 +1,13 @@
-//! The processes that a comparison starts: each leads a process group of its own, which ends with the `Running` that owns it.
+//! The processes that a run starts. Each leads its own process group, which ends when its `ProcessGroup` is dropped.
 //!
-//! A panic ends them by unwinding. A signal does not unwind, so all groups, remnants and the scratch directory are also in one
-//! register, which a thread that waits for signals works off.
+//! A panic drops them by unwinding. A signal does not unwind. So one register holds all groups, external resources and the scratch
+//! directory, and a thread that waits for signals cleans them up.
 
 use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,26 +15,26 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How long a process may take to end when asked to. Envoy writes its log meanwhile.
+/// How long a process may take to end after SIGTERM. Envoy writes its log in that time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Locked for as long as it takes to start or forget a process, so that no signal comes in between.
-static REGISTER: Mutex<Register> = Mutex::new(Register { groups: Vec::new(), remnants: Vec::new(), scratch: None });
+/// Locked while a process is started or removed, so that no signal is handled in between.
+static REGISTER: Mutex<Register> = Mutex::new(Register { groups: Vec::new(), removals: Vec::new(), scratch: None });
 
 struct Register {
     groups: Vec<Pid>,
-    remnants: Vec<Vec<String>>,
+    removals: Vec<Vec<String>>,
     scratch: Option<PathBuf>,
 }
 
-/// A process and its children. Dropping it ends them.
+/// A process and its children. Drop ends them.
 #[derive(Debug)]
-pub(crate) struct Running {
+pub(crate) struct ProcessGroup {
     child: Child,
     group: Pid,
 }
 
-impl Running {
+impl ProcessGroup {
     /// Starts it as the leader of a new group.
     pub(crate) fn start(mut command: Command) -> io::Result<Self> {
         let mut register = register();
@@ -46,17 +46,17 @@ impl Running {
         Ok(Self { child, group })
     }
 
-    /// How it ended, if it did.
+    /// The exit status, if the process has ended.
     pub(crate) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// The proportional set size of the whole group, in bytes: private memory, and its share of what is shared.
+    /// The proportional set size of the whole group, in bytes: private memory, and its share of the shared memory.
     pub(crate) fn memory(&self) -> io::Result<u64> {
         let mut total = 0;
         for entry in fs::read_dir("/proc")? {
             let path = entry?.path();
-            // A process may end while we look.
+            // The process may have ended since `read_dir`.
             let Ok(stat) = fs::read_to_string(path.join("stat")) else { continue };
             if group_of(&stat) == Some(self.group.as_raw_nonzero().get()) {
                 total += pss(&fs::read_to_string(path.join("smaps_rollup"))?);
@@ -65,17 +65,16 @@ impl Running {
         Ok(total)
     }
 
-    /// Sends a signal to all of it.
     pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
         Ok(kill_process_group(self.group, signal)?)
     }
 
-    /// Ends it without asking; the owner has it no longer.
+    /// Ends the group with SIGKILL.
     pub(crate) fn kill(mut self) {
         self.finish();
     }
 
-    /// Asks it to end, then makes it.
+    /// Ends the group with SIGTERM, and with SIGKILL if that takes too long.
     pub(crate) fn stop(mut self) {
         self.end();
     }
@@ -91,14 +90,14 @@ impl Running {
 
     fn finish(&mut self) {
         let mut register = register();
-        // Also when the leader has ended: its children may not have. The group's number is taken while any of them lives.
+        // Also if the leader has ended: its children may still run. The group id stays in use while one of them lives.
         let _ = kill_process_group(self.group, Signal::KILL);
         let _ = self.child.wait();
         register.groups.retain(|group| *group != self.group);
     }
 }
 
-impl Drop for Running {
+impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if register().groups.contains(&self.group) {
             self.end();
@@ -106,48 +105,55 @@ impl Drop for Running {
     }
 }
 
-/// Something outside of this process that a command made and another one removes, such as a network namespace.
+/// Something outside of this process that one command makes and another removes, such as a network namespace.
 #[derive(Debug)]
-pub(crate) struct Remnant {
+pub(crate) struct ExternalResource {
     removal: Vec<String>,
 }
 
-impl Remnant {
-    /// Runs the first command, which has to succeed. Dropping it runs the second one.
+impl ExternalResource {
+    /// Runs the command that makes it. Drop runs the command `removal`.
+    ///
+    /// # Errors
+    /// When the first command fails.
     pub(crate) fn make(command: &[&str], removal: &[&str]) -> io::Result<Self> {
         let mut register = register();
-        say(command)?;
+        run(command)?;
         let removal: Vec<_> = removal.iter().map(|word| (*word).to_owned()).collect();
-        register.remnants.push(removal.clone());
+        register.removals.push(removal.clone());
         Ok(Self { removal })
     }
 }
 
-impl Drop for Remnant {
+impl Drop for ExternalResource {
     fn drop(&mut self) {
         let mut register = register();
         remove(&self.removal);
-        register.remnants.retain(|removal| *removal != self.removal);
+        register.removals.retain(|removal| *removal != self.removal);
     }
 }
 
-fn say(command: &[&str]) -> io::Result<()> {
+fn run(command: &[&str]) -> io::Result<()> {
     let output = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).output()?;
+    succeeded(&format!("`{}`", command.join(" ")), &output)
+}
+
+/// An error with the program's own message unless it exited with 0.
+pub(crate) fn succeeded(command: &str, output: &Output) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("`{}`: {}", command.join(" "), said.trim())))
+    Err(io::Error::other(format!("{command}: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }
 
 fn remove(removal: &[String]) {
     let words: Vec<_> = removal.iter().map(String::as_str).collect();
-    if let Err(error) = say(&words) {
-        eprintln!("loadtest: left behind: {error}");
+    if let Err(error) = run(&words) {
+        eprintln!("loadtest: not removed: {error}");
     }
 }
 
-/// From now on SIGINT, SIGTERM and SIGHUP end all processes, remove all remnants and `scratch` and then end this process.
+/// From now on SIGINT, SIGTERM and SIGHUP end all processes, remove all external resources and `scratch`, and end this process.
 pub(crate) fn clean_up_on_signals(scratch: &Path) -> io::Result<()> {
     static ONCE: Once = Once::new();
     register().scratch = Some(scratch.to_owned());
@@ -166,12 +172,12 @@ fn wait_for_signals() {
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
         }
-        // Kept until the end: nothing may be started any more.
+        // Stays locked, so that nothing new is started.
         let register = register();
         for group in &register.groups {
             let _ = kill_process_group(*group, Signal::KILL);
         }
-        for removal in &register.remnants {
+        for removal in &register.removals {
             remove(removal);
         }
         if let Some(scratch) = &register.scratch {
@@ -183,7 +189,7 @@ fn wait_for_signals() {
 }
 
 fn register() -> MutexGuard<'static, Register> {
-    // A list of numbers is whole whenever somebody panicked.
+    // A panic can't leave the lists half changed.
     REGISTER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -205,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_kernel_writes() {
+    fn group_and_memory_are_read_from_proc() {
         assert_eq!(group_of("12 (a) b (c) S 1 77 77 0 -1"), Some(77));
         assert_eq!(group_of("12"), None);
         assert_eq!(pss("55-66 ---p 00 [rollup]\nRss:  900 kB\nPss:   123 kB\nPss_Anon:  1 kB\n"), 123 * 1024);
@@ -213,14 +219,14 @@ mod tests {
     }
 
     #[test]
-    fn a_group_ends_with_its_owner_children_included() {
+    fn drop_ends_the_process_and_its_children() {
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 60 & exec sleep 60"]);
-        let running = Running::start(command).unwrap();
+        let running = ProcessGroup::start(command).unwrap();
         assert!(running.memory().unwrap() > 0);
         let group = running.group;
         drop(running);
-        // What is left of it are at most dead children that init has not collected yet.
+        // Dead children that init has not collected yet do not count.
         let alive = |stat: &str| group_of(stat) == Some(group.as_raw_nonzero().get()) && !stat.contains(") Z ");
         let start = Instant::now();
         while fs::read_dir("/proc")

@@ -1,20 +1,20 @@
-//! The time limit of the operations of one connection, with one lazy timer instead of one per operation.
+//! The time limit of the operations on one connection, with one timer for all of them.
 //!
-//! At 200,000 operations a second a timer each would cost more than the traffic. The timer here only looks, at most once per
-//! limit, whether the current operation is overdue; a new operation just moves the due time.
+//! At 200,000 operations a second, one timer for each would cost more than the traffic. This timer fires at most once per limit and
+//! only looks whether the current operation is overdue; a new operation just moves the due time.
 
 use std::cell::Cell;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use crate::fault::Fault;
+use crate::operation_error::OperationError;
 
-pub(crate) struct Watch {
+pub(crate) struct OperationTimeout {
     limit: Duration,
     due: Cell<Option<Instant>>,
 }
 
-impl Watch {
+impl OperationTimeout {
     pub(crate) fn new(limit: Duration) -> Self {
         Self { limit, due: Cell::new(None) }
     }
@@ -29,19 +29,22 @@ impl Watch {
         self.due.set(None);
     }
 
-    /// Runs `body`, but no longer than until an operation in it is overdue.
-    pub(crate) async fn guard<T>(&self, body: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+    /// Runs `body`; fails when an operation in it is overdue.
+    pub(crate) async fn guard<T>(
+        &self,
+        body: impl Future<Output = Result<T, OperationError>>,
+    ) -> Result<T, OperationError> {
         tokio::select! {
             biased;
             result = body => result,
-            () = self.overdue() => Err(Fault::timeout("the operation")),
+            () = self.overdue() => Err(OperationError::timeout("the operation")),
         }
     }
 
     async fn overdue(&self) {
         loop {
             let now = Instant::now();
-            // Whatever starts during this sleep is due after it: nothing is missed by not re-arming.
+            // An operation that starts during this sleep is due after it, so the timer need not be set again.
             let look = self.due.get().unwrap_or(now + self.limit);
             if look <= now {
                 return;
