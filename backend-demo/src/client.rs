@@ -1,4 +1,4 @@
-//! The client of the demo: asks, prints who answered, and counts every failure by its reason.
+//! The client of the demo: sends requests, counts the answers by member and the failures by reason.
 
 use std::{
     collections::BTreeMap,
@@ -19,45 +19,45 @@ use tokio::{
 };
 
 const REQUEST: &[u8] = b"GET / HTTP/1.0\r\n\r\n";
-/// No answer of a member is nearly as long.
+/// Far more than a member's answer.
 const LONGEST_ANSWER: u64 = 1024 * 1024;
 
-/// What to ask, and how often.
+/// Options of `client`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Who to ask, HOST:PORT
+    /// Where to send the requests, HOST:PORT
     #[arg(value_name = "ADDR")]
     pub address: String,
-    /// How many requests, each on its own connection
+    /// Number of requests, each on its own connection
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub count: u64,
-    /// How many of them at the same time
+    /// Number of requests at the same time
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub concurrency: u32,
-    /// How long one may take
+    /// The longest time for one request
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = crate::duration::parse_argument)]
     pub timeout: Duration,
 }
 
-/// What became of all requests. `Display` is what the command prints.
+/// The results of all requests. `Display` is the output of the command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The text of the only answer, where only one was asked for.
+pub struct ClientReport {
+    /// The answer, if there was only one request.
     pub answer: Option<String>,
-    /// Answers by the id of who gave them.
+    /// Number of answers by the id of the member.
     pub answered: BTreeMap<String, u64>,
-    /// Failures by reason.
+    /// Number of failures by reason.
     pub failed: BTreeMap<String, u64>,
 }
 
-impl Report {
+impl ClientReport {
     /// Whether every request was answered.
     pub fn all_answered(&self) -> bool {
         self.failed.is_empty()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ClientReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(answer) = &self.answer {
             return f.write_str(answer);
@@ -77,20 +77,20 @@ impl fmt::Display for Report {
 }
 
 /// Sends all requests and waits for the last answer.
-pub async fn run(options: &Options) -> Report {
+pub async fn run(options: &Options) -> ClientReport {
     let left = Arc::new(AtomicU64::new(options.count));
-    let mut lanes = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for _ in 0..u64::from(options.concurrency).min(options.count) {
         let (left, options) = (left.clone(), options.clone());
-        lanes.spawn(async move {
-            let mut report = Report::default();
-            // Relaxed: a ticket counter and nothing else.
+        tasks.spawn(async move {
+            let mut report = ClientReport::default();
+            // Relaxed: it is only a counter.
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
                 let asked = timeout(options.timeout, ask(&options.address)).await;
                 let asked = asked.unwrap_or_else(|_| Err(format!("no whole answer within {:?}", options.timeout)));
                 match asked {
                     Ok(text) => {
-                        *report.answered.entry(who(&text)).or_default() += 1;
+                        *report.answered.entry(answered_by(&text)).or_default() += 1;
                         report.answer = Some(text);
                     }
                     Err(reason) => *report.failed.entry(reason).or_default() += 1,
@@ -99,12 +99,13 @@ pub async fn run(options: &Options) -> Report {
             report
         });
     }
-    let mut total = Report::default();
-    while let Some(lane) = lanes.join_next().await {
-        let Ok(lane) = lane else { continue };
-        total.answer = lane.answer.filter(|_| options.count == 1);
-        lane.answered.into_iter().for_each(|(id, count)| *total.answered.entry(id).or_default() += count);
-        lane.failed.into_iter().for_each(|(reason, count)| *total.failed.entry(reason).or_default() += count);
+    let mut total = ClientReport::default();
+    while let Some(part) = tasks.join_next().await {
+        let Ok(part) = part else { continue };
+        total.answer = part.answer.filter(|_| options.count == 1);
+        for (sum, counts) in [(&mut total.answered, part.answered), (&mut total.failed, part.failed)] {
+            counts.into_iter().for_each(|(name, count)| *sum.entry(name).or_default() += count);
+        }
     }
     total
 }
@@ -118,7 +119,7 @@ async fn ask(address: &str) -> Result<String, String> {
     body(&String::from_utf8_lossy(&answer))
 }
 
-/// The body of a whole 200, or all of an answer that is not HTTP.
+/// The body of a complete answer with status 200, or the whole answer if it is not HTTP.
 fn body(answer: &str) -> Result<String, String> {
     if answer.is_empty() {
         return Err("receive: closed without an answer".to_owned());
@@ -142,8 +143,8 @@ fn body(answer: &str) -> Result<String, String> {
     Ok(body.to_owned())
 }
 
-/// The id that an answer names, or the answer itself, shortened.
-fn who(answer: &str) -> String {
+/// The member id in an answer, or the beginning of the answer.
+fn answered_by(answer: &str) -> String {
     if let Some((_, id)) = answer.trim_end().rsplit_once("I am ") {
         return id.to_owned();
     }
@@ -154,7 +155,7 @@ fn who(answer: &str) -> String {
     line
 }
 
-/// Without "(os error 111)", which only people who know it need.
+/// The error without its number, such as "(os error 111)".
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
     let text = text.split(" (os error").next().unwrap_or_default();
@@ -166,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_whole_answer_counts() {
+    fn only_a_complete_answer_counts() {
         assert_eq!(body("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello"), Ok("hello".to_owned()));
         assert_eq!(body("hello\n"), Ok("hello\n".to_owned()));
         for (answer, reason) in [
@@ -181,8 +182,8 @@ mod tests {
     }
 
     #[test]
-    fn the_report_lists_who_answered_and_what_failed() {
-        let mut report = Report::default();
+    fn the_report_lists_members_and_failures() {
+        let mut report = ClientReport::default();
         report.answered.insert("web-1".to_owned(), 2);
         report.failed.insert("connect: connection refused".to_owned(), 1);
         let wanted = "\
@@ -192,7 +193,7 @@ failed with                  requests
 connect: connection refused         1
 ";
         assert_eq!(report.to_string(), wanted);
-        assert_eq!(who("Hello, world! I am web-1\n"), "web-1");
-        assert_eq!(who("\u{7}bell"), "\\u{7}bell");
+        assert_eq!(answered_by("Hello, world! I am web-1\n"), "web-1");
+        assert_eq!(answered_by("\u{7}bell"), "\\u{7}bell");
     }
 }

@@ -1,8 +1,8 @@
-//! Durations as Go writes them, which is how Consul's API and the switches of this program take them.
+//! Durations in Go's spelling, for Consul's API and for the command line.
 
 use std::time::Duration;
 
-/// Reads a duration as Go writes it: `15s`, `1m30s`, `1.5h`, `500ms`.
+/// Reads a duration in Go's spelling: `15s`, `1m30s`, `1.5h`, `500ms`.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut seconds = 0.0;
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_those_of_go() {
+    fn durations_have_the_spelling_of_go() {
         assert_eq!(parse("15s"), Some(Duration::from_secs(15)));
         assert_eq!(parse("1m30s"), Some(Duration::from_secs(90)));
         assert_eq!(parse("1.5h"), Some(Duration::from_secs(5400)));

@@ -1,6 +1,4 @@
-//! What stands behind a balancer in a demo and in tests: a development registry, a server cluster, a client.
-//!
-//! Nothing here is for production. The binary `backend-demo` is a thin command line over these modules.
+//! A development registry, a server cluster and a client, for demos and tests of a balancer. Nothing here is for production.
 
 pub mod client;
 mod duration;
@@ -12,7 +10,7 @@ use std::{fmt, io::Write};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Lets this process open as many connections as it may: distributions start programs with a soft limit of 1024.
+/// Raises the soft limit of open files, usually 1024, to the hard limit.
 pub fn raise_fd_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -21,8 +19,8 @@ pub fn raise_fd_limit() {
     }
 }
 
-/// One line for whoever runs this. Unlike `eprintln!` it does not panic when nobody is there to read.
-fn note(line: fmt::Arguments<'_>) {
-    // In one write, or the lines of several processes on one terminal run into each other.
+/// Writes one line to stderr. Unlike `eprintln!` it does not panic if stderr is closed.
+pub fn note(line: fmt::Arguments<'_>) {
+    // One write, so that the lines of several processes on one terminal do not mix.
     let _written = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -1,9 +1,8 @@
-//! The command line of the demo: what to run, exit codes, and errors told once.
+//! The command line of the demo: commands, exit codes and errors.
 
 mod up;
 
 use std::{
-    fmt,
     io::{self, Write},
     net::SocketAddr,
     process::ExitCode,
@@ -14,7 +13,7 @@ use backend_demo::{client, registry::Registry, requests, serve};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What stands behind the Evenkeel load balancer in a demo.
+/// A demo of the Evenkeel load balancer: registry, servers and client.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -24,13 +23,13 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run it all here: a development registry, three members, the balancer in front of them
+    /// Run everything here: a development registry, three members, the balancer in front of them
     Up(up::Options),
-    /// Run a member of a cluster: it greets whoever sends something, and registers itself in Consul
+    /// Run a member of a cluster: it answers requests with a greeting, and registers itself in Consul
     Serve(serve::Options),
-    /// Ask, and show who answered
+    /// Send requests, and show which members answered
     Client(client::Options),
-    /// Show what a member stored
+    /// Show the requests that a member has stored
     Requests(requests::Options),
     /// Run a registry FOR DEVELOPMENT ONLY: a small part of Consul's HTTP API, in memory, without any security
     #[command(after_help = "\
@@ -52,7 +51,7 @@ fn main() -> ExitCode {
     match run(arguments.command) {
         Ok(code) => code,
         Err(error) => {
-            let _written = writeln!(io::stderr(), "backend-demo: {error:#}");
+            backend_demo::note(format_args!("backend-demo: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -88,13 +87,7 @@ async fn registry(listen: SocketAddr, max_connections: usize) -> anyhow::Result<
     Ok(())
 }
 
-/// Unlike `print!` it does not panic when nobody reads, as in `backend-demo requests … | head`.
+/// Unlike `print!` it does not panic if the reader ends, as in `backend-demo requests … | head`.
 fn print(text: &str) {
     let _written = io::stdout().write_all(text.as_bytes()).and_then(|()| io::stdout().flush());
-}
-
-/// One line for whoever runs this, with nobody to read it being no error either.
-fn say(line: fmt::Arguments<'_>) {
-    // In one write, or the lines of several processes on one terminal run into each other.
-    let _written = io::stderr().write_all(format!("{line}\n").as_bytes());
 }

@@ -1,19 +1,19 @@
-//! Shows what a member stored: the last requests as a table, and how many each id answered.
+//! Shows the stored requests of a member: the last ones as a table, and the number for each id.
 
 use std::path::PathBuf;
 
-use crate::serve::Stored;
+use crate::serve::RequestDatabase;
 
-/// What to show.
+/// Options of `requests`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The database of a member, also while it runs
+    /// The database of a member, which may be running
     #[arg(long, value_name = "FILE")]
     pub database: PathBuf,
-    /// Only how many each id answered
+    /// Show only the number of requests for each id
     #[arg(long)]
     pub count: bool,
-    /// How many requests to list, the latest ones
+    /// Number of requests to list, the latest ones
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub last: u32,
 }
@@ -21,9 +21,9 @@ pub struct Options {
 /// The text to print.
 ///
 /// # Errors
-/// When there is no such database.
+/// When the database can't be read.
 pub fn show(options: &Options) -> anyhow::Result<String> {
-    let stored = Stored::open(&options.database)?;
+    let stored = RequestDatabase::open(&options.database)?;
     let mut text = String::new();
     if !options.count {
         text += &format!("{:<24}  {:<21}  {:>7}  {:<12}  request\n", "time", "peer", "bytes", "answered by");

@@ -1,4 +1,4 @@
-//! What the commands `client`, `requests` and `registry` print, and how they end.
+//! The output and the exit codes of `client`, `requests` and `registry`.
 
 #[path = "support/http.rs"]
 mod http;
@@ -8,7 +8,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use backend_demo::serve::{Misbehaviour, Options, Server};
+use backend_demo::serve::{FailureOptions, MemberServer, Options};
 use http::{LIMIT, get};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -33,7 +33,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[tokio::test]
 async fn the_client_prints_the_answer_and_the_table() {
-    let server = Server::start(Options::new("web", "web-1")).await.expect("a member");
+    let server = MemberServer::start(Options::new("web", "web-1")).await.expect("a member");
     let address = server.address().to_string();
     let one = output(&["client", &address]).await;
     assert_eq!((one.status.code(), text(&one.stdout)), (Some(0), "Hello, world! I am web-1\n"));
@@ -48,8 +48,8 @@ async fn the_client_prints_the_answer_and_the_table() {
 
 #[tokio::test]
 async fn the_client_names_every_failure() {
-    let misbehaviour = Misbehaviour { fail_rate: 1.0, ..Misbehaviour::default() };
-    let server = Server::start(Options { misbehaviour, ..Options::new("web", "web-1") }).await.expect("a member");
+    let failures = FailureOptions { fail_rate: 1.0, ..FailureOptions::default() };
+    let server = MemberServer::start(Options { failures, ..Options::new("web", "web-1") }).await.expect("a member");
     let reset = output(&["client", &server.address().to_string()]).await;
     assert_eq!(reset.status.code(), Some(1));
     assert!(text(&reset.stdout).contains("connection reset by peer"), "{}", text(&reset.stdout));
@@ -62,11 +62,11 @@ async fn the_client_names_every_failure() {
 }
 
 #[tokio::test]
-async fn requests_shows_what_is_stored() {
+async fn the_requests_command_shows_the_stored_requests() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("web-1.sqlite");
     let database = path.to_str().expect("UTF-8");
-    let server = Server::start(Options { database: Some(path.clone()), ..Options::new("web", "web-1") }).await;
+    let server = MemberServer::start(Options { database: Some(path.clone()), ..Options::new("web", "web-1") }).await;
     let server = server.expect("a member");
     for number in 0..3 {
         get(server.address(), &format!("/{number}")).await;
@@ -88,7 +88,7 @@ async fn requests_shows_what_is_stored() {
 }
 
 #[tokio::test]
-async fn the_registry_runs_and_says_what_it_is_for() {
+async fn the_registry_command_runs_and_names_its_purpose() {
     let help = output(&["registry", "--help"]).await;
     let said = text(&help.stdout);
     assert!(said.to_lowercase().contains("for development only") && said.contains("PUT /fault/NAME"), "{said}");

@@ -1,4 +1,4 @@
-//! A member answers, stores, registers and leaves as it says.
+//! A member answers, stores, registers and deregisters.
 
 #[path = "support/http.rs"]
 mod http;
@@ -17,7 +17,7 @@ use std::{
 
 use backend_demo::{
     registry::{Registry, Status},
-    serve::{Misbehaviour, Options, Server, Stored},
+    serve::{FailureOptions, MemberServer, Options, RequestDatabase},
 };
 use http::{LIMIT, exchange, get, put, until};
 use tokio::{
@@ -29,21 +29,21 @@ use tokio::{
 
 const HELLO: &str = "Hello, world! I am web-1\n";
 
-async fn start(options: Options) -> Server {
-    Server::start(options).await.expect("a member")
+async fn start(options: Options) -> MemberServer {
+    MemberServer::start(options).await.expect("a member")
 }
 
 async fn registry() -> Registry {
     Registry::start("127.0.0.1:0".parse().expect("an address")).await.expect("a registry")
 }
 
-/// Sends packets, each once the member had time to read the one before, and reads to the end.
+/// Sends packets with a pause between them, and reads to the end.
 async fn talk(address: SocketAddr, packets: &[&str]) -> String {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     stream.set_nodelay(true).expect("nodelay");
     for packet in packets {
         stream.write_all(packet.as_bytes()).await.expect("sent");
-        // No synchronisation: whether the packets come apart or together, the answer has to be the same.
+        // Not for synchronisation: the answer is the same if the packets arrive together.
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let mut answer = String::new();
@@ -52,12 +52,12 @@ async fn talk(address: SocketAddr, packets: &[&str]) -> String {
 }
 
 fn stored(path: &Path) -> Vec<String> {
-    let rows = Stored::open(path).expect("a database").last(100_000).expect("rows");
+    let rows = RequestDatabase::open(path).expect("a database").last(100_000).expect("rows");
     rows.into_iter().map(|row| String::from_utf8_lossy(&row.request).into_owned()).collect()
 }
 
 #[tokio::test]
-async fn http_gets_http_and_everything_else_bytes() {
+async fn http_requests_get_http_answers_and_other_bytes_get_bytes() {
     let server = start(Options::new("web", "web-1")).await;
     let at = server.address();
     let reply = get(at, "/some/path?x=1").await;
@@ -80,7 +80,7 @@ async fn http_gets_http_and_everything_else_bytes() {
 }
 
 #[tokio::test]
-async fn half_a_head_that_ends_is_raw() {
+async fn an_incomplete_head_is_not_http() {
     let server = start(Options::new("web", "web-1")).await;
     let mut stream = TcpStream::connect(server.address()).await.expect("a connection");
     stream.write_all(b"GET ").await.expect("sent");
@@ -92,9 +92,9 @@ async fn half_a_head_that_ends_is_raw() {
 }
 
 #[tokio::test]
-async fn the_beginning_of_a_method_and_no_more_is_raw() {
+async fn the_beginning_of_a_method_alone_is_not_http() {
     let server = start(Options::new("web", "web-1")).await;
-    // It goes on listening: nothing ends what was sent.
+    // The client keeps its side open, so no FIN ends the request.
     for raw in ["G", "P", "OPTIONS"] {
         assert_eq!(talk(server.address(), &[raw]).await, HELLO, "{raw:?}");
     }
@@ -121,7 +121,7 @@ async fn each_answered_request_is_stored_once_and_probes_are_not() {
     for client in clients {
         client.await.expect("answered");
     }
-    // Read while the member runs: what was answered is committed.
+    // Read while the member runs: answered requests are committed.
     let requests = stored(&database);
     assert_eq!(requests.len(), 200);
     let distinct: BTreeSet<&str> = requests.iter().filter_map(|request| request.split(' ').nth(1)).collect();
@@ -132,7 +132,7 @@ async fn each_answered_request_is_stored_once_and_probes_are_not() {
 
     assert_eq!(talk(at, &["raw bytes"]).await, HELLO);
     server.stop().await;
-    let file = Stored::open(&database).expect("a database");
+    let file = RequestDatabase::open(&database).expect("a database");
     assert_eq!(file.totals().expect("totals"), [("web-1".to_owned(), 201)]);
     let last = file.last(1).expect("rows").remove(0);
     assert_eq!((last.bytes, last.request.as_slice(), last.id.as_str()), (9, b"raw bytes".as_slice(), "web-1"));
@@ -140,9 +140,9 @@ async fn each_answered_request_is_stored_once_and_probes_are_not() {
 }
 
 #[tokio::test]
-async fn misbehaves_as_told() {
-    let misbehaviour = Misbehaviour { unhealthy_after: Some(1), refuse_after: Some(2), ..Misbehaviour::default() };
-    let server = start(Options { misbehaviour, ..Options::new("web", "web-1") }).await;
+async fn the_failure_options_make_a_member_fail() {
+    let failures = FailureOptions { unhealthy_after: Some(1), refuse_after: Some(2), ..FailureOptions::default() };
+    let server = start(Options { failures, ..Options::new("web", "web-1") }).await;
     let at = server.address();
     assert_eq!(get(at, "/health").await.status, 200);
     assert_eq!(get(at, "/").await.status, 200);
@@ -154,9 +154,8 @@ async fn misbehaves_as_told() {
 
     let directory = tempfile::tempdir().expect("a directory");
     let database = directory.path().join("db");
-    let misbehaviour = Misbehaviour { fail_rate: 1.0, ..Misbehaviour::default() };
-    let server =
-        start(Options { misbehaviour, database: Some(database.clone()), ..Options::new("web", "web-1") }).await;
+    let failures = FailureOptions { fail_rate: 1.0, ..FailureOptions::default() };
+    let server = start(Options { failures, database: Some(database.clone()), ..Options::new("web", "web-1") }).await;
     assert!(exchange(server.address(), "GET", "/", "").await.is_none(), "reset");
     assert_eq!(get(server.address(), "/health").await.status, 200);
     server.stop().await;
@@ -178,7 +177,7 @@ async fn many_connections_at_once() {
         timeout(LIMIT, stream.read_to_string(&mut answer)).await.expect("in time").expect("an answer");
         assert_eq!(answer, HELLO);
     }
-    // Whoever has said nothing is let go at the end, and a request that is under way is answered.
+    // At the stop, a client that has sent nothing is closed, and a request that has begun is answered.
     let mut silent = TcpStream::connect(server.address()).await.expect("a connection");
     let mut late = TcpStream::connect(server.address()).await.expect("a connection");
     late.write_all(b"hello").await.expect("sent");
@@ -190,7 +189,7 @@ async fn many_connections_at_once() {
 }
 
 #[tokio::test]
-async fn clients_that_keep_coming_do_not_hold_up_the_end() {
+async fn new_clients_do_not_delay_the_stop() {
     let server = start(Options::new("web", "web-1")).await;
     let at = server.address();
     let knocking = tokio::spawn(async move { while TcpStream::connect(at).await.is_ok() {} });
@@ -199,7 +198,7 @@ async fn clients_that_keep_coming_do_not_hold_up_the_end() {
 }
 
 #[tokio::test]
-async fn registers_passes_and_comes_back_after_a_restart_of_the_agent() {
+async fn a_member_registers_again_after_a_restart_of_the_agent() {
     let registry = registry().await;
     let agent = registry.address();
     let options =
@@ -220,7 +219,7 @@ async fn registers_passes_and_comes_back_after_a_restart_of_the_agent() {
     assert_eq!(put(agent, "/v1/agent/service/deregister/web-1", "").await.status, 200);
     until("it is back", || registry.status("web-1") == Some(Status::Passing)).await;
 
-    // An agent that is away, and comes back elsewhere in time but on the same port.
+    // The agent stops and starts later on the same port.
     registry.stop().await;
     let again = Registry::start(agent).await.expect("the port is free");
     until("it is back", || again.status("web-1") == Some(Status::Passing)).await;
@@ -228,9 +227,9 @@ async fn registers_passes_and_comes_back_after_a_restart_of_the_agent() {
     assert_eq!(again.instances("web"), Vec::<String>::new());
 }
 
-/// Or it would be out for a moment, and after a restart of their agent all members at once.
+/// Otherwise it would be critical for a moment, and all members at once after a restart of their agent.
 #[tokio::test]
-async fn it_is_passing_from_the_moment_that_it_is_registered() {
+async fn a_member_is_passing_as_soon_as_it_is_registered() {
     let agent = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let options =
         Options { consul: Some(agent.local_addr().expect("an address").to_string()), ..Options::new("web", "web-1") };
@@ -265,7 +264,7 @@ async fn a_member_without_agent_serves_and_registers_later() {
     timeout(LIMIT, server.stop()).await.expect("an agent that is away does not hold up the exit");
 }
 
-/// A member as a process of its own, and where it listens.
+/// A member as a process, and its address.
 async fn process(arguments: &[&str]) -> (Child, SocketAddr) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_backend-demo"))
         .args(arguments)
@@ -283,7 +282,7 @@ async fn process(arguments: &[&str]) -> (Child, SocketAddr) {
 }
 
 #[tokio::test]
-async fn sigterm_deregisters_and_ends_well() {
+async fn sigterm_deregisters_and_exits_with_0() {
     let registry = registry().await;
     let url = registry.url();
     let (mut child, at) = process(&["serve", "--listen", "127.0.0.1:0", "--id", "web-7", "--consul", &url]).await;
@@ -298,7 +297,7 @@ async fn sigterm_deregisters_and_ends_well() {
 }
 
 #[tokio::test]
-async fn a_member_ends_with_whoever_started_it() {
+async fn a_member_ends_when_its_parent_ends() {
     let (mut child, _) = process(&["serve", "--id", "web-7", "--exit-with-stdin"]).await;
     drop(child.stdin.take());
     let status = timeout(LIMIT, child.wait()).await.expect("in time").expect("a status");
@@ -306,7 +305,7 @@ async fn a_member_ends_with_whoever_started_it() {
 }
 
 #[tokio::test]
-async fn what_a_killed_member_answered_is_stored() {
+async fn requests_that_a_killed_member_answered_are_stored() {
     let directory = tempfile::tempdir().expect("a directory");
     let database = directory.path().join("db");
     let path = database.to_str().expect("UTF-8");
@@ -319,8 +318,8 @@ async fn what_a_killed_member_answered_is_stored() {
 }
 
 #[tokio::test]
-async fn what_is_answered_while_a_member_is_killed_is_stored_once() {
-    // An answer that goes out just before its commit is not caught by each kill.
+async fn requests_that_are_answered_during_a_kill_are_stored_once() {
+    // One kill alone may miss an answer that is sent before its commit.
     for _ in 0..8 {
         answered_while_killed().await;
     }
@@ -364,6 +363,6 @@ async fn answered_while_killed() {
     assert_eq!(paths.len(), distinct.len(), "none is stored twice");
     let lost: Vec<_> = wanted.difference(&distinct).collect();
     assert!(lost.is_empty(), "answered and not stored: {lost:?}");
-    // One a lane, at most: committed, and its answer cut.
+    // At most one for each connection: committed, but its answer was lost.
     assert!(distinct.len() - wanted.len() <= 64, "{} stored, {} answered", distinct.len(), wanted.len());
 }

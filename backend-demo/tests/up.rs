@@ -1,4 +1,4 @@
-//! `up` as a whole: what it prints, that it works, that nothing of it stays.
+//! The command `up`: its output, that the demo works, and that nothing remains of it.
 
 #[path = "support/http.rs"]
 mod http;
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use backend_demo::{client, serve::Stored};
+use backend_demo::{client, serve::RequestDatabase};
 use http::{LIMIT, get, until};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
@@ -34,7 +34,7 @@ consul = { service = "web" }
 check = { kind = "http", path = "/health", interval = "200ms", fast_interval = "50ms" }
 "#;
 
-/// `interval + fall × (fast_interval + timeout)` of the above.
+/// `interval + fall × (fast_interval + timeout)` of the configuration above.
 const NOTICED: Duration = Duration::from_millis(200 + 3 * (50 + 1000));
 
 struct Up {
@@ -84,7 +84,7 @@ impl Up {
         self.said[id].rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
     }
 
-    /// 300 requests by the command that the invitation names; who answered how many. None may fail.
+    /// Sends 300 requests with the printed command; returns the number of answers of each member. None may fail.
     async fn ask(&self) -> BTreeMap<String, u64> {
         let front = self.address("front").to_string();
         let asked = timeout(LIMIT, demo(&["client", &front, "--count", "300"]).output()).await.expect("in time");
@@ -98,14 +98,14 @@ impl Up {
         answered
     }
 
-    /// What the API says of a member.
+    /// The member in the API.
     async fn backend(&self, id: &str) -> serde_json::Value {
         let pools = get(self.address("admin"), "/api/v1/pools").await.json();
         let backends = pools["pools"][0]["backends"].as_array().expect("backends").clone();
         backends.into_iter().find(|backend| backend["id"] == format!("dev/{id}")).unwrap_or_default()
     }
 
-    /// The states that a member has in the metrics: one.
+    /// The states of a member in the metrics; there has to be one.
     async fn states(&self, id: &str) -> Vec<String> {
         let metrics = get(self.address("admin"), "/metrics").await.body;
         let series = format!("evenkeel_backend_standing{{pool=\"web\",backend=\"dev/{id}\",state=\"");
@@ -131,7 +131,7 @@ fn demo(arguments: &[&str]) -> Command {
     command
 }
 
-/// A command of the demo that stays, and the address in its first line.
+/// A running command of the demo, and the address in its first line.
 async fn start(arguments: &[&str]) -> (Child, SocketAddr) {
     let mut process = demo(arguments).stdout(Stdio::piped()).spawn().expect("a process");
     let mut output = BufReader::new(process.stdout.take().expect("a pipe")).lines();
@@ -140,12 +140,13 @@ async fn start(arguments: &[&str]) -> (Child, SocketAddr) {
     (process, words.find_map(|word| word.parse().ok()).expect("an address"))
 }
 
-/// Whether each answered request, and nothing else, is stored where it was answered, once.
+/// Checks that each member stored exactly the requests that it answered, each once.
 fn assert_stored(data: &Path, answered: &[&BTreeMap<String, u64>]) {
     let ids: BTreeSet<&String> = answered.iter().flat_map(|answered| answered.keys()).collect();
     for id in ids {
         let wanted = answered.iter().filter_map(|answered| answered.get(id)).sum();
-        let totals = Stored::open(&data.join(format!("{id}.sqlite"))).expect("a database").totals().expect("totals");
+        let totals =
+            RequestDatabase::open(&data.join(format!("{id}.sqlite"))).expect("a database").totals().expect("totals");
         assert_eq!(totals, [(id.clone(), wanted)]);
     }
 }
@@ -161,7 +162,7 @@ async fn refuses(address: SocketAddr) {
 }
 
 #[tokio::test]
-async fn three_members_share_one_is_killed_one_is_added_and_all_end() {
+async fn the_demo_survives_a_killed_member_and_uses_an_added_one() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
     let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
@@ -171,7 +172,7 @@ async fn three_members_share_one_is_killed_one_is_added_and_all_end() {
 
     let killed = Instant::now();
     send("KILL", up.pid("web-2")).await;
-    // A signal is no end yet: this is when it has taken effect.
+    // Waits until the signal has taken effect.
     refuses(up.address("web-2")).await;
     let second = up.ask().await;
     assert!(!second.contains_key("web-2"), "{second:?}");
@@ -214,9 +215,9 @@ async fn three_members_share_one_is_killed_one_is_added_and_all_end() {
     up.end(&["web-1", "web-3", "front", "admin", "registry"]).await;
 }
 
-/// A real agent would list them for another minute.
+/// A real agent would list dead members for another minute.
 #[tokio::test]
-async fn members_leave_the_registry_also_when_the_start_fails() {
+async fn members_deregister_if_the_start_fails() {
     let (_registry, agent) = start(&["registry", "--listen", "127.0.0.1:0"]).await;
     let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let directory = tempfile::tempdir().expect("a directory");
@@ -232,7 +233,7 @@ async fn members_leave_the_registry_also_when_the_start_fails() {
     assert_eq!(get(agent, "/v1/agent/services").await.body, "{}", "{said}");
 }
 
-/// What `evenkeel reload` asks of the balancer that runs in a directory.
+/// Runs `evenkeel reload` for the balancer in a directory.
 async fn reload(directory: &Path) -> String {
     let mut socket = UnixStream::connect(directory.join("admin.sock")).await.expect("a connection");
     let head = "POST /api/v1/config/reload HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json";
@@ -243,7 +244,7 @@ async fn reload(directory: &Path) -> String {
 }
 
 #[tokio::test]
-async fn its_file_is_read_again_when_asked_for() {
+async fn the_reload_command_applies_the_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let unwatched = format!("{LB}[reload]\nwatch = false\n");
     let up = Up::start_with(directory.path(), &unwatched, &["--registry", "127.0.0.1:0"]).await;
@@ -263,7 +264,7 @@ async fn its_file_is_read_again_when_asked_for() {
 }
 
 #[tokio::test]
-async fn its_file_is_applied_when_it_changes() {
+async fn a_changed_file_is_applied() {
     let directory = tempfile::tempdir().expect("a directory");
     let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
     let file = directory.path().join("lb.toml");
@@ -274,7 +275,7 @@ async fn its_file_is_applied_when_it_changes() {
     };
     std::fs::write(&file, format!("max_connections = 77\n{LB}")).expect("written");
     until_limit(77).await;
-    // Away for a moment, it is not the example that counts.
+    // While the file is missing, the example is not used.
     std::fs::remove_file(&file).expect("removed");
     std::fs::write(&file, "nonsense").expect("written");
     std::fs::write(directory.path().join("new"), format!("max_connections = 78\n{LB}")).expect("written");
@@ -318,7 +319,7 @@ async fn a_registry_that_is_killed_changes_nothing_for_clients() {
 }
 
 #[tokio::test]
-async fn members_go_when_it_is_killed() {
+async fn members_end_when_the_demo_is_killed() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
     assert_eq!(get(up.address("registry"), "/v1/status/leader").await.status, 200);
@@ -330,7 +331,7 @@ async fn members_go_when_it_is_killed() {
     until("the processes are gone", || pids.iter().all(|pid| !is_alive(*pid))).await;
 }
 
-/// A zombie that nobody has waited for yet counts as gone.
+/// Whether a process has ended; a zombie counts as ended.
 fn is_alive(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     status.is_ok_and(|status| !status.contains(") Z "))

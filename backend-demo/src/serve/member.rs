@@ -1,4 +1,4 @@
-//! What all connections of a member share: who it is, where requests are stored, how it misbehaves.
+//! What all connections of a member share: its greeting, the store, how it fails.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 
 use super::store::{Request, Store};
 
-/// How a member fails, for experiments. The default does not.
+/// How a member fails, for experiments. The default never fails.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct Misbehaviour {
+pub struct FailureOptions {
     /// Wait before answering (200ms, 1.5s)
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = crate::duration::parse_argument)]
     pub delay: Duration,
@@ -32,23 +32,23 @@ fn parse_share(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct MemberState {
     hello: String,
     store: Option<Store>,
-    misbehaviour: Misbehaviour,
-    /// Relaxed everywhere: a count and a flag on which nothing else depends.
+    failures: FailureOptions,
+    /// Relaxed: nothing else depends on the count and the flag.
     served: AtomicU64,
     leaving: AtomicBool,
-    /// Told when `refuse_after` is reached.
+    /// Notified when `refuse_after` is reached.
     full: Notify,
 }
 
-impl Member {
-    pub(super) fn new(id: &str, store: Option<Store>, misbehaviour: Misbehaviour) -> Self {
+impl MemberState {
+    pub(super) fn new(id: &str, store: Option<Store>, failures: FailureOptions) -> Self {
         Self {
             hello: format!("Hello, world! I am {id}\n"),
             store,
-            misbehaviour,
+            failures,
             served: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             full: Notify::new(),
@@ -60,14 +60,14 @@ impl Member {
     }
 
     pub(super) fn delay(&self) -> Duration {
-        self.misbehaviour.delay
+        self.failures.delay
     }
 
     pub(super) fn fails_now(&self) -> bool {
-        self.misbehaviour.fail_rate > 0.0 && fastrand::f64() < self.misbehaviour.fail_rate
+        self.failures.fail_rate > 0.0 && fastrand::f64() < self.failures.fail_rate
     }
 
-    /// Stores and counts. False: it could not be stored and must not be answered.
+    /// Stores and counts a request. If this returns false, it is not stored and must not be answered.
     pub(super) async fn record(&self, request: Request) -> bool {
         if let Some(store) = &self.store
             && !store.record(request).await
@@ -75,7 +75,7 @@ impl Member {
             return false;
         }
         let served = self.served.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.misbehaviour.refuse_after.is_some_and(|limit| served >= limit) {
+        if self.failures.refuse_after.is_some_and(|limit| served >= limit) {
             self.full.notify_one();
         }
         true
@@ -83,17 +83,16 @@ impl Member {
 
     pub(super) fn is_healthy(&self) -> bool {
         let served = self.served.load(Ordering::Relaxed);
-        !self.leaving.load(Ordering::Relaxed) && self.misbehaviour.unhealthy_after.is_none_or(|limit| served < limit)
+        !self.leaving.load(Ordering::Relaxed) && self.failures.unhealthy_after.is_none_or(|limit| served < limit)
     }
 
-    /// From now on unhealthy.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Resolves when the member is to stop listening by `refuse_after`. Cancel safe.
+    /// Returns when `refuse_after` is reached. Cancel safe.
     pub(super) async fn refuses(&self) {
-        if self.misbehaviour.refuse_after == Some(0) {
+        if self.failures.refuse_after == Some(0) {
             return;
         }
         self.full.notified().await;

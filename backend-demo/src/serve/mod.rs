@@ -1,6 +1,6 @@
-//! A cluster member: answers whoever sends something, stores what it answered, and says in Consul that it is there.
+//! A cluster member: answers requests, stores them, and registers itself in Consul.
 //!
-//! `Server` is the whole of it, for tests in process; `run` puts signals and a terminal around it.
+//! Tests use `MemberServer` in their own process; `run` adds signals and output.
 
 mod member;
 mod registration;
@@ -19,55 +19,55 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{member::Member, registration::Registration, store::Store};
 pub use self::{
-    member::Misbehaviour,
-    store::{Request, Row, Stored},
+    member::FailureOptions,
+    store::{Request, RequestDatabase, StoredRequest},
 };
+use self::{member::MemberState, registration::Registration, store::Store};
 
-/// Between leaving Consul and closing the port: who balances needs a moment to hear of it.
+/// Between leaving Consul and closing the port, so that balancers can notice it.
 const FAREWELL: Duration = Duration::from_millis(200);
-/// For the sessions that still run at the end.
+/// Limit for the sessions that run at the end.
 const LAST_SESSIONS: Duration = Duration::from_secs(5);
-/// For taking who is in the backlog when the port closes.
+/// Limit for accepting the connections in the backlog when the port closes.
 const BACKLOG_REST: Duration = Duration::from_millis(200);
-/// Clients that the kernel keeps while we are busy; it takes no more than `net.core.somaxconn`.
+/// Length of the accept queue; the kernel limits it to `net.core.somaxconn`.
 const BACKLOG: u32 = 4096;
 
-/// Who a member is.
+/// Options of `serve`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen; port 0 takes a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0")]
     pub listen: SocketAddr,
-    /// The service that it is a member of
+    /// The name of the service
     #[arg(long, default_value = "web")]
     pub name: String,
-    /// Its id in Consul, in its answers and in the database [default: NAME-PORT]
+    /// The member's id in Consul, in its answers and in the database [default: NAME-PORT]
     #[arg(long)]
     pub id: Option<String>,
-    /// The Consul agent to register with, such as http://127.0.0.1:8500; without it the member registers nowhere
+    /// The Consul agent to register with, such as http://127.0.0.1:8500; without it the member does not register
     #[arg(long, value_name = "URL")]
     pub consul: Option<String>,
-    /// The token to show to the agent
+    /// The token for the agent
     #[arg(long, value_name = "TOKEN", env = "CONSUL_HTTP_TOKEN", hide_env_values = true)]
     pub consul_token: Option<String>,
-    /// Where to store requests (SQLite); without it nothing is stored
+    /// The SQLite database for the requests; without it nothing is stored
     #[arg(long, value_name = "FILE")]
     pub database: Option<PathBuf>,
-    /// How long Consul believes that it lives without hearing of it
+    /// After this time without an update Consul marks the member critical
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_ttl)]
     pub ttl: Duration,
-    /// How it fails.
+    /// How the member fails.
     #[command(flatten)]
-    pub misbehaviour: Misbehaviour,
-    /// End when standard input ends: how a member notices that whoever started it is gone.
+    pub failures: FailureOptions,
+    /// End when standard input ends, which happens when the parent process ends.
     #[arg(long, hide = true)]
     pub exit_with_stdin: bool,
 }
 
 impl Options {
-    /// A member on a free port of the loopback that registers and stores nowhere and behaves.
+    /// A member on a free loopback port that registers nowhere, stores nothing and never fails.
     pub fn new(name: &str, id: &str) -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
@@ -77,7 +77,7 @@ impl Options {
             consul_token: None,
             database: None,
             ttl: Duration::from_secs(10),
-            misbehaviour: Misbehaviour::default(),
+            failures: FailureOptions::default(),
             exit_with_stdin: false,
         }
     }
@@ -85,26 +85,26 @@ impl Options {
 
 /// A running member.
 #[derive(Debug)]
-pub struct Server {
+pub struct MemberServer {
     address: SocketAddr,
     id: String,
-    member: Arc<Member>,
+    member: Arc<MemberState>,
     writer: Option<thread::JoinHandle<()>>,
     tasks: TaskTracker,
-    /// Leave Consul.
+    /// Ends the registration.
     leave: CancellationToken,
     registered: TaskTracker,
-    /// Stop accepting, let go who has sent nothing.
+    /// Stops accepting, and ends connections that have sent nothing.
     close: CancellationToken,
-    /// Cut what still runs.
+    /// Ends the sessions that still run.
     cut: CancellationToken,
 }
 
-impl Server {
-    /// Listens and serves; it registers itself as soon as the agent answers.
+impl MemberServer {
+    /// Listens and serves. Registers itself as soon as the agent answers.
     ///
     /// # Errors
-    /// When the address can't be bound, the database can't be opened, or the agent's URL is none.
+    /// When the address can't be bound, the database can't be opened, or the agent's URL is invalid.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let listener = bind(options.listen).with_context(|| format!("can't listen on {}", options.listen))?;
         let address = listener.local_addr()?;
@@ -118,7 +118,7 @@ impl Server {
         };
         let server = Self {
             address,
-            member: Arc::new(Member::new(&id, store, options.misbehaviour)),
+            member: Arc::new(MemberState::new(&id, store, options.failures)),
             id,
             writer,
             tasks: TaskTracker::new(),
@@ -140,17 +140,17 @@ impl Server {
         Ok(server)
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Who it is.
+    /// The member's id.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// Deregisters, stops accepting, lets sessions finish shortly, and returns when everything is stored.
+    /// Deregisters, stops accepting, waits a short time for sessions, and returns when everything is stored.
     pub async fn stop(self) {
         self.member.leave();
         self.leave.cancel();
@@ -166,7 +166,7 @@ impl Server {
             self.cut.cancel();
             self.tasks.wait().await;
         }
-        // Its queue ends with the last member that can fill it.
+        // This drops the last sender of the store's queue, which ends the writer.
         drop(self.member);
         if let Some(writer) = self.writer {
             let _ended = tokio::task::spawn_blocking(move || writer.join()).await;
@@ -176,11 +176,11 @@ impl Server {
 
 fn parse_ttl(text: &str) -> Result<Duration, String> {
     let ttl = crate::duration::parse_argument(text)?;
-    // An agent counts in milliseconds, and refuses 0.
+    // An agent counts in milliseconds and refuses 0.
     if ttl < Duration::from_millis(1) { Err("wants 1ms or more".to_owned()) } else { Ok(ttl) }
 }
 
-/// How to reach an agent by its URL, which without a scheme is http, as in `CONSUL_HTTP_ADDR`.
+/// The settings for an agent's URL. Without a scheme it is http, as in `CONSUL_HTTP_ADDR`.
 pub fn agent_settings(agent: &str) -> Settings {
     if agent.contains("://") { Settings::new(agent) } else { Settings::new(format!("http://{agent}")) }
 }
@@ -194,7 +194,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 
 async fn accept(
     listener: TcpListener,
-    member: Arc<Member>,
+    member: Arc<MemberState>,
     tasks: TaskTracker,
     close: CancellationToken,
     cut: CancellationToken,
@@ -212,7 +212,7 @@ async fn accept(
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => start(stream, peer),
-                // Out of descriptors, most likely: without a pause this loop would spin until one is free.
+                // Probably no descriptor is free. Without a pause this loop would spin.
                 Err(error) => {
                     crate::note(format_args!("can't accept: {error}"));
                     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -222,7 +222,7 @@ async fn accept(
             () = close.cancelled() => break,
         }
     }
-    // Who is in the backlog already would be reset by closing the socket. Bounded, because others may keep coming.
+    // Closing the socket would reset the connections in the backlog. Bounded, because new ones may keep coming.
     let rest = async {
         while let Ok(Ok((stream, peer))) = timeout(Duration::from_millis(10), listener.accept()).await {
             start(stream, peer);
@@ -234,7 +234,7 @@ async fn accept(
 /// Runs a member until SIGTERM or SIGINT (or the end of standard input, where that was asked for).
 ///
 /// # Errors
-/// As [`Server::start`].
+/// As [`MemberServer::start`].
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -242,13 +242,13 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if options.exit_with_stdin {
         let orphaned = orphaned.clone();
         thread::Builder::new().name("stdin".to_owned()).spawn(move || {
-            // Nobody writes there; it ends when the last holder of the other end does.
+            // There is no input; it ends when the last holder of the other end closes it.
             let _ended = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
             orphaned.cancel();
         })?;
     }
-    let server = Server::start(options).await?;
-    // Nobody has to read it.
+    let server = MemberServer::start(options).await?;
+    // A closed stdout is no error.
     let _written = writeln!(std::io::stdout(), "listening on {} as {}", server.address(), server.id());
     tokio::select! {
         _ = terminate.recv() => {}

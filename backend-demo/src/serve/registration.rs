@@ -1,22 +1,21 @@
-//! A member's entry in Consul: made, kept passing, made again when it is lost, taken out at the end.
+//! Keeps a member registered and passing in Consul, and deregisters it at the end.
 //!
-//! One task owns it, so that nothing can register after it was deregistered.
+//! One task does both, so that no registration can come after the end.
 
 use std::{net::SocketAddr, time::Duration};
 
 use consul::{CheckRegistration, CheckStatus, Client, Error, ServiceRegistration, Settings};
 use tokio_util::sync::CancellationToken;
 
-/// For one answer of the agent. At the end this bounds how long a silent agent holds up the exit.
+/// Limit for one answer of the agent. A silent agent delays the exit by no more than this.
 const PATIENCE: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(3);
-/// So that no TTL, however short, makes this loop spin.
+/// So that a very short TTL does not make the loop spin.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// How long a member that is not heard of stays listed as critical before Consul forgets it: the least that it takes.
+/// How long Consul lists a silent member as critical before it removes it; the shortest time that Consul allows.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// What to keep registered, and where.
 pub(super) struct Registration {
     client: Client,
     agent: String,
@@ -27,7 +26,7 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// Connects to nothing yet.
+    /// Does not connect yet.
     pub(super) fn new(
         agent: &Settings,
         name: &str,
@@ -38,8 +37,7 @@ impl Registration {
         let check_id = format!("service:{id}");
         let check = CheckRegistration {
             check_id: Some(check_id.clone()),
-            // It serves already. Critical until the first update, and all members would be, for a moment, after a restart
-            // of their agent.
+            // The member serves already. Without this, all members would be critical for a moment after a restart of the agent.
             status: Some(CheckStatus::Passing),
             deregister_critical_service_after: Some(FORGOTTEN_AFTER),
             ..CheckRegistration::ttl(ttl)
@@ -47,7 +45,7 @@ impl Registration {
         let service = ServiceRegistration {
             name: name.to_owned(),
             id: Some(id.to_owned()),
-            // Who listens everywhere is found where its agent is.
+            // A member on all addresses has the address of its agent.
             address: Some(address.ip()).filter(|ip| !ip.is_unspecified()).map(|ip| ip.to_string()),
             port: address.port(),
             checks: vec![check],
@@ -57,12 +55,12 @@ impl Registration {
         Ok(Self { client, agent: agent.address.clone(), id: id.to_owned(), check_id, service, ttl })
     }
 
-    /// Runs until `stop`, and returns when the entry is out of Consul or Consul does not answer.
+    /// Runs until `stop`. Returns when the member is deregistered, or the agent does not answer.
     pub(super) async fn keep(self, stop: CancellationToken) {
         let mut registered = false;
         let mut failures = 0;
         while !stop.is_cancelled() {
-            // Not raced against `stop`: a registration that was sent and not awaited could arrive after its end.
+            // Not in a `select!` with `stop`: a registration that is sent but not awaited could arrive after the deregistration.
             let pause = match self.refresh(registered).await {
                 Ok(()) => {
                     if !registered {
@@ -79,7 +77,7 @@ impl Registration {
                             self.id, self.agent
                         ));
                     }
-                    // Whatever went wrong, the entry may be lost; to register again does no harm.
+                    // The entry may be lost, and registering again does no harm.
                     registered = false;
                     failures += 1;
                     retry_pause(failures)
@@ -100,7 +98,7 @@ impl Registration {
     async fn leave(&self) -> Result<(), Error> {
         let left = self.client.deregister_service(&self.id).await;
         match &left {
-            // The kept connection was to an agent that has restarted since.
+            // The agent has restarted and the kept connection is broken.
             Err(Error::Broken(_)) => self.client.deregister_service(&self.id).await,
             _ => left,
         }
@@ -110,7 +108,7 @@ impl Registration {
         if registered {
             let refreshed = self.client.update_ttl(&self.check_id, CheckStatus::Passing, "serving").await;
             match refreshed {
-                // The agent has restarted and forgot: say it again at once.
+                // The agent has restarted and lost the entry: register at once.
                 Err(error) if error.status() == Some(404) => {
                     crate::note(format_args!("{}: forgotten by {}, registering again", self.id, self.agent));
                 }
@@ -122,7 +120,7 @@ impl Registration {
     }
 }
 
-/// Doubles up to a bound, with jitter, so that the members of a cluster do not come back together.
+/// Doubles up to a bound, with jitter, so that the members of a cluster do not retry together.
 fn retry_pause(failures: u32) -> Duration {
     let doubled = FIRST_RETRY.saturating_mul(1 << failures.min(6)).min(LAST_RETRY);
     doubled.mul_f64(0.5 + fastrand::f64() / 2.0)

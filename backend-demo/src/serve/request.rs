@@ -1,52 +1,46 @@
-//! What the first bytes of a client are. Pure.
+//! Tells HTTP requests from other bytes. Pure.
 //!
-//! The member answers anything, but an HTTP client gets HTTP: then the end of the head decides, not the first packet.
+//! The member answers any bytes. But for an HTTP request it waits for the end of the head.
 
-/// A head longer than this is refused.
 pub(super) const MAX_HEAD: usize = 16 * 1024;
-/// A body longer than this is refused.
 pub(super) const MAX_BODY: usize = 1024 * 1024;
 
 const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"PATCH "];
 
-/// What has come so far.
+/// What a client has sent so far.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Shape {
-    /// Not HTTP: whatever came is the request.
+pub(super) enum Received {
+    /// Not HTTP: all bytes are the request.
     Raw,
-    /// The beginning of a method, maybe; or not HTTP.
+    /// Perhaps the beginning of an HTTP method.
     Doubtful,
-    /// HTTP whose head has not ended yet.
     Unfinished,
-    /// HTTP with a whole head.
-    Http(Head),
-    /// HTTP that is not answered with 200, with the status line's words.
+    Http(RequestHead),
+    /// HTTP that is refused with this status.
     Refused(&'static str),
 }
 
-/// The part of a head that matters here.
+/// The parts of a head that the member uses.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Head {
-    /// Bytes up to and with the empty line.
+pub(super) struct RequestHead {
+    /// Bytes up to the end of the empty line.
     pub(super) length: usize,
-    /// Bytes that follow it.
     pub(super) body: usize,
-    /// `GET /health`, from a balancer and not from a client.
+    /// `GET /health`, which balancers send.
     pub(super) is_health: bool,
     /// `HEAD`: the answer has no body.
     pub(super) wants_head_only: bool,
 }
 
-/// Says what these bytes are.
-pub(super) fn examine(bytes: &[u8]) -> Shape {
+pub(super) fn examine(bytes: &[u8]) -> Received {
     if !METHODS.iter().any(|method| bytes.starts_with(method)) {
-        return if METHODS.iter().any(|method| method.starts_with(bytes)) { Shape::Doubtful } else { Shape::Raw };
+        return if METHODS.iter().any(|method| method.starts_with(bytes)) { Received::Doubtful } else { Received::Raw };
     }
     let Some(length) = head_length(bytes) else {
         return if bytes.len() > MAX_HEAD {
-            Shape::Refused("431 Request Header Fields Too Large")
+            Received::Refused("431 Request Header Fields Too Large")
         } else {
-            Shape::Unfinished
+            Received::Unfinished
         };
     };
     let head = String::from_utf8_lossy(&bytes[..length]);
@@ -56,23 +50,23 @@ pub(super) fn examine(bytes: &[u8]) -> Shape {
     let mut body = 0;
     for (name, value) in lines.filter_map(|line| line.split_once(':')) {
         if name.eq_ignore_ascii_case("transfer-encoding") {
-            return Shape::Refused("411 Length Required");
+            return Received::Refused("411 Length Required");
         }
         if name.eq_ignore_ascii_case("content-length") {
-            let Ok(length) = value.trim().parse() else { return Shape::Refused("400 Bad Request") };
+            let Ok(length) = value.trim().parse() else { return Received::Refused("400 Bad Request") };
             body = length;
         }
     }
     if body > MAX_BODY {
-        return Shape::Refused("413 Content Too Large");
+        return Received::Refused("413 Content Too Large");
     }
     let path = target.split('?').next().unwrap_or_default();
     let is_health = path == "/health" && matches!(method, "GET" | "HEAD");
-    Shape::Http(Head { length, body, is_health, wants_head_only: method == "HEAD" })
+    Received::Http(RequestHead { length, body, is_health, wants_head_only: method == "HEAD" })
 }
 
 fn head_length(bytes: &[u8]) -> Option<usize> {
-    // Bare line feeds too: people type them into nc.
+    // Bare line feeds too, as nc sends them.
     let end =
         |pattern: &[u8]| bytes.windows(pattern.len()).position(|window| window == pattern).map(|at| at + pattern.len());
     [end(b"\r\n\r\n"), end(b"\n\n")].into_iter().flatten().min()
@@ -82,9 +76,9 @@ fn head_length(bytes: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn head(text: &str) -> Head {
+    fn head(text: &str) -> RequestHead {
         match examine(text.as_bytes()) {
-            Shape::Http(head) => head,
+            Received::Http(head) => head,
             other => panic!("{text:?} is {other:?}"),
         }
     }
@@ -93,7 +87,7 @@ mod tests {
     fn every_prefix_of_a_request_waits_for_the_rest() {
         let request = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
         for length in 1..request.len() {
-            let wanted = if length < "GET ".len() { Shape::Doubtful } else { Shape::Unfinished };
+            let wanted = if length < "GET ".len() { Received::Doubtful } else { Received::Unfinished };
             assert_eq!(examine(&request.as_bytes()[..length]), wanted, "{length}");
         }
         let head = head(request);
@@ -111,18 +105,18 @@ mod tests {
         {
             let request = format!("POST / HTTP/1.1\r\n{refused}\r\n\r\n");
             assert!(
-                matches!(examine(request.as_bytes()), Shape::Refused(words) if words.starts_with(status)),
+                matches!(examine(request.as_bytes()), Received::Refused(words) if words.starts_with(status)),
                 "{refused}"
             );
         }
         let endless = format!("GET / HTTP/1.0\r\nX: {}", "x".repeat(MAX_HEAD));
-        assert!(matches!(examine(endless.as_bytes()), Shape::Refused(words) if words.starts_with("431")));
+        assert!(matches!(examine(endless.as_bytes()), Received::Refused(words) if words.starts_with("431")));
     }
 
     #[test]
     fn everything_else_is_raw() {
         for raw in ["hello\n", "get / HTTP/1.0\r\n\r\n", "GETTING", "\u{0}\u{1}", "PING\r\n"] {
-            assert_eq!(examine(raw.as_bytes()), Shape::Raw, "{raw:?}");
+            assert_eq!(examine(raw.as_bytes()), Received::Raw, "{raw:?}");
         }
     }
 }

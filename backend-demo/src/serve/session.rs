@@ -1,8 +1,7 @@
-//! One connection to a member: one request, one answer, the end.
+//! One connection to a member: one request, one answer.
 //!
-//! A connection that sends nothing is a probe or a mistake: it leaves no trace. After the answer the member first says
-//! that it is done (FIN) and then reads what the client still sends, because closing on unread bytes is a reset, which
-//! can take the answer with it.
+//! A connection that sends nothing, such as a probe, is not stored. After the answer the member sends FIN and reads on until the
+//! client closes, because a close with unread bytes sends a reset, and a reset can destroy the answer.
 
 use std::{future::Future, io, net::SocketAddr, time::Duration};
 
@@ -13,25 +12,25 @@ use tokio::{
 };
 
 use super::{
-    member::Member,
-    request::{Head, Shape, examine},
+    member::MemberState,
+    request::{Received, RequestHead, examine},
     store::Request,
 };
 
-/// For a client that has begun to send: to finish its request, to take its answer.
+/// Limit for a client to finish its request, and to take its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// For the rest of what may become the method of a request. Who says nothing more does not speak HTTP.
+/// Limit for the rest of a possible HTTP method. A client that sends no more does not speak HTTP.
 const DOUBT: Duration = Duration::from_secs(1);
-/// For a first byte that is on its way when the member stops.
+/// When the member stops: limit for a first byte that is on its way.
 const UNDERWAY: Duration = Duration::from_millis(100);
-/// For what a client still sends after its answer.
+/// Limit for further bytes of a client after its answer.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one connection. `stopping` resolves when clients that have sent nothing yet are to be let go.
+/// Serves one connection. When `stopping` resolves, a client that has sent nothing is not awaited any longer.
 pub(super) async fn serve(
     mut stream: TcpStream,
     peer: SocketAddr,
-    member: &Member,
+    member: &MemberState,
     stopping: impl Future<Output = ()>,
 ) {
     let ended = async {
@@ -45,18 +44,24 @@ pub(super) async fn serve(
         }
         answer(&mut stream, peer, member, received).await
     };
-    // Whatever failed, failed between the client and us: there is nobody else to tell.
+    // The client sees the failure too.
     let _gone: io::Result<()> = ended.await;
 }
 
-async fn answer(stream: &mut TcpStream, peer: SocketAddr, member: &Member, mut received: Vec<u8>) -> io::Result<()> {
-    let shape =
-        timeout(PATIENCE, finish(stream, &mut received)).await.unwrap_or(Ok(Shape::Refused("408 Request Timeout")))?;
-    let (length, head) = match shape {
-        Shape::Refused(status) => return send(stream, &response(status, "", false)).await,
-        Shape::Http(head) if head.is_health => return send(stream, &health(member, &head)).await,
-        Shape::Http(head) => (head.length + head.body, Some(head)),
-        Shape::Raw | Shape::Doubtful | Shape::Unfinished => (received.len(), None),
+async fn answer(
+    stream: &mut TcpStream,
+    peer: SocketAddr,
+    member: &MemberState,
+    mut received: Vec<u8>,
+) -> io::Result<()> {
+    let received_request = timeout(PATIENCE, finish(stream, &mut received))
+        .await
+        .unwrap_or(Ok(Received::Refused("408 Request Timeout")))?;
+    let (length, head) = match received_request {
+        Received::Refused(status) => return send(stream, &response(status, "", false)).await,
+        Received::Http(head) if head.is_health => return send(stream, &health(member, &head)).await,
+        Received::Http(head) => (head.length + head.body, Some(head)),
+        Received::Raw | Received::Doubtful | Received::Unfinished => (received.len(), None),
     };
     if member.fails_now() {
         return stream.set_zero_linger();
@@ -73,19 +78,19 @@ async fn answer(stream: &mut TcpStream, peer: SocketAddr, member: &Member, mut r
     send(stream, &bytes).await
 }
 
-/// Reads on until the request is whole, or the client has ended. A body is counted and not kept.
-async fn finish(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<Shape> {
+/// Reads until the request is complete or the client has closed. The body is counted, not kept.
+async fn finish(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<Received> {
     let head = loop {
         match examine(received) {
-            Shape::Http(head) => break head,
-            Shape::Doubtful => match timeout(DOUBT, stream.read_buf(received)).await {
+            Received::Http(head) => break head,
+            Received::Doubtful => match timeout(DOUBT, stream.read_buf(received)).await {
                 Ok(Ok(1..)) => {}
                 Ok(Err(error)) => return Err(error),
-                Ok(Ok(0)) | Err(_) => return Ok(Shape::Raw),
+                Ok(Ok(0)) | Err(_) => return Ok(Received::Raw),
             },
-            Shape::Unfinished if stream.read_buf(received).await? > 0 => {}
-            // Half a head and no more to come: some other protocol after all.
-            shape => return Ok(shape),
+            Received::Unfinished if stream.read_buf(received).await? > 0 => {}
+            // The client closed within the head, so it is not HTTP.
+            received_request => return Ok(received_request),
         }
     };
     let mut missing = (head.length + head.body).saturating_sub(received.len());
@@ -93,14 +98,14 @@ async fn finish(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Result<Sh
     while missing > 0 {
         let wanted = missing.min(scratch.len());
         match stream.read(&mut scratch[..wanted]).await? {
-            0 => return Ok(Shape::Refused("400 Bad Request")),
+            0 => return Ok(Received::Refused("400 Bad Request")),
             read => missing -= read,
         }
     }
-    Ok(Shape::Http(head))
+    Ok(Received::Http(head))
 }
 
-fn health(member: &Member, head: &Head) -> Vec<u8> {
+fn health(member: &MemberState, head: &RequestHead) -> Vec<u8> {
     let (status, words) =
         if member.is_healthy() { ("200 OK", "healthy\n") } else { ("503 Service Unavailable", "unhealthy\n") };
     response(status, words, head.wants_head_only)
@@ -124,7 +129,7 @@ async fn send(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
     .await??;
     let mut scratch = [0; 4096];
     let rest = async { while stream.read(&mut scratch).await.is_ok_and(|read| read > 0) {} };
-    // A client that never stops is cut.
+    // Bounded, because a client may send for ever.
     let _ended = timeout(LINGER, rest).await;
     Ok(())
 }

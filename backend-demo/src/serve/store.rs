@@ -1,10 +1,8 @@
-//! The requests of one member in SQLite: one thread writes, and answers wait for its commit.
+//! The requests of one member in SQLite. One thread writes, and an answer waits for its commit.
 //!
-//! Group commit without a timer: each transaction takes whatever queued up while the one before was committed, so a
-//! lone request waits for nobody and a storm shares commits. `synchronous=NORMAL` with a write-ahead log: a commit is
-//! then a write and no fsync, which survives the end of the process at any point (what the demo does to its members
-//! with `kill -9`) and keeps the wait far below 5 ms on any disk; only a loss of power could undo answered requests,
-//! and for that a demo is not worth an fsync for each answer.
+//! Each transaction takes all requests that arrived during the one before. So a single request does not wait, and many requests
+//! share a commit. With `synchronous=NORMAL` and a write-ahead log a commit is a write without fsync: it survives `kill -9`, and only
+//! a loss of power could undo it.
 
 use std::{
     net::SocketAddr,
@@ -17,23 +15,23 @@ use anyhow::Context;
 use rusqlite::{Connection, OpenFlags, params};
 use tokio::sync::{mpsc, oneshot};
 
-/// How many requests one transaction takes at most: a few ms of inserting, so that nobody waits longer.
+/// The most requests in one transaction, so that inserting takes only a few ms.
 const BATCH: usize = 512;
-/// Requests that wait for the writer; whoever finds it full waits for a place, which holds back reading from clients.
+/// The most requests that wait for the writer. If the queue is full, sessions wait, and that slows down their clients.
 const QUEUE: usize = 4096;
-/// How much of a request is kept.
+/// The most bytes that are stored of a request.
 const KEPT: usize = 1024;
 
-/// One request as it is stored.
+/// A request that is to be stored.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// When it was complete.
+    /// The time when it was complete.
     pub at: SystemTime,
-    /// Who sent it: behind a balancer, the balancer.
+    /// The address of the sender: behind a balancer, the balancer's.
     pub peer: SocketAddr,
-    /// Its length.
+    /// The length.
     pub bytes: u64,
-    /// Its beginning, at most 1 KiB.
+    /// The first bytes, at most 1 KiB.
     pub head: Vec<u8>,
 }
 
@@ -43,7 +41,7 @@ impl Request {
     }
 }
 
-/// The way to the writer. Clones share it; it ends when the last one is gone and everything is written.
+/// Sends requests to the writer. The writer ends when the last clone is dropped and everything is written.
 #[derive(Clone, Debug)]
 pub(super) struct Store {
     queue: mpsc::Sender<(Request, oneshot::Sender<()>)>,
@@ -60,7 +58,7 @@ impl Store {
         Ok((Self { queue }, writer))
     }
 
-    /// Returns when the request is committed. False: it is not stored, and must not be answered.
+    /// Returns when the request is committed. If this returns false, it is not stored and must not be answered.
     pub(super) async fn record(&self, request: Request) -> bool {
         let (committed, wait) = oneshot::channel();
         self.queue.send((request, committed)).await.is_ok() && wait.await.is_ok()
@@ -88,9 +86,9 @@ fn write(mut connection: Connection, mut inbox: mpsc::Receiver<(Request, oneshot
     let mut batch = Vec::with_capacity(BATCH);
     while inbox.blocking_recv_many(&mut batch, BATCH) > 0 {
         match commit(&mut connection, &batch, id) {
-            // A client that is gone by now has its request stored all the same.
+            // The session may have ended; its request is stored anyway.
             Ok(()) => batch.drain(..).for_each(|(_, committed)| committed.send(()).unwrap_or_default()),
-            // Dropping the other ends tells the sessions.
+            // Dropping the senders notifies the sessions.
             Err(error) => {
                 crate::note(format_args!("{id}: {} requests can't be stored and get no answer: {error}", batch.len()));
                 batch.clear();
@@ -114,30 +112,30 @@ fn commit(connection: &mut Connection, batch: &[(Request, oneshot::Sender<()>)],
     transaction.commit()
 }
 
-/// A stored request, as it is shown.
+/// A stored request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// When, in UTC.
+pub struct StoredRequest {
+    /// The time, in UTC.
     pub at: String,
-    /// Who sent it.
+    /// The address of the sender.
     pub peer: String,
-    /// Its length.
+    /// The length.
     pub bytes: u64,
-    /// Who answered.
+    /// The member that answered.
     pub id: String,
-    /// Its beginning.
+    /// The first bytes.
     pub request: Vec<u8>,
 }
 
-/// What a member stored, also while it runs.
+/// The database of a member, which may be running.
 #[derive(Debug)]
-pub struct Stored(Connection);
+pub struct RequestDatabase(Connection);
 
-impl Stored {
+impl RequestDatabase {
     /// Opens an existing database.
     ///
     /// # Errors
-    /// When there is none or it can't be read.
+    /// When it does not exist or can't be read.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         // Not read-only: a reader of a write-ahead log takes part in its locks, and recovers it after a kill -9.
         let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
@@ -146,21 +144,21 @@ impl Stored {
         Ok(Self(connection))
     }
 
-    /// How many requests each id answered.
+    /// The number of requests for each id.
     ///
     /// # Errors
-    /// When the file is no database of a member.
+    /// When the file is not the database of a member.
     pub fn totals(&self) -> anyhow::Result<Vec<(String, u64)>> {
         let mut query = self.0.prepare("SELECT id, count(*) FROM requests GROUP BY id ORDER BY id")?;
         let rows = query.query_map([], |row| Ok((row.get(0)?, unsigned(row, 1)?)))?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// The last requests, the oldest of them first.
+    /// The last `limit` requests, oldest first.
     ///
     /// # Errors
-    /// When the file is no database of a member.
-    pub fn last(&self, limit: u32) -> anyhow::Result<Vec<Row>> {
+    /// When the file is not the database of a member.
+    pub fn last(&self, limit: u32) -> anyhow::Result<Vec<StoredRequest>> {
         let mut query = self.0.prepare(
             "SELECT strftime('%Y-%m-%dT%H:%M:%fZ', at_ms / 1000.0, 'unixepoch'), peer, bytes, id, request
              FROM (SELECT * FROM requests ORDER BY number DESC LIMIT ?1) ORDER BY number",
@@ -168,13 +166,13 @@ impl Stored {
         let rows = query.query_map([limit], |row| {
             let (at, peer, bytes, id, request) =
                 (row.get(0)?, row.get(1)?, unsigned(row, 2)?, row.get(3)?, row.get(4)?);
-            Ok(Row { at, peer, bytes, id, request })
+            Ok(StoredRequest { at, peer, bytes, id, request })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 }
 
-/// SQLite knows signed integers only; none of ours is negative.
+/// SQLite has signed integers only; ours are never negative.
 fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
     Ok(u64::try_from(row.get::<_, i64>(column)?).unwrap_or_default())
 }

@@ -1,4 +1,4 @@
-//! The one place that knows how the balancer's library is started.
+//! Starts the balancer in this process, and reloads its configuration.
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -16,58 +16,62 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::say;
+use backend_demo::note;
 
-/// Long enough for discovery and the first probes on a busy machine.
+/// Limit for discovery and the first probes on a busy machine.
 const READY: Duration = Duration::from_secs(15);
 
 const FILE: &str = "lb.toml";
 
-/// The example that comes with the balancer, for when there is no file here.
+/// The example configuration, for use without a file.
 const EXAMPLE: &str = include_str!("../../../lb.toml");
 
-/// A running balancer, its log, and what has its file read again.
-pub(super) struct Started {
+/// A running balancer, its log, and its reloads.
+pub(super) struct DemoBalancer {
     pub(super) balancer: Balancer,
-    /// Written out when dropped.
+    /// Drop writes the rest of the log.
     pub(super) log: Logging,
-    pub(super) reloads: Reloads,
+    pub(super) reloader: ConfigReloader,
 }
 
-/// Applies `lb.toml` when it changes and at `evenkeel reload`, as a balancer without the demo does.
-pub(super) struct Reloads {
+/// Applies `lb.toml` when it changes and at `evenkeel reload`.
+pub(super) struct ConfigReloader {
     agent: String,
-    is_own: bool,
+    own_registry: bool,
     asked: mpsc::Receiver<oneshot::Sender<()>>,
     watch: FileWatch,
     is_watched: bool,
 }
 
-/// Starts the balancer with `./lb.toml` (or the example), asking the agent at this URL. It logs to stderr as ever, but
-/// for the sessions: one line each would hide what happens to the members.
-pub(super) async fn start_balancer(agent: &str, is_own: bool) -> anyhow::Result<Started> {
+/// Starts the balancer with `./lb.toml` or the example, and with the agent at this URL. Sessions are not logged, because their lines
+/// would hide the lines about members.
+pub(super) async fn start_balancer(agent: &str, own_registry: bool) -> anyhow::Result<DemoBalancer> {
     let file = Path::new(FILE);
     let (text, origin) = match file.exists() {
         true => (config::read(file)?, FILE),
         false => (EXAMPLE.to_owned(), "lb.toml (the example)"),
     };
-    let config = configuration(&text, origin, agent, is_own)?;
+    let config = configuration(&text, origin, agent, own_registry)?;
     let log = start_logging(&config.log)?;
     let is_watched = config.reload.watch;
-    // Whoever asks waits for the answer.
+    // One request at a time: `evenkeel reload` waits for the answer.
     let (ask, asked) = mpsc::channel(1);
     let watch = FileWatch::new(file, &text).context("the file can't be watched")?;
     let options =
         Options { log_level: Some(log.level()), reload: Some(ask), sockets: usual_sockets(), ..Options::default() };
     let balancer = Balancer::start_in(config, options).await.context("can't start the balancer")?;
-    Ok(Started { balancer, log, reloads: Reloads { agent: agent.to_owned(), is_own, asked, watch, is_watched } })
+    Ok(DemoBalancer {
+        balancer,
+        log,
+        reloader: ConfigReloader { agent: agent.to_owned(), own_registry, asked, watch, is_watched },
+    })
 }
 
-fn configuration(text: &str, origin: &str, agent: &str, is_own: bool) -> Result<Config, ConfigError> {
+fn configuration(text: &str, origin: &str, agent: &str, own_registry: bool) -> Result<Config, ConfigError> {
     let environment = |name: &str| match name {
         "CONSUL_HTTP_ADDR" => Some(agent.to_owned()),
-        // Tokens and certificates of a real agent are nothing for the development registry.
-        other if is_own && other.starts_with("CONSUL_") => None,
+        // The development registry does not get the tokens and certificates of a real agent.
+        other if own_registry && other.starts_with("CONSUL_") => None,
         other => std::env::var(other).ok(),
     };
     let mut config = config::parse(text, origin, &environment)?;
@@ -75,10 +79,9 @@ fn configuration(text: &str, origin: &str, agent: &str, is_own: bool) -> Result<
     Ok(config)
 }
 
-impl Reloads {
-    /// Reads the file whenever it changes (unless it says itself that it is not watched) or somebody asks for it. Never
-    /// ends.
-    pub(super) async fn obey(&mut self, balancer: &Balancer) {
+impl ConfigReloader {
+    /// Reads the file when it changes (unless it sets `reload.watch = false`) and when a reload is requested. Never returns.
+    pub(super) async fn run(&mut self, balancer: &Balancer) {
         loop {
             self.watch.turn(self.is_watched);
             let (text, asked) = tokio::select! {
@@ -87,15 +90,15 @@ impl Reloads {
             };
             self.apply(balancer, text).await;
             if let Some(done) = asked {
-                // Whoever asked may have left.
+                // The command may have ended.
                 let _told = done.send(());
             }
         }
     }
 
-    /// How it went is in the log, and in the answer to whoever asked.
+    /// The result is in the log, and in the answer to `evenkeel reload`.
     async fn apply(&mut self, balancer: &Balancer, text: Result<String, ConfigError>) {
-        match text.and_then(|text| configuration(&text, FILE, &self.agent, self.is_own)) {
+        match text.and_then(|text| configuration(&text, FILE, &self.agent, self.own_registry)) {
             Ok(config) => {
                 let is_watched = config.reload.watch;
                 if balancer.reload(config).await.is_ok() {
@@ -107,7 +110,7 @@ impl Reloads {
     }
 }
 
-/// Waits until `/ready` says yes, so that the first thing that somebody tries works. Gives up after a while.
+/// Waits until `/ready` answers 200, so that the printed commands work. Gives up after [`READY`].
 pub(super) async fn await_ready(admin: Option<SocketAddr>) {
     let Some(admin) = admin else { return };
     let deadline = Instant::now() + READY;
@@ -118,7 +121,7 @@ pub(super) async fn await_ready(admin: Option<SocketAddr>) {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    say(format_args!("the balancer is not ready yet; http://{admin}/ready says what it waits for"));
+    note(format_args!("the balancer is not ready yet; http://{admin}/ready says what it waits for"));
 }
 
 async fn ready(admin: SocketAddr) -> std::io::Result<bool> {

@@ -1,7 +1,7 @@
-//! The members that `up` starts: real processes, so that one can be killed. None is started again.
+//! The members that `up` starts. They are processes, so that one can be killed; none is started again.
 //!
-//! Each has a pipe as its standard input and ends when that does: they go when this process goes, however it goes. A
-//! process group of their own keeps a Ctrl-C on the terminal from them, so that the balancer can drain first.
+//! Standard input of each is a pipe, and a member ends when the pipe closes, so it never outlives this process. Each has its own
+//! process group, so Ctrl-C on the terminal does not reach it, and the balancer can drain first.
 
 use std::{net::SocketAddr, path::Path, process::Stdio, time::Duration};
 
@@ -13,24 +13,24 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::say;
+use backend_demo::note;
 
-/// To open a database and a port on a busy machine.
+/// Limit for opening a database and a port on a busy machine.
 const START: Duration = Duration::from_secs(20);
-/// To be passing in Consul.
+/// Limit for passing in Consul.
 const REGISTER: Duration = Duration::from_secs(10);
-/// To deregister and to finish sessions; what takes longer is killed.
+/// Limit for deregistering and finishing sessions; then the member is killed.
 const END: Duration = Duration::from_secs(10);
 
-/// A member as it was started; it may be gone since.
-pub(super) struct Started {
+/// A member that was started; it may have ended.
+pub(super) struct MemberProcess {
     pub(super) id: String,
     pub(super) address: SocketAddr,
     pub(super) pid: u32,
 }
 
 pub(super) struct Children {
-    started: Vec<Started>,
+    started: Vec<MemberProcess>,
     watches: TaskTracker,
     end: CancellationToken,
 }
@@ -40,7 +40,7 @@ impl Children {
         Self { started: Vec::new(), watches: TaskTracker::new(), end: CancellationToken::new() }
     }
 
-    pub(super) fn started(&self) -> &[Started] {
+    pub(super) fn started(&self) -> &[MemberProcess] {
         &self.started
     }
 
@@ -58,25 +58,27 @@ impl Children {
             .spawn()
             .with_context(|| format!("can't start {id}"))?;
         let (pid, output) = (child.id().unwrap_or_default(), child.stdout.take());
-        // Before it is waited for: whatever happens meanwhile, it is ended in good order.
+        // Before the wait below, so that the member is ended properly if the wait fails.
         self.watches.spawn(watch(id.to_owned(), pid, child, self.end.clone()));
         let line = timeout(START, first_line(output)).await;
-        let line = line.with_context(|| format!("{id} does not start"))?.with_context(|| format!("can't hear {id}"))?;
+        let line = line
+            .with_context(|| format!("{id} does not start"))?
+            .with_context(|| format!("can't read the output of {id}"))?;
         let address = line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next()?.parse().ok());
         let Some(address) = address else { bail!("{id} has ended at once") };
-        self.started.push(Started { id: id.to_owned(), address, pid });
+        self.started.push(MemberProcess { id: id.to_owned(), address, pid });
         Ok(())
     }
 
-    /// Waits until the agent lists all of them as passing, so that the balancer finds them all at its first look. Gives
-    /// up after a while: without an agent there is a demo too, of that.
+    /// Waits until the agent lists all members as passing, so that the balancer finds all of them at once. Gives up after
+    /// [`REGISTER`], because the demo also works without an agent.
     pub(super) async fn await_registered(&self, agent: &str) -> anyhow::Result<()> {
         let client = consul::Client::new(&backend_demo::serve::agent_settings(agent))?;
         let query = consul::HealthQuery { passing: true, ..consul::HealthQuery::default() };
         let registered = async {
             loop {
                 if let Ok(answer) = client.health_service("web", &query).await {
-                    let lists = |child: &Started| answer.value.iter().any(|entry| entry.service.id == child.id);
+                    let lists = |child: &MemberProcess| answer.value.iter().any(|entry| entry.service.id == child.id);
                     if self.started.iter().all(lists) {
                         return;
                     }
@@ -85,12 +87,11 @@ impl Children {
             }
         };
         if timeout(REGISTER, registered).await.is_err() {
-            say(format_args!("not all members are passing in {agent} yet"));
+            note(format_args!("not all members are passing in {agent} yet"));
         }
         Ok(())
     }
 
-    /// Ends them all, and returns when they are gone.
     pub(super) async fn end(self) {
         self.end.cancel();
         self.watches.close();
@@ -98,7 +99,7 @@ impl Children {
     }
 }
 
-/// Empty when there is none. The pipe is closed after it: a member writes no second one.
+/// The first line, which is also the last; empty if there is none.
 async fn first_line(output: Option<ChildStdout>) -> std::io::Result<String> {
     let mut line = String::new();
     if let Some(output) = output {
@@ -108,20 +109,20 @@ async fn first_line(output: Option<ChildStdout>) -> std::io::Result<String> {
 }
 
 async fn watch(id: String, pid: u32, mut child: Child, end: CancellationToken) {
-    // Not by `wait`, which closes it.
+    // Taken, because `wait` would close it.
     let input = child.stdin.take();
     tokio::select! {
         ended = child.wait() => match ended {
-            Ok(status) => return say(format_args!("{id} (pid {pid}) has ended: {status}")),
-            Err(error) => return say(format_args!("can't watch {id} (pid {pid}): {error}")),
+            Ok(status) => return note(format_args!("{id} (pid {pid}) has ended: {status}")),
+            Err(error) => return note(format_args!("can't watch {id} (pid {pid}): {error}")),
         },
         () = end.cancelled() => {}
     }
     drop(input);
     if timeout(END, child.wait()).await.is_err() {
-        say(format_args!("{id} (pid {pid}) does not end and is killed"));
+        note(format_args!("{id} (pid {pid}) does not end and is killed"));
         if let Err(error) = child.kill().await {
-            say(format_args!("can't kill {id} (pid {pid}): {error}"));
+            note(format_args!("can't kill {id} (pid {pid}): {error}"));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The whole thing on one terminal: a registry, three members as processes, the balancer in this one.
+//! The demo on one terminal: a registry and the balancer in this process, and three members as processes.
 //!
-//! It starts them, says what to try, and ends everything that it started, in the order in which nobody loses a
-//! request: first the balancer drains, then the members leave, then the registry goes.
+//! It starts them, prints commands to try, and ends everything in an order that loses no request: first the balancer drains, then the
+//! members deregister, then the registry stops.
 
 mod balancer;
 mod children;
@@ -9,35 +9,35 @@ mod children;
 use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf};
 
 use anyhow::Context;
-use backend_demo::registry::Registry;
+use backend_demo::{note, registry::Registry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{
-    balancer::{Started, await_ready, start_balancer},
+    balancer::{DemoBalancer, await_ready, start_balancer},
     children::Children,
 };
-use crate::{print, say};
+use crate::print;
 
 const MEMBERS: [&str; 3] = ["web-1", "web-2", "web-3"];
 
-/// What may be other than in the demo.
+/// Options of `up`.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     /// A real Consul agent, such as http://127.0.0.1:8500, instead of the development registry
     #[arg(long, value_name = "URL")]
     consul: Option<String>,
-    /// Where the members keep their databases; without it they are gone at the end
+    /// Directory for the databases of the members; without it they are deleted at the end
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where the development registry listens; any free port if this one is taken
+    /// Where the development registry listens; if the port is in use, it takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", conflicts_with = "consul")]
     registry: SocketAddr,
 }
 
-/// Runs the demo until SIGINT or SIGTERM; a second one ends it at once. However it goes, what was started is ended.
+/// Runs the demo until SIGINT or SIGTERM; a second signal ends it at once. Everything that was started is ended in any case.
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let mut signals = Signals::new()?;
-    let mut cluster = Cluster::new(options).await?;
+    let mut signals = StopSignals::new()?;
+    let mut cluster = Demo::new(options).await?;
     let started = tokio::select! {
         started = cluster.start() => started.map(Some),
         () = signals.next() => Ok(None),
@@ -46,13 +46,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         Ok(None) => (None, Ok(())),
         Ok(Some(mut started)) => tokio::select! {
             () = signals.next() => (Some(started), Ok(())),
-            () = started.reloads.obey(&started.balancer) => (Some(started), Ok(())),
+            () = started.reloader.run(&started.balancer) => (Some(started), Ok(())),
             died = started.balancer.failure() => (None, Err(died).context("the balancer has ended")),
         },
         Err(error) => (None, Err(error)),
     };
     if outcome.is_ok() {
-        say(format_args!("ending; once more to end at once"));
+        note(format_args!("ending; a second signal ends at once"));
     }
     tokio::select! {
         () = cluster.end(balancer) => {}
@@ -61,19 +61,18 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     outcome
 }
 
-/// What stands behind the balancer.
-struct Cluster {
+struct Demo {
     children: Children,
-    /// `None`: a real agent, which stays.
+    /// `None` with a real agent.
     registry: Option<Registry>,
     agent: String,
     data: PathBuf,
-    /// Deleted when dropped; `None`: the user's own, which stays.
+    /// Deleted when dropped; `None` with `--data`.
     _scratch: Option<tempfile::TempDir>,
 }
 
-impl Cluster {
-    /// Without members.
+impl Demo {
+    /// Starts the registry, but no members.
     async fn new(options: Options) -> anyhow::Result<Self> {
         let registry = match &options.consul {
             Some(_) => None,
@@ -91,8 +90,8 @@ impl Cluster {
         Ok(Self { children: Children::new(), registry, agent, data, _scratch: scratch })
     }
 
-    /// The members, then the balancer in front of them. When it returns, what it prints can be tried.
-    async fn start(&mut self) -> anyhow::Result<Started> {
+    /// Starts the members, then the balancer in front of them. Prints the commands when they work.
+    async fn start(&mut self) -> anyhow::Result<DemoBalancer> {
         for id in MEMBERS {
             self.children.start(id, &self.agent, &self.data).await?;
         }
@@ -137,7 +136,7 @@ impl Cluster {
             text,
             "
 Try, in another terminal:
-  1. see who answers         {program} client {front} --count 300
+  1. see the answers         {program} client {front} --count 300
   2. kill one, ask again     kill -9 {pid}; {program} client {front} --count 300; curl -s http://{admin}/api/v1/pools
   3. add one, ask again      {program} serve --name web --consul {agent}
   4. operate it              cargo run -q --profile demo -- status; … backends; … drain web-1; … top
@@ -147,8 +146,8 @@ Try, in another terminal:
         text
     }
 
-    async fn end(self, started: Option<Started>) {
-        if let Some(Started { balancer, log: _log, .. }) = started {
+    async fn end(self, started: Option<DemoBalancer>) {
+        if let Some(DemoBalancer { balancer, log: _log, .. }) = started {
             balancer.shutdown().await;
         }
         self.children.end().await;
@@ -161,7 +160,7 @@ Try, in another terminal:
 async fn start_registry(wanted: SocketAddr) -> anyhow::Result<Registry> {
     match Registry::start(wanted).await {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            say(format_args!("{wanted} is taken, perhaps by a Consul agent (--consul uses it); taking a free port"));
+            note(format_args!("{wanted} is taken, perhaps by a Consul agent (--consul uses it); taking a free port"));
             let free = SocketAddr::new(wanted.ip(), 0);
             Registry::start(free).await.with_context(|| format!("can't listen on {free}"))
         }
@@ -169,12 +168,12 @@ async fn start_registry(wanted: SocketAddr) -> anyhow::Result<Registry> {
     }
 }
 
-struct Signals {
+struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Signals {
+impl StopSignals {
     fn new() -> io::Result<Self> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }

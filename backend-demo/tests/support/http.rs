@@ -1,4 +1,4 @@
-//! A client for tests: one HTTP/1.0 exchange by hand, so that what is tested is not what tests it.
+//! An HTTP/1.0 client for tests that uses none of the tested code.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "a module of several test binaries")]
 
 use std::{net::SocketAddr, time::Duration};
@@ -36,7 +36,7 @@ impl Reply {
     }
 }
 
-/// `None`: the connection was closed or reset without a complete reply.
+/// `None` if the connection was closed or reset without a complete reply.
 pub async fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> Option<Reply> {
     let request =
         format!("{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
