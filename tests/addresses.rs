@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{Backend, Rig, exchange, until};
 
-/// Remembers who connected and answers one byte with one byte; keeps connections until the client finishes.
+/// Records the peers and answers one byte with one byte; keeps connections until the client finishes.
 async fn remembering() -> (Backend, Arc<Mutex<Vec<SocketAddr>>>) {
     let peers = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&peers);
@@ -93,7 +93,7 @@ async fn a_server_that_closes_first_leaves_no_time_wait_of_ours_a_client_leaves_
     // Addresses of their own: a port of 127.0.0.1 may be one that another test's backend had within the last minute.
     let server_first = Backend::answering_at([127, 0, 6, 1].into(), "bye").await;
     let address = server_first.address();
-    // Probes would be connections of ours, too.
+    // Probes would be connections of the balancer too.
     let rig = Rig::with_backends(&[&address.to_string()], "check = { kind = \"none\" }\n").await;
     for _ in 0..20 {
         let mut client = TcpStream::connect(rig.front()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The admin listener: what it answers besides metrics, and that it does so when the front is full.
+//! The admin listener: its answers besides metrics, also when the front is full.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use crate::support::{Backend, Rig, exchange, get, soon, until};
 
 #[tokio::test]
-async fn it_says_live_shows_where_things_are_and_knows_nothing_else() {
+async fn the_admin_listener_answers_live_and_an_index_and_nothing_unknown() {
     let backend = Backend::echo().await;
     let rig = Rig::with_backends(&[&backend.address().to_string()], "").await;
     assert_eq!(get(rig.admin(), "/live").await.unwrap(), (200, "live\n".to_owned()));
@@ -34,7 +34,7 @@ async fn it_says_live_shows_where_things_are_and_knows_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_no_http_hurts_nobody() {
+async fn bytes_that_are_not_http_do_no_harm() {
     let backend = Backend::echo().await;
     let rig = Rig::with_backends(&[&backend.address().to_string()], "").await;
     // One that says nothing stays open meanwhile.
@@ -51,7 +51,7 @@ async fn what_is_no_http_hurts_nobody() {
 }
 
 #[tokio::test]
-async fn it_answers_while_every_slot_of_the_front_is_taken() {
+async fn the_admin_listener_answers_while_all_front_slots_are_taken() {
     let backend = Backend::echo().await;
     let text = format!(
         "max_connections = 2\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n\

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Who may import whom inside the balancer (`crate::X`): a module and what it may name besides itself.
+/// The allowed imports inside the balancer (`crate::X`): a module, and the modules that it may name besides itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("clean", &[]),
     ("words", &[]),

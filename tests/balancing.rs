@@ -1,4 +1,4 @@
-//! Who gets a session, seen from outside: exact over all workers, by weight, through changes of membership.
+//! Which backend gets a session, seen from outside: exact over all workers, by weight, through changes of membership.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,7 +39,7 @@ async fn rig(weights: &[u16], pool: &str) -> (Rig, Vec<Backend>) {
     (Rig::start(&text).await, backends)
 }
 
-/// A session that has been greeted, and by whom.
+/// A session that has been greeted, and the name of its backend.
 async fn greeted(rig: &Rig) -> (TcpStream, char) {
     soon("a greeting", async {
         let mut client = TcpStream::connect(rig.front()).await.unwrap();
@@ -57,7 +57,7 @@ fn count(names: impl IntoIterator<Item = char>) -> BTreeMap<char, usize> {
     counts
 }
 
-/// Short sessions from many clients at once; who answered how often.
+/// Short sessions from many clients at once; the number of answers of each backend.
 async fn storm(rig: &Rig, clients: usize, each: usize) -> BTreeMap<char, usize> {
     let mut tasks = JoinSet::new();
     let front = rig.front();

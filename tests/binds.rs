@@ -1,4 +1,4 @@
-//! Front addresses: several for a listener, IPv4, IPv6 and both, and a port that somebody else has.
+//! Front addresses: several for a listener, IPv4, IPv6 and both, and a port that is in use.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
@@ -82,7 +82,7 @@ async fn two_balancers_do_not_share_a_port() {
 }
 
 #[tokio::test]
-async fn what_check_accepts_start_takes() {
+async fn a_file_that_check_accepts_can_start() {
     let backend = Backend::answering("here").await;
     for (bind, is_accepted) in [
         ("127.0.0.1:0", true),
@@ -117,7 +117,7 @@ async fn what_check_accepts_start_takes() {
 
 /// In the list of sessions as in rules and headers.
 #[tokio::test]
-async fn a_client_has_one_name_whatever_socket_it_came_in_on() {
+async fn an_ipv4_client_has_the_same_address_on_ipv4_and_ipv6_sockets() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let backend = Backend::echo().await;
     let rig = Rig::start(&text("\"[::]:0\"", &backend)).await;

@@ -1,4 +1,4 @@
-//! Checks as a file has them: shared by name, allowed to run programs, with agents beside them, and certificates that end.
+//! Checks in a file: shared by name, allowed to run programs, with agent checks beside them, and certificates that expire.
 
 use std::sync::{Arc, Mutex};
 
@@ -76,7 +76,7 @@ async fn programs_run_only_where_that_is_allowed() {
 }
 
 #[tokio::test]
-async fn authorities_that_are_not_there_are_an_error_at_the_start() {
+async fn a_missing_ca_file_is_an_error_at_the_start() {
     let backend = Backend::echo().await;
     let check = "check = { kind = \"tls\", ca_file = \"/no/such.pem\" }";
     let config = format!("admin.bind = \"off\"\n{}", listener_and_pool("web", &backend, check));
@@ -142,7 +142,7 @@ async fn an_agent_beside_a_check_advises_and_its_absence_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_ends_soon_is_warned_of_and_no_failure() {
+async fn a_certificate_that_expires_soon_is_a_warning_and_not_a_failure() {
     let backend = sealed("expired.pem").await;
     let check = "check = { kind = \"tls\", verify = false, interval = \"50ms\" }";
     let mut program = Program::start(
@@ -238,7 +238,7 @@ async fn an_unknown_user_for_a_program_is_an_error_at_the_start() {
 }
 
 #[tokio::test]
-async fn as_pid_1_it_waits_for_orphans_and_leaves_the_checks_to_their_own() {
+async fn as_pid_1_the_balancer_reaps_orphans_but_not_check_programs() {
     let root: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--map-root-user"] };
     let namespace = [root, &["--pid", "--fork", "--kill-child"]].concat();
     let mut can = tokio::process::Command::new("unshare");

@@ -1,4 +1,4 @@
-//! The command line: what each command says, where, and with which exit status.
+//! The command line: the output of each command and its exit status.
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use insta::assert_snapshot;
 use rustix::process::Signal;
 use tokio::process::Command;
 
-use crate::support::{Program, exchange, free_port_of, get, soon};
+use crate::support::{CommandOutput, Program, exchange, free_port_of, get, output_of, soon};
 
 const GOOD: &str = r#"
 workers = 2
@@ -25,25 +25,17 @@ check = { kind = "http", path = "/health" }
 consul = { service = "spare", address = "http://127.0.0.1:8500" }
 "#;
 
-struct Said {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
 /// The command beside an `lb.toml` with this text, to its end.
-async fn said_by(config: &str, mut command: Command) -> Said {
+async fn said_by(config: &str, mut command: Command) -> CommandOutput {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("lb.toml"), config).unwrap();
     std::fs::write(directory.path().join("other.toml"), GOOD.replace("50", "30").replace("40", "20")).unwrap();
     command.current_dir(directory.path()).env("RUNTIME_DIRECTORY", directory.path());
     command.stdin(Stdio::null()).kill_on_drop(true);
-    let Output { status, stdout, stderr } = soon("the program's end", command.output()).await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: status.code(), out: text(stdout), err: text(stderr) }
+    output_of(command).await
 }
 
-async fn said(config: &str, arguments: &[&str]) -> Said {
+async fn said(config: &str, arguments: &[&str]) -> CommandOutput {
     let mut command = Command::new(Program::PATH);
     command.args(arguments).env_remove("EVENKEEL_CONFIG");
     said_by(config, command).await
@@ -58,7 +50,7 @@ fn after(first: &str, arguments: &[&str]) -> Command {
 
 #[tokio::test]
 async fn check_says_what_would_run_and_what_is_risky() {
-    let Said { code, out, err } = said(GOOD, &["check"]).await;
+    let CommandOutput { code, out, err, .. } = said(GOOD, &["check"]).await;
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert_snapshot!(out, @r"
     workers: 2; at most 50 sessions
@@ -75,20 +67,20 @@ async fn check_says_what_would_run_and_what_is_risky() {
 async fn check_of_a_bad_file_is_an_error_with_the_place() {
     let bad = GOOD.replace("\"/health\"", "\"health\"").replace("pool = \"web\"", "pool = \"wep\"");
     for arguments in [&["check"][..], &["run"], &[]] {
-        let Said { code, out, err } = said(&bad, arguments).await;
+        let CommandOutput { code, out, err, .. } = said(&bad, arguments).await;
         assert_eq!((code, out.as_str()), (Some(2), ""));
         assert_snapshot!("a_bad_file", err);
     }
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_read_is_said_once_with_the_cause() {
+async fn an_unreadable_file_is_reported_once_with_the_cause() {
     for (arguments, wanted) in [
         (["--config", "none.toml"], "evenkeel: cannot read none.toml: No such file or directory (os error 2)\n"),
         (["--config", "."], "evenkeel: cannot read .: it is a directory; it must be a regular file\n"),
     ] {
         for command in ["check", "run"] {
-            let Said { code, out, err } = said(GOOD, &[&arguments[..], &[command]].concat()).await;
+            let CommandOutput { code, out, err, .. } = said(GOOD, &[&arguments[..], &[command]].concat()).await;
             assert_eq!((code, out.as_str(), err.as_str()), (Some(2), "", wanted));
         }
     }
@@ -96,7 +88,7 @@ async fn a_file_that_cannot_be_read_is_said_once_with_the_cause() {
 
 #[tokio::test]
 async fn wrong_arguments_are_exit_status_2() {
-    let Said { code, out, err } = said(GOOD, &["chekc"]).await;
+    let CommandOutput { code, out, err, .. } = said(GOOD, &["chekc"]).await;
     assert_eq!((code, out.as_str()), (Some(2), ""));
     assert_snapshot!(err, @r"
     evenkeel: unrecognized subcommand 'chekc'
@@ -108,7 +100,7 @@ async fn wrong_arguments_are_exit_status_2() {
     For more information, try '--help'.
     ");
     for arguments in [&["--nope"][..], &["check", "more"], &["--config"]] {
-        let Said { code, out, err } = said(GOOD, arguments).await;
+        let CommandOutput { code, out, err, .. } = said(GOOD, arguments).await;
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(err.starts_with("evenkeel: "), "{err}");
     }
@@ -116,18 +108,18 @@ async fn wrong_arguments_are_exit_status_2() {
 
 #[tokio::test]
 async fn version_and_help_go_to_stdout() {
-    let Said { code, out, err } = said("", &["--version"]).await;
+    let CommandOutput { code, out, err, .. } = said("", &["--version"]).await;
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert_eq!(out, concat!("evenkeel ", env!("CARGO_PKG_VERSION"), "\n"));
 
-    let Said { code, out, err } = said("", &["--help"]).await;
+    let CommandOutput { code, out, err, .. } = said("", &["--help"]).await;
     assert_eq!((code, err.as_str()), (Some(0), ""));
     assert_snapshot!("help", out);
 }
 
 #[tokio::test]
 async fn the_file_is_config_or_else_the_environment_or_else_lb_toml() {
-    let sessions = |said: Said| said.out.lines().next().unwrap().to_owned();
+    let sessions = |said: CommandOutput| said.out.lines().next().unwrap().to_owned();
     let with_environment = |arguments: &[&str]| {
         let mut command = Command::new(Program::PATH);
         command.args(arguments).env("EVENKEEL_CONFIG", "other.toml");
@@ -168,7 +160,7 @@ async fn a_taken_port_is_a_clear_error_and_nothing_is_half_started() {
         (front, format!("listener `web` can't listen on {address} (another program listens there)")),
         (admin, format!("the admin listener can't listen on {address} (another program listens there)")),
     ] {
-        let Said { code, out, err } = said(&config, &[]).await;
+        let CommandOutput { code, out, err, .. } = said(&config, &[]).await;
         assert_eq!((code, out.as_str()), (Some(1), ""));
         let errors: Vec<_> = err.lines().filter(|line| !line.contains(" WARN ")).collect();
         assert_eq!(errors, [format!("evenkeel: {what}: Address already in use (os error 98)")]);
@@ -179,7 +171,8 @@ async fn a_taken_port_is_a_clear_error_and_nothing_is_half_started() {
 async fn a_written_limit_that_the_hard_limit_cannot_hold_is_refused_with_the_numbers() {
     let own = GOOD.replace("max_connections = 50\n", "").replace("= 40", "= 73");
     for arguments in [&["check"][..], &["run"]] {
-        let Said { code, out, err } = said_by(&GOOD.replace("= 50", "= 73"), after("ulimit -n 528", arguments)).await;
+        let CommandOutput { code, out, err, .. } =
+            said_by(&GOOD.replace("= 50", "= 73"), after("ulimit -n 528", arguments)).await;
         assert_eq!((code, out.as_str()), (Some(2), ""));
         let error = err.lines().find(|line| !line.contains(" WARN ")).unwrap();
         assert_eq!(
@@ -188,11 +181,11 @@ async fn a_written_limit_that_the_hard_limit_cannot_hold_is_refused_with_the_num
              528; write at most 72, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)"
         );
 
-        let Said { code, err, .. } = said_by(&own, after("ulimit -n 528", arguments)).await;
+        let CommandOutput { code, err, .. } = said_by(&own, after("ulimit -n 528", arguments)).await;
         assert_eq!(code, Some(2));
         assert!(err.contains("evenkeel: listeners.web.max_connections = 73 needs 530 open files"), "{err}");
     }
-    let Said { code, err, .. } = said_by(&own, after("ulimit -n 256", &["check"])).await;
+    let CommandOutput { code, err, .. } = said_by(&own, after("ulimit -n 256", &["check"])).await;
     assert_eq!(code, Some(2));
     assert!(err.contains("the hard limit is 256"), "{err}");
 }
@@ -212,7 +205,7 @@ async fn an_unset_limit_is_what_the_hard_limit_holds_and_the_soft_one_is_raised(
 
 /// Nothing panics because of where output goes.
 #[tokio::test]
-async fn output_that_nobody_takes_is_survived() {
+async fn a_closed_stdout_does_no_harm() {
     let broken = || {
         let (read, write) = std::io::pipe().unwrap();
         drop(read);
@@ -239,7 +232,7 @@ async fn output_that_nobody_takes_is_survived() {
     }
 }
 
-/// A pipe that is full and that nobody reads. Its reading end stays open for as long as the tests run.
+/// A full pipe without a reader. Its reading end stays open for as long as the tests run.
 fn stuck() -> Stdio {
     let (read, mut write) = std::io::pipe().unwrap();
     rustix::io::ioctl_fionbio(&write, true).unwrap();
@@ -253,11 +246,11 @@ fn stuck() -> Stdio {
 #[tokio::test]
 async fn the_admin_listener_can_be_off() {
     let config = GOOD.replace("admin.bind = \"127.0.0.1:0\"", "admin.bind = \"off\"\nadmin.socket = \"off\"");
-    let Said { out, .. } = said(&config, &["check"]).await;
+    let CommandOutput { out, .. } = said(&config, &["check"]).await;
     assert!(out.contains("\nadmin: off\n"), "{out}");
     let mut program = Program::start(&config, &[]);
     let front = program.front("web").await;
-    // Nobody is up, which a session is told: it works.
+    // No backend is up, and sessions are refused: it works.
     assert_eq!(exchange(front, b"").await.unwrap(), b"");
     program.signal(Signal::TERM);
     assert_eq!(program.end().await.code(), Some(0));

@@ -1,4 +1,4 @@
-//! The balancer as a library: what is left after it was killed, dropped, or did not start.
+//! The balancer as a library: what remains after it was killed or dropped, or did not start.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -8,18 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
-use crate::support::{Backend, Rig, exchange, free_port_of, get, soon, until};
+use crate::support::{Backend, Rig, exchange, free_port_of, get, session, soon, until, until_refused};
 
 /// Of the test's own runtime.
 fn tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
-}
-
-async fn session(front: SocketAddr) -> TcpStream {
-    let mut stream = soon("a connect", TcpStream::connect(front)).await.unwrap();
-    stream.write_all(b"!").await.unwrap();
-    assert_eq!(soon("an echo", stream.read(&mut [0])).await.unwrap(), 1);
-    stream
 }
 
 /// A connection to the admin listener that could ask again.
@@ -30,18 +23,13 @@ async fn onlooker(admin: SocketAddr) -> TcpStream {
     stream
 }
 
-/// Not at once: a program that another test starts just now has a copy of every socket until its exec(2).
-async fn until_refused(address: SocketAddr) {
-    until("connects are refused", || async { TcpStream::connect(address).await.err() }).await;
-}
-
 async fn assert_reset(stream: &mut TcpStream) {
     let error = soon("the end of a session", stream.read(&mut [0; 64])).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
-async fn killed_it_has_no_sessions_and_can_still_be_looked_at() {
+async fn a_killed_balancer_has_no_sessions_and_its_state_can_be_read() {
     let backend = Backend::echo().await;
     let rig = Rig::with_backends(&[&backend.address().to_string()], "").await;
     let mut live = session(rig.front()).await;
@@ -56,7 +44,7 @@ async fn killed_it_has_no_sessions_and_can_still_be_looked_at() {
 }
 
 #[tokio::test]
-async fn dropped_it_leaves_no_socket_and_no_task() {
+async fn a_dropped_balancer_leaves_no_socket_and_no_task() {
     let backend = Backend::echo().await;
     let before = tasks();
     let rig = Rig::with_backends(&[&backend.address().to_string()], "").await;
@@ -71,7 +59,7 @@ async fn dropped_it_leaves_no_socket_and_no_task() {
 }
 
 #[tokio::test]
-async fn shut_down_it_leaves_no_socket_and_no_task() {
+async fn a_shut_down_balancer_leaves_no_socket_and_no_task() {
     let backend = Backend::echo().await;
     let before = tasks();
     let rig = Rig::with_backends(&[&backend.address().to_string()], "").await;
@@ -85,9 +73,9 @@ async fn shut_down_it_leaves_no_socket_and_no_task() {
     until("every task has ended", || async { (tasks() == before).then_some(()) }).await;
 }
 
-/// A signal that comes as soon as it can: nobody who is connected by then is lost.
+/// A stop right after the start: no connected client is lost.
 #[tokio::test]
-async fn a_stop_right_after_the_start_serves_who_is_connected() {
+async fn a_stop_right_after_the_start_serves_connected_clients() {
     let backend = Backend::echo().await;
     for _ in 0..20 {
         let rig = Rig::with_backends(&[&backend.address().to_string()], "check.kind = \"none\"").await;

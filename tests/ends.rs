@@ -90,7 +90,7 @@ async fn a_half_closed_session_shows() {
 
 /// `half_close` unset: `idle` while waiting for the backend.
 #[tokio::test]
-async fn waiting_for_the_backend_is_limited_by_idle() {
+async fn idle_limits_waiting_for_the_backend() {
     for &mode in MODES {
         let bench = Bench::new(mode, Way::Up, "timeouts = { idle = \"300ms\" }").await;
         let (mut client, mut backend) = bench.session().await;
@@ -132,7 +132,7 @@ async fn a_late_answer_to_a_client_that_has_finished() {
 
 /// `half_close` unset: 30 s while waiting for the client, so neither a short `idle` nor a long one counts.
 #[tokio::test]
-async fn waiting_for_the_client_is_not_limited_by_idle() {
+async fn idle_does_not_limit_waiting_for_the_client() {
     for &mode in MODES {
         let bench = Bench::new(mode, Way::Down, "timeouts = { idle = \"200ms\" }").await;
         let (mut client, mut backend) = bench.session().await;
@@ -189,7 +189,7 @@ async fn no_backend_closes() {
 
 /// Its bytes were read before the backend was looked for, and nobody has got them: a clean close would read as an answer.
 #[tokio::test]
-async fn who_has_spoken_and_gets_no_backend_is_reset() {
+async fn a_client_that_has_sent_bytes_and_gets_no_backend_is_reset() {
     let hole = Blackhole::new().await;
     let address = hole.address().to_string();
     let connect = "connect = { timeout = \"300ms\", attempts = 1 }\n";
@@ -210,7 +210,7 @@ async fn who_has_spoken_and_gets_no_backend_is_reset() {
 
 /// Also where a backend takes what was said before it was dialled: in order, whole, and counted once.
 #[tokio::test]
-async fn what_was_said_before_the_session_began_comes_first() {
+async fn bytes_sent_before_the_session_began_come_first() {
     for said in [1, 2_048, 2_049, 100_000] {
         both_ways("", async |bench| {
             let bytes: Vec<u8> = (0..said).map(|at: u32| (at % 251) as u8).collect();

@@ -9,122 +9,39 @@ use evenkeel::metrics::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Program, Registry, Rig, exchange, free_port, until};
+use crate::support::{Backend, HealthBackend, Program, Registry, Rig, answers, exchange, free_port, until};
 
 const FAST: &str = "interval = \"40ms\", fast_interval = \"20ms\", timeout = \"10s\", rise = 2, fall = 3";
 
-/// Answers sessions with its name, and `GET /health` as told.
-struct Checked {
-    backend: Backend,
-    health: Arc<Mutex<Health>>,
-}
-
-struct Health {
-    /// Answered first, one a probe.
-    script: VecDeque<u16>,
-    /// Answered after that; 0 = no answer at all.
-    then: u16,
-    asked: usize,
-}
-
-impl Checked {
-    async fn new(name: &'static str, then: u16) -> Self {
-        let health = Arc::new(Mutex::new(Health { script: VecDeque::new(), then, asked: 0 }));
-        let told = Arc::clone(&health);
-        let backend = Backend::serving(move |stream| serve(stream, name, Arc::clone(&told))).await;
-        Self { backend, health }
-    }
-
-    /// From now on.
-    fn say(&self, script: &[u16], then: u16) {
-        let mut health = self.health.lock().unwrap();
-        health.script = script.iter().copied().collect();
-        health.then = then;
-    }
-
-    fn asked(&self) -> usize {
-        self.health.lock().unwrap().asked
-    }
-
-    async fn until_asked(&self, times: usize) {
-        until(&format!("{times} probes"), || async { (self.asked() >= times).then_some(()) }).await;
-    }
-
-    /// Its identity in a static list.
-    fn id(&self) -> String {
-        self.backend.address().to_string()
-    }
-}
-
-async fn serve(mut stream: TcpStream, name: &'static str, health: Arc<Mutex<Health>>) {
-    let mut request = [0; 1024];
-    let Ok(n @ 1..) = stream.read(&mut request).await else { return };
-    let answer = if request[..n].starts_with(b"GET /health") {
-        let status = {
-            let mut health = health.lock().unwrap();
-            health.asked += 1;
-            let then = health.then;
-            health.script.pop_front().unwrap_or(then)
-        };
-        if status == 0 {
-            // Until the other side gives up.
-            while stream.read(&mut request).await.is_ok_and(|n| n > 0) {}
-            return;
-        }
-        format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-    } else {
-        name.to_owned()
-    };
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
-    while stream.read(&mut request).await.is_ok_and(|n| n > 0) {}
-}
-
-async fn http_pool(backends: &[&Checked], check: &str, more: &str) -> Rig {
-    let addresses: Vec<_> = backends.iter().map(|checked| checked.id()).collect();
-    let addresses: Vec<_> = addresses.iter().map(String::as_str).collect();
+async fn http_pool(backends: &[&HealthBackend], check: &str, more: &str) -> Rig {
     let check = format!("check = {{ kind = \"http\", path = \"/health\", {check} }}\n{more}");
-    Rig::with_backends(&addresses, &check).await
-}
-
-async fn changes(rig: &Rig, id: &str) -> f64 {
-    rig.metric(&format!("evenkeel_backend_standing_changes_total{{pool=\"back\",backend=\"{id}\"}}")).await
-}
-
-/// Who answers so many sessions, one after the other.
-async fn answers(rig: &Rig, count: usize) -> Vec<String> {
-    let mut all = Vec::new();
-    for _ in 0..count {
-        all.push(String::from_utf8(exchange(rig.front(), b"who?").await.unwrap()).unwrap());
-    }
-    all.sort();
-    all
+    Rig::with_health_backends(backends, &check).await
 }
 
 #[tokio::test]
 async fn rise_and_fall_flip_and_isolated_failures_do_not_add_up() {
-    let backend = Checked::new("a", 200).await;
+    let backend = HealthBackend::with_status("a", 200).await;
     let rig = http_pool(&[&backend], FAST, "").await;
     let id = backend.id();
     let up = rig.until_standing(&id, "up").await;
     assert_eq!(up["reason"], "http GET /health: status 200 (1st pass)");
 
     let script = [503, 503, 200].repeat(8);
-    let before = backend.asked();
-    backend.say(&script, 200);
-    backend.until_asked(before + script.len() + 2).await;
-    assert_eq!(changes(&rig, &id).await, 1.0, "two failures in a row are not three");
+    let before = backend.probes();
+    backend.set_health(&script, 200);
+    backend.until_probes(before + script.len() + 2).await;
+    assert_eq!(rig.backend_metric("standing_changes_total", &id).await, 1.0, "two failures in a row are not three");
 
-    backend.say(&[], 503);
+    backend.set_health(&[], 503);
     let down = rig.until_standing(&id, "down").await;
     assert_eq!(down["reason"], "http GET /health: status 503, wanted 200-399 (3rd failure)");
     assert_eq!(down["facts"]["probe"], "down");
 
-    let before = backend.asked();
-    backend.say(&[200, 503, 200, 503], 503);
-    backend.until_asked(before + 6).await;
-    assert_eq!(changes(&rig, &id).await, 2.0, "one pass in a row is not two");
-    backend.say(&[], 200);
+    let before = backend.probes();
+    backend.set_health(&[200, 503, 200, 503], 503);
+    backend.until_probes(before + 6).await;
+    assert_eq!(rig.backend_metric("standing_changes_total", &id).await, 2.0, "one pass in a row is not two");
+    backend.set_health(&[], 200);
     let up = rig.until_standing(&id, "up").await;
     assert_eq!(up["reason"], "http GET /health: status 200 (2nd pass)");
     rig.stop().await;
@@ -132,11 +49,11 @@ async fn rise_and_fall_flip_and_isolated_failures_do_not_add_up() {
 
 #[tokio::test]
 async fn a_backend_that_falls_silent_is_down_in_the_promised_time() {
-    let backend = Checked::new("a", 200).await;
+    let backend = HealthBackend::with_status("a", 200).await;
     let check = "interval = \"2s\", fast_interval = \"50ms\", timeout = \"200ms\", fall = 3";
     let rig = http_pool(&[&backend], check, "").await;
     rig.until_standing(&backend.id(), "up").await;
-    backend.say(&[], 0);
+    backend.set_health(&[], 0);
     let silent = Instant::now();
     let down = rig.until_standing(&backend.id(), "down").await;
     let took = silent.elapsed();
@@ -149,18 +66,18 @@ async fn a_backend_that_falls_silent_is_down_in_the_promised_time() {
 
 #[tokio::test]
 async fn a_slow_backend_does_not_delay_the_probes_of_others() {
-    let (slow, good) = (Checked::new("slow", 0).await, Checked::new("good", 200).await);
+    let (slow, good) = (HealthBackend::with_status("slow", 0).await, HealthBackend::with_status("good", 200).await);
     let rig = http_pool(&[&slow, &good], FAST, "").await;
-    good.until_asked(20).await;
-    assert_eq!(slow.asked(), 1, "its first probe is still on its way");
+    good.until_probes(20).await;
+    assert_eq!(slow.probes(), 1, "its first probe is still on its way");
     assert_eq!(rig.until_standing(&slow.id(), "unproven").await["reason"], "no probe has finished yet");
-    assert_eq!(answers(&rig, 4).await, ["good"; 4]);
+    assert_eq!(answers(rig.front(), 4).await, ["good"; 4]);
     rig.stop().await;
 }
 
 #[tokio::test]
 async fn two_pools_share_the_probe_of_one_address() {
-    let backend = Checked::new("a", 200).await;
+    let backend = HealthBackend::with_status("a", 200).await;
     let check = format!("check = {{ kind = \"http\", path = \"/health\", {FAST} }}");
     let other = format!("check = {{ kind = \"http\", path = \"/health?other\", {FAST} }}");
     let pool = |name: &str, check: &str| {
@@ -176,10 +93,10 @@ async fn two_pools_share_the_probe_of_one_address() {
     for pool in ["one", "two"] {
         until(pool, || async { (rig.metric(&passes(pool)).await >= 10.0).then_some(()) }).await;
     }
-    let asked_before = backend.asked() as f64;
+    let asked_before = backend.probes() as f64;
     let (one, two) = (rig.metric(&passes("one")).await, rig.metric(&passes("two")).await);
-    let asked_after = backend.asked() as f64;
-    // Each probe counts in both pools: with one of its own for each there would be twice as many connections.
+    let asked_after = backend.probes() as f64;
+    // Each probe counts in both pools; separate probes would make twice as many connections.
     for pool in [one, two] {
         assert!(
             asked_before <= pool + 2.0 && pool <= asked_after,
@@ -197,7 +114,7 @@ async fn two_pools_share_the_probe_of_one_address() {
 
 #[tokio::test]
 async fn the_probes_of_a_removed_backend_stop() {
-    let (gone, stays) = (Checked::new("gone", 200).await, Checked::new("stays", 200).await);
+    let (gone, stays) = (HealthBackend::with_status("gone", 200).await, HealthBackend::with_status("stays", 200).await);
     let registry = Registry::new().await;
     registry.add("web", "gone", gone.backend.address());
     registry.add("web", "stays", stays.backend.address());
@@ -210,16 +127,17 @@ async fn the_probes_of_a_removed_backend_stop() {
     rig.until_standing(&gone_id, "removed").await;
     assert_eq!(rig.balancer().state().prober.stats().running, 1);
     // One may have been on its way; it has arrived when the other has been asked again.
-    stays.until_asked(stays.asked() + 2).await;
-    let asked = gone.asked();
-    stays.until_asked(stays.asked() + 20).await;
-    assert_eq!(gone.asked(), asked);
+    stays.until_probes(stays.probes() + 2).await;
+    let asked = gone.probes();
+    stays.until_probes(stays.probes() + 20).await;
+    assert_eq!(gone.probes(), asked);
     rig.stop().await;
 }
 
 /// Probes go to a port that answers, sessions to one that does not: only sessions can know.
-async fn liar(interval: &str, more: &str) -> (Checked, Backend, SocketAddr, Rig) {
-    let (health, good, dead) = (Checked::new("health", 200).await, Backend::answering("good").await, free_port());
+async fn liar(interval: &str, more: &str) -> (HealthBackend, Backend, SocketAddr, Rig) {
+    let (health, good, dead) =
+        (HealthBackend::with_status("health", 200).await, Backend::answering("good").await, free_port());
     let check = format!(
         "check = {{ kind = \"http\", path = \"/health\", port = {}, interval = \"{interval}\", fast_interval = \"10ms\", fall = 3 }}\n{more}",
         health.backend.address().port()
@@ -236,7 +154,7 @@ async fn sessions_eject_what_they_cannot_reach_and_no_client_notices() {
     let (_health, _good, dead, rig) = liar("1h", "").await;
     let id = dead.to_string();
     // Every second one is sent to the dead backend first, and goes on to the good one.
-    assert_eq!(answers(&rig, 6).await, ["good"; 6]);
+    assert_eq!(answers(rig.front(), 6).await, ["good"; 6]);
     let ejected = rig.until_standing(&id, "ejected").await;
     assert_eq!(ejected["reason"], "3 connects by sessions failed in a row, the last one: refused");
     assert_eq!((&ejected["facts"]["probe"], &ejected["facts"]["passive"]), (&"up".into(), &"ejected".into()));
@@ -246,50 +164,50 @@ async fn sessions_eject_what_they_cannot_reach_and_no_client_notices() {
         format!("evenkeel_backend_connect_failures_total{{pool=\"back\",backend=\"{id}\",reason=\"refused\"}}");
     let before = rig.metric(&attempts).await;
     assert_eq!(before, rig.metric(&refused).await);
-    assert_eq!(answers(&rig, 10).await, ["good"; 10]);
+    assert_eq!(answers(rig.front(), 10).await, ["good"; 10]);
     assert_eq!(rig.metric(&attempts).await, before, "nothing more is sent there");
     rig.until_metric("evenkeel_pool_eligible_backends{pool=\"back\"}", 1.0).await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn a_probe_of_another_port_ends_no_ejection() {
+async fn a_probe_of_another_port_does_not_end_an_ejection() {
     let (health, _good, dead, rig) = liar("20ms", "").await;
     let id = dead.to_string();
     until("ejected", || async {
-        answers(&rig, 2).await;
+        answers(rig.front(), 2).await;
         rig.backend(&id).await.filter(|backend| backend["standing"] == "ejected")
     })
     .await;
-    health.until_asked(health.asked() + 20).await;
+    health.until_probes(health.probes() + 20).await;
     let ejected = rig.backend(&id).await.unwrap();
     assert_eq!((&ejected["standing"], &ejected["facts"]["probe"]), (&"ejected".into(), &"up".into()));
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn any_lets_sessions_try_what_is_down() {
-    let (a, b) = (Checked::new("a", 503).await, Checked::new("b", 503).await);
+async fn with_any_sessions_try_backends_that_are_down() {
+    let (a, b) = (HealthBackend::with_status("a", 503).await, HealthBackend::with_status("b", 503).await);
     let rig = http_pool(&[&a, &b], FAST, "when_all_down = \"any\"").await;
     rig.until_metric("evenkeel_pool_all_down{pool=\"back\"}", 1.0).await;
     rig.until_metric("evenkeel_pool_fail_open{pool=\"back\"}", 1.0).await;
-    assert_eq!(answers(&rig, 4).await, ["a", "a", "b", "b"]);
-    a.say(&[], 200);
+    assert_eq!(answers(rig.front(), 4).await, ["a", "a", "b", "b"]);
+    a.set_health(&[], 200);
     rig.until_metric("evenkeel_pool_all_down{pool=\"back\"}", 0.0).await;
     rig.until_metric("evenkeel_pool_fail_open{pool=\"back\"}", 0.0).await;
-    assert_eq!(answers(&rig, 4).await, ["a"; 4]);
+    assert_eq!(answers(rig.front(), 4).await, ["a"; 4]);
     rig.stop().await;
 }
 
 #[tokio::test]
 async fn refuse_closes_new_sessions_and_leaves_old_ones() {
-    let a = Checked::new("a", 200).await;
+    let a = HealthBackend::with_status("a", 200).await;
     let rig = http_pool(&[&a], FAST, "").await;
     rig.until_standing(&a.id(), "up").await;
     let mut old = TcpStream::connect(rig.front()).await.unwrap();
     rig.until_metric("evenkeel_pool_sessions{pool=\"back\"}", 1.0).await;
 
-    a.say(&[], 503);
+    a.set_health(&[], 503);
     rig.until_standing(&a.id(), "down").await;
     rig.until_metric("evenkeel_pool_all_down{pool=\"back\"}", 1.0).await;
     rig.until_metric("evenkeel_pool_fail_open{pool=\"back\"}", 0.0).await;
@@ -316,14 +234,14 @@ async fn without_a_check_a_backend_is_up_until_sessions_fail() {
     assert!(up["last_probe"].is_null());
     assert_eq!(rig.balancer().state().prober.stats().running, 0);
     assert_eq!(good.connections(), 0, "nobody probes");
-    assert_eq!(answers(&rig, 6).await, ["good"; 6]);
+    assert_eq!(answers(rig.front(), 6).await, ["good"; 6]);
     rig.until_standing(&id, "ejected").await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn the_log_says_why_and_when_nothing_is_up() {
-    let a = Checked::new("a", 200).await;
+async fn the_log_says_when_and_why_no_backend_is_up() {
+    let a = HealthBackend::with_status("a", 200).await;
     let mut program = Program::start(
         &format!(
             "admin.bind = \"off\"\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\n\
@@ -333,12 +251,12 @@ async fn the_log_says_why_and_when_nothing_is_up() {
         &["run"],
     );
     program.until_says("up: http GET /health: status 200 (1st pass)").await;
-    a.say(&[], 503);
+    a.set_health(&[], 503);
     program.until_says("down: http GET /health: status 503, wanted 200-399 (3rd failure)").await;
     program.until_says("no backend is up: sessions may try any of them").await;
-    let asked = a.asked();
-    a.until_asked(asked + 10).await;
-    a.say(&[], 200);
+    let asked = a.probes();
+    a.until_probes(asked + 10).await;
+    a.set_health(&[], 200);
     program.until_says("a backend is up again").await;
     program.signal(rustix::process::Signal::TERM);
     assert!(program.end().await.success());

@@ -8,44 +8,17 @@ use rustix::process::Signal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 
-use crate::support::{Backend, Program, exchange, free_port_of, get, soon, spoken_to, until};
+use crate::support::{
+    Backend, Program, exchange, free_port_of, get, ping, session, soon, spoken_to, until, until_refused,
+};
 
-/// A balancer in front of one backend that nobody probes.
+/// A balancer in front of one backend without probes.
 fn config(backend: SocketAddr, listener: &str, shutdown: &str) -> String {
     format!(
         "workers = 2\n[admin]\nbind = \"127.0.0.1:0\"\n[shutdown]\n{shutdown}\n\
          [listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n{listener}\n\
          [pools.back]\nbackends = [\"{backend}\"]\ncheck = {{ kind = \"none\" }}\n"
     )
-}
-
-/// A session that has carried a byte each way.
-async fn session(front: SocketAddr) -> TcpStream {
-    let mut stream = soon("a connect", TcpStream::connect(front)).await.unwrap();
-    ping(&mut stream, b"!").await;
-    stream
-}
-
-/// Sends, and expects the same back.
-async fn ping(stream: &mut TcpStream, bytes: &[u8]) {
-    let mut back = vec![0; bytes.len()];
-    let (mut read, mut write) = stream.split();
-    soon("an echo", async {
-        let (written, got) = tokio::join!(write.write_all(bytes), read.read_exact(&mut back));
-        written.unwrap();
-        got.unwrap();
-    })
-    .await;
-    assert!(back == bytes, "the echo is not what was sent");
-}
-
-async fn until_refused(address: SocketAddr) {
-    until("connects are refused", || async {
-        let error = TcpStream::connect(address).await.err()?;
-        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-        Some(())
-    })
-    .await;
 }
 
 /// How a stream ends from which nothing more is to come.
@@ -67,7 +40,7 @@ async fn without_sessions_a_stop_is_over_at_once() {
         let front = program.front("front").await;
         program.until_says(&format!("started version=\"{}\" file=", env!("CARGO_PKG_VERSION"))).await;
         assert_eq!(exchange(front, b"hello").await.unwrap(), b"hello");
-        // Who looks on keeps nothing alive.
+        // A client of the admin listener keeps nothing alive.
         let mut onlooker = TcpStream::connect(program.admin().await).await.unwrap();
         onlooker.write_all(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         assert_eq!(ending(&mut onlooker).await.map(|read| read > 0), Ok(true));
@@ -114,7 +87,7 @@ async fn a_stop_turns_readiness_off_then_the_front_and_lets_sessions_finish() {
 }
 
 #[tokio::test]
-async fn when_the_time_is_over_the_rest_is_reset_on_both_sides() {
+async fn after_the_stop_timeout_sessions_are_reset_on_both_sides() {
     let (tell, mut ends) = tokio::sync::mpsc::unbounded_channel();
     let backend = Backend::serving(move |mut stream| {
         let tell = tell.clone();
@@ -141,7 +114,7 @@ async fn when_the_time_is_over_the_rest_is_reset_on_both_sides() {
 }
 
 #[tokio::test]
-async fn a_second_signal_cuts_at_once_and_the_exit_is_clean() {
+async fn a_second_signal_ends_sessions_at_once_and_the_exit_code_is_0() {
     let backend = Backend::echo().await;
     for (shutdown, first, second) in [
         ("timeout = \"10m\"", Signal::TERM, Signal::TERM),
@@ -161,7 +134,7 @@ async fn a_second_signal_cuts_at_once_and_the_exit_is_clean() {
 }
 
 #[tokio::test]
-async fn a_hangup_reads_the_file_and_changes_nothing_if_it_is_the_same() {
+async fn sighup_reads_the_file_and_an_equal_file_changes_nothing() {
     let backend = Backend::echo().await;
     let mut program = Program::start(&config(backend.address(), "", ""), &[]);
     let mut live = session(program.front("front").await).await;
@@ -177,7 +150,7 @@ async fn a_hangup_reads_the_file_and_changes_nothing_if_it_is_the_same() {
 }
 
 #[tokio::test]
-async fn who_is_in_the_backlog_when_a_stop_begins_is_served() {
+async fn clients_in_the_backlog_at_a_stop_are_served() {
     let backend = Backend::echo().await;
     let mut program = Program::start(&config(backend.address(), "", "timeout = \"10m\""), &[]);
     let front = program.front("front").await;
@@ -205,7 +178,7 @@ async fn who_is_in_the_backlog_when_a_stop_begins_is_served() {
 }
 
 #[tokio::test]
-async fn who_waits_at_the_limit_when_a_stop_begins_is_told_at_once() {
+async fn clients_that_wait_at_the_limit_are_refused_at_once_when_a_stop_begins() {
     let backend = Backend::echo().await;
     let mut program = Program::start(&config(backend.address(), "max_connections = 1", "timeout = \"10m\""), &[]);
     let (front, admin) = (program.front("front").await, program.admin().await);
@@ -230,11 +203,11 @@ async fn who_waits_at_the_limit_when_a_stop_begins_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn a_read_that_hangs_does_not_hold_up_the_end() {
+async fn a_hanging_read_of_the_file_does_not_delay_the_stop() {
     let backend = Backend::echo().await;
     let directory = tempfile::tempdir().unwrap();
     let fifo = directory.path().join("token");
-    // Nobody ever writes into it: who opens it waits.
+    // Without a writer, opening it blocks.
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let text = config(backend.address(), "", "");
@@ -289,7 +262,7 @@ async fn systemd_hears_ready_when_the_sockets_listen_and_stopping_when_a_stop_be
 }
 
 #[tokio::test]
-async fn systemd_is_told_by_an_abstract_name_too_and_one_that_is_not_there_changes_nothing() {
+async fn an_abstract_notify_socket_works_and_a_missing_one_does_no_harm() {
     use std::os::linux::net::SocketAddrExt as _;
     let backend = Backend::echo().await;
     let text = config(backend.address(), "", "");
@@ -325,7 +298,7 @@ async fn systemd_is_told_by_an_abstract_name_too_and_one_that_is_not_there_chang
     }
 }
 
-/// A process that stops still knows who is down, and does what was asked for that case.
+/// A process that stops still knows which backends are down, and applies `on_down`.
 #[tokio::test]
 async fn backends_are_probed_until_the_last_session_has_ended() {
     let backend = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -246,7 +246,7 @@ async fn a_limit_over_several_addresses() {
 
 /// A client that gives up in the backlog costs nothing but a look.
 #[tokio::test]
-async fn clients_that_leave_the_backlog() {
+async fn clients_that_leave_the_backlog_take_no_slot() {
     let backend = Backend::echo().await;
     let rig = Rig::start(&two_listeners("", "max_connections = 1", &backend)).await;
     let crowd = Crowd::new(rig.front(), 1);
@@ -325,7 +325,7 @@ async fn next_limit(
 
 /// Each kind of limit: an event and a place in the status when it begins, and when it ends.
 #[tokio::test]
-async fn a_limit_that_is_reached_is_told_when_it_begins_and_when_it_ends() {
+async fn the_log_tells_when_a_limit_is_reached_and_when_that_ends() {
     let backend = Backend::echo().await;
     let queue = "backend_max_sessions = 1\nqueue = { max_length = 9, timeout = \"20s\" }\n";
     for (kind, name, top, one, pool) in [

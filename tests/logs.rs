@@ -1,4 +1,4 @@
-//! Log lines: their fields, which there are, and that nobody waits for them.
+//! Log lines: their fields, which lines there are, and that no session waits for them.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -22,12 +22,6 @@ fn config(backend: SocketAddr, check: &str, log: &str) -> String {
     )
 }
 
-async fn stop(mut program: Program) -> Vec<String> {
-    program.signal(Signal::TERM);
-    assert_eq!(program.end().await.code(), Some(0));
-    program.log()
-}
-
 /// The part of a text line that does not change, and what does as `…`.
 fn settled(line: &str) -> String {
     let words = line.split(' ').skip(1).filter(|word| !word.is_empty()).map(|word| match word.split_once('=') {
@@ -46,7 +40,7 @@ async fn a_session_is_one_line_of_text_without_colours() {
     for _ in 0..3 {
         assert_eq!(exchange(front, b"ping").await.unwrap(), b"hello");
     }
-    let log = stop(program).await;
+    let log = program.stop().await;
     let ends: Vec<_> = log.iter().filter(|line| line.contains("session ended")).collect();
     assert_eq!(ends.len(), 3);
     assert!(!log.iter().any(|line| line.contains('\u{1b}')), "{log:#?}");
@@ -95,7 +89,7 @@ async fn every_json_line_parses_and_a_session_has_every_field() {
     program.until_says("\"from\":\"up\"").await;
     // No backend: fewer fields.
     assert_eq!(exchange(front, b"").await.unwrap(), b"");
-    let log = stop(program).await;
+    let log = program.stop().await;
 
     let local = see.recv().await.unwrap().to_string();
     let lines: Vec<Value> = log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -142,7 +136,7 @@ async fn a_change_of_standing_is_one_line_with_its_reason() {
     // Many more probes, and no line about them.
     let so_far = backend.connections();
     until("more probes", || async { (backend.connections() > so_far + 5).then_some(()) }).await;
-    let log = stop(program).await;
+    let log = program.stop().await;
     let changes: Vec<_> = log.iter().filter(|line| line.contains(" from=")).map(|line| settled(line)).collect();
     assert_eq!(
         changes,
@@ -165,7 +159,7 @@ async fn sessions_and_levels_can_be_turned_off() {
         let program = Program::start(&text, &[]);
         let answer = until("an answer", || async { exchange(front, b"ping").await.ok() }).await;
         assert_eq!(answer, b"hello");
-        let lines = stop(program).await;
+        let lines = program.stop().await;
         assert!(!lines.iter().any(|line| line.contains("session ended")), "{lines:#?}");
         assert_eq!(lines.iter().any(|line| line.contains(" INFO ")), wanted, "{lines:#?}");
         assert_eq!(lines.is_empty(), log.contains("off"), "{lines:#?}");
@@ -200,7 +194,7 @@ async fn sessions_that_went_well_and_empty_ones_can_be_left_out() {
         soon("the end", port_check.read_to_end(&mut Vec::new())).await.unwrap();
         let mut refused = soon("a connect", TcpStream::connect(none)).await.unwrap();
         assert_eq!(soon("a refusal", refused.read(&mut [0])).await.unwrap(), 0);
-        let lines = stop(program).await;
+        let lines = program.stop().await;
         let mut ended: Vec<_> = lines.iter().filter(|line| line.contains("session ended")).collect();
         // In the order of their begin: two workers may end the last two in any.
         ended.sort_by_key(|line| {
@@ -214,9 +208,9 @@ async fn sessions_that_went_well_and_empty_ones_can_be_left_out() {
     }
 }
 
-/// Its stdout and stderr are one pipe that nobody reads any more, as with a collector of logs that hangs.
+/// Its stdout and stderr are one pipe without a reader, as with a log collector that hangs.
 #[tokio::test]
-async fn a_reader_that_sleeps_holds_up_no_session_and_not_the_end() {
+async fn a_sleeping_log_reader_delays_neither_sessions_nor_the_stop() {
     let backend = Backend::answering("hello").await;
     let (front, admin, empty) = (free_port(), free_port(), free_port());
     let more = format!(
@@ -270,9 +264,9 @@ async fn a_reader_that_sleeps_holds_up_no_session_and_not_the_end() {
     drop(unread);
 }
 
-/// Who failed a session before it was served, or in the end, and which limit it was that ended the search.
+/// The backends that failed a session before it was served, or at the end, and the limit that ended the search.
 #[tokio::test]
-async fn a_line_says_who_failed_before_and_what_ended_the_search() {
+async fn a_log_line_names_the_backends_that_failed_and_the_reason_that_ended_the_search() {
     let (one, two, backend) = (free_port(), free_port(), Backend::answering("hello").await);
     let config = |backends: &str, more: &str| {
         format!(
@@ -288,7 +282,7 @@ async fn a_line_says_who_failed_before_and_what_ended_the_search() {
     let line = program.until_says("session ended").await;
     assert!(line.contains("backend=three ") && line.contains("attempts=3 "), "{line}");
     assert!(line.contains(" failed_attempts=\"one: refused, two: refused\" "), "{line}");
-    stop(program).await;
+    program.stop().await;
 
     let connect = |keys: &str| format!("connect = {{ retry_delay = \"1ms\", {keys} }}");
     for (keys, says) in [
@@ -301,19 +295,19 @@ async fn a_line_says_who_failed_before_and_what_ended_the_search() {
         let line = program.until_says("session ended").await;
         assert!(line.contains("outcome=\"connect_failed\"") && line.contains(says), "{keys}: {line}");
         assert!(line.contains(" failed_attempts=\"one: refused"), "{line}");
-        stop(program).await;
+        program.stop().await;
     }
     // Time alone.
     let program = Program::start(&config(&dead, "connect = { attempts = 1000, deadline = \"150ms\" }"), &[]);
     assert_eq!(exchange(program.front("front").await, b"").await.unwrap(), b"");
     let line = program.until_says("session ended").await;
     assert!(line.contains("; connect.deadline is over\""), "{line}");
-    stop(program).await;
+    program.stop().await;
 }
 
-/// Under `replay`, too: who did not answer, and why nobody else was asked.
+/// With `replay` too: the backend that did not answer, and why no other was tried.
 #[tokio::test]
-async fn a_line_says_who_did_not_answer() {
+async fn a_log_line_names_the_backend_that_did_not_answer() {
     let bad = Backend::serving(|mut stream| async move {
         let _ = stream.read(&mut [0; 8]).await;
     })
@@ -341,7 +335,7 @@ async fn a_line_says_who_did_not_answer() {
         assert!(line.contains(" failed_attempts=\"bad: closed before its first byte\" "), "{line}");
         let says = " not_replayed=\"no other backend may be tried\"";
         assert_eq!((line.contains(says), line.contains("replays=1")), (!spill.is_empty(), spill.is_empty()), "{line}");
-        stop(program).await;
+        program.stop().await;
     }
 }
 
@@ -351,7 +345,7 @@ async fn the_level_that_the_file_offers_shows_what_each_probe_found() {
     let program = Program::start(&config(backend.address(), "", "level = \"info,evenkeel::probe=debug\""), &[]);
     let line = program.until_says("DEBUG").await;
     assert!(line.contains(&backend.address().to_string()) && line.contains("passed=true"), "{line}");
-    stop(program).await;
+    program.stop().await;
 }
 
 /// stderr on a full disk: the log can't say it, so `status` and the metrics do.
@@ -371,7 +365,7 @@ async fn a_full_disk_under_the_log_is_named() {
     assert!(line.starts_with("the log can't be written for ") && line.contains("No space left on device"), "{line}");
     let metrics = get(admin, "/metrics").await.unwrap().1;
     assert!(metrics.contains("evenkeel_troubles 1\n") && !metrics.contains("log_lines_dropped_total 0\n"), "{metrics}");
-    stop(program).await;
+    program.stop().await;
 }
 
 #[tokio::test]
@@ -392,12 +386,12 @@ async fn a_value_of_a_proxy_header_that_does_not_fit_is_named() {
     let line = program.until_says("values of the PROXY header are left out").await;
     assert!(line.contains(" WARN ") && line.contains("pool=back") && line.contains("types=\"0xe0\""), "{line}");
     drop(client);
-    stop(program).await;
+    program.stop().await;
 }
 
 /// As on a board without a battery; with TLS, whose certificates have times.
 #[tokio::test]
-async fn a_wall_clock_before_1970_ends_nothing() {
+async fn a_wall_clock_before_1970_does_no_harm() {
     let Some(_faketime) = crate::support::program("faketime") else { return };
     let mut libraries = std::fs::read_dir("/usr/lib").unwrap().flatten().map(|entry| {
         let path = entry.path();
@@ -417,6 +411,6 @@ async fn a_wall_clock_before_1970_ends_nothing() {
         assert_eq!(status, wanted, "{path}: {body}");
         assert!(wanted == 200 || body.contains("the wall clock of this machine is before 1970"), "{body}");
     }
-    let log = stop(program).await;
+    let log = program.stop().await;
     assert!(!log.iter().any(|line| line.contains("panic")), "{log:#?}");
 }

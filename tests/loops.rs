@@ -23,7 +23,7 @@ async fn rejected(rig: &Rig, count: usize) -> Vec<Value> {
     .await
 }
 
-/// Nobody is there, and a client that tries takes nobody's place.
+/// There is no backend, and a client that tries takes no place.
 async fn nobody_serves(rig: &Rig) {
     assert_eq!(exchange(rig.front(), b"?").await.unwrap_or_default(), b"");
     rig.until_no_sessions().await;
@@ -32,7 +32,7 @@ async fn nobody_serves(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn a_listener_of_ours_is_no_backend_from_the_file() {
+async fn our_own_listener_in_a_file_is_not_used_as_a_backend() {
     let backend = Backend::answering("a").await;
     for front in ["127.0.0.1:0", "0.0.0.0:0", "[::]:0"] {
         let rig = Rig::start(&pool(&format!("backends = [\"{}\"]", backend.address()), front)).await;
@@ -53,7 +53,7 @@ async fn a_listener_of_ours_is_no_backend_from_the_file() {
 }
 
 #[tokio::test]
-async fn a_listener_of_ours_is_no_backend_from_the_registry() {
+async fn our_own_listener_in_the_registry_is_not_used_as_a_backend() {
     let registry = Registry::new().await;
     let backend = Backend::answering("a").await;
     registry.add("web", "a", backend.address());
@@ -68,7 +68,7 @@ async fn a_listener_of_ours_is_no_backend_from_the_registry() {
 }
 
 #[tokio::test]
-async fn a_backend_at_which_a_reload_lets_us_listen_is_none_any_more() {
+async fn a_reload_removes_a_backend_at_an_address_that_we_now_listen_on() {
     let backend = Backend::answering("a").await;
     let address = backend.address();
     let text = pool(&format!("backends = [\"localhost:{}\"]", address.port()), "127.0.0.1:0");
@@ -82,9 +82,9 @@ async fn a_backend_at_which_a_reload_lets_us_listen_is_none_any_more() {
     rejected(&rig, 0).await;
 }
 
-/// A machine with an address beside those of `lo`, in a network of its own.
+/// A machine with an address beside those of `lo`, in its own network namespace.
 #[tokio::test]
-async fn an_address_of_the_machine_is_ours_behind_a_wildcard() {
+async fn a_wildcard_listener_covers_every_address_of_the_machine() {
     let script =
         "ip link set lo up && ip address add 10.77.0.1/32 dev lo && ip address add fd77::1/128 dev lo && exec \"$@\"";
     let within = |arguments: &[&str]| {

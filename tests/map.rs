@@ -19,7 +19,7 @@ fn is_path(word: &str) -> bool {
 }
 
 #[test]
-fn the_files_that_they_name_exist() {
+fn the_files_named_in_the_map_exist() {
     for name in PAGES {
         let text = page(name);
         let paths: BTreeSet<_> = code(&text).into_iter().filter(|word| is_path(word)).collect();
@@ -66,7 +66,7 @@ fn is_defined(name: &str, sources: &[String]) -> bool {
 }
 
 #[test]
-fn the_types_and_functions_that_they_name_exist() {
+fn the_types_and_functions_named_in_the_map_exist() {
     let mut texts = Vec::new();
     for directory in ["src", "consul/src", "backend-demo/src", "loadtest/src", "tests"] {
         sources(root().join(directory), &mut texts);

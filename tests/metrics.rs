@@ -1,4 +1,4 @@
-//! What the admin listener says: metrics, the API, readiness, liveness.
+//! The answers of the admin listener: metrics, the API, readiness, liveness.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Registry, Rig, exchange, reset, until};
+use crate::support::{Backend, Behaviour, HealthBackend, Registry, Rig, exchange, reset, until};
 
 /// Fast enough for a test; probes are so seldom that only sessions can know.
 const SELDOM: &str = "check = { kind = \"tcp\", interval = \"1h\", fall = 3 }";
@@ -16,71 +16,10 @@ const SELDOM: &str = "check = { kind = \"tcp\", interval = \"1h\", fall = 3 }";
 const HTTP: &str =
     "check = { kind = \"http\", path = \"/health\", interval = \"40ms\", fast_interval = \"20ms\", timeout = \"10s\" }";
 
-#[derive(Clone, Copy)]
-enum Mood {
-    /// Answers sessions with its name, and `GET /health` with 200.
-    Good,
-    /// Takes a request and closes without an answer.
-    Mute,
-    /// Answers `GET /health` with 503.
-    Sick,
-    /// Closes what it accepts.
-    Hasty,
-    /// Resets what it accepts.
-    Rude,
-}
-
-struct Moody {
-    backend: Backend,
-    mood: Arc<AtomicU8>,
-}
-
-impl Moody {
-    async fn new(name: &'static str, mood: Mood) -> Self {
-        let mood = Arc::new(AtomicU8::new(mood as u8));
-        let told = Arc::clone(&mood);
-        let backend = Backend::serving(move |stream| serve(stream, name, told.load(SeqCst))).await;
-        Self { backend, mood }
-    }
-
-    fn becomes(&self, mood: Mood) {
-        self.mood.store(mood as u8, SeqCst);
-    }
-
-    fn id(&self) -> String {
-        self.backend.address().to_string()
-    }
-}
-
-async fn serve(mut stream: TcpStream, name: &'static str, mood: u8) {
-    let mut request = [0; 1024];
-    if mood == Mood::Hasty as u8 {
-        return;
-    }
-    if mood == Mood::Rude as u8 {
-        return reset(stream);
-    }
-    let Ok(n @ 1..) = stream.read(&mut request).await else { return };
-    if mood == Mood::Mute as u8 {
-        return;
-    }
-    let answer = match (request[..n].starts_with(b"GET /health"), mood == Mood::Sick as u8) {
-        (true, sick) => {
-            format!("HTTP/1.1 {} x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", if sick { 503 } else { 200 })
-        }
-        (false, _) => name.to_owned(),
-    };
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
-    while stream.read(&mut request).await.is_ok_and(|n| n > 0) {}
-}
-
-async fn pool(backends: &[&Moody], more: &str) -> Rig {
-    let ids: Vec<_> = backends.iter().map(|backend| backend.id()).collect();
-    let ids: Vec<_> = ids.iter().map(String::as_str).collect();
-    let rig = Rig::with_backends(&ids, more).await;
-    for id in ids {
-        rig.until_standing(id, "up").await;
+async fn pool(backends: &[&HealthBackend], more: &str) -> Rig {
+    let rig = Rig::with_health_backends(backends, more).await;
+    for backend in backends {
+        rig.until_standing(&backend.id(), "up").await;
     }
     rig
 }
@@ -113,7 +52,10 @@ fn of(metric: &str, id: &str) -> String {
 
 #[tokio::test]
 async fn a_backend_that_closes_before_it_answers_is_ejected_and_comes_back() {
-    let (good, bad) = (Moody::new("good", Mood::Good).await, Moody::new("bad", Mood::Mute).await);
+    let (good, bad) = (
+        HealthBackend::new("good", Behaviour::Good).await,
+        HealthBackend::new("bad", Behaviour::ClosesAfterRequest).await,
+    );
     let rig = pool(&[&good, &bad], &format!("{SELDOM}\noutliers.trial = \"50ms\"\ndamping.stay_up = \"0s\"")).await;
     let id = bad.id();
     let ejected = ask_until(&rig, &id, "ejected").await;
@@ -125,7 +67,7 @@ async fn a_backend_that_closes_before_it_answers_is_ejected_and_comes_back() {
     assert!(rig.metric(&of("evenkeel_outlier_ejections_total", &id)).await >= 1.0);
     assert!(rig.metric("evenkeel_outlier_detected_total{pool=\"back\",reason=\"consecutive\"}").await >= 1.0);
 
-    bad.becomes(Mood::Good);
+    bad.set_behaviour(Behaviour::Good);
     let up = ask_until(&rig, &id, "up").await;
     assert!(up["ejected"].is_null());
     let passed = format!("evenkeel_outlier_trials_total{{pool=\"back\",backend=\"{id}\",result=\"pass\"}}");
@@ -138,9 +80,10 @@ async fn a_backend_that_closes_before_it_answers_is_ejected_and_comes_back() {
 /// Once one session has failed there, the others hold back their bytes for a moment: they go elsewhere, unseen, and so do the
 /// trials.
 #[tokio::test]
-async fn a_backend_that_ends_what_it_accepts_is_found_out_before_it_is_sent_anything() {
-    for (mood, reason) in [(Mood::Hasty, "closed"), (Mood::Rude, "reset")] {
-        let (good, bad) = (Moody::new("good", Mood::Good).await, Moody::new("bad", Mood::Good).await);
+async fn a_backend_that_closes_at_accept_is_noticed_before_data_is_sent() {
+    for (behaviour, reason) in [(Behaviour::ClosesAtAccept, "closed"), (Behaviour::ResetsAtAccept, "reset")] {
+        let (good, bad) =
+            (HealthBackend::new("good", Behaviour::Good).await, HealthBackend::new("bad", Behaviour::Good).await);
         let id = bad.id();
         // Sessions begin when their clients have spoken.
         let rig = Rig::start(&format!(
@@ -151,7 +94,7 @@ async fn a_backend_that_ends_what_it_accepts_is_found_out_before_it_is_sent_anyt
         ))
         .await;
         rig.until_standing(&id, "up").await;
-        bad.becomes(mood);
+        bad.set_behaviour(behaviour);
         ask_until(&rig, &id, "ejected").await;
         let unseen =
             format!("evenkeel_backend_connect_failures_total{{pool=\"back\",backend=\"{id}\",reason=\"{reason}\"}}");
@@ -161,7 +104,7 @@ async fn a_backend_that_ends_what_it_accepts_is_found_out_before_it_is_sent_anyt
             (rig.metric(&unseen).await >= 4.0 && rig.metric(&failed).await >= 3.0).then_some(())
         })
         .await;
-        bad.becomes(Mood::Good);
+        bad.set_behaviour(Behaviour::Good);
         ask_until(&rig, &id, "up").await;
         rig.stop().await;
     }
@@ -170,10 +113,10 @@ async fn a_backend_that_ends_what_it_accepts_is_found_out_before_it_is_sent_anyt
 /// A backend that closes without a word to a client that has not said any does nothing wrong.
 #[tokio::test]
 async fn a_silent_client_gets_the_close_of_a_doubtful_backend() {
-    let bad = Moody::new("bad", Mood::Mute).await;
+    let bad = HealthBackend::new("bad", Behaviour::ClosesAfterRequest).await;
     let rig = pool(&[&bad], SELDOM).await;
     assert_eq!(ask(&rig).await, None);
-    bad.becomes(Mood::Hasty);
+    bad.set_behaviour(Behaviour::ClosesAtAccept);
     let mut silent = TcpStream::connect(rig.front()).await.unwrap();
     assert_eq!(crate::support::soon("its end", silent.read(&mut [0])).await.unwrap(), 0);
     drop(silent);
@@ -184,7 +127,10 @@ async fn a_silent_client_gets_the_close_of_a_doubtful_backend() {
 
 #[tokio::test]
 async fn observe_only_counts() {
-    let (good, bad) = (Moody::new("good", Mood::Good).await, Moody::new("bad", Mood::Mute).await);
+    let (good, bad) = (
+        HealthBackend::new("good", Behaviour::Good).await,
+        HealthBackend::new("bad", Behaviour::ClosesAfterRequest).await,
+    );
     let rig = pool(&[&good, &bad], &format!("{SELDOM}\noutliers.mode = \"observe\"")).await;
     let series = "evenkeel_outlier_detected_total{pool=\"back\",reason=\"consecutive\"}";
     until("it is seen", || async {
@@ -199,7 +145,11 @@ async fn observe_only_counts() {
 
 #[tokio::test]
 async fn no_more_than_max_ejected_and_never_the_last_one() {
-    let all = [Moody::new("a", Mood::Mute).await, Moody::new("b", Mood::Mute).await, Moody::new("c", Mood::Mute).await];
+    let all = [
+        HealthBackend::new("a", Behaviour::ClosesAfterRequest).await,
+        HealthBackend::new("b", Behaviour::ClosesAfterRequest).await,
+        HealthBackend::new("c", Behaviour::ClosesAfterRequest).await,
+    ];
     let [a, b, c] = &all;
     let rig = pool(&[a, b, c], &format!("{SELDOM}\noutliers = {{ max_ejected = 34, trial = \"1h\" }}")).await;
     let refused = "evenkeel_outlier_ejections_refused_total{pool=\"back\"}";
@@ -219,14 +169,15 @@ async fn no_more_than_max_ejected_and_never_the_last_one() {
     })
     .await;
     assert_eq!(rig.backend(&a.id()).await.unwrap()["standing"], "up");
-    a.becomes(Mood::Good);
+    a.set_behaviour(Behaviour::Good);
     assert_eq!(ask(&rig).await.as_deref(), Some("a"));
     rig.stop().await;
 }
 
 #[tokio::test]
 async fn a_backup_is_used_while_the_first_tier_is_down_and_left_after_that() {
-    let (first, backup) = (Moody::new("first", Mood::Good).await, Moody::new("backup", Mood::Good).await);
+    let (first, backup) =
+        (HealthBackend::new("first", Behaviour::Good).await, HealthBackend::new("backup", Behaviour::Good).await);
     let rig = Rig::start(&format!(
         "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\n\
          backends = [{{ address = \"{}\", id = \"first\" }}, {{ address = \"{}\", id = \"backup\", backup = true }}]\n{HTTP}\n",
@@ -249,11 +200,11 @@ async fn a_backup_is_used_while_the_first_tier_is_down_and_left_after_that() {
     };
     assert_eq!(answers(&rig).await, ["first"; 4]);
     let load = |tier: u8| format!("evenkeel_pool_tier_load_ratio{{pool=\"back\",tier=\"{tier}\"}}");
-    first.becomes(Mood::Sick);
+    first.set_behaviour(Behaviour::Unhealthy);
     rig.until_standing("first", "down").await;
     rig.until_metric(&load(1), 1.0).await;
     assert_eq!(answers(&rig).await, ["backup"; 4]);
-    first.becomes(Mood::Good);
+    first.set_behaviour(Behaviour::Good);
     rig.until_standing("first", "up").await;
     rig.until_metric(&load(0), 1.0).await;
     assert_eq!(answers(&rig).await, ["first"; 4]);
@@ -262,7 +213,8 @@ async fn a_backup_is_used_while_the_first_tier_is_down_and_left_after_that() {
 
 #[tokio::test]
 async fn a_recovered_backend_starts_slowly() {
-    let (old, new) = (Moody::new("old", Mood::Good).await, Moody::new("new", Mood::Good).await);
+    let (old, new) =
+        (HealthBackend::new("old", Behaviour::Good).await, HealthBackend::new("new", Behaviour::Good).await);
     let registry = Registry::new().await;
     registry.add("web", "old", old.backend.address());
     let rig = registry.rig("", &format!("{HTTP}\nslow_start = \"10h\"")).await;
@@ -279,9 +231,9 @@ async fn a_recovered_backend_starts_slowly() {
     }
     let since = std::time::Instant::now();
     until("the old one is old", || async { (since.elapsed().as_millis() > 1_100).then_some(()) }).await;
-    new.becomes(Mood::Sick);
+    new.set_behaviour(Behaviour::Unhealthy);
     rig.until_standing(&new_id, "down").await;
-    new.becomes(Mood::Good);
+    new.set_behaviour(Behaviour::Good);
     let weights = until("it grows", || async {
         let backend = rig.backend(&new_id).await?;
         let weight = backend["effective_weight"].as_f64()?;
@@ -294,15 +246,16 @@ async fn a_recovered_backend_starts_slowly() {
 }
 
 #[tokio::test]
-async fn a_backend_that_flaps_has_to_stay_up_first() {
-    let (good, flaps) = (Moody::new("good", Mood::Good).await, Moody::new("flaps", Mood::Good).await);
+async fn a_flapping_backend_gets_sessions_only_after_it_has_stayed_up() {
+    let (good, flaps) =
+        (HealthBackend::new("good", Behaviour::Good).await, HealthBackend::new("flaps", Behaviour::Good).await);
     let damping = "damping = { window = \"1h\", stay_up = \"1h\", max_stay_up = \"1h\" }";
     let rig = pool(&[&good, &flaps], &format!("{HTTP}\n{damping}")).await;
     let id = flaps.id();
     for then in ["up", "damped"] {
-        flaps.becomes(Mood::Sick);
+        flaps.set_behaviour(Behaviour::Unhealthy);
         rig.until_standing(&id, "down").await;
-        flaps.becomes(Mood::Good);
+        flaps.set_behaviour(Behaviour::Good);
         rig.until_standing(&id, then).await;
     }
     let damped = rig.backend(&id).await.unwrap();
@@ -312,8 +265,8 @@ async fn a_backend_that_flaps_has_to_stay_up_first() {
     for _ in 0..4 {
         assert_eq!(ask(&rig).await.as_deref(), Some("good"));
     }
-    // Nobody else is left: then it is good enough.
-    good.becomes(Mood::Sick);
+    // No other backend is left, so it is used.
+    good.set_behaviour(Behaviour::Unhealthy);
     rig.until_standing(&id, "up").await;
     rig.stop().await;
 }

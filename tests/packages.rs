@@ -1,4 +1,4 @@
-//! What would be published: all that a stranger needs to build and may want to read, and nothing else.
+//! The published packages hold all files for building and reading, and no others.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ fn cargo(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn they_have_their_licences_and_nothing_that_is_for_us() {
+fn packages_have_their_licences_and_no_internal_files() {
     for name in PUBLISHED {
         let list = cargo(&["package", "--list", "--allow-dirty", "-p", name]);
         let files: Vec<&str> = list.lines().collect();
@@ -31,7 +31,7 @@ fn they_have_their_licences_and_nothing_that_is_for_us() {
 }
 
 #[test]
-fn their_descriptions_are_complete_and_the_others_stay_here() {
+fn packages_to_publish_are_described_and_the_others_are_private() {
     let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--no-deps", "--format-version", "1"])).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
     assert_eq!(packages.len(), 4);
@@ -59,7 +59,7 @@ fn their_descriptions_are_complete_and_the_others_stay_here() {
 
 /// A panic ends its session, and only where it unwinds.
 #[test]
-fn no_profile_aborts() {
+fn no_profile_sets_panic_to_abort() {
     let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
     assert!(manifest.contains("[profile.release]") && manifest.contains("[profile.dist]"));
     assert!(!manifest.lines().any(|line| line.trim_start().starts_with("panic")));
@@ -67,7 +67,7 @@ fn no_profile_aborts() {
 
 /// With a program that is quick to link: cargo decides by the profiles alone.
 #[test]
-fn what_is_for_packages_is_stripped() {
+fn the_dist_profile_strips_symbols() {
     let manifest = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
     let profiles = &manifest[manifest.find("[profile.release]").unwrap()..];
     let directory = tempfile::tempdir().unwrap();

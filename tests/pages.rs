@@ -51,7 +51,7 @@ fn column<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn their_metrics_exist() {
+fn the_metrics_of_the_manual_exist() {
     let known: BTreeSet<_> = metrics::ALL.iter().map(|metric| metric.name).collect();
     // Keys of a Consul service's Meta, which begin like metrics.
     let meta = ["evenkeel_priority", "evenkeel_max_sessions"];
@@ -64,7 +64,7 @@ fn their_metrics_exist() {
 }
 
 #[test]
-fn its_outcomes_reasons_and_standings_exist() {
+fn the_outcomes_reasons_and_standings_of_the_manual_exist() {
     let text = page(WHEN_THINGS_FAIL);
     let outcomes: BTreeSet<_> = Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
     let standings: BTreeSet<_> = Standing::ALL.iter().map(|standing| standing.name()).collect();
@@ -89,7 +89,7 @@ fn its_outcomes_reasons_and_standings_exist() {
 
 /// A table that lists a closed set lists all of it.
 #[test]
-fn their_tables_are_complete() {
+fn the_tables_of_the_manual_are_complete() {
     let check = |name: &str, column_name: &str, known: BTreeSet<&str>| {
         let text = page(name);
         let listed: BTreeSet<_> = column(&text, column_name).into_iter().flat_map(code).collect();
@@ -104,7 +104,7 @@ fn their_tables_are_complete() {
 }
 
 #[test]
-fn their_configurations_are_valid() {
+fn the_configurations_of_the_manual_are_valid() {
     for (name, text) in all() {
         for block in blocks(&text, "toml") {
             let mut whole = String::new();
@@ -133,7 +133,7 @@ fn their_configurations_are_valid() {
 }
 
 #[test]
-fn their_links_lead_somewhere() {
+fn the_links_of_the_manual_work() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pages = all();
     for (name, text) in &pages {

@@ -94,7 +94,7 @@ async fn receive(stream: &mut TcpStream, expected: &[u8]) {
 }
 
 #[tokio::test]
-async fn what_came_during_a_pause_is_read_before_idle_is_believed() {
+async fn bytes_that_came_during_a_pause_are_read_before_the_idle_timeout() {
     let rig = Stoppable::start("", "timeouts = { idle = \"1s\" }").await;
     let mut sessions = Vec::new();
     for &front in &rig.fronts {
@@ -127,7 +127,7 @@ async fn what_came_during_a_pause_is_read_before_idle_is_believed() {
 
 /// More of them than one turn of the event loop can tell of (1,024).
 #[tokio::test]
-async fn nor_are_many_sessions_idle() {
+async fn after_a_pause_many_sessions_are_not_idle() {
     const MANY: usize = 1_400;
     for relay in [0, if has_io_uring() { 3 } else { 0 }] {
         let rig = Stoppable::start("", "timeouts = { idle = \"1s\" }").await;
@@ -156,7 +156,7 @@ async fn nor_are_many_sessions_idle() {
 }
 
 #[tokio::test]
-async fn nor_is_a_half_closed_session_too_long_half_closed() {
+async fn after_a_pause_a_half_closed_session_does_not_time_out() {
     let rig = Stoppable::start("", "timeouts = { half_close = \"1s\" }").await;
     let mut sessions = Vec::new();
     for &front in &rig.fronts {
@@ -185,7 +185,7 @@ async fn nor_is_a_half_closed_session_too_long_half_closed() {
 
 /// With and without replays.
 #[tokio::test]
-async fn nor_is_an_answer_late_that_came_in_time() {
+async fn after_a_pause_an_answer_that_came_in_time_is_not_late() {
     for replay in ["", "replay = \"until_response\""] {
         let rig = Stoppable::start("", &format!("timeouts = {{ first_byte = \"1s\" }}\n{replay}")).await;
         let mut sessions = Vec::new();
@@ -212,7 +212,7 @@ async fn nor_is_an_answer_late_that_came_in_time() {
 }
 
 #[tokio::test]
-async fn nor_is_a_proxy_header_late() {
+async fn after_a_pause_a_proxy_header_is_not_late() {
     let rig = Stoppable::start("accept_proxy = { from = [\"127.0.0.1\"], timeout = \"1s\" }", "").await;
     let mut client = TcpStream::connect(rig.fronts[0]).await.unwrap();
     let admin = rig.program.admin().await;
@@ -229,7 +229,7 @@ async fn nor_is_a_proxy_header_late() {
 }
 
 #[tokio::test]
-async fn nor_does_a_probe_fail_whose_answer_had_come() {
+async fn after_a_pause_a_probe_with_an_answer_does_not_fail() {
     let backend = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = backend.local_addr().unwrap();
     let mut program = Program::start(
@@ -292,7 +292,7 @@ async fn read_slowly(bench: &Bench, finishes: bool) {
         }
     };
     tokio::join!(send, read);
-    // It is alive: nothing was cut.
+    // It is alive: nothing was closed.
     sink.write_all(b"thanks").await.unwrap();
     receive(&mut source, b"thanks").await;
     if !finishes {
@@ -314,7 +314,7 @@ async fn a_slow_reader_that_gets_all_its_bytes_completes() {
         .await;
 }
 
-/// Who takes nothing is cut as before, however much the kernels hold for it.
+/// An end that reads nothing still times out, however much the kernels hold for it.
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_idle() {
     // More than `fill` takes to find that nothing more goes in.

@@ -23,7 +23,7 @@ async fn until_connections(backend: &Backend, count: usize) {
 }
 
 #[tokio::test]
-async fn a_session_takes_one_and_it_is_replaced() {
+async fn a_session_takes_a_preconnection_and_it_is_replaced() {
     let backend = Backend::echo().await;
     let id = backend.address().to_string();
     let rig = Rig::with_backends(&[&id], THREE).await;
@@ -43,7 +43,7 @@ async fn a_session_takes_one_and_it_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_the_backend_closes_is_replaced_before_anybody_gets_it() {
+async fn a_closed_preconnection_is_replaced_before_a_session_gets_it() {
     let (close, closed) = watch::channel(0_u32);
     let waiting = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&waiting);
@@ -70,7 +70,7 @@ async fn what_the_backend_closes_is_replaced_before_anybody_gets_it() {
     for generation in 1..=5 {
         rig.until_metric(&series("evenkeel_backend_preconnected", &id), 3.0).await;
         let opened = rig.metric(&series("evenkeel_backend_preconnects_opened_total", &id)).await;
-        // The backend may hear of a connection later than the balancer does.
+        // The backend may see a connection later than the balancer does.
         until("all wait for it", || async { (waiting.load(SeqCst) as f64 >= opened).then_some(()) }).await;
         close.send(generation).unwrap();
         until("they are replaced", || async {
@@ -83,7 +83,7 @@ async fn what_the_backend_closes_is_replaced_before_anybody_gets_it() {
 }
 
 #[tokio::test]
-async fn none_is_given_to_two_sessions() {
+async fn no_preconnection_is_given_to_two_sessions() {
     let peers = Arc::new(Mutex::new(Vec::<SocketAddr>::new()));
     let kept = Arc::clone(&peers);
     let backend = Backend::serving(move |mut stream| {
@@ -93,7 +93,7 @@ async fn none_is_given_to_two_sessions() {
             if stream.read_exact(&mut request).await.is_ok() {
                 kept.lock().unwrap().push(stream.peer_addr().unwrap());
                 let _ = stream.write_all(&request).await;
-                // Nobody else's bytes may follow.
+                // No bytes of another session may follow.
                 assert_eq!(stream.read(&mut request).await.unwrap_or(0), 0);
             }
         }
@@ -121,7 +121,7 @@ async fn none_is_given_to_two_sessions() {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_gone_keeps_none() {
+async fn a_backend_that_is_gone_keeps_no_preconnections() {
     let backend = Backend::echo().await;
     let id = backend.address().to_string();
     let rig = Rig::with_backends(&[&id], THREE).await;

@@ -1,4 +1,4 @@
-//! Sessions wait in the pool's queue while all backends are at their cap: in order, within limits, and nobody is forgotten.
+//! Sessions wait in the pool's queue while all backends are at their cap: in order, within limits, and none is forgotten.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Program, Rig, exchange, free_port, get, reset, soon, until};
+use crate::support::{Backend, Program, Rig, exchange, free_port, get, get_json, reset, soon, until};
 
 const QUEUED: &str = "evenkeel_pool_queued_sessions{pool=\"back\"}";
 const ROOMY: &str = "queue = { max_length = 100, timeout = \"1m\" }";
@@ -31,14 +31,14 @@ async fn is_served(client: &mut TcpStream) {
     assert_eq!(soon("an answer", client.read_u8()).await.unwrap(), b'x');
 }
 
-/// It is closed without a byte; with a reset, because nobody has read what it said.
+/// It is closed without a byte; with a reset if its bytes were not read.
 async fn is_refused(mut client: TcpStream) {
     let end = soon("a refusal", client.read(&mut [0; 8])).await;
     assert!(matches!(&end, Ok(0)) || end.is_err(), "{end:?}");
 }
 
 #[tokio::test]
-async fn who_came_first_is_served_first() {
+async fn the_queue_serves_clients_in_order() {
     let backend = Backend::echo().await;
     let rig = rig(&backend, ROOMY).await;
     let mut serving = client(rig.front()).await;
@@ -48,8 +48,7 @@ async fn who_came_first_is_served_first() {
         waiting.push(client(rig.front()).await);
         rig.until_metric(QUEUED, f64::from(n)).await;
     }
-    let sessions: Value =
-        serde_json::from_str(&get(rig.admin(), "/api/v1/sessions?phase=queued").await.unwrap().1).unwrap();
+    let sessions: Value = get_json(rig.admin(), "/api/v1/sessions?phase=queued").await;
     assert_eq!(sessions["sessions"].as_array().unwrap().len(), 5, "{sessions}");
     let pools = rig.pools().await;
     assert_eq!((&pools["pools"][0]["queued"], &pools["pools"][0]["sessions"]), (&5.into(), &1.into()));
@@ -80,7 +79,7 @@ async fn a_full_queue_refuses() {
     let mut waiting = client(rig.front()).await;
     rig.until_metric(QUEUED, 1.0).await;
     is_refused(client(rig.front()).await).await;
-    // Who has said nothing is closed as ever.
+    // A client that has sent nothing gets a normal close.
     assert_eq!(exchange(rig.front(), b"").await.unwrap(), b"");
     drop(serving);
     is_served(&mut waiting).await;
@@ -90,7 +89,7 @@ async fn a_full_queue_refuses() {
     rig.stop().await;
 }
 
-/// Without one, who finds no room is refused at once.
+/// Without a queue, a session that finds no room is refused at once.
 #[tokio::test]
 async fn without_a_queue_nobody_waits() {
     let backend = Backend::echo().await;
@@ -105,7 +104,7 @@ async fn without_a_queue_nobody_waits() {
 }
 
 #[tokio::test]
-async fn who_waits_too_long_is_refused() {
+async fn a_client_that_waits_too_long_is_refused() {
     let backend = Backend::echo().await;
     let rig = rig(&backend, "queue = { max_length = 9, timeout = \"50ms\" }").await;
     let mut serving = client(rig.front()).await;
@@ -115,7 +114,7 @@ async fn who_waits_too_long_is_refused() {
     drop(serving);
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::QueueTimeout), 1);
-    // Its place is nobody's: the next one is served at once.
+    // Its place is free: the next one is served at once.
     let mut next = client(rig.front()).await;
     is_served(&mut next).await;
     drop(next);
@@ -123,7 +122,7 @@ async fn who_waits_too_long_is_refused() {
 }
 
 #[tokio::test]
-async fn who_resets_leaves_the_queue() {
+async fn a_client_that_resets_leaves_the_queue() {
     let backend = Backend::echo().await;
     let rig = rig(&backend, ROOMY).await;
     let mut serving = client(rig.front()).await;
@@ -160,7 +159,7 @@ async fn the_deadline_of_the_connect_begins_after_the_wait() {
 
 /// A raised cap, a new backend and one that comes up serve those that wait.
 #[tokio::test]
-async fn a_reload_that_makes_room_serves() {
+async fn a_reload_that_makes_room_serves_waiting_clients() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let config = |backends: &[&Backend], cap: u32| {
         let backends: Vec<_> = backends.iter().map(|backend| backend.address().to_string()).collect();
@@ -197,7 +196,7 @@ async fn sessions_wait_for_a_pool_that_is_down() {
     rig.until_standing(&address.to_string(), "down").await;
     let mut waiting = client(rig.front()).await;
     rig.until_metric(QUEUED, 1.0).await;
-    let status: Value = serde_json::from_str(&get(rig.admin(), "/api/v1/status").await.unwrap().1).unwrap();
+    let status: Value = get_json(rig.admin(), "/api/v1/status").await;
     assert_eq!((&status["pools"][0]["queued"], &status["pools"][0]["when_all_down"]), (&1.into(), &"wait".into()));
     let _backend = Backend::on(address, |mut stream| async move {
         let (mut read, mut write) = stream.split();
@@ -217,9 +216,9 @@ async fn sessions_wait_for_a_pool_that_is_down() {
     rig.stop().await;
 }
 
-/// Many more clients than places, on all workers: the cap is never exceeded and everybody gets an answer.
+/// Many more clients than places, on all workers: the cap is never exceeded, and each client gets an answer.
 #[tokio::test]
-async fn a_crowd_gets_through() {
+async fn many_clients_at_once_are_served() {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -263,9 +262,9 @@ async fn a_crowd_gets_through() {
     rig.stop().await;
 }
 
-/// A stop lets those that wait have their turn, cuts who has none within the time, and the log says how long they waited.
+/// A stop serves waiting sessions, ends those that get no place within its time, and the log says how long they waited.
 #[tokio::test]
-async fn a_stop_waits_for_those_that_wait() {
+async fn a_stop_waits_for_queued_clients() {
     let backend = Backend::echo().await;
     let mut program = Program::start(
         &format!(

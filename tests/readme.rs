@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::pages::{all, blocks};
 
-/// What stands in the `sh` blocks, and who runs it.
+/// The commands of the `sh` blocks, and the test that runs each.
 const COMMANDS: &[(&str, &str)] = &[
     ("sudo apt-get install -y --no-install-recommends git gcc libc6-dev curl", "by hand, on an empty machine"),
     ("git clone https://github.com/evenkeel/evenkeel && cd evenkeel", "by hand"),
@@ -62,7 +62,7 @@ fn file(name: &str) -> String {
 }
 
 #[test]
-fn every_command_is_known_and_none_is_gone() {
+fn the_commands_in_the_manual_are_exactly_the_known_ones() {
     let pages = all();
     let said: BTreeSet<_> = pages
         .iter()

@@ -194,7 +194,7 @@ async fn a_reset_is_noticed_while_the_peer_does_not_read() {
 
 /// The one that does not read resets: the sender hears of it.
 #[tokio::test]
-async fn a_reset_of_the_one_that_does_not_read() {
+async fn the_sender_sees_the_reset_of_a_peer_that_does_not_read() {
     both_ways("", async |bench| {
         let (mut source, sink) = bench.ends().await;
         let there = Pattern::new(8);

@@ -13,15 +13,6 @@ async fn rig(backends: &[&str], connect: &str) -> Rig {
     Rig::with_backends(backends, &more).await
 }
 
-async fn attempts(rig: &Rig, backend: &str) -> f64 {
-    rig.metric(&format!("evenkeel_backend_connect_attempts_total{{pool=\"back\",backend=\"{backend}\"}}")).await
-}
-
-async fn failures(rig: &Rig, backend: &str, reason: &str) -> f64 {
-    let labels = format!("{{pool=\"back\",backend=\"{backend}\",reason=\"{reason}\"}}");
-    rig.metric(&format!("evenkeel_backend_connect_failures_total{labels}")).await
-}
-
 #[tokio::test]
 async fn a_refusal_is_not_noticed() {
     let (dead, backend) = (free_port().to_string(), Backend::answering("here").await);
@@ -32,10 +23,13 @@ async fn a_refusal_is_not_noticed() {
     }
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::Completed), 20);
-    assert_eq!((attempts(&rig, &alive).await, failures(&rig, &alive, "refused").await), (20.0, 0.0));
-    let tried = attempts(&rig, &dead).await;
+    assert_eq!(
+        (rig.backend_metric("connect_attempts_total", &alive).await, rig.connect_failures(&alive, "refused").await),
+        (20.0, 0.0)
+    );
+    let tried = rig.backend_metric("connect_attempts_total", &dead).await;
     assert!(tried >= 10.0, "it had its turns: {tried}");
-    assert_eq!(failures(&rig, &dead, "refused").await, tried);
+    assert_eq!(rig.connect_failures(&dead, "refused").await, tried);
     rig.stop().await;
 }
 
@@ -51,16 +45,16 @@ async fn untried_backends_come_first() {
     assert_eq!(rig.ended(Outcome::ConnectFailed), 1);
     let mut tried = Vec::new();
     for backend in &backends {
-        tried.push(attempts(&rig, backend).await);
+        tried.push(rig.backend_metric("connect_attempts_total", backend).await);
     }
     assert_eq!(tried.iter().sum::<f64>(), 6.0);
     assert!(tried.iter().all(|&n| n == 1.0 || n == 2.0), "{tried:?}");
     rig.stop().await;
 }
 
-/// Also where it would not have its turn for long: the dead one's weight says nothing about who is tried next.
+/// Also if its turn would come much later: the weight of the dead backend does not decide which one is tried next.
 #[tokio::test]
-async fn a_heavy_dead_backend_is_tried_once_a_session() {
+async fn a_dead_backend_with_a_high_weight_is_tried_once_per_session() {
     let (dead, backend) = (free_port(), Backend::answering("here").await);
     let rig = Rig::start(&format!(
         "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\n\
@@ -73,11 +67,11 @@ async fn a_heavy_dead_backend_is_tried_once_a_session() {
         assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"here");
     }
     rig.until_no_sessions().await;
-    assert_eq!(attempts(&rig, &backend.address().to_string()).await, 10.0);
+    assert_eq!(rig.backend_metric("connect_attempts_total", &backend.address().to_string()).await, 10.0);
     rig.stop().await;
 }
 
-/// With nobody else to try, there is a pause, half of it at least (jitter), before the same one is tried again.
+/// Without another backend, there is a pause (at least half of it, because of jitter) before the same one is tried again.
 #[tokio::test]
 async fn the_pause_before_a_second_try() {
     let dead = free_port().to_string();
@@ -86,7 +80,7 @@ async fn the_pause_before_a_second_try() {
     let mut client = TcpStream::connect(rig.front()).await.unwrap();
     assert_eq!(soon("a refusal", last(&mut client)).await, Last::Fin);
     assert!(began.elapsed() >= Duration::from_millis(200), "two pauses of 100 to 200 ms: {:?}", began.elapsed());
-    assert_eq!(attempts(&rig, &dead).await, 3.0);
+    assert_eq!(rig.backend_metric("connect_attempts_total", &dead).await, 3.0);
     rig.stop().await;
 }
 
@@ -98,8 +92,10 @@ async fn a_retry_that_waits_for_the_budget_is_one() {
     let mut client = TcpStream::connect(rig.front()).await.unwrap();
     assert_eq!(soon("a refusal", last(&mut client)).await, Last::Fin);
     rig.until_no_sessions().await;
-    let (held, tried) =
-        (rig.metric("evenkeel_pool_retries_held_total{pool=\"back\"}").await, attempts(&rig, &dead).await);
+    let (held, tried) = (
+        rig.metric("evenkeel_pool_retries_held_total{pool=\"back\"}").await,
+        rig.backend_metric("connect_attempts_total", &dead).await,
+    );
     // 20 are free at once. The last one waits until the deadline.
     assert!((1.0..=tried - 20.0).contains(&held), "{held} of {tried}");
     rig.stop().await;
@@ -113,7 +109,10 @@ async fn a_backend_that_comes_back_is_found() {
     let front = rig.front();
     let client = tokio::spawn(async move { exchange(front, b"?").await });
     let dead = address.to_string();
-    until("three attempts", || async { (attempts(&rig, &dead).await >= 3.0).then_some(()) }).await;
+    until("three attempts", || async {
+        (rig.backend_metric("connect_attempts_total", &dead).await >= 3.0).then_some(())
+    })
+    .await;
     let _backend = Backend::on(address, |mut stream| async move {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut request = Vec::new();
@@ -136,7 +135,7 @@ async fn the_deadline_ends_it() {
     assert!(began.elapsed() >= Duration::from_millis(300), "{:?}", began.elapsed());
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::ConnectFailed), 1);
-    let tried = attempts(&rig, &dead).await;
+    let tried = rig.backend_metric("connect_attempts_total", &dead).await;
     assert!((2.0..=17.0).contains(&tried), "{tried} attempts with pauses of 25 ms or more");
     rig.stop().await;
 }
@@ -153,7 +152,7 @@ async fn a_silent_backend_costs_its_timeout_and_no_more() {
         slow += usize::from(began.elapsed() >= Duration::from_millis(290));
     }
     assert!((1..=4).contains(&slow));
-    assert_eq!(failures(&rig, &silent, "timeout").await, slow as f64);
+    assert_eq!(rig.connect_failures(&silent, "timeout").await, slow as f64);
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::Completed), 4);
     rig.stop().await;
@@ -169,7 +168,7 @@ async fn the_deadline_bounds_a_dial() {
     assert_eq!(soon("a refusal", last(&mut client)).await, Last::Fin);
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::ConnectFailed), 1);
-    assert_eq!(failures(&rig, &silent, "timeout").await, 1.0);
+    assert_eq!(rig.connect_failures(&silent, "timeout").await, 1.0);
     rig.stop().await;
 }
 

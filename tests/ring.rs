@@ -23,7 +23,7 @@ async fn rig(backend: SocketAddr, more: &str) -> Rig {
 
 /// There are 256 buffers.
 #[tokio::test]
-async fn two_thousand_sessions() {
+async fn two_thousand_sessions_share_the_buffers_of_the_ring() {
     if !has_io_uring() {
         return;
     }

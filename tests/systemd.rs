@@ -54,16 +54,10 @@ fn fresh(last: u8) -> SocketAddr {
 
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// It starts its program when somebody connects; that client must be served, too.
+/// systemd starts the program when a client connects; that client must be served too.
 async fn wake(program: &Program, address: SocketAddr) {
     program.until_says(&format!("Listening on {address}")).await;
     assert_eq!(exchange(address, b"the first").await.unwrap(), b"the first");
-}
-
-async fn stop(mut program: Program) -> Vec<String> {
-    program.signal(Signal::TERM);
-    assert_eq!(program.end().await.code(), Some(0), "{:#?}", program.log());
-    program.log()
 }
 
 #[tokio::test]
@@ -76,11 +70,11 @@ async fn a_socket_is_matched_by_its_name() {
     assert_eq!(program.front("front").await, passed);
     // What it got stands for what is written.
     TcpStream::connect(written).await.unwrap_err();
-    stop(program).await;
+    program.stop().await;
 }
 
 #[tokio::test]
-async fn a_socket_is_matched_by_its_address_else() {
+async fn a_socket_without_a_name_is_matched_by_its_address() {
     let backend = Backend::echo().await;
     let (passed, own) = (fresh(3), fresh(4));
     let Some(command) = activate("evenkeel.socket", &[passed]) else { return };
@@ -88,7 +82,7 @@ async fn a_socket_is_matched_by_its_address_else() {
     wake(&program, passed).await;
     // The other listener binds for itself.
     assert_eq!(exchange(own, b"hello").await.unwrap(), b"hello");
-    let log = stop(program).await;
+    let log = program.stop().await;
     assert_eq!(log.iter().filter(|line| line.contains("session ended") && line.contains("listener=b")).count(), 1);
     assert_eq!(log.iter().filter(|line| line.contains("session ended") && line.contains("listener=a")).count(), 1);
 }
@@ -105,11 +99,11 @@ async fn several_sockets_come_at_once() {
     }
     let line = program.until_says("listening listener=one ").await;
     assert!(line.contains(&format!("addresses=[{a}, {b}]")), "{line}");
-    stop(program).await;
+    program.stop().await;
 }
 
 #[tokio::test]
-async fn a_socket_that_nobody_wants_is_an_error_that_names_it() {
+async fn an_inherited_socket_without_a_listener_is_an_error_that_names_it() {
     let backend = Backend::echo().await;
     let (passed, other) = (fresh(8), fresh(9));
     let Some(command) = activate("stray", &[passed]) else { return };
@@ -128,7 +122,7 @@ async fn a_socket_that_nobody_wants_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_passed_socket_serves_who_waited_in_it_before_the_start() {
+async fn an_inherited_socket_serves_clients_from_before_the_start() {
     let backend = Backend::echo().await;
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
@@ -136,7 +130,7 @@ async fn a_passed_socket_serves_who_waited_in_it_before_the_start() {
     until("somebody waits", || async { TcpStream::connect(address).await.ok() }).await;
     let program = Program::start_by(&config(backend.address(), &[("front", ANY)]), pass("front", socket));
     assert_eq!(early.await.unwrap().unwrap(), b"early");
-    stop(program).await;
+    program.stop().await;
 }
 
 #[tokio::test]
@@ -162,13 +156,13 @@ async fn odd_sockets_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn what_systemd_says_to_another_process_is_not_obeyed() {
+async fn sockets_for_another_process_id_are_ignored() {
     let backend = Backend::echo().await;
     let program = Program::start_as(&config(backend.address(), &[("front", ANY)]), |command| {
         command.env("LISTEN_PID", "1").env("LISTEN_FDS", "3").env("LISTEN_FDNAMES", "a:b:c");
     });
     assert_eq!(exchange(program.front("front").await, b"hello").await.unwrap(), b"hello");
-    stop(program).await;
+    program.stop().await;
     let more = "$LISTEN_FDS counts more than the descriptors that are open from 3 on";
     for (key, value, why) in [
         ("LISTEN_FDS", "three", "invalid LISTEN_FDS"),

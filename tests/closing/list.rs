@@ -1,4 +1,4 @@
-//! Who lives, and how far each has come.
+//! The list of sessions and their progress.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use super::Scene;
 use crate::support::{Blackhole, Last, MODES, Rig, last, soon, until};
 
 #[tokio::test]
-async fn it_says_who_and_how_far() {
+async fn a_listed_session_shows_its_client_and_its_progress() {
     for &mode in MODES {
         let before = Instant::now();
         let scene = Scene::new(mode, "").await;
@@ -43,7 +43,7 @@ async fn it_says_who_and_how_far() {
 }
 
 #[tokio::test]
-async fn it_shows_those_that_have_no_backend_yet() {
+async fn the_session_list_shows_sessions_without_a_backend() {
     let hole = Blackhole::new().await;
     let rig = Rig::start(&format!(
         "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\naccept_proxy = {{ from = \"127.0.0.0/8\", timeout = \"1h\" }}\n\
@@ -72,14 +72,14 @@ async fn it_shows_those_that_have_no_backend_yet() {
 }
 
 #[tokio::test]
-async fn one_is_cut_once() {
+async fn no_session_is_closed_twice() {
     let scene = Scene::new(MODES[0], "").await;
     let (mut one, mut other) = (scene.session().await, scene.session().await);
     let key = scene.listed(one.client.local_addr().unwrap()).unwrap().key;
     let workers = &scene.rig.balancer().state().workers;
     let mut noted = None;
     assert!(workers.cut(key, ForcedEnd::Drained, |pool| {
-        // Time enough for a worker to end it, if it had been told already.
+        // Time enough for a worker to end it, if the order had been given already.
         std::thread::sleep(Duration::from_millis(50));
         noted = Some((pool.name.to_string(), scene.rig.ended(Outcome::Drained)));
     }));
@@ -99,7 +99,7 @@ async fn one_is_cut_once() {
 
 /// More than one look takes at a time, while they come and go.
 #[tokio::test]
-async fn it_shows_each_once() {
+async fn the_session_list_shows_each_session_once() {
     let backend = crate::support::Backend::echo().await;
     let rig = Rig::with_backends(&[&backend.address().to_string()], "check = { kind = \"none\" }").await;
     let mut clients = Vec::new();

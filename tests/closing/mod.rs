@@ -1,4 +1,4 @@
-//! Sessions that are ended although both their sides live, and the list of those that live.
+//! Sessions that the balancer ends although both sides work, and the list of running sessions.
 
 mod list;
 mod moved;
@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Registry, Rig, soon, until};
 
-/// A balancer whose backends `a` and `b` are the test itself; what the registry says of `a` is all that happens to them.
+/// A balancer whose backends `a` and `b` are the test itself; only the registry's data of `a` changes.
 struct Scene {
     registry: Registry,
     rig: Rig,

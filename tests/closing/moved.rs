@@ -1,4 +1,4 @@
-//! An identity that moves: the address that it leaves is gone from the registry, and `on_removed` is for whoever is still
+//! An identity that moves: its old address is gone from the registry, and `on_removed` applies to the sessions that are still
 //! connected there.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,7 +30,7 @@ async fn is_reset(session: &mut Session) {
 }
 
 #[tokio::test]
-async fn who_is_where_it_was_is_closed_and_who_is_where_it_is_stays() {
+async fn sessions_at_the_old_address_are_closed_and_at_the_new_one_stay() {
     for &mode in MODES {
         let scene = Scene::new(mode, "on_removed = \"close\"").await;
         let mut first = scene.session().await;
@@ -52,9 +52,9 @@ async fn who_is_where_it_was_is_closed_and_who_is_where_it_is_stays() {
     }
 }
 
-/// It comes back before the time is over: now those who came meanwhile are where it is not.
+/// It comes back before the time is over: now the sessions of the time between are at the address that it has left.
 #[tokio::test]
-async fn a_drain_is_called_off_where_it_comes_back_to() {
+async fn moving_back_cancels_the_drain_and_drains_the_other_address() {
     let scene = Scene::new(MODES[0], "on_removed = { drain = \"1h\" }").await;
     let mut first = scene.session().await;
     let scene = moved(scene).await;
@@ -76,7 +76,7 @@ async fn a_drain_is_called_off_where_it_comes_back_to() {
 
 /// The backend was on its way to be dialled where it was, and answers there when it has moved.
 #[tokio::test]
-async fn who_arrives_late_where_it_was_is_closed() {
+async fn a_session_that_reaches_the_old_address_late_is_closed() {
     let (hole, registry) = (Blackhole::new().await, Registry::new().await);
     registry.add("web", "a", hole.address());
     let connect = "connect = { attempts = 1, timeout = \"20s\", deadline = \"20s\" }";
@@ -116,7 +116,7 @@ fn file(address: SocketAddr, more: &str) -> String {
 
 /// The address and what it means change in one file, or what it means changes afterwards.
 #[tokio::test]
-async fn the_file_that_moves_it_may_say_what_becomes_of_its_sessions() {
+async fn a_changed_address_closes_or_keeps_sessions_as_the_same_file_says() {
     let (a, b) = (crate::support::Backend::echo().await, crate::support::Backend::echo().await);
     let before = format!("admin.bind = \"127.0.0.1:0\"\n{}", file(a.address(), ""));
     let program = Program::start(&before, &[]);

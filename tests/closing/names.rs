@@ -1,5 +1,5 @@
-//! A backend whose host is a name, and that has left one of its addresses for another: sessions there go by what becomes of
-//! that address, and all others stay.
+//! A backend with a host name that has moved to another address: the sessions at the old address depend on the standing of that
+//! address, and all others stay.
 
 use std::net::SocketAddr;
 
@@ -127,7 +127,7 @@ async fn sessions_at_a_dead_address_go_by_on_down_and_only_they() {
 
 /// By default they stay; `plan` tells what another policy would do, and then that happens.
 #[tokio::test]
-async fn what_is_planned_for_a_dead_address_is_what_happens() {
+async fn the_plan_for_a_dead_address_is_carried_out() {
     let Some(mut scene) = Scene::new(MODES[0], "").await else { return };
     let mut old = scene.session().await;
     let there = scene.first.take().unwrap().local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! Who goes first, and how fast.
+//! Which sessions are closed first, and how fast.
 
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ async fn after_the_deadline_all_go_at_once() {
 
 /// An operator chooses some; the others do not notice.
 #[tokio::test]
-async fn some_are_closed_by_command() {
+async fn some_sessions_can_be_closed_by_a_command() {
     let scene = Scene::new(MODES[0], "close_rate = 0").await.with_b().await;
     let mut sessions = Vec::new();
     for _ in 0..10 {
@@ -99,7 +99,7 @@ async fn some_are_closed_by_command() {
 
 /// A stop closes what is left so that the last goes when its time is over, and not before half of it is.
 #[tokio::test]
-async fn a_stop_is_paced_within_its_time() {
+async fn a_stop_spreads_its_closes_over_the_timeout() {
     for (sessions, not_before) in [(100, 1_990), (5, 3_490)] {
         let scene = Scene::new(MODES[0], "close_rate = 10\n[shutdown]\ntimeout = \"4s\"\n").await;
         let (send, mut ends) = mpsc::unbounded_channel();

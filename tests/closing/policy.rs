@@ -18,7 +18,7 @@ const CASES: [(CloseCause, &str, Outcome); 3] = [
 
 /// Bytes are on their way both ways when the end comes: what arrives is a prefix, and never reads as all of it.
 #[tokio::test]
-async fn close_resets_both_in_the_middle_of_it() {
+async fn close_resets_both_ends_in_the_middle_of_a_transfer() {
     for &mode in MODES {
         for (cause, key, outcome) in CASES {
             let scene = Scene::new(mode, &format!("{key} = \"close\"")).await;
@@ -46,7 +46,7 @@ async fn close_resets_both_in_the_middle_of_it() {
                 )
             })
             .await;
-            // The kernel says it once: to who reads, or to who writes.
+            // The kernel reports it once: to the read or to the write.
             for (read, written) in [(at_client.last, by_client), (at_backend.last, by_backend)] {
                 let error = written.unwrap_err().kind();
                 assert!(
@@ -61,7 +61,7 @@ async fn close_resets_both_in_the_middle_of_it() {
     }
 }
 
-/// Whoever has been sent FIN is closed; whoever has not is reset.
+/// An end that has been sent FIN is closed; the other is reset.
 #[tokio::test]
 async fn close_of_a_half_closed_session() {
     for &mode in MODES {
@@ -78,7 +78,7 @@ async fn close_of_a_half_closed_session() {
 
 /// By default, and when it is written: whatever happens to the backend, its sessions go on.
 #[tokio::test]
-async fn keep_keeps() {
+async fn with_keep_sessions_are_not_closed() {
     for is_written in [false, true] {
         for (number, (cause, key, _)) in CASES.into_iter().enumerate() {
             // Something else happens to another backend later: when that has closed its session, the task that closes
@@ -100,7 +100,7 @@ async fn keep_keeps() {
     }
 }
 
-/// A drain gives its time; who finishes within it has finished.
+/// A session that finishes within the time of a drain ends normally.
 #[tokio::test]
 async fn drain_waits_and_then_closes_what_is_left() {
     for &mode in MODES {
@@ -125,7 +125,7 @@ async fn drain_waits_and_then_closes_what_is_left() {
 
 /// Back up while the time runs: nothing is closed.
 #[tokio::test]
-async fn a_drain_is_called_off() {
+async fn a_drain_can_be_cancelled() {
     let scene = Scene::new(MODES[0], "on_down = { drain = \"1h\" }\non_maintenance = { drain = \"1h\" }").await;
     let mut session = scene.session().await;
     for _ in 0..3 {
@@ -144,8 +144,8 @@ async fn a_drain_is_called_off() {
     scene.ended(Outcome::Completed, 1).await;
 }
 
-/// So few work that sessions are sent to what is down, too: whoever is connected there stays, and new ones are not closed
-/// as soon as they have come.
+/// So few backends are up that sessions are also sent to those that are down: sessions there stay, and new ones are not closed at
+/// once.
 #[tokio::test]
 async fn on_down_closes_nothing_in_a_panic_and_all_of_it_when_that_is_over() {
     let keys = "on_down = \"close\"\non_maintenance = \"close\"\npanic_threshold = 60";
@@ -175,7 +175,7 @@ async fn on_down_closes_nothing_in_a_panic_and_all_of_it_when_that_is_over() {
 
 /// Half of it is closed when the backend comes back: the other half goes on.
 #[tokio::test]
-async fn a_close_is_called_off() {
+async fn a_close_can_be_cancelled() {
     let scene = Scene::new(MODES[0], "on_down = \"close\"\nclose_rate = 1\nclose_deadline = \"1h\"").await;
     let mut sessions = Vec::new();
     for _ in 0..30 {
@@ -242,7 +242,7 @@ async fn not_while_failing_open() {
 
 /// A backend that moved and then goes down is down where it is now: what is still connected to where it was, stays.
 #[tokio::test]
-async fn only_where_it_is_down() {
+async fn on_down_closes_only_sessions_at_the_current_address() {
     let scene = Scene::new(MODES[0], "on_down = \"close\"").await;
     let mut old = scene.session().await;
     let elsewhere = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -294,7 +294,7 @@ async fn max_lifetime_ends_it() {
 
 /// A thousand at once: one line at the begin and one at the end, and nothing is left of it.
 #[tokio::test]
-async fn a_wave_leaves_nothing_behind() {
+async fn a_finished_close_leaves_no_task_and_no_session() {
     const WAVE: usize = 1_000;
     let backend = crate::support::Backend::echo().await;
     let registry = crate::support::Registry::new().await;

@@ -5,20 +5,16 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{Console, ask, config, session};
-use crate::support::{Backend, exchange, get, soon, until};
-
-fn descriptors(console: &Console) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", console.program.pid())).unwrap().count()
-}
+use super::{Console, ask, config};
+use crate::support::{Backend, exchange, get, session, soon, until};
 
 #[tokio::test]
-async fn who_only_holds_connections_open_keeps_nobody_out() {
+async fn idle_admin_connections_do_not_block_others() {
     let backend = Backend::echo().await;
     let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
     let (admin, front) = (console.program.admin().await, console.program.front("front").await);
     let _live = session(front).await;
-    let before = descriptors(&console);
+    let before = console.program.open_files();
     let mut holding = Vec::new();
     for i in 0..300 {
         let mut stream = soon("a connect", TcpStream::connect(admin)).await.unwrap();
@@ -30,7 +26,7 @@ async fn who_only_holds_connections_open_keeps_nobody_out() {
         }
         holding.push(stream);
         // What it holds is bounded, however many come: 64, and those that are about to go.
-        assert!(descriptors(&console) < before + 100, "{} of them", i + 1);
+        assert!(console.program.open_files() < before + 100, "{} of them", i + 1);
     }
     for _ in 0..5 {
         assert_eq!(get(admin, "/live").await.unwrap().0, 200);
@@ -39,11 +35,12 @@ async fn who_only_holds_connections_open_keeps_nobody_out() {
         assert_eq!(exchange(front, b"hello").await.unwrap(), b"hello");
     }
     drop(holding);
-    until("the descriptors are given back", || async { (descriptors(&console) <= before + 8).then_some(()) }).await;
+    until("the descriptors are given back", || async { (console.program.open_files() <= before + 8).then_some(()) })
+        .await;
 }
 
 #[tokio::test]
-async fn a_request_that_trickles_in_is_cut() {
+async fn a_request_that_arrives_too_slowly_is_closed() {
     let backend = Backend::echo().await;
     let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
     let admin = console.program.admin().await;
@@ -106,7 +103,7 @@ async fn bodies_heads_and_answers_are_bounded() {
 }
 
 #[tokio::test]
-async fn too_many_requests_are_refused_and_liveness_is_not() {
+async fn too_many_requests_are_refused_except_for_live() {
     let backend = Backend::echo().await;
     let token = "read_token = \"reads\"\n";
     let console = Console::start(&config(&[("a", &backend)], "", token, "")).await;
@@ -115,7 +112,7 @@ async fn too_many_requests_are_refused_and_liveness_is_not() {
     let one = b"GET /api/v1/version HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
     let (mut read, mut write) = stream.split();
     let flood = async {
-        // It is told no long before.
+        // The balancer refuses long before so many requests.
         for _ in 0..20_000 {
             if write.write_all(one).await.is_err() {
                 return;
@@ -135,7 +132,7 @@ async fn too_many_requests_are_refused_and_liveness_is_not() {
     })
     .await;
     assert_eq!(get(admin, "/live").await.unwrap().0, 200);
-    // Who has a token is answered, whatever those do who have none. The socket has a rate of its own.
+    // A client with a token is answered, whatever clients without one do. The socket has its own rate.
     let with_token = TcpStream::connect(admin).await.unwrap();
     let known = ask(with_token, "GET", "/api/v1/version", "Host: 127.0.0.1\r\nAuthorization: Bearer reads\r\n", "");
     assert_eq!(known.await.unwrap().0, 200);
@@ -144,7 +141,7 @@ async fn too_many_requests_are_refused_and_liveness_is_not() {
 }
 
 #[tokio::test]
-async fn only_so_many_follow() {
+async fn the_number_of_event_readers_is_limited() {
     let backend = Backend::echo().await;
     let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
     let admin = console.program.admin().await;

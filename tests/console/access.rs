@@ -1,4 +1,4 @@
-//! Who gets in: the socket's file, tokens, names, pages of others.
+//! Access: the socket's file, tokens, host names, pages from elsewhere.
 
 use std::os::unix::net::UnixListener;
 
@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::{Console, ask, config, mode};
-use crate::support::{Backend, Program, until};
+use crate::support::{Backend, CommandOutput, Program, output_of, until};
 
 const DRAIN: &str = r#"{"operator":"drain"}"#;
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -39,7 +39,7 @@ async fn the_socket_is_its_users_alone_and_a_stale_one_is_replaced() {
 }
 
 #[tokio::test]
-async fn what_is_no_socket_is_not_removed() {
+async fn a_file_that_is_not_a_socket_is_not_removed() {
     let backend = Backend::echo().await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("precious");
@@ -49,13 +49,13 @@ async fn what_is_no_socket_is_not_removed() {
     assert_eq!(program.end().await.code(), Some(1));
     assert!(program.log().iter().any(|line| line.contains("something that is no socket is there")));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "data");
-    // One whose owner is gone, here: dropped without being unlinked.
+    // A stale socket: its owner was dropped without unlinking it.
     drop(UnixListener::bind(directory.path().join("stale")).unwrap());
 }
 
 /// Of a way in, each kind of request: read, change, probe.
 #[tokio::test]
-async fn who_may_do_what() {
+async fn each_token_allows_only_its_own_commands() {
     let backend = Backend::echo().await;
     let tokens = "read_token = \"${R:-reads}\"\nadmin_token_file = \"token\"\n";
     for (admin, rows) in [
@@ -80,14 +80,14 @@ async fn who_may_do_what() {
                 assert_eq!(ask(tcp().await, "GET", path, &strange, "").await.unwrap().0, 200, "{path}");
             }
         }
-        // Who may open the socket may do everything.
+        // A user who may open the socket may do everything.
         assert_eq!(console.get("/metrics").await.unwrap().0, 200);
         assert_eq!(console.ask("PATCH", "/api/v1/backends/web/a", r#"{"operator":"ready"}"#).await.unwrap().0, 200);
     }
 }
 
 #[tokio::test]
-async fn a_token_in_a_file_may_rotate_and_a_missing_file_lets_nobody_in() {
+async fn a_token_file_may_change_and_a_missing_one_admits_nobody() {
     let backend = Backend::echo().await;
     let console = Console::start(&config(&[("a", &backend)], "", "admin_token_file = \"token\"\n", "")).await;
     let address = console.program.admin().await;
@@ -107,7 +107,7 @@ async fn a_token_in_a_file_may_rotate_and_a_missing_file_lets_nobody_in() {
 }
 
 #[tokio::test]
-async fn names_and_pages_of_others_are_refused() {
+async fn requests_with_foreign_hosts_and_origins_are_refused() {
     let backend = Backend::echo().await;
     let admin = "admin_token = \"t\"\nhosts = [\"LB.example\"]\n";
     let console = Console::start(&config(&[("a", &backend)], "", admin, "")).await;
@@ -132,7 +132,7 @@ async fn names_and_pages_of_others_are_refused() {
 
 /// The token is no argument, which every user of the machine could read.
 #[tokio::test]
-async fn commands_find_their_way_and_their_token() {
+async fn commands_find_the_address_and_the_token() {
     let backend = Backend::echo().await;
     let admin = "admin_token = \"writes\"\nread_token = \"reads\"\n";
     let console = Console::start(&config(&[("a", &backend)], "", admin, "")).await;
@@ -143,7 +143,7 @@ async fn commands_find_their_way_and_their_token() {
         if !token.is_empty() {
             command.env("EVENKEEL_TOKEN", token);
         }
-        super::says(command)
+        super::output_of(command)
     };
     let said = by("", &["status"]).await;
     let wanted = "evenkeel: a token is needed; send `Authorization: Bearer TOKEN`\n";

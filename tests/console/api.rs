@@ -4,11 +4,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::{Console, config, session};
-use crate::support::{Backend, soon, until};
+use super::{Console, config};
+use crate::support::{Backend, session, soon, until};
 
 #[tokio::test]
-async fn every_path_of_the_document_is_there_and_says_what_it_may() {
+async fn every_path_of_the_api_document_exists_and_answers_as_documented() {
     let backend = Backend::echo().await;
     let console = Console::start(&config(&[("a/b c", &backend)], "", "", "")).await;
     let document: Value = serde_json::from_str(&console.get("/api/v1/openapi.json").await.unwrap().1).unwrap();
@@ -38,7 +38,7 @@ async fn every_path_of_the_document_is_there_and_says_what_it_may() {
 }
 
 #[tokio::test]
-async fn events_come_as_they_happen_and_who_is_too_slow_is_told() {
+async fn events_arrive_at_once_and_a_slow_reader_is_told_what_it_missed() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
     let next = config(&[("one", &one), ("two", &two)], "max_connections = 9", "", "");
@@ -82,7 +82,7 @@ async fn events_come_as_they_happen_and_who_is_too_slow_is_told() {
 }
 
 #[tokio::test]
-async fn who_follows_too_slowly_loses_some_and_is_told() {
+async fn a_slow_reader_of_events_loses_some_and_is_told() {
     let one = Backend::echo().await;
     let crowd: Vec<_> = (1..=250).map(|n| format!("\"127.1.0.{n}:1\"")).collect();
     let more = format!("[pools.crowd]\nbackends = [{}]\ncheck = {{ kind = \"none\" }}\n", crowd.join(", "));
@@ -90,7 +90,7 @@ async fn who_follows_too_slowly_loses_some_and_is_told() {
     let mut slow = UnixStream::connect(&console.socket).await.unwrap();
     slow.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     assert!(soon("a greeting", slow.read(&mut [0; 64])).await.unwrap() > 0);
-    // It does not read: its socket fills up, then what waits for it. Nobody waits for it.
+    // It does not read: its socket fills up, then its queue. Nothing waits for it.
     for _ in 0..10 {
         for body in ["{\"operator\":\"drain\"}", "{\"operator\":\"ready\"}"] {
             assert_eq!(console.ask("PATCH", "/api/v1/pools/crowd", body).await.unwrap().0, 200);
@@ -108,7 +108,7 @@ async fn who_follows_too_slowly_loses_some_and_is_told() {
 }
 
 #[tokio::test]
-async fn the_log_says_more_for_a_while() {
+async fn the_log_level_can_be_raised_for_a_time() {
     let backend = Backend::echo().await;
     let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
     assert_eq!(console.good(&["log-level"]).await, "info\n");
@@ -127,7 +127,7 @@ async fn the_log_says_more_for_a_while() {
 }
 
 #[tokio::test]
-async fn the_file_is_read_when_asked_for_and_what_it_says_is_told() {
+async fn reload_reads_the_file_and_reports_the_result() {
     let backend = Backend::echo().await;
     let text = |limit: &str| {
         let top = format!("reload.watch = false\n{limit}");

@@ -1,7 +1,7 @@
 //! What commands print, and their exit status.
 
-use super::{Console, config, says};
-use crate::support::{Backend, soon, until};
+use super::{Console, config};
+use crate::support::{Backend, CommandOutput, output_of, soon, until};
 
 /// What differs from run to run, masked: times, ages, numbers of processes and ports.
 fn masked(text: &str) -> String {
@@ -46,7 +46,7 @@ async fn tables_for_people_and_json_for_programs() {
 }
 
 #[tokio::test]
-async fn an_explanation_says_what_a_weight_comes_to() {
+async fn explain_shows_the_share_of_a_weight() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let console = Console::start(&config(&[("dc/web-1", &one), ("dc/web-2", &two)], "", "", "")).await;
     let weight = async |id: &str| {
@@ -66,7 +66,7 @@ async fn an_explanation_says_what_a_weight_comes_to() {
 }
 
 #[tokio::test]
-async fn who_is_left_out_of_a_pool_is_named_below_the_rest() {
+async fn backends_that_are_left_out_are_listed_below_the_others() {
     let backend = Backend::echo().await;
     let more = "[pools.named]\nbackends = [\"127.0.0.1:1\", \"nobody.invalid:80\"]\ncheck = { kind = \"none\" }\n";
     let console = Console::start(&config(&[("a", &backend)], "", "", more)).await;
@@ -121,12 +121,12 @@ async fn events_end_with_their_reader() {
 }
 
 #[tokio::test]
-async fn a_variable_without_a_value_says_nothing() {
+async fn an_empty_environment_variable_is_ignored() {
     let backend = Backend::echo().await;
     let console = Console::start(&config(&[("a", &backend)], "", "", "")).await;
     let mut command = console.command(&["status"]);
     command.env("EVENKEEL_ADMIN", "");
-    let said = says(command).await;
+    let said = output_of(command).await;
     assert_eq!(said.code, Some(0), "{said:?}");
 }
 

@@ -18,20 +18,12 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Command;
 
-use crate::support::{Backend, Program, soon, until};
+use crate::support::{Backend, CommandOutput, Program, output_of, soon, until};
 
 /// A balancer as a process, with a socket, and what was said to it.
 pub struct Console {
     pub program: Program,
     pub socket: PathBuf,
-}
-
-/// What a command came to.
-#[derive(Debug)]
-pub struct Said {
-    pub code: Option<i32>,
-    pub out: String,
-    pub err: String,
 }
 
 /// A listener `front`, a pool `web` of these backends (id, address), and more of the file.
@@ -58,8 +50,8 @@ impl Console {
     }
 
     /// `evenkeel ARGUMENTS` beside its file, to its end.
-    pub async fn says(&self, arguments: &[&str]) -> Said {
-        says(self.command(arguments)).await
+    pub async fn says(&self, arguments: &[&str]) -> CommandOutput {
+        output_of(self.command(arguments)).await
     }
 
     /// The output of a command that succeeds.
@@ -99,14 +91,7 @@ impl Console {
     }
 }
 
-/// A command to its end.
-pub async fn says(mut command: Command) -> Said {
-    let Output { status, stdout, stderr } = soon("the command's end", command.output()).await.unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Said { code: status.code(), out: text(stdout), err: text(stderr) }
-}
-
-/// One request over a connection of its own; status and body.
+/// One request on a new connection; status and body.
 pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     method: &str,
@@ -129,14 +114,6 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         status.map(|status| (status, body.to_owned())).ok_or_else(|| io::Error::other(head.to_owned()))
     })
     .await
-}
-
-/// A session that is connected: it has been answered.
-pub async fn session(front: std::net::SocketAddr) -> TcpStream {
-    let mut stream = soon("a connect", TcpStream::connect(front)).await.unwrap();
-    stream.write_all(b"!").await.unwrap();
-    assert_eq!(soon("an echo", stream.read(&mut [0; 8])).await.unwrap(), 1);
-    stream
 }
 
 /// Reads the mode of a file.

@@ -6,30 +6,18 @@ use rustix::process::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::{Console, config, session};
-use crate::support::{Backend, exchange, soon, until};
+use super::{Console, config};
+use crate::support::{Backend, exchange, ping, session, soon, until};
 
-/// Who answers a new session.
+/// The names of the backends that answer new sessions.
 async fn answers(console: &Console, sessions: usize) -> Vec<String> {
-    let front = console.program.front("front").await;
-    let mut all = Vec::new();
-    for _ in 0..sessions {
-        all.push(String::from_utf8(exchange(front, b"?").await.unwrap()).unwrap());
-    }
-    all.sort();
+    let mut all = crate::support::answers(console.program.front("front").await, sessions).await;
     all.dedup();
     all
 }
 
-async fn echoes(stream: &mut TcpStream) {
-    stream.write_all(b"still").await.unwrap();
-    let mut back = [0; 5];
-    soon("an echo", stream.read_exact(&mut back)).await.unwrap();
-    assert_eq!(&back, b"still");
-}
-
 #[tokio::test]
-async fn drained_it_gets_nothing_new_and_the_old_finish() {
+async fn a_drained_backend_gets_no_new_sessions_and_old_ones_finish() {
     let (one, two) = (Backend::echo().await, Backend::answering("two").await);
     let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
     let front = console.program.front("front").await;
@@ -40,7 +28,7 @@ async fn drained_it_gets_nothing_new_and_the_old_finish() {
     assert!(out.starts_with("web/one: draining, weight 1, 1 sessions: by "), "{out}");
     assert!(out.ends_with(", until a restart: new kernel\n"), "{out}");
     assert_eq!(answers(&console, 20).await, ["two"]);
-    echoes(&mut live).await;
+    ping(&mut live, b"still").await;
 
     // It waits for as long as there are sessions, and says how many.
     let said = console.says(&["drain", "one", "--wait", "--timeout", "1s"]).await;
@@ -51,7 +39,7 @@ async fn drained_it_gets_nothing_new_and_the_old_finish() {
     let mut progress = BufReader::new(waiting.stderr.take().unwrap()).lines();
     let first = soon("progress", progress.next_line()).await.unwrap().unwrap();
     assert!(first.starts_with("1 sessions left"), "{first}");
-    echoes(&mut live).await;
+    ping(&mut live, b"still").await;
     live.shutdown().await.unwrap();
     assert_eq!(soon("the end", live.read(&mut [0; 8])).await.unwrap(), 0);
     assert_eq!(soon("the command's end", waiting.wait()).await.unwrap().code(), Some(0));
@@ -61,7 +49,7 @@ async fn drained_it_gets_nothing_new_and_the_old_finish() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_when_somebody_takes_the_order_back() {
+async fn a_waiting_drain_command_ends_when_the_drain_is_cancelled() {
     let one = Backend::echo().await;
     let console = Console::start(&config(&[("one", &one)], "", "", "")).await;
     let _live = session(console.program.front("front").await).await;
@@ -106,7 +94,7 @@ async fn probed(backend: &Backend, times: usize) {
 }
 
 #[tokio::test]
-async fn a_check_rests_and_goes_on() {
+async fn a_check_can_be_paused_and_resumed() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let directory = tempfile::tempdir().unwrap();
     let top = format!("state_dir = {:?}\n", directory.path().join("state"));
@@ -156,7 +144,7 @@ async fn a_check_rests_and_goes_on() {
 }
 
 #[tokio::test]
-async fn what_is_for_a_time_ends_by_itself() {
+async fn a_temporary_override_ends_by_itself() {
     let (one, two) = (Backend::answering("one").await, Backend::answering("two").await);
     let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", "")).await;
     let out = console.good(&["drain", "one", "--for", "2s"]).await;
@@ -216,7 +204,7 @@ async fn orders_survive_a_restart_in_state_dir() {
 }
 
 #[tokio::test]
-async fn an_order_that_cannot_be_kept_holds_and_says_so() {
+async fn an_override_that_cannot_be_saved_applies_and_warns() {
     let one = Backend::answering("one").await;
     let console = Console::start(&config(&[("one", &one)], "state_dir = \"lb.toml\"\n", "", "")).await;
     let said = console.says(&["drain", "one"]).await;
@@ -233,7 +221,7 @@ async fn a_disabled_backend_keeps_its_sessions_and_comes_back_as_its_probes_say(
     let mut live = session(front).await;
     console.good(&["disable", "one"]).await;
     assert_eq!(console.backend("one").await["standing"], "disabled");
-    echoes(&mut live).await;
+    ping(&mut live, b"still").await;
     assert_eq!(exchange(front, b"").await.unwrap(), b"");
     one.stop().await;
     until("probed down", || async { (console.backend("one").await["facts"]["probe"] == "down").then_some(()) }).await;

@@ -12,7 +12,7 @@ async fn the_api_is_as_its_document_says() {
     let console = Console::start(&config(&[("one", &backend)], "", "admin_token = \"t\"\n", "")).await;
     let url = format!("http://{}", console.program.admin().await);
     let document = format!("{url}/api/v1/openapi.json");
-    // It leaves a directory of its own where it runs.
+    // The program leaves a directory where it runs.
     let directory = console.program.directory().to_str().unwrap();
     let arguments = [
         "-C",

@@ -1,4 +1,4 @@
-//! Where the socket is, who is believed there, and what a command needs to find a balancer.
+//! Where the socket is, which users are trusted there, and how a command finds a balancer.
 
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -11,8 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use super::{Console, Said, config, says};
-use crate::support::{Backend, Program, soon, until};
+use super::{Console, config};
+use crate::support::{Backend, CommandOutput, Program, output_of, soon, until};
 
 const NOBODY: u32 = 65_534;
 
@@ -25,9 +25,9 @@ fn is_root() -> bool {
     is
 }
 
-/// `evenkeel ARGUMENTS` in a directory, with an environment of its own.
-async fn command(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Said {
-    says(prepared(directory, arguments, env)).await
+/// `evenkeel ARGUMENTS` in a directory, with this environment.
+async fn command(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> CommandOutput {
+    output_of(prepared(directory, arguments, env)).await
 }
 
 fn prepared(directory: &Path, arguments: &[&str], env: &[(&str, &str)]) -> Command {
@@ -112,7 +112,7 @@ fn of_nobody(path: &Path) -> UnixListener {
 }
 
 #[tokio::test]
-async fn a_socket_that_another_user_made_hears_not_one_byte() {
+async fn nothing_is_sent_to_a_socket_of_another_user() {
     if !is_root() {
         return;
     }
@@ -154,7 +154,7 @@ async fn root_believes_the_owner_of_a_directory_in_which_no_third_one_can_write(
     let mut running = other.kill_on_drop(true).spawn().unwrap();
     until("its socket", || async { own.join("a.sock").exists().then_some(()) }).await;
     command.args(["--admin", own.join("a.sock").to_str().unwrap(), "status"]);
-    let said = says(command).await;
+    let said = output_of(command).await;
     assert_eq!(said.code, Some(0), "{said:?}");
     // A third one could have made the socket.
     set_mode(&own, 0o777);
@@ -162,7 +162,7 @@ async fn root_believes_the_owner_of_a_directory_in_which_no_third_one_can_write(
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("it belongs to nobody, who is not trusted"), "{said:?}");
     set_mode(&own, 0o755);
-    // Another user sees nothing of root's balancer, and is told why.
+    // Another user sees nothing of root's balancer, and the error says why.
     running.kill().await.unwrap();
 }
 
@@ -233,7 +233,7 @@ async fn a_stale_socket_of_another_user_is_named() {
         set_mode(&path, mode);
         let mut other = Command::new(&program);
         other.current_dir(directory.path()).env_clear().uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
-        let said = says({
+        let said = output_of({
             other.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
             other
         })
@@ -247,7 +247,7 @@ async fn a_stale_socket_of_another_user_is_named() {
 const SMALLEST: &str =
     "[listeners.web]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n[pools.web]\nbackends = [\"BACKEND\"]\n";
 
-/// The smallest file of the README, in a place of its own.
+/// The smallest file of the README, in its own directory.
 async fn smallest(more: &str) -> (Program, Backend) {
     let backend = Backend::echo().await;
     let text = format!("{more}{}", SMALLEST.replace("BACKEND", &backend.address().to_string()));
@@ -272,7 +272,7 @@ async fn the_smallest_file_has_a_socket_that_its_owner_finds() {
         let said = command(directory, &["ready", "--pool", "web"], &[("RUNTIME_DIRECTORY", place)]).await;
         assert_eq!(said.code, Some(0), "{said:?}");
     }
-    // In a shell whose usual places are others the balancer itself says where its socket is.
+    // In a shell with other usual places, the log of the balancer says where its socket is.
     let other = elsewhere.path().to_str().unwrap();
     let env = [("RUNTIME_DIRECTORY", other), ("XDG_RUNTIME_DIR", other), ("HOME", other)];
     let said = command(program.directory(), &["drain", "--pool", "web"], &env).await;
@@ -283,7 +283,7 @@ async fn the_smallest_file_has_a_socket_that_its_owner_finds() {
 }
 
 #[tokio::test]
-async fn a_broken_file_does_not_keep_a_command_from_its_balancer() {
+async fn commands_reach_the_balancer_even_if_the_file_is_broken() {
     let (program, _backend) = smallest("[admin]\nsocket = \"${DIR:-.}/own.sock\"\nbind = \"127.0.0.1:0\"\n").await;
     program.until_says("admin socket listening").await;
     let good = std::fs::read_to_string(program.directory().join("lb.toml")).unwrap();
@@ -321,7 +321,7 @@ async fn a_broken_file_does_not_keep_a_command_from_its_balancer() {
 }
 
 #[tokio::test]
-async fn of_two_that_answer_none_is_guessed() {
+async fn with_two_running_balancers_a_command_guesses_neither() {
     let (one, _a) = smallest("admin.bind = \"off\"\n").await;
     one.until_says("admin socket listening").await;
     let place = one.directory().to_str().unwrap();
@@ -356,7 +356,7 @@ async fn of_two_that_answer_none_is_guessed() {
 }
 
 #[tokio::test]
-async fn a_file_of_another_user_gets_nothing_of_our_environment() {
+async fn a_file_of_another_user_gets_no_environment_variables() {
     if !is_root() {
         return;
     }
@@ -399,7 +399,7 @@ async fn a_file_of_another_user_gets_nothing_of_our_environment() {
     last.write_all(b"LAST").await.unwrap();
     let heard = soon("the thief", heard).await.unwrap();
     assert!(heard.contains("GET /api/v1/status") && !heard.contains("geheim"), "{heard}");
-    // `check` and `run` do as before: who runs a file trusts it.
+    // `check` and `run` use the environment: a user who runs a file trusts it.
     let said = command(directory.path(), &["check"], &[("SECRET", "127.0.0.1")]).await;
     assert_eq!(said.code, Some(0), "{said:?}");
 }

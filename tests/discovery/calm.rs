@@ -7,19 +7,9 @@ use backend_demo::registry::{Definition, Status};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, PATIENCE, Registry, Rig, exchange, free_port, soon, until};
+use crate::support::{Backend, PATIENCE, Registry, Rig, answers, exchange, free_port, soon, until};
 
 const REJECTED: &str = "evenkeel_discovery_rejected_instances{pool=\"back\",source=\"consul\"}";
-
-/// Who answers so many sessions, one after the other, sorted.
-async fn answers(rig: &Rig, count: usize) -> Vec<String> {
-    let mut all = Vec::new();
-    for _ in 0..count {
-        all.push(String::from_utf8(exchange(rig.front(), b"who?").await.unwrap()).unwrap());
-    }
-    all.sort();
-    all
-}
 
 fn instance(id: &str, address: SocketAddr) -> Definition {
     Definition::new("web", id, &address.ip().to_string(), address.port())
@@ -43,11 +33,11 @@ async fn instances_come_and_go_and_traffic_follows_within_a_second() {
     for _ in 0..3 {
         let came = Instant::now();
         registry.add("web", "b", b.address());
-        until("b answers", || async { answers(&rig, 2).await.contains(&"b".to_owned()).then_some(()) }).await;
+        until("b answers", || async { answers(rig.front(), 2).await.contains(&"b".to_owned()).then_some(()) }).await;
         took.push(came.elapsed());
         let went = Instant::now();
         registry.deregister("b");
-        until("b answers no more", || async { (answers(&rig, 4).await == ["a"; 4]).then_some(()) }).await;
+        until("b answers no more", || async { (answers(rig.front(), 4).await == ["a"; 4]).then_some(()) }).await;
         took.push(went.elapsed());
     }
     took.sort();
@@ -69,24 +59,24 @@ async fn weights_follow_the_registry_also_while_it_warns() {
     rig.until_standing(&id, "up").await;
     rig.until_standing(&registry.id("b"), "up").await;
     until_weight(&rig, &id, 3).await;
-    assert_eq!(answers(&rig, 8).await, ["a", "a", "a", "a", "a", "a", "b", "b"]);
+    assert_eq!(answers(rig.front(), 8).await, ["a", "a", "a", "a", "a", "a", "b", "b"]);
 
     registry.set_status("a", Status::Warning);
     until_weight(&rig, &id, 0).await;
     assert_eq!(rig.backend(&id).await.unwrap()["facts"]["registry"], "warning");
-    assert_eq!(answers(&rig, 4).await, ["b"; 4]);
+    assert_eq!(answers(rig.front(), 4).await, ["b"; 4]);
 
     registry.set_status("a", Status::Passing);
     until_weight(&rig, &id, 3).await;
     registry.register(Definition { passing_weight: 1, warning_weight: 0, ..instance("a", a.address()) });
     until_weight(&rig, &id, 1).await;
-    assert_eq!(answers(&rig, 4).await, ["a", "a", "b", "b"]);
+    assert_eq!(answers(rig.front(), 4).await, ["a", "a", "b", "b"]);
     rig.until_metric(&format!("evenkeel_backend_weight{{pool=\"back\",backend=\"{id}\"}}"), 1.0).await;
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn maintenance_takes_nothing_new_and_cuts_nothing() {
+async fn maintenance_admits_no_new_session_and_closes_none() {
     let registry = Registry::new().await;
     let (a, b) = (Backend::echo().await, Backend::echo().await);
     registry.add("web", "a", a.address());
@@ -170,7 +160,7 @@ async fn a_bad_instance_is_skipped_and_counted() {
     let rig = registry.rig("", "").await;
     rig.until_standing(&registry.id("a"), "up").await;
     rig.until_metric(REJECTED, 2.0).await;
-    assert_eq!(answers(&rig, 2).await, ["a"; 2]);
+    assert_eq!(answers(rig.front(), 2).await, ["a"; 2]);
     let pools = rig.pools().await;
     let source = &pools["pools"][0]["source"];
     assert_eq!(
@@ -187,7 +177,7 @@ async fn a_bad_instance_is_skipped_and_counted() {
 }
 
 #[tokio::test]
-async fn a_calm_empty_list_is_obeyed() {
+async fn an_empty_list_without_trouble_is_obeyed() {
     let registry = Registry::new().await;
     let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
     registry.add("web", "a", a.address());
@@ -216,7 +206,7 @@ async fn an_instance_that_moves_keeps_its_identity() {
     let rig = registry.rig("", "").await;
     let id = registry.id("a");
     rig.until_standing(&id, "up").await;
-    assert_eq!(answers(&rig, 2).await, ["old"; 2]);
+    assert_eq!(answers(rig.front(), 2).await, ["old"; 2]);
     registry.add("web", "a", new.address());
     let mut answered = 2.0;
     let deadline = Instant::now() + PATIENCE;
@@ -254,7 +244,7 @@ async fn a_static_host_name_is_one_backend() {
     let rig = Rig::with_backends(&[&id, &bad], "").await;
     let up = rig.until_standing(&id, "up").await;
     assert_eq!(up["address"], backend.address().to_string());
-    assert_eq!(answers(&rig, 2).await, ["local"; 2]);
+    assert_eq!(answers(rig.front(), 2).await, ["local"; 2]);
     until("the bad name is told", || async {
         let errors = "evenkeel_discovery_errors_total{pool=\"back\",source=\"static\",reason=\"resolve\"}";
         (rig.metric(errors).await >= 1.0).then_some(())
@@ -279,13 +269,13 @@ async fn odd_names_reach_the_registry_as_they_are() {
     let config = registry.config("", "").replace("\"web\"", &format!("{written}, tags = {tags}"));
     let rig = Rig::start(&config).await;
     rig.until_standing(&registry.id(id), "up").await;
-    assert_eq!(answers(&rig, 2).await, ["a"; 2]);
+    assert_eq!(answers(rig.front(), 2).await, ["a"; 2]);
     assert_eq!(rig.pools().await["pools"][0]["backends"].as_array().unwrap().len(), 1);
     rig.stop().await;
 }
 
 #[tokio::test]
-async fn an_instance_is_where_its_address_says_or_else_its_node() {
+async fn an_instance_has_its_own_address_or_that_of_its_node() {
     let registry = Registry::new().await;
     for (id, address) in [("node", ""), ("name", "localhost"), ("six", "::1"), ("gone", "nobody.invalid"), ("odd", "0")]
     {

@@ -111,8 +111,8 @@ async fn session_on(rig: &Rig, id: &str) -> TcpStream {
     }
 }
 
-/// Sessions one after the other; none may fail, and the pool may never be empty. Who holds the gate keeps the next one
-/// waiting: a backend may only be stopped while no session is on it.
+/// Sessions one after another; none may fail, and the pool may never be empty. The holder of the gate stops the next session,
+/// because a backend may only be stopped while it has no session.
 async fn go_on(rig: Arc<Rig>, enough: Arc<AtomicBool>, gate: Arc<Mutex<()>>) -> usize {
     let mut served = 0;
     while !enough.load(SeqCst) {
@@ -151,32 +151,32 @@ async fn survives(fault: Fault, reason: &str) {
 }
 
 #[tokio::test]
-async fn survives_a_missing_leader() {
+async fn the_pool_survives_a_missing_leader() {
     survives(Fault::Status500, "no_leader").await;
 }
 
 #[tokio::test]
-async fn survives_a_server_error() {
+async fn the_pool_survives_a_server_error() {
     survives(Fault::Status(502, "<html>Bad gateway</html>".to_owned()), "server_error").await;
 }
 
 #[tokio::test]
-async fn survives_a_token_without_rights() {
+async fn the_pool_survives_a_token_without_rights() {
     survives(Fault::Forbidden, "forbidden").await;
 }
 
 #[tokio::test]
-async fn survives_a_rate_limit() {
+async fn the_pool_survives_a_rate_limit() {
     survives(Fault::TooManyRequests, "rate_limited").await;
 }
 
 #[tokio::test]
-async fn survives_garbage() {
+async fn the_pool_survives_garbage_from_the_agent() {
     survives(Fault::Garbage, "decode").await;
 }
 
 #[tokio::test]
-async fn survives_an_agent_that_hangs() {
+async fn the_pool_survives_an_agent_that_hangs() {
     let scene = Scene::new().await;
     scene.registry.inject(Some(Fault::Hang));
     scene.registry.deregister("a");
@@ -205,7 +205,7 @@ async fn an_empty_list_after_errors_is_not_believed_while_probes_pass() {
     assert_eq!(held["reason"], "held: it left the registry while that was in trouble, and its own probes pass");
     scene.a_while().await;
 
-    // Who is really gone is found out by its probes.
+    // The probes find out which backend is really gone.
     let closed = Arc::clone(&scene.gate);
     let closed = closed.lock().await;
     let pool = Arc::clone(&scene.rig.balancer().state().set().pools[0]);
@@ -222,7 +222,7 @@ async fn an_empty_list_after_errors_is_not_believed_while_probes_pass() {
 }
 
 #[tokio::test]
-async fn an_index_that_goes_back_is_not_believed_to_be_news_of_departures() {
+async fn an_index_that_goes_back_removes_no_backend() {
     let scene = Scene::new().await;
     // The agent counts from 2 again, and does not know of one instance. The question that waits learns of it.
     until("a question waits", || async { (scene.registry.waiting() > 0).then_some(()) }).await;
@@ -236,14 +236,14 @@ async fn an_index_that_goes_back_is_not_believed_to_be_news_of_departures() {
     scene.a_while().await;
     scene.registry.add("web", "a", scene.backends[0].address());
     scene.until_guard("a", "none").await;
-    // And discovery still hears of changes: the low index is the one that it waits for.
+    // Discovery still gets changes, because it waits with the low index.
     let third = Backend::answering("c").await;
     scene.finds(&third).await;
     scene.end().await;
 }
 
 #[tokio::test]
-async fn a_registry_that_restarts_empty_is_not_believed_while_probes_pass() {
+async fn a_registry_that_restarts_empty_removes_nothing_while_probes_pass() {
     let scene = Scene::new().await;
     let changes = |id: &str| {
         format!("evenkeel_backend_standing_changes_total{{pool=\"back\",backend=\"{}\"}}", scene.registry.id(id))
@@ -278,7 +278,7 @@ async fn a_registry_that_is_gone_changes_nothing() {
 }
 
 #[tokio::test]
-async fn dropped_connections_are_made_anew() {
+async fn dropped_connections_to_the_agent_are_opened_again() {
     let scene = Scene::new().await;
     scene.registry.drop_connections().await;
     let third = Backend::answering("c").await;

@@ -53,7 +53,7 @@ async fn only_a_answers(rig: &Rig) {
 }
 
 #[tokio::test]
-async fn a_restart_revives_nobody() {
+async fn a_restart_of_the_registry_revives_no_backend() {
     let (registry, _backends, rig) = with_the_dead("").await;
     registry.restart_empty().await;
     until_fact(&rig, &registry.id("a"), "guard", "held").await;
@@ -66,7 +66,7 @@ async fn a_restart_revives_nobody() {
 }
 
 #[tokio::test]
-async fn who_was_taken_out_during_the_trouble_gets_nothing() {
+async fn a_backend_taken_out_during_an_outage_gets_no_sessions() {
     let (registry, _backends, rig) = with_the_dead("").await;
     registry.inject(Some(Fault::Status500));
     rig.until_metric("evenkeel_discovery_failing{pool=\"back\",source=\"consul\"}", 1.0).await;
@@ -130,7 +130,7 @@ async fn ttls_that_ran_out_while_the_registry_hung_are_no_outage() {
 }
 
 #[tokio::test]
-async fn a_list_that_becomes_filtered_is_not_believed_at_once() {
+async fn a_list_that_becomes_filtered_is_held() {
     let scene = scene().await;
     assert_eq!(scene.rig.metric(FILTERED).await, 0.0);
     // One of them: with the header that is no departure.
@@ -152,7 +152,7 @@ async fn a_list_that_becomes_filtered_is_not_believed_at_once() {
 }
 
 #[tokio::test]
-async fn a_list_that_shrinks_to_nothing_at_once_is_not_believed_at_once() {
+async fn a_list_that_becomes_empty_in_one_step_is_held() {
     let scene = scene().await;
     scene.registry.hide(&[], false);
     for id in ["a", "b"] {
@@ -189,7 +189,7 @@ async fn answers_that_are_filtered_from_the_start_are_obeyed() {
 }
 
 #[tokio::test]
-async fn a_hold_ends_with_its_time() {
+async fn a_hold_ends_when_its_time_is_over() {
     let (registry, _backends, rig) = with_the_dead("guard.hold = \"300ms\"").await;
     registry.restart_empty().await;
     for id in ["a", "out", "bad"] {
@@ -200,7 +200,7 @@ async fn a_hold_ends_with_its_time() {
 
 /// The file is a person's word: it is obeyed at once, also where it empties the pool of what works.
 #[tokio::test]
-async fn a_reload_is_obeyed_at_once() {
+async fn a_reload_removes_working_backends_at_once() {
     let registry = Registry::new().await;
     let mut backends = Vec::new();
     for id in ["a", "b"] {
@@ -235,18 +235,8 @@ async fn a_reload_is_obeyed_at_once() {
     rig.stop().await;
 }
 
-/// What `evenkeel ARGUMENTS` prints.
-async fn says(program: &Program, arguments: &[&str]) -> String {
-    let mut command = tokio::process::Command::new(Program::PATH);
-    let admin = format!("http://{}", program.admin().await);
-    command.args(arguments).env("EVENKEEL_ADMIN", admin).env("EVENKEEL_TOKEN", "secret").kill_on_drop(true);
-    let output = soon("the command", command.output()).await.unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 #[tokio::test]
-async fn an_operator_is_told_and_releases() {
+async fn an_operator_sees_a_hold_and_can_release_it() {
     let registry = Registry::new().await;
     let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
     for (id, backend) in [("a", &a), ("b", &b)] {
@@ -256,10 +246,13 @@ async fn an_operator_is_told_and_releases() {
     let admin = "admin = { bind = \"127.0.0.1:0\", admin_token = \"secret\" }\n";
     let program = Program::start(&format!("{admin}{}", registry.config("", "")), &[]);
     program.until_says("settled").await;
-    assert_eq!(says(&program, &["release", "back"]).await, "no backend was held: what discovery says holds already\n");
+    assert_eq!(
+        program.good("secret", &["release", "back"]).await,
+        "no backend was held: what discovery says holds already\n"
+    );
 
     registry.set_status("b", Status::Warning);
-    let listed = || says(&program, &["backends"]);
+    let listed = || program.good("secret", &["backends"]);
     until("a warning in WHY", || async { listed().await.contains("the registry warns: Pinned; ").then_some(()) }).await;
 
     registry.hide(&[], false);
@@ -268,11 +261,11 @@ async fn an_operator_is_told_and_releases() {
     assert!(line.contains(" WARN ") && line.contains("pool=back backends=2"), "{line}");
     let why = words.replace("their", "its");
     assert_eq!(listed().await.matches(&why).count(), 2);
-    let explained = says(&program, &["explain", &registry.id("a")]).await;
+    let explained = program.good("secret", &["explain", &registry.id("a")]).await;
     let until_when = "it stays while its own probes pass, until 20";
     assert!(explained.contains(until_when) && explained.contains("absent"), "{explained}");
 
-    let out = says(&program, &["release", "back", "--note", "scaled to zero"]).await;
+    let out = program.good("secret", &["release", "back", "--note", "scaled to zero"]).await;
     for id in ["a", "b"] {
         let line = format!("back/dev/{id}: removed, weight 1, 0 sessions: no longer in the registry\n");
         assert!(out.contains(&line), "{out}");

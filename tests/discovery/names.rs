@@ -1,4 +1,4 @@
-//! Backends by name, in the real program: an `/etc/hosts` of its own says what a name means.
+//! Backends by name, in the real program, with its own `/etc/hosts`.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ async fn address_in_use(program: &Program) -> String {
 }
 
 #[tokio::test]
-async fn a_dead_first_address_of_a_name_keeps_nobody_waiting() {
+async fn a_dead_first_address_of_a_name_delays_no_session() {
     let directory = tempfile::tempdir().unwrap();
     let hosts = directory.path().join("hosts");
     let backend = Backend::answering("a").await;
@@ -60,7 +60,7 @@ async fn a_dead_first_address_of_a_name_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn a_name_that_moves_is_followed_when_the_old_address_refuses() {
+async fn a_changed_dns_address_is_used_when_the_old_one_refuses() {
     let directory = tempfile::tempdir().unwrap();
     let hosts = directory.path().join("hosts");
     let old = Backend::answering("old").await;

@@ -82,7 +82,7 @@ async fn memcached_is_asked_for_its_version() {
 }
 
 #[tokio::test]
-async fn an_smtp_server_is_greeted_and_left() {
+async fn a_check_of_an_smtp_server_greets_and_quits() {
     let Some(python) = program("interop-python") else { return };
     let (directory, held) = (tempfile::tempdir().unwrap(), HeldPort::new());
     let mut command = command(&python);
@@ -97,7 +97,7 @@ async fn an_smtp_server_is_greeted_and_left() {
 async fn mariadb_greets_and_says_when_it_is_full() {
     let Some(mariadbd) = program("mariadbd") else { return };
     let (directory, held) = (tempfile::tempdir().unwrap(), HeldPort::new());
-    // Who has no tables of privileges grants everything, and greets all the same.
+    // A server without tables of privileges grants everything, and greets too.
     let data = directory.path().join("data");
     std::fs::create_dir_all(data.join("mysql")).unwrap();
     let mut command = command(&mariadbd);
@@ -114,11 +114,11 @@ async fn mariadb_greets_and_says_when_it_is_full() {
     let result = watched.until(true).await;
     assert!(result.got.contains("MariaDB"), "{result}");
 
-    // Who has connected and not yet logged in counts, too.
+    // A connection that has not logged in yet counts too.
     let mut clients = Vec::new();
     let full = async {
         loop {
-            // As many as there are places, and not those that it had a while ago: it gives up on who does not log in.
+            // New connections each time, as many as there are places: MariaDB closes those that do not log in.
             for _ in 0..15 {
                 clients.push(tokio::net::TcpStream::connect(held.address()).await.unwrap());
             }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Conversation, port};
 use crate::support::{Backend, Registry, Rig, command, program, soon, until};
 
-/// Calls whatever method it is told.
+/// Calls a method by its name.
 const CLIENT: &str = r#"
 import consul, json, sys
 
@@ -79,7 +79,7 @@ async fn until_registry(rig: &Rig, id: &str, says: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_client_of_others_registers_and_watches_and_we_follow() {
+async fn an_independent_consul_client_registers_and_the_pool_follows() {
     let Some(python) = program("interop-python") else { return };
     let registry = Registry::new().await;
     let backend = Backend::answering("a").await;
@@ -100,7 +100,7 @@ async fn a_client_of_others_registers_and_watches_and_we_follow() {
     let (index, instances) = watcher.instances().await;
     assert_eq!(instances, instance("critical"));
 
-    // Whoever waits hears of it.
+    // The waiting client gets the change.
     for (method, status, weight) in [("ttl_pass", "passing", 3), ("ttl_warn", "warning", 1), ("ttl_pass", "passing", 3)]
     {
         let (index, _) = watcher.instances().await;
@@ -140,7 +140,7 @@ async fn a_client_of_others_registers_and_watches_and_we_follow() {
     assert_eq!(member.call("agent.service.deregister", json!(["py-1"]), json!({})).await, done);
     assert_eq!(shown(&watcher.end().await).1, json!([]));
     rig.until_standing("dev/py-1", "removed").await;
-    // After an agent's restart nobody knows the check any more.
+    // After a restart the agent does not know the check.
     assert_eq!(member.call("agent.check.ttl_pass", json!(["service:py-1"]), json!({})).await, json!(false));
     assert_eq!(member.call("kv.put", json!(["a/b", "value"]), json!({})).await, done);
     assert_eq!(watcher.call("kv.get", json!(["a/b"]), json!({})).await[1]["Value"], "value");

@@ -162,13 +162,13 @@ async fn the_dashboard_shows_what_happens() {
     browser.run(filter).await;
     browser.shows("document.querySelectorAll('tr.backend').length === 1").await;
 
-    // It says so when nobody answers any more.
+    // The page shows when the balancer does not answer.
     console.program.signal(rustix::process::Signal::KILL);
     browser.shows("document.getElementById('link').textContent.includes('no answer')").await;
     browser.shows("document.getElementById('state').textContent === 'lost'").await;
 }
 
-/// What a browser is told about the page, and what others get.
+/// The headers of the page for a browser, and the answers for other clients.
 #[tokio::test]
 async fn the_page_is_for_browsers_and_loads_nothing_from_elsewhere() {
     let backend = Backend::answering("a").await;

@@ -89,7 +89,7 @@ struct Curl {
 }
 
 impl Curl {
-    async fn run(&self, arguments: &[&str]) -> crate::support::Said {
+    async fn run(&self, arguments: &[&str]) -> crate::support::CommandOutput {
         run(&self.program, &[&["-q", "-s", "-S", "-f", "--max-time", "30"], arguments].concat(), b"").await
     }
 
@@ -178,7 +178,7 @@ async fn nginx_with_a_server_killed_under_downloads() {
     assert_eq!(whole, 1, "the killed server's client notices, the other's does not");
     rig.until_standing(&ids[0], "down").await;
 
-    // One that ends in good order is as good as one that was killed: the next request finds nobody, and says so.
+    // A server that stops normally is like a killed one: the next request gets an error.
     two.process.ask(Signal::QUIT, Duration::from_secs(10));
     rig.until_standing(&ids[1], "down").await;
     assert!(!curl.run(&[&who]).await.ok);

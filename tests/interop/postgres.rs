@@ -12,7 +12,7 @@ use rustix::process::Signal;
 
 use super::{Conversation, port};
 use crate::console::Console;
-use crate::support::{HeldPort, Process, Rig, Said, command, programs, run, until};
+use crate::support::{CommandOutput, HeldPort, Process, Rig, command, programs, run, until};
 
 const CHECK: &str = r#"
 check = { kind = "script", interval = "200ms", fast_interval = "50ms", timeout = "2s", steps = [
@@ -21,7 +21,7 @@ check = { kind = "script", interval = "200ms", fast_interval = "50ms", timeout =
 ] }
 "#;
 
-/// nobody; PostgreSQL refuses to run as root.
+/// The user `nobody`, because PostgreSQL refuses to run as root.
 const UNPRIVILEGED: u32 = 65534;
 
 struct Server {
@@ -41,7 +41,7 @@ impl Server {
         let mut init = unprivileged(initdb, directory.path());
         init.args(["--no-sync", "--auth=trust", "--username=test", "--encoding=UTF8", "--no-locale", "-D", "data"]);
         let init = tokio::process::Command::from(init).kill_on_drop(true).output().await.unwrap();
-        Said::from(init).good();
+        CommandOutput::from(init).good();
         let port = HeldPort::new();
         let process = Self::spawn(postgres, directory.path(), port.address());
         let mut this = Self { process, port, postgres: postgres.to_owned(), directory };
@@ -96,7 +96,7 @@ fn unprivileged(program: &Path, directory: &Path) -> Command {
 }
 
 /// `psql` through an address; what it prints is what the server says and nothing else.
-async fn sql(psql: &Path, address: SocketAddr, text: &str) -> Said {
+async fn sql(psql: &Path, address: SocketAddr, text: &str) -> CommandOutput {
     let url = url(address);
     run(psql, &["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", text, &url], b"").await
 }
@@ -105,7 +105,7 @@ fn url(address: SocketAddr) -> String {
     format!("postgresql://test@{address}/postgres?sslmode=disable&connect_timeout=15")
 }
 
-async fn bench(pgbench: &Path, address: SocketAddr, seconds: &str) -> Said {
+async fn bench(pgbench: &Path, address: SocketAddr, seconds: &str) -> CommandOutput {
     run(pgbench, &["-n", "-c", "8", "-j", "2", "-T", seconds, &url(address)], b"").await
 }
 
@@ -231,10 +231,10 @@ fn processed(report: &str) -> u64 {
     line.and_then(|line| line.split('/').next()?.trim().parse().ok()).unwrap_or_default()
 }
 
-/// Twelve clients that connect anew for each transaction, a server that takes four sessions at once and is restarted
-/// meanwhile: nobody gets an error, those that find no room wait.
+/// Twelve clients make a new connection for each transaction. The server takes four sessions at once, and is restarted. No client
+/// gets an error; those that find no room wait.
 #[tokio::test]
-async fn postgresql_is_restarted_without_an_error_for_those_that_wait() {
+async fn a_restart_of_postgresql_gives_queued_clients_no_error() {
     let Some([initdb, postgres, pgbench]) = programs(["initdb", "postgres", "pgbench"]) else { return };
     let mut server = Server::start(&initdb, &postgres).await;
     run(&pgbench, &["-i", "-q", &url(server.port.address())], b"").await.good();

@@ -4,7 +4,7 @@ use super::port;
 use crate::support::{Backend, Rig, exchange, free_port, program, run};
 
 #[tokio::test]
-async fn promtool_finds_nothing_to_say_about_the_metrics() {
+async fn promtool_has_no_complaint_about_the_metrics() {
     let Some(promtool) = program("promtool") else { return };
     let echo = Backend::echo().await;
     let (good, dead) = (echo.address().to_string(), free_port().to_string());

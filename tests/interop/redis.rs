@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::checks::Watched;
 use super::port;
-use crate::support::{HeldPort, Process, Rig, Said, command, program, programs, run, soon, until};
+use crate::support::{CommandOutput, HeldPort, Process, Rig, command, program, programs, run, soon, until};
 
 const CHECK: &str = r#"
 check = { kind = "script", interval = "200ms", fast_interval = "50ms", timeout = "2s", steps = [
@@ -137,7 +137,7 @@ async fn writes_follow_the_master_through_a_failover() {
     }
     assert_eq!(ask(two, "GET written").await, "after\n");
 
-    // The old master comes back as one: nobody has told it yet. Then it follows the new one.
+    // The old master starts as a master, because it does not know the new one yet. Then it follows it.
     let again = Server::start_on(&redis, first.port).await;
     follow(again.port.address(), two).await;
     until("the old master is a replica for the check, too", || async {
@@ -173,7 +173,7 @@ async fn redis_behind_a_password() {
 }
 
 /// With 20 connections; it ends with an error as soon as one of them breaks.
-async fn bench(program: &Path, address: SocketAddr, more: &[&str]) -> Said {
+async fn bench(program: &Path, address: SocketAddr, more: &[&str]) -> CommandOutput {
     run(program, &[&["-h", "127.0.0.1", "-p", &port(address), "-q", "-c", "20"], more].concat(), b"").await
 }
 

@@ -78,7 +78,7 @@ async fn tls_passes_through_and_a_server_killed_in_the_middle_is_not_missed() {
     }
     assert!(seen == [0, 1, 0, 1] || seen == [1, 0, 1, 0], "{seen:?}");
 
-    // Who trusts another certificate does not get through: nobody in between has ended the TLS.
+    // A client that trusts another certificate fails, so the balancer has not ended the TLS.
     let stranger = Server::start(&openssl, names[0]).await;
     let ended = client(&openssl, rig.front(), &stranger.certificate).end().await;
     assert!(!ended.success());

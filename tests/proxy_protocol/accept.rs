@@ -5,7 +5,7 @@ use crate::support::Program;
 use evenkeel::metrics::Outcome;
 
 const TRUST: &str = "from = [\"127.0.0.0/8\"]";
-/// What the backend is told tells what was understood.
+/// The header that the backend gets shows what was understood.
 const TOLD: &str = "send_proxy = \"v1\"";
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_header_may_come_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn much_that_is_pipelined_behind_a_header_arrives_exactly() {
+async fn a_long_request_right_behind_a_header_arrives_exactly() {
     let mut desk = Desk::open().await;
     let rig = desk.behind(TRUST, "").await;
     let payload = noise(3_000_000);
@@ -171,7 +171,7 @@ async fn an_optional_header_is_used_where_it_is_and_not_missed_where_it_is_not()
 }
 
 #[tokio::test]
-async fn where_it_is_optional_silence_is_served_in_the_end() {
+async fn with_an_optional_header_a_silent_client_is_served_in_the_end() {
     let mut desk = Desk::open().await;
     let rig = desk.behind(&format!("{TRUST}\nrequired = false\ntimeout = \"30ms\""), "").await;
     let mut client = connect(rig.front()).await;

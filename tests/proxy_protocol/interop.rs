@@ -7,7 +7,7 @@ use evenkeel::metrics::Outcome;
 
 const TRUST: &str = "from = [\"127.0.0.1\"]";
 
-/// Whether a peer listens was tried by a connect. It may have become a session, and that may have been cut at any moment.
+/// A connect tested whether the peer listens. It may have become a session, which may have ended at any moment.
 async fn next_that_speaks(desk: &mut Desk) -> TcpStream {
     loop {
         let backend = desk.next().await;
@@ -134,7 +134,7 @@ async fn nginx_behind() {
     let variables = "$proxy_protocol_addr:$proxy_protocol_port $proxy_protocol_server_addr:$proxy_protocol_server_port";
     let back = nginx(&program, &format!("listen ADDRESS proxy_protocol; return \"{variables}\";")).await;
     for send in ["\"v1\"", "\"v2\"", "{ version = \"v2\", crc32c = true, authority = \"a.example\" }"] {
-        // Whoever is understood gets an answer, also if it is nobody's.
+        // A header that is understood gets an answer, also one without addresses.
         let check = "check = { kind = \"script\", steps = [{ expect = \":\" }], fast_interval = \"20ms\" }";
         let rig =
             Rig::with_backends(&[&back.address.to_string()], &format!("{check}\nsend_proxy = {send}\n{STOP}")).await;

@@ -65,7 +65,7 @@ pub async fn nginx(program: &Path, server: &str) -> Peer {
 async fn start(program: &Path, name: &str, text: &str, prepare: impl Fn(&mut Command, &Path)) -> Peer {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join(name);
-    // Neither program tells which port it got for 0, so one that is free is tried; somebody else may be faster.
+    // Neither program tells which port it got for 0, so a free one is tried; another program may take it first.
     for _ in 0..5 {
         let address = free_port();
         std::fs::write(&file, text.replace("ADDRESS", &address.to_string())).unwrap();

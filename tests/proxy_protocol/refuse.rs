@@ -7,7 +7,7 @@ use evenkeel::metrics::Outcome;
 const TRUST: &str = "from = [\"127.0.0.0/8\"]";
 
 #[tokio::test]
-async fn whoever_sends_something_else_is_reset() {
+async fn a_client_without_the_required_header_is_reset() {
     let desk = Desk::open().await;
     let rig = desk.behind(&format!("{TRUST}\ntimeout = \"1h\""), "").await;
     let too_long = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
@@ -37,7 +37,7 @@ async fn whoever_sends_something_else_is_reset() {
 }
 
 #[tokio::test]
-async fn whoever_takes_too_long_is_reset() {
+async fn a_client_whose_header_takes_too_long_is_reset() {
     let desk = Desk::open().await;
     let rig = desk.behind(&format!("{TRUST}\ntimeout = \"50ms\""), "").await;
     for bytes in [&b""[..], b"PRO", &V1[..V1.len() - 1], &v2(0x21, 0x11, ENDS)[..20]] {
@@ -77,7 +77,7 @@ async fn the_timeout_is_for_the_whole_header() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_was_never_a_session_of_a_backend() {
+async fn a_client_that_leaves_early_is_not_a_session_of_a_backend() {
     let desk = Desk::open().await;
     let rig = desk.behind(&format!("{TRUST}\ntimeout = \"1h\""), "").await;
     // As a probe by connect does.

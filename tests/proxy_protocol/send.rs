@@ -96,7 +96,7 @@ async fn received_values_are_passed_on_as_the_pool_says() {
         assert_eq!(tlvs, wanted, "{send}");
         assert_eq!(hear(&mut backend, 4).await, b"rest");
 
-        // What a LOCAL header holds is nobody's.
+        // The addresses of a LOCAL header mean nothing.
         let mut client = connect(rig.front()).await;
         say(&mut client, &v2(0x20, 0x11, &received)).await;
         let (kind, addresses, tlvs) = hear_v2(&mut desk.next().await).await;
@@ -107,7 +107,7 @@ async fn received_values_are_passed_on_as_the_pool_says() {
 }
 
 #[tokio::test]
-async fn an_id_that_no_proxy_may_give_is_replaced() {
+async fn an_invalid_id_from_a_proxy_is_replaced() {
     let mut desk = Desk::open().await;
     let rig = desk.behind("from = [\"127.0.0.1\"]", "send_proxy = \"v2\"").await;
     for (given, kept) in [(0, false), (1, true), (128, true), (129, false)] {
@@ -138,7 +138,7 @@ async fn a_checksum_is_sent_on_request() {
 }
 
 #[tokio::test]
-async fn an_ipv4_client_of_a_dual_stack_listener_is_told_and_trusted_as_ipv4() {
+async fn a_dual_stack_listener_treats_an_ipv4_client_as_ipv4() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return;
     }
@@ -195,7 +195,7 @@ async fn a_backend_that_resets_upon_the_header_is_a_broken_backend() {
     rig.stop().await;
 }
 
-/// What the first connection that nobody but a probe can have made brings along.
+/// The first bytes of the first connection, which only a probe can have made.
 async fn probed(pool: &str, count: usize) -> Vec<u8> {
     let mut desk = Desk::open().await;
     let rig = Rig::with_backends(&[&desk.backend.address().to_string()], &format!("{pool}\n{STOP}")).await;
@@ -211,7 +211,7 @@ async fn probed(pool: &str, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Version 1 with the probe's own addresses, and what follows it: there is no word for nobody that every server takes.
+/// Version 1 with the probe's own addresses, and what follows it: not every server accepts a header without addresses.
 fn is_its_own(bytes: &[u8], rest: &str) -> bool {
     let text = str::from_utf8(bytes).unwrap();
     text.starts_with("PROXY TCP4 127.0.0.1 127.0.0.1 ")

@@ -5,11 +5,11 @@ use evenkeel::metrics::Outcome;
 use tokio::net::TcpStream;
 
 use super::{Live, file};
-use crate::support::{Backend, MODES, Registry, Rig, exchange, free_port, get, soon, until};
+use crate::support::{Backend, MODES, Registry, Rig, exchange, free_port, get, get_json, soon, until};
 
 /// One after the other on one live session, none of which announces an end.
 #[tokio::test]
-async fn a_session_does_not_notice_what_is_not_its_end() {
+async fn a_reload_does_not_disturb_running_sessions() {
     let (a, b) = (Backend::echo().await, Backend::echo().await);
     let (a, b) = (a.address(), b.address());
     let other =
@@ -57,7 +57,7 @@ async fn a_session_does_not_notice_what_is_not_its_end() {
 
 /// Counters, standing and the moment of its last change stay with an identity that stays.
 #[tokio::test]
-async fn what_is_known_about_a_backend_survives() {
+async fn the_state_of_a_backend_survives_a_reload() {
     let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
     let rig = Rig::start(&file(&[a.address()], "", "check = { interval = \"50ms\" }")).await;
     let id = a.address().to_string();
@@ -81,10 +81,10 @@ async fn what_is_known_about_a_backend_survives() {
     rig.stop().await;
 }
 
-/// What was found at run time stands in no file, and is still there, with what is known about it, after another one was
-/// read: also while there is nobody to ask, and also where it is asked for in another way.
+/// Backends from discovery are in no file. After a reload they are still there, with all that is known about them: also while the
+/// registry does not answer, and also if the query changes.
 #[tokio::test]
-async fn what_discovery_found_survives() {
+async fn backends_from_discovery_survive_a_reload() {
     let registry = Registry::new().await;
     let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
     registry.add("web", "a", a.address());
@@ -153,7 +153,7 @@ async fn least_connections_counts_the_sessions_from_before_it() {
 }
 
 #[tokio::test]
-async fn running_sessions_go_by_the_new_timeouts_in_every_mode() {
+async fn running_sessions_use_the_new_timeouts_in_every_mode() {
     let backend = Backend::echo().await;
     for (mode, keys) in MODES {
         let keep = format!("{keys}timeouts.idle = \"1h\"");
@@ -172,7 +172,7 @@ async fn running_sessions_go_by_the_new_timeouts_in_every_mode() {
 }
 
 #[tokio::test]
-async fn a_lower_limit_lets_nobody_in_until_enough_have_left_and_a_higher_one_at_once() {
+async fn a_lower_limit_waits_for_sessions_to_end_and_a_higher_one_admits_at_once() {
     let backend = Backend::echo().await;
     let with = |limit: &str| file(&[backend.address()], limit, "");
     for scope in ["listener", "process"] {
@@ -201,7 +201,7 @@ async fn a_lower_limit_lets_nobody_in_until_enough_have_left_and_a_higher_one_at
 }
 
 #[tokio::test]
-async fn a_check_that_is_new_decides_only_after_as_many_results_as_it_says() {
+async fn a_new_check_decides_only_after_rise_or_fall_results() {
     let (good, dead) = (Backend::echo().await, free_port());
     let rig = Rig::start(&file(&[good.address()], "", "check = { interval = \"20ms\" }")).await;
     let id = good.address().to_string();
@@ -220,14 +220,14 @@ async fn a_check_that_is_new_decides_only_after_as_many_results_as_it_says() {
 }
 
 #[tokio::test]
-async fn sessions_of_a_backend_that_is_removed_stay_or_are_closed_as_the_file_says() {
+async fn sessions_of_a_removed_backend_stay_or_close_as_configured() {
     let (a, b) = (Backend::echo().await, Backend::echo().await);
     let rig = Rig::start(&file(&[a.address()], "", "")).await;
     let mut live = Live::new(rig.front()).await;
     rig.reload(&file(&[b.address()], "", "")).await.unwrap();
     rig.until_standing(&a.address().to_string(), "removed").await;
     live.goes_on().await;
-    // Only now is it said that they are to be closed: that goes for those who are there.
+    // Only this file says that they are to be closed; it applies to running sessions too.
     rig.reload(&file(&[b.address()], "", "on_removed = \"close\"")).await.unwrap();
     assert!(live.ends_reset().await);
     rig.until_no_sessions().await;
@@ -236,7 +236,7 @@ async fn sessions_of_a_backend_that_is_removed_stay_or_are_closed_as_the_file_sa
 }
 
 #[tokio::test]
-async fn what_takes_a_restart_is_named_and_the_rest_is_applied() {
+async fn keys_that_need_a_restart_are_named_and_the_rest_is_applied() {
     let backend = Backend::answering("a").await;
     let rig = Rig::start(&file(&[backend.address()], "", "")).await;
     let text = format!("workers = 3\nlog.format = \"json\"\n{}", file(&[backend.address()], "max_connections = 9", ""));
@@ -244,7 +244,7 @@ async fn what_takes_a_restart_is_named_and_the_rest_is_applied() {
     assert_eq!(applied.needs_restart, ["log.format", "workers"]);
     assert_eq!(rig.metric("evenkeel_listener_max_connections{listener=\"front\"}").await, 9.0);
     assert_eq!(rig.metric("evenkeel_config_needs_restart").await, 2.0);
-    let config: serde_json::Value = serde_json::from_str(&get(rig.admin(), "/api/v1/config").await.unwrap().1).unwrap();
+    let config: serde_json::Value = get_json(rig.admin(), "/api/v1/config").await;
     assert_eq!(config["needs_restart"], serde_json::json!(["log.format", "workers"]));
     assert_eq!((&config["generation"], &config["last_reload"]["result"]), (&2.into(), &"applied".into()));
     assert_eq!(config["config"]["listeners"]["front"]["max_connections"], 9);
@@ -260,7 +260,7 @@ async fn the_admin_listener_moves_or_stays_where_it_is() {
         let text = format!("[admin]\nbind = \"{address}\"\n{}", file(&[backend.address()], "", ""));
         evenkeel::config::parse(&text, "test", &|_| None).unwrap()
     };
-    // Somebody is there: nothing moves.
+    // There are sessions: nothing moves.
     let taken = rig.balancer().reload(to(rig.front())).await.unwrap_err().to_string();
     assert!(taken.contains("can't listen on") && taken.contains("another program"), "{taken}");
     assert_eq!(get(old, "/live").await.unwrap().0, 200);

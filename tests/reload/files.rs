@@ -8,17 +8,15 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Live, file};
-use crate::support::{Backend, Program, exchange, get, until};
+use crate::support::{Backend, Program, exchange, get, get_json, until};
 
 const ADMIN: &str = "admin.bind = \"127.0.0.1:0\"\n";
 
-async fn config(program: &Program) -> Value {
-    serde_json::from_str(&get(program.admin().await, "/api/v1/config").await.unwrap().1).unwrap()
-}
-
 async fn until_generation(program: &Program, wanted: u64) {
-    until(&format!("generation {wanted}"), || async { (config(program).await["generation"] == wanted).then_some(()) })
-        .await;
+    until(&format!("generation {wanted}"), || async {
+        (get_json(program.admin().await, "/api/v1/config").await["generation"] == wanted).then_some(())
+    })
+    .await;
 }
 
 fn with(backend: SocketAddr, more: &str) -> String {
@@ -49,11 +47,11 @@ async fn a_file_that_is_written_or_replaced_is_applied_and_one_that_is_touched_i
     until_generation(&program, 4).await;
     // The log says what became of the file, key by key.
     program.until_says("max_connections: 5 -> 6").await;
-    assert_eq!(config(&program).await["reloads"]["unchanged"], 0);
+    assert_eq!(get_json(program.admin().await, "/api/v1/config").await["reloads"]["unchanged"], 0);
 }
 
 #[tokio::test]
-async fn a_bad_file_is_refused_with_the_words_of_check_and_what_runs_goes_on() {
+async fn a_bad_file_is_refused_with_the_errors_of_check_and_the_old_config_runs_on() {
     let backend = Backend::echo().await;
     let program = Program::start(&with(backend.address(), ""), &[]);
     let (front, path) = (program.front("front").await, program.directory().join("lb.toml"));
@@ -61,7 +59,7 @@ async fn a_bad_file_is_refused_with_the_words_of_check_and_what_runs_goes_on() {
     replace(&path, &with(backend.address(), "max_conections = 5"));
     let said = program.until_says("the new configuration is refused, what runs goes on").await;
     assert!(said.contains("the configuration is not valid"), "{said}");
-    let after = config(&program).await;
+    let after = get_json(program.admin().await, "/api/v1/config").await;
     let error = after["last_reload"]["error"].as_str().unwrap();
     let check = tokio::process::Command::new(Program::PATH)
         .args(["check", "--config", "lb.toml"])
@@ -85,7 +83,7 @@ async fn a_bad_file_is_refused_with_the_words_of_check_and_what_runs_goes_on() {
 }
 
 #[tokio::test]
-async fn a_config_map_that_is_swapped_is_applied() {
+async fn a_swapped_config_map_is_applied() {
     let backend = Backend::echo().await;
     let mounted = tempfile::tempdir().unwrap();
     let version = |number: u32, more: &str| {
@@ -117,7 +115,7 @@ async fn a_config_map_that_is_swapped_is_applied() {
 /// As git-sync does it: the directory of the file is a link, which is swapped; then the file is written slowly, and its
 /// directory is moved away and replaced.
 #[tokio::test]
-async fn a_directory_that_is_swapped_is_seen_and_half_a_file_is_not() {
+async fn a_swapped_directory_is_noticed_and_half_a_file_is_not_applied() {
     let backend = Backend::echo().await;
     let root = tempfile::tempdir().unwrap();
     let at = |name: &str| root.path().join(name);
@@ -149,7 +147,7 @@ async fn a_directory_that_is_swapped_is_seen_and_half_a_file_is_not() {
     for _ in 0..8 {
         std::fs::write(at("v3/log"), "a line\n").unwrap();
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        assert_eq!(config(&program).await["generation"], 3);
+        assert_eq!(get_json(program.admin().await, "/api/v1/config").await["generation"], 3);
     }
     writer.write_all(format!("[listeners.front]{rest}").as_bytes()).unwrap();
     drop(writer);
@@ -163,14 +161,14 @@ async fn a_directory_that_is_swapped_is_seen_and_half_a_file_is_not() {
 }
 
 #[tokio::test]
-async fn what_was_refused_is_shown_until_it_is_mended() {
+async fn a_refused_file_is_shown_until_a_good_one_is_applied() {
     let backend = Backend::echo().await;
     let program = Program::start(&with(backend.address(), ""), &[]);
     program.front("front").await;
     let path = program.directory().join("lb.toml");
     let admin = program.admin().await;
     let troubles = || async {
-        let status: Value = serde_json::from_str(&get(admin, "/api/v1/status").await.unwrap().1).unwrap();
+        let status: Value = get_json(admin, "/api/v1/status").await;
         status["troubles"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(troubles().await, Vec::<String>::new());
@@ -197,7 +195,7 @@ async fn what_was_refused_is_shown_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn a_fifo_in_its_place_is_refused_and_holds_up_no_signal() {
+async fn a_fifo_instead_of_the_file_is_refused_and_delays_no_signal() {
     let backend = Backend::echo().await;
     let mut program = Program::start(&with(backend.address(), ""), &[]);
     let mut live = Live::new(program.front("front").await).await;
@@ -234,7 +232,7 @@ async fn without_the_watch_only_a_hangup_reads_the_file() {
 }
 
 #[tokio::test]
-async fn the_level_of_the_log_changes() {
+async fn a_reload_changes_the_log_level() {
     let backend = Backend::echo().await;
     let at = |level: &str| format!("log.level = \"{level}\"\n{}", with(backend.address(), ""));
     let program = Program::start(&at("info"), &[]);

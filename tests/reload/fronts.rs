@@ -5,14 +5,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::{Live, file};
-use crate::support::{Backend, Rig, exchange, free_port, get, soon, spoken_to, until};
-
-async fn refuses(address: std::net::SocketAddr) {
-    until("nobody listens there", || async { TcpStream::connect(address).await.err() }).await;
-}
+use crate::support::{Backend, Rig, exchange, free_port, get, soon, spoken_to, until, until_refused};
 
 #[tokio::test]
-async fn a_new_address_is_there_before_the_old_one_is_left() {
+async fn the_new_address_listens_before_the_old_one_closes() {
     let backend = Backend::echo().await;
     let (old, new) = (free_port(), free_port());
     let at = |binds: &[std::net::SocketAddr]| {
@@ -24,20 +20,20 @@ async fn a_new_address_is_there_before_the_old_one_is_left() {
     rig.reload(&at(&[new, old])).await.unwrap();
     let mut both = (Live::new(new).await, Live::new(old).await);
     rig.reload(&at(&[new])).await.unwrap();
-    refuses(old).await;
+    until_refused(old).await;
     live.goes_on().await;
     both.0.goes_on().await;
     both.1.goes_on().await;
     drop((live, both, Live::new(new).await));
     rig.until_no_sessions().await;
-    // Whoever asked whether the old address is left may have been the last one there.
+    // The connects that tested the old address may have been the last ones there.
     assert!(rig.ended(Outcome::Completed) >= 4);
     rig.stop().await;
 }
 
 /// Clients connect all the while: none is refused, although the socket has another owner each time.
 #[tokio::test]
-async fn a_socket_changes_hands_without_a_gap() {
+async fn a_socket_passes_to_another_listener_without_a_gap() {
     let backend = Backend::answering("a").await;
     let address = free_port();
     let named = |name: &str| {
@@ -64,9 +60,9 @@ async fn a_socket_changes_hands_without_a_gap() {
     rig.stop().await;
 }
 
-/// Who waited for the first probe at an address that is left is served once it is over.
+/// A client that waits for the first probe at a removed address is served after it.
 #[tokio::test]
-async fn a_listener_that_goes_in_the_first_moment_leaves_nobody_behind() {
+async fn a_waiting_client_of_a_listener_removed_at_the_start_is_served() {
     let (open, gate) = tokio::sync::watch::channel(false);
     let backend = Backend::serving(move |mut stream| {
         let mut gate = gate.clone();
@@ -87,7 +83,7 @@ async fn a_listener_that_goes_in_the_first_moment_leaves_nobody_behind() {
     let rig = Rig::start(&at(old)).await;
     let mut waiting = TcpStream::connect(old).await.unwrap();
     rig.reload(&at(new)).await.unwrap();
-    refuses(old).await;
+    until_refused(old).await;
     open.send_replace(true);
     let mut answer = [0];
     waiting.write_all(b"?").await.unwrap();
@@ -101,7 +97,7 @@ async fn a_listener_that_goes_in_the_first_moment_leaves_nobody_behind() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_had_changes_nothing() {
+async fn a_reload_with_a_port_in_use_changes_nothing() {
     let (a, b) = (Backend::answering("a").await, Backend::answering("b").await);
     let rig = Rig::start(&file(&[a.address()], "", "")).await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -114,7 +110,7 @@ async fn what_cannot_be_had_changes_nothing() {
     let error = rig.reload(&text).await.unwrap_err().to_string();
     assert!(error.contains("listener `zzz` can't listen on") && error.contains("another program"), "{error}");
     assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"a");
-    refuses(free).await;
+    until_refused(free).await;
     let pools = rig.pools().await;
     assert_eq!((&pools["pools"][0]["balance"], rig.balancer().listeners().len()), (&"round_robin".into(), 1));
     assert_eq!(rig.metric("evenkeel_listener_max_connections{listener=\"front\"}").await, 0.0);
@@ -126,7 +122,7 @@ async fn what_cannot_be_had_changes_nothing() {
     let limit =
         rig.reload(&format!("max_connections = 900000000\n{}", file(&[a.address()], "", ""))).await.unwrap_err();
     assert!(limit.to_string().contains("open files"), "{limit}");
-    // Who frees an address only with this change is told so.
+    // The error says that an address becomes free only with this change.
     let wide = file(&[a.address()], "", "").replace("127.0.0.1:0", &format!("0.0.0.0:{}", rig.front().port()));
     let overlap = rig.reload(&wide).await.unwrap_err().to_string();
     assert!(overlap.contains("listener `front` still has"), "{overlap}");
@@ -136,7 +132,7 @@ async fn what_cannot_be_had_changes_nothing() {
 }
 
 #[tokio::test]
-async fn who_is_removed_stays_until_its_last_session_has_ended_and_may_come_back() {
+async fn a_removed_listener_stays_until_its_last_session_ends_and_may_come_back() {
     let backend = Backend::echo().await;
     let (front, keeps) = (free_port(), "[listeners.keeps]\nbind = \"127.0.0.1:0\"\npool = \"keeps\"\n");
     let keeps = format!("{keeps}[pools.keeps]\nbackends = [\"{}\"]\n", backend.address());
@@ -145,9 +141,9 @@ async fn who_is_removed_stays_until_its_last_session_has_ended_and_may_come_back
     let mut live = Live::new(front).await;
     let accepted = "evenkeel_listener_accepted_total{listener=\"front\"}";
     rig.reload(&keeps).await.unwrap();
-    refuses(front).await;
+    until_refused(front).await;
     live.goes_on().await;
-    // Whoever asked whether it still listens may have been served, too.
+    // The connects that tested whether it listens may have been served too.
     let before = rig.metric(accepted).await;
     assert!(before >= 1.0, "shown as long as it has sessions");
     let pools = rig.pools().await;
@@ -191,7 +187,7 @@ async fn after_the_drain_timeout_sessions_of_what_is_removed_are_cut() {
     rig.stop().await;
 }
 
-/// Whoever is removed is still looked after: its backends are probed for as long as they have sessions.
+/// The backends of a removed pool are probed for as long as they have sessions.
 #[tokio::test]
 async fn the_backends_of_a_removed_pool_are_still_probed() {
     let backend = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! Another configuration in one process: what changes, what does not notice, and what is refused.
+//! A new configuration in a running process: what changes, what is not disturbed, and what is refused.
 
 mod changes;
 mod files;

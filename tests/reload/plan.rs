@@ -19,7 +19,7 @@ async fn plan(program: &Program, arguments: &[&str]) -> (Option<i32>, String, St
 }
 
 #[tokio::test]
-async fn it_counts_the_sessions_that_each_change_touches() {
+async fn a_plan_counts_the_sessions_that_each_change_affects() {
     let (a, b) = (Backend::echo().await, Backend::echo().await);
     let admin = "admin.bind = \"127.0.0.1:0\"\n";
     let other = format!(
@@ -81,7 +81,7 @@ async fn it_counts_the_sessions_that_each_change_touches() {
 }
 
 #[tokio::test]
-async fn it_says_what_is_wrong_and_who_does_not_answer() {
+async fn status_names_what_is_wrong_and_which_agent_does_not_answer() {
     let backend = Backend::echo().await;
     let program = Program::start(&format!("admin.bind = \"127.0.0.1:0\"\n{}", file(&[backend.address()], "", "")), &[]);
     program.front("front").await;
@@ -103,7 +103,7 @@ async fn it_says_what_is_wrong_and_who_does_not_answer() {
 
 /// Sessions are sent to what is down, on purpose, and are not closed for it: no close is foretold either.
 #[tokio::test]
-async fn it_foretells_no_close_where_the_pool_fails_open() {
+async fn a_plan_announces_no_close_if_the_pool_fails_open() {
     let backend = Backend::echo().await;
     let with = |pool: &str| {
         let check = format!("check = {{ kind = \"tcp\", port = {}, fall = 1 }}\n", crate::support::free_port().port());

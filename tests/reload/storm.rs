@@ -16,7 +16,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use crate::support::{Backend, Pattern, Program, free_port_of, get, seeds, soon, until};
+use crate::support::{Backend, Pattern, Program, free_port_of, get, get_json, seeds, soon, until};
 
 const BACKENDS: usize = 6;
 const LISTENERS: usize = 5;
@@ -51,7 +51,7 @@ struct Shared {
     pause: AtomicU64,
 }
 
-/// A session that moves verified bytes until the storm is over, or it is cut. `Err` = it never was one.
+/// A session that moves verified bytes until the storm is over or the session is closed. `Err` = it never began.
 async fn session(front: SocketAddr, seed: u64, pattern: Arc<Pattern>, shared: Arc<Shared>) -> Result<(), ()> {
     let mut stream = TcpStream::connect(front).await.map_err(drop)?;
     let mut random = fastrand::Rng::with_seed(seed);
@@ -145,12 +145,8 @@ fn size_of(pid: i32) -> (usize, usize) {
     (descriptors, line.trim().trim_end_matches(" kB").parse().unwrap())
 }
 
-async fn config(admin: SocketAddr) -> Value {
-    serde_json::from_str(&get(admin, "/api/v1/config").await.unwrap().1).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_session_is_cut_that_the_plan_did_not_announce() {
+async fn a_reload_closes_only_sessions_that_its_plan_announced() {
     let full = std::env::var("EVENKEEL_STORM").is_ok_and(|value| value == "full");
     for seed in seeds(u64::from(!full), 1) {
         storm(seed, full).await;
@@ -185,7 +181,7 @@ async fn storm(seed: u64, full: bool) {
     let mut clients = JoinSet::new();
     let (mut announced, mut sizes) = (0, Vec::new());
     for number in 1..=reloads {
-        // As many as there shall be; who is not let in comes again.
+        // Tries again until there are enough sessions.
         until("all sessions are there", || {
             while clients.try_join_next().is_some_and(|ended| ended.is_ok()) {}
             let missing = sessions - shared.live.load(SeqCst).min(sessions);
@@ -205,13 +201,13 @@ async fn storm(seed: u64, full: bool) {
         let (text, now_open) = some_file(&mut random, &fronts, &backends);
         std::fs::write(program.directory().join("next.toml"), &text).unwrap();
         let plan = planned(&program, &format!("http://{admin}")).await;
-        let before = config(admin).await;
+        let before = get_json(admin, "/api/v1/config").await;
         let some = |key: &str| !plan[key].as_array().unwrap().is_empty();
         std::fs::rename(program.directory().join("next.toml"), program.directory().join("lb.toml")).unwrap();
         program.signal(rustix::process::Signal::HUP);
         if some("listeners") || some("pools") || some("process") {
             until(&format!("reload {number} of SEED={seed}"), || async {
-                let now = config(admin).await;
+                let now = get_json(admin, "/api/v1/config").await;
                 assert_ne!(now["last_reload"]["result"], "refused", "SEED={seed}: {now}\n{text}");
                 (now["generation"] != before["generation"]).then_some(())
             })

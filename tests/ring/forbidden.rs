@@ -14,7 +14,7 @@ fn config(backend: &Backend, relay: &str) -> String {
 }
 
 #[tokio::test]
-async fn auto_does_without_and_says_so_in_one_line_that_is_no_warning() {
+async fn auto_runs_without_io_uring_and_logs_one_line_below_warn() {
     let backend = Backend::echo().await;
     for relay in ["", "relay = \"auto\""] {
         let mut program = Program::start_as(&config(&backend, relay), forbid);
@@ -40,7 +40,7 @@ async fn auto_does_without_and_says_so_in_one_line_that_is_no_warning() {
 }
 
 #[tokio::test]
-async fn where_it_is_written_it_is_an_error_with_the_pool_the_cause_and_the_remedy() {
+async fn relay_io_uring_is_an_error_with_pool_cause_and_remedy_if_it_is_forbidden() {
     let backend = Backend::echo().await;
     let mut program = Program::start_as(&config(&backend, "relay = \"io_uring\""), forbid);
     assert_eq!(program.end().await.code(), Some(1), "{:#?}", program.log());
@@ -60,7 +60,7 @@ async fn where_it_is_written_it_is_an_error_with_the_pool_the_cause_and_the_reme
 
 /// The same start without the filter, so that the tests above mean something.
 #[tokio::test]
-async fn where_it_is_allowed_it_is_used() {
+async fn io_uring_is_used_if_it_is_allowed() {
     if !has_io_uring() {
         return;
     }

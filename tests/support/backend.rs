@@ -1,4 +1,4 @@
-//! Backends that behave as told. Each connection is a task; dropping the backend closes the port and every connection.
+//! Backends with a given behaviour. Each connection is a task; drop closes the port and every connection.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,7 +1,8 @@
-//! What tests stand on: a balancer in process ([`Rig`]) or as the real program ([`Program`]), and backends that behave as
-//! told ([`Backend`]), found through a registry ([`Registry`]).
+//! Helpers of the tests: a balancer in process ([`Rig`]) or as the real program ([`Program`]), backends with a given behaviour
+//! ([`Backend`]), and a registry ([`Registry`]).
 
 mod backend;
+mod health_backend;
 mod line;
 mod pattern;
 mod program;
@@ -23,10 +24,11 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
 pub use backend::{Backend, spoken_to};
+pub use health_backend::{Behaviour, HealthBackend};
 pub use line::{Bench, Blackhole, MODES, Way, both_ways, fill, pending_error, reset};
 pub use pattern::{Last, Pattern, Received, last};
 pub use program::Program;
-pub use programs::{HeldPort, Process, Said, command, program, programs, run};
+pub use programs::{CommandOutput, HeldPort, Process, command, output_of, program, programs, run};
 pub use registry::Registry;
 pub use rig::Rig;
 pub use sealed::{agent_fixture, fixture, sealed, sealed_front};
@@ -56,12 +58,12 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// A port on which nobody listens. (It was free a moment ago: nothing else in these tests binds fixed ports.)
+/// A port without a listener. (It was free a moment ago: nothing else in these tests binds fixed ports.)
 pub fn free_port() -> SocketAddr {
     free_port_of([127, 0, 0, 1])
 }
 
-/// As [`free_port`], of a loopback address that nobody else in these tests uses.
+/// As [`free_port`], on a loopback address that no other test uses.
 pub fn free_port_of(address: [u8; 4]) -> SocketAddr {
     // It never listens: a program that another test starts just now has a copy of it until its exec(2), and a copy that
     // listened would keep the port.
@@ -84,7 +86,7 @@ pub async fn exchange(address: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>
     .await
 }
 
-/// One HTTP GET; status and body. Who asks too often waits for a moment and asks again.
+/// One HTTP GET; status and body. After a 429 it waits for a moment and asks again.
 pub async fn get(address: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     loop {
         let answer = get_once(address, path).await?;
@@ -108,4 +110,56 @@ async fn get_once(address: SocketAddr, path: &str) -> io::Result<(u16, String)> 
         status.map(|status| (status, body.to_owned())).ok_or_else(|| io::Error::other(head.to_owned()))
     })
     .await
+}
+
+/// The JSON of an admin path.
+pub async fn get_json(admin: SocketAddr, path: &str) -> serde_json::Value {
+    serde_json::from_str(&get(admin, path).await.unwrap().1).unwrap()
+}
+
+/// The value of a series, written as in the exposition; `None` if it is not there.
+pub async fn metric(admin: SocketAddr, series: &str) -> Option<f64> {
+    let text = get(admin, "/metrics").await.unwrap().1;
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+/// The answers of `count` sessions, one after another, sorted.
+pub async fn answers(front: SocketAddr, count: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(String::from_utf8(exchange(front, b"?").await.unwrap()).unwrap());
+    }
+    all.sort();
+    all
+}
+
+/// A session that has carried one byte there and back; the backend has to be an echo.
+pub async fn session(front: SocketAddr) -> TcpStream {
+    let mut stream = soon("a connect", TcpStream::connect(front)).await.unwrap();
+    ping(&mut stream, b"!").await;
+    stream
+}
+
+/// Sends bytes and waits for their echo.
+pub async fn ping(stream: &mut TcpStream, bytes: &[u8]) {
+    let mut back = vec![0; bytes.len()];
+    let (mut read, mut write) = stream.split();
+    soon("an echo", async {
+        let (written, got) = tokio::join!(write.write_all(bytes), read.read_exact(&mut back));
+        written.unwrap();
+        got.unwrap();
+    })
+    .await;
+    assert!(back == bytes, "the echo is not what was sent");
+}
+
+/// Waits until connects are refused.
+pub async fn until_refused(address: SocketAddr) {
+    until("connects are refused", || async {
+        let error = TcpStream::connect(address).await.err()?;
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        Some(())
+    })
+    .await;
 }

@@ -1,4 +1,4 @@
-//! The real program in a directory of its own, its log kept.
+//! The real program in its own directory, with its log.
 
 use std::net::SocketAddr;
 use std::process::{ExitStatus, Stdio};
@@ -86,9 +86,33 @@ impl Program {
         line.split_once("address=").unwrap().1.trim().parse().unwrap()
     }
 
+    /// Number of its open file descriptors.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
+    /// The output of a command for it that succeeds. `token` may be empty.
+    pub async fn good(&self, token: &str, arguments: &[&str]) -> String {
+        let mut command = Command::new(Self::PATH);
+        command.args(arguments).env("EVENKEEL_ADMIN", format!("http://{}", self.admin().await)).kill_on_drop(true);
+        if !token.is_empty() {
+            command.env("EVENKEEL_TOKEN", token);
+        }
+        let output = soon("the command", command.output()).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     pub fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Stops it, which has to succeed, and returns its whole log.
+    pub async fn stop(mut self) -> Vec<String> {
+        self.signal(rustix::process::Signal::TERM);
+        assert_eq!(self.end().await.code(), Some(0), "{:#?}", self.log());
+        self.log()
     }
 
     /// Waits for its end; its log is complete then.

@@ -13,6 +13,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
+use super::soon;
+
 /// Where these programs are, or `None`: then the test has to return, and why was said. Under `tests/run.sh` and in CI, where
 /// they have to be there, it panics instead.
 pub fn programs<const N: usize>(names: [&str; N]) -> Option<[PathBuf; N]> {
@@ -64,9 +66,8 @@ fn find(name: &str) -> Option<PathBuf> {
         .find(|path| fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0))
 }
 
-/// A port for a server that can't take port 0, held for it as long as this lives: bound and not listening, so that the kernel
-/// gives it to nobody else, while a server that sets `SO_REUSEADDR`, as all of these do, may listen on it. Nobody listens
-/// there while the server does not.
+/// A port for a server that can't take port 0, held until drop. It is bound and does not listen, so the kernel gives it to no other
+/// socket, but a server with `SO_REUSEADDR` may listen on it, and all of these set it.
 pub struct HeldPort {
     address: SocketAddr,
     _held: TcpSocket,
@@ -85,7 +86,7 @@ impl HeldPort {
     }
 }
 
-/// A server of somebody else's, its output in a file. Dropping it kills it and every process below it.
+/// A server that others wrote, with its output in a file. Drop kills it and every process below it.
 pub struct Process {
     child: Child,
     log: PathBuf,
@@ -166,13 +167,14 @@ fn family(root: i32) -> Vec<i32> {
 
 /// What a command came to.
 #[derive(Debug)]
-pub struct Said {
+pub struct CommandOutput {
     pub ok: bool,
+    pub code: Option<i32>,
     pub out: String,
     pub err: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// Its output, if it succeeded.
     #[track_caller]
     pub fn good(self) -> String {
@@ -181,22 +183,32 @@ impl Said {
     }
 }
 
-impl From<Output> for Said {
+impl From<Output> for CommandOutput {
     fn from(output: Output) -> Self {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { ok: output.status.success(), out: text(output.stdout), err: text(output.stderr) }
+        Self {
+            ok: output.status.success(),
+            code: output.status.code(),
+            out: text(output.stdout),
+            err: text(output.stderr),
+        }
     }
 }
 
-/// A command that sees nothing of our environment: no settings, no proxies, no locale of whoever runs the tests.
+/// Runs a command to its end.
+pub async fn output_of(mut command: tokio::process::Command) -> CommandOutput {
+    soon("the command's end", command.output()).await.unwrap().into()
+}
+
+/// A command without our environment: no settings, no proxies, no locale of the user.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C").env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
     command
 }
 
-/// Runs a client of somebody else's to its end, which has to come within a minute.
-pub async fn run(program: &Path, arguments: &[&str], input: &[u8]) -> Said {
+/// Runs a client that others wrote to its end, which has to come within a minute.
+pub async fn run(program: &Path, arguments: &[&str], input: &[u8]) -> CommandOutput {
     let mut command = tokio::process::Command::from(command(program));
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));

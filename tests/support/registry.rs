@@ -1,4 +1,4 @@
-//! A registry of its own for each test, and a balancer that is fed by it.
+//! A registry for one test, and a balancer that uses it.
 
 use std::net::SocketAddr;
 use std::ops::Deref;

@@ -1,4 +1,4 @@
-//! A balancer in process, with everything on ports of its own.
+//! A balancer in process, with all its ports free ones.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::line::WITHOUT_IO_URING;
-use super::{forbid_io_uring, get, soon, until};
+use super::{forbid_io_uring, get, get_json, metric, soon, until};
 
 pub struct Rig {
     balancer: Balancer,
@@ -23,7 +23,7 @@ impl Rig {
         if !text.contains(WITHOUT_IO_URING) {
             return Self { balancer: Balancer::start(config).await.unwrap() };
         }
-        // On a thread of its own, which its workers take after; its tasks are this runtime's all the same.
+        // On a new thread, from which its workers inherit the filter; its tasks run on this runtime.
         let (runtime, (started, start)) = (Handle::current(), oneshot::channel());
         std::thread::spawn(move || {
             forbid_io_uring().unwrap();
@@ -78,9 +78,18 @@ impl Rig {
 
     /// The value of a series, written as in the exposition; 0 if it is not there.
     pub async fn metric(&self, series: &str) -> f64 {
-        let text = self.metrics().await;
-        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().unwrap())
+        metric(self.admin(), series).await.unwrap_or_default()
+    }
+
+    /// The series `evenkeel_backend_NAME` of a backend of the pool `back`.
+    pub async fn backend_metric(&self, name: &str, id: &str) -> f64 {
+        self.metric(&format!("evenkeel_backend_{name}{{pool=\"back\",backend=\"{id}\"}}")).await
+    }
+
+    /// Failed connects of a backend of the pool `back`.
+    pub async fn connect_failures(&self, id: &str, reason: &str) -> f64 {
+        let labels = format!("{{pool=\"back\",backend=\"{id}\",reason=\"{reason}\"}}");
+        self.metric(&format!("evenkeel_backend_connect_failures_total{labels}")).await
     }
 
     pub async fn until_metric(&self, series: &str, wanted: f64) {
@@ -89,7 +98,7 @@ impl Rig {
 
     /// `/api/v1/pools`
     pub async fn pools(&self) -> Value {
-        serde_json::from_str(&get(self.admin(), "/api/v1/pools").await.unwrap().1).unwrap()
+        get_json(self.admin(), "/api/v1/pools").await
     }
 
     /// What the API says of a backend, in whatever pool.

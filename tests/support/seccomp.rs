@@ -1,4 +1,4 @@
-//! What containers' default seccomp profiles do to io_uring: its first system call fails with EPERM, whoever runs.
+//! What containers' default seccomp profiles do to io_uring: its first system call fails with EPERM, also for root.
 
 use std::io::{self, Write};
 use std::sync::LazyLock;

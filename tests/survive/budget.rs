@@ -3,7 +3,7 @@
 use evenkeel::metrics::Outcome;
 use tokio::task::JoinSet;
 
-use super::{NO_HEALTH, of_backend};
+use super::NO_HEALTH;
 use crate::support::{Backend, Rig, exchange, free_port, soon, until};
 
 async fn retries(rig: &Rig) -> f64 {
@@ -30,7 +30,7 @@ async fn retries_of_a_dead_pool_are_few() {
     // 20 at once and 10 a second, for as long as this machine takes for a deadline of a second.
     let made = retries(&rig).await;
     assert!((10.0..=220.0).contains(&made), "{made}; without a budget they would be tens of thousands");
-    assert_eq!(of_backend(&rig, "connect_attempts_total", &dead).await, 50.0 + made);
+    assert_eq!(rig.backend_metric("connect_attempts_total", &dead).await, 50.0 + made);
     assert!(held(&rig).await >= 50.0);
     rig.stop().await;
 }
@@ -54,7 +54,7 @@ async fn one_of_three_dead_fails_no_session() {
     }
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::Completed), 600);
-    assert_eq!(retries(&rig).await, of_backend(&rig, "connect_attempts_total", &dead).await);
+    assert_eq!(retries(&rig).await, rig.backend_metric("connect_attempts_total", &dead).await);
     rig.stop().await;
 }
 

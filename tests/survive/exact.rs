@@ -133,7 +133,7 @@ async fn ask(front: std::net::SocketAddr, mut random: fastrand::Rng) -> (Vec<u8>
 }
 
 #[tokio::test]
-async fn what_a_client_gets_is_from_one_backend() {
+async fn a_client_never_gets_bytes_of_two_backends() {
     let mut answered = 0;
     for seed in seeds(1, 1) {
         for (name, mode) in MODES {

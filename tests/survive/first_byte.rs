@@ -50,7 +50,7 @@ async fn silence_after_the_clients_fin() {
 
 /// Bytes that go on do not postpone it: an upload into nowhere ends, too.
 #[tokio::test]
-async fn more_of_the_request_does_not_postpone_it() {
+async fn more_request_bytes_do_not_extend_the_first_byte_timeout() {
     in_every_mode(LIMIT, async |bench| {
         let (client, mut backend) = bench.session().await;
         let (mut reads, mut writes) = client.into_split();
@@ -63,14 +63,14 @@ async fn more_of_the_request_does_not_postpone_it() {
             }
         };
         let (refused, end, _) = tokio::join!(send, last(&mut reads), last(&mut backend));
-        // A reset is told once, to whoever asks first: the write or the read.
+        // The kernel reports a reset once: to the write or to the read.
         assert!(end == Last::Reset || refused == ErrorKind::ConnectionReset, "{end:?}, {refused}");
         bench.ended(Outcome::FirstByteTimeout, 1).await;
     })
     .await;
 }
 
-/// Server-first protocols: as long as the client has said nothing, nobody is waited for; a greeting is an answer for good.
+/// Server-first protocols: the limit does not run while the client has sent nothing, and a greeting counts as an answer.
 #[tokio::test]
 async fn a_server_that_speaks_first_is_not_hurried() {
     in_every_mode(LIMIT, async |bench| {
@@ -91,7 +91,7 @@ async fn a_server_that_speaks_first_is_not_hurried() {
 
 /// The first byte is all that is waited for.
 #[tokio::test]
-async fn it_is_over_with_the_first_byte() {
+async fn the_first_byte_ends_the_first_byte_timeout() {
     in_every_mode(LONG_LIMIT, async |bench| {
         let (mut client, mut backend) = bench.session().await;
         for round in 0..3 {
@@ -111,7 +111,7 @@ async fn it_is_over_with_the_first_byte() {
 
 /// A backend that closed without a word is not waited for.
 #[tokio::test]
-async fn a_backend_that_has_finished_is_not_waited_for() {
+async fn after_a_fin_from_the_backend_the_session_does_not_wait() {
     in_every_mode(LONG_LIMIT, async |bench| {
         let (mut client, mut backend) = bench.session().await;
         client.write_all(b"request").await.unwrap();

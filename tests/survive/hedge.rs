@@ -1,4 +1,4 @@
-//! `connect.hedge`: a backend that does not answer the connect costs nobody its timeout, and is found out all the same.
+//! `connect.hedge`: a backend that does not answer a connect costs no session its timeout, and is still found out.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use evenkeel::metrics::Outcome;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::{NO_HEALTH, by_result, connect_failures, of_backend};
+use super::{NO_HEALTH, by_result};
 use crate::support::{Backend, Blackhole, Last, MODES, Rig, exchange, last, reset, soon, until};
 
 /// Far longer than any test waits.
@@ -30,19 +30,19 @@ async fn a_silent_backend_costs_the_hedge() {
         until("sessions end", || async { (rig.ended(Outcome::Completed) == 4).then_some(()) }).await;
         let won = by_result(&rig, "hedged_connects", "won").await;
         assert!(won >= 2.0, "{won}");
-        assert_eq!(of_backend(&rig, "connect_attempts_total", &silent).await, won);
-        assert_eq!(of_backend(&rig, "connect_attempts_total", &alive).await, 4.0);
+        assert_eq!(rig.backend_metric("connect_attempts_total", &silent).await, won);
+        assert_eq!(rig.backend_metric("connect_attempts_total", &alive).await, 4.0);
         assert_eq!(backend.connections(), 4, "one for each session");
         // The slow dials are still on their way, and count as the backend's until they are over.
-        assert_eq!(of_backend(&rig, "sessions", &silent).await, won);
-        assert_eq!(connect_failures(&rig, &silent, "abandoned").await, 0.0);
+        assert_eq!(rig.backend_metric("sessions", &silent).await, won);
+        assert_eq!(rig.connect_failures(&silent, "abandoned").await, 0.0);
         rig.stop().await;
     }
 }
 
 /// A hedge that always wins hides nothing: the silent backend is ejected for its timeouts.
 #[tokio::test]
-async fn the_outrun_dial_is_evidence() {
+async fn the_slower_dial_of_a_hedge_counts_as_a_failure() {
     let (hole, backend) = (Blackhole::new().await, Backend::answering("here").await);
     let (silent, alive) = (hole.address().to_string(), backend.address().to_string());
     let more = "connect = { hedge = \"50ms\", timeout = \"400ms\" }\ncheck = { kind = \"none\", fall = 3 }\n";
@@ -53,12 +53,12 @@ async fn the_outrun_dial_is_evidence() {
     })
     .await;
     rig.until_no_sessions().await;
-    assert!(connect_failures(&rig, &silent, "timeout").await >= 3.0);
-    assert_eq!(connect_failures(&rig, &silent, "abandoned").await, 0.0);
+    assert!(rig.connect_failures(&silent, "timeout").await >= 3.0);
+    assert_eq!(rig.connect_failures(&silent, "abandoned").await, 0.0);
     rig.stop().await;
 }
 
-/// Two of three are silent: each hedge takes a backend of its own.
+/// Two of three are silent: each hedge takes another backend.
 #[tokio::test]
 async fn one_hedge_after_the_other() {
     let (one, other, backend) = (Blackhole::new().await, Blackhole::new().await, Backend::answering("here").await);
@@ -72,7 +72,7 @@ async fn one_hedge_after_the_other() {
     rig.stop().await;
 }
 
-/// Nobody waits any more: both dials end, and that is nobody's fault.
+/// The client has left: both dials end, and neither counts as a failure.
 #[tokio::test]
 async fn a_client_that_leaves_ends_both_dials() {
     let (one, other) = (Blackhole::new().await, Blackhole::new().await);
@@ -82,27 +82,27 @@ async fn a_client_that_leaves_ends_both_dials() {
     let client = TcpStream::connect(rig.front()).await.unwrap();
     until("both are dialled", || async {
         let (a, b) = (
-            of_backend(&rig, "connect_attempts_total", &backends[0]).await,
-            of_backend(&rig, "connect_attempts_total", &backends[1]).await,
+            rig.backend_metric("connect_attempts_total", &backends[0]).await,
+            rig.backend_metric("connect_attempts_total", &backends[1]).await,
         );
         ((a, b) == (1.0, 1.0)).then_some(())
     })
     .await;
     assert_eq!(
-        (of_backend(&rig, "sessions", &backends[0]).await, of_backend(&rig, "sessions", &backends[1]).await),
+        (rig.backend_metric("sessions", &backends[0]).await, rig.backend_metric("sessions", &backends[1]).await),
         (1.0, 1.0)
     );
     reset(client);
     rig.until_no_sessions().await;
     for backend in &backends {
-        assert_eq!(connect_failures(&rig, backend, "abandoned").await, 1.0);
+        assert_eq!(rig.connect_failures(backend, "abandoned").await, 1.0);
     }
     assert_eq!(rig.ended(Outcome::ClientGone), 1);
     assert_eq!(by_result(&rig, "hedged_connects", "lost").await, 1.0);
     rig.stop().await;
 }
 
-/// With nobody else to dial, or switched off, there is one dial until its timeout.
+/// Without another backend, or with hedging off, there is one dial until its timeout.
 #[tokio::test]
 async fn no_hedge() {
     let (one, other) = (Blackhole::new().await, Blackhole::new().await);
@@ -137,7 +137,7 @@ async fn a_hedge_takes_the_place_of_a_session() {
     }
     rig.until_no_sessions().await;
     assert_eq!(by_result(&rig, "hedged_connects", "won").await, 0.0);
-    let timeouts = connect_failures(&rig, &backends[0], "timeout").await;
+    let timeouts = rig.connect_failures(&backends[0], "timeout").await;
     assert!(timeouts >= 2.0 && by_result(&rig, "hedged_connects", "refused").await >= timeouts);
     rig.stop().await;
 }

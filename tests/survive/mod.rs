@@ -1,4 +1,4 @@
-//! Sessions that survive: clients do not notice a backend that fails while another one works.
+//! Clients do not notice a backend that fails while another one works.
 
 mod budget;
 mod exact;
@@ -15,16 +15,6 @@ use crate::support::Rig;
 
 /// No probes, and no ejection: only the sessions themselves find out what a backend does.
 const NO_HEALTH: &str = "check = { kind = \"none\", fall = 1000 }\n";
-
-/// A counter of a backend.
-async fn of_backend(rig: &Rig, name: &str, backend: &str) -> f64 {
-    rig.metric(&format!("evenkeel_backend_{name}{{pool=\"back\",backend=\"{backend}\"}}")).await
-}
-
-async fn connect_failures(rig: &Rig, backend: &str, reason: &str) -> f64 {
-    let labels = format!("{{pool=\"back\",backend=\"{backend}\",reason=\"{reason}\"}}");
-    rig.metric(&format!("evenkeel_backend_connect_failures_total{labels}")).await
-}
 
 /// A counter of the pool, by result.
 async fn by_result(rig: &Rig, name: &str, result: &str) -> f64 {

@@ -6,7 +6,7 @@ use evenkeel::metrics::{Direction, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{NO_HEALTH, by_result, of_backend, pool};
+use super::{NO_HEALTH, by_result, pool};
 use crate::support::{Backend, Last, MODES, Pattern, Received, Rig, exchange, last, reset, soon, until};
 
 /// How a backend fails every session.
@@ -83,7 +83,7 @@ async fn no_fault_of_one_backend_is_noticed() {
             let bad_id = bad.address().to_string();
             if fault != Fault::ResetOnAccept {
                 assert!(by_result(&rig, "replays", "answered").await >= 4.0, "{fault:?}");
-                assert!(of_backend(&rig, "connect_attempts_total", &bad_id).await >= 4.0);
+                assert!(rig.backend_metric("connect_attempts_total", &bad_id).await >= 4.0);
             }
             assert_eq!(by_result(&rig, "replays", "no_backend").await, 0.0);
             rig.stop().await;
@@ -120,7 +120,7 @@ async fn bytes_and_attempts_are_counted() {
 
 /// When all have failed, the client sees what the last one did.
 #[tokio::test]
-async fn it_ends_as_the_last_failure_tells() {
+async fn the_outcome_is_that_of_the_last_failure() {
     for (_, mode) in MODES {
         for (fault, end, outcome) in [
             (Fault::ResetOnRequest, Last::Reset, Outcome::BackendReset),
@@ -167,7 +167,7 @@ async fn every_untried_backend_gets_a_replay() {
 
 /// More than the buffer holds: the session goes on, exactly, and is not replayed.
 #[tokio::test]
-async fn a_request_that_is_too_large_goes_on_without() {
+async fn a_request_that_is_too_large_is_relayed_without_replay() {
     const SIZE: u64 = 3 << 20;
     for (_, mode) in MODES {
         let good = Backend::echo().await;
@@ -224,7 +224,7 @@ async fn a_greeting_is_an_answer() {
 
 /// The client leaves, or an operator ends it, while an answer is awaited.
 #[tokio::test]
-async fn ends_that_are_no_failure_of_the_backend() {
+async fn ends_that_are_not_the_fault_of_the_backend_are_not_counted_against_it() {
     let silent = failing(Fault::Silent).await;
     for (_, mode) in MODES {
         for half_closed in [false, true] {
@@ -273,7 +273,7 @@ async fn idle_and_half_close_hold_while_an_answer_is_awaited() {
     }
 }
 
-/// Each backend is told who the client is before it is sent the request.
+/// Each backend gets the client's address before the request.
 #[tokio::test]
 async fn every_backend_gets_the_header() {
     let bad = failing(Fault::CloseOnRequest).await;

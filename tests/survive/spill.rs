@@ -1,4 +1,4 @@
-//! Nobody is refused while a good backend is left: one session goes on to the next tier as the pool's `spill` says.
+//! No session is refused while a good backend is left: it goes on to the next tier as the pool's `spill` says.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,8 +10,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::replay::{FAULTS, Fault, failing};
-use super::{NO_HEALTH, by_result, connect_failures, of_backend};
-use crate::support::{Backend, Blackhole, Last, MODES, Program, Rig, exchange, free_port, last, seeds, soon, until};
+use super::{NO_HEALTH, by_result};
+use crate::support::{
+    Backend, Blackhole, Last, MODES, Program, Rig, exchange, free_port, last, seeds, session, soon, until,
+};
 
 /// Sessions find nothing out for the next ones: each has to find its own way.
 const NO_MEMORY: &str = "check = { kind = \"none\" }\noutliers = { mode = \"off\" }\n";
@@ -82,9 +84,9 @@ async fn killed_primaries_are_not_noticed() {
     }
 }
 
-/// Nobody remembers anything: every session finds its way past primaries that refuse.
+/// Without any memory of failures, every session gets past primaries that refuse.
 #[tokio::test]
-async fn refusing_primaries_cost_nobody_its_session() {
+async fn refusing_primaries_cost_no_session() {
     for (_, mode) in MODES {
         let (dead, backup) = ([free_port(), free_port(), free_port(), free_port()], Backend::answering("backup").await);
         for primaries in [&dead[..1], &dead[..]] {
@@ -101,7 +103,7 @@ async fn refusing_primaries_cost_nobody_its_session() {
 
 /// The rule, for the whole program: whatever tiers there are, and however many are dead, a session is served if one is alive.
 #[tokio::test]
-async fn whatever_is_dead_the_living_serve() {
+async fn sessions_are_served_while_any_backend_lives() {
     let living = Backend::answering("here").await;
     for seed in seeds(8, 4) {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -133,7 +135,7 @@ async fn whatever_is_dead_the_living_serve() {
     }
 }
 
-/// When `connect.timeout` is over, and not when a hedge would be due: one lost SYN sends nobody to the backup.
+/// After `connect.timeout`, and not when a hedge would be due: one lost SYN sends no session to the backup.
 #[tokio::test]
 async fn a_silent_primary_costs_its_timeout() {
     let (hole, backup) = (Blackhole::new().await, Backend::answering("backup").await);
@@ -192,24 +194,16 @@ async fn replay_crosses() {
     }
 }
 
-/// A client that has said something and got its first byte back.
-async fn talking(front: SocketAddr) -> TcpStream {
-    let mut client = TcpStream::connect(front).await.unwrap();
-    client.write_all(b"x").await.unwrap();
-    assert_eq!(soon("an answer", client.read_u8()).await.unwrap(), b'x');
-    client
-}
-
 #[tokio::test]
 async fn a_full_primary_sends_the_next_one_to_the_backup() {
     let (primary, backup) = (Backend::echo().await, Backend::echo().await);
     let cap = "backend_max_sessions = 1\ncheck = { kind = \"none\" }\n";
     let rig = rig(&[primary.address()], &backup, cap).await;
-    let clients = [talking(rig.front()).await, talking(rig.front()).await];
+    let clients = [session(rig.front()).await, session(rig.front()).await];
     assert_eq!((primary.connections(), backup.connections()), (1, 1));
     drop(clients);
     rig.until_no_sessions().await;
-    let next = talking(rig.front()).await;
+    let next = session(rig.front()).await;
     assert_eq!((primary.connections(), backup.connections()), (2, 1));
     drop(next);
     rig.stop().await;
@@ -223,12 +217,12 @@ async fn with_a_queue_it_waits_first() {
     let patient = format!("{cap}queue = {{ max_length = 1, timeout = \"1m\" }}\n");
     let rig = rig(&[primary.address()], &backup, &patient).await;
     let queued = "evenkeel_pool_queued_sessions{pool=\"back\"}";
-    let first = talking(rig.front()).await;
+    let first = session(rig.front()).await;
     let front = rig.front();
-    let second = tokio::spawn(async move { talking(front).await });
+    let second = tokio::spawn(async move { session(front).await });
     rig.until_metric(queued, 1.0).await;
     // The queue is full.
-    let third = talking(rig.front()).await;
+    let third = session(rig.front()).await;
     assert_eq!((primary.connections(), backup.connections()), (1, 1));
     drop(first);
     let second = soon("its turn", second).await.unwrap();
@@ -243,7 +237,7 @@ async fn with_a_queue_it_waits_first() {
         [("", true), ("spill = [\"full\"]\n", true), ("spill = [\"failed\"]\n", false), ("spill = []\n", false)]
     {
         let rig = self::rig(&[primary.address()], &backup, &format!("{impatient}{spill}")).await;
-        let first = talking(rig.front()).await;
+        let first = session(rig.front()).await;
         let before = backup.connections();
         let answer = exchange(rig.front(), b"x").await.unwrap_or_default();
         assert_eq!((answer == b"x", backup.connections() - before), (served, usize::from(served)), "{spill}");
@@ -256,7 +250,7 @@ async fn with_a_queue_it_waits_first() {
 
 /// The last resort holds before the first verdict.
 #[tokio::test]
-async fn a_check_that_hangs_keeps_nobody_out() {
+async fn sessions_are_served_before_the_first_probe_result_if_the_pool_fails_open() {
     let backend = Backend::answering("here").await;
     let check =
         "check = { kind = \"script\", steps = [{ expect = \"never\" }], timeout = \"10m\", interval = \"10m\" }\n";
@@ -273,7 +267,7 @@ async fn a_check_that_hangs_keeps_nobody_out() {
 /// `spill = []`: while the primary is up the backup gets nothing, whatever happens to a session; it tries the primary again
 /// until the deadline, however few `attempts` there are.
 #[tokio::test]
-async fn a_single_writer_stays_with_its_primary() {
+async fn the_pool_of_a_single_writer_stays_with_the_primary() {
     let (hole, backup) = (Blackhole::new().await, Backend::answering("backup").await);
     let dead = free_port();
     let connect = "connect = { attempts = 1, retry_delay = \"20ms\", timeout = \"150ms\", deadline = \"600ms\", hedge = \"20ms\" }\n";
@@ -284,7 +278,7 @@ async fn a_single_writer_stays_with_its_primary() {
         assert_eq!(soon("a refusal", last(&mut client)).await, Last::Fin);
         rig.until_no_sessions().await;
         assert_eq!((rig.ended(Outcome::ConnectFailed), backup.connections()), (1, 0));
-        assert!(of_backend(&rig, "connect_attempts_total", &primary.to_string()).await > 2.0);
+        assert!(rig.backend_metric("connect_attempts_total", &primary.to_string()).await > 2.0);
         rig.stop().await;
     }
 
@@ -294,7 +288,7 @@ async fn a_single_writer_stays_with_its_primary() {
     let front = rig.front();
     let client = tokio::spawn(async move { exchange(front, b"?").await });
     until("a few attempts", || async {
-        (connect_failures(&rig, &dead.to_string(), "refused").await >= 3.0).then_some(())
+        (rig.connect_failures(&dead.to_string(), "refused").await >= 3.0).then_some(())
     })
     .await;
     let _primary = Backend::on(dead, |mut stream| async move {
@@ -309,7 +303,7 @@ async fn a_single_writer_stays_with_its_primary() {
 
 /// `spill = []`: once the primary is not up any more, the backup serves, the session included that found it out.
 #[tokio::test]
-async fn the_backup_of_a_single_writer_serves_once_the_primary_is_out() {
+async fn the_backup_of_a_single_writer_serves_when_the_primary_is_out() {
     let backup = Backend::answering("backup").await;
     let rig =
         rig(&[free_port()], &backup, "spill = []\nconnect = { attempts = 1 }\ncheck = { kind = \"none\" }\n").await;
@@ -344,7 +338,7 @@ async fn a_dead_pool_is_not_hammered_by_a_crowd() {
     rig.until_no_sessions().await;
     let mut made = 0.0;
     for id in &dead {
-        made += of_backend(&rig, "connect_attempts_total", id).await;
+        made += rig.backend_metric("connect_attempts_total", id).await;
     }
     let most = SESSIONS as f64 + 20.0 + 10.0 * (began.elapsed().as_secs_f64() + 1.0);
     assert!((SESSIONS as f64..=most).contains(&made), "{made} attempts in {:?}", began.elapsed());
