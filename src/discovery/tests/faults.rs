@@ -95,6 +95,26 @@ async fn an_index_that_went_back_behind_errors_is_a_restart() {
     assert!(agent.asked().await.path.contains("index=11"), "it waits at once");
 }
 
+/// Between two questions nothing waits at the agent, and its restart goes unseen: an index from before it may never come.
+#[tokio::test]
+async fn after_a_pause_an_index_is_not_waited_for_long() {
+    let tuning = Tuning { burst: 1, interval: Duration::from_millis(5), ..quick() };
+    let (mut agent, _running, asked) = following(tuning).await;
+    assert!(asked.path.ends_with("index=900&wait=300000ms"), "{}", asked.path);
+    // It brings nothing new, so that the next question has to wait for its turn.
+    asked.ok(901, &passing(&["a"]));
+    soon("a question after a pause", async {
+        loop {
+            let asked = agent.asked().await;
+            if asked.path.ends_with("&wait=5000ms") {
+                break;
+            }
+            asked.ok(901, &passing(&["a"]));
+        }
+    })
+    .await;
+}
+
 const FILTERED: &str = "X-Consul-Results-Filtered-By-ACLs: true\r\n";
 
 #[tokio::test]
