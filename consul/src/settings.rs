@@ -24,7 +24,7 @@ pub struct Settings {
     pub address: String,
     /// Sent as `X-Consul-Token` with every request.
     pub token: Option<String>,
-    /// Read anew before each request, so that a rotated token is picked up. Goes before `token` unless it is empty.
+    /// Read before each request, so that a new token is used at once. Goes before `token` unless it is empty.
     pub token_file: Option<PathBuf>,
     /// PEM certificates, added to the system's roots; https only.
     pub ca_file: Option<PathBuf>,

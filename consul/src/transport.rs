@@ -113,7 +113,7 @@ impl Transport {
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let file = path.clone();
         let turn = Arc::clone(&self.reading).acquire_owned().await;
-        // On a thread for blocking: the file may be on a network. Whoever stops waiting leaves the thread, with its turn.
+        // On a thread for blocking calls: the file may be on a network. If this future is dropped, the thread keeps its turn.
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let mut text = String::new();

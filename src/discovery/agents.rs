@@ -50,7 +50,7 @@ impl Reached {
             token_file: None,
             ca_file: self.ca_file.clone(),
         })?;
-        // Deadlines are kept here, where a pause of this process is known.
+        // The deadlines are kept in this crate: see `deadline`.
         Ok(client.with_margin(std::time::Duration::MAX))
     }
 }
@@ -74,13 +74,13 @@ impl Agent {
         self.client.lock().unwrap_or_else(PoisonError::into_inner).with_token(token, settings.token_file.clone())
     }
 
-    /// One more query is asked from now on.
+    /// One more query is asked from now on. Its place in the turns ends with the result.
     pub(super) fn begin(&self) -> Taker {
         self.presence.begin(&self.client, self.tuning.presence);
         self.share.turns().join()
     }
 
-    /// The one that asks this: another pool's, or a new one.
+    /// The query that asks this: one that other pools follow already, or a new one.
     pub(super) fn query(self: &Arc<Self>, question: Question, tuning: Tuning) -> Arc<Query> {
         let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(query) = queries.get(&question).and_then(Weak::upgrade) {
@@ -138,7 +138,7 @@ impl Agents {
         if let Some(listed) = self.known.get(&reached) {
             return Ok(Arc::clone(&listed.agent));
         }
-        // Who trusts another authority comes from this machine, too.
+        // Clients with another CA file connect from the same machine, and so share the budget.
         let same =
             |known: &&Reached| known.address == reached.address && known.max_connections == reached.max_connections;
         let turns = match self.known.keys().find(same).and_then(|known| self.known.get(known)) {
@@ -159,7 +159,7 @@ impl Agents {
         Ok(agent)
     }
 
-    /// Forgets those that are not wanted; who still asks one keeps it.
+    /// Forgets those that are not wanted. A query that is still asked keeps its agent.
     pub(super) fn retain(&mut self, wanted: &HashSet<Reached>) {
         self.known.retain(|reached, _| wanted.contains(reached));
     }

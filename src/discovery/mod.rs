@@ -42,10 +42,10 @@ use self::report::SourceReport;
 use self::resolver::Resolver;
 use self::update_sender::UpdateSender;
 
-/// What goes wrong with a list that is written: a look-up.
+/// Kinds of errors of a list that is written: only look-ups fail.
 const WRITTEN_ERRORS: &[&str] = &["resolve"];
 
-/// What goes wrong with Consul: what the client says, an answer without an instance that can be used, and a look-up.
+/// Kinds of errors with Consul: those of the client, an answer without a usable instance, and look-ups.
 const CONSUL_ERRORS: &[&str] = &{
     let mut all = ["invalid"; ::consul::Error::KINDS.len() + 2];
     all[0] = "resolve";
@@ -57,7 +57,7 @@ const CONSUL_ERRORS: &[&str] = &{
     all
 };
 
-/// The times of questions to a registry; tests have shorter ones.
+/// The times of questions to a registry. Tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
 struct Tuning {
     /// Asked of the agent.
@@ -129,7 +129,7 @@ impl Discovery {
         Ok(Follower { pool: pool.into(), source: source.kind(), resolver, unresolved, fronts, resolve, followed })
     }
 
-    /// Forgets the agents that none of these pools asks; who still follows one keeps it.
+    /// Forgets the agents that none of these pools asks. A follower that still runs keeps its own.
     pub fn retain(&mut self, pools: &[Pool]) {
         self.agents.retain(&Reached::by(pools));
     }
@@ -193,7 +193,7 @@ impl Followed {
         }
     }
 
-    /// Has the report speak of this source from now on, called `name`.
+    /// From now on the report is about this source, called `name`.
     fn introduce(&self, name: &'static str, report: &mut SourceReport) {
         match self {
             Self::Static(_) => report.begin(name, None, WRITTEN_ERRORS),
@@ -229,7 +229,7 @@ impl Follower {
         let mut followed = self.followed;
         loop {
             let subject = followed.subject();
-            // The only reason to stop is that nobody listens, and whoever stopped listening knows.
+            // It stops only when the receiver is gone, so the error says nothing new.
             let follow = async {
                 match followed {
                     Followed::Static(backends) => fixed::follow(&backends, &mut feed).await,

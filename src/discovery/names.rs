@@ -35,7 +35,7 @@ struct Name {
     retry: Backoff,
     /// For look-ups out of turn.
     hurries: Bucket,
-    /// One is to come.
+    /// A look-up out of turn is to come.
     hurried: bool,
     /// `None` = a look-up is under way.
     due: Option<Instant>,
@@ -64,7 +64,7 @@ impl Names {
         Self { resolver, resolve, known: BTreeMap::new(), running: JoinSet::new(), random: fastrand::Rng::new() }
     }
 
-    /// As often from now on.
+    /// Looks names up as often as this says from now on.
     pub(super) fn refresh_as(&mut self, resolve: Resolve) {
         self.resolve = resolve;
         let due = Instant::now() + resolve.refresh;
@@ -82,7 +82,7 @@ impl Names {
         name.hurried = true;
     }
 
-    /// From now on these and no others.
+    /// Looks up these names from now on, and no others.
     pub(super) fn want<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
         let mut before = std::mem::take(&mut self.known);
         for name in names {
@@ -153,7 +153,7 @@ impl Names {
         ended: Result<(String, Result<Vec<IpAddr>, String>), tokio::task::JoinError>,
         looked: &mut Looked,
     ) -> bool {
-        // `look_up` has nothing that panics, and nobody else aborts it.
+        // `look_up` does not panic, and nothing else aborts the task.
         let Ok((name, result)) = ended else { return false };
         // No longer wanted, perhaps.
         let Some(state) = self.known.get_mut(&name) else { return false };

@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn the_kernel_knows_which_addresses_are_of_this_machine() {
         assert!(is_local([127, 0, 0, 1].into()));
-        // Kept for documentation, and for nobody.
+        // Reserved for documentation: no machine has it.
         assert!(!is_local([192, 0, 2, 1].into()));
         assert!(!is_local("2001:db8::1".parse().unwrap()));
     }

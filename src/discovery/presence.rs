@@ -1,5 +1,5 @@
-//! Whether an agent answers, and whether its servers have a leader: one cheap question for all that ask this agent. It ends
-//! long questions that an agent that hangs will not answer, and it finds out when the agent is back.
+//! Whether an agent answers, and whether its servers have a leader. One cheap question for all queries of this agent: it shows
+//! that an agent hangs, which a blocking query can't, and that it is back.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::error::AskError;
 use crate::deadline::within;
 
-/// The times of the question; tests have shorter ones.
+/// The times of the question. Tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PresenceTimes {
     /// Between two questions while all is well.
@@ -76,7 +76,7 @@ impl Presence {
         }
     }
 
-    /// Something else got no answer: look soon.
+    /// A query failed: asks soon.
     pub(super) fn hurry(&self) {
         self.hurry.notify_one();
     }
@@ -120,7 +120,7 @@ impl Seen {
     }
 }
 
-/// Other answers say nothing of the agent: a proxy in front of it, or the agent itself, may refuse just this question.
+/// Any other answer says nothing about the agent: it, or a proxy in front of it, may refuse just this question.
 fn is_absence(error: &Error) -> bool {
     match error.status() {
         Some(status) => status == 500 && error.kind() != "no_leader",

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
-/// A question to the system's resolver holds a thread until it is answered, also when nobody waits any more: a
+use crate::deadline::within;
+
+/// A question to the system's resolver holds a thread until it is answered, even if its answer is no longer wanted. A
 /// resolver that hangs must not take all of tokio's threads for blocking work.
 const OPEN: usize = 16;
 
@@ -67,8 +69,8 @@ impl Resolver {
         Self { ask: Arc::new(move |name| Box::pin(ask(name))), open: Arc::new(Semaphore::new(OPEN)), times }
     }
 
-    /// At least one address that an instance can have, or why there is none. Cancel safe; the question itself goes on where it can't be taken
-    /// back.
+    /// At least one address that an instance can have, or why there is none. Cancel safe; the system's resolver still finishes
+    /// its question.
     pub(super) async fn look_up(&self, name: String) -> Result<Vec<IpAddr>, String> {
         let answer = async {
             let permit = Arc::clone(&self.open).acquire_owned().await.map_err(io::Error::other)?;
@@ -80,12 +82,12 @@ impl Resolver {
             });
             asked.await.map_err(io::Error::other)?
         };
-        match tokio::time::timeout(self.times.limit, answer).await {
+        match within(self.times.limit, answer).await {
             Err(_) => Err(format!("no answer within {:?}", self.times.limit)),
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok(addresses)) if addresses.is_empty() => Err("no address".to_owned()),
             Ok(Ok(mut addresses)) => {
-                // How some servers say that a name is blocked; Linux would connect to this machine.
+                // Some servers answer so for a name that they block. Linux would connect to this machine.
                 let first = addresses[0];
                 addresses.retain(|address| !address.is_unspecified() && !address.is_multicast());
                 if addresses.is_empty() { Err(format!("{first} is no instance's address")) } else { Ok(addresses) }

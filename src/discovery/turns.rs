@@ -30,8 +30,8 @@ struct Load {
     queries: usize,
 }
 
-/// What one client of an address takes of its connections beside its queries: the one that asks for the leader, and those
-/// that are closed here and not yet there.
+/// The connections of one client that hold no query: the one that asks for the leader, and those that are closed here and not
+/// yet at the agent. They are taken from the places.
 #[derive(Debug)]
 pub(super) struct Share {
     turns: Arc<Turns>,
@@ -124,7 +124,7 @@ impl Taker {
         load.turn().map_or(wait, |turn| turn.min(wait))
     }
 
-    /// Returns when a place that was taken for long has to be given up, since there are more queries than places by now.
+    /// Returns when a place that was taken for long has to be given up, because there are more queries than places now.
     pub(super) async fn displaced(&self) {
         let mut load = self.0.load.subscribe();
         let turn = load.wait_for(|load| load.turn().is_some()).await.ok().and_then(|load| load.turn());
@@ -197,7 +197,7 @@ mod tests {
         assert!(tokio::time::timeout(Duration::from_millis(50), &mut later).await.is_err());
         first.pop();
         assert!(later.await.0.is_some());
-        // Who came when there was room learns that there is none any more.
+        // A query that began when there was room learns that there is none any more.
         all[0].displaced().await;
         drop(first);
         drop(all);

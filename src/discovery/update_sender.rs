@@ -4,7 +4,7 @@ use tokio::sync::mpsc;
 
 use crate::endpoint::{Endpoint, Trust, Update};
 
-/// Nobody listens any more: the follower ends.
+/// The receiver is gone: the follower ends.
 #[derive(Debug)]
 pub(super) struct Closed;
 
@@ -42,7 +42,7 @@ impl UpdateSender {
         last.get(at)
     }
 
-    /// Returns when nobody listens any more. Cancel safe.
+    /// Returns when the receiver is gone. Cancel safe.
     pub(super) async fn closed(&self) {
         self.updates.closed().await;
     }

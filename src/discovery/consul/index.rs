@@ -32,7 +32,7 @@ impl Index {
         went_back
     }
 
-    /// The last query failed: whoever answers next may count otherwise.
+    /// The last query failed: the next answer may come from an agent that counts otherwise.
     pub(super) fn failed(&mut self) {
         self.next = 0;
     }

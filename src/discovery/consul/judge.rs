@@ -79,7 +79,7 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
     })
 }
 
-/// `node/service_id`, fit for log lines, labels and commands: whoever may register a service must not write log lines.
+/// `node/service_id`, fit for log lines, labels and commands. A registered name must not be able to forge a log line.
 fn identity(node: &str, service: &str) -> Result<Arc<str>, String> {
     if node.is_empty() || service.is_empty() {
         return Err("no node name or no service id".to_owned());
@@ -142,7 +142,7 @@ fn note(check: &HealthCheck, words: &str) -> Arc<str> {
 fn host(address: &str) -> Result<Host, String> {
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     if let Ok(ip) = bare.parse::<IpAddr>() {
-        // Connecting to these is not an error on Linux, but reaches this machine, or nobody.
+        // Linux accepts a connect to these; it reaches this machine, or nothing.
         if ip.is_unspecified() || ip.is_multicast() {
             return Err(format!("address {ip} is no instance's"));
         }

@@ -51,7 +51,7 @@ impl Catalog {
         Self { query, subject, warning: source.warning, outages: Arc::clone(&agent.outages) }
     }
 
-    /// What is asked for, whichever agent is asked by whom.
+    /// What is asked for. The agent and the token do not matter.
     pub(super) fn subject(&self) -> Subject {
         self.subject.clone()
     }
@@ -61,11 +61,11 @@ impl Catalog {
         &self.outages
     }
 
-    /// Until nobody listens.
+    /// Until the receiver of the feed is gone.
     pub(super) async fn follow(self, feed: &mut Feed) -> Result<(), Closed> {
         let mut news = self.query.begin();
         let now = news.borrow().clone();
-        // What others had to do with before is not this one's, except for what is wrong now.
+        // Of what other pools met before, only what is wrong now matters here.
         let (mut answers, mut restarts) = (0, now.restarts);
         let mut failures = now.failures - u64::from(now.is_failing);
         loop {

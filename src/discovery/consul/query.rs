@@ -41,18 +41,18 @@ const PROOF: Duration = Duration::from_secs(2);
 /// Questions after an agent's return are spread over this.
 const RETURN: Duration = Duration::from_millis(300);
 
-/// What is asked, and as whom. Equal ones are asked once.
+/// What is asked, and with which token. Equal questions are asked once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(in crate::discovery) struct Question {
     pub(super) settings: Arc<ConsulAgent>,
     pub(super) service: String,
     /// Without index and wait.
     pub(super) query: HealthQuery,
-    /// Without a leader there is no answer to it.
+    /// It has no answer while the servers have no leader.
     pub(super) needs_leader: bool,
 }
 
-/// Dropped by its last follower, it takes its question back.
+/// Ends with its last follower, and takes its question back.
 pub(in crate::discovery) struct Query {
     news: watch::Receiver<News>,
     /// Until it is begun.
@@ -99,7 +99,7 @@ impl Query {
         Self { news, asker: Mutex::new(Some(asker)), task: Mutex::default() }
     }
 
-    /// What comes of it; it is asked from now on, on the current runtime.
+    /// Asks from now on, on the current runtime. Returns what comes of it.
     pub(super) fn begin(&self) -> watch::Receiver<News> {
         if let Some(asker) = self.asker.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let task = AbortOnDropHandle::new(tokio::spawn(asker.run()));
@@ -121,9 +121,9 @@ enum Asked {
     Answer {
         is_news: bool,
     },
-    /// Others wanted the place.
+    /// Other queries wait for the place.
     Displaced,
-    /// What is known of the agent has changed: nothing is known of its index any more.
+    /// The agent went absent, came back or lost its leader: its index may be another one.
     Overtaken,
 }
 
@@ -201,7 +201,7 @@ impl Asker {
         let answer = tokio::select! {
             biased;
             answer = within(limit, client.health_service(&self.question.service, &query)) => answer,
-            // It learns nothing by waiting for long that it does not learn at its next turn.
+            // A long wait learns nothing that the next turn does not learn.
             () = taker.displaced(), if is_long => return Ok(Asked::Displaced),
             _ = self.agent.presence.until(|seen| seen.absent.is_some() != was_absent || (needs_leader && seen.leaderless)) => {
                 drop(place);
@@ -235,8 +235,7 @@ impl Asker {
         Ok(Asked::Answer { is_news })
     }
 
-    /// A place to ask. While the agent is absent those that have one are slow to give it back, and what is true of them is
-    /// true of this one.
+    /// A place to ask. While the agent is absent, places are given back slowly; then this query fails as those that have one.
     async fn place(&self, taker: &Taker) -> Result<Place, AskError> {
         let presence = &self.agent.presence;
         let absent = async {
@@ -264,7 +263,7 @@ impl Asker {
         });
     }
 
-    /// An error, and what in the configuration it is about.
+    /// The error, with the part of the configuration that it is about.
     fn told(&self, error: &Error) -> AskError {
         let AskError { kind, text } = AskError::of(error);
         let text = match (kind, &self.question.query.filter) {
