@@ -162,8 +162,10 @@ async fn an_answer_that_came_during_a_pause_of_ours_is_in_time() {
             at.send(agent.address()).unwrap();
             let asked = agent.asked().await;
             tokio::time::sleep(Duration::from_millis(50)).await;
-            asked.ok(7, &passing(&["a"]));
-            // It is on its way when the next question, or nothing, comes.
+            // Longer than one read, so that it takes more than one turn of the event loop.
+            let ids: Vec<_> = (0..300).map(|number| format!("a{number}")).collect();
+            asked.ok(7, &passing(&ids.iter().map(String::as_str).collect::<Vec<_>>()));
+            // It is in our socket by then.
             tokio::time::sleep(Duration::from_millis(50)).await;
             answered.send(()).unwrap();
             agent.wait().await;
@@ -178,6 +180,6 @@ async fn an_answer_that_came_during_a_pause_of_ours_is_in_time() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     told.recv_timeout(PATIENCE).unwrap();
     std::thread::sleep(margin);
-    assert_eq!(running.set().await.len(), 1);
+    assert_eq!(running.set().await.len(), 300);
     assert!(running.status.view().errors.is_empty(), "{:?}", running.status.view().errors);
 }
