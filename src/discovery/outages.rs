@@ -100,11 +100,12 @@ impl Outages {
     /// Writes the lines for which it is time; when to look again, if something waits to be told.
     pub(super) fn tell(&self, now: Instant) -> Option<Instant> {
         let mut state = self.lock();
-        let (failing, recovered) = (state.failing_due(now), state.recovered_due(now));
+        // In this order: what has failed again since is told after its recovery.
+        let (recovered, failing) = (state.recovered_due(now), state.failing_due(now));
         let next = state.recovered.first().map(|(.., at)| *at + GAP);
         drop(state);
-        self.tell_failing(&failing);
         self.tell_recovered(&recovered);
+        self.tell_failing(&failing);
         next
     }
 
@@ -198,7 +199,10 @@ impl State {
     fn recovered_due(&mut self, now: Instant) -> Vec<(Arc<str>, Failing, Instant)> {
         let is_late = self.recovered.first().is_some_and(|(.., at)| now.saturating_duration_since(*at) >= GAP);
         match is_late || !self.failing.values().any(|failing| failing.told) {
-            true => std::mem::take(&mut self.recovered),
+            true => {
+                self.recovered.sort_by(|a, b| a.0.cmp(&b.0));
+                std::mem::take(&mut self.recovered)
+            }
             false => Vec::new(),
         }
     }

@@ -1,5 +1,9 @@
 use super::*;
 
+fn refused() -> AskError {
+    AskError { kind: "connect", text: "http://agent: refused".into() }
+}
+
 struct Told {
     outages: Arc<Outages>,
     start: Instant,
@@ -18,8 +22,7 @@ impl Told {
     fn failed(&self, seconds: u64, pools: &[&str]) -> Option<(String, u64, u64)> {
         let now = self.at(seconds);
         for pool in pools {
-            let failure = AskError { kind: "connect", text: "http://agent: refused".into() };
-            self.outages.failed((&Arc::from(*pool), "consul"), now, failure, None);
+            self.outages.failed((&Arc::from(*pool), "consul"), now, refused(), None);
         }
         let due = self.outages.lock().failing_due(now);
         let began = due.iter().map(|(_, failing)| failing.since).min()?;
@@ -56,6 +59,18 @@ fn trouble_is_told_at_a_bounded_rate() {
     // Trouble that lasts is told after all.
     assert_eq!(told.failed(64, &["p"]), None);
     assert_eq!(told.failed(70, &["p"]), line("p", 2, 6));
+}
+
+#[test]
+fn a_recovery_is_told_before_the_next_failure() {
+    let told = Told::new();
+    assert_eq!(told.failed(0, &["b", "a"]), line("a, b", 2, 0));
+    told.outages.ended(&"b".into(), told.at(60));
+    told.outages.ended(&"a".into(), told.at(60));
+    told.outages.failed((&"a".into(), "consul"), told.at(60), refused(), None);
+    let mut state = told.outages.lock();
+    assert_eq!(names(state.recovered_due(told.at(60)).iter().map(|(pool, ..)| pool)), "a, b");
+    assert_eq!(state.failing_due(told.at(60)).len(), 1);
 }
 
 #[test]
