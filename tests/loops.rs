@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::support::{Backend, Program, Registry, Rig, exchange, until};
+use crate::support::{Backend, Program, Registry, Rig, exchange, get, until};
 
 fn pool(source: &str, front: &str) -> String {
     format!(
@@ -67,6 +67,41 @@ async fn our_own_listener_in_the_registry_is_not_used_as_a_backend() {
     assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"a");
 }
 
+/// `explain` of such an instance, and of its pool, says that it was rejected and why.
+#[tokio::test]
+async fn explain_says_that_an_instance_was_rejected_and_why() {
+    let backend = Backend::answering("a").await;
+    let text = |more: &str| {
+        let source = format!("backends = [\"{}\"{more}]", backend.address());
+        format!("admin.bind = \"127.0.0.1:0\"\n{}", pool(&source, "127.0.0.1:0"))
+    };
+    let program = Program::start(&text(""), &[]);
+    let front = program.front("front").await;
+    let ours = format!(", {{ id = \"ours\", address = \"{front}\" }}");
+    std::fs::write(program.directory().join("next.toml"), text(&ours)).unwrap();
+    std::fs::rename(program.directory().join("next.toml"), program.directory().join("lb.toml")).unwrap();
+    let admin = format!("http://{}", program.admin().await);
+    let explain = async |arguments: &[&str]| {
+        let mut command = Command::new(Program::PATH);
+        command.arg("explain").args(arguments).args(["--admin", &admin]).current_dir(program.directory());
+        let output = command.output().await.unwrap();
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    };
+    let why = "is our own listener `front`";
+    let said = until("it is rejected", || explain(&["ours"])).await;
+    assert!(said.starts_with("ours in pool back is no backend: it was rejected\n") && said.contains(why), "{said}");
+    assert_eq!(explain(&["back/ours"]).await.as_ref(), Some(&said));
+    let json = explain(&["ours", "--json"]).await.unwrap();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(json["rejected"].as_str().unwrap().contains(why), "{json}");
+
+    let said = explain(&["back"]).await.unwrap();
+    assert!(said.starts_with("pool back: 1 of 1 backends are up, 0 sessions, 0 wait\n"), "{said}");
+    assert!(said.contains("1 instances are no backends: they were rejected\n"), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("ours ") && line.contains(why)), "{said}");
+    assert_eq!(explain(&["nothing"]).await, None);
+}
+
 #[tokio::test]
 async fn a_reload_removes_a_backend_at_an_address_that_we_now_listen_on() {
     let backend = Backend::answering("a").await;
@@ -78,6 +113,13 @@ async fn a_reload_removes_a_backend_at_an_address_that_we_now_listen_on() {
     let more = format!("[listeners.more]\nbind = \"{address}\"\npool = \"back\"\n");
     rig.reload(&(text.clone() + &more)).await.unwrap();
     rejected(&rig, 1).await;
+    // It is remembered as a backend, and says why it is none.
+    let path = format!("/api/v1/backends/back/localhost:{}", address.port());
+    until("it says so", || async {
+        let explained = get(rig.admin(), &path).await.unwrap().1;
+        explained.contains("it is named, and was rejected: ").then_some(())
+    })
+    .await;
     rig.reload(&text).await.unwrap();
     rejected(&rig, 0).await;
 }

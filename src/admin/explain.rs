@@ -42,7 +42,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         Said {
             who: "registry".into(),
             value: facts.registry.name().into(),
-            says: registry(pool, facts.registry),
+            says: registry(pool, &backend.id, facts.registry),
             decides: match standing {
                 Standing::Removed => true,
                 Standing::Maintenance => facts.registry == Registry::Maintenance,
@@ -174,7 +174,7 @@ fn agent(pool: &Pool, backend: &Backend, view: &BackendView) -> String {
     says
 }
 
-fn registry(pool: &Pool, fact: Registry) -> String {
+fn registry(pool: &Pool, id: &str, fact: Registry) -> String {
     let is_listed = matches!(pool.settings().source, Source::Static(_));
     let says = match fact {
         Registry::Passing if is_listed => "it is in the file; no registry is asked",
@@ -187,6 +187,9 @@ fn registry(pool: &Pool, fact: Registry) -> String {
         Registry::Absent => "it is no longer in the set",
     };
     let source = pool.source.view();
+    if let Some(rejected) = source.rejected.iter().find(|rejected| rejected.id == id) {
+        return format!("it is named, and was rejected: {}", rejected.why);
+    }
     match (source.error, source.last_success) {
         (Some((_, _, error)), Some(at)) if !is_listed => {
             format!("{says}, {:.0?} ago; since then discovery fails: {error}", at.elapsed())

@@ -2,7 +2,7 @@
 
 use super::CommandError;
 use super::client::{AdminClient, escaped};
-use crate::admin::{BackendBody, PoolBody, PoolsBody};
+use crate::admin::{BackendBody, PoolBody, PoolsBody, RejectedBody};
 use crate::config::nearest;
 
 /// A backend that is meant.
@@ -32,6 +32,41 @@ pub(super) async fn find_backend(client: &AdminClient, text: &str) -> Result<Bac
     let all: Vec<BackendName> =
         all.pools.iter().flat_map(|pool| pool.backends.iter().map(|backend| named(pool, backend))).collect();
     chosen(&all, text).map_err(CommandError::Unknown)
+}
+
+/// Whom an operator wants explained.
+#[derive(Debug)]
+pub(super) enum Meant {
+    Backend(BackendName),
+    /// An instance that is named and can't be used.
+    Rejected {
+        pool: String,
+        rejected: RejectedBody,
+    },
+    Pool(PoolBody),
+}
+
+/// As [`find_backend`], of instances that were rejected, too; and the name of a pool.
+pub(super) async fn find_meant(client: &AdminClient, text: &str) -> Result<Meant, CommandError> {
+    let mut all: PoolsBody = client.read("/api/v1/pools").await?;
+    let name = |pool: &PoolBody, id: &String| BackendName { pool: pool.name.clone(), id: id.clone() };
+    let names = |pool: &PoolBody| pool.backends.iter().map(|backend| name(pool, &backend.id)).collect::<Vec<_>>();
+    let backends: Vec<BackendName> = all.pools.iter().flat_map(names).collect();
+    let rejected = |pool: &PoolBody| pool.source.rejected.iter().map(|one| name(pool, &one.id)).collect::<Vec<_>>();
+    let rejected: Vec<BackendName> = all.pools.iter().flat_map(rejected).collect();
+    let is_exact = |named: &BackendName| named.id == text || named.to_string() == text;
+    // As much as it takes to mean a pool may be the beginning of all its backends.
+    if let Some(at) = all.pools.iter().position(|pool| pool.name == text && !backends.iter().any(is_exact)) {
+        return Ok(Meant::Pool(all.pools.swap_remove(at)));
+    }
+    let unknown = match chosen(&backends, text) {
+        Ok(named) => return Ok(Meant::Backend(named)),
+        Err(unknown) => unknown,
+    };
+    let Ok(BackendName { pool, id }) = chosen(&rejected, text) else { return Err(CommandError::Unknown(unknown)) };
+    let its = all.pools.into_iter().filter(|one| one.name == pool).flat_map(|one| one.source.rejected);
+    let found = its.into_iter().find(|one| one.id == id);
+    found.map(|rejected| Meant::Rejected { pool, rejected }).ok_or(CommandError::Unknown(unknown))
 }
 
 /// The pool that an operator means.

@@ -1,14 +1,19 @@
-//! `evenkeel explain`: why a backend gets sessions, or none, and what happened to it.
+//! `evenkeel explain`: why a backend gets sessions, or none, and what happened to it; why an instance is no backend; how a
+//! pool is.
 
-use super::api::find_backend;
-use super::client::{AdminClient, known};
+use anyhow::Context;
+use serde::Serialize;
+
+use super::api::{Meant, find_meant};
+use super::client::{AdminClient, escaped, known};
 use super::table::{Table, ago, cell, coloured, standing, standing_word};
 use super::{CommandError, say, say_json, sessions};
-use crate::admin::ExplainedBody;
+use crate::admin::{ExplainedBody, PoolBody, RejectedBody};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainOptions {
-    /// A backend: ID, POOL/ID, or a beginning of it that no other has; or the number of a session
+    /// A backend, or an instance that was rejected: ID, POOL/ID, or a beginning of it that no other has; a pool; or the number
+    /// of a session
     whom: String,
 }
 
@@ -16,7 +21,11 @@ pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json
     if let Ok(id) = options.whom.parse() {
         return sessions::explain(client, id, json).await;
     }
-    let named = find_backend(client, &options.whom).await?;
+    let named = match find_meant(client, &options.whom).await? {
+        Meant::Backend(named) => named,
+        Meant::Rejected { pool, rejected } => return explain_rejected(pool, rejected, json),
+        Meant::Pool(pool) => return explain_pool(client, pool, json).await,
+    };
     let answer = client.get(&named.path()).await?;
     if json {
         return say_json(&answer);
@@ -52,5 +61,58 @@ pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json
         ]);
     }
     text += &format!("\n{}", changes.text(ink));
+    Ok(say(&text)?)
+}
+
+#[derive(Serialize)]
+struct ExplainedRejection {
+    pool: String,
+    id: String,
+    rejected: String,
+}
+
+fn explain_rejected(pool: String, rejected: RejectedBody, json: bool) -> Result<(), CommandError> {
+    let body = ExplainedRejection { pool, id: rejected.id, rejected: rejected.why };
+    if json {
+        return say_json(&serde_json::to_value(&body).context("the answer can't be written")?);
+    }
+    let ExplainedRejection { pool, id, rejected } = body;
+    Ok(say(&format!("{id} in pool {pool} is no backend: it was rejected\n{rejected}\n"))?)
+}
+
+async fn explain_pool(client: &AdminClient, pool: PoolBody, json: bool) -> Result<(), CommandError> {
+    if json {
+        return say_json(&client.get(&format!("/api/v1/pools/{}", escaped(&pool.name))).await?);
+    }
+    let ink = coloured();
+    let up = pool.backends.iter().filter(|backend| backend.standing == "up").count();
+    let of = pool.backends.iter().filter(|backend| backend.standing != "removed").count();
+    let mut text =
+        format!("pool {}: {up} of {of} backends are up, {} sessions, {} wait\n", pool.name, pool.sessions, pool.queued);
+    if let Some(error) = pool.source.error {
+        text += &format!("discovery fails: {}\n", error.text);
+    }
+    let mut backends = Table::new(&["BACKEND", "ADDRESS", "STANDING", "SINCE", "WHY"]);
+    for backend in pool.backends {
+        backends.row(vec![
+            cell(&backend.id),
+            cell(&backend.address),
+            standing(&backend.standing),
+            cell(ago(&backend.since)),
+            cell(&backend.reason),
+        ]);
+    }
+    text += &format!("\n{}", backends.text(ink));
+    let (rejected, rejected_count) = (pool.source.rejected, pool.source.rejected_count);
+    if rejected_count > 0 {
+        text += &format!("\n{rejected_count} instances are no backends: they were rejected\n");
+        let mut instances = Table::new(&["INSTANCE", "WHY"]);
+        let unnamed = rejected_count.saturating_sub(rejected.len());
+        rejected.iter().for_each(|rejected| instances.row(vec![cell(&rejected.id), cell(&rejected.why)]));
+        text += &instances.text(ink);
+        if unnamed > 0 {
+            text += &format!("and {unnamed} more\n");
+        }
+    }
     Ok(say(&text)?)
 }

@@ -48,7 +48,7 @@ pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), Comma
     Ok(say(&text)?)
 }
 
-fn limit(limit: &LimitBody) -> String {
+pub(super) fn limit(limit: &LimitBody) -> String {
     let LimitBody { says, since, until, .. } = limit;
     match until {
         None => format!("limit reached since {since}: {says}"),

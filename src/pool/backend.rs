@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
-use super::places::Places;
+use super::by_address::SessionsByAddress;
 use super::record::{BackendRecord, EarlyEnds};
 use super::stats::{Bytes, EndedCounts, Failures, SessionTimes, Sources};
 use super::{History, Preconnects};
@@ -26,7 +26,7 @@ pub struct Backend {
     last_report: Mutex<Option<ProbeReport>>,
     last_answer: Mutex<Option<ProbeReport>>,
     pub(super) record: BackendRecord,
-    pub(super) places: Places,
+    pub(super) by_address: SessionsByAddress,
     /// Its last changes of standing.
     pub history: History,
     /// Counters of its sessions, probes and trials.
@@ -121,7 +121,7 @@ impl Backend {
             last_report: Mutex::new(None),
             last_answer: Mutex::new(None),
             record: BackendRecord::default(),
-            places: Places::default(),
+            by_address: SessionsByAddress::default(),
             history: History::default(),
             stats: BackendStats {
                 ended: EndedCounts::default(),
@@ -168,12 +168,12 @@ impl Backend {
 
     /// If its host is a name: sessions by the address that they dialled, without addresses that have none.
     pub fn sessions_by_address(&self) -> Vec<(SocketAddr, u32)> {
-        self.places.read()
+        self.by_address.read()
     }
 
     /// Sessions at one address, if its host is a name.
     pub fn sessions_at(&self, address: SocketAddr) -> u32 {
-        self.places.read().into_iter().find(|(at, _)| *at == address).map_or(0, |(_, sessions)| sessions)
+        self.by_address.read().into_iter().find(|(at, _)| *at == address).map_or(0, |(_, sessions)| sessions)
     }
 
     /// Whether its host is a name.

@@ -29,7 +29,7 @@ pub struct Lease {
 #[derive(Debug)]
 struct Rare {
     trial: Option<Trial>,
-    /// Whether `backend.places` counts it.
+    /// Whether `backend.by_address` counts it.
     has_place: bool,
 }
 
@@ -57,7 +57,7 @@ impl Lease {
         let Claim { backend, address, trial } = claim;
         let has_place = backend.has_name();
         if has_place {
-            backend.places.enter(address);
+            backend.by_address.enter(address);
         }
         let rare = (has_place || trial.is_some()).then(|| Box::new(Rare { trial, has_place }));
         Self { pool, backend, address, source: None, rare }
@@ -114,6 +114,9 @@ impl Lease {
     /// Reports that the connect failed. The keeper learns of it if it is the backend's fault.
     pub fn failed(&self, reason: ConnectFailure) {
         self.backend.stats.failures.count(reason);
+        if reason == ConnectFailure::NoResources {
+            self.pool.lacks_resources();
+        }
         let unasked = match reason {
             // The connection was accepted, or the kernel would have refused it. So another connect that succeeds proves
             // nothing.
@@ -194,7 +197,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let undecided = self.trial().filter(|trial| !trial.over.load(Relaxed)).map(|trial| trial.number);
         if self.rare.as_ref().is_some_and(|rare| rare.has_place) {
-            self.backend.places.leave(self.address);
+            self.backend.by_address.leave(self.address);
         }
         self.pool.give_back(&self.backend, undecided);
     }

@@ -4,11 +4,11 @@
 
 mod backend;
 mod budget;
+mod by_address;
 mod events;
 mod history;
 mod lease;
 mod overrides;
-mod places;
 mod preconnected;
 mod queue;
 mod record;
@@ -82,6 +82,8 @@ pub struct Pool {
     standings: watch::Sender<()>,
     /// Relaxed: changed before `standings` signals, and that orders it for the receivers.
     moves: AtomicU64,
+    /// Dials for which there were no descriptors, or no memory.
+    lacking: AtomicU64,
     /// Receives changes; unset = nothing does.
     events: OnceLock<Events>,
     all_down: AtomicBool,
@@ -147,6 +149,7 @@ impl Pool {
             forgotten_early: AtomicU64::new(0),
             standings: watch::Sender::default(),
             moves: AtomicU64::new(0),
+            lacking: AtomicU64::new(0),
             events: OnceLock::new(),
             all_down: AtomicBool::new(false),
             settled: watch::Sender::new(false),
@@ -270,6 +273,16 @@ impl Pool {
     /// Counts changes of a backend's address, and of the state of other addresses of its name.
     pub fn moves(&self) -> u64 {
         self.moves.load(Relaxed)
+    }
+
+    /// A backend can't be dialled: there are no descriptors left, or no memory.
+    pub fn lacks_resources(&self) {
+        self.lacking.fetch_add(1, Relaxed);
+    }
+
+    /// How often that was so.
+    pub fn times_lacking_resources(&self) -> u64 {
+        self.lacking.load(Relaxed)
     }
 
     /// Whether no backend is up although discovery has answered and all have been probed. It ends when one is up.

@@ -17,9 +17,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::late_keepalive::spread;
 use super::shares::{Places, Spare};
-use super::socket::Socket;
+use super::socket::{Socket, connect_failure};
 use super::worker::Worker;
 use crate::deadline::within;
+use crate::metrics::ConnectFailure;
 use crate::pool::{Backend, Lease, Pool, Preconnected};
 
 /// Between looks at what is kept; what a session takes is replaced at once.
@@ -161,7 +162,11 @@ async fn open(
         return None;
     }
     let connecting = Socket::connect(address, source, &settings.tcp, false);
-    let socket = within(settings.connect.timeout, connecting).await.ok()?.ok()?;
+    let connected = within(settings.connect.timeout, connecting).await.ok()?;
+    if connected.as_ref().is_err_and(|error| connect_failure(error) == ConnectFailure::NoResources) {
+        pool.lacks_resources();
+    }
+    let socket = connected.ok()?;
     if let Some(keepalive) = settings.tcp.keepalive {
         let keepalive = spread(keepalive, socket.tcp_fd().as_raw_fd().unsigned_abs());
         socket.tcp_fd().keep_alive(keepalive).ok()?;

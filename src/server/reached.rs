@@ -37,6 +37,8 @@ words! {
         Pool = "pool",
         /// Descriptors, or memory, for a connection that is accepted.
         Descriptors = "descriptors",
+        /// The same, for one to a backend.
+        DialDescriptors = "dial_descriptors",
     }
 }
 
@@ -155,7 +157,7 @@ impl ServerState {
     fn look_at_limits(&self, now: Instant) {
         let set = self.set();
         let mut looks: Vec<_> = set.listeners.iter().flat_map(of_listener).collect();
-        looks.extend(set.pools.iter().map(of_pool));
+        looks.extend(set.pools.iter().flat_map(of_pool));
         let says = |kind, name: &str| {
             let listener = || set.listeners.iter().find(|listener| *listener.name == *name);
             let pool = || set.pools.iter().find(|pool| *pool.name == *name);
@@ -177,6 +179,9 @@ impl ServerState {
                 }
                 LimitKind::Descriptors => format!(
                     "listener `{name}` can't accept, open files or memory are used up: clients wait in the backlog"
+                ),
+                LimitKind::DialDescriptors => format!(
+                    "pool `{name}` can't dial its backends, open files or memory are used up: sessions fail as local_error"
                 ),
             }
         };
@@ -211,8 +216,12 @@ fn of_listener(listener: &Arc<Listener>) -> [Look; 3] {
     ]
 }
 
-fn of_pool(pool: &Arc<Pool>) -> Look {
-    Look { kind: LimitKind::Pool, name: Arc::clone(&pool.name), met: pool.times_full(), waits: pool.is_full() }
+fn of_pool(pool: &Arc<Pool>) -> [Look; 2] {
+    let look = |kind, met, waits| Look { kind, name: Arc::clone(&pool.name), met, waits };
+    [
+        look(LimitKind::Pool, pool.times_full(), pool.is_full()),
+        look(LimitKind::DialDescriptors, pool.times_lacking_resources(), false),
+    ]
 }
 
 #[cfg(test)]

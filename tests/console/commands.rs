@@ -83,7 +83,7 @@ async fn names_are_found_or_suggested_and_scripts_can_tell() {
     let (one, two) = (Backend::echo().await, Backend::echo().await);
     let console = Console::start(&config(&[("dc/web-1", &one), ("dc/web-2", &two)], "", "", "")).await;
     for (arguments, code, err) in [
-        (&["explain", "web"][..], 3, "evenkeel: `web` can be `web/dc/web-1`, `web/dc/web-2`\n"),
+        (&["explain", "web-"][..], 3, "evenkeel: `web-` can be `web/dc/web-1`, `web/dc/web-2`\n"),
         (&["drain", "web-3"], 3, "evenkeel: there is no backend `web-3`; did you mean `web-1`?\n"),
         (&["ready", "--pool", "wep"], 3, "evenkeel: there is no pool `wep`; did you mean `web`?\n"),
         (&["drain"], 2, ""),

@@ -215,7 +215,9 @@ function draw() {
   state.textContent = clean(status.stopping ? "stopping" : status.ready ? "ready" : `not ready: ${status.waiting_for.join("; ")}`);
   state.className = `mark ${status.ready ? "good" : status.stopping ? "info" : "bad"}`;
   $("process").textContent = `${status.version}, pid ${status.pid}, up ${lasting(status.uptime_seconds)}, ${status.workers} workers`;
-  $("troubles").replaceChildren(...status.troubles.map((line) => make("p", { class: "trouble" }, line)));
+  const limits = status.limits.filter((limit) => limit.until === null)
+    .map((limit) => `limit reached ${since(limit.since)} ago: ${limit.says}`);
+  $("troubles").replaceChildren(...[...status.troubles, ...limits].map((line) => make("p", { class: "trouble" }, line)));
   document.title = `${status.ready ? "" : "! "}Evenkeel: ${status.sessions} sessions`;
 
   const backends = pools.flatMap((pool) => pool.backends);

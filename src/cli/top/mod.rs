@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use super::CommandError;
 use super::api::BackendName;
 use super::client::AdminClient;
-use crate::admin::{PoolsBody, StatusBody};
+use crate::admin::{LimitBody, PoolsBody, StatusBody};
 use crate::config::parse_duration;
 use view::{KeyAction, TopView};
 
@@ -41,6 +41,12 @@ const KEYS_WAITING: usize = 64;
 
 /// Answers that wait while the screen is drawn: of the looks, which wait in turn, and of a few orders.
 const NEWS_WAITING: usize = 8;
+
+/// What is wrong, and the limits that are reached now.
+fn all_troubles(troubles: Vec<String>, limits: &[LimitBody]) -> Vec<String> {
+    let limits = limits.iter().filter(|limit| limit.until.is_none()).map(super::status::limit);
+    troubles.into_iter().chain(limits).collect()
+}
 
 /// What the balancer answered.
 enum News {
@@ -143,7 +149,7 @@ async fn look(client: AdminClient, interval: Duration, news: mpsc::Sender<News>)
 
 async fn look_once(client: &AdminClient) -> Result<(PoolsBody, Vec<String>), CommandError> {
     let (pools, status): (PoolsBody, StatusBody) = (client.read(LOOK).await?, client.read(STATUS).await?);
-    Ok((pools, status.troubles))
+    Ok((pools, all_troubles(status.troubles, &status.limits)))
 }
 
 async fn order(client: AdminClient, named: BackendName, word: &'static str, news: mpsc::Sender<News>) {

@@ -246,3 +246,12 @@ fn numbers_are_short() {
     assert_eq!(spark(&[0.0, 1.0, 2.0], BARS), "▁▅█");
     assert_eq!(spark(&[0.0, 1.0, 2.0], PLAIN_BARS), "_=#");
 }
+
+#[test]
+fn limits_that_are_reached_are_troubles_and_those_that_are_over_are_none() {
+    let limit = |name: &str, until: Value| json!({ "kind": "listener", "name": name, "says": format!("{name} is full"), "since": "2020-01-01T00:00:00Z", "until": until });
+    let limits = json!([limit("one", Value::Null), limit("two", json!("2020-01-01T00:00:01Z"))]);
+    let limits: Vec<crate::admin::LimitBody> = serde_json::from_value(limits).unwrap();
+    let wanted = ["the log's disk is full", "limit reached since 2020-01-01T00:00:00Z: one is full"];
+    assert_eq!(super::all_troubles(vec!["the log's disk is full".to_owned()], &limits), wanted);
+}

@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// The counts. A lock: taken at the begin and at the end of a session. A name has few addresses, and those without sessions
 /// are not kept.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<Vec<(SocketAddr, u32)>>);
+pub(super) struct SessionsByAddress(Mutex<Vec<(SocketAddr, u32)>>);
 
-impl Places {
+impl SessionsByAddress {
     pub(super) fn enter(&self, address: SocketAddr) {
         let mut places = self.lock();
         match places.iter_mut().find(|(at, _)| *at == address) {
