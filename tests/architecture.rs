@@ -76,6 +76,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "probe/reaper.rs",
             "admin/process.rs",
             "admin/place.rs",
+            "admin/triage.rs",
             "cli/reader.rs",
             "cli/watch/",
             "config/file.rs",

@@ -40,6 +40,7 @@ mod relay;
 mod reload;
 mod retry;
 mod ring;
+mod secrets;
 mod smoke;
 mod support;
 mod survive;

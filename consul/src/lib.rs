@@ -24,6 +24,7 @@ mod answer;
 mod client;
 mod error;
 mod escape;
+mod file;
 mod kv;
 mod model;
 mod query;

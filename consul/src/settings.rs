@@ -137,14 +137,17 @@ impl rustls::time_provider::TimeProvider for Clock {
     }
 }
 
+/// Of a file of authorities: all of a system are 250 KiB.
+const CA_LIMIT: u64 = 4 << 20;
+
 fn add_ca_file(roots: &mut rustls::RootCertStore, path: &Path) -> Result<(), Error> {
     let bad = |why: &str, source: Option<crate::error::Cause>| Error::Config {
         what: format!("CA file {} {why}", path.display()),
         source,
     };
     let before = roots.len();
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| bad("can't be read", Some(error.into())))?;
-    for certificate in certificates {
+    let pem = crate::file::read(path, CA_LIMIT).map_err(|error| bad("can't be read", Some(error.into())))?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.map_err(|error| bad("is not PEM", Some(error.into())))?;
         roots.add(certificate).map_err(|error| bad("has a certificate that can't be used", Some(error.into())))?;
     }

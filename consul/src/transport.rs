@@ -1,6 +1,5 @@
 //! One request and its whole answer, bounded in time and size, with the token of the moment.
 
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,9 +115,8 @@ impl Transport {
         // On a thread for blocking calls: the file may be on a network. If this future is dropped, the thread keeps its turn.
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let mut text = String::new();
-            std::fs::File::open(file)?.take(TOKEN_LIMIT).read_to_string(&mut text)?;
-            Ok(text)
+            let bytes = crate::file::read(&file, TOKEN_LIMIT)?;
+            String::from_utf8(bytes).map_err(std::io::Error::other)
         });
         let text = read
             .await

@@ -9,10 +9,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use subtle::ConstantTimeEq;
 
 use super::refusal::Refusal;
-use crate::config::{self, AccessToken};
-
-/// A token's file is not longer; what is longer is some other file.
-const LONGEST_TOKEN: u64 = 4_096;
+use crate::config::{self, AccessToken, file};
 
 /// On whose behalf a connection is.
 #[derive(Clone, Debug)]
@@ -146,14 +143,8 @@ async fn known(token: &AccessToken) -> Result<Vec<u8>, Refusal> {
         AccessToken::File(path) => path.clone(),
     };
     let shown = path.display().to_string();
-    let read = move || {
-        use std::io::Read;
-        let mut bytes = Vec::new();
-        std::fs::File::open(path)?.take(LONGEST_TOKEN).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    };
     // A file may be on a disk that hangs; the control plane's threads do not wait for it.
-    let read = tokio::task::spawn_blocking(read).await;
+    let read = tokio::task::spawn_blocking(move || file::small(&path, file::LARGEST_TOKEN)).await;
     let failed = |error: String| {
         tracing::warn!("the admin token can't be read: {shown}: {error}");
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the token's file can't be read", "the balancer's log says why")

@@ -23,6 +23,7 @@ mod sessions;
 mod slots;
 mod socket;
 mod status;
+mod triage;
 mod troubles;
 
 use std::io;

@@ -1,5 +1,6 @@
 //! The admin side's connections: accepted within bounds, and none of them trusted to be quick or sane. The door to hyper.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -23,12 +24,17 @@ use super::answer::written;
 use super::place::user;
 use super::slots::{ConnectionSlot, ConnectionSlots, SlotState};
 use super::socket::SocketFile;
+use super::triage::{self, Kind};
 use crate::pace::Pace;
 
 /// Connections over TCP, and over the socket: all of them fit in the descriptors that are kept back from sessions (256),
 /// and neither side can shut out the other.
 const MOST_TCP: usize = 64;
 const MOST_SOCKET: usize = 16;
+
+/// Beside these: of those that ask for `/live` and `/ready`, and of those that wait for a slot: as many that have said what they want as others.
+const MOST_VITAL: usize = 8;
+const MOST_WAITING: usize = 16;
 
 /// For the head of a request, and between two requests.
 const HEAD: Duration = Duration::from_secs(10);
@@ -56,54 +62,147 @@ enum AdminStream {
 
 /// Serves for ever; dropping it ends every connection.
 pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
-    let most = front.most();
-    let slots = ConnectionSlots::new(most);
-    let mut connections = JoinSet::new();
+    let mut room = Room {
+        most: front.most(),
+        slots: ConnectionSlots::new(front.most()),
+        vital: ConnectionSlots::new(MOST_VITAL),
+        connections: JoinSet::new(),
+        numbers: 0,
+        routes,
+    };
+    // Connections for which there is no slot yet, and which are not turned away.
+    let mut waiting: VecDeque<Arrived> = VecDeque::new();
     let mut complaints = Pace::new(Duration::from_secs(5));
-    let mut sweeps = tokio::time::interval(SWEEP);
-    let mut number = 0;
+    let (mut sweeps, mut looks) = (tokio::time::interval(SWEEP), tokio::time::interval(PAUSE));
     loop {
-        number += 1;
-        let (stream, caller) = loop {
-            while connections.try_join_next().is_some() {}
-            // Whoever had to go holds a descriptor until its task has ended, which it does at its next turn.
-            while connections.len() > most {
-                connections.join_next().await;
+        room.tidy().await;
+        let accepted = tokio::select! {
+            accepted = front.accept() => accepted,
+            _ = sweeps.tick() => {
+                room.slots.sweep(Instant::now());
+                continue;
             }
-            let accepted = tokio::select! {
-                accepted = front.accept() => accepted,
-                _ = sweeps.tick() => {
-                    slots.sweep(Instant::now());
-                    continue;
-                }
-            };
-            match accepted {
-                Ok(accepted) => break accepted,
-                Err(error) => {
-                    if let Some(unsaid) = complaints.allow(Instant::now()) {
-                        warn!(%error, unsaid, "the admin side's accept failed; accepting goes on");
-                    }
-                    sleep(PAUSE).await;
-                }
+            () = room.slots.changed(), if !waiting.is_empty() => {
+                room.admit_all(&mut waiting);
+                continue;
+            }
+            // At the latest when time has made a difference.
+            _ = looks.tick(), if !waiting.is_empty() => {
+                room.admit_all(&mut waiting);
+                continue;
             }
         };
-        let slot = loop {
-            match slots.take(number, Instant::now()) {
-                Some(slot) => break slot,
-                // At the latest when time has made a difference.
-                None => {
-                    let _ = timeout(PAUSE, slots.changed()).await;
-                    slots.sweep(Instant::now());
+        let (stream, caller) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if let Some(unsaid) = complaints.allow(Instant::now()) {
+                    warn!(%error, unsaid, "the admin side's accept failed; accepting goes on");
                 }
+                sleep(PAUSE).await;
+                continue;
             }
         };
-        let routes = routes.clone();
-        connections.spawn(async move {
+        let arrived = Arrived { kind: stream.kind(), stream, caller };
+        // In turn.
+        if arrived.kind == Kind::Vital || waiting.is_empty() {
+            waiting.extend(room.admit(arrived).err());
+        } else {
+            waiting.push_back(arrived);
+        }
+        // Nothing stays in the backlog, where what is vital would stand behind it.
+        turn_one_away(&mut waiting);
+    }
+}
+
+/// Where too many wait: of those that have said what they want the first that shows no token, of the others the first.
+fn turn_one_away(waiting: &mut VecDeque<Arrived>) {
+    let silent = waiting.iter().filter(|one| one.kind == Kind::Silent).count();
+    let first = |is: fn(Kind) -> bool| waiting.iter().position(|one| is(one.kind));
+    let away = if silent > MOST_WAITING {
+        first(|kind| kind == Kind::Silent)
+    } else if waiting.len() - silent > MOST_WAITING {
+        first(|kind| kind == Kind::Anybody).or_else(|| first(|kind| kind != Kind::Silent))
+    } else {
+        None
+    };
+    if let Some(Arrived { stream: AdminStream::Tcp(stream), .. }) = away.and_then(|away| waiting.remove(away)) {
+        triage::refuse(stream);
+    }
+}
+
+/// A connection that is not served yet.
+struct Arrived {
+    stream: AdminStream,
+    caller: Caller,
+    kind: Kind,
+}
+
+/// Connections that are served, and how many may be.
+struct Room {
+    most: usize,
+    slots: Arc<ConnectionSlots>,
+    /// Of those that ask whether we live: whatever the others do.
+    vital: Arc<ConnectionSlots>,
+    connections: JoinSet<()>,
+    /// How many there have been: their names.
+    numbers: u64,
+    routes: Router,
+}
+
+impl Room {
+    /// Serves a connection, if there is a slot for it.
+    fn admit(&mut self, arrived: Arrived) -> Result<(), Arrived> {
+        let now = Instant::now();
+        let vital = if arrived.kind == Kind::Vital { self.vital.take(self.numbers, now) } else { None };
+        // One answer, so that nothing else comes in by this way.
+        let stays = vital.is_none();
+        let Some(slot) = vital.or_else(|| self.slots.take(self.numbers, now)) else { return Err(arrived) };
+        let Arrived { stream, caller, .. } = arrived;
+        self.numbers += 1;
+        let routes = self.routes.clone();
+        self.connections.spawn(async move {
             match stream {
-                AdminStream::Tcp(stream) => talk(stream, caller, slot, routes).await,
-                AdminStream::Socket(stream) => talk(stream, caller, slot, routes).await,
+                AdminStream::Tcp(stream) => talk(stream, caller, slot, routes, stays).await,
+                AdminStream::Socket(stream) => talk(stream, caller, slot, routes, stays).await,
             }
         });
+        Ok(())
+    }
+
+    /// As many of those that wait as there are slots for, in turn.
+    fn admit_all(&mut self, waiting: &mut VecDeque<Arrived>) {
+        let mut is_full = false;
+        for mut one in std::mem::take(waiting) {
+            if one.kind == Kind::Silent {
+                one.kind = one.stream.kind();
+            }
+            if is_full && one.kind != Kind::Vital {
+                waiting.push_back(one);
+            } else if let Err(one) = self.admit(one) {
+                is_full = true;
+                waiting.push_back(one);
+            }
+        }
+    }
+
+    /// Waits for connections that had to go: each holds a descriptor until its task has ended, which it does at its next turn.
+    async fn tidy(&mut self) {
+        while self.connections.try_join_next().is_some() {}
+        while self.connections.len() > self.most + MOST_VITAL {
+            self.connections.join_next().await;
+        }
+    }
+}
+
+impl AdminStream {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Tcp(stream) => triage::kind(stream),
+            Self::Socket(stream) => match triage::kind(stream) {
+                Kind::Anybody => Kind::Known,
+                kind => kind,
+            },
+        }
     }
 }
 
@@ -164,7 +263,13 @@ async fn talk_without_a_clock(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     .await;
 }
 
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, caller: Caller, slot: ConnectionSlot, routes: Router) {
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    caller: Caller,
+    slot: ConnectionSlot,
+    routes: Router,
+    stays: bool,
+) {
     if SystemTime::now() < SystemTime::UNIX_EPOCH {
         return talk_without_a_clock(stream).await;
     }
@@ -190,10 +295,77 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, caller: Caller, slot
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
         .max_buf_size(LONGEST_HEAD)
+        .keep_alive(stays)
         .serve_connection(TokioIo::new(stream), answer);
     tokio::select! {
         // What a client does wrong is its own affair.
         _ = connection => {}
         () = end.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::routing::get;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    async fn ask(address: std::net::SocketAddr, request: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+
+    async fn answer(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        timeout(SOON, stream.read_to_string(&mut text)).await.expect("an answer").unwrap();
+        text
+    }
+
+    /// All slots are taken by requests that are not answered. Those that ask whether we live are, at once and however many
+    /// others come; whoever shows no token is turned away, and who may be an operator waits.
+    #[tokio::test]
+    async fn what_is_vital_waits_for_nobody() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (go, gone) = tokio::sync::watch::channel(false);
+        let slow = move || {
+            let mut gone = gone.clone();
+            async move {
+                gone.wait_for(|gone| *gone).await.unwrap();
+                "slow"
+            }
+        };
+        let routes = Router::new().route("/metrics", get(slow)).route("/live", get(|| async { "live" }));
+        let serving = tokio::spawn(serve(AdminFront::Tcp(listener), routes));
+        let metrics = |more: &str| format!("GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{more}\r\n");
+        let mut crowd = Vec::new();
+        for _ in 0..MOST_TCP {
+            crowd.push(ask(address, &metrics("")).await);
+        }
+        let operator = ask(address, &metrics("Authorization: Bearer a\r\n")).await;
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut others = Vec::new();
+        for _ in 0..50 {
+            others.push(ask(address, &metrics("")).await);
+            let live = answer(ask(address, "GET /live HTTP/1.1\r\nHost: a\r\n\r\n").await).await;
+            assert!(live.starts_with("HTTP/1.1 200 ") && live.ends_with("\r\n\r\nlive"), "{live}");
+        }
+        go.send(true).unwrap();
+        for stream in crowd.into_iter().chain([operator]) {
+            assert!(answer(stream).await.ends_with("slow"));
+        }
+        let mut refused = 0;
+        for stream in others {
+            let answer = answer(stream).await;
+            let is_refused = answer.starts_with("HTTP/1.1 503 ") && answer.contains("too many ask at the same time");
+            assert!(is_refused || answer.ends_with("slow"), "{answer}");
+            refused += usize::from(is_refused);
+        }
+        // The operator is one of those that wait; who has said nothing takes the place of none of them.
+        assert_eq!(refused, 50 + 1 - MOST_WAITING);
+        serving.abort();
     }
 }

@@ -1,6 +1,7 @@
 //! Ways to a running balancer, and who is believed there: what a command needs in an emergency is found without a valid
 //! configuration, and nothing secret goes to a place that somebody else named or made.
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,8 @@ pub(super) enum AdminAddress {
 /// The text of a configuration file, and whether its owner is this user or root.
 pub(super) struct FileText {
     pub(super) text: String,
+    /// What is no UTF-8 was replaced in it.
+    pub(super) is_lossy: bool,
     pub(super) is_trusted: bool,
 }
 
@@ -59,8 +62,9 @@ pub(super) fn written(config: &Path) -> io::Result<FileText> {
     let mut bytes = Vec::new();
     // Not as `file::text` has it: a file that is no UTF-8 may still say where the balancer is.
     opened.take(file::LARGEST).read_to_end(&mut bytes)?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(FileText { text, is_trusted: owner == 0 || owner == geteuid().as_raw() })
+    let text = String::from_utf8_lossy(&bytes);
+    let is_lossy = matches!(text, Cow::Owned(_));
+    Ok(FileText { text: text.into_owned(), is_lossy, is_trusted: owner == 0 || owner == geteuid().as_raw() })
 }
 
 /// What variables hold for a file.
@@ -204,7 +208,10 @@ fn is_same(a: &Path, b: &Path) -> bool {
 fn token_of(token: AccessToken) -> Option<String> {
     match token {
         AccessToken::Written(secret) => Some(secret.0),
-        AccessToken::File(path) => std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned()),
+        AccessToken::File(path) => {
+            let bytes = file::small(&path, file::LARGEST_TOKEN).ok()?;
+            String::from_utf8(bytes).ok().map(|text| text.trim().to_owned())
+        }
     }
     .filter(|token| !token.is_empty())
 }

@@ -27,6 +27,8 @@ struct Plan {
     pools: Vec<Item>,
     /// Places that take a restart; all else comes into effect.
     needs_restart: Vec<String>,
+    /// Secrets are masked by the balancer: whether these are other ones can't be told.
+    not_compared: Vec<String>,
     /// Of all live sessions.
     sessions: Sessions,
 }
@@ -84,7 +86,8 @@ pub(super) async fn plan(
 fn load(path: &Path) -> Result<Config, CommandError> {
     let written = match written(path) {
         Ok(written) if !written.is_trusted => written,
-        // In the words of `run` and `check`.
+        Ok(written) if !written.is_lossy => return Ok(config::parse_file(path, &written.text)?),
+        // It can't be read, or is no text: in the words of `run` and `check`.
         _ => return Ok(config::load(path)?),
     };
     let parsed = config::parse(&written.text, &path.display().to_string(), &|_| None);
@@ -99,7 +102,7 @@ async fn make(client: &AdminClient, config: &Config) -> Result<Plan, CommandErro
     let (listeners_now, pools) = (client.get("/api/v1/listeners").await?, client.get("/api/v1/pools").await?);
     let new = config.effective();
     let diff = Diff::between(&running["config"], &new);
-    let needs_restart = diff.needs_restart();
+    let (needs_restart, not_compared) = (diff.needs_restart(), diff.not_compared.clone());
     let listeners_live = |name: &str| live(&listeners_now["listeners"], name);
     let items = diff.listeners.into_iter().map(|named| {
         let all = listeners_live(&named.name);
@@ -143,7 +146,7 @@ async fn make(client: &AdminClient, config: &Config) -> Result<Plan, CommandErro
         sessions.kept -= more;
         sessions.drained += more;
     }
-    Ok(Plan { process: diff.process, listeners, pools: pools_planned, needs_restart, sessions })
+    Ok(Plan { process: diff.process, listeners, pools: pools_planned, needs_restart, not_compared, sessions })
 }
 
 fn array(value: &Value) -> &[Value] {
@@ -270,8 +273,15 @@ fn policy(pool: &Pool, id: &str, backend: &Value, said: &Value, is_open: bool) -
 }
 
 fn table(plan: &Plan, differs: bool) -> String {
-    if !differs {
+    let unseen = match &plan.not_compared[..] {
+        [] => String::new(),
+        keys => format!("secrets are not shown, and so not compared: {}\n", keys.join(", ")),
+    };
+    if !differs && unseen.is_empty() {
         return "nothing would change\n".to_owned();
+    }
+    if !differs {
+        return format!("nothing would change that can be seen\n{unseen}");
     }
     let mut text = String::new();
     let keys = |text: &mut String, changes: &[KeyChange]| {
@@ -307,6 +317,7 @@ fn table(plan: &Plan, differs: bool) -> String {
     if !plan.needs_restart.is_empty() {
         let _ = writeln!(text, "takes a restart, the rest comes into effect: {}", plan.needs_restart.join(", "));
     }
+    text += &unseen;
     let Sessions { kept, drained, closed } = plan.sessions;
     let _ = writeln!(text, "all live sessions: {kept} kept, {drained} drained, {closed} closed");
     text

@@ -22,6 +22,8 @@ pub struct Diff {
     pub listeners: Vec<NamedDifference>,
     /// Pools that differ.
     pub pools: Vec<NamedDifference>,
+    /// The places, such as `pools.web.check.steps`, of secrets that are masked in one of the two: they may differ.
+    pub not_compared: Vec<String>,
 }
 
 /// A listener or pool that differs.
@@ -63,13 +65,18 @@ pub struct KeyChange {
 const SHORT: usize = 100;
 
 impl Diff {
-    /// Of two trees that [`super::Config::effective`] made; of secrets that are masked nothing can be said.
+    /// Of two trees that [`super::Config::effective`] made; one may be masked.
     pub fn between(old: &Value, new: &Value) -> Self {
         let (mut old_rest, mut new_rest) = (table(Some(old)), table(Some(new)));
+        let mut not_compared = Vec::new();
         let mut named = |key: &str| {
             let (old, new) = (table(old_rest.remove(key).as_ref()), table(new_rest.remove(key).as_ref()));
-            let mut named: Vec<_> =
-                new.iter().filter_map(|(name, new)| NamedDifference::of(name, old.get(name), new)).collect();
+            let of = |(name, new): (&String, &Value)| {
+                let (difference, unseen) = NamedDifference::of(name, old.get(name), new);
+                not_compared.extend(unseen.iter().map(|place| format!("{key}.{name}.{place}")));
+                difference
+            };
+            let mut named: Vec<_> = new.iter().filter_map(of).collect();
             let gone = old.keys().filter(|name| !new.contains_key(*name));
             named.extend(gone.map(|name| NamedDifference { name: name.clone(), what: Difference::Removed }));
             named.sort_by(|a, b| a.name.cmp(&b.name));
@@ -77,11 +84,12 @@ impl Diff {
         };
         let (listeners, pools) = (named("listeners"), named("pools"));
         let mut process = Vec::new();
-        compare("", Some(&old_rest.into()), Some(&new_rest.into()), &mut process);
+        compare("", Some(&old_rest.into()), Some(&new_rest.into()), &mut process, &mut not_compared);
         for change in &mut process {
             change.needs_restart = STARTS.contains(&change.key.as_str());
         }
-        let mut diff = Self { process, listeners, pools };
+        not_compared.sort();
+        let mut diff = Self { process, listeners, pools, not_compared };
         for (_, keys) in diff.listeners.iter_mut().filter_map(NamedDifference::changes_mut) {
             for change in keys {
                 change.needs_restart = change.new.is_none() && STICKY.contains(&change.key.as_str());
@@ -132,12 +140,13 @@ impl Diff {
 }
 
 impl NamedDifference {
-    fn of(name: &str, old: Option<&Value>, new: &Value) -> Option<Self> {
+    /// And the keys that can't be compared.
+    fn of(name: &str, old: Option<&Value>, new: &Value) -> (Option<Self>, Vec<String>) {
         let name = name.to_owned();
-        let Some(old) = old else { return Some(Self { name, what: Difference::Added }) };
-        let mut keys = Vec::new();
-        compare("", Some(old), Some(new), &mut keys);
-        (!keys.is_empty()).then_some(Self { name, what: Difference::Changed(keys) })
+        let Some(old) = old else { return (Some(Self { name, what: Difference::Added }), Vec::new()) };
+        let (mut keys, mut not_compared) = (Vec::new(), Vec::new());
+        compare("", Some(old), Some(new), &mut keys, &mut not_compared);
+        ((!keys.is_empty()).then_some(Self { name, what: Difference::Changed(keys) }), not_compared)
     }
 
     /// Its name and the keys that change, if it stays.
@@ -163,7 +172,13 @@ fn table(value: Option<&Value>) -> Map<String, Value> {
     value.and_then(Value::as_object).cloned().unwrap_or_default()
 }
 
-fn compare(key: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<KeyChange>) {
+fn compare(
+    key: &str,
+    old: Option<&Value>,
+    new: Option<&Value>,
+    changes: &mut Vec<KeyChange>,
+    not_compared: &mut Vec<String>,
+) {
     if let (Some(Value::Object(a)), Some(Value::Object(b))) = (old, new)
         && !old.is_some_and(is_secret)
         && !new.is_some_and(is_secret)
@@ -172,11 +187,14 @@ fn compare(key: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Ve
         let mut names: Vec<_> = a.keys().chain(b.keys().filter(|name| !a.contains_key(*name))).collect();
         names.sort();
         for name in names {
-            compare(&below(name), a.get(name), b.get(name), changes);
+            compare(&below(name), a.get(name), b.get(name), changes, not_compared);
         }
         return;
     }
     if is_alike(old, new) {
+        if has_unknown(old, new) {
+            not_compared.push(key.to_owned());
+        }
         return;
     }
     changes.push(KeyChange { key: key.to_owned(), old: old.map(shown), new: new.map(shown), needs_restart: false });
@@ -194,6 +212,16 @@ fn is_alike(old: Option<&Value>, new: Option<&Value>) -> bool {
         (Some(a @ Value::Object(old)), Some(b @ Value::Object(new))) if !is_secret(a) && !is_secret(b) => {
             old.len() == new.len() && old.iter().all(|(key, value)| is_alike(Some(value), new.get(key)))
         }
+        _ => false,
+    }
+}
+
+/// Whether what is alike holds a secret that could not be compared.
+fn has_unknown(old: Option<&Value>, new: Option<&Value>) -> bool {
+    match (old, new) {
+        _ if is_unknown(old, new) => true,
+        (Some(Value::Array(a)), Some(Value::Array(b))) => a.iter().zip(b).any(|(a, b)| has_unknown(Some(a), Some(b))),
+        (Some(Value::Object(a)), Some(Value::Object(b))) => a.iter().any(|(key, a)| has_unknown(Some(a), b.get(key))),
         _ => false,
     }
 }

@@ -73,9 +73,20 @@ pub(super) fn masked(text: &str) -> String {
             '[' if at == 0 || text[..at].ends_with('\n') => in_secret = is_secret_table(rest),
             '"' | '\'' if !in_comment => {
                 end = at + string_end(rest);
-                // The quote, and what is in it.
-                masked.push_str(&rest[..1]);
-                masked.push_str(&without_userinfo(&text[at + 1..end]));
+                let before = text[..at].trim_end_matches([' ', '\t']).chars().next_back();
+                let may_begin = before.is_none_or(|c| matches!(c, '=' | '[' | ',' | '{' | '.' | '\n' | '\r'));
+                let is_whole = is_closed(&text[at..end]) && is_over(&text[end..], &['=', '.']);
+                // A value without its closing quote, and with nothing behind it that could be another one.
+                let is_open = before == Some('=') && !is_closed(&text[at..end]) && !text[at..end].contains(['=', '\n']);
+                if may_begin && (is_whole || is_open) {
+                    // The quote, and what is in it.
+                    masked.push_str(&rest[..1]);
+                    masked.push_str(&without_userinfo(&text[at + 1..end]));
+                } else {
+                    // It can't be told what is a string from here on.
+                    end = at + doubtful_end(rest, end - at);
+                    masked.push_str(&stars(&text[at..end]));
+                }
                 at = end;
                 continue;
             }
@@ -83,9 +94,10 @@ pub(super) fn masked(text: &str) -> String {
                 let value = rest[1..].trim_start_matches([' ', '\t']);
                 let start = text.len() - value.len();
                 let is_sent = in_secret || is_in_secret(&text[..at]);
-                if let Some(key) = key_at_end(&text[..at]).filter(|key| is_sent || hides(key)) {
+                let key = key_at_end(&text[..at]).filter(|_| is_alone(&text[..at]));
+                if is_sent || key.is_none_or(hides) {
                     masked.push_str(&text[at..start]);
-                    end = start + hidden_end(value, is_sent || is_secret(key));
+                    end = start + hidden_end(value, is_sent || key.is_none_or(is_secret));
                     masked.push_str(&stars(&text[start..end]));
                     at = end;
                     continue;
@@ -117,22 +129,52 @@ fn stars(text: &str) -> String {
 
 /// How much of the text is a value that is not shown. Of a key that there is not, tables are looked into, and numbers stay.
 fn hidden_end(value: &str, is_secret: bool) -> usize {
-    match value.chars().next() {
+    let end = match value.chars().next() {
         Some('"' | '\'') => string_end(value),
         Some('[') => bracket_end(value),
-        Some('{') => {
-            if is_secret {
-                bracket_end(value)
-            } else {
-                0
-            }
-        }
+        Some('{') if is_secret => bracket_end(value),
+        Some('{') => return 0,
         _ => {
-            let end = value.find([',', '}', ']', '#', ' ', '\t', '\r', '\n']).unwrap_or(value.len());
+            let is_part = |c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '+' | '-' | ':');
+            let end = value.find(|c| !is_part(c)).unwrap_or(value.len());
             let is_plain = matches!(&value[..end], "true" | "false") || value[..end].parse::<f64>().is_ok();
-            if is_plain && !is_secret { 0 } else { end }
+            if is_plain && !is_secret {
+                return 0;
+            }
+            end
         }
+    };
+    let is_whole = !value.starts_with(['"', '\'']) || is_closed(&value[..end]);
+    if end > 0 && is_whole && is_over(&value[end..], &[]) { end } else { doubtful_end(value, end) }
+}
+
+/// Whether what is before an `=` is nothing but a key.
+fn is_alone(before: &str) -> bool {
+    let piece = before.rsplit(['\n', ',', '{', '[', '#']).next().unwrap_or_default();
+    !piece.trim_matches([' ', '\t']).contains([' ', '\t'])
+}
+
+/// Whether a value can end before that: a line with something else behind it is none that is understood.
+fn is_over(rest: &str, besides: &[char]) -> bool {
+    let next = rest.trim_start_matches([' ', '\t']).chars().next();
+    next.is_none_or(|c| matches!(c, ',' | ']' | '}' | '#' | '\r' | '\n') || besides.contains(&c))
+}
+
+/// Whether a string has its quote at the end.
+fn is_closed(string: &str) -> bool {
+    let quote = &string[..1];
+    let three = quote.repeat(3);
+    if string.starts_with(&three) {
+        string.len() >= 6 && string.ends_with(&three)
+    } else {
+        string.len() >= 2 && string.ends_with(quote)
     }
+}
+
+/// The end of the line in which something ends that is not understood; where that is the line's end, of the next one.
+fn doubtful_end(text: &str, end: usize) -> usize {
+    let end = if text[end..].starts_with(['\r', '\n']) { end + 1 } else { end };
+    text[end..].find('\n').map_or(text.len(), |at| end + at)
 }
 
 /// Where the string ends that the text begins with; one that is not closed ends with its line, or with the text.
@@ -216,6 +258,18 @@ mod tests {
             ("address = \"http://u:p@h:1\" # \"", "address = \"http://***@h:1\" # \""),
             ("address = 'u:p@h:1'", "address = '***@h:1'"),
             ("bind = \"[::1]:80\"", "bind = \"[::1]:80\""),
+            // What is no TOML: from there on nothing is shown.
+            ("admin\"_token = \"a\"", "admin*************"),
+            ("\"admin_token = \"a\"\nx = 1", "******************\nx = 1"),
+            ("'admin_token = \"a\"", "******************"),
+            ("admin_token \"a\"", "admin_token ***"),
+            ("password = = \"a\"", "password = *****"),
+            ("admin_token 0= \"a\"", "admin_token 0= ***"),
+            ("admin_token{ = \"a\"", "admin_token{ = ***"),
+            ("admin_token =\n \"a\"\nx = 1", "admin_token =\n****\nx = 1"),
+            ("admin_token = # \"a\"", "admin_token = *****"),
+            ("admin_token = \"\na\"\nx = 1", "admin_token = *\n**\nx = 1"),
+            ("bind = \"a\"b\"", "bind = *****"),
             // Strings of several lines.
             ("token = \"\"\"a\nb\"\"\"\nbind = 'x=y'", "token = ****\n****\nbind = 'x=y'"),
         ] {

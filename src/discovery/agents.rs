@@ -12,7 +12,7 @@ use super::consul::{Query, Question};
 use super::outages::Outages;
 use super::presence::Presence;
 use super::turns::{Share, Taker, Turns};
-use crate::config::{ConsulAgent, Pool, Secret, Source};
+use crate::config::{ConsulAgent, Pool, Secret, Source, file};
 
 /// How an agent is reached. Tokens come with the questions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,8 +39,8 @@ impl Reached {
 
     /// What is in its CA file. `None` where none is used, or none can be read: which of these is the client's to say.
     fn authorities(&self) -> Option<Vec<u8>> {
-        let file = self.ca_file.as_ref().filter(|_| self.address.starts_with("https:"))?;
-        std::fs::read(file).ok()
+        let path = self.ca_file.as_ref().filter(|_| self.address.starts_with("https:"))?;
+        file::small(path, file::LARGEST_CERTIFICATES).ok()
     }
 
     fn client(&self) -> Result<Client, Error> {

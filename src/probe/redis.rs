@@ -2,10 +2,10 @@
 //! Called by `attempt`.
 //! It reads the first line of an answer, and the first word of ROLE's answer (RESP2). Nothing else is needed.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::PathBuf;
 
-use crate::config::{RedisCheck, Secret};
+use crate::config::{RedisCheck, Secret, file};
 use crate::health::escaped;
 
 use super::attempt::{Miss, Trace};
@@ -13,7 +13,6 @@ use super::wire::{Wire, receive, send};
 
 /// In bytes. ROLE lists every replica, after the word that is judged.
 const REPLY_LIMIT: usize = 16 * 1024;
-const PASSWORD_LIMIT: u64 = 64 * 1024;
 
 pub(super) async fn exchange(stream: &mut Wire, check: &RedisCheck, trace: &mut Trace) -> Result<String, Miss> {
     if let Some(password) = password(check).await.map_err(Miss::Local)? {
@@ -86,9 +85,8 @@ async fn password(check: &RedisCheck) -> io::Result<Option<Secret>> {
 }
 
 fn read(path: &PathBuf) -> io::Result<Secret> {
-    let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(PASSWORD_LIMIT).read_to_string(&mut text))
-        .map_err(|error| io::Error::other(format!("password_file {}: {error}", path.display())))?;
+    let wrong = |error: io::Error| io::Error::other(format!("password_file {}: {error}", path.display()));
+    let bytes = file::small(path, file::LARGEST_TOKEN).map_err(wrong)?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong(io::Error::other("it is no UTF-8")))?;
     Ok(Secret(text.trim_end_matches(['\r', '\n']).to_owned()))
 }

@@ -3,7 +3,6 @@
 //! Probes that trust the same share a context, which is rebuilt every minute so that a renewed file takes effect.
 
 use std::collections::HashMap;
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,7 +23,7 @@ use tokio_rustls::rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use crate::config::{Check, CheckKind, TlsCheck};
+use crate::config::{self, Check, CheckKind, TlsCheck};
 use crate::health::Certificate;
 
 use super::attempt::{Miss, Trace};
@@ -147,7 +146,8 @@ fn authorities(file: Option<&Path>, provider: &Arc<CryptoProvider>) -> io::Resul
 
 fn read(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
     let wrong = |what: String| io::Error::other(format!("ca_file {}: {what}", file.display()));
-    let text = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let text =
+        config::file::small(file, config::file::LARGEST_CERTIFICATES).map_err(|error| wrong(error.to_string()))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     match found {
         Ok(found) if found.is_empty() => Err(wrong("no certificate in it".to_owned())),
