@@ -58,7 +58,7 @@ pub(crate) use pools::{ExplainedBody, PoolsBody};
 use rate::Rate;
 use refusal::Refusal;
 use serve::AdminFront;
-pub(crate) use sessions::{SessionBody, SessionsBody};
+pub(crate) use sessions::{SessionBody, SessionSort, SessionsBody, SessionsQuery};
 use slots::ConnectionSlot;
 pub(crate) use status::{LimitBody, PoolSummary, StatusBody};
 

@@ -12,6 +12,7 @@ use axum::extract::{Path, Query, State as Shared};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tracing::info;
 
 use super::AdminState;
@@ -30,55 +31,42 @@ const USUAL: usize = 100;
 const MOST: usize = 10_000;
 
 /// Which sessions; all that is said has to fit.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Filter {
+pub(crate) struct SessionsQuery {
     /// The number in the log.
-    id: Option<u64>,
-    pool: Option<String>,
-    backend: Option<String>,
-    listener: Option<String>,
+    pub(crate) id: Option<u64>,
+    pub(crate) pool: Option<String>,
+    pub(crate) backend: Option<String>,
+    pub(crate) listener: Option<String>,
     /// An address, an address with its port, or a network.
-    client: Option<String>,
-    phase: Option<String>,
+    pub(crate) client: Option<String>,
+    pub(crate) phase: Option<String>,
     /// Quiet for at least so long.
-    idle: Option<String>,
+    pub(crate) idle: Option<String>,
     /// At least so old.
-    age: Option<String>,
+    pub(crate) age: Option<String>,
+    /// Of a list alone.
+    pub(crate) sort: Option<SessionSort>,
+    pub(crate) limit: Option<usize>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(super) struct SessionsQuery {
-    id: Option<u64>,
-    pool: Option<String>,
-    backend: Option<String>,
-    listener: Option<String>,
-    client: Option<String>,
-    phase: Option<String>,
-    idle: Option<String>,
-    age: Option<String>,
-    sort: SessionSort,
-    limit: usize,
-}
-
-#[derive(Clone, Copy, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum SessionSort {
-    /// The oldest first.
-    #[default]
-    Age,
-    /// The quietest first.
-    Idle,
-    /// Who moved most first.
-    Bytes,
+words! {
+    pub(crate) enum SessionSort {
+        /// The oldest first.
+        Age = "age",
+        /// The quietest first.
+        Idle = "idle",
+        /// Who moved most first.
+        Bytes = "bytes",
+    }
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CloseRequest {
     #[serde(default)]
-    filter: Filter,
+    filter: SessionsQuery,
     /// Said aloud, so that a filter that was forgotten closes nothing.
     #[serde(default)]
     all: bool,
@@ -144,7 +132,7 @@ pub(crate) struct ClosingBody {
 
 /// A filter that was understood.
 struct Judge {
-    filter: Filter,
+    filter: SessionsQuery,
     client: Option<ClientFilter>,
     idle: Duration,
     age: Duration,
@@ -162,11 +150,11 @@ pub(super) async fn list(
     wanted: Result<Query<SessionsQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(wanted) = wanted.map_err(|error| Refusal::bad(error.body_text(), ""))?;
-    let (sort, limit) = (wanted.sort, wanted.limit);
+    let (sort, limit) = (wanted.sort.unwrap_or(SessionSort::Age), wanted.limit.unwrap_or(USUAL));
     if limit > MOST {
         return Err(Refusal::bad(format!("`limit` is more than {MOST}"), "narrow the filter"));
     }
-    let judge = Judge::new(wanted.into())?;
+    let judge = Judge::new(wanted)?;
     let state = Arc::clone(&admin.view.state);
     admin.maker.make(&slot, move || Json(listed(&state, &judge, sort, limit)).into_response()).await
 }
@@ -206,6 +194,9 @@ pub(super) async fn close(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ClosingBody>, Refusal> {
     let CloseRequest { filter, all } = parsed(body)?;
+    if filter.sort.is_some() || filter.limit.is_some() {
+        return Err(Refusal::bad("`sort` and `limit` are for a list", "remove them from the `filter`"));
+    }
     let text = filter.text();
     if text.is_empty() != all {
         let error = if all { "`all` next to a `filter`" } else { "nothing says which sessions" };
@@ -226,19 +217,27 @@ pub(super) async fn close(
     Ok(Json(ClosingBody { closing }))
 }
 
-impl Filter {
+impl SessionsQuery {
+    /// The names and values of what is said.
+    pub(crate) fn said(&self) -> impl Iterator<Item = (&'static str, String)> {
+        const NAMES: [&str; 10] =
+            ["id", "pool", "backend", "listener", "client", "phase", "idle", "age", "sort", "limit"];
+        let all = serde_json::to_value(self).unwrap_or_default();
+        NAMES.into_iter().filter_map(move |name| match &all[name] {
+            Value::Null => None,
+            Value::String(text) => Some((name, text.clone())),
+            number => Some((name, number.to_string())),
+        })
+    }
+
     fn text(&self) -> String {
-        let Self { id, pool, backend, listener, client, phase, idle, age } = self;
-        let id = id.map(|id| id.to_string());
-        let names = ["id", "pool", "backend", "listener", "client", "phase", "idle", "age"];
-        let values = [&id, pool, backend, listener, client, phase, idle, age];
-        let said = names.iter().zip(values).filter_map(|(name, value)| Some((name, value.as_ref()?)));
-        said.map(|(name, value)| format!("{name}={}", value.escape_debug())).collect::<Vec<_>>().join(" ")
+        let said = self.said().map(|(name, value)| format!("{name}={}", value.escape_debug()));
+        said.collect::<Vec<_>>().join(" ")
     }
 }
 
 impl Judge {
-    fn new(filter: Filter) -> Result<Self, Refusal> {
+    fn new(filter: SessionsQuery) -> Result<Self, Refusal> {
         let time = |name: &str, text: &Option<String>| match text {
             None => Ok(Duration::ZERO),
             Some(text) => parse_duration(text).map_err(|_| {
@@ -265,7 +264,7 @@ impl Judge {
     }
 
     fn fits(&self, session: &SessionView) -> bool {
-        let Filter { id, pool, backend, listener, phase, .. } = &self.filter;
+        let SessionsQuery { id, pool, backend, listener, phase, .. } = &self.filter;
         let backend_id = session.leg.as_ref().map(|leg| &*leg.backend.id);
         id.is_none_or(|id| session.key.id == id)
             && pool.as_ref().is_none_or(|pool| *session.pool.name == **pool)
@@ -331,19 +330,5 @@ fn side_body(view: TcpView) -> SideBody {
         congestion_window: view.congestion_window,
         receive_queue_bytes: view.receive_queue,
         send_queue_bytes: view.send_queue,
-    }
-}
-
-impl Default for SessionsQuery {
-    fn default() -> Self {
-        let (id, pool, backend, listener, client, phase, idle, age) = Default::default();
-        Self { id, pool, backend, listener, client, phase, idle, age, sort: SessionSort::Age, limit: USUAL }
-    }
-}
-
-impl From<SessionsQuery> for Filter {
-    fn from(wanted: SessionsQuery) -> Self {
-        let SessionsQuery { id, pool, backend, listener, client, phase, idle, age, .. } = wanted;
-        Self { id, pool, backend, listener, client, phase, idle, age }
     }
 }

@@ -4,13 +4,13 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use hyper::Method;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::api::{find_backend, find_pool};
+use super::api::{BackendName, find_backend, find_pool};
 use super::client::{AdminClient, escaped, known};
 use super::table::{Table, cell, coloured, number, short};
 use super::{CommandError, say, say_json};
-use crate::admin::{SessionBody, SessionsBody};
+use crate::admin::{SessionBody, SessionSort, SessionsBody, SessionsQuery};
 
 /// Which sessions; all that is said has to fit.
 #[derive(Debug, clap::Args)]
@@ -63,37 +63,39 @@ pub(super) struct CloseOptions {
 
 impl Which {
     /// As the API takes it, names found.
-    async fn filter(&self, client: &AdminClient) -> Result<Map<String, Value>, CommandError> {
-        let mut filter = Map::new();
+    async fn query(&self, client: &AdminClient) -> Result<SessionsQuery, CommandError> {
+        let Self { listener, client: from, idle, age, .. } = self;
+        let mut query = SessionsQuery {
+            listener: listener.clone(),
+            client: from.clone(),
+            idle: idle.clone(),
+            age: age.clone(),
+            ..SessionsQuery::default()
+        };
         if let Some(text) = &self.backend {
-            let named = find_backend(client, text).await?;
-            filter.insert("pool".to_owned(), json!(named.pool));
-            filter.insert("backend".to_owned(), json!(named.id));
+            let BackendName { pool, id } = find_backend(client, text).await?;
+            (query.pool, query.backend) = (Some(pool), Some(id));
         }
         if let Some(text) = &self.pool {
             let pool = find_pool(client, text).await?;
-            if filter.get("pool").is_some_and(|of_backend| *of_backend != json!(pool)) {
+            if query.pool.as_ref().is_some_and(|of_backend| *of_backend != pool) {
                 return Err(CommandError::Config("that backend is in another pool".to_owned()));
             }
-            filter.insert("pool".to_owned(), json!(pool));
+            query.pool = Some(pool);
         }
-        let plain = [("listener", &self.listener), ("client", &self.client), ("idle", &self.idle), ("age", &self.age)];
-        for (name, value) in plain {
-            if let Some(value) = value {
-                filter.insert(name.to_owned(), json!(value));
-            }
-        }
-        Ok(filter)
+        Ok(query)
     }
 }
 
+fn path(query: &SessionsQuery) -> String {
+    let said = query.said().map(|(name, value)| format!("{name}={}", escaped(&value)));
+    format!("/api/v1/sessions?{}", said.collect::<Vec<_>>().join("&"))
+}
+
 pub(super) async fn list(client: &AdminClient, options: &ListOptions, json: bool) -> Result<(), CommandError> {
-    let filter = options.which.filter(client).await?;
-    let mut path = format!("/api/v1/sessions?sort={}&limit={}", options.sort, options.limit);
-    for (name, value) in &filter {
-        path += &format!("&{name}={}", escaped(value.as_str().unwrap_or_default()));
-    }
-    let answer = client.get(&path).await?;
+    let sort = SessionSort::ALL.into_iter().find(|sort| sort.name() == options.sort);
+    let query = SessionsQuery { sort, limit: Some(options.limit), ..options.which.query(client).await? };
+    let answer = client.get(&path(&query)).await?;
     if json {
         return say_json(&answer);
     }
@@ -133,11 +135,8 @@ pub(super) async fn list(client: &AdminClient, options: &ListOptions, json: bool
 }
 
 pub(super) async fn close(client: &AdminClient, options: &CloseOptions, json: bool) -> Result<(), CommandError> {
-    let mut filter = options.which.filter(client).await?;
-    if let Some(id) = options.id {
-        filter.insert("id".to_owned(), json!(id));
-    }
-    if filter.is_empty() != options.all {
+    let filter = SessionsQuery { id: options.id, ..options.which.query(client).await? };
+    if (filter == SessionsQuery::default()) != options.all {
         let error = if options.all { "--all next to a filter" } else { "say which sessions, or --all" };
         return Err(CommandError::Config(error.to_owned()));
     }
@@ -162,13 +161,9 @@ pub(super) async fn close(client: &AdminClient, options: &CloseOptions, json: bo
     }
 }
 
-async fn sure(client: &AdminClient, filter: &Map<String, Value>) -> Result<bool, CommandError> {
-    let mut path = "/api/v1/sessions?limit=0".to_owned();
-    for (name, value) in filter {
-        let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-        path += &format!("&{name}={}", escaped(&value));
-    }
-    let SessionsBody { matched, .. } = client.read(&path).await?;
+async fn sure(client: &AdminClient, filter: &SessionsQuery) -> Result<bool, CommandError> {
+    let count = SessionsQuery { limit: Some(0), ..filter.clone() };
+    let SessionsBody { matched, .. } = client.read(&path(&count)).await?;
     let _ = write!(io::stderr(), "close {matched} sessions? [y/N] ");
     let mut answer = String::new();
     let read = io::stdin().read_line(&mut answer);

@@ -74,6 +74,7 @@ fn types() {
         "wrong_keepalive": with_more("tcp = { keepalive = \"60s\" }"),
         "huge_number": "workers = 99999999999999999999999",
         "wrong_token": with_more("[consul]\ntoken = 123456"),
+        "all_of_the_shape_before_the_values": with_more("requird = true\nbalance = \"x\"\nconnect = { atempts = 3, timeout = 5 }"),
     }
 }
 
