@@ -1,5 +1,6 @@
-//! From what runs to another configuration, in one process: everything that can fail is at hand before anything changes,
-//! and who is not named by a difference does not notice.
+//! Applies another configuration to the running set, in one process.
+//! Called by `Server::start` and by reloads.
+//! Everything that can fail is done before anything changes, and what did not change in the configuration goes on untouched.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -23,44 +24,44 @@ use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
 use crate::route::Routes;
 use crate::standing::Standing;
 
-/// For the keepers to place what is written; it takes them milliseconds.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the keepers may take to apply a new list of backends. They need milliseconds.
+const PLACEMENT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Between looks whether they have.
-const LOOK: Duration = Duration::from_millis(2);
+/// Between two checks whether they have.
+const PLACEMENT_POLL: Duration = Duration::from_millis(2);
 
-/// What came into effect.
+/// The result of a configuration that was applied.
 #[derive(Clone, Debug)]
 pub struct Applied {
     /// The differences, empty if there was none.
     pub diff: Diff,
     /// A line for each file that the configuration names and that says something else than before.
     pub files: Vec<String>,
-    /// Of these, the places that take a restart.
+    /// Those of the differences that need a restart, by place.
     pub needs_restart: Vec<String>,
     /// The number of the configuration in effect.
     pub generation: u64,
 }
 
-/// Why nothing was changed.
+/// Why nothing changed.
 #[derive(Debug, Error)]
 pub enum ApplyError {
-    /// A stop has begun.
+    /// The balancer is stopping.
     #[error("the balancer is stopping")]
     Stopping,
-    /// A written limit can't be held.
+    /// A limit of the configuration is too high for this machine.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// A written relay can't be used here.
+    /// A relay mode of the configuration can't be used here.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A new listening socket can't be had.
+    /// A new listening socket can't be opened.
     #[error(transparent)]
     Socket(#[from] SocketError),
-    /// What a check needs is not there.
+    /// Something that a check needs is missing.
     #[error(transparent)]
     Check(#[from] Box<ServerStartError>),
-    /// A pool can't be fed.
+    /// A pool's source can't be used.
     #[error("pool `{pool}` can't be fed")]
     Source {
         /// Its name.
@@ -68,22 +69,22 @@ pub enum ApplyError {
         /// Why.
         source: crate::discovery::SourceError,
     },
-    /// A file that the configuration names says something else than before, which can't be obeyed.
+    /// A file that the configuration names has changed, and can't be used now.
     #[error(transparent)]
     Agent(#[from] crate::discovery::AgentError),
 }
 
-/// What only who applies configurations knows, by name.
+/// What only the application of configurations needs, by name.
 #[derive(Debug)]
 pub(super) struct Running {
     discovery: Discovery,
-    /// Where we listen, for discovery.
+    /// Our own listening addresses, for discovery.
     fronts: watch::Sender<Arc<[OwnAddress]>>,
     pub(super) controls: BTreeMap<String, Control>,
     pub(super) preconnects: BTreeMap<String, CancellationToken>,
     pub(super) bound: BTreeMap<String, Vec<BoundSocket>>,
     pub(super) leaving: Leaving,
-    /// Accept loops so far: the next one's worker follows from it.
+    /// Accept loops started; the number decides the worker of the next one.
     loops: usize,
 }
 
@@ -101,7 +102,7 @@ impl Running {
         }
     }
 
-    /// What will follow the sources of these pools, by name.
+    /// Followers for the sources of these pools, by name.
     pub(super) fn followers<'a>(
         &mut self,
         pools: impl IntoIterator<Item = &'a config::Pool>,
@@ -115,23 +116,23 @@ impl Running {
         pools.into_iter().map(follower).collect()
     }
 
-    /// Ends the control plane.
+    /// Ends the control plane of every pool.
     pub(super) fn end(&mut self) {
         self.controls.clear();
     }
 }
 
 impl ServerState {
-    /// Puts a configuration in the place of the one in effect, and returns when new sessions go by it.
+    /// Replaces the configuration in effect. When it returns, new sessions follow the new one.
     ///
-    /// To be called on the runtime of the control plane, once at a time. Applying what is in effect changes nothing but what
-    /// follows from the files that it names.
+    /// Call it on the runtime of the control plane, once at a time. If the configuration is the one in effect, only files
+    /// that it names are read again.
     ///
     /// # Errors
     /// Nothing has changed.
     ///
     /// # Cancel safety
-    /// May be dropped: then it has happened, or not, and may not have been counted.
+    /// If the future is dropped, the change may have happened or not, and may be missing in the counts.
     pub async fn apply(self: &Arc<Self>, config: &Config) -> Result<Applied, ApplyError> {
         let (diff, needs_restart, files) = self.change(config)?;
         if diff.is_empty() && files.is_empty() {
@@ -141,10 +142,10 @@ impl ServerState {
         }
         let (state, config, places) = (Arc::clone(self), config.clone(), needs_restart.clone());
         let changes = [files.clone(), diff.lines()].concat();
-        // A task, so that it is done also if nobody waits for it any more.
+        // A task, so that it is completed also if the future is dropped.
         let finished = tokio::spawn(async move {
-            // A keeper that is slower is no reason to keep the next change waiting.
-            let _ = timeout(PATIENCE, state.until_placed(&config)).await;
+            // If a keeper is slower, the next change does not wait for it.
+            let _ = timeout(PLACEMENT_TIMEOUT, state.until_placed(&config)).await;
             state.set_policies(&config);
             state.reloads.applied(&config, places, changes)
         });
@@ -152,7 +153,8 @@ impl ServerState {
         Ok(Applied { diff, files, needs_restart, generation })
     }
 
-    /// The last step: who is removed or back is known, so what becomes of their sessions can be decided.
+    /// The last step: backends that were removed or came back are known now, so the policies for their sessions can take
+    /// effect.
     fn set_policies(&self, config: &Config) {
         let set = self.set();
         for settings in &config.pools {
@@ -163,14 +165,14 @@ impl ServerState {
         }
     }
 
-    /// Waits until the pools' backends are those that are written: each of them is there, and everybody else has left.
+    /// Waits until each pool has exactly the backends that the file lists.
     async fn until_placed(&self, config: &Config) {
         let set = self.set();
         for settings in &config.pools {
             let Source::Static(backends) = &settings.source else { continue };
             let Some(pool) = set.pools.iter().find(|pool| *pool.name == *settings.name) else { continue };
             while !is_placed(pool, backends) {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(PLACEMENT_POLL).await;
             }
         }
     }
@@ -192,7 +194,7 @@ impl ServerState {
 
         let (max, _) = limits(config, self.workers.sessions().len())?;
         super::checks_ready(config).map_err(Box::new)?;
-        // What was not obeyed at earlier changes is not obeyed now, either.
+        // What needed a restart at earlier changes still needs it.
         let since_start = Diff::between(&self.started_with, &config.effective());
         let mut needs_restart = since_start.needs_restart();
         let asks_for_ring = config.pools.iter().find(|pool| pool.relay == Relay::IoUring);
@@ -213,19 +215,19 @@ impl ServerState {
         };
         let followers = running.followers(config.pools.iter().filter(other_source)).map_err(|error| match error {
             ServerStartError::Source { pool, source } => ApplyError::Source { pool, source },
-            // It has no other way to fail.
+            // It has no other error.
             _ => ApplyError::Stopping,
         })?;
         let sockets = sockets::reopen(&config.listeners, &running.bound)?;
 
-        // From here on nothing fails.
+        // Nothing fails after this line.
         running.discovery.renew(renewed);
         self.limit.resize(max);
         self.install(&mut running, config, followers, sockets);
         Ok((diff, needs_restart, files))
     }
 
-    /// Makes the running set what `config` says. `followers` are those of new pools and of pools with another source.
+    /// Changes the running set to `config`. `followers` has those of new pools, and of pools whose source changed.
     pub(super) fn install(
         self: &Arc<Self>,
         running: &mut Running,
@@ -233,7 +235,7 @@ impl ServerState {
         mut followers: BTreeMap<String, Follower>,
         sockets: Vec<ListenPlan>,
     ) {
-        // Before anybody looks for backends.
+        // Before discovery compares backends with our own addresses.
         running.fronts.send_replace(sockets::fronts(&config.listeners, &sockets, &running.bound));
         let before = self.set();
         let (mut pools, mut closers) = (Vec::new(), before.closers.clone());
@@ -246,7 +248,7 @@ impl ServerState {
                     Arc::clone(pool)
                 }
                 None => {
-                    // There is one for every pool that is new.
+                    // Every new pool has one.
                     let Some(follower) = follower else { continue };
                     let (pool, closer) = self.add_pool(running, settings, follower);
                     closers.push(closer);
@@ -264,7 +266,7 @@ impl ServerState {
             listeners.push(self.set_listener(running, known, settings, wanted));
         }
 
-        self.share_out(&listeners, &before.listeners);
+        self.reserve_parts(&listeners, &before.listeners);
         let gone = before.listeners.iter().filter(|old| !listeners.iter().any(|new| Arc::ptr_eq(old, new))).cloned();
         for gone in gone.collect::<Vec<_>>() {
             for bound in running.bound.get(&*gone.name).into_iter().flatten() {
@@ -284,11 +286,11 @@ impl ServerState {
         listeners.sort_by(|a, b| a.name.cmp(&b.name));
         self.set.store(Arc::new(Set { config: Arc::new(config.clone()), pools, listeners, closers }));
         running.discovery.retain(&config.pools);
-        self.see_off(running);
+        self.note_leaving(running);
     }
 
-    /// Each listener may be sure of its part; one that is leaving has none.
-    fn share_out(&self, listeners: &[Arc<Listener>], before: &[Arc<Listener>]) {
+    /// Reserves a part of the sessions for each listener; a listener that is leaving has none.
+    fn reserve_parts(&self, listeners: &[Arc<Listener>], before: &[Arc<Listener>]) {
         let part = self.limit.part(listeners.len());
         let kept = |listener: &Listener| listener.settings().file.max_connections.map_or(part, |max| max.min(part));
         self.limit.keep(listeners.iter().map(|listener| kept(listener)).sum());
@@ -298,11 +300,11 @@ impl ServerState {
     }
 
     fn add_pool(&self, running: &mut Running, settings: &config::Pool, follower: Follower) -> (Arc<Pool>, Arc<Closer>) {
-        let (pool, observation) = Pool::new(settings.clone(), self.workers.sessions().len());
+        let (pool, reports) = Pool::new(settings.clone(), self.workers.sessions().len());
         pool.tell_to(&self.events);
         pool.overrides.show(self.overrides.of(&pool.name));
         let (closer, closing) = Closer::start(&pool, &self.workers);
-        let control = control::start(&pool, observation, follower, &self.prober, closing);
+        let control = control::start(&pool, reports, follower, &self.prober, closing);
         running.controls.insert(settings.name.clone(), control);
         self.preconnect(running, &pool);
         (pool, Arc::new(closer))
@@ -317,7 +319,7 @@ impl ServerState {
     ) {
         let before = pool.settings();
         if *before == *settings {
-            // It may have been about to leave.
+            // It may have been leaving.
             if !running.preconnects.contains_key(&*pool.name) {
                 self.preconnect(running, pool);
             }
@@ -340,7 +342,7 @@ impl ServerState {
         }
     }
 
-    /// Lets the workers keep connections as the pool says now, and in no other way.
+    /// Tells the workers how many connections to keep open for the pool.
     fn preconnect(&self, running: &mut Running, pool: &Arc<Pool>) {
         let stop = self.stop_accepting.child_token();
         self.workers.preconnect(pool, &self.limit, &stop);
@@ -389,7 +391,7 @@ impl ServerState {
             }
         };
         for (written, fd) in opened {
-            // It is listening: it has an address.
+            // A listening socket has an address.
             let Ok(address) = local_address(&fd) else { continue };
             let stop = self.stop_accepting.child_token();
             bound.push(BoundSocket { written, address, socket: Arc::downgrade(&fd), stop: stop.clone() });
@@ -405,8 +407,8 @@ impl ServerState {
     }
 }
 
-/// The settings without what ends sessions in another way than before. A backend that a file brings back must not be taken
-/// for a removed one under that file's policy, nor one that it removes be treated by the policy of the last.
+/// The new settings, without changes of the policies that close sessions. A backend that a file brings back must not be
+/// closed as a removed one under that file's policy, and one that it removes not by the policy of the last file.
 fn undecided(before: &config::Pool, after: &config::Pool) -> config::Pool {
     let mut settings = after.clone();
     let (old, new) = (&before.closing, &mut settings.closing);
@@ -423,7 +425,7 @@ fn undecided(before: &config::Pool, after: &config::Pool) -> config::Pool {
     settings
 }
 
-/// A host name that is not looked up yet is waited for by nobody, as little as a backend that is rejected.
+/// Whether the pool has these backends. It does not wait for host names that are not resolved, or for rejected backends.
 fn is_placed(pool: &Pool, backends: &[StaticBackend]) -> bool {
     let (members, rejected) = (pool.members(), pool.source.view().rejected);
     let written = |id: &str| backends.iter().find(|backend| backend.id == id);

@@ -1,5 +1,6 @@
-//! Joins the control plane of a pool: discovery → keeper ← probes. The three don't know each other; the channels between
-//! them are made here.
+//! Joins the control plane of a pool: discovery → keeper ← probes.
+//! Called by `apply`.
+//! The three modules do not know each other; the channels between them are made here.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,18 +16,19 @@ use crate::keeper::{self, Advised, Inputs, NewSettings, ProbeHandle, Probed, Pro
 use crate::pool::{Pool, SessionReport};
 use crate::probe::{Prober, Subscription};
 
-/// Whole sets that may wait for the keeper. One is enough: discovery then waits, and its next set says everything again.
+/// Sets of endpoints that may wait for the keeper. One is enough: discovery waits then, and its next set is complete again.
 const UPDATES_WAITING: usize = 1;
 
-/// Backends whose address fails that may wait for discovery. One that finds no room fails again.
+/// Reports of failing addresses that may wait for discovery. If there is no room, the address fails again and is reported
+/// then.
 const FAILING_WAITING: usize = 64;
 
-/// The tasks of one pool; they end when this is dropped.
+/// The tasks of one pool. They end when this is dropped.
 pub(super) struct Control {
     tasks: [AbortHandle; 3],
-    /// Unbounded: one message a reload.
+    /// Unbounded: one message for each reload.
     sources: UnboundedSender<Follower>,
-    /// The same.
+    /// Unbounded: one message for each reload.
     changes: UnboundedSender<NewSettings>,
 }
 
@@ -37,11 +39,11 @@ impl fmt::Debug for Control {
 }
 
 impl Control {
-    /// The pool's settings have changed: follows another source, if there is one, and probes by the check that is set now,
-    /// if that is another one.
-    pub(super) fn change(&self, pool: &Arc<Pool>, source: Option<Follower>, probe_anew: Option<&Prober>) {
-        // Who does not listen any more has ended with the pool.
-        let probes = probe_anew.map(|prober| {
+    /// Applies changed settings of the pool: follows `source`, if that changed, and probes by the new check, if `new_probes`
+    /// is there.
+    pub(super) fn change(&self, pool: &Arc<Pool>, source: Option<Follower>, new_probes: Option<&Prober>) {
+        // A task that does not receive any more has ended with the pool.
+        let probes = new_probes.map(|prober| {
             let (send_reports, reports) = mpsc::unbounded_channel();
             let (send_advice, advice) = mpsc::unbounded_channel();
             (watch(pool, prober, send_reports, send_advice), reports, advice)
@@ -61,10 +63,10 @@ impl Drop for Control {
     }
 }
 
-/// Starts them on the current runtime.
+/// Starts the tasks of a pool on the current runtime.
 pub(super) fn start(
     pool: &Arc<Pool>,
-    observation: mpsc::Receiver<SessionReport>,
+    session_reports: mpsc::Receiver<SessionReport>,
     follower: Follower,
     prober: &Prober,
     closing: AbortHandle,
@@ -75,7 +77,8 @@ pub(super) fn start(
     let (send_changes, changes) = mpsc::unbounded_channel();
     let (send_sources, sources) = mpsc::unbounded_channel();
     let watch = watch(pool, prober, send_reports, send_advice);
-    let inputs = Inputs { updates, reports, advice, observation, overrides: pool.overrides.listen(), changes };
+    let inputs =
+        Inputs { updates, reports, advice, observation: session_reports, overrides: pool.overrides.listen(), changes };
     let (send_failing, failing) = mpsc::channel(FAILING_WAITING);
     let look_up = Box::new(move |id: &Arc<str>| drop(send_failing.try_send(Arc::clone(id))));
     let keeper = tokio::spawn(keeper::run(Arc::clone(pool), watch, look_up, inputs));
@@ -96,7 +99,7 @@ fn watch(
     let (check, agent) = (Arc::clone(&pool.settings().check), pool.settings().agent.clone());
     let prober = prober.clone();
     Box::new(move |id, address| {
-        let asking = agent.as_ref().map(|agent| ask(&prober, id, address, agent, advice.clone()));
+        let agent_check = agent.as_ref().map(|agent| ask(&prober, id, address, agent, advice.clone()));
         let mut watched = BackendProbes {
             prober: prober.clone(),
             check: Arc::clone(&check),
@@ -104,23 +107,23 @@ fn watch(
             address,
             reports: reports.clone(),
             probe: None,
-            _asking: asking,
+            _agent_check: agent_check,
         };
         watched.resume();
         Box::new(watched)
     })
 }
 
-/// The probe of a backend, and the questions to its agent.
+/// The probe of a backend, and its agent check.
 struct BackendProbes {
     prober: Prober,
     check: Arc<Check>,
     id: Arc<str>,
     address: SocketAddr,
     reports: UnboundedSender<Probed>,
-    /// `None` = it rests.
+    /// `None` = paused.
     probe: Option<Subscription>,
-    _asking: Option<Subscription>,
+    _agent_check: Option<Subscription>,
 }
 
 impl Probing for BackendProbes {
@@ -131,7 +134,7 @@ impl Probing for BackendProbes {
     fn resume(&mut self) {
         let (id, address, reports) = (Arc::clone(&self.id), self.address, self.reports.clone());
         let sink = Box::new(move |report: &ProbeReport| {
-            // A keeper that is gone needs no reports.
+            // A keeper that has ended needs no reports.
             let _ = reports.send(Probed { id: Arc::clone(&id), address, report: report.clone() });
         });
         if self.probe.is_none() {
@@ -140,7 +143,7 @@ impl Probing for BackendProbes {
     }
 }
 
-/// Of a backend's agent only the answers are wanted, and that there are none.
+/// Runs the agent check. The keeper only wants its answers and failures to answer.
 fn ask(
     prober: &Prober,
     id: &Arc<str>,

@@ -1,5 +1,6 @@
-//! Listeners and pools that the configuration has no more: they stay until their last session has ended, or is cut because
-//! `reload.drain_timeout` is over.
+//! Listeners and pools that the configuration has no more. They stay until their last session has ended, or until it is
+//! closed because `reload.drain_timeout` is over.
+//! Called by `apply`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -13,26 +14,26 @@ use crate::metrics::CloseCause;
 use crate::pool::Pool;
 use crate::proxy::Listener;
 
-/// Between looks at those who leave; there are none most of the time.
-const LOOK: Duration = Duration::from_millis(200);
+/// Between two checks of those that are leaving. Usually there are none.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Between two orders to close what is left: the first one may still be carried out, at its pace.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Between two orders to close the remaining sessions: the first one may still be carried out, at its pace.
+const CLOSE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Since when who is leaving, by name.
+/// Listeners and pools that are leaving, by name, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Leaving {
     listeners: BTreeMap<Arc<str>, Instant>,
     pools: BTreeMap<Arc<str>, Instant>,
-    /// When sessions whose time is over may be looked for again; `None` = now.
+    /// When to look again for sessions whose time is over; `None` = now.
     close_at: Option<Instant>,
-    /// Whether somebody looks after them.
-    attended: bool,
+    /// Whether the task runs that checks them.
+    is_watched: bool,
 }
 
 impl ServerState {
-    /// Notes who leaves and who came back, and sees to it that the former are looked after.
-    pub(super) fn see_off(self: &Arc<Self>, running: &mut Running) {
+    /// Notes what is leaving and what came back, and starts the task that checks the former.
+    pub(super) fn note_leaving(self: &Arc<Self>, running: &mut Running) {
         let (now, set) = (Instant::now(), self.set());
         let before = std::mem::take(&mut running.leaving);
         for listener in set.listeners.iter().filter(|listener| !set.listener_stays(listener)) {
@@ -49,23 +50,22 @@ impl ServerState {
             });
             running.leaving.pools.insert(Arc::clone(&pool.name), since);
         }
-        running.leaving.attended = before.attended;
-        let anybody = !running.leaving.listeners.is_empty() || !running.leaving.pools.is_empty();
-        if anybody && !running.leaving.attended {
-            running.leaving.attended = true;
-            tokio::spawn(attend(Arc::downgrade(self)));
+        running.leaving.is_watched = before.is_watched;
+        let any_left = !running.leaving.listeners.is_empty() || !running.leaving.pools.is_empty();
+        if any_left && !running.leaving.is_watched {
+            running.leaving.is_watched = true;
+            tokio::spawn(watch(Arc::downgrade(self)));
         }
     }
 
-    /// Lets go of those without sessions, and cuts the sessions of those whose time is over. Returns whether somebody is
-    /// left.
-    fn look_after(&self, now: Instant) -> bool {
+    /// Removes those without sessions, and closes the sessions of those whose time is over. Returns whether any is left.
+    fn check_leaving(&self, now: Instant) -> bool {
         let mut running = self.running();
         let set = self.set();
         if let Some(timeout) = set.config.reload.drain_timeout
             && running.leaving.close_at.is_none_or(|at| at <= now)
         {
-            running.leaving.close_at = Some(now + AGAIN);
+            running.leaving.close_at = Some(now + CLOSE_INTERVAL);
             let over = |since: &BTreeMap<Arc<str>, Instant>, name: &Arc<str>| {
                 since.get(name).is_some_and(|&since| now >= since + timeout)
             };
@@ -109,13 +109,13 @@ impl ServerState {
             closers.retain(|closer| pools.iter().any(|pool| Arc::ptr_eq(pool, &closer.pool)));
             self.set.store(Arc::new(Set { config: Arc::clone(&set.config), pools, listeners, closers }));
         }
-        running.leaving.attended = !running.leaving.listeners.is_empty() || !running.leaving.pools.is_empty();
-        running.leaving.attended
+        running.leaving.is_watched = !running.leaving.listeners.is_empty() || !running.leaving.pools.is_empty();
+        running.leaving.is_watched
     }
 }
 
-async fn attend(state: Weak<ServerState>) {
-    while state.upgrade().is_some_and(|state| state.look_after(Instant::now())) {
-        tokio::time::sleep(LOOK).await;
+async fn watch(state: Weak<ServerState>) {
+    while state.upgrade().is_some_and(|state| state.check_leaving(Instant::now())) {
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }

@@ -1,29 +1,29 @@
-//! How many sessions the process can hold: two descriptors each, and a reserve so that probes, discovery and the admin
-//! side go on working when the front is full.
+//! How many sessions the process can hold: two descriptors for each, and a reserve so that probes, discovery and the admin
+//! side still work when sessions use all the rest.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-/// Descriptors that sessions never get: listeners, event loops, logs, discovery, admin.
+/// Descriptors that sessions never get: for listeners, event loops, logs, discovery, admin.
 const RESERVE: u64 = 128;
 
-/// The part of all descriptors that is kept for probes in flight: at the usual limits as many as a large set of backends has,
-/// so that one that falls silent as a whole is still probed in time.
-const PROBES: u64 = 32;
+/// Probes get all descriptors divided by this. At the usual limits that is the size of a large set of backends, so that a
+/// set that falls silent as a whole is still probed in time.
+const PROBE_PART: u64 = 32;
 
-/// At the least.
-const FEWEST_PROBES: u64 = 128;
+/// The least that probes get.
+const LEAST_PROBES: u64 = 128;
 
-/// A session's client and backend socket.
+/// The client's and the backend's socket.
 const PER_SESSION: u64 = 2;
 
-/// What an unlimited process is held to: the kernel's own default for `fs.nr_open`.
+/// The limit for an unlimited process: the kernel's default of `fs.nr_open`.
 const UNLIMITED: u64 = 1 << 20;
 
-/// A written limit that can't be held.
+/// A limit of the configuration that this machine can't hold.
 #[derive(Debug, Error)]
 pub enum LimitError {
-    /// More than the hard limit of open files gives.
+    /// More than the hard limit of open files allows.
     #[error(
         "{what} = {wanted} needs {} open files (2 a session and {} in reserve), but the hard limit is {}; \
          write at most {}, or raise the limit (LimitNOFILE= in systemd, `ulimit -Hn` in a shell)",
@@ -34,16 +34,16 @@ pub enum LimitError {
         what: String,
         /// Its value.
         wanted: u64,
-        /// What there is.
+        /// What this machine allows.
         budget: FileBudget,
     },
-    /// The limit leaves nothing.
+    /// The hard limit leaves nothing for sessions.
     #[error(
         "the hard limit of {} open files leaves none for sessions: {} are kept in reserve; raise it",
         budget.hard, budget.kept
     )]
     TooFew {
-        /// What there is.
+        /// What this machine allows.
         budget: FileBudget,
     },
 }
@@ -56,19 +56,19 @@ pub struct FileBudget {
 }
 
 impl FileBudget {
-    /// Raises the soft limit to the hard one, which is the budget; `pipes` are descriptors for splicing.
+    /// Raises the soft limit to the hard one, which is the budget. `pipes`: descriptors for splicing.
     pub(super) fn raise(pipes: usize) -> Self {
         let hard = raise();
         Self { hard, kept: RESERVE + probes(hard) + pipes as u64 }
     }
 
-    /// Probes that may be in flight beside so many sessions: their part, and what sessions leave.
+    /// Probes at once, beside so many sessions: their part, and what the sessions leave.
     pub(super) fn probes(self, sessions: usize) -> usize {
         let taken = (sessions as u64).saturating_mul(PER_SESSION).saturating_add(self.kept);
         usize::try_from(probes(self.hard) + self.hard.saturating_sub(taken)).unwrap_or(usize::MAX)
     }
 
-    /// Sessions that the process takes if it takes as many as are `written`, or as it can.
+    /// The limit of sessions: the `written` one, or as many as fit.
     pub(super) fn take(self, written: Option<usize>) -> Result<usize, LimitError> {
         if self.sessions() == 0 {
             return Err(LimitError::TooFew { budget: self });
@@ -79,7 +79,7 @@ impl FileBudget {
         }
     }
 
-    /// Whether a written limit can be held.
+    /// Checks a limit of the configuration.
     pub(super) fn holds(self, what: &str, wanted: usize) -> Result<(), LimitError> {
         let wanted = wanted as u64;
         if wanted > self.sessions() {
@@ -94,14 +94,14 @@ impl FileBudget {
 }
 
 fn probes(hard: u64) -> u64 {
-    (hard / PROBES).max(FEWEST_PROBES)
+    (hard / PROBE_PART).max(LEAST_PROBES)
 }
 
 fn raise() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(UNLIMITED);
     if limit.current.is_none_or(|soft| soft < hard) {
-        // What can't be raised is not there: the soft limit is what counts then.
+        // If it can't be raised, the soft limit counts.
         if setrlimit(Resource::Nofile, Rlimit { current: Some(hard), maximum: limit.maximum }).is_err() {
             return limit.current.unwrap_or(hard);
         }

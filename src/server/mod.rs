@@ -1,4 +1,6 @@
-//! The running set: listeners, pools, workers and the tasks that feed them. Starts all or nothing, drains, kills.
+//! The running set: listeners, pools, workers and the tasks that feed them.
+//! Used by `balancer` and `admin`.
+//! It starts everything or nothing, applies another configuration, drains and stops.
 
 mod apply;
 mod closing;
@@ -48,13 +50,13 @@ pub use sockets::{Inherited, SocketError, loops};
 /// Why nothing was started.
 #[derive(Debug, Error)]
 pub enum ServerStartError {
-    /// A written limit can't be held.
+    /// A limit of the configuration is too high for this machine.
     #[error(transparent)]
     Limit(#[from] LimitError),
-    /// A written relay can't be used here.
+    /// A relay mode of the configuration can't be used here.
     #[error(transparent)]
     Ring(#[from] RingError),
-    /// A listening socket can't be had.
+    /// A listening socket can't be opened.
     #[error(transparent)]
     Socket(#[from] SocketError),
     /// A pool can't be probed.
@@ -65,7 +67,7 @@ pub enum ServerStartError {
         /// Why.
         source: io::Error,
     },
-    /// A pool's source can't be asked.
+    /// A pool's source can't be used.
     #[error("pool `{pool}` can't be fed")]
     Source {
         /// Its name.
@@ -73,20 +75,20 @@ pub enum ServerStartError {
         /// Why.
         source: SourceError,
     },
-    /// No thread, or no event loop.
+    /// A thread or its event loop can't be started.
     #[error("a worker thread can't be started")]
     Worker(#[source] io::Error),
 }
 
-/// Raises the soft limit of open files to the hard one, and says how many sessions a configuration may have.
+/// Raises the soft limit of open files to the hard one, and returns how many sessions a configuration may have.
 ///
 /// # Errors
-/// A limit is written that can't be held.
+/// A limit of the configuration is too high for this machine.
 pub fn max_connections(config: &Config) -> Result<usize, LimitError> {
     limits(config, workers(config)).map(|(sessions, _)| sessions)
 }
 
-/// Sessions, and probes in flight.
+/// The limits of sessions, and of probes at once.
 fn limits(config: &Config, workers: usize) -> Result<(usize, usize), LimitError> {
     let copies = config.pools.iter().all(|pool| pool.relay == Relay::Copy);
     let budget = FileBudget::raise(if copies { 0 } else { pipe_descriptors(workers) });
@@ -99,10 +101,10 @@ fn limits(config: &Config, workers: usize) -> Result<(usize, usize), LimitError>
     Ok((sessions, budget.probes(sessions)))
 }
 
-/// Whether everything is at hand that the checks of a configuration need.
+/// Whether everything exists that the checks of a configuration need.
 ///
 /// # Errors
-/// The first thing that is not. Files are read.
+/// The first thing that is missing. It reads files.
 pub fn checks_ready(config: &Config) -> Result<(), ServerStartError> {
     for pool in &config.pools {
         let wrong = |source| ServerStartError::Check { pool: pool.name.clone(), source };
@@ -111,7 +113,7 @@ pub fn checks_ready(config: &Config) -> Result<(), ServerStartError> {
     Ok(())
 }
 
-/// The kernel takes data with a SYN only if the server bit of its own switch is set.
+/// The kernel accepts data in a SYN only if the server bit of its own switch is set.
 fn warn_about_fast_open(config: &Config) {
     const SERVER: u32 = 2;
     let switch = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fastopen").ok();
@@ -132,60 +134,60 @@ pub(crate) fn workers(config: &Config) -> usize {
     config.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// See the module. Dropping it kills what still runs.
+/// A running server. Dropping it closes the sessions that still run.
 #[derive(Debug)]
 pub struct Server {
     workers: WorkerThreads,
     state: Arc<ServerState>,
 }
 
-/// What others may see of a running server.
+/// What the admin side uses of a running server.
 #[derive(Debug)]
 pub struct ServerState {
-    /// Sessions that the process takes.
+    /// The limit of sessions in the process.
     pub limit: Arc<Places>,
     reached: Reached,
-    /// What happens.
+    /// The stream of events.
     pub events: Events,
-    /// Where what operators say is kept.
+    /// The file that keeps what operators say.
     pub overrides: OverrideFile,
     /// Active health checks.
     pub prober: Prober,
     /// The data-plane threads.
     pub workers: Workers,
-    /// What became of the configurations that were to be applied.
+    /// The results of reloads.
     pub reloads: Reloads,
     set: ArcSwap<Set>,
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
     rings: Rings,
-    /// The effective tree of the first configuration: what takes a restart is obeyed as it was there.
+    /// The effective tree of the first configuration. Settings that need a restart have their values of then.
     started_with: serde_json::Value,
-    /// Locked while a configuration is applied, so that there is one at a time, and by nobody else for long.
+    /// A lock: held while a configuration is applied, so that there is one at a time. All other holders are short.
     running: Mutex<Running>,
 }
 
 /// The listeners and pools of one moment.
 #[derive(Clone, Debug)]
 pub struct Set {
-    /// What they were made by.
+    /// The configuration that they follow.
     pub config: Arc<Config>,
-    /// In the order of their names, those that are leaving too.
+    /// Sorted by name, with those that are leaving.
     pub pools: Vec<Arc<Pool>>,
-    /// In the order of their names, those that are leaving too.
+    /// Sorted by name, with those that are leaving.
     pub listeners: Vec<Arc<Listener>>,
-    /// One for each pool, in their order.
+    /// One for each pool, in the order of `pools`.
     closers: Vec<Arc<Closer>>,
 }
 
 impl Set {
-    /// Whether the configuration has the pool; else it only waits for its last sessions.
+    /// Whether the configuration has the pool. If not, the pool only waits for its last sessions.
     pub fn stays(&self, pool: &Pool) -> bool {
         self.config.pool(&pool.name).is_some()
     }
 
-    /// The same of a listener.
+    /// Whether the configuration has the listener.
     pub fn listener_stays(&self, listener: &Listener) -> bool {
         self.config.listeners.iter().any(|written| *written.name == *listener.name)
     }
@@ -230,7 +232,7 @@ impl Server {
         Ok(Self { workers, state })
     }
 
-    /// What others may see of it.
+    /// What the admin side uses of it.
     pub fn state(&self) -> &Arc<ServerState> {
         &self.state
     }
@@ -254,7 +256,7 @@ impl Drop for Server {
 }
 
 impl ServerState {
-    /// What runs now; to be taken once where its parts have to fit together.
+    /// The present set. Take it once where its parts have to fit together.
     pub fn set(&self) -> Arc<Set> {
         self.set.load_full()
     }
@@ -264,17 +266,17 @@ impl ServerState {
         self.draining.load(Relaxed)
     }
 
-    /// From now on it is stopping: not ready any more, although it still accepts.
+    /// Begins to stop: it is not ready any more, but still accepts.
     pub fn drain(&self) {
         if !self.draining.swap(true, Relaxed) {
             self.events.tell(|| Happened::Stopping);
         }
     }
 
-    /// Keeps what operators want across restarts, if the configuration says where.
+    /// Writes what operators say to its file, if the configuration has a `state_dir`.
     ///
     /// # Errors
-    /// The file can't be written; what it held before it still holds.
+    /// The file can't be written; it still has its old content.
     pub async fn save_overrides(&self) -> io::Result<()> {
         self.overrides.save(&self.set().pools).await
     }
@@ -284,8 +286,8 @@ impl ServerState {
         self.set.load().listeners.iter().map(|listener| listener.sessions()).sum()
     }
 
-    /// Closes the live sessions that are `chosen`, each at the pace of its pool. Returns how many that are; some of them
-    /// may end by themselves meanwhile.
+    /// Closes the live sessions that are `chosen`, each at its pool's pace. Returns how many they are; some may end by
+    /// themselves first.
     pub fn close(&self, cause: CloseCause, mut chosen: impl FnMut(&SessionRef<'_>) -> bool) -> usize {
         let set = self.set();
         let mut by_pool = vec![Vec::new(); set.closers.len()];
@@ -305,11 +307,11 @@ impl ServerState {
         count
     }
 
-    /// Stops accepting, lets sessions finish until `timeout` and cuts the rest: at the pace of their pools, so that the last
-    /// goes when the time is over; what is too much for that goes then, at once. Returns how many were cut.
+    /// Stops accepting, lets sessions finish until `timeout`, and closes the rest. They are closed at their pools' pace, so
+    /// that the last one goes at the end of the timeout; what remains then is closed at once. Returns how many were closed.
     ///
     /// # Cancel safety
-    /// May be dropped: what was begun stays so.
+    /// The future may be dropped: what it has begun goes on.
     pub async fn finish(&self, timeout: Duration) -> u64 {
         self.stop_accepting.cancel();
         self.tracker.close();
@@ -326,10 +328,10 @@ impl ServerState {
         closes() - before
     }
 
-    /// Stops accepting and cuts everything at once, without regard to any pace: who says it twice means now.
+    /// Stops accepting and closes every session at once, at no pace. For a second stop signal.
     ///
     /// # Cancel safety
-    /// May be dropped: what was begun stays so.
+    /// The future may be dropped: what it has begun goes on.
     pub async fn kill(&self) {
         self.stop_accepting.cancel();
         self.tracker.close();

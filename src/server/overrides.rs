@@ -1,4 +1,4 @@
-//! Operators' orders across restarts: one file in `state_dir`, replaced as a whole.
+//! Keeps operators' orders across restarts: one file in `state_dir`, replaced as a whole.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,24 +16,24 @@ use crate::pool::Pool;
 
 const NAME: &str = "operator.json";
 
-/// See the module.
+/// The file, and what was read from it.
 #[derive(Debug)]
 pub struct OverrideFile {
     path: Option<PathBuf>,
-    /// By pool, as it was at the start: pools that are not in the configuration now keep theirs.
+    /// By pool, as read at the start. Pools that the configuration lacks now keep theirs.
     loaded: BTreeMap<String, Overrides>,
     /// One writer at a time, so that an older state never replaces a newer one.
     saving: Mutex<()>,
 }
 
 impl OverrideFile {
-    /// Reads what was kept. What can't be read is no reason not to start: it is said, and put aside.
+    /// Reads the file. If that fails, the balancer starts without orders, logs why, and keeps the file under another name.
     pub fn open(state_dir: Option<&Path>) -> Self {
         let path = state_dir.map(|directory| directory.join(NAME));
         let mut loaded = BTreeMap::new();
         if let Some(path) = &path {
             match read(path) {
-                Ok(ledgers) => loaded = ledgers,
+                Ok(overrides) => loaded = overrides,
                 Err(why) => warn!(path = %path.display(), "no order of an operator is restored: {why}"),
             }
         }
@@ -50,12 +50,12 @@ impl OverrideFile {
         self.path.is_some()
     }
 
-    /// What was kept for a pool.
+    /// The orders that were read for a pool.
     pub fn of(&self, pool: &str) -> Overrides {
         self.loaded.get(pool).cloned().unwrap_or_default()
     }
 
-    /// Writes what holds now, and makes sure that it is on the disk.
+    /// Writes the orders that hold, and syncs them to the disk.
     pub(super) async fn save(&self, pools: &[Arc<Pool>]) -> io::Result<()> {
         let Some(path) = self.path.clone() else { return Ok(()) };
         let _alone = self.saving.lock().await;
@@ -65,7 +65,7 @@ impl OverrideFile {
         let absent = absent.map(|(name, overrides)| (name.as_str(), overrides));
         let all = running.iter().map(|(name, overrides)| (*name, &**overrides)).chain(absent);
         let text = file::write(all);
-        // A disk may take its time; the control plane's threads do not wait for it.
+        // A disk may be slow, and the control plane's threads must not wait for it.
         let written = tokio::task::spawn_blocking(move || write(&path, &text)).await;
         written.unwrap_or_else(|_| Err(io::Error::other("the writer panicked")))
     }
@@ -94,6 +94,6 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    // The rename itself has to be on the disk, too.
+    // The rename must be on the disk, too.
     fs::File::open(directory)?.sync_all()
 }

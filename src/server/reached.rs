@@ -1,5 +1,5 @@
-//! Limits that are reached: one line, one event and one line of `status` when that begins and when it ends. Who meets a limit
-//! only counts; a task looks at the counts.
+//! Limits that are reached: one log line, one event and one line of `status` when that begins and when it ends.
+//! What meets a limit only counts; a task compares the counts.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -13,31 +13,31 @@ use crate::metrics::AcceptFailure;
 use crate::pool::{Happened, Pool};
 use crate::proxy::Listener;
 
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+/// Between two comparisons of the counts.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A limit that nobody has met for so long is not reached any more: one that is met time and again is one line.
-const QUIET: Duration = Duration::from_secs(5);
+/// How long a limit is not met until it counts as no longer reached. So one that is met again and again is one line.
+const OVER_AFTER: Duration = Duration::from_secs(5);
 
-/// What is over is shown for so long.
-const SHOWN: Duration = Duration::from_secs(600);
+/// How long a limit is still shown after its end.
+const SHOWN_FOR_FOR: Duration = Duration::from_secs(600);
 
-/// Lines at one look: where hundreds of pools are full together, the first say enough.
-const MOST_LINES: usize = 10;
+/// Log lines for one comparison: if hundreds of pools are full together, the first ones are enough.
+const LINE_LIMIT: usize = 10;
 
 words! {
-    /// Which limit.
+    /// A kind of limit.
     #[derive(PartialOrd, Ord)]
     pub enum LimitKind {
         /// A listener's `max_connections`.
         Listener = "listener",
-        /// A listener's share of the process's.
+        /// The process's `max_connections`, as far as the listener may use it.
         Process = "process",
         /// The caps of a pool's backends.
         Pool = "pool",
-        /// Descriptors, or memory, for a connection that is accepted.
+        /// Descriptors or memory for a connection to accept.
         Descriptors = "descriptors",
-        /// The same, for one to a backend.
+        /// Descriptors or memory for a connection to a backend.
         DialDescriptors = "dial_descriptors",
     }
 }
@@ -45,11 +45,11 @@ words! {
 /// A limit that is reached, or was a short time ago.
 #[derive(Clone, Debug)]
 pub struct ReachedLimit {
-    /// Which.
+    /// Its kind.
     pub kind: LimitKind,
-    /// Of which listener or pool.
+    /// The listener or pool.
     pub name: Arc<str>,
-    /// What that is, for people.
+    /// What that means, in words.
     pub says: Arc<str>,
     /// When it began.
     pub since: SystemTime,
@@ -57,13 +57,13 @@ pub struct ReachedLimit {
     pub until: Option<SystemTime>,
 }
 
-/// What there is to know about a limit at one moment.
-struct Look {
+/// The state of a limit at one moment.
+struct LimitSample {
     kind: LimitKind,
     name: Arc<str>,
-    /// How often somebody met it so far.
+    /// How often it was met since the start.
     met: u64,
-    /// Somebody waits for it now.
+    /// Whether connections or sessions wait because of it now.
     waits: bool,
 }
 
@@ -78,10 +78,10 @@ struct WatchedLimit {
 #[derive(Debug, PartialEq)]
 enum News {
     Began(Arc<str>),
-    EndedCounts(Arc<str>, Duration),
+    Ended(Arc<str>, Duration),
 }
 
-/// Those that are watched.
+/// The limits, by kind and name.
 #[derive(Debug, Default)]
 pub(super) struct Reached(Mutex<BTreeMap<(LimitKind, Arc<str>), WatchedLimit>>);
 
@@ -92,11 +92,16 @@ impl Reached {
         watched.values().filter_map(|watched| watched.shown.clone()).collect()
     }
 
-    fn look(&self, now: Instant, looks: Vec<Look>, says: impl Fn(LimitKind, &str) -> String) -> Vec<(LimitKind, News)> {
+    fn look(
+        &self,
+        now: Instant,
+        samples: Vec<LimitSample>,
+        says: impl Fn(LimitKind, &str) -> String,
+    ) -> Vec<(LimitKind, News)> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *all);
         let mut news = Vec::new();
-        for Look { kind, name, met, waits } in looks {
+        for LimitSample { kind, name, met, waits } in samples {
             let key = (kind, Arc::clone(&name));
             let mut watched = before.remove(&key).unwrap_or_default();
             if waits || met != watched.met {
@@ -108,18 +113,18 @@ impl Reached {
                     news.push((kind, News::Began(Arc::clone(&says))));
                     watched.shown = Some(ReachedLimit { kind, name, says, since, until: None });
                 }
-            } else if watched.last.is_none_or(|last| now - last >= QUIET) {
+            } else if watched.last.is_none_or(|last| now - last >= OVER_AFTER) {
                 news.extend(watched.ends(now).map(|news| (kind, news)));
             }
             all.insert(key, watched);
         }
-        // What is not there any more, such as a listener that has left, is over.
+        // What does not exist any more, such as a removed listener, is over.
         for ((kind, name), mut watched) in before {
             news.extend(watched.ends(now).map(|news| (kind, news)));
             all.insert((kind, name), watched);
         }
         all.retain(|_, watched| {
-            let old = watched.last.is_none_or(|last| now - last >= SHOWN);
+            let old = watched.last.is_none_or(|last| now - last >= SHOWN_FOR_FOR);
             if old && watched.began.is_none() {
                 watched.shown = None;
             }
@@ -135,14 +140,14 @@ impl WatchedLimit {
         let took = self.last.unwrap_or(now) - began;
         let shown = self.shown.as_mut()?;
         shown.until = Some(shown.since + took);
-        Some(News::EndedCounts(Arc::clone(&shown.says), took))
+        Some(News::Ended(Arc::clone(&shown.says), took))
     }
 }
 
-/// Looks until nobody has the state any more.
+/// Compares the counts until the state is dropped.
 pub(super) async fn watch(state: Weak<ServerState>) {
     loop {
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
         let Some(state) = state.upgrade() else { return };
         state.look_at_limits(Instant::now());
     }
@@ -156,8 +161,8 @@ impl ServerState {
 
     fn look_at_limits(&self, now: Instant) {
         let set = self.set();
-        let mut looks: Vec<_> = set.listeners.iter().flat_map(of_listener).collect();
-        looks.extend(set.pools.iter().flat_map(of_pool));
+        let mut samples: Vec<_> = set.listeners.iter().flat_map(of_listener).collect();
+        samples.extend(set.pools.iter().flat_map(of_pool));
         let says = |kind, name: &str| {
             let listener = || set.listeners.iter().find(|listener| *listener.name == *name);
             let pool = || set.pools.iter().find(|pool| *pool.name == *name);
@@ -185,16 +190,16 @@ impl ServerState {
                 ),
             }
         };
-        let news = self.reached.look(now, looks, says);
-        let more = news.len().saturating_sub(MOST_LINES);
+        let news = self.reached.look(now, samples, says);
+        let more = news.len().saturating_sub(LINE_LIMIT);
         for (place, (kind, news)) in news.into_iter().enumerate() {
             let limit = kind.name();
             let (reached, says) = match news {
                 News::Began(says) => (true, says.to_string()),
-                News::EndedCounts(says, took) => (false, format!("it is over after {took:.1?}: {says}")),
+                News::Ended(says, took) => (false, format!("it is over after {took:.1?}: {says}")),
             };
             match reached {
-                _ if place >= MOST_LINES => {}
+                _ if place >= LINE_LIMIT => {}
                 true => warn!(limit, "limit reached: {says}"),
                 false => info!(limit, "limit reached: {says}"),
             }
@@ -206,8 +211,8 @@ impl ServerState {
     }
 }
 
-fn of_listener(listener: &Arc<Listener>) -> [Look; 3] {
-    let look = |kind, met, waits| Look { kind, name: Arc::clone(&listener.name), met, waits };
+fn of_listener(listener: &Arc<Listener>) -> [LimitSample; 3] {
+    let look = |kind, met, waits| LimitSample { kind, name: Arc::clone(&listener.name), met, waits };
     let ((own, waits_own), (shared, waits_shared)) = listener.met_limits();
     [
         look(LimitKind::Listener, own, waits_own),
@@ -216,8 +221,8 @@ fn of_listener(listener: &Arc<Listener>) -> [Look; 3] {
     ]
 }
 
-fn of_pool(pool: &Arc<Pool>) -> [Look; 2] {
-    let look = |kind, met, waits| Look { kind, name: Arc::clone(&pool.name), met, waits };
+fn of_pool(pool: &Arc<Pool>) -> [LimitSample; 2] {
+    let look = |kind, met, waits| LimitSample { kind, name: Arc::clone(&pool.name), met, waits };
     [
         look(LimitKind::Pool, pool.times_full(), pool.is_full()),
         look(LimitKind::DialDescriptors, pool.times_lacking_resources(), false),
@@ -229,7 +234,7 @@ mod tests {
     use super::*;
 
     fn at(reached: &Reached, now: Instant, met: u64, waits: bool) -> Vec<News> {
-        let look = Look { kind: LimitKind::Listener, name: "web".into(), met, waits };
+        let look = LimitSample { kind: LimitKind::Listener, name: "web".into(), met, waits };
         let news = reached.look(now, vec![look], |_, name| format!("{name} is full"));
         news.into_iter().map(|(_, news)| news).collect()
     }
@@ -253,7 +258,7 @@ mod tests {
         // It lasts as long as somebody waits, although nobody is new.
         assert_eq!(at(&reached, second(200), 290, true), []);
         assert_eq!(at(&reached, second(204), 290, false), []);
-        assert_eq!(at(&reached, second(205), 290, false), [News::EndedCounts(says, Duration::from_secs(199))]);
+        assert_eq!(at(&reached, second(205), 290, false), [News::Ended(says, Duration::from_secs(199))]);
         assert_eq!(at(&reached, second(206), 290, false), []);
         assert_eq!(shown(&reached), [false]);
         assert_eq!(at(&reached, second(801), 290, false), []);
@@ -266,7 +271,7 @@ mod tests {
         let (reached, start) = (Reached::default(), Instant::now());
         at(&reached, start, 1, true);
         let news = reached.look(start, Vec::new(), |_, _| unreachable!());
-        assert!(matches!(news[..], [(LimitKind::Listener, News::EndedCounts(..))]), "{news:?}");
+        assert!(matches!(news[..], [(LimitKind::Listener, News::Ended(..))]), "{news:?}");
         assert_eq!(reached.look(start, Vec::new(), |_, _| unreachable!()), []);
     }
 }

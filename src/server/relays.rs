@@ -1,4 +1,4 @@
-//! Which way the bytes of the pools take: what is written, and what the kernel allows.
+//! Chooses how the bytes of the pools are relayed: by what is configured, and by what the kernel allows.
 
 use std::io;
 
@@ -8,7 +8,7 @@ use tracing::info;
 use crate::config::{Pool, Relay};
 use crate::proxy::{Forbidden, Rings};
 
-/// `relay = "io_uring"` is written where it can't be had.
+/// `relay = "io_uring"` is configured, but not possible.
 #[derive(Debug, Error)]
 #[error(
     "pool `{pool}` has relay = \"io_uring\", but this process may not use it; {} or write relay = \"auto\"",
@@ -17,11 +17,11 @@ use crate::proxy::{Forbidden, Rings};
 pub struct RingError {
     /// The first pool that asks for it.
     pub pool: String,
-    /// What the kernel said.
+    /// The kernel's error.
     pub source: Forbidden,
 }
 
-/// Decides, and says so: `auto` is io_uring where it is allowed. `try_ring` is asked only if somebody wants a ring.
+/// Chooses, and logs it: `auto` is io_uring if it is allowed. `try_ring` is only called if a pool may use io_uring.
 pub(super) fn choose(pools: &[Pool], try_ring: impl FnOnce() -> Result<(), Forbidden>) -> Result<Rings, RingError> {
     let written = pools.iter().find(|pool| pool.relay == Relay::IoUring);
     if written.is_none() && !pools.iter().any(|pool| pool.relay == Relay::Auto) {
@@ -41,7 +41,7 @@ pub(super) fn choose(pools: &[Pool], try_ring: impl FnOnce() -> Result<(), Forbi
     }
 }
 
-/// io_uring_setup(2): what each refusal means.
+/// What to do about an error of io_uring_setup(2).
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {

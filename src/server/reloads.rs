@@ -1,4 +1,4 @@
-//! What became of the configurations that were to be applied: written by who applies them, read by metrics and the API.
+//! The results of reloads: written when one is applied or refused, read by metrics and the API.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,53 +6,53 @@ use std::time::SystemTime;
 
 use crate::config::Config;
 
-/// The first line about a file that is not valid; then come the places.
+/// The first line about an invalid file; the places follow.
 pub(crate) const HEADING: &str = "the configuration is not valid";
 
-/// See the module.
+/// The results since the start.
 #[derive(Debug)]
 pub struct Reloads {
-    /// A lock: touched once a reload.
+    /// A lock: taken once for each reload.
     view: Mutex<ReloadView>,
 }
 
-/// How the last one went, and how all have.
+/// The last result, and the counts of all.
 #[derive(Clone, Debug)]
 pub struct ReloadView {
-    /// Counts the configurations that were applied, the first one included.
+    /// The number of the configuration in effect; the first one is 1.
     pub generation: u64,
-    /// Of what is in effect; equal for equal configurations of one process.
+    /// A hash of the configuration in effect. Within one process, equal configurations have equal hashes.
     pub hash: u64,
-    /// When that was applied.
+    /// When it was applied.
     pub applied_at: SystemTime,
-    /// Since the start.
+    /// Reloads that were applied.
     pub applied: u64,
-    /// The same.
+    /// Reloads without a difference.
     pub unchanged: u64,
-    /// The same.
+    /// Reloads that were refused.
     pub refused: u64,
-    /// Differences that take a restart, by place.
+    /// Differences that need a restart, by place.
     pub needs_restart: Vec<String>,
     /// What the last attempt changed, a line each.
     pub changes: Vec<String>,
-    /// The last attempt; `None` = only the start so far.
+    /// The last reload; `None` = there was none.
     pub last: Option<(SystemTime, ReloadResult, Option<String>)>,
 }
 
 words! {
-    /// What a reload came to.
+    /// The result of a reload.
     pub enum ReloadResult {
         /// In effect.
         Applied = "applied",
         /// No difference.
         Unchanged = "unchanged",
-        /// An error; what ran goes on running.
+        /// An error: the configuration before stays in effect.
         Refused = "refused",
     }
 }
 
 impl ReloadView {
-    /// How often it came to that.
+    /// How often that was the result.
     pub fn count(&self, result: ReloadResult) -> u64 {
         match result {
             ReloadResult::Applied => self.applied,
@@ -63,10 +63,10 @@ impl ReloadView {
 }
 
 impl ReloadView {
-    /// When the last one was refused, and why in one line; `None` = the last one was not.
+    /// When the last reload was refused, and why in one line; `None` = it was not refused.
     pub fn refusal(&self) -> Option<(SystemTime, &str)> {
         let (at, ReloadResult::Refused, Some(error)) = self.last.as_ref()? else { return None };
-        // What comes first with a file that has places is only a heading.
+        // The first line about an invalid file is only a heading.
         let line = error.lines().find(|line| !line.is_empty() && *line != HEADING);
         Some((*at, line.unwrap_or(HEADING)))
     }
@@ -89,12 +89,12 @@ impl Reloads {
         }
     }
 
-    /// As it is now.
+    /// A copy of the present state.
     pub fn view(&self) -> ReloadView {
         self.lock().clone()
     }
 
-    /// A file could not be made a configuration, or not be applied; `error` is what `evenkeel check` says of it.
+    /// Notes a file that is invalid or could not be applied. `error` is the text of `evenkeel check`.
     pub fn refused(&self, error: String) {
         let mut view = self.lock();
         view.refused += 1;

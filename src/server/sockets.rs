@@ -1,5 +1,6 @@
-//! The listening sockets: bound here, or inherited from systemd and matched to listeners. All of them are at hand before
-//! anything else starts, so that a port that is taken is an error and not half a balancer.
+//! The listening sockets: opened here, or inherited from systemd and assigned to listeners.
+//! Called by `Server::start` and `apply`.
+//! All are opened before anything else starts, so that a port in use is an error and no half of a balancer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,20 +24,20 @@ pub struct Inherited {
     pub fd: OwnedFd,
 }
 
-/// Why a socket can't be had.
+/// Why a socket can't be opened.
 #[derive(Debug, Error)]
 pub enum SocketError {
-    /// bind(2) or listen(2) said no.
+    /// bind(2) or listen(2) failed.
     #[error("listener `{listener}` can't listen on {address}{}", hint(source))]
     Bind {
         /// Its name.
         listener: String,
-        /// As written.
+        /// The configured address.
         address: SocketAddr,
         /// Why.
         source: io::Error,
     },
-    /// Another listener of this process has it, and frees it only with this change.
+    /// Another listener of this process has the address, and gives it up only with this change.
     #[error(
         "listener `{listener}` can't listen on {address}: listener `{other}` still has {taken}; \
          apply a file without that first, or restart"
@@ -44,14 +45,14 @@ pub enum SocketError {
     Overlap {
         /// Its name.
         listener: String,
-        /// As written.
+        /// The configured address.
         address: SocketAddr,
         /// The other one's name.
         other: String,
         /// The other one's address.
         taken: SocketAddr,
     },
-    /// Passed, but of no use.
+    /// systemd passed it, but it can't be used.
     #[error("the socket `{name}` from systemd is of no use")]
     Inherited {
         /// `FileDescriptorName=`
@@ -59,7 +60,7 @@ pub enum SocketError {
         /// Why.
         source: io::Error,
     },
-    /// Passed, but no listener wants it.
+    /// systemd passed it, but no listener has its name or address.
     #[error(
         "no listener takes the socket `{name}` ({address}) from systemd: bind one to {address}, or say its name in \
          FileDescriptorName="
@@ -72,7 +73,7 @@ pub enum SocketError {
     },
 }
 
-/// What `bind(2)`'s error may mean, in brackets.
+/// The likely meaning of an error of bind(2), in brackets.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => " (another program listens there)",
@@ -82,10 +83,10 @@ pub(crate) fn hint(error: &io::Error) -> &'static str {
     }
 }
 
-/// A listening socket that is not in use yet.
+/// A listening socket that is not used yet.
 #[derive(Debug)]
 pub(super) struct Opened {
-    /// As the file has it; `None` = another one, from systemd.
+    /// Its address in the file; `None` = another one, from systemd.
     pub(super) written: Option<SocketAddr>,
     pub(super) fd: OwnedFd,
 }
@@ -93,26 +94,26 @@ pub(super) struct Opened {
 /// A listening socket in use.
 #[derive(Debug)]
 pub(super) struct BoundSocket {
-    /// As the file has it; `None` = another one, from systemd.
+    /// Its address in the file; `None` = another one, from systemd.
     pub(super) written: Option<SocketAddr>,
-    /// Port 0 resolved.
+    /// Its real address, with the chosen port.
     pub(super) address: SocketAddr,
-    /// The one who accepts owns it: it is closed when that one has taken the last who waited.
+    /// The accept loop owns it. It is closed after the loop has accepted the last waiting client.
     pub(super) socket: Weak<OwnedFd>,
-    /// Ends the accepting.
+    /// Stops the accept loop.
     pub(super) stop: CancellationToken,
 }
 
-/// What a listener is to listen on after a change.
+/// The sockets that a listener shall have.
 #[derive(Debug, Default)]
 pub(super) struct ListenPlan {
-    /// The places, among those that it has, of the sockets that stay.
+    /// Indexes of the sockets that stay, among those that it has.
     pub(super) kept: Vec<usize>,
     pub(super) opened: Vec<Opened>,
 }
 
-/// As [`open`], for listeners of which some run: by name, what they have bound. A socket stays where it is as long as its
-/// listener wants its address; one that only another listener wants is handed over with everybody who waits in it.
+/// As [`open`], if some listeners run already; `running` has their sockets by name. A socket stays if its listener wants its
+/// address. If only another listener wants it, that one gets it, with all clients that wait in it.
 pub(super) fn reopen(
     listeners: &[config::Listener],
     running: &BTreeMap<String, Vec<BoundSocket>>,
@@ -122,7 +123,7 @@ pub(super) fn reopen(
     for listener in listeners {
         let bound = running.get(&listener.name).unwrap_or(&none);
         let mut wanted = ListenPlan::default();
-        // What came from systemd by name can't be had again.
+        // A socket from systemd can't be opened again.
         let listens = |bound: &BoundSocket| !bound.stop.is_cancelled();
         if bound.iter().any(|bound| bound.written.is_none() && listens(bound)) {
             wanted.kept = (0..bound.len()).collect();
@@ -151,7 +152,7 @@ pub(super) fn reopen(
             let fd = match released(address, running) {
                 Some(fd) => fd,
                 None => listen(address, only_v6(address, &every), listener)
-                    .map_err(|source| refused(listener, address, source, running))?,
+                    .map_err(|source| bind_error(listener, address, source, running))?,
             };
             all[number].opened.push(Opened { written: Some(address), fd });
         }
@@ -159,8 +160,8 @@ pub(super) fn reopen(
     Ok(all)
 }
 
-/// A second handle of the socket that has this address now. The file gives an address to one listener only, so whoever has
-/// it and is not the one who asks does not want it any more.
+/// A second handle of the socket that has this address now. The file gives an address to one listener only, so the listener
+/// that has it now does not want it any more.
 fn released(address: SocketAddr, running: &BTreeMap<String, Vec<BoundSocket>>) -> Option<OwnedFd> {
     if address.port() == 0 {
         return None;
@@ -169,7 +170,7 @@ fn released(address: SocketAddr, running: &BTreeMap<String, Vec<BoundSocket>>) -
     same.filter_map(|bound| bound.socket.upgrade()).find_map(|socket| socket.try_clone().ok())
 }
 
-fn refused(
+fn bind_error(
     listener: &config::Listener,
     address: SocketAddr,
     source: io::Error,
@@ -189,7 +190,7 @@ fn refused(
     }
 }
 
-/// The sockets of each listener, in the order of `listeners`. A listener that gets sockets from systemd binds none.
+/// Opens the sockets of each listener, in the order of `listeners`. A listener with sockets from systemd binds no others.
 pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) -> Result<Vec<ListenPlan>, SocketError> {
     let mut sockets: Vec<ListenPlan> = listeners.iter().map(|_| ListenPlan::default()).collect();
     let mut bound: Vec<Vec<SocketAddr>> = listeners.iter().map(|_| Vec::new()).collect();
@@ -205,7 +206,7 @@ pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) ->
     }
     let all: Vec<SocketAddr> = listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect();
     for (place, listener) in listeners.iter().enumerate() {
-        // By name it may have got sockets on other addresses: those are its addresses then.
+        // Sockets that it got by name may have other addresses; then these are its addresses.
         if !bound[place].is_empty() && !listener.bind.iter().any(|address| bound[place].contains(address)) {
             continue;
         }
@@ -221,7 +222,7 @@ pub(super) fn open(listeners: &[config::Listener], inherited: Vec<Inherited>) ->
     Ok(sockets)
 }
 
-/// Where the listeners will listen with these sockets, port 0 resolved.
+/// The addresses on which the listeners will listen with these sockets, with the chosen ports.
 pub(super) fn fronts(
     listeners: &[config::Listener],
     sockets: &[ListenPlan],
@@ -231,7 +232,7 @@ pub(super) fn fronts(
     for (listener, wanted) in listeners.iter().zip(sockets) {
         let name: Arc<str> = listener.name.as_str().into();
         let mut add = |fd: &OwnedFd| {
-            // It is listening: it has an address.
+            // A listening socket has an address.
             let Ok(address) = local_address(fd) else { return };
             fronts.push(OwnAddress { listener: Arc::clone(&name), address, takes_ipv4: takes_ipv4(fd) });
         };
@@ -243,8 +244,8 @@ pub(super) fn fronts(
     fronts.into()
 }
 
-/// Backends that are written by the address of a listener, on this machine: one line each. What is certain from the file alone
-/// is an error there already.
+/// Configured backends that are listeners of this process: one line each. Cases that are certain from the file alone are
+/// errors already.
 pub fn loops(config: &config::Config) -> Vec<String> {
     let every: Vec<_> = config.listeners.iter().flat_map(|listener| listener.bind.iter().copied()).collect();
     let front = |listener: &config::Listener, address: SocketAddr| OwnAddress {
@@ -268,7 +269,7 @@ pub fn loops(config: &config::Config) -> Vec<String> {
     lines
 }
 
-/// `[::]:port` takes IPv4 as well, unless the file gives IPv4 on that port to somebody.
+/// `[::]:port` accepts IPv4, too, unless the file has an IPv4 address with that port.
 fn only_v6(address: SocketAddr, all: &[SocketAddr]) -> bool {
     let any_v4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), address.port());
     !address.ip().is_unspecified()
