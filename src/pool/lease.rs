@@ -21,7 +21,7 @@ pub struct Lease {
     address: SocketAddr,
     /// Counts it by the local address from which it dials.
     source: Option<SourceCount>,
-    /// Boxed, because each byte of a lease is one of every idle session.
+    /// Boxed: see what an idle session costs in `proxy`.
     rare: Option<Box<Rare>>,
 }
 

@@ -1,6 +1,7 @@
-//! One attempt to connect to a backend, and several at once: the first to answer wins. The attempts that began before the
-//! winner go on by themselves until their own end, because a backend that never answers must be found out although
-//! another one always is faster; the later ones are given up.
+//! Connects to backends: one attempt, or several at once of which the first answer wins.
+//! Called by `upstream`.
+//! Attempts that began before the winner go on without the session until their own end, because a backend that never answers
+//! must be noticed although another one is always faster. Later ones are dropped.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,28 +19,28 @@ use crate::deadline::within;
 use crate::metrics::{ConnectFailure, Hedge};
 use crate::pool::{Backend, Lease, Pool};
 
-/// What a backend that failed the session before gets, beyond two round trips, to fail this one before it is sent anything. Far
-/// more than it takes a program to close what it has accepted; nobody notices it.
-const HESITATION: Duration = Duration::from_millis(10);
+/// How long, beyond two round trips, a backend that failed the session before may take to fail this one before it is sent
+/// anything. It is far more than a program needs to close a connection, and too short to be noticed.
+const EARLY_END_WAIT: Duration = Duration::from_millis(10);
 
-/// However far away it is.
-const LONGEST_HESITATION: Duration = Duration::from_millis(100);
+/// The limit of that wait, for distant backends.
+const EARLY_END_WAIT_LIMIT: Duration = Duration::from_millis(100);
 
-/// Whose backends are dialled, how, and whether there are bytes for them at once.
-type Of<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>, bool);
+/// The pool, its settings, and whether the client has sent bytes already.
+type DialTarget<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>, bool);
 
-/// An attempt that failed: on whom, and why.
+/// A failed attempt: its backend and the reason.
 pub(super) type Failed = (Arc<Backend>, ConnectFailure, io::Error);
 
-/// The attempts of one session that are on their way, in the order of their begin.
+/// The attempts of one session that are under way, in the order of their begin.
 #[derive(Default)]
 pub(super) struct Dials(Vec<Dial>);
 
-/// One of them. It gives back its lease, and is counted, whatever way it ends.
+/// One attempt. In whatever way it ends, it gives back its lease and is counted.
 struct Dial {
     attempt: Pin<Box<dyn Future<Output = Result<Connected, Failed>>>>,
     hedge: Option<HedgeCount>,
-    /// A connection beyond the one that every session may have.
+    /// The place of a connection beyond the one that each session may have.
     place: Option<Spare>,
 }
 
@@ -48,33 +49,33 @@ impl Dials {
         self.0.is_empty()
     }
 
-    /// Begins with a session's only attempt at this time.
-    pub(super) fn begin(&mut self, lease: Lease, of: Of<'_>, limit: Duration) {
+    /// Begins an attempt, when no other is under way.
+    pub(super) fn begin(&mut self, lease: Lease, of: DialTarget<'_>, limit: Duration) {
         self.push(lease, of, limit, None, None);
     }
 
-    /// Begins with one more beside the others.
-    pub(super) fn hedge(&mut self, lease: Lease, of: Of<'_>, limit: Duration, place: Spare) {
+    /// Begins one more beside the others.
+    pub(super) fn hedge(&mut self, lease: Lease, of: DialTarget<'_>, limit: Duration, place: Spare) {
         self.push(lease, of, limit, Some(HedgeCount::new(of.0)), Some(place));
     }
 
     fn push(
         &mut self,
         lease: Lease,
-        (pool, settings, has_bytes): Of<'_>,
+        (pool, settings, has_bytes): DialTarget<'_>,
         limit: Duration,
         hedge: Option<HedgeCount>,
         place: Option<Spare>,
     ) {
-        // In a box, so that it can go on without the session.
+        // Boxed, so that it can go on without the session.
         let attempt = Box::pin(dial(lease, (Arc::clone(pool), Arc::clone(settings), has_bytes), limit));
         self.0.push(Dial { attempt, hedge, place });
     }
 
-    /// The result of the first that has one. If it connected, nothing is left here.
+    /// The result of the first that ends. If it connected, no attempt is left here.
     ///
     /// # Cancel safety
-    /// Safe: what is on its way stays.
+    /// Safe: the attempts stay.
     pub(super) async fn first(&mut self) -> Result<Connected, Failed> {
         let (index, result) = poll_fn(|cx| {
             for (index, dial) in self.0.iter_mut().enumerate() {
@@ -95,20 +96,20 @@ impl Dials {
         result
     }
 
-    /// Another way to a backend was found: all of these are left alone.
+    /// A preconnected connection was found: all attempts are left to themselves.
     pub(super) fn outrun(&mut self) {
         self.leave(self.0.len(), None);
     }
 
-    /// The first `earlier` go on by themselves, each in a place of its own.
+    /// The first `earlier` go on without the session, each in a place of its own.
     fn leave(&mut self, earlier: usize, mut spare: Option<Spare>) {
         for (index, dial) in self.0.drain(..).enumerate() {
             let Dial { attempt, hedge, place } = dial;
             drop(hedge);
-            // Without a place it has to go: descriptors must not run out.
+            // Without a place it is dropped: descriptors must not run out.
             let place = place.or_else(|| spare.take());
             if index < earlier && place.is_some() {
-                // What it connects to is reset, and has not been sent a byte; its lease is held as long as it lasts.
+                // If it connects, that connection is reset without a byte. Its lease lasts as long as the attempt.
                 tokio::task::spawn_local(async move {
                     let _ = attempt.await;
                     drop(place);
@@ -164,7 +165,7 @@ async fn dial_from_any(
     for source in pool.sources_for(settings, lease.address()) {
         let left = limit.saturating_sub(began.elapsed());
         match dial_from(lease, (settings, has_bytes), Some(source), left).await {
-            // This address has no free port towards that backend; another one may.
+            // This local address has no free port towards that backend; another may have.
             Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
             result => return result,
         }
@@ -185,19 +186,19 @@ async fn dial_from(
     attempt.lease.dialled();
     let is_doubtful = attempt.lease.is_doubtful();
     let began = Instant::now();
-    // Bytes that complete the handshake are there before the backend could end it unasked.
+    // With fast open the backend has the bytes before it could end the connection without them.
     let connecting = Socket::connect(attempt.lease.address(), source, &settings.tcp, has_bytes && !is_doubtful);
     let result = within(limit, connecting).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
             let took = began.elapsed();
-            let ended = if is_doubtful { hesitate(&socket, took).await } else { None };
+            let ended = if is_doubtful { early_end(&socket, took).await } else { None };
             match ended {
                 Some(BackendEnd::Broken(error)) => (connect_failure(&error), error),
                 Some(BackendEnd::Closed) if has_bytes => {
                     (ConnectFailure::Closed, io::Error::new(io::ErrorKind::UnexpectedEof, "it said and heard nothing"))
                 }
-                // Who has said nothing may be closed without a word.
+                // The client has sent nothing, so a close is no failure.
                 Some(BackendEnd::Closed) | None => {
                     attempt.succeeded(took);
                     return Ok(socket);
@@ -214,25 +215,25 @@ async fn dial_from(
     Err((reason, error))
 }
 
-/// How a backend ended a connection unasked.
+/// How a backend ended a connection without being sent anything.
 enum BackendEnd {
     Closed,
     Broken(io::Error),
 }
 
-/// A backend that accepts and fails at once does so before it could read anything: as long as it has been sent nothing, the
-/// session may go elsewhere. `took`: the connect, a round trip.
-async fn hesitate(socket: &Socket, took: Duration) -> Option<BackendEnd> {
+/// A backend that accepts and fails at once does so before it could read anything. As long as it has been sent nothing, the
+/// session may go to another one. `took`: the time of the connect, a round trip.
+async fn early_end(socket: &Socket, took: Duration) -> Option<BackendEnd> {
     let mut byte = [0];
     let sign = poll_fn(|cx| socket.poll_peek(cx, &mut byte));
-    match within((2 * took + HESITATION).min(LONGEST_HESITATION), sign).await {
+    match within((2 * took + EARLY_END_WAIT).min(EARLY_END_WAIT_LIMIT), sign).await {
         Ok(Ok(0)) => Some(BackendEnd::Closed),
         Ok(Ok(_)) | Err(_) => None,
         Ok(Err(error)) => Some(BackendEnd::Broken(error)),
     }
 }
 
-/// Counts an attempt that nobody waits for any more.
+/// Counts an attempt as abandoned if it is dropped before its result.
 struct AttemptCount<'a> {
     lease: &'a Lease,
     over: bool,

@@ -1,5 +1,7 @@
-//! What a client has said by the time its session begins. It is read before the backend is dialled, so that it can go with the
-//! end of that handshake. Most clients speak first and at once; of those that do not, nothing is here.
+//! What a client has sent before its session begins.
+//! Used by `session`.
+//! It is read before the backend is dialled, so that it can go with the end of that handshake. Most clients speak first and
+//! at once; for the others it is empty.
 
 use std::io;
 use std::time::Instant;
@@ -9,20 +11,20 @@ use super::socket::Socket;
 use crate::metrics::Direction;
 use crate::pool::ByteCell;
 
-/// Read in one system call; the rest is the relay's.
-const PIECE: usize = 2 * 1_024;
+/// The most that is read, in bytes; the relay reads the rest.
+const READ_SIZE: usize = 2 * 1_024;
 
-/// See the module.
+/// The bytes.
 #[derive(Debug, Default)]
 pub(super) struct EarlyData(Vec<u8>);
 
 impl EarlyData {
-    /// Does not wait.
+    /// Reads what has arrived, without a wait.
     ///
     /// # Errors
-    /// If the connection is broken.
+    /// The connection is broken.
     pub(super) fn of(client: &Socket) -> io::Result<Self> {
-        let mut piece = [0; PIECE];
+        let mut piece = [0; READ_SIZE];
         let read = client.read_now(&mut piece)?;
         Ok(Self(read.map_or_else(Vec::new, |read| piece[..read].to_vec())))
     }
@@ -31,7 +33,7 @@ impl EarlyData {
         self.0.is_empty()
     }
 
-    /// Tells the backend. Returns what its socket did not take, and what the relay has to know.
+    /// Sends the bytes to the backend. Returns those that its socket did not take, and what the relay has to know.
     pub(super) fn say(mut self, backend: &Socket, bytes: &ByteCell) -> (Vec<u8>, Before) {
         let now = Instant::now();
         let mut before = Before { asked: Some(now), last_progress: Some(now), ..Before::default() };

@@ -1,5 +1,6 @@
-//! How long the relays of a worker may be quiet, by pool: one cell that all relays of the pool there read, so that a change
-//! reaches those that run. Used by the worker alone.
+//! The time limits of a worker's relays, by pool.
+//! Used by that worker alone.
+//! All relays of a pool read one cell, so that a change reaches the running ones.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -9,19 +10,19 @@ use std::sync::{Arc, Weak};
 use super::relay::Limits;
 use crate::pool::Pool;
 
-/// See the module. By the pool's place in memory.
+/// The cells, by the pool's address in memory.
 #[derive(Debug, Default)]
 pub(super) struct IdleLimits(RefCell<HashMap<*const Pool, PoolLimits>>);
 
 #[derive(Debug)]
 struct PoolLimits {
-    /// Keeps the place, so that no other pool can be taken for it.
+    /// Keeps the address, so that no other pool can get it.
     pool: Weak<Pool>,
     limits: Rc<Cell<Limits>>,
 }
 
 impl IdleLimits {
-    /// What the pool's relays go by, now and when it changes.
+    /// The limits of the pool's relays; the cell changes with the pool's settings.
     pub(super) fn limits(&self, pool: &Arc<Pool>) -> Rc<Cell<Limits>> {
         let mut all = self.0.borrow_mut();
         if let Some(entry) = all.get(&Arc::as_ptr(pool)) {
@@ -33,7 +34,7 @@ impl IdleLimits {
         limits
     }
 
-    /// They go by what the pool says now. Returns whether there are any.
+    /// Updates the limits from the pool's settings. Returns whether the pool has had relays here.
     pub(super) fn renew(&self, pool: &Arc<Pool>) -> bool {
         let all = self.0.borrow();
         let entry = all.get(&Arc::as_ptr(pool));

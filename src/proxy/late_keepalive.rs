@@ -1,9 +1,10 @@
-//! Keepalive, once a connection has lived for a while: it takes four system calls and a timer, which most short sessions
-//! never need. (A client's socket inherits it, until it gets times of its own here.) Used by the worker alone.
+//! Sets keepalive on connections that have lasted for a few seconds. It takes four system calls and a timer, which most
+//! short sessions never need. (A client's socket inherits it from the listening socket, until it gets its own times here.)
+//! Used by the worker alone.
 //!
-//! Every socket has times of its own, a little below those that are written. The kernel's timers are coarse: ten thousand
-//! connections that fell silent together would ask in the same moment, again and again, more than loopback's or a card's
-//! queue (`net.core.netdev_max_backlog`) takes, and be given up although both sides live.
+//! Every socket has its own times, a little below the configured ones. The kernel's timers are coarse: ten thousand
+//! connections that became silent together would send their probes in the same moment. That is more than the queue of
+//! loopback or a card (`net.core.netdev_max_backlog`) takes, and connections would be given up although both sides live.
 
 #[cfg(test)]
 mod tests;
@@ -17,32 +18,32 @@ use std::time::Duration;
 use super::socket::TcpFd;
 use crate::config::Keepalive;
 
-/// Whose first question is due sooner has no time to grow up.
-const SOON: Duration = Duration::from_secs(10);
+/// Keepalive with a shorter `idle` is set at once.
+const IMMEDIATE_BELOW: Duration = Duration::from_secs(10);
 
-/// See the module.
+/// Connections that get keepalive later.
 #[derive(Debug, Default)]
 pub(super) struct LateKeepalive(RefCell<Generations>);
 
 #[derive(Debug, Default)]
 struct Generations {
-    /// Since the latest [`LateKeepalive::grow`].
+    /// Added since the last [`LateKeepalive::advance`].
     new: Vec<(Weak<TcpFd>, Keepalive)>,
-    /// Since the one before.
+    /// Added between the last two.
     old: Vec<(Weak<TcpFd>, Keepalive)>,
 }
 
 impl LateKeepalive {
-    /// A connection is there.
+    /// Adds a connection.
     pub(super) fn add(&self, socket: &Rc<TcpFd>, keepalive: Keepalive) {
-        if keepalive.idle < SOON {
+        if keepalive.idle < IMMEDIATE_BELOW {
             return set(socket, keepalive);
         }
         self.0.borrow_mut().new.push((Rc::downgrade(socket), keepalive));
     }
 
-    /// To be called every few seconds. Those that live since the call before have keepalive from now on.
-    pub(super) fn grow(&self) {
+    /// Call it every few seconds. It sets keepalive on connections that have lived since the call before.
+    pub(super) fn advance(&self) {
         let mut generations = self.0.borrow_mut();
         let grown = take(&mut generations.old);
         generations.old = take(&mut generations.new);
@@ -55,12 +56,12 @@ impl LateKeepalive {
 }
 
 fn set(socket: &TcpFd, keepalive: Keepalive) {
-    // Of a TCP socket it does not fail; if it did, the session is better off without it than ended.
+    // It does not fail on a TCP socket. If it did, a session without keepalive is better than none.
     let _ = socket.keep_alive(spread(keepalive, socket.as_raw_fd().unsigned_abs()));
 }
 
-/// Times for one of many sockets, by its number: three to four quarters of `idle`, half to all of `interval`, so that a peer
-/// that is gone is found no later than is written. Numbers in a row, as descriptors are, are far from each other in both.
+/// Times for one of many sockets, by its number: three to four quarters of `idle`, half to all of `interval`, so that a lost
+/// peer is found no later than configured. Descriptors are numbers in a row; their times are far from each other in both.
 pub(super) fn spread(keepalive: Keepalive, number: u32) -> Keepalive {
     let part = |of: Duration, most: u64, by: u32| {
         let room = most + 1;

@@ -1,5 +1,6 @@
-//! How many sessions there may be at once: places that are taken and given back, and whose number can change meanwhile.
-//! Who is above a lower number stays; nobody new comes until enough have left.
+//! A limit on sessions at once: places that are taken and given back, and whose number may change.
+//! Used by `listener` and `shares`.
+//! If the number becomes lower, the sessions above it stay, and no new one comes until enough have ended.
 
 use std::sync::atomic::{
     AtomicU64, AtomicUsize,
@@ -9,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 
-/// See the module.
+/// A limit and its free places.
 #[derive(Debug)]
 pub(super) struct Limit {
     free: Semaphore,
-    /// Places that are to vanish when they are given back. Almost always 0: read before it is changed.
+    /// Places that disappear when they are given back. Almost always 0, so it is read before it is changed.
     owed: AtomicUsize,
-    /// Locked while the number changes, so that two changes do not mix.
+    /// A lock: held while the number changes, so that two changes do not mix.
     places: Mutex<usize>,
 }
 
@@ -32,7 +33,7 @@ impl Limit {
         (places < Semaphore::MAX_PERMITS).then_some(places)
     }
 
-    /// From now on so many.
+    /// Changes the number of places.
     pub(super) fn resize(&self, places: Option<usize>) {
         let after = bounded(places);
         let mut now = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,15 +43,15 @@ impl Limit {
             self.free.add_permits(more - self.settle(more));
         } else {
             let less = before - after;
-            // First owed, then paid: else somebody could take a place that is about to vanish.
+            // First owe, then pay: otherwise a place that is to disappear could be taken.
             self.owed.fetch_add(less, SeqCst);
             let paid = self.free.forget_permits(less);
-            // Of what was paid here, some may have been paid by who gave a place back meanwhile.
+            // A place that was given back meanwhile may have paid a part already.
             self.free.add_permits(paid - self.settle(paid));
         }
     }
 
-    /// A place that is free now.
+    /// Takes a place if one is free.
     pub(super) fn try_take(self: &Arc<Self>) -> Option<Place> {
         self.free.try_acquire().ok()?.forget();
         Some(Place(Some(Arc::clone(self))))
@@ -59,24 +60,24 @@ impl Limit {
     /// Waits for a place.
     ///
     /// # Cancel safety
-    /// Safe, but it loses its turn.
+    /// Safe, but the place in the queue is lost.
     pub(super) async fn take(self: &Arc<Self>) -> Place {
         match self.free.acquire().await {
             Ok(permit) => permit.forget(),
-            // It is never closed.
+            // The semaphore is never closed.
             Err(_) => std::future::pending().await,
         }
         Place(Some(Arc::clone(self)))
     }
 
-    /// A place is free again, or vanishes.
+    /// Makes a place free again, or lets it disappear.
     pub(super) fn give_back(&self) {
         if self.settle(1) == 0 {
             self.free.add_permits(1);
         }
     }
 
-    /// Takes up to `most` off what is owed; returns how much that was.
+    /// Reduces what is owed by up to `most`. Returns by how much.
     fn settle(&self, most: usize) -> usize {
         if self.owed.load(SeqCst) == 0 {
             return 0;
@@ -95,7 +96,7 @@ fn bounded(places: Option<usize>) -> usize {
 pub(super) struct Place(Option<Arc<Limit>>);
 
 impl Place {
-    /// It stays taken: who knows the limit is going to give it back.
+    /// Keeps the place taken; [`Limit::give_back`] is called later.
     pub(super) fn stay(mut self) {
         self.0 = None;
     }
@@ -109,15 +110,15 @@ impl Drop for Place {
     }
 }
 
-/// How often clients had to wait for a limit. Relaxed: counts for people.
+/// How often clients had to wait for a limit. Relaxed: statistics.
 #[derive(Debug, Default)]
 pub(super) struct Met {
     times: AtomicU64,
-    /// Accept loops (one for each address) with somebody in the backlog and no place.
+    /// Accept loops (one for each address) with a waiting client and no place.
     waiting: AtomicUsize,
 }
 
-/// One more waits until this is dropped.
+/// Counts a waiting accept loop until it is dropped.
 pub(super) struct Waits<'a>(&'a Met);
 
 impl Met {

@@ -1,5 +1,7 @@
-//! Accepts: wait readable, take a slot, accept in bounded batches, give the connection to the worker with the fewest
-//! sessions. No error ends the loop. At a limit clients wait in the kernel's backlog.
+//! Accepts connections: waits until the socket is readable, takes a slot, accepts in bounded batches, and gives each
+//! connection to the worker with the fewest sessions.
+//! Started by `worker`.
+//! No error ends the loop. At a limit, clients wait in the kernel's backlog.
 
 #[cfg(test)]
 mod tests;
@@ -31,23 +33,23 @@ use crate::pace::Pace;
 use crate::pool::{Outcomes, Pool};
 use crate::route::Routes;
 
-/// Connections accepted before the worker's sessions get a turn.
-const BATCH: usize = 64;
+/// Connections accepted in a row; then the worker's sessions get a turn.
+const ACCEPT_BATCH: usize = 64;
 
-/// Connections taken from the backlog after a stop: as many as fit in it by default. Without a bound, clients that keep
-/// coming would keep the process.
-const REST: usize = 4_096;
+/// Connections accepted after a stop: the default length of the backlog. Without a bound, clients that keep coming would
+/// keep the process.
+const BACKLOG_LIMIT: usize = 4_096;
 
 /// The pause after an error that would come again at once.
-const PAUSE: Duration = Duration::from_millis(100);
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long clients wait in the backlog for a pool that is new to be probed.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long clients wait in the backlog until a new pool is probed.
+const PROBE_WAIT: Duration = Duration::from_secs(5);
 
-/// Looks at counts that others go on counting, before one is taken as it is.
-const LOOKS: usize = 100;
+/// How often counts that change meanwhile are read again; then they are taken as they are.
+const COUNT_RETRIES: usize = 100;
 
-/// A front: what its accept loops and sessions share, and what is counted about it.
+/// A listener: what its accept loops and sessions share, and its counts.
 #[derive(Debug)]
 pub struct Listener {
     /// The key in `[listeners]`.
@@ -56,11 +58,11 @@ pub struct Listener {
     pub accepted: AtomicU64,
     /// Sessions ended.
     pub ended: Outcomes,
-    /// Where it really listens, port 0 resolved.
+    /// Its real addresses, with the chosen ports.
     addresses: ArcSwap<Vec<SocketAddr>>,
-    /// Swapped whole when a new configuration is applied.
+    /// Replaced as a whole when a new configuration is applied.
     settings: ArcSwap<Settings>,
-    /// Its own limit, and its share of the process's.
+    /// How often its own limit was met, and its share of the process's.
     met_own: Met,
     met_shared: Met,
     accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
@@ -69,21 +71,21 @@ pub struct Listener {
     tracker: TaskTracker,
 }
 
-/// What the file says of a listener, and where its sessions go.
+/// The settings of a listener, and where its sessions go.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// From the file.
     pub file: config::Listener,
-    /// Where sessions are counted that end before they are routed.
+    /// The pool that counts sessions that end before they are routed.
     pub pool: Arc<Pool>,
     /// Which pool each session goes to.
     pub routes: Routes<Arc<Pool>>,
-    /// Which of its sessions get a line in the log.
+    /// The sessions that are logged.
     pub log: config::SessionLog,
 }
 
 impl Settings {
-    /// All pools that sessions may go to, by where they are.
+    /// All pools that sessions may go to, by address in memory.
     fn pools(&self) -> impl Iterator<Item = *const Pool> {
         self.routes.pools().map(Arc::as_ptr)
     }
@@ -104,7 +106,7 @@ impl PartialEq for Settings {
 }
 
 impl Listener {
-    /// `places` are the process's places; `tracker` counts what has to end before the process may.
+    /// `places` are the process's; `tracker` counts what must end before the process may.
     pub fn new(settings: Settings, addresses: Vec<SocketAddr>, places: Arc<Places>, tracker: TaskTracker) -> Arc<Self> {
         let max_connections = settings.file.max_connections;
         Arc::new(Self {
@@ -122,24 +124,24 @@ impl Listener {
         })
     }
 
-    /// What a new session goes by. Taken once a session.
+    /// The present settings. A session takes them once.
     pub fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
     }
 
-    /// Where it really listens, port 0 resolved.
+    /// Its real addresses, with the chosen ports.
     pub fn addresses(&self) -> Arc<Vec<SocketAddr>> {
         self.addresses.load_full()
     }
 
-    /// New sessions go by these from now on. Those above a lower limit stay.
+    /// Changes the settings for new sessions. If a limit becomes lower, the sessions above it stay.
     pub fn change(&self, settings: Settings, addresses: Vec<SocketAddr>) {
         self.own.resize(settings.file.max_connections);
         self.addresses.store(Arc::new(addresses));
         self.settings.store(Arc::new(settings));
     }
 
-    /// So many of the process's places are kept for it.
+    /// Reserves so many of the process's places for it.
     pub fn keep(&self, places: usize) {
         self.share.keep(places);
     }
@@ -149,15 +151,15 @@ impl Listener {
         self.counts().sessions
     }
 
-    /// All of one moment.
+    /// Counts of one moment.
     pub fn counts(&self) -> ListenerCounts {
-        // Acquire, and release where they are counted: who is seen to have ended is seen to have been accepted.
+        // Acquire, and release where they are counted: a session that is seen as ended is also seen as accepted.
         let read = || Outcome::ALL.map(|outcome| self.ended.read(outcome));
         let mut ended = read();
-        for _ in 0..LOOKS {
+        for _ in 0..COUNT_RETRIES {
             let accepted = self.accepted.load(Acquire);
             let again = read();
-            // They only grow: the same before and after is the same between.
+            // Counts only grow: if they are equal before and after, they did not change between.
             if again == ended {
                 return ListenerCounts::new(accepted, ended);
             }
@@ -171,7 +173,7 @@ impl Listener {
         self.met_own.waiting() || self.met_shared.waiting()
     }
 
-    /// Of its own limit and of its share of the process's: how often clients had to wait for it, and whether some do now.
+    /// For its own limit and its share of the process's: how often clients had to wait, and whether some wait now.
     pub fn met_limits(&self) -> ((u64, bool), (u64, bool)) {
         let of = |met: &Met| (met.times(), met.waiting());
         (of(&self.met_own), of(&self.met_shared))
@@ -182,12 +184,12 @@ impl Listener {
         self.accept_errors[reason as usize].load(Relaxed)
     }
 
-    /// What holds it keeps a stop waiting.
+    /// A stop waits until the token is dropped.
     pub(super) fn tracked(&self) -> TaskTrackerToken {
         self.tracker.token()
     }
 
-    /// A session's place for a connection that is none; given back when dropped.
+    /// A place for a connection that is no session; dropping it gives it back.
     pub(super) fn spare_place(&self) -> Option<Spare> {
         self.share.places().spare()
     }
@@ -216,14 +218,14 @@ impl Listener {
     }
 }
 
-/// The sessions of a listener: accepted = ended + active, at every look.
+/// The sessions of a listener; always accepted = ended + active.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerCounts {
     /// Connections accepted.
     pub accepted: u64,
-    /// Of these, sessions ended, in the order of [`Outcome::ALL`].
+    /// Sessions ended, in the order of [`Outcome::ALL`].
     pub ended: [u64; Outcome::ALL.len()],
-    /// And sessions now.
+    /// Sessions now.
     pub sessions: usize,
 }
 
@@ -233,13 +235,13 @@ impl ListenerCounts {
     }
 }
 
-/// The right to one session: under the listener's limit, and under the process's.
+/// A place for one session under the listener's limit and under the process's.
 #[derive(Debug)]
 pub(super) struct SessionSlot {
-    /// Of whose limits it has a place each.
+    /// The listener whose limits it counts in.
     listener: Arc<Listener>,
     _tracked: TaskTrackerToken,
-    /// Its connection is counted as accepted, and there is no session that would count its end.
+    /// Its connection is counted as accepted, but there is no session yet that counts its end.
     is_waiting: bool,
 }
 
@@ -255,7 +257,7 @@ impl SessionSlot {
         self.is_waiting = true;
     }
 
-    /// From now on the session sees to it that its end is counted.
+    /// From now on the session counts its own end.
     pub(super) fn begins(&mut self) {
         self.is_waiting = false;
     }
@@ -271,7 +273,7 @@ impl Drop for SessionSlot {
     }
 }
 
-/// Accepts until `stop`, then what already waits, then closes the socket.
+/// Accepts until `stop`, then what waits in the backlog, then closes the socket.
 pub(super) async fn accept(
     acceptor: Acceptor,
     listener: Arc<Listener>,
@@ -279,18 +281,18 @@ pub(super) async fn accept(
     stop: CancellationToken,
     tracked: TaskTrackerToken,
 ) {
-    let mut front =
-        AcceptLoop { listener, handles, complaints: Pace::new(Duration::from_secs(5)), waited_for: Vec::new() };
+    let mut accept_loop =
+        AcceptLoop { listener, handles, error_pace: Pace::new(Duration::from_secs(5)), waited_for: Vec::new() };
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = front.pools_settle() => {}
+            () = accept_loop.pools_settle() => {}
         }
         let step = tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            step = front.step(&acceptor) => step,
+            step = accept_loop.step(&acceptor) => step,
         };
         if let Some(pause) = step {
             tokio::select! {
@@ -299,23 +301,23 @@ pub(super) async fn accept(
             }
         }
     }
-    front.take_the_rest(acceptor).await;
+    accept_loop.take_the_rest(acceptor).await;
     drop(tracked);
 }
 
 struct AcceptLoop {
     listener: Arc<Listener>,
     handles: Arc<[WorkerHandle]>,
-    complaints: Pace,
-    /// Pools whose first probes it has waited for, as long as they are not over.
+    error_pace: Pace,
+    /// Pools for whose first probes it has waited, while they exist.
     waited_for: Vec<Weak<Pool>>,
 }
 
 impl AcceptLoop {
-    /// Waits until the pools that sessions may go to are probed, for each pool once, and not for ever.
+    /// Waits until the pools that sessions may go to are probed: once for each pool, and at most [`PROBE_WAIT`].
     ///
     /// # Cancel safety
-    /// Safe: it begins again.
+    /// Safe: the wait begins again.
     async fn pools_settle(&mut self) {
         let settings = self.listener.settings.load();
         let is_known = |pool: &Arc<Pool>| self.waited_for.iter().any(|known| std::ptr::eq(known.as_ptr(), &**pool));
@@ -332,13 +334,13 @@ impl AcceptLoop {
         };
         tokio::select! {
             () = all => {}
-            () = sleep(PATIENCE) => {}
+            () = sleep(PROBE_WAIT) => {}
         }
         self.waited_for.retain(|pool| pool.strong_count() > 0);
         self.waited_for.extend(unsettled.iter().map(Arc::downgrade));
     }
 
-    /// Waits for connections and takes a batch of them. Returns how long to pause.
+    /// Waits for connections and accepts a batch. Returns how long to pause.
     ///
     /// # Cancel safety
     /// Safe: a connection that was accepted is handed over before the next await.
@@ -346,42 +348,42 @@ impl AcceptLoop {
         let mut waiting = match acceptor.readable().await {
             Ok(waiting) => waiting,
             Err(error) => {
-                self.complain(&error);
-                return Some(PAUSE);
+                self.note_error(&error);
+                return Some(ERROR_PAUSE);
             }
         };
-        for _ in 0..BATCH {
+        for _ in 0..ACCEPT_BATCH {
             let slot = match self.listener.try_slot() {
                 Some(slot) => slot,
-                // The last slot went to the last one who waited: no reason to hold the next free one.
+                // The last slot went to the last waiting client: do not hold the next free one.
                 None if !waiting.somebody() => return None,
                 None => self.listener.slot().await,
             };
             match self.take(waiting.accept(), slot) {
                 AcceptStep::Taken(accepted) => hand_over(&self.handles, accepted),
                 AcceptStep::Aborted => {}
-                AcceptStep::Nobody => return None,
-                AcceptStep::Pause => return Some(PAUSE),
+                AcceptStep::Empty => return None,
+                AcceptStep::Pause => return Some(ERROR_PAUSE),
             }
         }
         tokio::task::yield_now().await;
         None
     }
 
-    /// The kernel has completed these handshakes: their clients believe that they are connected. Also at a stop in the first
-    /// moment they are served, once the pool is probed.
+    /// Serves clients whose handshakes the kernel has completed: they believe that they are connected. At a stop right after
+    /// the start, this waits until the pool is probed.
     async fn take_the_rest(&mut self, acceptor: Acceptor) {
         let mut rest = Vec::new();
-        while rest.len() < REST
+        while rest.len() < BACKLOG_LIMIT
             && let Some(slot) = self.listener.try_slot()
         {
             match self.take(acceptor.accept(), slot) {
                 AcceptStep::Taken(accepted) => rest.push(accepted),
                 AcceptStep::Aborted => {}
-                AcceptStep::Nobody | AcceptStep::Pause => break,
+                AcceptStep::Empty | AcceptStep::Pause => break,
             }
         }
-        // Nobody is let in who would wait for nothing.
+        // Close the socket before the wait, so that no more clients connect.
         drop(acceptor);
         if !rest.is_empty() {
             self.pools_settle().await;
@@ -398,18 +400,18 @@ impl AcceptLoop {
                 let listener = Arc::clone(&self.listener);
                 AcceptStep::Taken(Accepted { fd, peer, at: Instant::now(), listener, slot })
             }
-            Ok(None) => AcceptStep::Nobody,
-            Err(error) => match self.complain(&error) {
+            Ok(None) => AcceptStep::Empty,
+            Err(error) => match self.note_error(&error) {
                 AcceptFailure::Aborted => AcceptStep::Aborted,
                 AcceptFailure::NoResources | AcceptFailure::Other => AcceptStep::Pause,
             },
         }
     }
 
-    fn complain(&mut self, error: &io::Error) -> AcceptFailure {
+    fn note_error(&mut self, error: &io::Error) -> AcceptFailure {
         let reason = accept_failure(error);
         self.listener.accept_errors[reason as usize].fetch_add(1, Relaxed);
-        if let Some(unsaid) = self.complaints.allow(Instant::now()) {
+        if let Some(unsaid) = self.error_pace.allow(Instant::now()) {
             warn!(listener = %self.listener.name, %error, unsaid, "accept failed; accepting goes on");
         }
         reason
@@ -418,8 +420,8 @@ impl AcceptLoop {
 
 enum AcceptStep {
     Taken(Accepted),
-    /// The client has left again.
+    /// The client has left.
     Aborted,
-    Nobody,
+    Empty,
     Pause,
 }

@@ -1,5 +1,6 @@
-//! The live sessions of one worker: who they are and how far they have come, for anybody who asks, and the way to end
-//! them. A session locks its own entry when it begins, connects and ends, and never for a byte.
+//! The live sessions of one worker: what is known about each, and the way to end it.
+//! Written by sessions, read by `server` and `admin`.
+//! A session locks its own entry when it begins, connects and ends, and never for a byte.
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -19,13 +20,13 @@ use super::option::{TcpView, tcp_view};
 use crate::metrics::Direction;
 use crate::pool::{Backend, ByteCell, Lease, Pool};
 
-/// Sessions looked at before the worker may begin and end some: a lock of a few microseconds.
-const BATCH: usize = 256;
+/// Sessions visited under one lock of a few microseconds; then the worker may begin and end some.
+const VISIT_BATCH: usize = 256;
 
-/// Names a live session; never used again.
+/// Identifies a live session. It is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionKey {
-    /// As in the log.
+    /// The number in the log.
     pub id: u64,
     worker: u32,
     place: u32,
@@ -42,50 +43,50 @@ words! {
     /// How far a session has come.
     #[repr(u8)]
     pub enum Phase {
-        /// A PROXY header is awaited.
+        /// It waits for a PROXY header.
         Identifying = "identifying",
-        /// In the pool's queue.
+        /// It waits in the pool's queue.
         Queued = "queued",
-        /// On its way to a backend.
+        /// It connects to a backend.
         Connecting = "connecting",
-        /// Connected to one.
+        /// It is connected to a backend.
         Relaying = "relaying",
         /// One side has finished; the other one goes on.
         HalfClosed = "half_closed",
     }
 }
 
-/// A live session as it was a moment ago.
+/// A copy of what is known about a live session.
 #[derive(Clone, Debug)]
 pub struct SessionView {
-    /// Its name.
+    /// Its identity.
     pub key: SessionKey,
-    /// Where it came in.
+    /// Its listener.
     pub listener: Arc<Listener>,
-    /// Where it is routed to; until then, the first of its listener.
+    /// The pool that it is routed to; before that, the first of its listener.
     pub pool: Arc<Pool>,
-    /// Whom it is for.
+    /// The client's address.
     pub client: SocketAddr,
-    /// Who connected: a proxy, where its header names another client.
+    /// The peer's address: a proxy's, if its header names another client.
     pub peer: SocketAddr,
-    /// How far it is.
+    /// How far it has come.
     pub phase: Phase,
     /// When it was accepted.
     pub began: Instant,
-    /// Once it is connected.
+    /// Its backend side, once it is connected.
     pub leg: Option<LegView>,
-    /// Which backends failed it so far, and how; `None` = none did.
+    /// Backends that failed it, and how; `None` = none did.
     pub failed_attempts: Option<Box<str>>,
-    /// Why it is about to end, if it was told to.
+    /// Why it is being ended from outside, if it is.
     pub cut: Option<ForcedEnd>,
 }
 
 /// A session's backend side.
 #[derive(Clone, Debug)]
 pub struct LegView {
-    /// Whom it holds.
+    /// The backend.
     pub backend: Arc<Backend>,
-    /// Where that was when it was dialled.
+    /// The address that was dialled.
     pub address: SocketAddr,
     /// Our own address towards it.
     pub local: Option<SocketAddr>,
@@ -93,36 +94,36 @@ pub struct LegView {
     pub connected: Instant,
     /// When a byte last moved, or a side last finished; to the millisecond.
     pub last_activity: Instant,
-    /// Bytes so far.
+    /// Bytes to the backend.
     pub to_backend: u64,
-    /// Bytes so far.
+    /// Bytes to the client.
     pub to_client: u64,
-    /// The client has finished, and the backend has: no more bytes come from there.
+    /// Whether the client has finished, and whether the backend has: then no more bytes come from there.
     pub finished: [bool; 2],
 }
 
-/// What it takes to judge a live session. Borrowed, so that looking at many does not contend for the counts of handles
-/// that workers use.
+/// What is needed to choose sessions. Borrowed, so that visiting many does not contend for reference counts that workers
+/// use.
 #[derive(Debug)]
 pub struct SessionRef<'a> {
-    /// Its name.
+    /// Its identity.
     pub key: SessionKey,
-    /// Where it came in.
+    /// Its listener.
     pub listener: &'a Listener,
-    /// Where it is routed to; until then, the first of its listener.
+    /// The pool that it is routed to; before that, the first of its listener.
     pub pool: &'a Pool,
-    /// Once it is connected: to whom, and where that was when it was dialled.
+    /// Once it is connected: the backend, and the address that was dialled.
     pub backend: Option<(&'a Arc<Backend>, SocketAddr)>,
     /// When it was accepted.
     pub began: Instant,
-    /// Since when it has been quiet.
+    /// When bytes last moved.
     pub idle_since: Instant,
-    /// It was told to end.
+    /// Whether it was told to end.
     pub is_ending: bool,
 }
 
-/// The live sessions of one worker. Locked at the begin and end of a session by its worker, and by who looks or ends
-/// sessions, for a batch at a time.
+/// The live sessions of one worker. The lock is taken by its worker at the begin and end of a session, and by readers and by
+/// `cut` for a batch at a time.
 #[derive(Debug)]
 pub(super) struct SessionList {
     worker: u32,
@@ -132,7 +133,7 @@ pub(super) struct SessionList {
 #[derive(Debug, Default)]
 struct ListState {
     live: Slab<Arc<Live>>,
-    /// Wanted of every session, also of those that come later.
+    /// Ends every session, also later ones.
     all: Option<ForcedEnd>,
 }
 
@@ -143,21 +144,21 @@ pub(super) struct Live {
     pub(super) listener: Arc<Listener>,
     pub(super) peer: SocketAddr,
     pub(super) began: Instant,
-    /// A [`ForcedEnd`], written under the lock of `state`. Read without it: who sees it late is woken to see it; who sees it
-    /// sees also that it was counted (release, acquire).
+    /// A [`ForcedEnd`], written under the lock of `state`, and read without it. Release and acquire: a session that reads it
+    /// also sees that it was counted. A session that reads it too early is woken to read it again.
     cut: AtomicU8,
-    /// A [`Phase`], for readers alone.
+    /// A [`Phase`]. Relaxed: only for readers.
     phase: AtomicU8,
     state: Mutex<LiveState>,
 }
 
-/// What changes now and then. The waker instead of a `Notify`, whose waiter would take 60 bytes of every idle session.
+/// What changes during a session.
 #[derive(Debug)]
 struct LiveState {
-    /// Where it is routed to; until then, the first of its listener.
+    /// The pool that it is routed to; before that, the first of its listener.
     pool: Arc<Pool>,
     waiting: Option<Waker>,
-    /// Boxed, because few differ from their peer.
+    /// `None` = the peer's address.
     client: Option<Box<SocketAddr>>,
     leg: Option<Leg>,
     failed_attempts: Option<Box<str>>,
@@ -169,7 +170,7 @@ struct Leg {
     address: SocketAddr,
     local: Option<SocketAddr>,
     bytes: ByteCell,
-    /// The client's socket and the backend's, while they are surely open.
+    /// The client's socket and the backend's, while they are certainly open.
     ends: Option<[RawFd; 2]>,
 }
 
@@ -210,23 +211,23 @@ impl SessionList {
         Arc::clone(place.insert(Arc::new(live)))
     }
 
-    /// The session at this place is over.
-    pub(super) fn strike(&self, place: u32) {
+    /// Removes the session at this place.
+    pub(super) fn remove(&self, place: u32) {
         let live = self.lock().live.try_remove(place as usize);
-        // Not under the lock: it may be the last handle to a listener and its pool.
+        // Not under the lock: this may be the last reference to a listener and its pool.
         drop(live);
     }
 
-    /// `note` is shown everybody who had not been told before, just before they are.
+    /// Ends every session. `note` gets the pool of each that was not told before, just before the session is told.
     pub(super) fn cut_all(&self, cut: ForcedEnd, note: &mut impl FnMut(&Pool)) {
-        // Before the others are told, so that nobody slips in between.
+        // Before the others are told, so that no new session is missed.
         self.lock().all = Some(cut);
         self.each(|live| {
             live.tell(cut, &mut *note);
         });
     }
 
-    /// Lets the sessions of a pool look at their limits again.
+    /// Wakes the sessions of a pool, so that they read their limits again.
     pub(super) fn wake(&self, pool: &Arc<Pool>) {
         self.each(|live| {
             let state = live.lock();
@@ -238,7 +239,8 @@ impl SessionList {
         });
     }
 
-    /// Returns whether the session still lived and had not been told before; then `note` was called just before it was.
+    /// Ends a session. Returns whether it still lived and was not told before; then `note` was called just before it was
+    /// told.
     pub(super) fn cut(&self, key: SessionKey, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
         let live = self.lock().live.get(key.place as usize).map(Arc::clone);
         live.is_some_and(|live| live.key == key && live.tell(cut, note))
@@ -248,7 +250,7 @@ impl SessionList {
         self.each(|live| all.push(live.view()));
     }
 
-    /// What the kernel knows of a session's connections, the client's first.
+    /// What the kernel knows about a session's connections, the client's first.
     pub(super) fn tcp(&self, key: SessionKey) -> Option<[TcpView; 2]> {
         let live = self.lock().live.get(key.place as usize).map(Arc::clone)?;
         (live.key == key).then(|| live.tcp())?
@@ -258,7 +260,7 @@ impl SessionList {
         self.each(|live| live.visit(&mut *look));
     }
 
-    /// Looks at one session, if it still lives.
+    /// Visits one session, if it still lives.
     pub(super) fn visit_one(&self, key: SessionKey, look: impl FnOnce(SessionRef<'_>)) {
         let live = self.lock().live.get(key.place as usize).map(Arc::clone);
         if let Some(live) = live.filter(|live| live.key == key) {
@@ -267,12 +269,12 @@ impl SessionList {
     }
 
     fn each(&self, mut act: impl FnMut(&Live)) {
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(VISIT_BATCH);
         let mut from = 0;
         loop {
             {
                 let inner = self.lock();
-                let places = from..inner.live.capacity().min(from + BATCH);
+                let places = from..inner.live.capacity().min(from + VISIT_BATCH);
                 if places.is_empty() {
                     return;
                 }
@@ -293,12 +295,12 @@ impl Live {
         self.key.id
     }
 
-    /// Where it is on its worker's list.
+    /// Its place on its worker's list.
     pub(super) fn place(&self) -> u32 {
         self.key.place
     }
 
-    /// Whom it is for.
+    /// The client's address.
     pub(super) fn client(&self) -> SocketAddr {
         self.lock().client.as_deref().copied().unwrap_or(self.peer)
     }
@@ -315,7 +317,7 @@ impl Live {
         self.phase(Phase::Connecting);
     }
 
-    /// It goes to this pool.
+    /// Notes the pool that it is routed to.
     pub(super) fn routed(&self, pool: &Arc<Pool>) {
         let mut state = self.lock();
         if !Arc::ptr_eq(&state.pool, pool) {
@@ -323,12 +325,12 @@ impl Live {
         }
     }
 
-    /// Shows the pool that it belongs to. Under the lock of the session: `look` must be short.
+    /// Calls `look` with its pool. The session's lock is held: `look` must be short.
     pub(super) fn in_pool<R>(&self, look: impl FnOnce(&Pool) -> R) -> R {
         look(&self.lock().pool)
     }
 
-    /// It has come so far.
+    /// Notes how far it has come.
     pub(super) fn phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
     }
@@ -339,7 +341,7 @@ impl Live {
         self.phase(Phase::Relaying);
     }
 
-    /// These failed it so far.
+    /// Notes the backends that failed it.
     pub(super) fn note_failed_attempts(&self, failed: String) {
         self.lock().failed_attempts = Some(failed.into());
     }
@@ -348,31 +350,31 @@ impl Live {
         self.lock().failed_attempts.clone()
     }
 
-    /// Its sockets may be asked about from now on; `None`, before they are closed: not any more.
+    /// From now on the kernel may be asked about these sockets. Call it with `None` before they are closed.
     pub(super) fn show_ends(&self, ends: Option<[RawFd; 2]>) {
         if let Some(leg) = &mut self.lock().leg {
             leg.ends = ends;
         }
     }
 
-    /// What the kernel knows of the client's connection and the backend's.
+    /// What the kernel knows about the client's connection and the backend's.
     fn tcp(&self) -> Option<[TcpView; 2]> {
-        // Under the lock: as long as it is held, the sockets are not closed.
+        // While the lock is held, the sockets stay open.
         let state = self.lock();
         let [client, backend] = state.leg.as_ref()?.ends?;
         Some([tcp_view(client).ok()?, tcp_view(backend).ok()?])
     }
 
-    /// Resolves when the session is to end. Locks once for each task that polls it, which is once.
+    /// Resolves when the session is to end. It locks once for each task that polls it; there is one.
     ///
     /// # Cancel safety
-    /// Safe: a wish stays.
+    /// Safe: the end stays wanted.
     pub(super) fn cut(&self) -> impl Future<Output = ForcedEnd> + Unpin {
-        // Told apart by address, which is all that `Waker::will_wake` does for wakers of one runtime.
+        // Wakers are compared by address, as `Waker::will_wake` does for wakers of one runtime.
         let mut waits_for = ptr::null();
         poll_fn(move |cx| {
             if waits_for != cx.waker().data() {
-                // Under the lock of who tells: either it finds the waker, or its wish is found below.
+                // Under the same lock as `tell`: either `tell` finds the waker, or the end is found below.
                 self.lock().waiting = Some(cx.waker().clone());
                 waits_for = cx.waker().data();
             }
@@ -380,7 +382,7 @@ impl Live {
         })
     }
 
-    /// `note` comes first: who waits for the last session to end finds this one counted.
+    /// Tells a session to end. `note` comes first, so that the session is counted before its end can be seen.
     fn tell(&self, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
         let mut state = self.lock();
         if self.cut.load(Acquire) != 0 {

@@ -1,5 +1,6 @@
-//! Everything that is said about a session when it ends: the outcome, one set of counters, one log line. Written when the
-//! record is dropped, so that no way out of a session, a panic included, forgets it.
+//! The end of a session: the outcome, one set of counters, one log line.
+//! Filled by `session`.
+//! It is written when the record is dropped, so that every way out of a session counts, also a panic.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
@@ -14,19 +15,19 @@ use crate::config::{Logged, SessionLog};
 use crate::metrics::Outcome;
 use crate::pool::ByteCell;
 
-/// See the module.
+/// What is noted about a session for its end.
 #[derive(Debug)]
 pub(super) struct SessionRecord {
     pub(super) live: Arc<Live>,
     pub(super) attempts: u32,
-    /// When the backend's came, in nanoseconds from the begin: half the room of an `Instant`.
+    /// The time of the backend's first byte, in nanoseconds from the begin.
     first_byte: Option<NonZeroU64>,
     pub(super) outcome: Option<Outcome>,
-    /// What the outcome's word leaves open: the error behind it.
+    /// The error behind the outcome, if there is one.
     pub(super) detail: Option<Box<str>>,
-    /// Whether there is a log line.
+    /// Which sessions are logged.
     log: SessionLog,
-    /// In a box: most sessions have none of it.
+    /// Rare details.
     rare: Option<Box<Rare>>,
 }
 
@@ -34,7 +35,7 @@ pub(super) struct SessionRecord {
 #[derive(Debug, PartialEq)]
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
-    /// What the outcome's word leaves open.
+    /// The error behind the outcome, if there is one.
     pub(super) detail: Option<String>,
 }
 
@@ -45,7 +46,7 @@ impl Ended {
 }
 
 impl From<Outcome> for Ended {
-    /// The outcome's word says it all.
+    /// Without a detail.
     fn from(outcome: Outcome) -> Self {
         Self { outcome, detail: None }
     }
@@ -57,18 +58,18 @@ impl From<ForcedEnd> for Ended {
     }
 }
 
-/// What few sessions have.
+/// Details that few sessions have.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
-    /// What the session is called across proxies, printable.
+    /// Its id across proxies, printable.
     pub(super) unique_id: Option<Box<str>>,
     /// Time in the pool's queue.
     pub(super) queued: Option<Duration>,
-    /// Backends that were sent the client's bytes after another one had failed.
+    /// How often the client's bytes were sent to another backend after a failure.
     pub(super) replays: u16,
-    /// Why there was no replay on another one after a failure.
+    /// Why there was no replay after a failure.
     pub(super) not_replayed: Option<&'static str>,
-    /// Bytes that backends before this one were sent.
+    /// Bytes that were sent to earlier backends.
     pub(super) sent_before: u64,
 }
 
@@ -81,14 +82,14 @@ impl SessionRecord {
         self.rare.get_or_insert_default()
     }
 
-    /// A backend was connected; what is relayed to and from it is counted in what is returned.
+    /// Notes the backend that was connected. Returns the cell that counts its bytes.
     pub(super) fn reached(&mut self, Connected { socket, lease }: &Connected, worker: usize) -> ByteCell {
         let bytes = lease.backend().stats.bytes.cell(worker);
         self.live.reached(lease, socket.local_address().ok(), &bytes);
         bytes
     }
 
-    /// The backend's first byte came.
+    /// Notes the backend's first byte.
     pub(super) fn answered(&mut self, at: Instant) {
         let after = at.saturating_duration_since(self.live.began).as_nanos();
         self.first_byte = NonZeroU64::new(u64::try_from(after).unwrap_or(u64::MAX));
@@ -102,7 +103,7 @@ impl SessionRecord {
 
 impl Drop for SessionRecord {
     fn drop(&mut self) {
-        // Nobody said: the task was ended from outside, or by a panic.
+        // No outcome was noted: the task was ended from outside, or by a panic.
         let unsaid = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Killed };
         let outcome = self.outcome.unwrap_or(unsaid);
         let total = self.live.began.elapsed();
@@ -110,7 +111,7 @@ impl Drop for SessionRecord {
         let leg = self.live.leg();
         let backend = leg.as_ref().map(|leg| &leg.backend);
         let connected_after = leg.as_ref().map(|leg| leg.connected.saturating_duration_since(self.live.began));
-        // From the connect on.
+        // Measured from the connect.
         let first_byte = self.first_byte.zip(connected_after).map(|(nanoseconds, connected_after)| {
             Duration::from_nanos(nanoseconds.get()).saturating_sub(connected_after)
         });
@@ -177,7 +178,7 @@ fn is_logged(log: SessionLog, went_well: bool, is_empty: bool) -> bool {
     by_outcome && !(log.skip_empty && is_empty)
 }
 
-/// With microseconds as decimals.
+/// Milliseconds, with microseconds as decimals.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }

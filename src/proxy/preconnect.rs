@@ -1,6 +1,8 @@
-//! Connections that are opened ahead of time, so that a new session skips the connect's round trip. Each worker keeps its
-//! share of `preconnect` for every backend that is up. One is looked at before use, goes to one session only, and is
-//! replaced when it was used, has grown old, or the backend closed it.
+//! Connections to backends that are opened before a session needs them, so that the session saves the round trip of the
+//! connect.
+//! Used by `upstream`; each worker keeps its part of `preconnect` for every backend that is up.
+//! A connection is checked before use and serves one session. It is replaced when it was used, is old, or the backend closed
+//! it.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -23,19 +25,19 @@ use crate::deadline::within;
 use crate::metrics::ConnectFailure;
 use crate::pool::{Backend, Lease, Pool, Preconnected};
 
-/// Between looks at what is kept; what a session takes is replaced at once.
-const LOOK: Duration = Duration::from_millis(500);
+/// Between two checks of the connections. One that a session takes is replaced at once.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A connection is replaced after this long, less up to a fifth: servers and firewalls close what says nothing.
-const OLD: Duration = Duration::from_secs(60);
+/// A connection is replaced at this age, less up to a fifth: servers and firewalls close silent connections.
+const CONNECTION_AGE: Duration = Duration::from_secs(60);
 
-/// A backend that could not be reached is left alone for this long.
-const PAUSE: Duration = Duration::from_secs(1);
+/// After a failed connect, the backend is not dialled for this long.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The connections that one worker keeps.
 #[derive(Debug, Default)]
 pub(super) struct Stock {
-    /// By the identity's address in memory: an identity that is forgotten takes its connections with it.
+    /// By the identity's address in memory. The connections keep the identity alive, so the address stays its own.
     kept: RefCell<HashMap<*const Backend, Vec<SpareConnection>>>,
     wanted: Notify,
 }
@@ -47,12 +49,12 @@ struct SpareConnection {
     counted: Preconnected,
     old_at: Instant,
     source: Option<IpAddr>,
-    /// A connection that waits takes the place of a session, so that descriptors never run out.
+    /// It takes the place of a session, so that descriptors never run out.
     _place: Spare,
 }
 
 impl Stock {
-    /// A live connection to the lease's backend at the lease's address, if one is kept.
+    /// A live connection to the lease's backend and address, if there is one.
     pub(super) fn take(&self, lease: &mut Lease) -> Option<Socket> {
         let mut kept = self.kept.borrow_mut();
         let of_backend = kept.get_mut(&Arc::as_ptr(lease.backend()))?;
@@ -70,11 +72,11 @@ impl Stock {
         None
     }
 
-    /// Drops what can't be used any more; what is dropped here is closed in the ordinary way.
-    fn weed(&self, pool: &Pool, now: Instant) {
+    /// Drops connections that can't be used any more. They are closed by a FIN.
+    fn drop_unusable(&self, pool: &Pool, now: Instant) {
         let members = pool.members();
         self.kept.borrow_mut().retain(|&backend, kept| {
-            // Other pools' backends are other tasks' to weed.
+            // Each pool has a task of its own.
             let mine = kept.first().is_some_and(|kept| kept.counted.is_of(pool));
             let member = members.iter().find(|member| Arc::as_ptr(member) == backend);
             let is_wanted = member.is_some_and(|member| member.wants_sessions());
@@ -109,8 +111,8 @@ impl Stock {
     }
 }
 
-/// Keeps a worker's stock for one pool until `stop`.
-pub(super) async fn tend(
+/// Keeps a worker's connections for one pool until `stop`.
+pub(super) async fn keep_stock(
     worker: Rc<Worker>,
     pool: Arc<Pool>,
     share: usize,
@@ -119,35 +121,35 @@ pub(super) async fn tend(
 ) {
     let mut random = worker.random();
     let mut avoid: HashMap<Arc<str>, Instant> = HashMap::new();
-    'tending: while !stop.is_cancelled() {
+    'keeping: while !stop.is_cancelled() {
         let now = Instant::now();
-        worker.stock.weed(&pool, now);
+        worker.stock.drop_unusable(&pool, now);
         avoid.retain(|_, until| *until > now);
         for backend in pool.members().iter().filter(|backend| backend.wants_sessions()) {
             while worker.stock.count(backend) < share && !avoid.contains_key(&backend.id) {
-                let age = OLD.mul_f64(1.0 - random.f64() / 5.0);
+                let age = CONNECTION_AGE.mul_f64(1.0 - random.f64() / 5.0);
                 let opened = tokio::select! {
                     opened = open(&pool, backend, age, &places) => opened,
-                    () = stop.cancelled() => break 'tending,
+                    () = stop.cancelled() => break 'keeping,
                 };
                 match opened {
                     Some(kept) => worker.stock.kept.borrow_mut().entry(Arc::as_ptr(backend)).or_default().push(kept),
                     None => {
-                        avoid.insert(Arc::clone(&backend.id), Instant::now() + PAUSE);
+                        avoid.insert(Arc::clone(&backend.id), Instant::now() + RETRY_DELAY);
                     }
                 }
             }
         }
         tokio::select! {
             () = worker.stock.wanted.notified() => {}
-            () = sleep(LOOK) => {}
+            () = sleep(CHECK_INTERVAL) => {}
             () = stop.cancelled() => {}
         }
     }
     worker.stock.clear(&pool);
 }
 
-/// `None`: not now. It is no evidence against the backend; the next session's own connect is.
+/// Opens one connection; `None` = not now. A failure is not reported: the next session's own connect will show it.
 async fn open(
     pool: &Arc<Pool>,
     backend: &Arc<Backend>,
@@ -176,7 +178,7 @@ async fn open(
     Some(SpareConnection { socket, counted, old_at: Instant::now() + age, source, _place: place })
 }
 
-/// A worker's part of so many connections.
+/// A worker's part of `all` connections.
 pub(super) fn share(all: usize, worker: usize, workers: usize) -> usize {
     all / workers + usize::from(worker < all % workers)
 }

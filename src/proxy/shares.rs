@@ -1,24 +1,26 @@
-//! The process's places for sessions. A quarter of them is kept for the listeners, in equal parts, so that none starves
-//! while another one is full; the rest is for whichever needs it.
+//! The process's places for sessions.
+//! Used by `listener`, `preconnect` and `dial`.
+//! A quarter of them is reserved for the listeners, in equal parts, so that a full listener does not starve the others. All
+//! listeners share the rest.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::limit::{Limit, Place};
 
-/// One part of so many is kept.
-const KEPT: usize = 4;
+/// The part that is reserved is all places divided by this.
+const RESERVED_PART: usize = 4;
 
-/// See the module.
+/// All places of the process.
 #[derive(Debug)]
 pub struct Places {
-    /// So that there are never more, also while the parts change.
+    /// All places, so that there are never more, also while the parts change.
     all: Arc<Limit>,
-    /// What is not kept for any listener.
+    /// Places that are not reserved.
     common: Arc<Limit>,
 }
 
-/// A place for a connection that is no listener's session.
+/// A place for a connection that is no session of a listener.
 #[derive(Debug)]
 pub(super) struct Spare {
     _common: Place,
@@ -26,28 +28,28 @@ pub(super) struct Spare {
 }
 
 impl Places {
-    /// Nothing is kept yet.
+    /// Nothing is reserved yet.
     pub fn new(places: usize) -> Arc<Self> {
         Arc::new(Self { all: Limit::new(Some(places)), common: Limit::new(Some(places)) })
     }
 
-    /// How many there are.
+    /// How many places there are.
     pub fn places(&self) -> usize {
         self.all.places().unwrap_or(usize::MAX)
     }
 
-    /// From now on so many.
+    /// Changes the number of places.
     pub fn resize(&self, places: usize) {
         self.all.resize(Some(places));
     }
 
-    /// How many each of so many listeners may be sure of.
+    /// How many places are reserved for each of so many listeners.
     pub fn part(&self, listeners: usize) -> usize {
-        // One alone has all of them anyway.
-        if listeners > 1 { self.places() / KEPT / listeners } else { 0 }
+        // A single listener has all places anyway.
+        if listeners > 1 { self.places() / RESERVED_PART / listeners } else { 0 }
     }
 
-    /// So many in all are kept for listeners.
+    /// Sets how many places are reserved for all listeners together.
     pub fn keep(&self, places: usize) {
         self.common.resize(Some(self.places().saturating_sub(places)));
     }
@@ -57,17 +59,17 @@ impl Places {
     }
 }
 
-/// A listener's part of the places.
+/// A listener's access to the places.
 #[derive(Debug)]
 pub(super) struct Share {
     places: Arc<Places>,
     kept: Arc<Limit>,
-    /// Places that its sessions have of the common ones. All of its places are alike: these go back first.
-    /// Relaxed: each is counted before it can be given back.
+    /// Shared places that its sessions hold. All of its places are equal; these are given back first. Relaxed: each is
+    /// counted before it can be given back.
     from_common: AtomicUsize,
 }
 
-/// A place that is given back unless it stays taken.
+/// A place; dropping it gives it back, unless [`Share::stay`] keeps it.
 pub(super) struct Taken {
     part: Place,
     is_common: bool,
@@ -79,7 +81,7 @@ impl Share {
         Self { places, kept: Limit::new(Some(0)), from_common: AtomicUsize::new(0) }
     }
 
-    /// So many are kept for it.
+    /// Sets how many places are reserved for it.
     pub(super) fn keep(&self, places: usize) {
         self.kept.resize(Some(places));
     }
@@ -98,7 +100,7 @@ impl Share {
     /// Waits for a place.
     ///
     /// # Cancel safety
-    /// Safe, but it loses its turn.
+    /// Safe, but the place in the queue is lost.
     pub(super) async fn take(&self) -> Taken {
         let (part, is_common) = tokio::select! {
             biased;
@@ -108,7 +110,7 @@ impl Share {
         Taken { part, is_common, all: self.places.all.take().await }
     }
 
-    /// It stays taken until [`Self::give_back`].
+    /// Keeps the place taken until [`Self::give_back`].
     pub(super) fn stay(&self, taken: Taken) {
         let Taken { part, is_common, all } = taken;
         self.from_common.fetch_add(usize::from(is_common), Relaxed);
@@ -131,7 +133,7 @@ impl Share {
 mod tests {
     use super::*;
 
-    /// As many as there are, with so many kept for each.
+    /// That many places, shared by that many listeners.
     fn shares(places: usize, listeners: usize) -> (Arc<Places>, Vec<Share>) {
         let shared = Places::new(places);
         let part = shared.part(listeners);

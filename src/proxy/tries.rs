@@ -1,4 +1,5 @@
-//! What one session has tried so far: which backends it does not get again, and what the log says about them.
+//! What one session has tried: which backends it does not get again, and what the log says about them.
+//! Used by `upstream`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -6,21 +7,21 @@ use std::sync::Arc;
 
 use crate::pool::{Backend, PickContext};
 
-/// Different failures that a session remembers; the rest is counted. A log line has to end.
-const MOST_FAILURES: usize = 8;
+/// Different failures that a session keeps for its log line; the rest is counted.
+const FAILURE_LIMIT: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Tries {
-    /// Whom the session is for.
+    /// The client's address.
     client: SocketAddr,
-    /// Each once; those of the round last.
+    /// Each backend once; those of the present round at the end.
     tried: Vec<Arc<Backend>>,
-    /// How many of them were tried since all that were left had been tried.
+    /// How many belong to the present round. A round ends when all backends have been tried.
     round: usize,
-    /// What has not answered yet.
+    /// Those that have not answered yet.
     dialling: Vec<Arc<Backend>>,
     failures: Vec<FailedTry>,
-    /// Failures that are not among these.
+    /// Failures that are not in `failures`.
     more: u32,
 }
 
@@ -38,12 +39,12 @@ impl Tries {
         Self { client, tried, round: 0, dialling, failures, more: 0 }
     }
 
-    /// For a backend that was not tried at all.
+    /// The context to pick a backend that was not tried at all.
     pub(super) fn untried(&self, waits: bool) -> PickContext<'_> {
         PickContext { client: self.client, tried: &self.tried, dialling: &self.dialling, waits }
     }
 
-    /// For one that was not tried in this round.
+    /// The context to pick one that was not tried in this round.
     pub(super) fn again(&self, waits: bool) -> PickContext<'_> {
         PickContext { tried: &self.tried[self.tried.len() - self.round..], ..self.untried(waits) }
     }
@@ -70,14 +71,14 @@ impl Tries {
         let is_it = |failure: &&mut FailedTry| failure.reason == reason && Arc::ptr_eq(&failure.backend, backend);
         if let Some(known) = self.failures.iter_mut().find(is_it) {
             known.times += 1;
-        } else if self.failures.len() < MOST_FAILURES {
+        } else if self.failures.len() < FAILURE_LIMIT {
             self.failures.push(FailedTry { backend: Arc::clone(backend), reason, times: 1 });
         } else {
             self.more += 1;
         }
     }
 
-    /// One of them answered, or another way to a backend was found; the others are too slow.
+    /// One of them answered, or a preconnected connection was found; the others are too slow.
     pub(super) fn found(&mut self, backend: &Arc<Backend>) {
         self.add(backend);
         for slow in std::mem::take(&mut self.dialling) {
@@ -98,7 +99,7 @@ impl Tries {
         self.round += 1;
     }
 
-    /// What failed the session, for its log line; `None` = nothing did.
+    /// The failures, for the log line; `None` = there were none.
     pub(super) fn failures(&self) -> Option<String> {
         (!self.failures.is_empty()).then(|| self.to_string())
     }

@@ -1,5 +1,6 @@
-//! One data-plane thread: its own event loop, scratch buffer and sessions. Jobs reach it through its seat, which anybody
-//! may hold.
+//! One data-plane thread: its own event loop, scratch buffer and sessions.
+//! Used by `server` through `WorkerThreads` and `Workers`, and by `listener`.
+//! A session stays on its worker. Jobs reach a worker through its `WorkerHandle`.
 
 #[cfg(test)]
 pub(super) mod tests;
@@ -33,22 +34,22 @@ use super::shares::Places;
 use super::socket::Acceptor;
 use crate::pool::Pool;
 
-/// Pipes for splicing, over all workers: the kernel gives an unprivileged user 64 of 1 MiB.
-const PIPES: usize = 64;
+/// Pipes for splicing of all workers together: the kernel gives an unprivileged user 64 of 1 MiB.
+const PIPE_LIMIT: usize = 64;
 
-/// How often a worker gives back what it does not use, and a generation of connections grows up.
-const TRIM: Duration = Duration::from_secs(2);
+/// How often a worker frees what it does not use, and advances `LateKeepalive`.
+const TRIM_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The least that a worker gets of them.
-const PIPES_EACH: usize = 2;
+/// The least pipes of one worker.
+const LEAST_PIPES: usize = 2;
 
-/// Descriptors that the pipes of so many workers may take.
+/// Descriptors that the pipes of that many workers may take.
 pub fn pipe_descriptors(workers: usize) -> usize {
-    2 * PIPES.max(PIPES_EACH * workers)
+    2 * PIPE_LIMIT.max(LEAST_PIPES * workers)
 }
 
 fn pipes_each(workers: usize) -> usize {
-    (PIPES / workers).max(PIPES_EACH)
+    (PIPE_LIMIT / workers).max(LEAST_PIPES)
 }
 
 /// Whether workers have an io_uring.
@@ -56,9 +57,9 @@ fn pipes_each(workers: usize) -> usize {
 pub enum Rings {
     /// None.
     No,
-    /// Unless it turns out that they may not.
+    /// If the kernel allows it.
     IfAllowed,
-    /// Without one they do not start.
+    /// Always: without one they do not start.
     Must,
 }
 
@@ -72,14 +73,14 @@ impl Rings {
     }
 }
 
-/// All workers, seen from outside.
+/// The threads of all workers.
 #[derive(Debug)]
 pub struct WorkerThreads {
     handles: Arc<[WorkerHandle]>,
     died: watch::Receiver<Option<usize>>,
 }
 
-/// Where a worker gets its jobs. What is waiting is bounded by the limits on sessions.
+/// The way to a worker. Waiting jobs are bounded by the limits on sessions.
 #[derive(Debug)]
 pub(super) struct WorkerHandle {
     jobs: mpsc::UnboundedSender<Job>,
@@ -88,7 +89,7 @@ pub(super) struct WorkerHandle {
 
 #[derive(Debug)]
 struct WorkerShared {
-    /// Sessions here or on their way here.
+    /// Sessions here, or on their way here.
     load: AtomicUsize,
     list: SessionList,
     pipes: Arc<PipeCounts>,
@@ -105,18 +106,18 @@ pub(super) enum Job {
         listener: Arc<Listener>,
         handles: Arc<[WorkerHandle]>,
         stop: CancellationToken,
-        /// From the begin, so that a stop waits for a job that is still under way.
+        /// Held from the begin, so that a stop waits for a job that is under way.
         tracked: TaskTrackerToken,
     },
     Stop,
 }
 
-/// A session's weight on its worker.
+/// Counts a session in its worker's load until it is dropped.
 #[derive(Debug)]
 pub(super) struct Load(Option<Arc<WorkerShared>>);
 
 impl Load {
-    /// It stays: the worker itself is going to take it off.
+    /// Keeps the count; the worker's [`SessionGuard`] takes it off.
     fn stay(mut self) {
         self.0 = None;
     }
@@ -134,7 +135,7 @@ impl WorkerThreads {
     /// Starts `count` threads.
     ///
     /// # Errors
-    /// If the system gives no thread or no event loop.
+    /// The system gives no thread or no event loop.
     pub fn start(count: usize, rings: Rings) -> io::Result<Self> {
         let (tell_death, died) = watch::channel(None);
         let mut handles = Vec::with_capacity(count);
@@ -180,18 +181,18 @@ impl WorkerThreads {
         Ok(Self { handles: handles.into(), died })
     }
 
-    /// How many there are.
+    /// How many workers there are.
     pub fn count(&self) -> usize {
         self.handles.len()
     }
 
-    /// A view on the workers for metrics and for ending sessions.
+    /// The workers, for metrics and for ending sessions.
     pub fn workers(&self) -> Workers {
         Workers(Arc::clone(&self.handles))
     }
 
-    /// Resolves with a worker's number if its thread dies, or does not accept any more on a socket of its own: a bug,
-    /// after which the process can't be trusted.
+    /// Resolves with a worker's number if its thread dies, or can't accept any more on a socket of its own. That is a bug,
+    /// and the process can't be trusted after it.
     ///
     /// # Cancel safety
     /// Safe.
@@ -203,7 +204,7 @@ impl WorkerThreads {
                     return index;
                 }
                 if died.changed().await.is_err() {
-                    // All of them have ended as they should.
+                    // All workers have ended normally.
                     std::future::pending::<()>().await;
                 }
             }
@@ -211,7 +212,7 @@ impl WorkerThreads {
     }
 }
 
-/// See [`WorkerThreads::workers`].
+/// All workers, as other threads use them.
 #[derive(Clone, Debug)]
 pub struct Workers(Arc<[WorkerHandle]>);
 
@@ -220,11 +221,11 @@ impl Workers {
     pub fn listen(&self, number: usize, fd: Arc<OwnedFd>, listener: Arc<Listener>, stop: CancellationToken) {
         let tracked = listener.tracked();
         let job = Job::Listen { fd, listener, handles: Arc::clone(&self.0), stop, tracked };
-        // A worker that is gone has told so; the process is about to end.
+        // A worker that has died has reported it; the process is about to end.
         let _ = self.0[number % self.0.len()].jobs.send(job);
     }
 
-    /// Lets every worker keep its share of the pool's `preconnect` until `stop`; each connection that waits takes one of
+    /// Lets every worker keep its part of the pool's `preconnect` until `stop`. Each waiting connection takes one of
     /// `places`.
     pub fn preconnect(&self, pool: &Arc<Pool>, places: &Arc<Places>, stop: &CancellationToken) {
         for (index, handle) in self.0.iter().enumerate() {
@@ -236,22 +237,22 @@ impl Workers {
         }
     }
 
-    /// Looks at every live session, worker by worker; one that begins or ends meanwhile may be among them or not. `look`
-    /// holds up the session that it is shown: it must be short, and must not end sessions.
+    /// Visits every live session, worker by worker. Sessions that begin or end meanwhile may be missing. `look` holds the
+    /// lock of the session: it must be short, and must not end sessions.
     pub fn visit_sessions(&self, mut look: impl FnMut(SessionRef<'_>)) {
         for handle in self.0.iter() {
             handle.shared.list.visit(&mut look);
         }
     }
 
-    /// As [`Self::visit_sessions`], at one session, if it still lives.
+    /// Visits one session, if it still lives.
     pub fn visit_session(&self, session: SessionKey, look: impl FnOnce(SessionRef<'_>)) {
         if let Some(handle) = self.0.get(session.worker()) {
             handle.shared.list.visit_one(session, look);
         }
     }
 
-    /// Every live session, with everything that is known about it.
+    /// Copies of all live sessions.
     pub fn list_sessions(&self) -> Vec<SessionView> {
         let mut all = Vec::new();
         for handle in self.0.iter() {
@@ -260,45 +261,46 @@ impl Workers {
         all
     }
 
-    /// What the kernel knows of a session's connections, the client's first; `None` = it is gone, or not connected yet.
+    /// What the kernel knows about a session's connections, the client's first; `None` = it has ended, or is not connected
+    /// yet.
     pub fn tcp(&self, session: SessionKey) -> Option<[TcpView; 2]> {
         self.0.get(session.worker())?.shared.list.tcp(session)
     }
 
-    /// Ends a session. Returns whether it still lived and nobody had ended it before.
+    /// Ends a session. Returns whether it still lived and was not told before.
     pub fn cut(&self, session: SessionKey, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
         self.0.get(session.worker()).is_some_and(|handle| handle.shared.list.cut(session, cut, note))
     }
 
-    /// Lets running sessions go by the timeouts that the pool has now.
+    /// Applies the pool's present timeouts to running sessions.
     pub fn renew(&self, pool: &Arc<Pool>) {
         for handle in self.0.iter() {
             let _ = handle.jobs.send(Job::Renew(Arc::clone(pool)));
         }
     }
 
-    /// Ends every session, also those that come later. `note` is shown the pool of each that lives and that nobody
-    /// had ended before, just before it is ended.
+    /// Ends every session, also later ones. `note` gets the pool of each that lives and was not told before, just before it
+    /// is told.
     pub fn cut_all(&self, cut: ForcedEnd, mut note: impl FnMut(&Pool)) {
         for handle in self.0.iter() {
             handle.shared.list.cut_all(cut, &mut note);
         }
     }
 
-    /// Lets the threads end, without regard to what still lives on them.
+    /// Ends the threads, whatever runs on them.
     pub fn stop(&self) {
         for handle in self.0.iter() {
             let _ = handle.jobs.send(Job::Stop);
         }
     }
 
-    /// Pipes now, and how often bulk was copied for want of one.
+    /// Pipes now, and how often bulk data was copied because no pipe was free.
     pub fn pipes(&self) -> (usize, u64) {
         let counts = || self.0.iter().map(|handle| &handle.shared.pipes);
         (counts().map(|pipes| pipes.open()).sum(), counts().map(|pipes| pipes.missing()).sum())
     }
 
-    /// Sessions on io_uring, and buffers with bytes in them, now.
+    /// Sessions on io_uring now, and buffers with bytes now.
     pub fn rings(&self) -> (usize, usize) {
         let counts = || self.0.iter().map(|handle| &handle.shared.ring);
         (counts().map(|ring| ring.sessions()).sum(), counts().map(|ring| ring.buffers()).sum())
@@ -324,9 +326,9 @@ pub(super) struct Worker {
     pub(super) index: usize,
     pub(super) relay_context: RelayContext,
     pub(super) stock: Stock,
-    /// What relays go by, for each pool that has had sessions here.
+    /// The limits of relays, for each pool that has had sessions here.
     pub(super) idle_limits: IdleLimits,
-    /// Connections to backends that have yet to live for a while.
+    /// Connections that get keepalive later.
     pub(super) late_keepalive: LateKeepalive,
     shared: Arc<WorkerShared>,
 }
@@ -353,7 +355,7 @@ impl Worker {
     }
 }
 
-/// A session's place on its worker's list and in its load, until it is dropped.
+/// A session's entry in its worker's list and load, until it is dropped.
 pub(super) struct SessionGuard {
     worker: Rc<Worker>,
     place: u32,
@@ -372,7 +374,7 @@ impl SessionGuard {
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        self.worker.shared.list.strike(self.place);
+        self.worker.shared.list.remove(self.place);
         self.worker.shared.load.fetch_sub(1, Relaxed);
     }
 }
@@ -385,18 +387,19 @@ async fn work(worker: Worker, notice: PanicNotice, ring: Option<Ring>, mut to_do
         let job = tokio::select! {
             biased;
             job = to_do.recv() => job,
-            // Without it no session goes on: the thread dies of it.
+            // Without the ring no session goes on, so the thread ends by a panic.
             why = ended(&mut driving) => panic!("the worker's io_uring failed: {why}"),
         };
         let Some(job) = job else { return };
         match job {
             Job::Serve(accepted, load) => {
-                // A panic ends this task only; its record, lease and sockets say so while they are dropped.
+                // A panic ends this task only. The drop of its record, lease and sockets counts it.
                 tokio::task::spawn_local(session::run(accepted, Rc::clone(&worker), load));
             }
             Job::Listen { fd, listener, handles, stop, tracked } => match Acceptor::new(fd) {
                 Ok(acceptor) => {
-                    // Unlike a session's, its panic is the end: a front that nobody serves must not look alive.
+                    // Unlike a session's panic, this one ends the process: a listener that does not accept must not look
+                    // alive.
                     let notice = notice.clone();
                     tokio::task::spawn_local(async move {
                         listener::accept(acceptor, listener, handles, stop, tracked).await;
@@ -409,7 +412,7 @@ async fn work(worker: Worker, notice: PanicNotice, ring: Option<Ring>, mut to_do
                 }
             },
             Job::Preconnect(pool, share, places, stop) => {
-                tokio::task::spawn_local(preconnect::tend(Rc::clone(&worker), pool, share, places, stop));
+                tokio::task::spawn_local(preconnect::keep_stock(Rc::clone(&worker), pool, share, places, stop));
             }
             Job::Renew(pool) => worker.renew(&pool),
             Job::Stop => return,
@@ -424,16 +427,16 @@ async fn ended(driving: &mut Option<JoinHandle<io::Error>>) -> String {
     }
 }
 
-/// Lets go of what is not used, and sees to what is not young any more, for ever.
+/// Frees what is not used, and advances late keepalive, for ever.
 async fn trim(worker: Rc<Worker>) {
     loop {
-        tokio::time::sleep(TRIM).await;
+        tokio::time::sleep(TRIM_INTERVAL).await;
         worker.relay_context.trim();
-        worker.late_keepalive.grow();
+        worker.late_keepalive.advance();
     }
 }
 
-/// Tells of the worker's death if a panic drops it.
+/// Reports the worker's death if a panic drops it.
 #[derive(Clone)]
 struct PanicNotice {
     index: usize,

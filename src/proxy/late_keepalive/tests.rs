@@ -13,7 +13,7 @@ fn socket() -> (Socket, TcpStream) {
 
 #[test]
 fn who_lives_long_enough_is_kept_alive_and_nobody_is_kept_open() {
-    let keepalive = |idle| Keepalive { idle: Duration::from_secs(idle), interval: SOON, count: 3 };
+    let keepalive = |idle| Keepalive { idle: Duration::from_secs(idle), interval: IMMEDIATE_BELOW, count: 3 };
     let is_set = |socket: &Socket| SockRef::from(socket.tcp_fd()).keepalive().unwrap();
     let late_keepalive = LateKeepalive::default();
     let ((lives, _one), (dies, _two), (hurries, _three)) = (socket(), socket(), socket());
@@ -24,13 +24,13 @@ fn who_lives_long_enough_is_kept_alive_and_nobody_is_kept_open() {
     let gone = Rc::downgrade(dies.tcp_fd());
     drop(dies);
     assert!(gone.upgrade().is_none());
-    late_keepalive.grow();
+    late_keepalive.advance();
     assert!(!is_set(&lives));
-    late_keepalive.grow();
+    late_keepalive.advance();
     assert!(is_set(&lives));
     let time = SockRef::from(lives.tcp_fd()).tcp_keepalive_time().unwrap();
     assert!((45..=60).contains(&time.as_secs()), "{time:?}");
-    late_keepalive.grow();
+    late_keepalive.advance();
     let left = late_keepalive.0.borrow();
     assert!(left.new.is_empty() && left.old.is_empty());
 }
@@ -42,8 +42,8 @@ fn sockets_ask_at_times_of_their_own() {
     let late_keepalive = LateKeepalive::default();
     let sockets: Vec<_> = (0..64).map(|_| socket()).collect();
     sockets.iter().for_each(|(socket, _)| late_keepalive.add(socket.tcp_fd(), keepalive));
-    late_keepalive.grow();
-    late_keepalive.grow();
+    late_keepalive.advance();
+    late_keepalive.advance();
     let mut times = Vec::new();
     for (socket, _) in &sockets {
         let raw = SockRef::from(socket.tcp_fd());
