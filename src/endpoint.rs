@@ -1,5 +1,5 @@
 //! PURE. What discovery says exists: whole sets of endpoints, never differences.
-//! Written by `discovery`, read by `keeper`; the keeper finds the differences.
+//! Written by `discovery`; the keeper finds the differences.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -8,28 +8,28 @@ use std::sync::Arc;
 /// One instance that a source knows of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Its identity: Consul `node/service_id`, or a static backend's id. Unique in a set; the label in
-    /// metrics, logs and commands.
+    /// Its identity: Consul `node/service_id`, or a static backend's id. Unique in a set; the label in metrics, logs and
+    /// commands.
     pub id: Arc<str>,
-    /// Where it listens, resolved.
+    /// The address on which it listens, resolved.
     pub address: SocketAddr,
-    /// Where its host is a name: all the addresses of that, in the order in which they are tried, `address` among them.
-    /// Empty where an address is written.
+    /// If its host is a name: all addresses of the name, in the order in which they are tried, `address` among them. Empty
+    /// if the host is an address.
     pub candidates: Arc<[SocketAddr]>,
-    /// Its share; 0 = nothing new. Already the one that goes with `registry`.
+    /// Its weight; 0 = nothing new. Already the one for the status `registry`.
     pub weight: u16,
     /// Its tier: 0 is used first.
     pub priority: u8,
-    /// Sessions at once that it takes at most; `None` = as the pool says.
+    /// The most sessions at once; `None` = the pool's limit.
     pub max_sessions: Option<u32>,
-    /// What the registry thinks of it.
+    /// The registry's status.
     pub registry: Registry,
-    /// Why the registry thinks so, for people: the name and output of the check that decided. Bounded by the source.
+    /// The reason of that status: name and output of the check that decided. Bounded by the source.
     pub note: Option<Arc<str>>,
 }
 
 impl Endpoint {
-    /// With `address` in use, if that is one of its candidates.
+    /// Uses `address`, if that is one of its candidates.
     pub fn kept_at(mut self, address: SocketAddr) -> Self {
         if self.candidates.contains(&address) {
             self.address = address;
@@ -41,60 +41,59 @@ impl Endpoint {
 words! {
     /// The registry's fact about a backend.
     pub enum Registry {
-        /// Nothing against it. What a source without statuses (static) says of everything.
+        /// Nothing is wrong with it. A source without statuses (static) says this of everything.
         Passing = "passing",
-        /// A check warns and the pool serves such instances.
+        /// A check warns, and the pool uses such instances.
         Warning = "warning",
-        /// No check has anything against it, but one has not run yet, as after an agent's restart: the registry does not know.
+        /// No check fails, but one has not run yet, as after an agent's restart: the registry does not know.
         Unknown = "unknown",
-        /// A check is critical, or warns where the pool leaves such instances out.
+        /// A check is critical, or warns and the pool leaves such instances out.
         Critical = "critical",
-        /// Taken out by an operator of the registry: nothing new, running sessions stay.
+        /// An operator of the registry took it out: nothing new, running sessions stay.
         Maintenance = "maintenance",
         /// No longer in the set.
         Absent = "absent",
     }
 }
 
-/// The whole set as a source sees it now. Sent only for an answer that can be obeyed: an error is no update.
+/// The whole set that a source has now. Sent only for an answer that can be used: an error is no update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Update {
-    /// Everything that exists; order has no meaning.
+    /// Every endpoint; the order has no meaning.
     pub endpoints: Vec<Endpoint>,
-    /// How far it is to be believed where it takes something away.
+    /// How far the set is believed where it removes something.
     pub trust: Trust,
 }
 
-/// How far a set is to be believed where it takes something away. What the source says of itself; what follows from it
-/// is the keeper's to decide.
+/// How far a set is believed where it removes something. The source says it of itself; the keeper decides what follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// A person wrote it, or asked for another source: it is obeyed at once, whatever it says.
+    /// A person wrote the set, or changed the source: it takes effect at once.
     Written,
     /// Nothing is wrong with the source.
     Calm,
-    /// The first set after something went wrong.
+    /// The first set after a problem.
     Doubted(Mistrust),
     /// The source fails; this is the last set again.
     Failing,
 }
 
 words! {
-    /// Why the registry's word is not believed at once where it takes something away.
+    /// Why a removal by the registry does not take effect at once.
     pub enum Mistrust {
-        /// It had failed to answer.
+        /// The registry had failed to answer.
         Trouble = "trouble",
-        /// It counts from a lower index: it was restarted, or an older state was restored.
+        /// Its index went back: it was restarted, or an older state was restored.
         Restart = "restart",
-        /// Its answers have become filtered by ACLs.
+        /// Its answers became filtered by ACLs.
         Filtered = "filtered",
-        /// It took everything away in one answer, while all of it works. Never said by a source: the keeper finds it.
+        /// One answer removed everything, while all of it works. The keeper finds this; no source says it.
         Shrink = "shrink",
     }
 }
 
 impl Mistrust {
-    /// Since when, for people: "critical since …".
+    /// Completes "critical since …".
     pub fn since(self) -> &'static str {
         match self {
             Self::Trouble => "the registry's trouble",
@@ -105,16 +104,16 @@ impl Mistrust {
     }
 }
 
-/// An instance that a source named but that can't be used; the rest of the set is.
+/// An instance that can't be used; the rest of the set can.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// As much of an identity as it has.
+    /// Its identity, as far as it is known.
     pub id: String,
-    /// What is wrong with it, with the value.
+    /// What is wrong, with the value.
     pub why: String,
 }
 
-/// The instances of a set that can't be used: the first of them, as a slice, and the count of all.
+/// The instances of a set that can't be used: the first of them as a slice, and the count of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rejections {
     first: Vec<Rejected>,
@@ -122,26 +121,26 @@ pub struct Rejections {
 }
 
 impl Rejections {
-    /// As many are kept; the rest is counted.
-    pub const MOST: usize = 100;
+    /// How many are kept; the rest is only counted.
+    pub const KEPT_LIMIT: usize = 100;
 
-    /// One more; made only if it is kept.
+    /// Adds one. `rejected` is only called if it is kept.
     pub fn push(&mut self, rejected: impl FnOnce() -> Rejected) {
         self.count += 1;
-        if self.first.len() < Self::MOST {
+        if self.first.len() < Self::KEPT_LIMIT {
             self.first.push(rejected());
         }
     }
 
-    /// That many more of which nothing but the number is known.
+    /// Adds `count` of which nothing else is known.
     pub fn add_unknown(&mut self, count: usize) {
         self.count += count;
     }
 
-    /// Those too.
+    /// Adds all of `more`.
     pub fn append(&mut self, more: &Self) {
         self.count += more.count;
-        let space = Self::MOST - self.first.len();
+        let space = Self::KEPT_LIMIT - self.first.len();
         self.first.extend(more.first.iter().take(space).cloned());
     }
 

@@ -1,14 +1,15 @@
-//! The vocabulary of what is measured: every metric's name, kind, labels and help text, and the closed sets of label
-//! values. Imports nothing of ours; a test compares the table in `docs/metrics.md` with it.
+//! The vocabulary of metrics: the name, kind, labels and help of each, and the closed sets of label values.
+//! Used everywhere; imports nothing of ours.
+//! A test compares the table in `docs/metrics.md` with it.
 
-/// What kind of series a metric is.
+/// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Only goes up.
+    /// It only grows.
     Counter,
-    /// Read from state at scrape.
+    /// Read from the state at a scrape.
     Gauge,
-    /// Seconds, in the buckets that the metric names.
+    /// Seconds, in fixed buckets.
     Histogram,
 }
 
@@ -19,7 +20,7 @@ pub struct Metric {
     pub name: &'static str,
     /// What it is.
     pub kind: Kind,
-    /// In the order in which values are given.
+    /// The names of its labels, in the order of their values.
     pub labels: &'static [&'static str],
     /// One line.
     pub help: &'static str,
@@ -126,7 +127,7 @@ metrics! {
 words! {
     /// Why a session ended.
     pub enum Outcome {
-        /// Both sides finished.
+        /// Both sides have finished.
         Completed = "completed",
         /// The client reset, or its connection broke.
         ClientReset = "client_reset",
@@ -150,25 +151,25 @@ words! {
         ConnectFailed = "connect_failed",
         /// The client left before a backend was reached.
         ClientGone = "client_gone",
-        /// Cut at the end of a drain.
+        /// Closed at the end of a drain.
         Drained = "drained",
-        /// Cut by an operator.
+        /// Closed by an operator.
         Killed = "killed",
-        /// Cut because its backend was down, as the pool's `on_down` says.
+        /// Closed because its backend was down, by the pool's `on_down`.
         BackendDown = "backend_down",
-        /// Cut because its backend had left the registry, or the address, as the pool's `on_removed` says.
+        /// Closed because its backend had left the registry or the address, by the pool's `on_removed`.
         BackendRemoved = "backend_removed",
-        /// A peer that has to begin with a PROXY header did not.
+        /// The peer did not begin with the PROXY header that it must send.
         Refused = "refused",
-        /// Something of our own failed: no fd, no port, no memory.
+        /// This machine lacked something: descriptors, ports, memory.
         LocalError = "local_error",
-        /// A bug: the session's task panicked; no other session noticed.
+        /// A bug: the session's task panicked. No other session is affected.
         Panicked = "panicked",
     }
 }
 
 words! {
-    /// Why a session is ended from outside although both its sides live.
+    /// Why a session is closed although both sides live.
     pub enum CloseCause {
         /// Its backend is down: the pool's `on_down`.
         BackendDown = "backend_down",
@@ -180,7 +181,7 @@ words! {
         MaxLifetime = "max_lifetime",
         /// The process stops, and `shutdown.timeout` is nearly over.
         Shutdown = "shutdown",
-        /// An operator said so.
+        /// An operator closed it.
         Operator = "operator",
     }
 }
@@ -188,21 +189,21 @@ words! {
 words! {
     /// Why a connect to a backend failed.
     pub enum ConnectFailure {
-        /// Nobody listens there (RST in answer to SYN).
+        /// No program listens there (RST in answer to SYN).
         Refused = "refused",
         /// No answer within `connect.timeout`, or the kernel gave up.
         Timeout = "timeout",
-        /// No route, or a router or firewall said no.
+        /// No route, or a router or firewall rejected it.
         Unreachable = "unreachable",
         /// Reset while connecting, or before it was sent anything.
         Reset = "reset",
-        /// Closed before it was sent anything, although there was something.
+        /// Closed before it was sent anything, although the client had sent something.
         Closed = "closed",
-        /// Ours: no free local port or address (EADDRNOTAVAIL).
+        /// Not the backend's fault: no free local port or address (EADDRNOTAVAIL).
         AddressNotAvailable = "address_not_available",
-        /// Ours: no fd or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
+        /// Not the backend's fault: no fd or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
         NoResources = "no_resources",
-        /// Ours: the session was ended while connecting, or its client left.
+        /// Not the backend's fault: the session was ended while connecting, or its client left.
         Abandoned = "abandoned",
         /// Anything else.
         Other = "other",
@@ -210,7 +211,7 @@ words! {
 }
 
 impl ConnectFailure {
-    /// Whether it says something about the backend; what is our own fault, or the client's, never does.
+    /// Whether it is the backend's fault.
     pub fn blames_backend(self) -> bool {
         match self {
             Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset | Self::Closed => true,
@@ -220,23 +221,23 @@ impl ConnectFailure {
 }
 
 words! {
-    /// How a backend failed a session that had reached it: it had not sent a byte, although the client had.
+    /// How a backend failed a session after the connect, without a byte, although the client had sent some.
     pub enum EarlyEnd {
         /// It reset the connection.
         Reset = "reset",
         /// It closed the connection.
         Closed = "closed",
-        /// It said nothing for `timeouts.first_byte`.
+        /// It sent nothing for `timeouts.first_byte`.
         Silent = "silent",
     }
 }
 
 words! {
-    /// What became of a backend that was dialled beside a slow one.
+    /// The result of a backend that was dialled beside a slow one.
     pub enum Hedge {
         /// It answered first.
         Won = "won",
-        /// It failed, or another one answered first, or nobody waits any more.
+        /// It failed, or another one answered first, or the session ended.
         Lost = "lost",
         /// It was not dialled: the budget is used up, or the process has no room for one more connection.
         Refused = "refused",
@@ -244,15 +245,15 @@ words! {
 }
 
 words! {
-    /// What became of a replay: a client's bytes that were sent to another backend.
+    /// The result of a replay: a client's bytes that were sent to another backend.
     pub enum Replay {
         /// That backend answered.
         Answered = "answered",
-        /// It failed before its first byte, too.
+        /// That backend failed before its first byte, too.
         Failed = "failed",
-        /// The session went on, or ended, without an answer to it.
+        /// The session went on or ended without an answer.
         Ended = "ended",
-        /// There was no other backend to send them to.
+        /// There was no other backend.
         NoBackend = "no_backend",
     }
 }
@@ -264,7 +265,7 @@ words! {
         Consecutive = "consecutive",
         /// Too large a part of the sessions in a window.
         Percentage = "percentage",
-        /// The first thing that it did after an ejection was to fail.
+        /// It failed again right after an ejection.
         Relapse = "relapse",
     }
 }
@@ -282,7 +283,7 @@ words! {
 }
 
 words! {
-    /// The way that bytes go.
+    /// The direction of bytes.
     pub enum Direction {
         /// From the client.
         ToBackend = "to_backend",
@@ -294,7 +295,7 @@ words! {
 /// Upper bounds in seconds for connect and first-byte times and probes.
 pub const FAST_BUCKETS: [f64; 12] = [0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
 
-/// Upper bounds in seconds for how long sessions last.
+/// Upper bounds in seconds for the durations of sessions.
 pub const SESSION_BUCKETS: [f64; 12] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 3_600.0, 21_600.0];
 
 #[cfg(test)]

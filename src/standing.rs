@@ -1,5 +1,6 @@
-//! PURE. From the facts about a backend to the one word that says whether and why it gets sessions.
-//! Each fact is written by one party; nothing else decides.
+//! PURE. Computes a backend's standing from the facts about it, and what happens to its running sessions then.
+//! Used by `keeper`, `server` and `plan`.
+//! Each fact has one writer. No other place decides this.
 
 use std::time::Instant;
 
@@ -8,20 +9,20 @@ use crate::endpoint::{Mistrust, Registry};
 use crate::health::{AgentWish, ProbeState};
 use crate::metrics::CloseCause;
 
-/// Everything that is known about a backend, by who said it.
+/// All facts about a backend, one for each source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Facts {
     /// What an operator of this balancer wants.
     pub operator: Operator,
     /// What discovery says.
     pub registry: Registry,
-    /// What the backend's own agent asks for.
+    /// What the backend's agent check asks for.
     pub agent: AgentWish,
-    /// What the active check says; `None` = the pool has none (`kind = "none"`).
+    /// What the active check says; `None` = there is none (`kind = "none"`).
     pub probe: Option<ProbeState>,
-    /// What sessions met there.
+    /// What sessions observed.
     pub passive: Passive,
-    /// A rule that keeps a backend in or out against the facts above.
+    /// A rule that overrules the facts above.
     pub guard: Guard,
 }
 
@@ -30,7 +31,7 @@ words! {
     pub enum Operator {
         /// Serve.
         Ready = "ready",
-        /// Nothing new; let the old finish.
+        /// Nothing new; running sessions finish.
         Drain = "drain",
         /// Out.
         Disabled = "disabled",
@@ -40,11 +41,11 @@ words! {
 /// The fact from sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passive {
-    /// Nothing against it.
+    /// Nothing is wrong.
     Ok,
-    /// It stood out by its failures.
+    /// It failed more than others.
     Ejected {
-        /// When it comes back by itself; `None` = a probe has to pass.
+        /// When it gets sessions again; `None` = after a passing probe.
         until: Option<Instant>,
     },
 }
@@ -52,31 +53,31 @@ pub enum Passive {
 /// The guard's fact.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// No guard acts.
+    /// No rule applies.
     None,
-    /// Missing or critical at a moment when the registry is not believed; stays while its own probes pass.
+    /// The registry removed it or calls it critical, but is not believed now; it stays while its own probes pass.
     Held(Mistrust),
-    /// Flapped; has to stay up for longer before it counts.
+    /// It flapped, and has to stay up for longer.
     Damped,
 }
 
 words! {
-    /// What it comes to.
+    /// Whether a backend gets new sessions, and why not.
     #[derive(PartialOrd, Ord)]
     pub enum Standing {
         /// Gets sessions.
         Up = "up",
-        /// No probe has answered yet.
+        /// No probe has a result yet.
         Unproven = "unproven",
-        /// The probe, or the registry, says it does not work.
+        /// The probe, the registry or its agent check says that it does not work.
         Down = "down",
         /// Sessions failed there.
         Ejected = "ejected",
         /// Up, but flapped.
         Damped = "damped",
-        /// The operator, or its agent, lets it run empty.
+        /// The operator or its agent check drains it.
         Draining = "draining",
-        /// The registry's operator, or its agent, took it out.
+        /// The registry's operator or its agent check took it out.
         Maintenance = "maintenance",
         /// The operator took it out.
         Disabled = "disabled",
@@ -86,8 +87,8 @@ words! {
 }
 
 impl Standing {
-    /// Whether a session may try it when nothing is up and the pool says `when_all_down = "any"`: health spoke
-    /// against it, no person did.
+    /// Whether a session may try it when nothing is up and the pool says `when_all_down = "any"`: its health took it out,
+    /// not a person.
     pub fn is_last_resort(self) -> bool {
         match self {
             Self::Unproven | Self::Down | Self::Ejected | Self::Damped => true,
@@ -95,25 +96,25 @@ impl Standing {
         }
     }
 
-    /// What becomes of the running sessions of a backend, and what they are closed for; `None` = nothing speaks against
-    /// them. `is_open` is said of its pool: sessions may try what is not up, since nothing is (`when_all_down`) or too little
-    /// (`panic_threshold`).
+    /// What happens to the running sessions of a backend, and for what cause; `None` = nothing. `is_open`: sessions of the
+    /// pool may try backends that are not up, because none is (`when_all_down`) or too few are (`panic_threshold`).
     pub fn fate(self, is_open: bool, closing: &Closing) -> Option<(CloseCause, ClosePolicy)> {
         match self {
-            // Sessions are sent there on purpose, for want of anything better.
+            // Sessions go there on purpose, because there is nothing better.
             Self::Down if is_open => None,
             Self::Down => Some((CloseCause::BackendDown, closing.on_down)),
             Self::Removed => Some((CloseCause::BackendRemoved, closing.on_removed)),
             Self::Maintenance => Some((CloseCause::Maintenance, closing.on_maintenance)),
-            // Nothing said that what runs there does not work, or an operator decides by hand.
+            // Running sessions still work, or an operator decides about them by hand.
             Self::Up | Self::Unproven | Self::Ejected | Self::Damped | Self::Draining | Self::Disabled => None,
         }
     }
 }
 
 impl Facts {
-    /// Precedence: operator, registry, agent, probe, passive; a guard overrules "absent" and "critical" (held) or "up" (damped).
-    /// Where the registry does not know, the probe decides; where there is none, a check that has not run counts as critical.
+    /// Precedence: operator, registry, agent check, probe, passive. A guard overrules "absent" and "critical" (held) or "up"
+    /// (damped). If the registry does not know, the probe decides; without a probe, a check that has not run counts as
+    /// critical.
     pub fn standing(&self) -> Standing {
         match self.operator {
             Operator::Disabled => return Standing::Disabled,
@@ -147,21 +148,21 @@ impl Facts {
 }
 
 impl Facts {
-    /// Of the same backend, at another address of its name than the one in use. What people and the registry say holds there,
-    /// too; what its check, its agent and sessions say belongs to an address. `is_dead`: the check finds that one down.
+    /// The facts for another address of the same backend's name. Operator and registry count there, too; check, agent check
+    /// and sessions belong to an address. `is_dead`: the check finds that address down.
     #[must_use]
     pub fn elsewhere(self, is_dead: bool) -> Self {
         let probe = Some(if is_dead { ProbeState::Down } else { ProbeState::Up });
         Self { probe, agent: AgentWish::Ready, passive: Passive::Ok, ..self }
     }
 
-    /// Whether the guard keeps it against what the registry says now.
+    /// Whether the guard keeps it although the registry removed it.
     pub fn is_held(&self) -> bool {
         matches!(self.guard, Guard::Held(_))
     }
 
-    /// What the active check and the sessions make of it; `None` = nothing yet. This is what flaps: what people and the
-    /// registry say counts at once.
+    /// Whether check and sessions find it working; `None` = not known yet. Flapping is counted on this: facts from people
+    /// and the registry take effect at once.
     pub fn is_sound(&self) -> Option<bool> {
         match (self.probe, self.passive) {
             (Some(ProbeState::Down), _) | (_, Passive::Ejected { .. }) => Some(false),
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(Facts { probe: None, ..unknown }.standing(), Standing::Down);
     }
 
-    /// All standings, pools that fail open or not, and policies.
+    /// Every standing, in pools that fail open or not, with every policy.
     #[test]
     fn the_fate_of_sessions_is_their_policys_and_no_policy_closes_where_a_pool_fails_open() {
         let policies = [ClosePolicy::Keep, ClosePolicy::Drain(std::time::Duration::from_secs(1)), ClosePolicy::Close];

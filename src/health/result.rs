@@ -1,4 +1,4 @@
-//! What one probe found: kept per backend, shown by the API, quoted in the log line of a change.
+//! The result of one probe attempt: made by `probe`, kept per backend, shown by the API, quoted in log lines.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use super::ProbeState;
 
-/// The longest text of a received answer that is kept.
-const KEPT: usize = 120;
+/// The longest part of a received answer that is kept, in bytes.
+const QUOTED_BYTES: usize = 120;
 
 /// The longest part of a result, in characters: an answer with each byte escaped, and words around it.
-const LINE: usize = 600;
+const QUOTED_CHARS: usize = 600;
 
 /// One finished probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,30 +19,30 @@ pub struct ProbeResult {
     pub kind: &'static str,
     /// Whether it counts as a pass.
     pub passed: bool,
-    /// From its start to its verdict.
+    /// From its start to its result.
     pub duration: Duration,
-    /// When it ended, for people.
+    /// When it ended, on the wall clock.
     pub at: SystemTime,
     /// What was asked: `connect 10.0.0.1:80`, `GET /health`, `step 2 of 3`.
     pub asked: String,
-    /// What would have passed: `200-399`, `body with "ok"`. Empty where `asked` says it all.
+    /// What would have passed: `200-399`, `body with "ok"`. Empty if `asked` says it.
     pub wanted: String,
-    /// What came, escaped and bounded: `status 503`, `refused`, `timeout after 1s`.
+    /// What was received, escaped and bounded: `status 503`, `refused`, `timeout after 1s`.
     pub got: String,
-    /// What the backend asks of its balancer besides (kind `agent`).
+    /// What the backend's agent check asks for (kind `agent`).
     pub advice: Option<Advice>,
-    /// Whether that was understood; `None` = nobody asked.
+    /// Whether its answer was understood; `None` = the kind is not `agent`.
     pub hearing: Option<Hearing>,
-    /// What the backend showed of itself in a TLS handshake.
+    /// The certificate of a TLS handshake.
     pub certificate: Option<Certificate>,
 }
 
-/// A certificate as an operator has to know it.
+/// The end of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// The end of its validity.
     pub not_after: SystemTime,
-    /// Whether that is nearer than the check's `expires_within`.
+    /// Whether it is nearer than the check's `expires_within`.
     pub expires_soon: bool,
 }
 
@@ -59,31 +59,31 @@ impl fmt::Display for Certificate {
 }
 
 words! {
-    /// What became of a question to a backend's agent.
+    /// The result of a question to a backend's agent check.
     #[derive(Default)]
     pub enum Hearing {
-        /// Each word of its answer is known.
+        /// Every word of its answer is known.
         #[default]
         Understood = "understood",
-        /// Some are not, or all.
+        /// Some or all words are not known.
         Unknown = "unknown",
         /// There was no answer.
         Unreachable = "unreachable",
     }
 }
 
-/// What a backend's agent asks for. It holds until the next probe says otherwise.
+/// What a backend's agent check asks for. It holds until the next answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Advice {
-    /// `None` = the configured one.
+    /// `None` = the configured weight.
     pub weight: Option<AdvisedWeight>,
-    /// Whether it wants new sessions.
+    /// Whether it takes new sessions.
     pub wish: AgentWish,
-    /// Sessions at once that it takes at most; `None` = no limit.
+    /// The most sessions at once; `None` = no limit.
     pub max_sessions: Option<u32>,
 }
 
-/// A weight that an agent asks for.
+/// A weight that an agent check asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdvisedWeight {
     /// Of the configured one.
@@ -103,17 +103,17 @@ impl fmt::Display for AdvisedWeight {
 }
 
 words! {
-    /// See [`Advice`].
+    /// Whether a backend takes new sessions, in its own opinion.
     #[derive(Default)]
     pub enum AgentWish {
         /// It serves.
         #[default]
         Ready = "ready",
-        /// Nothing new, let the old finish.
+        /// Nothing new; running sessions finish.
         Drain = "drain",
         /// It is being worked on.
         Maintenance = "maintenance",
-        /// It does not serve, whatever probes find.
+        /// It does not serve, even if probes pass.
         Down = "down",
     }
 }
@@ -143,14 +143,14 @@ impl fmt::Display for ProbeResult {
     }
 }
 
-/// What a subscriber to a probe is told after each result.
+/// What a subscriber to a probe receives after each result.
 #[derive(Clone, Debug)]
 pub struct ProbeReport {
     /// The result itself.
     pub result: Arc<ProbeResult>,
-    /// The state after it.
+    /// The state after the result.
     pub state: ProbeState,
-    /// How many results in a row were like this one, this one included.
+    /// How many results in a row were like this one, including it.
     pub streak: u32,
 }
 
@@ -173,21 +173,21 @@ fn ordinal(n: u32) -> String {
     format!("{n}{suffix}")
 }
 
-/// A part of a result as a bounded, printable piece of a line, whoever wrote it: patterns may have line ends, and the
-/// words of libraries may quote a peer.
+/// Makes a part of a result printable and bounded: patterns may hold line ends, and error texts of libraries may quote a
+/// peer.
 pub fn line(text: &str) -> String {
-    let more = if text.chars().nth(LINE).is_some() { "…" } else { "" };
-    let shown = text.chars().take(LINE).map(|c| match c {
+    let more = if text.chars().nth(QUOTED_CHARS).is_some() { "…" } else { "" };
+    let shown = text.chars().take(QUOTED_CHARS).map(|c| match c {
         c if c.is_control() => c.escape_default().to_string(),
         c => c.to_string(),
     });
     shown.collect::<String>() + more
 }
 
-/// Bytes from a backend as a bounded, printable text.
+/// Makes bytes from a backend printable and bounded.
 pub fn escaped(bytes: &[u8]) -> String {
-    let shown = &bytes[..bytes.len().min(KEPT)];
-    let more = if bytes.len() > KEPT { "…" } else { "" };
+    let shown = &bytes[..bytes.len().min(QUOTED_BYTES)];
+    let more = if bytes.len() > QUOTED_BYTES { "…" } else { "" };
     format!("\"{}\"{more}", shown.escape_ascii())
 }
 
@@ -209,9 +209,9 @@ mod tests {
     #[test]
     fn a_line_is_one_line_and_no_longer_than_a_screen() {
         assert_eq!(line("expect /(?x) a\n\tb \u{1b}[31m é/"), r"expect /(?x) a\n\tb \u{1b}[31m é/");
-        assert_eq!(line(&"é".repeat(LINE)), "é".repeat(LINE));
-        assert_eq!(line(&"é".repeat(LINE + 1)), "é".repeat(LINE) + "…");
+        assert_eq!(line(&"é".repeat(QUOTED_CHARS)), "é".repeat(QUOTED_CHARS));
+        assert_eq!(line(&"é".repeat(QUOTED_CHARS + 1)), "é".repeat(QUOTED_CHARS) + "…");
         let longest = escaped(&[0xff; 1000]);
-        assert!(longest.chars().count() < LINE, "{longest}");
+        assert!(longest.chars().count() < QUOTED_CHARS, "{longest}");
     }
 }

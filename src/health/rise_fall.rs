@@ -1,7 +1,7 @@
-//! Rise and fall: one contrary result resets the streak, the first result ever decides at once.
+//! PURE. Rise and fall: `rise` passes or `fall` failures in a row change the state, and the first result decides at once.
 
 words! {
-    /// The probe's fact about a backend.
+    /// What probes say about a backend.
     pub enum ProbeState {
         /// No result yet.
         Unproven = "unproven",
@@ -12,16 +12,16 @@ words! {
     }
 }
 
-/// What a result did.
+/// The effect of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flip {
-    /// The state stands.
+    /// The state stays.
     None,
-    /// The state is another one now.
+    /// The state changed to this.
     To(ProbeState),
 }
 
-/// Counts results in a row.
+/// Counts results in a row, and holds the state that follows.
 #[derive(Clone, Debug)]
 pub struct RiseFall {
     rise: u32,
@@ -47,7 +47,7 @@ impl RiseFall {
         self.streak
     }
 
-    /// Whether the last result contradicts the state, or there is none yet: time for `fast_interval`.
+    /// Whether the last result contradicts the state, or there is none yet: the next probe comes after `fast_interval`.
     pub fn in_doubt(&self) -> bool {
         match self.state {
             ProbeState::Unproven => true,
@@ -56,7 +56,7 @@ impl RiseFall {
         }
     }
 
-    /// Takes one result.
+    /// Takes a result.
     pub fn record(&mut self, passed: bool) -> Flip {
         self.streak = if self.last == Some(passed) { self.streak.saturating_add(1) } else { 1 };
         self.last = Some(passed);

@@ -145,7 +145,7 @@ fn of_very_many_that_cannot_be_used_the_first_are_kept_and_all_are_counted() {
         })
         .collect();
     let (_, rejected) = all(&entries, &[], Warning::Serve);
-    assert_eq!((rejected.len(), rejected.count()), (Rejections::MOST, 1_000));
+    assert_eq!((rejected.len(), rejected.count()), (Rejections::KEPT_LIMIT, 1_000));
     assert_eq!(rejected[0].id, "n1/0000", "the same ones each time");
 }
 
