@@ -38,7 +38,6 @@ pub(super) enum Class {
     Anybody,
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Access {
     hosts: Vec<String>,

@@ -156,7 +156,6 @@ impl Body for Counted {
     }
 }
 
-/// See the module.
 pub(super) struct SentBody {
     body: AnyBody,
     /// Of a frame that is longer than a slice.

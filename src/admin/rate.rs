@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Rate {
     per_second: f64,

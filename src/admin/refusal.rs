@@ -5,7 +5,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) status: StatusCode,

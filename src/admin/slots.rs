@@ -28,7 +28,6 @@ const BIG_PATIENCE: Duration = Duration::from_secs(3);
 /// Bytes of big answers that wait to be read, of all connections; what they share counts once.
 const MOST_HELD: usize = 32 << 20;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct ConnectionSlots {
     /// A lock, because each connection is a task; held for a look at some dozens of entries.

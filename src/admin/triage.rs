@@ -12,7 +12,6 @@ const LOOK: usize = 4 * 1024;
 const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: 43\r\n\r\n{\"error\":\"too many ask at the same time\"}\r\n";
 
-/// See the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// It asks whether we live, or are ready.

@@ -41,7 +41,7 @@ use crate::standing::Operator;
 pub use logging::{Logging, start as start_logging};
 pub use watch::FileWatch;
 
-/// For who reads stderr.
+/// How long the end waits for stderr's reader.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A TCP load balancer.
@@ -282,7 +282,7 @@ fn say(text: &str) -> anyhow::Result<()> {
 fn complain(text: String) {
     let (written, wait) = std::sync::mpsc::channel::<()>();
     std::thread::spawn(move || {
-        // Nobody is left to be told that nobody can be told.
+        // There is no other place to say that stderr can't be written.
         let _ = writeln!(io::stderr(), "evenkeel: {}", clean::lines(&text));
         drop(written);
     });

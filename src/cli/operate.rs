@@ -300,7 +300,7 @@ async fn wait(client: &AdminClient, found: &Found, timeout: Option<Duration>) ->
             let (begin, end) = if terminal { ("\r\x1b[K", "") } else { ("", "\n") };
             let text = format!("{begin}{left} sessions left, {}{end}", short(began.elapsed()));
             let mut stderr = io::stderr().lock();
-            // Who does not want to see it need not.
+            // Progress that can't be shown is not needed.
             let _ = stderr.write_all(text.as_bytes()).and_then(|()| stderr.flush());
         }
         if left == 0 || over {

@@ -1,4 +1,4 @@
-//! `evenkeel sessions` and `close`: who is connected to whom, and the end of some of them.
+//! `evenkeel sessions` and `close`: lists sessions, shows one, closes some.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;

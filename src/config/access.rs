@@ -1,4 +1,4 @@
-//! `[admin]`: where the admin side is and who may use it.
+//! `[admin]`: where the admin side is, and the tokens and names that it accepts.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,15 +19,15 @@ pub struct Admin {
     pub socket: AdminSocket,
     /// Names in a `Host` header that are this balancer's, lower case, besides its addresses.
     pub hosts: Vec<String>,
-    /// Asked of who reads over TCP; `None` = anybody may.
+    /// Needed to read over TCP; `None` = no token is needed.
     pub read_token: Option<AccessToken>,
-    /// Asked of who changes things over TCP; `None` = nobody may.
+    /// Needed to change anything over TCP; `None` = nothing can be changed there.
     pub admin_token: Option<AccessToken>,
     /// How many backends get histograms of their own in `/metrics`; pools always have theirs.
     pub backend_histograms: usize,
 }
 
-/// What a client of the admin listener has to know.
+/// A token, or the file that holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum AccessToken {

@@ -69,7 +69,7 @@ pub struct RedisCheck {
     pub username: Option<String>,
     /// For `AUTH`.
     pub password: Option<Secret>,
-    /// The same, read anew before each probe.
+    /// The file that holds it, read before each probe.
     pub password_file: Option<PathBuf>,
 }
 
@@ -126,7 +126,7 @@ pub struct ExecCheck {
 /// `run_as`: by name or number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RunAs {
-    /// Who.
+    /// The user.
     pub user: String,
     /// `None` = the user's own.
     pub group: Option<String>,

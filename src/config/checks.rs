@@ -17,7 +17,7 @@ use super::{AgentCheck, Check, CheckKind, ProxyVersion, TlsCheck, expectations};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(2);
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time enough to find out who renews it.
+/// Time enough to renew it.
 const DEFAULT_EXPIRES_WITHIN: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// The checks that pools may name.

@@ -13,7 +13,7 @@ const STARTS: [&str; 7] =
 /// A listener's socket options that can't be taken back on a socket that listens.
 const STICKY: [&str; 2] = ["tcp.receive_buffer", "tcp.send_buffer"];
 
-/// See the module. Everything in the order of names and keys.
+/// What is different, in the order of names and keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Diff {
     /// Keys outside of listeners and pools, such as `shutdown.timeout`.

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 use super::faults::ConfigFault;
 use super::{place, secrets};
 
-/// More than this many at once help nobody.
+/// The first of them are enough to begin with.
 const MOST_SHOWN: usize = 20;
 /// Of a longer line only the part around the value is shown.
 const LONGEST_LINE: usize = 160;

@@ -10,7 +10,7 @@ use super::faults::Complaint;
 use super::table::{Table, word};
 use super::value::{Form, Value};
 
-/// `accept_proxy = { … }`: who may say on whose behalf it connects.
+/// `accept_proxy = { … }`: which peers may name the client that they connect for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct AcceptProxy {
     /// At least one. From other peers no header is expected, and none is believed.

@@ -9,7 +9,7 @@ use super::access::{self, usual_bind};
 use super::expand::{self, Env};
 use super::{AccessToken, AdminSocket, Secret};
 
-/// See the module.
+/// The socket, the address and the token of `[admin]`.
 #[derive(Debug, Default)]
 pub struct Whereabouts {
     /// `None` = written, but not to be understood here: its variable may be set for the balancer alone.

@@ -1,4 +1,4 @@
-//! PURE. What operators said of a pool and its backends, by whom and for how long. The keeper of a pool obeys it; it
+//! PURE. What operators said of a pool and its backends, with their names and for how long. The keeper of a pool obeys it; it
 //! outlives registry updates, address changes and, in its `file`, restarts.
 
 pub mod file;
@@ -23,7 +23,7 @@ pub(crate) fn printable(at: SystemTime) -> SystemTime {
     at.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + LAST)
 }
 
-/// What an operator says, by whom and for how long: of a pool or a backend (`Override<Wanted>`, as it is given), or of one
+/// What an operator says, with the name and for how long: of a pool or a backend (`Override<Wanted>`, as it is given), or of one
 /// thing alone (as it holds and is kept).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override<T> {

@@ -42,7 +42,6 @@ pub(super) enum KeyMode {
     Sure(BackendName, &'static str),
 }
 
-/// See the module.
 pub(super) struct TopView {
     pub(super) ink: bool,
     pub(super) mode: KeyMode,

@@ -21,7 +21,6 @@ const LINKS: usize = 40;
 /// Of events that are read at once.
 const AT_ONCE: usize = 16 * 1024;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct PathWatch {
     inotify: OwnedFd,

@@ -12,7 +12,7 @@ const HUNG: Duration = Duration::from_secs(2);
 /// A file that is replaced may be away for a moment.
 const GONE: Duration = Duration::from_secs(1);
 
-/// See the module. A lock: touched a few times a second at most, and for as long as it takes to copy.
+/// A lock: touched a few times a second at most, and for as long as it takes to copy.
 #[derive(Debug, Default)]
 pub(super) struct Troubles(Mutex<TroubleState>);
 

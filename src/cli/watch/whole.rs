@@ -67,7 +67,6 @@ pub(super) enum Next {
     AskAt(Instant),
 }
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
     /// What was read last.
