@@ -94,7 +94,7 @@ impl Connection {
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
             Poll::Ready(match buffer.filled().len() {
                 0 => Ok(()),
-                surplus => Err(surplus_fault(surplus)),
+                surplus => Err(surplus_error(surplus)),
             })
         })
         .await;
@@ -159,7 +159,7 @@ fn check(down: Pattern, received: u64, size: u64, data: &[u8]) -> Result<(), Ope
         return Err(diagnose(down, received, at, &data[..due]));
     }
     if data.len() > due {
-        return Err(surplus_fault(data.len() - due));
+        return Err(surplus_error(data.len() - due));
     }
     Ok(())
 }
@@ -179,6 +179,6 @@ fn diagnose(down: Pattern, received: u64, at: usize, data: &[u8]) -> OperationEr
     OperationError::Wrong { mismatch: Mismatch::Content, detail }
 }
 
-fn surplus_fault(surplus: usize) -> OperationError {
+fn surplus_error(surplus: usize) -> OperationError {
     OperationError::Wrong { mismatch: Mismatch::Surplus, detail: format!("{surplus} or more bytes too many") }
 }

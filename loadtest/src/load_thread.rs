@@ -29,7 +29,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 pub(crate) struct LoadThread {
     pub(crate) plan: Arc<LoadPlan>,
-    pub(crate) alarm: PreciseTimer,
+    pub(crate) timer: PreciseTimer,
     scratch: RefCell<Box<[u8]>>,
     results: RefCell<ThreadResults>,
     counters: Arc<LiveCounters>,
@@ -42,7 +42,7 @@ impl LoadThread {
     pub(crate) fn new(plan: Arc<LoadPlan>, gate: Arc<StartGate>, counters: Arc<LiveCounters>) -> io::Result<Self> {
         Ok(Self {
             plan,
-            alarm: PreciseTimer::new()?,
+            timer: PreciseTimer::new()?,
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             results: RefCell::new(ThreadResults::new()),
             counters,

@@ -167,8 +167,8 @@ impl ThreadParts {
 }
 
 async fn run_slots(plan: &LoadPlan, load_thread: &Rc<LoadThread>, index: usize) {
-    let alarm = load_thread.clone();
-    let driver = tokio::task::spawn_local(async move { alarm.alarm.drive().await });
+    let thread = load_thread.clone();
+    let driver = tokio::task::spawn_local(async move { thread.timer.drive().await });
     let mut slots = JoinSet::new();
     for (place, slot) in (index as u64..plan.connections).step_by(plan.threads).enumerate() {
         slots.spawn_local(plan.scenario.run(load_thread.clone(), slot, place));

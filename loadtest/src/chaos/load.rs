@@ -53,8 +53,8 @@ type Answer = Result<u8, ConnectionEnd>;
 pub(super) fn run(load: ClientLoad, origin: Instant) -> io::Result<ClientResults> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     runtime.block_on(async {
-        let alarm = Rc::new(PreciseTimer::new()?);
-        let driver = alarm.clone();
+        let timer = Rc::new(PreciseTimer::new()?);
+        let driver = timer.clone();
         let driver = spawn_local(async move { driver.drive().await });
         let results = Rc::new(RefCell::new(ClientResults::default()));
         let mut long_lived_tasks = JoinSet::new();
@@ -66,7 +66,7 @@ pub(super) fn run(load: ClientLoad, origin: Instant) -> io::Result<ClientResults
         let (mut schedule, mut number) = (pacing.schedule(0), 0);
         let mut tasks = JoinSet::new();
         while let NextOperation::At(due) = schedule.take(origin.elapsed()) {
-            alarm.until(origin + due, 0).await?;
+            timer.until(origin + due, 0).await?;
             let results = results.clone();
             tasks.spawn_local(async move {
                 let record = new_connection(&load, origin, number, due).await;

@@ -21,7 +21,7 @@ pub(super) async fn run(thread: &LoadThread, slot: u64, index: usize) {
             NextOperation::Now => now,
             NextOperation::At(offset) => start + offset,
         };
-        let result = match thread.alarm.until(intended, index).await {
+        let result = match thread.timer.until(intended, index).await {
             Ok(()) => one(thread, intended).await,
             Err(error) => Err(error.into()),
         };

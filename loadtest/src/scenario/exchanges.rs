@@ -67,7 +67,7 @@ impl SlotRun<'_> {
                     NextOperation::At(offset) => {
                         timeout.rest();
                         let intended = *start + offset;
-                        thread.alarm.until(intended, *index).await?;
+                        thread.timer.until(intended, *index).await?;
                         now = Instant::now();
                         intended
                     }
