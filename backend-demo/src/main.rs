@@ -33,8 +33,8 @@ enum Command {
     Requests(requests::Options),
     /// Run a registry FOR DEVELOPMENT ONLY: a small part of Consul's HTTP API, in memory, without any security
     #[command(after_help = "\
-It fails on request: PUT /fault/NAME, where NAME is error (500), forbidden (403), rate-limit (429), hang, no-leader,
-garbage, empty (a list of nothing) or no-index; DELETE /fault ends that. PUT /fault/index-back sets its index back, once.")]
+To make it fail: PUT /fault/NAME, where NAME is error (500), forbidden (403), rate-limit (429), hang, no-leader,
+garbage, empty (an empty list) or no-index; DELETE /fault ends it. PUT /fault/index-back sets the index back, once.")]
     Registry {
         /// Where to listen
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500")]

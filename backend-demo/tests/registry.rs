@@ -67,7 +67,7 @@ async fn an_instance_registers_passes_and_leaves() {
     let update = r#"{"Status":"warning","Output":"slow"}"#;
     assert_eq!(put(at, "/v1/agent/check/update/service:web-1", update).await.status, 200);
     assert_eq!(registry.status("web-1"), Some(Status::Warning));
-    // Who registers again keeps the status.
+    // A new registration keeps the status.
     register(&registry, "web-1", "30s", "").await;
     assert_eq!(registry.status("web-1"), Some(Status::Warning));
 
@@ -79,7 +79,7 @@ async fn an_instance_registers_passes_and_leaves() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_or_wrong_is_refused_in_plain_text() {
+async fn unknown_and_invalid_requests_are_refused_in_plain_text() {
     let registry = registry().await;
     let at = registry.address();
     let unknown = put(at, "/v1/agent/check/update/nope", r#"{"Status":"passing"}"#).await;
@@ -105,7 +105,7 @@ async fn what_is_unknown_or_wrong_is_refused_in_plain_text() {
 }
 
 #[tokio::test]
-async fn a_change_reaches_who_waits_and_only_them() {
+async fn a_change_reaches_only_the_queries_that_wait_for_it() {
     let registry = registry().await;
     registry.add("web", "web-1", backend(1));
     let first = get(registry.address(), WEB).await;
@@ -137,7 +137,7 @@ async fn a_change_reaches_who_waits_and_only_them() {
 }
 
 #[tokio::test]
-async fn a_wait_that_ends_answers_with_what_there_is() {
+async fn a_query_answers_with_the_current_set_when_its_wait_ends() {
     let registry = registry().await;
     registry.add("web", "web-1", backend(1));
     let index = get(registry.address(), WEB).await.index();
@@ -149,7 +149,7 @@ async fn a_wait_that_ends_answers_with_what_there_is() {
 }
 
 #[tokio::test]
-async fn ttls_run_out_and_the_dead_are_removed() {
+async fn ttls_expire_and_dead_instances_are_removed() {
     let registry = registry().await;
     register(&registry, "web-1", "300ms", r#","Status":"passing","DeregisterCriticalServiceAfter":"2s""#).await;
     let first = get(registry.address(), WEB).await;
@@ -197,7 +197,7 @@ async fn filters_and_tags_select() {
 }
 
 #[tokio::test]
-async fn names_with_any_character_arrive() {
+async fn names_may_hold_any_character() {
     let registry = registry().await;
     registry.add("a/b c", "x", backend(1));
     assert_eq!(ids(&get(registry.address(), "/v1/health/service/a%2Fb%20c").await), ["x"]);
@@ -224,7 +224,7 @@ async fn keys_can_be_written_read_and_waited_for() {
 }
 
 #[tokio::test]
-async fn faults_hit_the_new_and_the_waiting() {
+async fn faults_affect_new_and_waiting_requests() {
     let registry = registry().await;
     registry.add("web", "web-1", backend(1));
     let index = get(registry.address(), WEB).await.index();
@@ -305,7 +305,7 @@ async fn connections_of_one_address_are_limited_as_by_an_agent() {
         held.push(tokio::net::TcpStream::connect(at).await.expect("a connection"));
     }
     until("all are accepted", || registry.connections() == 200).await;
-    // It is refused before it has asked.
+    // It is refused before it has sent a request.
     let refused = async || {
         let mut answer = String::new();
         let mut stream = tokio::net::TcpStream::connect(at).await.expect("a connection");
@@ -315,7 +315,7 @@ async fn connections_of_one_address_are_limited_as_by_an_agent() {
     let answer = refused().await;
     assert!(answer.starts_with("HTTP/1.1 429 Too Many Requests\r\n"), "{answer}");
     assert!(answer.contains("\r\n\r\nYour IP is issuing too many concurrent connections"), "{answer}");
-    // One from another address is served, and here one in the place of another.
+    // A connection from another address is served, and so is one that takes a freed place.
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.2:0".parse().expect("an address")).expect("it is free");
     let _other = socket.connect(at).await.expect("a connection");
@@ -383,7 +383,7 @@ async fn faults_can_be_injected_by_hand() {
     for (name, header) in [("acl", Some("true")), ("shrink", None)] {
         let index = get(at, WEB).await.index();
         assert_eq!(put(at, &format!("/fault/{name}"), "").await.status, 200);
-        // It is news for who waits.
+        // It wakes waiting queries.
         let reply = get(at, &format!("{WEB}?index={index}")).await;
         assert_eq!((reply.body.as_str(), reply.header("x-consul-results-filtered-by-acls")), ("[]", header), "{name}");
         assert_eq!(exchange(at, "DELETE", "/fault", "").await.expect("a reply").status, 200);
@@ -410,7 +410,7 @@ async fn the_index_can_go_back() {
 }
 
 #[tokio::test]
-async fn a_restart_forgets_and_cuts_and_a_stop_frees_the_port() {
+async fn a_restart_deletes_everything_and_closes_connections_and_a_stop_frees_the_port() {
     let registry = registry().await;
     let at = registry.address();
     registry.add("web", "web-1", backend(1));

@@ -1,4 +1,4 @@
-//! `/v1/agent/…`: what a member tells its agent, and what the agent says about itself.
+//! `/v1/agent/…`: registrations, check updates, and the agent's data about itself.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::{
     definition,
     query::{self, Parameters, Refusal, value},
-    shared::Shared,
+    shared::SharedRecords,
     state::{Service, Status},
     wire,
 };
@@ -25,9 +25,9 @@ pub(super) const NODE_NAME: &str = "dev";
 pub(super) const NODE_ID: &str = "d5a7c3f0-0000-4000-8000-000000000001";
 pub(super) const NODE_ADDRESS: &str = "127.0.0.1";
 
-type Store = State<Arc<Shared>>;
+type Store = State<Arc<SharedRecords>>;
 
-pub(super) fn routes() -> Router<Arc<Shared>> {
+pub(super) fn routes() -> Router<Arc<SharedRecords>> {
     Router::new()
         .route("/v1/agent/self", get(about))
         .route("/v1/agent/services", get(services))
@@ -64,7 +64,7 @@ async fn services(State(shared): Store, parameters: Parameters) -> Result<Respon
     Ok(query::json(&Value::Object(services)).into_response())
 }
 
-/// A service as every reply shows it.
+/// The JSON of a service.
 pub(super) fn service_json(service: &Service) -> Value {
     let definition = &service.definition;
     json!({
@@ -108,7 +108,7 @@ async fn node_maintenance(State(shared): Store, parameters: Parameters) -> Resul
     Ok(())
 }
 
-/// The reason to be in maintenance, or `None` to leave it.
+/// The reason for maintenance; `None` ends it.
 fn maintenance_reason(parameters: &[(String, String)]) -> Result<Option<&str>, Refusal> {
     match value(parameters, "enable") {
         None | Some("") => Err(Refusal::bad_request("Missing value for enable")),
@@ -147,7 +147,7 @@ async fn update(store: Store, id: Path<String>, body: Bytes) -> Result<(), Refus
     set(&store, &id, status, Some(&update.output))
 }
 
-fn set(shared: &Shared, id: &str, status: Status, note: Option<&str>) -> Result<(), Refusal> {
+fn set(shared: &SharedRecords, id: &str, status: Status, note: Option<&str>) -> Result<(), Refusal> {
     if shared.change(|state, now| state.update_check(id, status, note.unwrap_or_default(), now)) {
         return Ok(());
     }

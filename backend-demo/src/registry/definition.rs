@@ -1,7 +1,7 @@
-//! What a registration says, as it comes over the wire, and what the registry makes of it.
+//! Registrations: their JSON, and the definitions made from it.
 //!
-//! Parsed once, here: the state only ever sees definitions that are valid. The defaults and the texts of the refusals
-//! are those of Consul's agent (`/v1/agent/service/register`).
+//! Parsed here once, so the records hold only valid definitions. Defaults and error texts are those of Consul's agent
+//! (`/v1/agent/service/register`).
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,20 +10,20 @@ use serde::Deserialize;
 use super::{state::Status, wire};
 use crate::duration;
 
-/// A service as one member registers it.
+/// An instance of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     /// Unique on this agent.
     pub id: String,
-    /// The service that it is an instance of.
+    /// The name of the service.
     pub name: String,
     /// A host name or an address; empty means the address of the agent.
     pub address: String,
-    /// The port that it serves on.
+    /// The port.
     pub port: u16,
-    /// Free words to select by.
+    /// Words for selection.
     pub tags: Vec<String>,
-    /// Free pairs to select by.
+    /// Pairs for selection.
     pub meta: BTreeMap<String, String>,
     /// Weight while all checks pass.
     pub passing_weight: u32,
@@ -47,7 +47,7 @@ impl Definition {
     }
 }
 
-/// A TTL check: critical unless its owner says otherwise in time.
+/// A TTL check: critical unless its owner updates it in time.
 #[derive(Clone, Debug)]
 pub(super) struct TtlCheck {
     pub(super) id: String,
@@ -171,7 +171,7 @@ impl WireCheck {
             notes: self.notes,
             ttl,
             status,
-            // Zero switches it off, as in Consul. Consul also raises it to a minute; here short ones are for tests.
+            // Zero switches it off, as in Consul. Consul raises short times to a minute; tests need them.
             deregister_after: deregister_after.filter(|after| !after.is_zero()),
         })
     }
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_wrong_is_refused_in_words() {
+    fn invalid_registrations_are_refused_with_a_reason() {
         let refusal = |body: &str| parse(body.as_bytes()).expect_err("refused");
         assert_eq!(refusal("{}"), "Missing service name");
         assert!(refusal("{").starts_with("Request decode failed"));

@@ -1,7 +1,6 @@
-//! What can go wrong with a registry, on demand.
+//! Makes the registry fail on request.
 //!
-//! Sits in front of every route of Consul's and also cuts in on requests that are waiting for a change, because that is
-//! where a client is when an agent fails.
+//! A fault affects every route of Consul's API, also requests that wait for a change, because most clients wait when an agent fails.
 
 use std::sync::Arc;
 
@@ -15,11 +14,11 @@ use axum::{
 };
 
 use super::{
-    shared::Shared,
-    state::{BEGINNING, State as Known, Veil},
+    shared::SharedRecords,
+    state::{BEGINNING, HiddenInstances, Records},
 };
 
-/// A way to fail, for every request until it is taken back.
+/// How every request fails until the fault ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// 500 `No cluster leader`.
@@ -30,20 +29,20 @@ pub enum Fault {
     TooManyRequests,
     /// Any status with any text.
     Status(u16, String),
-    /// No answer at all until the fault is taken back; what waited for it then gets a 500.
+    /// No answer until the fault ends; then the waiting requests get a 500.
     Hang,
-    /// The servers have no leader, and `/v1/status/leader` says so. Who waits for a change waits on, as with the streaming
-    /// backend; of new reads only stale ones are answered, the others get a 500.
+    /// The servers have no leader, and `/v1/status/leader` shows that. Blocking queries wait on, as with the streaming backend; of new
+    /// reads only stale ones are answered, the others get a 500.
     NoLeader,
-    /// 200 with an index, and a body that is no JSON.
+    /// 200 with an index and invalid JSON.
     Garbage,
-    /// 200 with an index, and an empty list: what is hardest to tell from the truth.
+    /// 200 with an index and an empty list.
     Empty200,
-    /// 200 with an empty list, and no index.
+    /// 200 with an empty list and no index.
     NoIndex,
 }
 
-/// What `PUT /fault/NAME` injects.
+/// The faults of `PUT /fault/NAME`.
 const NAMES: [(&str, Fault); 8] = [
     ("error", Fault::Status500),
     ("forbidden", Fault::Forbidden),
@@ -55,22 +54,22 @@ const NAMES: [(&str, Fault); 8] = [
     ("no-index", Fault::NoIndex),
 ];
 
-/// What else can be asked for by hand: changes of what is known.
+/// Other names of `PUT /fault/NAME`, which change the records.
 const CHANGES: &str = "index-back, restart, restart-empty, acl, shrink";
 
-/// Faults by hand: no part of Consul's API, and not subject to them.
-pub(super) fn routes() -> Router<Arc<Shared>> {
+/// Routes to inject faults. They are not part of Consul's API, and faults do not affect them.
+pub(super) fn routes() -> Router<Arc<SharedRecords>> {
     Router::new().route("/fault", delete(mend)).route("/fault/{name}", put(break_it))
 }
 
-async fn break_it(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> (StatusCode, String) {
+async fn break_it(State(shared): State<Arc<SharedRecords>>, Path(name): Path<String>) -> (StatusCode, String) {
     let done = match name.as_str() {
         "index-back" => {
             shared.change(|state, _| state.rewind(BEGINNING));
             format!("the index is {BEGINNING} again\n")
         }
         "restart" => {
-            shared.change(Known::restart);
+            shared.change(Records::restart);
             "every check is critical until it has run, or its application reports\n".to_owned()
         }
         "restart-empty" => {
@@ -78,8 +77,8 @@ async fn break_it(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -
             "everything is forgotten\n".to_owned()
         }
         "acl" | "shrink" => {
-            let veil = Veil { ids: None, told: name == "acl" };
-            shared.change(|state, _| state.veil(Some(veil)));
+            let hidden = HiddenInstances { ids: None, announced: name == "acl" };
+            shared.change(|state, _| state.set_hidden(Some(hidden)));
             format!("{name}: no instance is shown, until DELETE /fault\n")
         }
         _ => return inject(&shared, &name),
@@ -87,7 +86,7 @@ async fn break_it(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -
     (StatusCode::OK, done)
 }
 
-fn inject(shared: &Shared, name: &str) -> (StatusCode, String) {
+fn inject(shared: &SharedRecords, name: &str) -> (StatusCode, String) {
     let Some((_, fault)) = NAMES.iter().find(|(known, _)| *known == name) else {
         let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
         return (StatusCode::NOT_FOUND, format!("no such fault; there are {}, {CHANGES}\n", names.join(", ")));
@@ -96,16 +95,16 @@ fn inject(shared: &Shared, name: &str) -> (StatusCode, String) {
     (StatusCode::OK, format!("{name}, until DELETE /fault\n"))
 }
 
-async fn mend(State(shared): State<Arc<Shared>>) -> &'static str {
+async fn mend(State(shared): State<Arc<SharedRecords>>) -> &'static str {
     shared.inject(None);
-    if shared.read(|state| state.veil.is_some()) {
-        shared.change(|state, _| state.veil(None));
+    if shared.read(|state| state.hidden.is_some()) {
+        shared.change(|state, _| state.set_hidden(None));
     }
     "no fault\n"
 }
 
 /// The middleware that applies the fault.
-pub(super) async fn apply(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+pub(super) async fn apply(State(shared): State<Arc<SharedRecords>>, request: Request, next: Next) -> Response {
     shared.count_request();
     let mut faults = shared.faults();
     if *faults.borrow() == Some(Fault::NoLeader) {
@@ -135,7 +134,7 @@ pub(super) async fn apply(State(shared): State<Arc<Shared>>, request: Request, n
     }
 }
 
-/// Resolves when there is a fault that also those meet that wait for a change.
+/// Returns when there is a fault that also affects waiting requests.
 async fn failing(faults: &mut tokio::sync::watch::Receiver<Option<Fault>>) -> Fault {
     let cuts_in = |fault: &Option<Fault>| fault.as_ref().is_some_and(|fault| *fault != Fault::NoLeader);
     match faults.wait_for(cuts_in).await.map(|fault| fault.clone()) {

@@ -1,6 +1,5 @@
-//! The part of Consul's filter expressions that selects instances: `==`, `!=`, `in`, `contains`, `is empty`, `and`,
-//! `or`, `not`, parentheses, over `Service.*` and `Node.*`. Anything else is refused, never ignored: a filter that is
-//! silently dropped would send traffic to the wrong instances.
+//! Consul's filter expressions for instances: `==`, `!=`, `in`, `contains`, `is empty`, `and`, `or`, `not`, parentheses, over
+//! `Service.*` and `Node.*`. Everything else is refused: an ignored filter would send traffic to the wrong instances.
 
 use serde_json::Value;
 
@@ -81,7 +80,7 @@ impl Selector {
     }
 }
 
-/// Deeper nesting than anybody writes is refused, because the parser recurses on what came from the network.
+/// Deeper nesting is refused, because the parser recurses on input from the network.
 const MAX_DEPTH: usize = 32;
 
 struct Parser {
@@ -206,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn selects_what_it_says() {
+    fn expressions_select_matching_instances() {
         let entry = json!({
             "Node": {"Node": "dev", "Datacenter": "dc1"},
             "Service": {"ID": "web-1", "Tags": ["blue", "v2", "/c", "d\"\\"], "Port": 80, "Meta": {"zone": "a", "odd-key": "a\"b"}},
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_it_does_not_know() {
+    fn unknown_expressions_are_refused() {
         let deep = "(".repeat(10_000);
         for text in [
             "",
@@ -247,7 +246,7 @@ mod tests {
             "Service.ID matches \"w.*\"",
             "== ==",
             "Service.ID = 1",
-            // An agent takes neither a hyphen without quotes, nor a quote within them, however it is escaped.
+            // An agent accepts no hyphen without quotes, and no quote within quotes.
             "Service.Meta.zone == eu-west",
             "Service.Meta.odd-key == a",
             r#"Service.ID == "a\"b""#,

@@ -1,5 +1,4 @@
-//! Accepts no more connections from one address than an agent does (`limits.http_max_conns_per_client`): the next one is
-//! answered 429 and closed, whatever it asks.
+//! Limits the connections of one address like an agent (`limits.http_max_conns_per_client`): further ones get a 429 and are closed.
 
 use std::{
     collections::HashMap,
@@ -17,34 +16,34 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::shared::Shared;
+use super::shared::SharedRecords;
 
-/// As the agent words it.
+/// The agent's text.
 const REFUSAL: &[u8] = b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
     Your IP is issuing too many concurrent connections, please rate limit your calls\n";
 
-/// The agent waits no longer for who is refused.
+/// Limit for sending a refusal.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// Connections by client address.
+/// Numbers of connections by client address.
 #[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<HashMap<IpAddr, usize>>);
+pub(super) struct ConnectionCounts(Mutex<HashMap<IpAddr, usize>>);
 
-impl Connections {
-    /// Of the address that has the most.
+impl ConnectionCounts {
+    /// The number of the address that has the most.
     pub(super) fn most(&self) -> usize {
         self.lock().values().copied().max().unwrap_or(0)
     }
 
-    /// One more, unless there are `most`.
-    fn enter(self: &Arc<Self>, from: IpAddr, most: usize) -> Option<Counted> {
+    /// Counts one more connection, unless there are `most`.
+    fn enter(self: &Arc<Self>, from: IpAddr, most: usize) -> Option<CountedConnection> {
         let mut open = self.lock();
         let count = open.entry(from).or_default();
         if *count >= most {
             return None;
         }
         *count += 1;
-        Some(Counted { of: Arc::clone(self), from })
+        Some(CountedConnection { of: Arc::clone(self), from })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -53,12 +52,12 @@ impl Connections {
 }
 
 #[derive(Debug)]
-struct Counted {
-    of: Arc<Connections>,
+struct CountedConnection {
+    of: Arc<ConnectionCounts>,
     from: IpAddr,
 }
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         let mut open = self.of.lock();
         if let Some(count) = open.get_mut(&self.from) {
@@ -71,18 +70,18 @@ impl Drop for Counted {
 }
 
 #[derive(Debug)]
-pub(super) struct Limited {
+pub(super) struct LimitedListener {
     pub(super) listener: TcpListener,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<SharedRecords>,
 }
 
-impl Listener for Limited {
+impl Listener for LimitedListener {
     type Io = Connection;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         loop {
-            // The one of axum waits where there are no descriptors.
+            // axum's `accept` waits if no descriptor is free.
             let (mut stream, from) = Listener::accept(&mut self.listener).await;
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "can't set TCP_NODELAY");
@@ -100,11 +99,11 @@ impl Listener for Limited {
     }
 }
 
-/// Counted until it is dropped.
+/// Counts as a connection until it is dropped.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
-    _counted: Counted,
+    _counted: CountedConnection,
 }
 
 impl AsyncRead for Connection {

@@ -1,7 +1,7 @@
 //! An embedded development registry: the part of Consul's HTTP API that we use, in memory, one agent, no security.
 //!
-//! `up` and the tests own one. It runs on a thread and a runtime of its own, so that stopping it closes every socket
-//! for certain, whatever its clients are waiting for, and so that a busy or paused runtime of a test can't slow it.
+//! It has its own thread and runtime. So a stop closes every socket, whatever its clients wait for, and a busy or paused runtime of a
+//! test can't slow it.
 
 mod agent;
 mod definition;
@@ -29,106 +29,103 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
-use self::shared::Shared;
+use self::shared::SharedRecords;
 pub use self::{definition::Definition, fault::Fault, state::Status};
 
-/// A running registry. Put it into an `Arc` to share it; dropping it stops it.
+/// A running registry; drop stops it.
 ///
-/// All methods but [`Registry::stop`] and the restarts take effect before they return, also while a
-/// fault is injected: faults are for those who ask over HTTP.
+/// All methods take effect before they return, also while a fault is injected: faults affect only HTTP requests.
 #[derive(Debug)]
 pub struct Registry {
     address: SocketAddr,
-    shared: Arc<Shared>,
-    /// Unbounded, because a send must not wait: one message a call, taken at once.
-    orders: mpsc::UnboundedSender<Order>,
+    shared: Arc<SharedRecords>,
+    /// Unbounded, because a send must not wait; each call sends one message.
+    commands: mpsc::UnboundedSender<ServerCommand>,
 }
 
 #[derive(Debug)]
-enum Order {
+enum ServerCommand {
     Stop(oneshot::Sender<()>),
-    /// Close every connection; the listening socket stays, whoever connects meanwhile waits in its backlog.
+    /// Close every connection. The listening socket stays, and new connections wait in its backlog.
     Reconnect {
-        then: Then,
+        records: RecordsAfter,
         done: oneshot::Sender<()>,
     },
 }
 
-/// What becomes of what is known when all connections are closed.
+/// What happens to the records when all connections are closed.
 #[derive(Clone, Copy, Debug)]
-enum Then {
+enum RecordsAfter {
     Keep,
     Restart,
     Forget,
 }
 
 impl Registry {
-    /// Listens and serves until it is stopped. Port 0 takes a free one.
+    /// Listens and serves until it is stopped. Port 0 takes a free port.
     ///
     /// # Errors
     /// When the address can't be bound or no thread can be started.
     pub async fn start(listen: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(listen).await?.into_std()?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new());
-        let (orders, inbox) = mpsc::unbounded_channel();
+        let shared = Arc::new(SharedRecords::new());
+        let (commands, inbox) = mpsc::unbounded_channel();
         let serving = shared.clone();
         thread::Builder::new().name("registry".to_owned()).spawn(move || {
             if let Err(error) = run(listener, &serving, inbox) {
                 tracing::error!(%error, "the registry ended");
             }
         })?;
-        Ok(Self { address, shared, orders })
+        Ok(Self { address, shared, commands })
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens, as Consul's clients want it: `http://ADDRESS`.
+    /// Its address for Consul's clients: `http://ADDRESS`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Closes the listening socket and all connections, also those of clients that are waiting. The port is free when
-    /// this returns.
+    /// Closes the listening socket and all connections, also those of waiting clients. Then the port is free.
     pub async fn stop(&self) {
-        self.order(Order::Stop).await;
+        self.command(ServerCommand::Stop).await;
     }
 
-    /// What a restart of an agent without a data directory does: all connections are closed, everything is forgotten,
-    /// indexes start again. The port stays bound.
+    /// Restarts like an agent without a data directory: closes all connections, deletes everything, starts the indexes again. The
+    /// port stays bound.
     pub async fn restart_empty(&self) {
-        self.order(|done| Order::Reconnect { then: Then::Forget, done }).await;
+        self.command(|done| ServerCommand::Reconnect { records: RecordsAfter::Forget, done }).await;
     }
 
-    /// What a restart of an agent with a data directory does: all connections are closed, indexes start again, and every
-    /// check of a service is critical without output until it has run (here: until a status is set), or until its
-    /// application reports.
+    /// Restarts like an agent with a data directory: closes all connections and starts the indexes again. Every check of a service
+    /// is critical without output until a status is set or its application reports.
     pub async fn restart(&self) {
-        self.order(|done| Order::Reconnect { then: Then::Restart, done }).await;
+        self.command(|done| ServerCommand::Reconnect { records: RecordsAfter::Restart, done }).await;
     }
 
-    /// Closes all connections and forgets nothing.
+    /// Closes all connections and keeps all records.
     pub async fn drop_connections(&self) {
-        self.order(|done| Order::Reconnect { then: Then::Keep, done }).await;
+        self.command(|done| ServerCommand::Reconnect { records: RecordsAfter::Keep, done }).await;
     }
 
-    async fn order(&self, order: impl FnOnce(oneshot::Sender<()>) -> Order) {
+    async fn command(&self, command: impl FnOnce(oneshot::Sender<()>) -> ServerCommand) {
         let (done, wait) = oneshot::channel();
-        // Both fail only when it has ended already, and then there is nothing left to do.
-        if self.orders.send(order(done)).is_ok() {
+        // Both fail only if the registry has ended already.
+        if self.commands.send(command(done)).is_ok() {
             let _ended = wait.await;
         }
     }
 
-    /// From now on every request meets this fault, also those that are waiting for a change; `None` ends it.
+    /// From now on every request gets this fault, also the waiting ones; `None` ends it.
     pub fn inject(&self, fault: Option<Fault>) {
         self.shared.inject(fault);
     }
 
-    /// Sets the index back to `to`, as restoring an old snapshot does. Who waits is answered at once.
+    /// Sets the index back to `to`, as restoring an old snapshot does. Waiting queries are answered at once.
     pub fn rewind_index(&self, to: u64) {
         self.shared.change(|state, _| state.rewind(to));
     }
@@ -143,32 +140,32 @@ impl Registry {
         self.shared.change(|state, _| state.touch(service));
     }
 
-    /// How many queries wait for a change now.
+    /// Number of queries that wait for a change.
     pub fn waiting(&self) -> usize {
         self.shared.waiting()
     }
 
-    /// How many requests came so far, whatever became of them.
+    /// Number of requests so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests()
     }
 
-    /// Takes no more connections from one address; 200 at first, as an agent does.
+    /// Sets the limit of connections from one address; 200 at first, as with an agent.
     pub fn limit_connections(&self, most: usize) {
         self.shared.limit_connections(most);
     }
 
-    /// How many connections there are now from the address that has the most.
+    /// The number of connections of the address that has the most.
     pub fn connections(&self) -> usize {
         self.shared.connections.most()
     }
 
-    /// Registers an instance without checks, which therefore passes.
+    /// Registers an instance without checks, so it passes.
     pub fn register(&self, definition: Definition) {
         self.shared.change(|state, now| state.register(definition, Vec::new(), false, now));
     }
 
-    /// As [`Registry::add`], with a TTL check of this TTL that passes at first.
+    /// As [`Registry::add`], with a TTL check that passes at first.
     pub fn add_with_ttl(&self, service: &str, id: &str, address: SocketAddr, ttl: Duration) {
         let definition = Definition::new(service, id, &address.ip().to_string(), address.port());
         let check = definition::TtlCheck {
@@ -187,40 +184,40 @@ impl Registry {
         self.register(Definition::new(service, id, &address.ip().to_string(), address.port()));
     }
 
-    /// From now on readers see none of these instances, as under a policy that was narrowed; none = all are hidden. `told`:
-    /// answers say that ACLs filter them, as newer agents do. [`Registry::unhide`] ends it.
-    pub fn hide(&self, ids: &[&str], told: bool) {
+    /// Hides these instances from readers, as under a narrower ACL policy; no ids hide all. With `announced`, answers say that ACLs
+    /// filter them, as newer agents do. [`Registry::unhide`] ends it.
+    pub fn hide(&self, ids: &[&str], announced: bool) {
         let ids = (!ids.is_empty()).then(|| ids.iter().map(ToString::to_string).collect());
-        self.shared.change(|state, _| state.veil(Some(state::Veil { ids, told })));
+        self.shared.change(|state, _| state.set_hidden(Some(state::HiddenInstances { ids, announced })));
     }
 
     /// Readers see every instance again.
     pub fn unhide(&self) {
-        self.shared.change(|state, _| state.veil(None));
+        self.shared.change(|state, _| state.set_hidden(None));
     }
 
-    /// Takes an instance and its checks out. False: there is none with this id.
+    /// Removes an instance and its checks. Returns false if there is none with this id.
     pub fn deregister(&self, id: &str) -> bool {
         self.shared.change(|state, _| state.deregister(id))
     }
 
-    /// Puts an instance into maintenance or takes it out. False: there is none with this id.
+    /// Starts or ends the maintenance of an instance. Returns false if there is none with this id.
     pub fn maintenance(&self, id: &str, enable: bool) -> bool {
         self.shared.change(|state, _| !id.is_empty() && state.maintenance(id, enable.then_some("")))
     }
 
-    /// Puts the one node that there is into maintenance or takes it out.
+    /// Starts or ends the maintenance of the only node.
     pub fn node_maintenance(&self, enable: bool) {
         self.shared.change(|state, _| state.maintenance("", enable.then_some("")));
     }
 
-    /// Sets what an instance's own check says; an instance that has none gets one, which never expires by itself.
-    /// False: there is no instance with this id.
+    /// Sets the status of an instance's checks for good; an instance without checks gets one. Returns false if there is no instance
+    /// with this id.
     pub fn set_status(&self, id: &str, status: Status) -> bool {
         self.shared.change(|state, now| state.pin_status(id, status, now))
     }
 
-    /// The worst of an instance's checks, the node's included; `None` when it is not registered.
+    /// The worst status of an instance's checks and the node's; `None` if it is not registered.
     pub fn status(&self, id: &str) -> Option<Status> {
         self.shared.read(|state| state.status(id))
     }
@@ -241,24 +238,28 @@ impl Registry {
     }
 }
 
-/// The life of the thread: one runtime for each life of the agent.
-fn run(listener: StdListener, shared: &Arc<Shared>, mut inbox: mpsc::UnboundedReceiver<Order>) -> io::Result<()> {
+/// The main function of the thread. Each life of the agent has its own runtime.
+fn run(
+    listener: StdListener,
+    shared: &Arc<SharedRecords>,
+    mut inbox: mpsc::UnboundedReceiver<ServerCommand>,
+) -> io::Result<()> {
     loop {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let order = runtime.block_on(serve(listener.try_clone()?, shared.clone(), &mut inbox))?;
-        // Connections are tasks: they end here, and their sockets with them.
+        let command = runtime.block_on(serve(listener.try_clone()?, shared.clone(), &mut inbox))?;
+        // This ends all connections, because they are tasks of the runtime.
         drop(runtime);
-        match order {
-            Some(Order::Reconnect { then, done }) => {
-                // Only now that nobody is connected: an agent that goes down does not first say that all is gone.
-                match then {
-                    Then::Keep => {}
-                    Then::Restart => shared.change(state::State::restart),
-                    Then::Forget => shared.clear(),
+        match command {
+            Some(ServerCommand::Reconnect { records, done }) => {
+                // After the connections are closed: an agent that stops does not first report that everything is gone.
+                match records {
+                    RecordsAfter::Keep => {}
+                    RecordsAfter::Restart => shared.change(state::Records::restart),
+                    RecordsAfter::Forget => shared.clear(),
                 }
                 done.send(()).unwrap_or_default();
             }
-            Some(Order::Stop(done)) => {
+            Some(ServerCommand::Stop(done)) => {
                 drop(listener);
                 done.send(()).unwrap_or_default();
                 return Ok(());
@@ -268,17 +269,17 @@ fn run(listener: StdListener, shared: &Arc<Shared>, mut inbox: mpsc::UnboundedRe
     }
 }
 
-/// Serves until an order comes; none comes any more when the [`Registry`] was dropped.
+/// Serves until a command comes. `None` if the [`Registry`] was dropped.
 async fn serve(
     listener: StdListener,
-    shared: Arc<Shared>,
-    inbox: &mut mpsc::UnboundedReceiver<Order>,
-) -> io::Result<Option<Order>> {
-    let listener = listen::Limited { listener: TcpListener::from_std(listener)?, shared: shared.clone() };
+    shared: Arc<SharedRecords>,
+    inbox: &mut mpsc::UnboundedReceiver<ServerCommand>,
+) -> io::Result<Option<ServerCommand>> {
+    let listener = listen::LimitedListener { listener: TcpListener::from_std(listener)?, shared: shared.clone() };
     let routes = Router::new().merge(agent::routes()).merge(read::routes());
     let routes = routes.layer(middleware::from_fn_with_state(shared.clone(), fault::apply)).merge(fault::routes());
     tokio::select! {
-        order = inbox.recv() => Ok(order),
+        command = inbox.recv() => Ok(command),
         ended = axum::serve(listener, routes.with_state(shared.clone())) => ended.map(|()| None),
         () = shared.keep_time() => Ok(None),
     }

@@ -1,7 +1,7 @@
 //! The parameters of a request, and queries that block until something changes.
 //!
-//! Follows <https://developer.hashicorp.com/consul/api-docs/features/blocking>: `index` is what the client has, `wait`
-//! how long it wants to wait, up to a sixteenth more so that many clients do not come back at once.
+//! As in <https://developer.hashicorp.com/consul/api-docs/features/blocking>: `index` is the client's index, `wait` the longest wait,
+//! plus up to a sixteenth, so that many clients do not return at once.
 
 use std::{str::FromStr, time::Duration};
 
@@ -12,13 +12,13 @@ use axum::{
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{shared::Shared, state::State};
+use super::{shared::SharedRecords, state::Records};
 use crate::duration;
 
 const DEFAULT_WAIT: Duration = Duration::from_secs(300);
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// A refusal as the agent words it: a status and plain text.
+/// A refusal with the agent's status and text.
 #[derive(Debug)]
 pub(super) struct Refusal(pub(super) StatusCode, pub(super) String);
 
@@ -46,7 +46,7 @@ pub(super) fn value<'a>(parameters: &'a [(String, String)], name: &str) -> Optio
     parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-/// What a read asks for beside its subject.
+/// The common parameters of a read.
 #[derive(Debug)]
 pub(super) struct Query {
     index: u64,
@@ -81,9 +81,9 @@ impl Query {
         Ok(Self { index, wait: if wait.is_zero() { DEFAULT_WAIT } else { wait.min(LONGEST_WAIT) }, consistency })
     }
 
-    /// Reads at once when the client has no index or an old one; otherwise after the next change of what it reads, or
-    /// when its time is up. Cancel safe.
-    pub(super) async fn read<T>(&self, shared: &Shared, look: impl Fn(&State) -> (u64, T)) -> (u64, T) {
+    /// Reads at once if the client has no index or an old one; otherwise after the next change of the record, or after `wait`. Cancel
+    /// safe.
+    pub(super) async fn read<T>(&self, shared: &SharedRecords, look: impl Fn(&Records) -> (u64, T)) -> (u64, T) {
         let mut changes = shared.changes();
         let epoch = shared.read(|state| state.epoch);
         let jitter = self.wait.mul_f64(fastrand::f64() / 16.0);
@@ -113,8 +113,8 @@ impl Query {
         ]
     }
 
-    /// The same for a health query: a blocking one is served by the streaming backend, which is the default since
-    /// Consul 1.10 and says that it knows no leader although all is well.
+    /// The headers for a health query. The streaming backend, which is the default since Consul 1.10, serves a blocking one and always
+    /// reports that it knows no leader.
     pub(super) fn health_headers(&self, index: u64) -> [(&'static str, String); 4] {
         let mut headers = self.headers(index);
         if self.index > 0 {
@@ -124,7 +124,7 @@ impl Query {
     }
 }
 
-/// JSON as the agent sends it.
+/// JSON with the agent's content type.
 pub(super) fn json(value: &Value) -> ([(&'static str, &'static str); 1], String) {
     ([("Content-Type", "application/json")], value.to_string())
 }

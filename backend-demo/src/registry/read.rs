@@ -1,4 +1,4 @@
-//! What can be read, and waited for: health by service, the catalog, keys, the leader.
+//! Reads, which can block until a change: health of a service, the catalog, keys, the leader.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,13 +19,13 @@ use super::{
     agent::{DATACENTER, NODE_ADDRESS, NODE_ID, NODE_NAME, service_json},
     filter::Filter,
     query::{self, Parameters, Query, Refusal, value},
-    shared::Shared,
+    shared::SharedRecords,
     state::{self, Status},
 };
 
-type Store = State<Arc<Shared>>;
+type Store = State<Arc<SharedRecords>>;
 
-pub(super) fn routes() -> Router<Arc<Shared>> {
+pub(super) fn routes() -> Router<Arc<SharedRecords>> {
     Router::new()
         .route("/v1/health/service/{name}", get(health))
         .route("/v1/catalog/services", get(catalog))
@@ -41,16 +41,17 @@ async fn health(State(shared): Store, Path(name): Path<String>, parameters: Para
         None => None,
         Some(text) => Some(Filter::parse(text).map_err(Refusal::bad_request)?),
     };
-    let wanted = |state: &state::State, one: &state::Service| {
+    let wanted = |state: &state::Records, one: &state::Service| {
         let id = &one.definition.id;
         (!passing || state.status(id) == Some(Status::Passing))
             && tags.iter().all(|tag| one.definition.tags.iter().any(|has| has == tag))
     };
     let (index, (entries, filtered)) = query
         .read(&shared, |state| {
-            let hidden = |one: &&state::Service| state.veil.as_ref().is_some_and(|veil| veil.hides(&one.definition.id));
+            let hidden =
+                |one: &&state::Service| state.hidden.as_ref().is_some_and(|hidden| hidden.hides(&one.definition.id));
             let filtered =
-                state.instances(&name).any(|one| hidden(&one)) && state.veil.as_ref().is_some_and(|v| v.told);
+                state.instances(&name).any(|one| hidden(&one)) && state.hidden.as_ref().is_some_and(|v| v.announced);
             let instances = state.instances(&name).filter(|one| wanted(state, one) && !hidden(one));
             let entries = instances.map(|one| entry_json(state, one));
             let selected = entries.filter(|entry| filter.as_ref().is_none_or(|filter| filter.matches(entry)));
@@ -64,7 +65,7 @@ async fn health(State(shared): Store, Path(name): Path<String>, parameters: Para
     Ok(response)
 }
 
-fn entry_json(state: &state::State, service: &state::Service) -> Value {
+fn entry_json(state: &state::Records, service: &state::Service) -> Value {
     let definition = &service.definition;
     let checks: Vec<Value> = state
         .checks_of(&definition.id)
@@ -101,7 +102,7 @@ async fn catalog(State(shared): Store, parameters: Parameters) -> Result<Respons
     let query = Query::parse(&parameters)?;
     let (index, services) = query
         .read(&shared, |state| {
-            // The agent itself is the service that is always there.
+            // The agent itself is always a service.
             let mut services = BTreeMap::from([("consul", BTreeSet::new())]);
             for service in state.services.values() {
                 let tags = services.entry(service.definition.name.as_str()).or_default();
@@ -173,7 +174,7 @@ async fn delete_key(
     Ok(query::json(&Value::Bool(true)).into_response())
 }
 
-/// RFC 4648, section 4: the agent sends values in it, and to encode is all that is needed.
+/// RFC 4648, section 4; the agent sends values of keys in it.
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,7 +1,7 @@
-//! The state behind its lock, and who is told when it changes.
+//! The records behind a lock, and the notification of changes.
 //!
-//! One mutex, held for a few map operations and never across an await; everybody who waits for anything waits on one
-//! `watch`, wakes at each change and looks whether it was meant.
+//! The one mutex is held for a few map operations and never across an await. All waiting tasks use one `watch`, wake at each change,
+//! and look whether it concerns them.
 
 use std::{
     sync::{
@@ -13,26 +13,26 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{fault::Fault, listen::Connections, state::State};
+use super::{fault::Fault, listen::ConnectionCounts, state::Records};
 
 #[derive(Debug)]
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct SharedRecords {
+    state: Mutex<Records>,
     changes: watch::Sender<()>,
     fault: watch::Sender<Option<Fault>>,
     waiting: AtomicUsize,
     requests: AtomicU64,
-    pub(super) connections: Arc<Connections>,
+    pub(super) connections: Arc<ConnectionCounts>,
     most_connections: AtomicUsize,
 }
 
-/// From one address, as an agent takes by default.
+/// The default limit of an agent for one address.
 const MOST_CONNECTIONS: usize = 200;
 
-impl Shared {
+impl SharedRecords {
     pub(super) fn new() -> Self {
         Self {
-            state: Mutex::new(State::new()),
+            state: Mutex::new(Records::new()),
             changes: watch::Sender::new(()),
             fault: watch::Sender::new(None),
             waiting: AtomicUsize::new(0),
@@ -42,15 +42,15 @@ impl Shared {
         }
     }
 
-    /// Looks, after what time alone has changed was applied.
-    pub(super) fn read<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+    /// Applies the time, then reads.
+    pub(super) fn read<T>(&self, look: impl FnOnce(&Records) -> T) -> T {
         let mut state = self.lock();
         state.expire(Instant::now());
         look(&state)
     }
 
-    /// Changes, and tells everybody who waits.
-    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State, Instant) -> T) -> T {
+    /// Applies the time, then a change; wakes all waiting tasks.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Records, Instant) -> T) -> T {
         let now = Instant::now();
         let mut state = self.lock();
         state.expire(now);
@@ -61,14 +61,14 @@ impl Shared {
     }
 
     pub(super) fn clear(&self) {
-        self.change(|state, _| *state = State::new());
+        self.change(|state, _| *state = Records::new());
     }
 
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Lets time do its work: who waits learns of a TTL that ran out. Never ends.
+    /// Applies the time when a TTL expires, and wakes waiting tasks. Never returns.
     pub(super) async fn keep_time(&self) {
         let mut changes = self.changes();
         loop {
@@ -119,21 +119,21 @@ impl Shared {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Counts the caller among those who wait until the result is dropped.
-    pub(super) fn wait(&self) -> Waiting<'_> {
+    /// Counts a waiting query until the result is dropped.
+    pub(super) fn wait(&self) -> WaitingGuard<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(&self.waiting)
+        WaitingGuard(&self.waiting)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No change stops half-way in a harmful manner, and a development registry had better go on.
+    fn lock(&self) -> MutexGuard<'_, Records> {
+        // A panic leaves the records usable, and a development registry should go on.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-pub(super) struct Waiting<'a>(&'a AtomicUsize);
+pub(super) struct WaitingGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! What the registry knows, and the index rules. Pure: no I/O, the caller gives the time.
+//! The records of the registry, and the rules of its indexes. Pure: no I/O, and the caller gives the time.
 //!
-//! Every change takes the next number of one sequence, as Consul's Raft log does, and stamps it on what it changed, so
-//! that a query which watches one service is not told about another.
+//! Every change takes the next number of one sequence, as in Consul's Raft log, and writes it to the changed record. So a query that
+//! watches one service does not see changes of others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,19 +10,19 @@ use std::{
 
 use super::definition::{Definition, TtlCheck};
 
-/// What a check says.
+/// The status of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Status {
-    /// All is well.
+    /// The service works.
     Passing,
-    /// Still serving, but something is off.
+    /// The service works, with a problem.
     Warning,
-    /// Not to be used.
+    /// The service must not be used.
     Critical,
 }
 
 impl Status {
-    /// Reads Consul's word for it.
+    /// Reads Consul's name of a status.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "passing" => Some(Self::Passing),
@@ -32,7 +32,7 @@ impl Status {
         }
     }
 
-    /// Consul's word for it.
+    /// Consul's name of the status.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Passing => "passing",
@@ -42,7 +42,7 @@ impl Status {
     }
 }
 
-/// Where a new agent's index begins: it has written a dozen things about itself before anybody can ask.
+/// The first index of a new agent, which has written some entries about itself before it answers.
 pub(super) const BEGINNING: u64 = 11;
 
 pub(super) const NODE_MAINTENANCE: &str = "_node_maintenance";
@@ -61,7 +61,7 @@ pub(super) struct Check {
     pub(super) notes: String,
     pub(super) output: String,
     pub(super) status: Status,
-    /// Empty: a check of the node, which counts for every service.
+    /// Empty for a check of the node, which counts for every service.
     pub(super) service_id: String,
     ttl: Option<Duration>,
     expires: Option<Instant>,
@@ -70,7 +70,7 @@ pub(super) struct Check {
 }
 
 impl Check {
-    /// A check without TTL, which stands until it is taken away.
+    /// A check without a TTL, which does not expire.
     fn standing(id: &str, name: &str, notes: &str, status: Status, service_id: &str) -> Self {
         Self {
             id: id.to_owned(),
@@ -96,45 +96,44 @@ impl Check {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct KeyValue {
     pub(super) value: Vec<u8>,
     pub(super) created: u64,
     pub(super) modified: u64,
 }
 
-/// Instances that the readers' token may not read.
+/// Instances that readers may not see.
 #[derive(Clone, Debug)]
-pub(super) struct Veil {
-    /// By id; `None` = all.
+pub(super) struct HiddenInstances {
+    /// Their ids; `None` = all.
     pub(super) ids: Option<BTreeSet<String>>,
-    /// Whether answers say so, as newer agents do.
-    pub(super) told: bool,
+    /// Whether answers say that ACLs filter them, as newer agents do.
+    pub(super) announced: bool,
 }
 
-impl Veil {
+impl HiddenInstances {
     pub(super) fn hides(&self, id: &str) -> bool {
         self.ids.as_ref().is_none_or(|ids| ids.contains(id))
     }
 }
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(super) struct Records {
     index: u64,
-    /// Goes up when the past is rewritten (an index that goes back): who waits is answered at once.
+    /// Increases when the index goes back; then waiting queries are answered at once.
     pub(super) epoch: u64,
     pub(super) services: BTreeMap<String, Service>,
-    /// What readers may not see.
-    pub(super) veil: Option<Veil>,
+    pub(super) hidden: Option<HiddenInstances>,
     pub(super) checks: BTreeMap<String, Check>,
-    /// By service name; kept after the last instance left, so that its going is seen.
+    /// By service name. Kept after the last instance has left, so that queries see the change.
     service_index: BTreeMap<String, u64>,
     catalog_index: u64,
-    pub(super) keys: BTreeMap<String, Entry>,
-    /// By key; kept after a deletion.
+    pub(super) keys: BTreeMap<String, KeyValue>,
+    /// By key. Kept after a deletion.
     key_index: BTreeMap<String, u64>,
 }
 
-impl State {
+impl Records {
     pub(super) fn new() -> Self {
         let alive = Check {
             output: "Agent alive and reachable".to_owned(),
@@ -144,7 +143,7 @@ impl State {
             index: BEGINNING,
             epoch: 0,
             services: BTreeMap::new(),
-            veil: None,
+            hidden: None,
             checks: BTreeMap::from([(alive.id.clone(), alive)]),
             service_index: BTreeMap::new(),
             catalog_index: BEGINNING,
@@ -193,14 +192,14 @@ impl State {
         }
     }
 
-    /// Hides instances, or with `None` shows all again.
-    pub(super) fn veil(&mut self, veil: Option<Veil>) {
-        self.veil = veil;
+    /// Hides instances; `None` shows all.
+    pub(super) fn set_hidden(&mut self, hidden: Option<HiddenInstances>) {
+        self.hidden = hidden;
         self.touch_owner("");
     }
 
-    /// What a restart of an agent with a data directory does: indexes start again, and every check of a service is critical
-    /// and says nothing until it has run, those with a TTL until the application reports. Maintenance is kept.
+    /// As a restart of an agent with a data directory: indexes start again, and every check of a service is critical without output
+    /// until it has run or, with a TTL, until the application reports. Maintenance is kept.
     pub(super) fn restart(&mut self, now: Instant) {
         self.rewind(BEGINNING);
         for check in self.checks.values_mut().filter(|check| !check.service_id.is_empty() && !check.is_maintenance()) {
@@ -209,13 +208,13 @@ impl State {
             check.expires = check.ttl.map(|ttl| now + ttl);
             check.critical_since = Some(now);
         }
-        // As an agent that registers its services at its servers again.
+        // A restarted agent registers its services at its servers again.
         self.touch_owner("");
     }
 
     // --- services
 
-    /// With `replace`, checks that the service had and no longer names go; maintenance stays.
+    /// With `replace`, TTL checks that the new registration does not name are removed; maintenance stays.
     pub(super) fn register(&mut self, definition: Definition, checks: Vec<TtlCheck>, replace: bool, now: Instant) {
         let known = self.services.get(&definition.id);
         if known.is_none_or(|known| known.definition != definition) {
@@ -242,7 +241,7 @@ impl State {
     }
 
     fn add_check(&mut self, definition: &Definition, check: TtlCheck, now: Instant) {
-        // As the agent does: who registers again keeps the status that the check had.
+        // As with an agent, a new registration keeps the status of the check.
         let known = self.checks.get(&check.id);
         let status = known.map_or(check.status, |known| known.status);
         let output = known.map_or_else(String::new, |known| known.output.clone());
@@ -261,7 +260,7 @@ impl State {
         self.checks.insert(check.id.clone(), check);
     }
 
-    /// False: no such service.
+    /// Returns false if there is no such service.
     pub(super) fn deregister(&mut self, id: &str) -> bool {
         let Some(service) = self.services.remove(id) else { return false };
         self.checks.retain(|_, check| check.service_id != id);
@@ -274,12 +273,12 @@ impl State {
         self.services.values().filter(move |service| service.definition.name == name)
     }
 
-    /// The checks that count for one instance: the node's and its own.
+    /// The checks of an instance: its own and the node's.
     pub(super) fn checks_of<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Check> {
         self.checks.values().filter(move |check| check.service_id.is_empty() || check.service_id == id)
     }
 
-    /// The worst of the checks of an instance.
+    /// The worst status of an instance's checks.
     pub(super) fn status(&self, id: &str) -> Option<Status> {
         self.services.get(id)?;
         self.checks_of(id).map(|check| check.status).max()
@@ -287,7 +286,7 @@ impl State {
 
     // --- checks
 
-    /// False: no such TTL check.
+    /// Returns false if there is no such TTL check.
     pub(super) fn update_check(&mut self, id: &str, status: Status, output: &str, now: Instant) -> bool {
         let Some(check) = self.checks.get_mut(id) else { return false };
         let Some(ttl) = check.ttl else { return false };
@@ -297,7 +296,7 @@ impl State {
         true
     }
 
-    /// Sets what the checks of an instance say, for good. False: no such service.
+    /// Sets the status of an instance's checks for good. Returns false if there is no such service.
     pub(super) fn pin_status(&mut self, service_id: &str, status: Status, now: Instant) -> bool {
         if !self.services.contains_key(service_id) {
             return false;
@@ -306,7 +305,7 @@ impl State {
             self.checks.values().filter(|c| c.service_id == service_id).map(|c| c.id.clone()).collect();
         if own.is_empty() {
             let id = format!("service:{service_id}");
-            // A check that has run says something, be it an empty line.
+            // A check that has run has an output, here an empty line.
             let output = "\n".to_owned();
             let check = Check { output, ..Check::standing(&id, "Pinned", "", Status::Passing, service_id) };
             self.checks.insert(id.clone(), check);
@@ -327,7 +326,7 @@ impl State {
 
     fn set_status(&mut self, id: &str, status: Status, now: Instant) {
         let Some(check) = self.checks.get_mut(id) else { return };
-        // A new output alone is no news: an agent also syncs those only every few minutes.
+        // A new output alone is no change; an agent syncs outputs only every few minutes.
         if check.status == status {
             return;
         }
@@ -345,7 +344,7 @@ impl State {
         names.iter().for_each(|name| self.touch(name));
     }
 
-    /// Puts a service (or with an empty id the node) into maintenance or takes it out. False: no such service.
+    /// Starts the maintenance of a service, or with an empty id of the node; `None` ends it. Returns false if there is no such service.
     pub(super) fn maintenance(&mut self, service_id: &str, reason: Option<&str>) -> bool {
         let of_node = service_id.is_empty();
         if !of_node && !self.services.contains_key(service_id) {
@@ -372,7 +371,7 @@ impl State {
         true
     }
 
-    /// Applies what time has done: TTLs that ran out, services that were critical for too long.
+    /// Applies the time: expired TTLs, and services that were critical for too long.
     pub(super) fn expire(&mut self, now: Instant) {
         let late: Vec<String> =
             self.checks.values().filter(|c| c.expires.is_some_and(|at| at <= now)).map(|c| c.id.clone()).collect();
@@ -393,7 +392,7 @@ impl State {
         }
     }
 
-    /// When [`State::expire`] has something to do next.
+    /// The next time at which [`Records::expire`] has something to do.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.checks.values().flat_map(|check| [check.expires, check.reaped_at()]).flatten().min()
     }
@@ -403,7 +402,7 @@ impl State {
     pub(super) fn put(&mut self, key: &str, value: Vec<u8>) {
         self.index += 1;
         let created = self.keys.get(key).map_or(self.index, |entry| entry.created);
-        self.keys.insert(key.to_owned(), Entry { value, created, modified: self.index });
+        self.keys.insert(key.to_owned(), KeyValue { value, created, modified: self.index });
         self.key_index.insert(key.to_owned(), self.index);
     }
 

@@ -1,4 +1,4 @@
-//! The words of a filter expression, as `hashicorp/go-bexpr` has them (`grammar.peg`): what an agent would refuse is refused here.
+//! The tokens of a filter expression, by the grammar of `hashicorp/go-bexpr` (`grammar.peg`). What an agent refuses is refused here.
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Token {
@@ -38,7 +38,7 @@ fn number(text: &str) -> Result<(Token, &str), String> {
     Ok((Token::Word(vec![number.to_owned()]), rest))
 }
 
-/// Names after points or, in quotes, in brackets.
+/// A path: names after points, or in brackets and quotes.
 fn path(text: &str) -> Result<(Token, &str), String> {
     let mut path = Vec::new();
     let mut rest = text;
@@ -65,7 +65,7 @@ fn path(text: &str) -> Result<(Token, &str), String> {
     }
 }
 
-/// A string and what comes after it. It ends at the next quote, escaped or not, and is then read as Go reads one.
+/// A string and the rest after it. It ends at the next quote, also an escaped one.
 fn quoted(text: &str) -> Result<(String, &str), String> {
     let quote = if text.starts_with('`') { '`' } else { '"' };
     let (inner, rest) = text[1..].split_once(quote).ok_or("Unterminated string literal")?;
@@ -73,7 +73,7 @@ fn quoted(text: &str) -> Result<(String, &str), String> {
     Ok((value.ok_or("invalid syntax")?, rest))
 }
 
-/// What Go's `strconv.Unquote` makes of it.
+/// As Go's `strconv.Unquote`.
 fn unquoted(text: &str) -> Option<String> {
     let mut value = Vec::new();
     let mut rest = text;

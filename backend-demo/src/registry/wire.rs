@@ -1,5 +1,5 @@
-//! JSON as the agent reads it: Go's decoder does not look at the case of a field's name, the agent itself drops the underscores
-//! of older spellings, and `null` is the default.
+//! Reads JSON like an agent: Go's decoder ignores the case of field names, the agent ignores the underscores of older spellings, and
+//! `null` means the default.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,7 +14,7 @@ fn plain(value: Value) -> Value {
         Value::Object(fields) => {
             let fields = fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| {
                 let name = name.replace('_', "").to_lowercase();
-                // Its names are whatever the member wants them to be.
+                // The member chooses these names.
                 let value = if name == "meta" { value } else { plain(value) };
                 (name, value)
             });

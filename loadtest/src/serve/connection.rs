@@ -1,4 +1,4 @@
-//! One connection of the server: read, check, reply, until the client has closed or the agreed number is done.
+//! One connection of the server: read, check, reply, until the client closes or the number of exchanges is done.
 //!
 //! Like the client it has no buffer per connection, but one scratch buffer per thread.
 
