@@ -26,6 +26,12 @@ macro_rules! words {
             }
         }
 
+        impl From<$name> for usize {
+            fn from(word: $name) -> Self {
+                word as Self
+            }
+        }
+
         impl $crate::words::Word for $name {
             const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
         }

@@ -126,7 +126,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.value(&names::POOL_QUEUED, &[name], pool.queued() as f64);
     families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
     for cause in CloseCause::ALL {
-        families.value(&names::POOL_FORCED_CLOSES, &[name, cause.name()], pool.closes.read(cause) as f64);
+        families.value(&names::POOL_FORCED_CLOSES, &[name, cause.name()], pool.closes.closed.read(cause) as f64);
     }
     for direction in Direction::ALL {
         families.value(&names::POOL_BYTES, &[name, direction.name()], pool.bytes(direction) as f64);
@@ -139,10 +139,10 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     families.value(&names::POOL_RETRIES, &[name], pool.retries.granted() as f64);
     families.value(&names::POOL_RETRIES_HELD, &[name], pool.retries.held() as f64);
     for result in Hedge::ALL {
-        families.value(&names::POOL_HEDGES, &[name, result.name()], pool.second.hedges(result) as f64);
+        families.value(&names::POOL_HEDGES, &[name, result.name()], pool.second.hedges.read(result) as f64);
     }
     for result in Replay::ALL {
-        families.value(&names::POOL_REPLAYS, &[name, result.name()], pool.second.replays(result) as f64);
+        families.value(&names::POOL_REPLAYS, &[name, result.name()], pool.second.replays.read(result) as f64);
     }
 
     families.value(&names::POOL_FORGOTTEN, &[name], pool.forgotten_early.load(Relaxed) as f64);
@@ -241,7 +241,7 @@ fn add_backend(families: &mut Families, pool: &Pool, listeners: &[&str], backend
     }
     if settings.agent.is_some() || matches!(settings.check.kind, CheckKind::Agent(_)) {
         for hearing in Hearing::ALL {
-            let count = stats.agent_answers[hearing as usize].load(Relaxed) as f64;
+            let count = stats.agent_answers.read(hearing) as f64;
             families.value(&names::BACKEND_AGENT_ANSWERS, &[name, id, hearing.name()], count);
         }
     }

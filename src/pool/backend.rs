@@ -9,10 +9,10 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 
 use super::by_address::SessionsByAddress;
-use super::record::{BackendRecord, EarlyEnds};
-use super::stats::{Bytes, EndedCounts, Failures, SessionTimes, Sources};
+use super::record::BackendRecord;
+use super::stats::{AgentAnswers, Bytes, EarlyEnds, EndedCounts, Failures, SessionTimes, Sources};
 use super::{History, Preconnects};
-use crate::health::{Advice, Hearing, ObservationCounts, ProbeReport};
+use crate::health::{Advice, ObservationCounts, ProbeReport};
 use crate::standing::{Facts, Standing};
 
 /// A backend, as sessions, the keeper and readers share it.
@@ -106,8 +106,8 @@ pub struct BackendStats {
     pub probes_passed: AtomicU64,
     /// Probes that failed.
     pub probes_failed: AtomicU64,
-    /// Answers of its agent check, by [`Hearing`].
-    pub agent_answers: [AtomicU64; Hearing::ALL.len()],
+    /// Answers of its agent check, by `Hearing`.
+    pub agent_answers: AgentAnswers,
     /// Changes of standing.
     pub changes: AtomicU64,
 }
@@ -137,7 +137,7 @@ impl Backend {
                 times: SessionTimes::default(),
                 probes_passed: AtomicU64::new(0),
                 probes_failed: AtomicU64::new(0),
-                agent_answers: Default::default(),
+                agent_answers: AgentAnswers::default(),
                 changes: AtomicU64::new(0),
             },
         }
@@ -205,7 +205,7 @@ impl Backend {
     /// changed.
     pub fn keep_answer(&self, answer: Option<ProbeReport>) {
         if let Some(hearing) = answer.as_ref().and_then(|answer| answer.result.hearing) {
-            self.stats.agent_answers[hearing as usize].fetch_add(1, Relaxed);
+            self.stats.agent_answers.count(hearing);
         }
         *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = answer;
     }

@@ -41,11 +41,14 @@ pub use lease::Lease;
 pub use overrides::{OverrideError, PendingOverride, PoolOverrides};
 pub use preconnected::{Preconnected, Preconnects};
 pub use queue::{PickOrWait, Waiting};
-pub use record::{EarlyEnds, OutlierCounts};
+pub use record::OutlierCounts;
 pub use source::{Errors, SourceStatus, SourceView};
 use state::PoolState;
 pub use state::{MemberCounts, TrialState};
-pub use stats::{ByteCell, Bytes, Closes, EndedCounts, Failures, Histogram, Outcomes, Second, SessionTimes, Sources};
+pub use stats::{
+    AcceptFailures, ByteCell, Bytes, Closes, EarlyEnds, EndedCounts, Failures, Histogram, Outcomes, Second,
+    SessionTimes, Sources,
+};
 
 /// Reports that may wait for the keeper. More are dropped: a failing backend makes many at once, and each carries the whole
 /// streak.

@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
+use super::stats::Counts;
 use crate::health::{Observation, ObservationCounts};
-use crate::metrics::{Detection, EarlyEnd};
+use crate::metrics::Detection;
 
 /// The counters. Relaxed: each stands for itself, and a slightly old value is good enough.
 #[derive(Debug, Default)]
@@ -68,38 +69,22 @@ fn reset(cell: &AtomicU32) {
     }
 }
 
-/// Sessions that ended early, by how.
-#[derive(Debug, Default)]
-pub struct EarlyEnds([AtomicU64; EarlyEnd::ALL.len()]);
-
-impl EarlyEnds {
-    /// Counts one.
-    pub fn count(&self, end: EarlyEnd) {
-        self.0[end as usize].fetch_add(1, Relaxed);
-    }
-
-    /// The count.
-    pub fn read(&self, end: EarlyEnd) -> u64 {
-        self.0[end as usize].load(Relaxed)
-    }
-}
-
 /// Counts about a pool's outliers. Written by the keeper.
 #[derive(Debug, Default)]
 pub struct OutlierCounts {
-    detected: [AtomicU64; Detection::ALL.len()],
+    detected: Counts<Detection, { Detection::ALL.len() }>,
     refused: AtomicU64,
 }
 
 impl OutlierCounts {
     /// Counts one.
     pub fn detect(&self, detection: Detection) {
-        self.detected[detection as usize].fetch_add(1, Relaxed);
+        self.detected.count(detection);
     }
 
     /// The count.
     pub fn detected(&self, detection: Detection) -> u64 {
-        self.detected[detection as usize].load(Relaxed)
+        self.detected.read(detection)
     }
 
     /// Counts one that was not ejected, because the pool could not do without it.

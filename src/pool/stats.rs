@@ -3,6 +3,7 @@
 //! They are statistics and order nothing, so every access is `Relaxed` unless a comment says otherwise.
 
 use std::collections::BTreeMap;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::sync::atomic::{
     AtomicU8, AtomicU64, AtomicUsize,
@@ -11,21 +12,47 @@ use std::sync::atomic::{
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::metrics::{CloseCause, ConnectFailure, Direction, FAST_BUCKETS, Hedge, Outcome, Replay, SESSION_BUCKETS};
+use crate::health::Hearing;
+use crate::metrics::{
+    AcceptFailure, CloseCause, ConnectFailure, Direction, EarlyEnd, FAST_BUCKETS, Hedge, Outcome, Replay,
+    SESSION_BUCKETS,
+};
 
-/// Counts by outcome.
-#[derive(Debug, Default)]
-pub struct Outcomes([AtomicU64; Outcome::ALL.len()]);
+/// Counts by the words of a closed set.
+#[derive(Debug)]
+pub struct Counts<W, const N: usize>([AtomicU64; N], PhantomData<fn(W)>);
 
-impl Outcomes {
+/// Ended sessions by outcome.
+pub type Outcomes = Counts<Outcome, { Outcome::ALL.len() }>;
+/// Failed connects by reason.
+pub type Failures = Counts<ConnectFailure, { ConnectFailure::ALL.len() }>;
+/// Sessions that ended early, by how.
+pub type EarlyEnds = Counts<EarlyEnd, { EarlyEnd::ALL.len() }>;
+/// Answers of agent checks.
+pub(super) type AgentAnswers = Counts<Hearing, { Hearing::ALL.len() }>;
+/// Failed calls of accept(2) by reason.
+pub type AcceptFailures = Counts<AcceptFailure, { AcceptFailure::ALL.len() }>;
+
+impl<W, const N: usize> Default for Counts<W, N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)), PhantomData)
+    }
+}
+
+impl<W: Into<usize>, const N: usize> Counts<W, N> {
     /// Counts one. Release: a reader that sees it also sees what the session had counted before.
-    pub fn count(&self, outcome: Outcome) {
-        self.0[outcome as usize].fetch_add(1, Release);
+    pub fn count(&self, word: W) {
+        self.add(word, 1);
+    }
+
+    /// Counts several.
+    pub fn add(&self, word: W, more: u64) {
+        self.0[word.into()].fetch_add(more, Release);
     }
 
     /// The count.
-    pub fn read(&self, outcome: Outcome) -> u64 {
-        self.0[outcome as usize].load(Acquire)
+    pub fn read(&self, word: W) -> u64 {
+        self.0[word.into()].load(Acquire)
     }
 }
 
@@ -51,49 +78,13 @@ impl EndedCounts {
     }
 }
 
-/// Counts of failed connects by reason.
-#[derive(Debug, Default)]
-pub struct Failures([AtomicU64; ConnectFailure::ALL.len()]);
-
-impl Failures {
-    /// Counts one.
-    pub fn count(&self, reason: ConnectFailure) {
-        self.0[reason as usize].fetch_add(1, Relaxed);
-    }
-
-    /// The count.
-    pub fn read(&self, reason: ConnectFailure) -> u64 {
-        self.0[reason as usize].load(Relaxed)
-    }
-}
-
 /// Counts of hedged connects and of replays, by result.
 #[derive(Debug, Default)]
 pub struct Second {
-    hedges: [AtomicU64; Hedge::ALL.len()],
-    replays: [AtomicU64; Replay::ALL.len()],
-}
-
-impl Second {
-    /// Counts a hedged connect.
-    pub fn count_hedge(&self, result: Hedge) {
-        self.hedges[result as usize].fetch_add(1, Relaxed);
-    }
-
-    /// The count.
-    pub fn hedges(&self, result: Hedge) -> u64 {
-        self.hedges[result as usize].load(Relaxed)
-    }
-
-    /// Counts a replay.
-    pub fn count_replay(&self, result: Replay) {
-        self.replays[result as usize].fetch_add(1, Relaxed);
-    }
-
-    /// The count.
-    pub fn replays(&self, result: Replay) -> u64 {
-        self.replays[result as usize].load(Relaxed)
-    }
+    /// Hedged connects.
+    pub hedges: Counts<Hedge, { Hedge::ALL.len() }>,
+    /// Replays.
+    pub replays: Counts<Replay, { Replay::ALL.len() }>,
 }
 
 /// Bytes of a backend: one cell for each worker, so that no two threads write to one cache line.
@@ -193,19 +184,8 @@ impl ByteCell {
 pub struct Closes {
     /// Sessions that wait to be closed now, also at the end of a drain.
     pub waiting: AtomicUsize,
-    closed: [AtomicU64; CloseCause::ALL.len()],
-}
-
-impl Closes {
-    /// Counts sessions that are told to end.
-    pub fn count(&self, cause: CloseCause, sessions: u64) {
-        self.closed[cause as usize].fetch_add(sessions, Relaxed);
-    }
-
-    /// The count.
-    pub fn read(&self, cause: CloseCause) -> u64 {
-        self.closed[cause as usize].load(Relaxed)
-    }
+    /// Sessions that were told to end.
+    pub closed: Counts<CloseCause, { CloseCause::ALL.len() }>,
 }
 
 /// Sessions by the local address from which they dial.

@@ -134,7 +134,7 @@ impl HedgeCount {
 
 impl Drop for HedgeCount {
     fn drop(&mut self) {
-        self.0.second.count_hedge(self.1);
+        self.0.second.hedges.count(self.1);
     }
 }
 

@@ -30,7 +30,7 @@ use super::worker::{WorkerHandle, hand_over};
 use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
-use crate::pool::{Outcomes, Pool};
+use crate::pool::{AcceptFailures, Outcomes, Pool};
 use crate::route::Routes;
 
 /// Connections accepted in a row; then the worker's sessions get a turn.
@@ -65,7 +65,7 @@ pub struct Listener {
     /// How often its own limit was met, and its share of the process's.
     met_own: Met,
     met_shared: Met,
-    accept_errors: [AtomicU64; AcceptFailure::ALL.len()],
+    accept_errors: AcceptFailures,
     own: Arc<Limit>,
     share: Share,
     tracker: TaskTracker,
@@ -117,7 +117,7 @@ impl Listener {
             settings: ArcSwap::from_pointee(settings),
             met_own: Met::default(),
             met_shared: Met::default(),
-            accept_errors: Default::default(),
+            accept_errors: AcceptFailures::default(),
             own: Limit::new(max_connections),
             share: Share::new(places),
             tracker,
@@ -181,7 +181,7 @@ impl Listener {
 
     /// Failed calls of accept(2).
     pub fn accept_errors(&self, reason: AcceptFailure) -> u64 {
-        self.accept_errors[reason as usize].load(Relaxed)
+        self.accept_errors.read(reason)
     }
 
     /// A stop waits until the token is dropped.
@@ -410,7 +410,7 @@ impl AcceptLoop {
 
     fn note_error(&mut self, error: &io::Error) -> AcceptFailure {
         let reason = accept_failure(error);
-        self.listener.accept_errors[reason as usize].fetch_add(1, Relaxed);
+        self.listener.accept_errors.count(reason);
         if let Some(unsaid) = self.error_pace.allow(Instant::now()) {
             warn!(listener = %self.listener.name, %error, unsaid, "accept failed; accepting goes on");
         }

@@ -109,7 +109,7 @@ impl Request {
             let next = match next {
                 Ok(next) => next,
                 Err(refusal) => {
-                    pool.second.count_replay(Replay::NoBackend);
+                    pool.second.replays.count(Replay::NoBackend);
                     record.rare().not_replayed = Some(refusal.given_up.says());
                     before.broken = failure.broken();
                     return Ok(self.hand_over(connected, bytes, written, before));
@@ -314,6 +314,6 @@ impl Count {
 
 impl Drop for Count {
     fn drop(&mut self) {
-        self.0.second.count_replay(self.1);
+        self.0.second.replays.count(self.1);
     }
 }

@@ -225,12 +225,12 @@ impl<'a> Search<'a> {
         let mut lease = pool.pick(&self.tries.untried(self.waits())).ok()?;
         if let Some(socket) = self.context.worker.stock.take(&mut lease) {
             dials.outrun();
-            pool.second.count_hedge(Hedge::Won);
+            pool.second.hedges.count(Hedge::Won);
             return Some(Connected { socket, lease });
         }
         let place = self.context.live.listener.spare_place();
         let Some(place) = place.filter(|_| pool.hedges.take(Instant::now(), HEDGES) == Permit::Granted) else {
-            pool.second.count_hedge(Hedge::Refused);
+            pool.second.hedges.count(Hedge::Refused);
             return None;
         };
         *attempts += 1;

@@ -316,7 +316,7 @@ impl ServerState {
         self.stop_accepting.cancel();
         self.tracker.close();
         let set = self.set();
-        let closes = || set.pools.iter().map(|pool| pool.closes.read(CloseCause::Shutdown)).sum::<u64>();
+        let closes = || set.pools.iter().map(|pool| pool.closes.closed.read(CloseCause::Shutdown)).sum::<u64>();
         let (before, now) = (closes(), Instant::now());
         for closer in &set.closers {
             closer.finish(now + timeout / 2, now + timeout);
@@ -340,6 +340,6 @@ impl ServerState {
     }
 
     fn cut_all(&self, cause: CloseCause) {
-        self.workers.cut_all(closing::cut(cause), |pool| pool.closes.count(cause, 1));
+        self.workers.cut_all(closing::cut(cause), |pool| pool.closes.closed.add(cause, 1));
     }
 }

@@ -75,7 +75,7 @@ impl Scene {
     }
 
     fn closed(&self, cause: CloseCause) -> u64 {
-        self.rig.balancer().state().set().pools[0].closes.read(cause)
+        self.rig.balancer().state().set().pools[0].closes.closed.read(cause)
     }
 
     async fn until_waiting(&self, sessions: f64) {

@@ -1,7 +1,5 @@
 //! What a backend's agent asks for, and what is written about it besides its weight.
 
-use std::sync::atomic::Ordering::SeqCst;
-
 use super::super::Advised;
 use super::*;
 use crate::health::AdvisedWeight::{self, Percent};
@@ -141,7 +139,7 @@ fn what_becomes_of_questions_is_counted_and_changes_nothing() {
     }
     assert_eq!(bench.view("a").since, since);
     let backend = bench.backend("a").unwrap();
-    assert_eq!(backend.stats.agent_answers.each_ref().map(|count| count.load(SeqCst)), [1, 1, 2]);
+    assert_eq!(Hearing::ALL.map(|hearing| backend.stats.agent_answers.read(hearing)), [1, 1, 2]);
     assert_eq!(backend.last_answer().unwrap().result.hearing, Some(Hearing::Unknown));
     // Another address has another agent.
     bench.set_of(vec![Endpoint { address: address("10.9.9.9:80"), ..endpoint("a") }]);

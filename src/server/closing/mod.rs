@@ -295,7 +295,7 @@ impl CloseTask {
 
     fn close_due(&mut self) {
         for claim in self.pacer.due(Instant::now()) {
-            let count = |pool: &Pool| pool.closes.count(claim.cause, 1);
+            let count = |pool: &Pool| pool.closes.closed.add(claim.cause, 1);
             if !self.workers.cut(claim.session, cut(claim.cause), count) {
                 // It has ended by itself.
                 continue;
