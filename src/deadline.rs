@@ -31,6 +31,9 @@ pub(crate) async fn within<F: Future>(limit: Duration, future: F) -> Result<F::O
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
     use super::*;
 
     /// The thread is busy when the time is over; what is ready by then is seen.
@@ -45,6 +48,36 @@ mod tests {
             tell.send(()).unwrap();
         });
         assert!(within(Duration::from_millis(10), told).await.is_ok());
+    }
+
+    /// The event loop tells of one socket in a turn, and of this one after others whose tasks take their time.
+    #[test]
+    fn what_has_arrived_is_seen_first() {
+        const LIMIT: Duration = Duration::from_millis(10);
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().max_io_events_per_tick(1).build().unwrap();
+        runtime.block_on(async {
+            let mut peers = Vec::new();
+            for _ in 0..8 {
+                let (mut other, peer) = UnixStream::pair().unwrap();
+                peers.push(peer);
+                tokio::spawn(async move {
+                    other.read_u8().await.unwrap();
+                    std::thread::sleep(Duration::from_millis(2));
+                });
+            }
+            let (mut ours, peer) = UnixStream::pair().unwrap();
+            peers.push(peer);
+            // It waits while everything comes, and the limit passes, before the loop has its next turn.
+            tokio::spawn(async move {
+                tokio::time::sleep(LIMIT / 2).await;
+                peers.iter().for_each(|peer| assert_eq!(peer.try_write(b"!").unwrap(), 1));
+                std::thread::sleep(10 * LIMIT);
+                std::future::pending::<()>().await;
+                drop(peers);
+            });
+            assert_eq!(within(LIMIT, ours.read_u8()).await.unwrap().unwrap(), b'!');
+        });
     }
 
     #[tokio::test]

@@ -148,6 +148,24 @@ fn the_relay_knows_sockets_counters_and_limits_only() {
     }
 }
 
+/// What is ready is read before a limit in time is believed, and one function sees to that.
+#[test]
+fn limits_of_the_data_plane_and_of_probes_look_before_they_end_something() {
+    // No limits on what a peer has to do: farewells, a look at orphans, the first part of a probe.
+    let fine = ["probe/grpc.rs", "probe/reaper.rs", "probe/wire.rs", "probe/mod.rs"];
+    for (path, text) in sources() {
+        let is_ours = path.starts_with("proxy/") || path.starts_with("probe/");
+        if !is_ours || path.contains("tests") || fine.contains(&path.as_str()) {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        assert!(
+            !code.contains("time::timeout") && !code.contains("timeout_at"),
+            "{path}: use `crate::deadline::within`"
+        );
+    }
+}
+
 #[test]
 fn third_party_crates_have_one_door() {
     let mut wrong = Vec::new();

@@ -42,6 +42,7 @@ mod retry;
 mod ring;
 mod secrets;
 mod smoke;
+mod stalled;
 mod support;
 mod survive;
 mod systemd;

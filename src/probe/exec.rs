@@ -266,7 +266,9 @@ pub(super) fn mark_inherited() {
     for entry in entries.flatten() {
         let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         let Some(number) = number.filter(|number| *number > 2) else { continue };
-        // SAFETY: the descriptor is used within this call only. If it has been closed by now, the kernel returns an error.
+        // SAFETY: the borrow ends with the next line, which sets a flag of the descriptor. It may have been closed since it was
+        // listed: then the kernel says so, or the number is another descriptor's of this process by now, which gets the
+        // flag. None of ours is meant to be inherited, so that this does no harm, and no memory hangs on a descriptor here.
         let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
         let _ = fcntl_setfd(descriptor.as_fd(), FdFlags::CLOEXEC);
     }

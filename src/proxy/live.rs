@@ -4,7 +4,7 @@
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -17,6 +17,7 @@ use slab::Slab;
 use super::forced_end::ForcedEnd;
 use super::listener::Listener;
 use super::option::{TcpView, tcp_view};
+use super::socket::TcpFd;
 use crate::metrics::Direction;
 use crate::pool::{Backend, ByteCell, Lease, Pool};
 
@@ -351,17 +352,23 @@ impl Live {
     }
 
     /// From now on the kernel may be asked about these sockets. Call it with `None` before they are closed.
-    pub(super) fn show_ends(&self, ends: Option<[RawFd; 2]>) {
+    pub(super) fn show_ends(&self, ends: Option<[&TcpFd; 2]>) {
         if let Some(leg) = &mut self.lock().leg {
-            leg.ends = ends;
+            leg.ends = ends.map(|ends| ends.map(AsRawFd::as_raw_fd));
         }
     }
 
     /// What the kernel knows about the client's connection and the backend's.
     fn tcp(&self) -> Option<[TcpView; 2]> {
-        // While the lock is held, the sockets stay open.
         let state = self.lock();
-        let [client, backend] = state.leg.as_ref()?.ends?;
+        let [client, backend] = state.leg.as_ref()?.ends?.map(|fd| {
+            #[allow(unsafe_code, reason = "the sockets belong to another thread, which can't lend them")]
+            // SAFETY: `ends` come from a `TcpFd` each (`show_ends`), and the session takes them away from here before it
+            // closes them. That needs the lock, which is held for longer than what is borrowed here.
+            unsafe {
+                BorrowedFd::borrow_raw(fd)
+            }
+        });
         Some([tcp_view(client).ok()?, tcp_view(backend).ok()?])
     }
 

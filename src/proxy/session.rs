@@ -2,7 +2,7 @@
 //! session lives and dies on one worker.
 
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -129,7 +129,7 @@ impl Session {
             config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
         };
         let terms = Terms { mode, limits: worker.idle_limits.limits(pool), early, before };
-        record.live.show_ends(Some([socket.tcp_fd().as_raw_fd(), backend.tcp_fd().as_raw_fd()]));
+        record.live.show_ends(Some([socket.tcp_fd(), backend.tcp_fd()]));
         (self.lease, self.backend) = (Some(lease), Some(backend));
         Ok((terms, bytes))
     }

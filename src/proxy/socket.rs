@@ -65,7 +65,32 @@ impl TcpFd {
 
     /// When the kernel last got on with what it holds for the peer; `None` = it does not, or can't tell.
     pub(super) fn last_delivery(&self, now: Instant) -> Option<Instant> {
-        option::since_delivery(self.as_raw_fd()).ok()?.and_then(|ago| now.checked_sub(ago))
+        option::since_delivery(self).ok()?.and_then(|ago| now.checked_sub(ago))
+    }
+
+    /// Whether its receive buffer has the size that the configuration says; also if that can't be told.
+    pub(super) fn has_fixed_receive_buffer(&self) -> bool {
+        option::has_fixed_receive_buffer(self).unwrap_or(true)
+    }
+
+    /// Bounds what the kernel takes in from the peer before it is read; whether it does. See [`option::bound_received`].
+    pub(super) fn bound_received(&self, bytes: u32) -> bool {
+        option::bound_received(self, bytes).unwrap_or(false)
+    }
+
+    /// Bounds what the kernel takes from us beyond what is on its way; `None` = as the system has it.
+    pub(super) fn bound_unsent(&self, bytes: Option<u32>) -> io::Result<()> {
+        option::bound_unsent(self, bytes)
+    }
+
+    /// Bytes that the peer has not acknowledged; 0 if that can't be told.
+    pub(super) fn unacknowledged(&self) -> u32 {
+        option::unacknowledged(self).unwrap_or(0)
+    }
+
+    /// How long the path from the peer and back is; nothing if that can't be told.
+    pub(super) fn round_trip(&self) -> Duration {
+        option::round_trip(self).unwrap_or_default()
     }
 
     /// Has the kernel ask now and then whether a quiet peer is still there.
@@ -340,11 +365,19 @@ fn met_itself(raw: &Raw, dialled: SocketAddr) -> io::Result<bool> {
     Ok(raw.local_addr()?.as_socket() == Some(dialled))
 }
 
+/// Owners of a descriptor that neither close nor replace it as long as they live, whatever is done to them through a shared
+/// reference. Sealed: implemented here, for shared owners of an [`OwnedFd`] alone.
+pub(super) trait Stable: AsRawFd {}
+
+impl Stable for Rc<TcpFd> {}
+impl Stable for Rc<OwnedFd> {}
+impl Stable for std::sync::Arc<OwnedFd> {}
+
 /// Registers a descriptor with the current thread's event loop.
 #[allow(unsafe_code, reason = "tokio asks for a promise about the descriptor that its owners keep by themselves")]
-pub(super) fn watch<F: AsRawFd>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
-    // SAFETY: `F` is an `Arc` of an `OwnedFd`, or an `Rc` of a `TcpFd` around one: the descriptor is open and stays the same as long as
-    // the `AsyncFd` has it, which deregisters it before it lets go; nothing here takes it out or replaces it.
+pub(super) fn watch<F: Stable>(fd: F, interest: Interest) -> io::Result<AsyncFd<F>> {
+    // SAFETY: `Stable`: the descriptor is open and stays the same as long as the `AsyncFd` has its owner, and the `AsyncFd`
+    // deregisters it before it lets the owner go.
     let registered = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(registered?)
 }

@@ -9,7 +9,7 @@ pub(super) const SCRATCH: usize = 64 * 1024;
 /// Kept buffers of a worker; more are given back to the allocator.
 const STOCK: usize = 64;
 
-/// Bytes that were read and could not be written at once. In a box wherever it goes: next to none of the directions has one.
+/// Bytes that were read and could not be written at once.
 #[derive(Debug, Default)]
 pub(super) struct Unwritten {
     bytes: Vec<u8>,

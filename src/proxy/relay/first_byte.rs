@@ -2,7 +2,7 @@
 //! The clock begins with the first byte that is sent to the backend, so a server that speaks first is never hurried.
 
 use std::io;
-use std::num::NonZeroU64;
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use super::{End, Side};
@@ -11,8 +11,8 @@ use crate::metrics::EarlyEnd;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct FirstByte {
-    /// In nanoseconds. `None` = it may take as long as it wants.
-    limit: Option<NonZeroU64>,
+    /// In milliseconds, in as few bytes as they need. `None` = it may take as long as it wants.
+    limit: Option<NonZeroU32>,
     /// When it was asked for; once it is here, when it came.
     at: Option<Instant>,
     is_here: bool,
@@ -24,9 +24,10 @@ pub(super) struct FirstByte {
 
 impl FirstByte {
     pub(super) fn new(limit: Option<Duration>, asked: Option<Instant>, is_judged: bool) -> Self {
-        // A limit of nothing is over at once.
-        let nanoseconds = |limit: Duration| u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let limit = limit.and_then(|limit| NonZeroU64::new(nanoseconds(limit)));
+        // Rounded up; a limit of nothing is over at once.
+        let milliseconds = |limit: Duration| limit.as_nanos().div_ceil(1_000_000).max(1);
+        let limit = limit.map(|limit| u32::try_from(milliseconds(limit)).unwrap_or(u32::MAX));
+        let limit = limit.and_then(NonZeroU32::new);
         Self { limit, at: asked, is_here: false, closed_first: false, is_judged }
     }
 
@@ -61,7 +62,7 @@ impl FirstByte {
     /// By when it has to be here.
     pub(super) fn due(&self) -> Option<Instant> {
         let asked = self.at.filter(|_| !self.is_here)?;
-        Some(asked + Duration::from_nanos(self.limit?.get()))
+        Some(asked + Duration::from_millis(self.limit?.get().into()))
     }
 
     /// When it came.

@@ -4,16 +4,20 @@
 //! the reset is passed on; a side that has been sent FIN is closed, any other side of a cut stream is reset.
 
 mod copy;
+mod direction;
 #[cfg(test)]
 mod early_tests;
 mod first_byte;
 mod flow;
+#[cfg(test)]
+mod late_tests;
 mod ring;
 mod ringed;
 mod splice;
 #[cfg(test)]
 mod tests;
 mod timing;
+mod window;
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -30,17 +34,16 @@ use super::socket::Socket;
 use crate::metrics::{Direction, EarlyEnd};
 use crate::pool::ByteCell;
 use copy::Scratch;
+use direction::DirectionState;
 use first_byte::FirstByte;
 pub(crate) use first_byte::early_break;
 use flow::{Flow, Turn};
 pub(crate) use ring::Ring;
 pub use ring::{Forbidden, RingCounts, try_ring};
+use ringed::Calm;
 pub use splice::PipeCounts;
 use splice::Pipes;
 pub(crate) use timing::Limits;
-
-/// Turns in a row with nothing but small messages, after which a session that has left the ring joins it again.
-const CALM: u8 = 16;
 
 /// Which way bytes take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +107,7 @@ pub(crate) struct Terms {
     pub(crate) limits: Rc<Cell<Limits>>,
     /// Read from the client before the relay began; the first bytes that the backend gets.
     pub(crate) early: Vec<u8>,
-    /// What else was before. In a box: most sessions have none, and all would spend their lives with its room.
+    /// What else was before.
     pub(crate) before: Option<Box<Before>>,
 }
 
@@ -169,7 +172,7 @@ pub(crate) fn relay<'a, C: 'a>(
 ) -> impl Future<Output = Done<C>> + 'a {
     let mode = terms.mode;
     let mut state = RelayTask::new(terms, bytes, answered, relay_context);
-    // No `async fn`: that would hold its arguments a second time, for as long as the session is idle.
+    // No `async fn`: see "What an idle session costs" in `proxy`; so for what follows.
     async move {
         let mut timer = pin!(sleep_until(state.deadline().into()));
         let end = loop {
@@ -186,7 +189,6 @@ pub(crate) fn relay<'a, C: 'a>(
             if let Err(error) = client.watch().and_then(|_| backend.watch()) {
                 break End::Local(error);
             }
-            // Boxed, because a session on the ring has no use for its room.
             let turn = Box::pin(state.on_loop(client, backend, relay_context, mode, &mut cut, timer.as_mut()));
             if let Some(end) = turn.await {
                 break end;
@@ -221,8 +223,7 @@ struct RelayTask<'a> {
     answered: &'a dyn Fn(),
     broken: Option<(Side, io::Error)>,
     last_progress: Instant,
-    /// Turns in a row that were small messages.
-    calm: u8,
+    calm: Calm,
     /// In a row, after a limit was over, that found something to be moved.
     looks: u8,
     limits: Rc<Cell<Limits>>,
@@ -231,21 +232,25 @@ struct RelayTask<'a> {
 impl<'a> RelayTask<'a> {
     fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn(), relay_context: &RelayContext) -> Self {
         let before = terms.before.map_or_else(Before::default, |before| *before);
+        let mut upward = DirectionState::new(terms.mode);
+        if before.has_finished {
+            upward.read_end();
+            upward.finished();
+        }
         let mut relay = Self {
-            upward: Flow::new(terms.mode).beginning_with(terms.early),
-            downward: Flow::new(terms.mode),
+            upward: Flow::new(upward, terms.early),
+            downward: Flow::new(DirectionState::new(terms.mode), Vec::new()),
             bytes,
             answer: FirstByte::new(terms.limits.get().first_byte, before.asked, before.is_judged),
             answered,
             broken: None,
             last_progress: before.last_progress.unwrap_or_else(Instant::now),
-            calm: CALM,
+            calm: Calm::new(),
             looks: 0,
             limits: terms.limits,
         };
         if before.has_finished {
             relay.bytes.finish(Direction::ToBackend);
-            relay.upward.follow(ring::Stage::Finished);
         }
         if let Some((side, error)) = before.broken {
             relay.side_broke(side, error, relay_context);
@@ -256,7 +261,7 @@ impl<'a> RelayTask<'a> {
     /// Whether the ring is the place for it now. Nobody there watches the clock of the first byte.
     fn may_join(&self, mode: Mode) -> bool {
         let is_at_rest = self.upward.is_at_rest() && self.downward.is_at_rest();
-        mode == Mode::Ring && self.calm >= CALM && is_at_rest && !self.answer.is_timed()
+        mode == Mode::Ring && self.calm.is_enough() && is_at_rest && !self.answer.is_timed()
     }
 
     /// Relays by readiness until an end, or (`None`) until it may join the ring.
@@ -269,7 +274,7 @@ impl<'a> RelayTask<'a> {
         cut: &mut (impl Future<Output = C> + Unpin),
         mut timer: Pin<&mut Sleep>,
     ) -> Option<End<C>> {
-        // Made when they are first needed: most sessions never are blocked, and an idle one has no bytes to spare for them.
+        // Made when they are first needed: most sessions never are blocked.
         let mut client_error = LazyError(None);
         let mut backend_error = LazyError(None);
         poll_fn(|cx| {
@@ -330,9 +335,9 @@ impl<'a> RelayTask<'a> {
         may_go_on |= self.take(turn, relay_context);
 
         if self.upward.is_rough() || self.downward.is_rough() {
-            self.calm = 0;
+            self.calm.end();
         } else if progress {
-            self.calm = self.calm.saturating_add(1);
+            self.calm.extend();
         }
         if progress || ended != self.has_one_ended() {
             for (flow, direction) in [(&self.upward, Direction::ToBackend), (&self.downward, Direction::ToClient)] {
@@ -379,8 +384,8 @@ impl<'a> RelayTask<'a> {
             Side::Client => (&mut self.upward, &mut self.downward),
             Side::Backend => (&mut self.downward, &mut self.upward),
         };
-        from.cut();
-        to.close(relay_context);
+        from.source_broke();
+        to.target_broke(relay_context);
         if self.broken.is_none() {
             self.broken = Some((side, error));
             self.progress(Instant::now());
@@ -394,7 +399,11 @@ impl<'a> RelayTask<'a> {
             }
             return self.broken.take().map(|(side, error)| End::Broken(side, error));
         }
-        (self.upward.has_finished() && self.downward.has_finished()).then_some(End::Completed)
+        self.have_both_finished().then_some(End::Completed)
+    }
+
+    fn have_both_finished(&self) -> bool {
+        self.upward.has_finished() && self.downward.has_finished()
     }
 
     fn has_one_ended(&self) -> bool {

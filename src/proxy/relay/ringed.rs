@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::ring::{Ring, Stage, State};
+use super::ring::{Rest, Ring, State};
 use super::{End, RelayContext, RelayTask, Side};
 use crate::metrics::Direction;
 use crate::proxy::socket::Socket;
@@ -17,10 +17,36 @@ use crate::proxy::socket::Socket;
 /// does not leaves the ring after this, and is watched again.
 const HALF_CLOSED: Duration = Duration::from_millis(20);
 
+/// Turns in a row with nothing but small messages, after which a session that has left the ring joins it again.
+const CALM: u8 = 16;
+
+/// PURE. Whether a session is small messages, which the ring is for: fed with what its turns were like.
+#[derive(Debug)]
+pub(super) struct Calm(u8);
+
+impl Calm {
+    /// A session begins as one.
+    pub(super) fn new() -> Self {
+        Self(CALM)
+    }
+
+    /// Something was large, or had to wait: from here on turns count again.
+    pub(super) fn end(&mut self) {
+        self.0 = 0;
+    }
+
+    /// A turn moved something, and nothing else is known of it.
+    pub(super) fn extend(&mut self) {
+        self.0 = self.0.saturating_add(1);
+    }
+
+    pub(super) fn is_enough(&self) -> bool {
+        self.0 >= CALM
+    }
+}
+
 impl RelayTask<'_> {
-    /// Relays on the ring until an end, or (`None`) until it has left it.
-    ///
-    /// No `async fn`: see [`relay`](super::relay).
+    /// The way from readiness to the ring: relays there until an end, or (`None`) until it has left it.
     pub(super) fn on_ring<'r, C>(
         &'r mut self,
         ring: &'r Ring,
@@ -30,7 +56,8 @@ impl RelayTask<'_> {
         mut timer: Pin<&'r mut Sleep>,
     ) -> impl Future<Output = Option<End<C>>> {
         let ends = ends.map(|socket| Rc::clone(socket.tcp_fd()));
-        let session = ring.join(ends.clone(), self.bytes.clone(), self.upward.pace());
+        let directions = [self.upward.direction(), self.downward.direction()];
+        let session = ring.join(ends.clone(), self.bytes.clone(), directions);
         let mut ending = None;
         // One side has finished, and the timer says until when that may go on here.
         let mut is_leaving = false;
@@ -40,7 +67,7 @@ impl RelayTask<'_> {
             }
             let state = session.poll(cx);
             self.follow(&state);
-            if state.stages == [Stage::Finished; 2] {
+            if self.have_both_finished() {
                 return Poll::Ready(Some(End::Completed));
             }
             if state.has_left {
@@ -75,8 +102,8 @@ impl RelayTask<'_> {
     }
 
     fn follow(&mut self, state: &State) {
-        self.upward.follow(state.stages[0]);
-        self.downward.follow(state.stages[1]);
+        self.upward.follow(state.directions[0]);
+        self.downward.follow(state.directions[1]);
         if self.last_progress < state.last_progress {
             self.progress(state.last_progress);
         }
@@ -91,14 +118,15 @@ impl RelayTask<'_> {
         }
     }
 
-    fn come_back(&mut self, rest: super::ring::Rest, relay_context: &RelayContext) {
-        let [up, down] = rest.kept;
+    /// The way from the ring back to readiness.
+    fn come_back(&mut self, rest: Rest, relay_context: &RelayContext) {
+        let ([upward, downward], [up, down]) = (rest.directions, rest.unwritten);
         if !up.is_empty() {
             self.answer.ask(self.last_progress);
         }
-        self.upward.resume(up, rest.paces[0]);
-        self.downward.resume(down, rest.paces[1]);
-        self.calm = 0;
+        self.upward.resume(upward, up);
+        self.downward.resume(downward, down);
+        self.calm.end();
         for (side, error) in [Side::Client, Side::Backend].into_iter().zip(rest.broken) {
             if let Some(error) = error {
                 self.side_broke(side, error, relay_context);

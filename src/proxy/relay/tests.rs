@@ -9,7 +9,7 @@ use super::*;
 use crate::pool::Bytes;
 
 /// A connection: our end, and the peer's.
-fn pair() -> (Socket, TcpStream) {
+pub(super) fn pair() -> (Socket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let (ours, _) = listener.accept().unwrap();
@@ -36,7 +36,7 @@ fn terms() -> Terms {
     Terms { mode: Mode::Copy, limits, early: Vec::new(), before: None }
 }
 
-async fn a_moment() {
+pub(super) async fn a_moment() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
@@ -55,7 +55,7 @@ fn limits_that_are_not_written() {
 #[tokio::test]
 async fn a_flow_keeps_one_read_at_most() {
     let ((source, mut sends), (target, mut takes)) = (pair(), pair());
-    let (relay_context, mut flow) = (relay_context(), Flow::new(Mode::Copy));
+    let (relay_context, mut flow) = (relay_context(), Flow::new(DirectionState::new(Mode::Copy), Vec::new()));
     let (mut sent, mut moved, mut idle_limits) = (0, 0, 0);
     while idle_limits < 20 {
         let more = fill(&mut sends);

@@ -83,3 +83,44 @@ fn the_backlog_is_as_written() {
     }
     assert_eq!(waiting.len(), 3 + 1, "the kernel lets one more in");
 }
+
+/// Writes until nothing more goes in for a while; what the other end then has not read.
+async fn unread_after(peer: &mut std::net::TcpStream, ours: &TcpFd) -> u32 {
+    let mut quiet = 0;
+    while quiet < 20 {
+        match io::Write::write(peer, &[7; 65_536]) {
+            Ok(_) => quiet = 0,
+            Err(_) => {
+                quiet += 1;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+    option::tcp_view(ours).unwrap().receive_queue
+}
+
+#[tokio::test]
+async fn what_is_not_read_is_bounded_and_the_bound_grows() {
+    const BOUND: u32 = 256 * 1024;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let ours = Socket::new(listener.accept().unwrap().0.into());
+    let fd = ours.tcp_fd();
+    assert!(!fd.has_fixed_receive_buffer());
+    assert!(fd.bound_received(BOUND));
+    let unread = unread_after(&mut peer, fd).await;
+    assert!((BOUND / 4..=2 * BOUND).contains(&unread), "{unread}");
+
+    assert!(fd.bound_received(8 * BOUND));
+    // The peer hears of it with the next bytes that are read.
+    assert_eq!(ours.read_now(&mut [0; 128 * 1024]).unwrap(), Some(128 * 1024));
+    let unread = unread_after(&mut peer, fd).await;
+    assert!((2 * BOUND + 1..=16 * BOUND).contains(&unread), "{unread}");
+
+    // More than the kernel gives: it tunes by itself again.
+    assert!(!fd.bound_received(u32::MAX));
+    assert!(!fd.has_fixed_receive_buffer());
+    ours.raw().set_recv_buffer_size(100_000).unwrap();
+    assert!(fd.has_fixed_receive_buffer());
+}

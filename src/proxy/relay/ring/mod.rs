@@ -1,11 +1,13 @@
 //! The io_uring of one worker: sessions of small messages whose bytes are received into a ring of shared buffers and sent
 //! from there, without a turn of the session's task. It serves the ordinary course of a session only: both sides alive,
-//! each taking what it is given. A lane whose target does not take its bytes at once, that turns bulk, whose connection
+//! each taking what it is given. One whose target does not take its bytes at once, that turns bulk, whose connection
 //! breaks or that stays half-closed leaves, with what was received and not sent, and goes on through readiness (`flow`),
 //! where back-pressure, splicing and errors in every state are dealt with. So nobody holds buffers of the ring for longer
-//! than a turn of the loop, and an idle lane holds none.
+//! than a turn of the loop, and an idle session holds none.
 //!
-//! A lane's sockets are kept by the ring until the last completion of what was pushed for it, whatever becomes of the session.
+//! Its sockets are kept by the ring until the last completion of what was pushed for it, whatever becomes of the session.
+//!
+//! How far a direction has come is a `DirectionState`, as in `flow`: `join` and `rest` hand it over.
 
 mod queue;
 mod raw;
@@ -27,11 +29,11 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::time::{Instant, sleep_until};
 
-use super::flow::Bulk;
+use super::direction::{DirectionState, Step};
 use crate::proxy::socket::watch;
 pub use raw::Forbidden;
 use raw::Raw;
-pub(super) use session::{Rest, Stage, State};
+pub(super) use session::{Rest, State};
 use table::SessionTable;
 
 /// Submissions at once; more wait in user space.
@@ -109,7 +111,7 @@ impl Ring {
         Ok(Self(Rc::new(RingShared { inner, driver: RefCell::default(), counts })))
     }
 
-    /// Serves all lanes. Must run as long as there are any.
+    /// Serves all sessions. Must run as long as there are any.
     ///
     /// # Errors
     /// The kernel refuses to go on with the ring: the worker is at its end.

@@ -1,8 +1,8 @@
-//! One direction of a lane: buffers received and not yet sent, a linked list through the ring's table of buffers, and how
-//! far the direction has come.
+//! One direction of a session on the ring: drives its [`DirectionState`], with buffers received and not yet sent, a linked list
+//! through the ring's table of buffers. Receives go on while sends are under way.
 
+use super::DirectionState;
 use super::raw::Raw;
-use super::{Bulk, Stage};
 
 /// No buffer.
 const NONE: u16 = u16::MAX;
@@ -26,7 +26,7 @@ pub(super) struct DirectionQueue {
     pub(super) queued: u16,
     /// Sent of the first.
     offset: u32,
-    pub(super) stage: Stage,
+    pub(super) direction: DirectionState,
     pub(super) receiving: bool,
     pub(super) sending: bool,
     /// Something was received since it was last looked for an error behind it.
@@ -36,24 +36,22 @@ pub(super) struct DirectionQueue {
     /// The round of `burst`, the bytes received in it.
     round: u32,
     burst: u32,
-    pub(super) pace: Bulk,
 }
 
 impl DirectionQueue {
-    pub(super) fn new(pace: Bulk) -> Self {
+    pub(super) fn new(direction: DirectionState) -> Self {
         Self {
             first: NONE,
             last: NONE,
             queued: 0,
             offset: 0,
-            stage: Stage::Open,
+            direction,
             receiving: false,
             sending: false,
             heard: false,
             number: 0,
             round: 0,
             burst: 0,
-            pace,
         }
     }
 
@@ -69,7 +67,7 @@ impl DirectionQueue {
         // A burst is what there was at one time: what a plain read would have returned.
         if round != self.round {
             if self.burst > 0 {
-                self.pace.saw(self.burst as usize);
+                self.direction.read(self.burst as usize);
             }
             (self.round, self.burst) = (round, 0);
         }

@@ -5,11 +5,14 @@
 //!
 //! 1. The kernel is only ever given addresses inside [`Memory`], which lives until nothing is in flight any more: `in_flight`
 //!    counts what was pushed and has not completed for good, and [`Raw`]'s `Drop` waits for it, or leaks the memory.
-//! 2. Rust never holds a reference into `Memory`: it is written and read through raw pointers, within bounds that are checked.
+//! 2. A reference into `Memory` lives for one copy (`copy_out`: of a buffer that is ours, so that the kernel does not write to
+//!    it) or for one entry (`offer`: one that the kernel does not look at before the tail says so). Between calls there is
+//!    none: everything else goes through raw pointers, within bounds that are checked.
 //! 3. `ours` says for each buffer whether the kernel has handed it to us. Only such a buffer is sent, copied from or given
 //!    back, so the kernel never writes where we read, and is never given a buffer twice.
-//! 4. Descriptors are passed as numbers. That is a matter of I/O safety, not of memory: who pushes keeps the socket open until
-//!    the last completion (`ring` keeps an `Rc` of it).
+//! 4. Descriptors are passed as numbers. The kernel looks a number up when the request is submitted, and holds the file itself
+//!    from then on; a wrong number would be a matter of I/O safety, not of memory. So a socket stays open until its requests
+//!    are submitted: `table` keeps it until the last completion, `rehearse` submits before it lets go.
 //! 5. The ring is used by the thread that made it (`SINGLE_ISSUER`): `Raw` is neither `Send` nor `Sync`.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
@@ -129,7 +132,8 @@ impl Raw {
         Ok(this)
     }
 
-    /// Receives twice with one request: older kernels make rings, but can't do that.
+    /// Receives twice with one request: older kernels make rings, but can't do that. Dropping the ring at the end cancels the
+    /// request, whose socket is closed by then; the kernel has its own hold on it.
     pub(super) fn rehearse(mut self) -> Result<(), Forbidden> {
         let failed = Forbidden::during("receiving with io_uring");
         let (mut here, there) = UnixStream::pair().map_err(Forbidden::during("socketpair"))?;
@@ -180,8 +184,9 @@ impl Raw {
     pub(super) fn copy_out(&self, buffer: u16, part: Range<u32>, into: &mut Vec<u8>) {
         let Some((from, length)) = self.part(buffer, part) else { return };
         #[allow(unsafe_code, reason = "the buffers are memory that the kernel writes")]
-        // SAFETY: `part` has checked the bounds; invariants 2 and 3: the kernel does not write to it meanwhile. The memory
-        // was zeroed, so all of it is initialized.
+        // SAFETY: `part` has checked that it is inside of `Memory`, which lives as long as `self`, and that the buffer is ours:
+        // the kernel does not write to it meanwhile (invariant 3), and the reference ends with this call. The memory was
+        // zeroed when it was made, so all of it is initialized.
         into.extend_from_slice(unsafe { std::slice::from_raw_parts(from, length as usize) });
     }
 
@@ -373,8 +378,10 @@ impl Memory {
         let (at, address) = (usize::from(self.tail & (self.count - 1)), self.buffer(buffer) as u64);
         self.tail = self.tail.wrapping_add(1);
         #[allow(unsafe_code, reason = "the ring of buffers is memory that the kernel reads")]
-        // SAFETY: `at` is below `count`, and as no buffer is in the ring twice the kernel has read that entry long ago. The
-        // tail is in the first entry's reserved field (io_uring_register_buf_ring(3)), which the setters leave alone.
+        // SAFETY: `at` is below `count`. The kernel reads entries before the tail only, and as no buffer is in the ring twice it
+        // has read the one that was here: nobody else reads or writes this entry while the reference lives. The kernel does
+        // read the tail meanwhile. It is in the first entry's reserved field (io_uring_register_buf_ring(3)), which the
+        // setters leave alone, and is written as an atomic.
         unsafe {
             let entry = &mut *self.entries.as_ptr().add(at);
             entry.set_addr(address);

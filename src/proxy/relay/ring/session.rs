@@ -1,4 +1,4 @@
-//! A session's handle to its lane.
+//! A session's handle to its place on the ring.
 
 use std::io;
 use std::mem::take;
@@ -8,24 +8,14 @@ use std::time::Instant;
 
 use super::queue::DirectionQueue;
 use super::table::{RingPhase, SessionEntry};
-use super::{Bulk, Ring, RingState};
+use super::{DirectionState, Ring, RingState};
 use crate::pool::ByteCell;
 use crate::proxy::socket::TcpFd;
-
-/// How far a direction has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::proxy::relay) enum Stage {
-    Open,
-    /// The source has finished.
-    Ended,
-    /// And the target has been sent FIN.
-    Finished,
-}
 
 /// Where a session stands on the ring. Directions: to the backend, to the client.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::proxy::relay) struct State {
-    pub(in crate::proxy::relay) stages: [Stage; 2],
+    pub(in crate::proxy::relay) directions: [DirectionState; 2],
     pub(in crate::proxy::relay) last_progress: Instant,
     pub(in crate::proxy::relay) first_byte: Option<Instant>,
     /// The backend finished while the client had not.
@@ -34,12 +24,12 @@ pub(in crate::proxy::relay) struct State {
     pub(in crate::proxy::relay) has_left: bool,
 }
 
-/// What a lane that has left hands back.
+/// What a session takes with it when it has left.
 #[derive(Debug)]
 pub(in crate::proxy::relay) struct Rest {
+    pub(in crate::proxy::relay) directions: [DirectionState; 2],
     /// Received and not yet sent.
-    pub(in crate::proxy::relay) kept: [Vec<u8>; 2],
-    pub(in crate::proxy::relay) paces: [Bulk; 2],
+    pub(in crate::proxy::relay) unwritten: [Vec<u8>; 2],
     /// Of the client's and the backend's connection.
     pub(in crate::proxy::relay) broken: [Option<io::Error>; 2],
 }
@@ -51,13 +41,19 @@ pub(in crate::proxy::relay) struct RingSession<'a> {
 }
 
 impl Ring {
-    /// Begins to serve a session. Both sockets must be out of every event loop.
-    pub(in crate::proxy::relay) fn join(&self, ends: [Rc<TcpFd>; 2], bytes: ByteCell, pace: Bulk) -> RingSession<'_> {
+    /// From now on the ring drives a session, until [`RingSession::rest`]. Both directions must be [at
+    /// rest](DirectionState::is_at_rest) with nothing unwritten, and both sockets out of every event loop.
+    pub(in crate::proxy::relay) fn join(
+        &self,
+        ends: [Rc<TcpFd>; 2],
+        bytes: ByteCell,
+        directions: [DirectionState; 2],
+    ) -> RingSession<'_> {
         let mut inner = self.0.inner.borrow_mut();
         let RingState { raw, table } = &mut *inner;
         let key = table.entries.insert(SessionEntry {
             ends,
-            ways: [DirectionQueue::new(pace), DirectionQueue::new(pace)],
+            ways: directions.map(DirectionQueue::new),
             course: RingPhase::On,
             pending: 0,
             broken: [None, None],
@@ -85,7 +81,7 @@ impl RingSession<'_> {
             entry.waker = Some(cx.waker().clone());
         }
         State {
-            stages: [entry.ways[0].stage, entry.ways[1].stage],
+            directions: [0, 1].map(|direction| entry.ways[direction].direction),
             last_progress: entry.last_progress,
             first_byte: entry.first_byte,
             closed_first: entry.closed_first,
@@ -109,18 +105,20 @@ impl RingSession<'_> {
         self.ring.nudge();
     }
 
-    /// What is left over; to be asked once [`State::has_left`].
+    /// The way back to readiness: the directions as far as they have come, with all bytes that are still to be written, and
+    /// errors still to be told. To be asked once [`State::has_left`]: nothing is in flight then, and nothing more comes.
     pub(in crate::proxy::relay) fn rest(&self) -> Rest {
         let mut inner = self.ring.0.inner.borrow_mut();
         let RingState { raw, table } = &mut *inner;
         let entry = &mut table.entries[self.key];
-        let (broken, paces) = (take(&mut entry.broken), [entry.ways[0].pace, entry.ways[1].pace]);
-        let mut kept = [Vec::new(), Vec::new()];
-        for (way, kept) in entry.ways.iter_mut().zip(&mut kept) {
-            way.empty(&table.slots, raw, Some(kept));
+        let broken = take(&mut entry.broken);
+        let directions = [0, 1].map(|direction| entry.ways[direction].direction);
+        let mut unwritten = [Vec::new(), Vec::new()];
+        for (way, unwritten) in entry.ways.iter_mut().zip(&mut unwritten) {
+            way.empty(&table.slots, raw, Some(unwritten));
         }
         drop(inner);
-        Rest { kept, paces, broken }
+        Rest { directions, unwritten, broken }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The sessions on the ring: what a completion means for its lane. Nothing in here waits, or calls out of the ring.
+//! The sessions on the ring: what a completion means for its session. Nothing in here waits, or calls out of the ring.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,14 +12,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use slab::Slab;
 
-use super::Stage;
+use super::Step;
 use super::queue::{BufferLink, DirectionQueue};
 use super::raw::{Completion, Raw};
 use crate::metrics::Direction;
 use crate::pool::ByteCell;
 use crate::proxy::socket::TcpFd;
 
-/// Buffers in a direction's queue, beyond which the lane leaves.
+/// Buffers in a direction's queue, beyond which the session leaves.
 const QUEUE: u16 = 8;
 
 const DIRECTIONS: [Direction; 2] = [Direction::ToBackend, Direction::ToClient];
@@ -28,7 +28,7 @@ const RECEIVE: u64 = 0;
 const SEND: u64 = 1;
 const CANCEL: u64 = 2;
 
-/// Says which lane, direction (0: to the backend) and operation a completion belongs to. `CANCEL | SEND` cancels a send.
+/// Says which session, direction (0: to the backend) and operation a completion belongs to. `CANCEL | SEND` cancels a send.
 fn tag(key: usize, direction: usize, operation: u64) -> u64 {
     (key as u64) << 8 | (direction as u64) << 4 | operation
 }
@@ -134,7 +134,7 @@ impl SessionTable {
         self.spare = sent;
         let mut arrived = take(&mut self.arrived);
         for (key, direction) in arrived.drain(..) {
-            // None joins in the middle of a round, so that a key can't be another lane's by now.
+            // None joins in the middle of a round, so that a key can't be another session's by now.
             if self.entries.get(key).is_some_and(|entry| entry.course == RingPhase::On) {
                 self.send(raw, key, direction);
             }
@@ -240,7 +240,7 @@ impl SessionTable {
                 if entry.course != RingPhase::On {
                     return;
                 }
-                if way.queued > QUEUE || way.pace.is_bulk() {
+                if way.queued > QUEUE || way.direction.is_bulk() {
                     return self.leave(raw, key);
                 }
                 self.arrived.push((key, direction));
@@ -252,8 +252,8 @@ impl SessionTable {
                 buffer.into_iter().for_each(|buffer| raw.give_back(buffer));
                 match result {
                     Ok(_) => {
-                        way.stage = Stage::Ended;
-                        entry.closed_first |= direction == 1 && entry.ways[0].stage == Stage::Open;
+                        way.direction.read_end();
+                        entry.closed_first |= direction == 1 && entry.ways[0].direction.is_open();
                         self.finish(raw, key, direction);
                     }
                     Err(Errno::NOBUFS) => self.starving.push_back((key, direction)),
@@ -317,7 +317,7 @@ impl SessionTable {
         entry.pending += 1;
         self.sent.push((key, direction, way.number));
         // FIN follows as soon as this is sent, in the same segment: one packet and one wake-up of the target less.
-        let fin_follows = way.stage == Stage::Ended && way.queued == 1;
+        let fin_follows = way.direction.has_ended() && way.queued == 1;
         let tag = tag(key, direction, SEND);
         raw.send(entry.ends[1 - direction].as_fd(), buffer, part, fin_follows, tag);
     }
@@ -326,7 +326,7 @@ impl SessionTable {
     fn finish(&mut self, raw: &mut Raw, key: usize, direction: usize) {
         let entry = &mut self.entries[key];
         let way = &mut entry.ways[direction];
-        if way.stage != Stage::Ended || way.queued > 0 || entry.course != RingPhase::On {
+        if way.direction.next(way.queued > 0) != Step::Finish || entry.course != RingPhase::On {
             return;
         }
         entry.last_progress = self.now;
@@ -334,7 +334,7 @@ impl SessionTable {
         entry.bytes.finish(DIRECTIONS[direction]);
         match entry.ends[1 - direction].send_fin() {
             Ok(()) => {
-                way.stage = Stage::Finished;
+                way.direction.finished();
                 self.to_wake.extend(entry.waker.take());
             }
             Err(error) => {
@@ -381,7 +381,7 @@ impl SessionTable {
 impl SessionEntry {
     fn may_receive(&self, direction: usize) -> bool {
         let way = &self.ways[direction];
-        self.course == RingPhase::On && way.stage == Stage::Open && !way.receiving
+        self.course == RingPhase::On && way.direction.is_open() && !way.receiving
     }
 
     pub(super) fn cancel(&mut self, raw: &mut Raw, key: usize) {

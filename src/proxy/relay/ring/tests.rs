@@ -443,3 +443,34 @@ fn a_lane_that_is_dropped_resets_its_connections() {
         bench.is_clean().await;
     });
 }
+
+/// Urgent data in the middle of what has arrived at once: one receive ends before it, and no other follows by itself, since
+/// nothing more comes. Both ways; the urgent byte itself is dropped.
+#[test]
+fn urgent_data_does_not_stop_a_session() {
+    on_ring(64, 16, 4_096, async |mut bench| {
+        for way in 0..2 {
+            let mut session = bench.session().await;
+            while bench.ring.0.inner.borrow().table.len() == 0 {
+                yield_now().await;
+            }
+            let (source, sink) = match way {
+                0 => (&mut session.client, &mut session.backend),
+                _ => (&mut session.backend, &mut session.client),
+            };
+            // All of it in one segment, of which the kernel tells once.
+            SockRef::from(&*source).set_tcp_cork(true).unwrap();
+            assert_eq!(source.try_write(b"ab").unwrap(), 2);
+            assert_eq!(SockRef::from(&*source).send_out_of_band(b"!").unwrap(), 1);
+            assert_eq!(source.try_write(b"cd").unwrap(), 2);
+            SockRef::from(&*source).set_tcp_cork(false).unwrap();
+            let mut heard = [0; 4];
+            sink.read_exact(&mut heard).await.unwrap();
+            assert_eq!(heard.escape_ascii().to_string(), "abcd", "direction {way}");
+            let Session { client, backend, relaying, .. } = session;
+            drop((client, backend));
+            assert!(matches!(relaying.await.unwrap().end, End::Completed));
+        }
+        bench.is_clean().await;
+    });
+}
