@@ -148,6 +148,62 @@ fn the_relay_knows_sockets_counters_and_limits_only() {
     }
 }
 
+/// The modules of the data plane; each names only what is above it here.
+const DATA_PLANE: &[&str] = &[
+    "option",
+    "socket",
+    "forced_end",
+    "limit",
+    "shares",
+    "late_keepalive",
+    "relay",
+    "idle_limits",
+    "tries",
+    "listener",
+    "live",
+    "stock",
+    "worker",
+    "preconnect",
+    "context",
+    "dial",
+    "outcome",
+    "client",
+    "upstream",
+    "early_data",
+    "replay",
+    "session",
+    "threads",
+];
+
+#[test]
+fn no_import_in_the_data_plane_climbs() {
+    let place = |module: &str| DATA_PLANE.iter().position(|name| *name == module);
+    let mut wrong = Vec::new();
+    for (path, text) in sources() {
+        let Some(rest) = path.strip_prefix("proxy/").filter(|rest| *rest != "mod.rs" && !rest.contains("tests")) else {
+            continue;
+        };
+        let (module, is_file) = (rest.split(['/', '.']).next().unwrap(), !rest.contains('/'));
+        let Some(own) = place(module) else {
+            wrong.push(format!("{path}: has no place in DATA_PLANE"));
+            continue;
+        };
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for line in code.lines().filter(|line| line.starts_with("use ")) {
+            let prefix = if is_file { "use super::" } else { "use crate::proxy::" };
+            let named = line.strip_prefix(prefix).or_else(|| line.strip_prefix("use crate::proxy::"));
+            let Some(named) = named.and_then(|named| named.split([':', ';']).next()).filter(|name| *name != module)
+            else {
+                continue;
+            };
+            if place(named).is_none_or(|place| place > own) {
+                wrong.push(format!("{path}: `{module}` names `{named}`"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// What is ready is read before a limit in time is believed, and one function sees to that.
 #[test]
 fn limits_of_the_data_plane_and_of_probes_look_before_they_end_something() {

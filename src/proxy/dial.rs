@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use super::shares::Spare;
 use super::socket::{Socket, connect_failure};
-use super::upstream::Connected;
 use crate::config;
 use crate::deadline::within;
 use crate::metrics::{ConnectFailure, Hedge};
@@ -25,6 +24,13 @@ const EARLY_END_WAIT: Duration = Duration::from_millis(10);
 
 /// The limit of that wait, for distant backends.
 const EARLY_END_WAIT_LIMIT: Duration = Duration::from_millis(100);
+
+/// A backend that answered.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) socket: Socket,
+    pub(super) lease: Lease,
+}
 
 /// The pool, its settings, and whether the client has sent bytes already.
 type DialTarget<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>, bool);

@@ -23,10 +23,8 @@ use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 use tracing::warn;
 
 use super::limit::{Limit, Met, Place};
-use super::session::Accepted;
 use super::shares::{Places, Share, Spare, Taken};
 use super::socket::{Acceptor, accept_failure};
-use super::worker::{WorkerHandle, hand_over};
 use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
@@ -273,16 +271,27 @@ impl Drop for SessionSlot {
     }
 }
 
+/// A connection that was accepted, on its way to a worker.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    pub(super) fd: OwnedFd,
+    pub(super) peer: SocketAddr,
+    pub(super) at: Instant,
+    pub(super) listener: Arc<Listener>,
+    /// Its place under the limits; given back when all else of the session is gone.
+    pub(super) slot: SessionSlot,
+}
+
 /// Accepts until `stop`, then what waits in the backlog, then closes the socket.
 pub(super) async fn accept(
     acceptor: Acceptor,
     listener: Arc<Listener>,
-    handles: Arc<[WorkerHandle]>,
+    hand_over: impl Fn(Accepted),
     stop: CancellationToken,
     tracked: TaskTrackerToken,
 ) {
     let mut accept_loop =
-        AcceptLoop { listener, handles, error_pace: Pace::new(Duration::from_secs(5)), waited_for: Vec::new() };
+        AcceptLoop { listener, hand_over, error_pace: Pace::new(Duration::from_secs(5)), waited_for: Vec::new() };
     loop {
         tokio::select! {
             biased;
@@ -305,15 +314,16 @@ pub(super) async fn accept(
     drop(tracked);
 }
 
-struct AcceptLoop {
+struct AcceptLoop<F> {
     listener: Arc<Listener>,
-    handles: Arc<[WorkerHandle]>,
+    /// Gives a connection to a worker.
+    hand_over: F,
     error_pace: Pace,
     /// Pools for whose first probes it has waited, while they exist.
     waited_for: Vec<Weak<Pool>>,
 }
 
-impl AcceptLoop {
+impl<F: Fn(Accepted)> AcceptLoop<F> {
     /// Waits until the pools that sessions may go to are probed: once for each pool, and at most [`PROBE_WAIT`].
     ///
     /// # Cancel safety
@@ -360,7 +370,7 @@ impl AcceptLoop {
                 None => self.listener.slot().await,
             };
             match self.take(waiting.accept(), slot) {
-                AcceptStep::Taken(accepted) => hand_over(&self.handles, accepted),
+                AcceptStep::Taken(accepted) => (self.hand_over)(accepted),
                 AcceptStep::Aborted => {}
                 AcceptStep::Empty => return None,
                 AcceptStep::Pause => return Some(ERROR_PAUSE),
@@ -389,7 +399,7 @@ impl AcceptLoop {
             self.pools_settle().await;
         }
         for accepted in rest {
-            hand_over(&self.handles, accepted);
+            (self.hand_over)(accepted);
         }
     }
 

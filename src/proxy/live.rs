@@ -445,7 +445,7 @@ impl Live {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::worker::tests::front;
+    use crate::proxy::threads::tests::front;
 
     /// Whose session it is changes when it is routed, for all that look.
     #[test]

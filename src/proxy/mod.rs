@@ -18,6 +18,7 @@
 //! - A relay without traffic has no buffer and no pipe. What a blocked direction holds is boxed.
 
 mod client;
+mod context;
 mod dial;
 mod early_data;
 mod forced_end;
@@ -34,6 +35,8 @@ mod replay;
 mod session;
 mod shares;
 mod socket;
+mod stock;
+mod threads;
 mod tries;
 mod upstream;
 mod worker;
@@ -47,4 +50,4 @@ pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 pub(crate) use session::tests::PANIC as PANIC_NEXT_SESSION;
 pub use shares::Places;
 pub(crate) use socket::{adopt, change, listen, local_address, takes_ipv4};
-pub use worker::{Rings, WorkerThreads, Workers, pipe_descriptors};
+pub use threads::{Rings, WorkerThreads, Workers, pipe_descriptors};

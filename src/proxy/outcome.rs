@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use super::dial::Connected;
 use super::forced_end::ForcedEnd;
 use super::live::Live;
-use super::upstream::Connected;
 use crate::config::{Logged, SessionLog};
 use crate::metrics::Outcome;
 use crate::pool::ByteCell;

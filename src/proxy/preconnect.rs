@@ -4,26 +4,24 @@
 //! A connection is checked before use and serves one session. It is replaced when it was used, is old, or the backend closed
 //! it.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::late_keepalive::spread;
-use super::shares::{Places, Spare};
+use super::shares::Places;
 use super::socket::{Socket, connect_failure};
+use super::stock::SpareConnection;
 use super::worker::Worker;
 use crate::deadline::within;
 use crate::metrics::ConnectFailure;
-use crate::pool::{Backend, Lease, Pool, Preconnected};
+use crate::pool::{Backend, Pool, Preconnected};
 
 /// Between two checks of the connections. One that a session takes is replaced at once.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -33,83 +31,6 @@ const CONNECTION_AGE: Duration = Duration::from_secs(60);
 
 /// After a failed connect, the backend is not dialled for this long.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-
-/// The connections that one worker keeps.
-#[derive(Debug, Default)]
-pub(super) struct Stock {
-    /// By the identity's address in memory. The connections keep the identity alive, so the address stays its own.
-    kept: RefCell<HashMap<*const Backend, Vec<SpareConnection>>>,
-    wanted: Notify,
-}
-
-#[derive(Debug)]
-struct SpareConnection {
-    socket: Socket,
-    /// Keeps the key of the map alive, and counts.
-    counted: Preconnected,
-    old_at: Instant,
-    source: Option<IpAddr>,
-    /// It takes the place of a session, so that descriptors never run out.
-    _place: Spare,
-}
-
-impl Stock {
-    /// A live connection to the lease's backend and address, if there is one.
-    pub(super) fn take(&self, lease: &mut Lease) -> Option<Socket> {
-        let mut kept = self.kept.borrow_mut();
-        let of_backend = kept.get_mut(&Arc::as_ptr(lease.backend()))?;
-        self.wanted.notify_waiters();
-        while let Some(SpareConnection { socket, counted, source, .. }) = of_backend.pop() {
-            if counted.address() != lease.address() || !socket.is_alive() {
-                continue;
-            }
-            counted.used();
-            if let Some(source) = source {
-                lease.set_source(source);
-            }
-            return Some(socket);
-        }
-        None
-    }
-
-    /// Drops connections that can't be used any more. They are closed by a FIN.
-    fn drop_unusable(&self, pool: &Pool, now: Instant) {
-        let members = pool.members();
-        self.kept.borrow_mut().retain(|&backend, kept| {
-            // Each pool has a task of its own.
-            let mine = kept.first().is_some_and(|kept| kept.counted.is_of(pool));
-            let member = members.iter().find(|member| Arc::as_ptr(member) == backend);
-            let is_wanted = member.is_some_and(|member| member.wants_sessions());
-            if mine {
-                kept.retain(|kept| {
-                    let stays = is_wanted && now < kept.old_at && kept.socket.is_alive();
-                    if !stays {
-                        kept.socket.tcp_fd().may_close();
-                    }
-                    stays
-                });
-            }
-            !kept.is_empty()
-        });
-    }
-
-    fn clear(&self, pool: &Pool) {
-        self.kept.borrow_mut().retain(|_, kept| {
-            kept.retain(|kept| {
-                let stays = !kept.counted.is_of(pool);
-                if !stays {
-                    kept.socket.tcp_fd().may_close();
-                }
-                stays
-            });
-            !kept.is_empty()
-        });
-    }
-
-    fn count(&self, backend: &Arc<Backend>) -> usize {
-        self.kept.borrow().get(&Arc::as_ptr(backend)).map_or(0, Vec::len)
-    }
-}
 
 /// Keeps a worker's connections for one pool until `stop`.
 pub(super) async fn keep_stock(

@@ -12,11 +12,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::client;
+use super::context::SessionContext;
+use super::dial::Connected;
 use super::outcome::{Ended, SessionRecord};
 use super::relay::{Before, Limits, Side, early_break};
-use super::session::SessionContext;
 use super::socket::Socket;
-use super::upstream::{Connected, Search};
+use super::upstream::Search;
 use crate::deadline::within;
 use crate::metrics::{Direction, EarlyEnd, Outcome, Replay};
 use crate::pool::{ByteCell, Pool};

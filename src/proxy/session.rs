@@ -1,8 +1,6 @@
 //! The life of a connection, top to bottom: identify the client, route, pick and dial a backend, relay, one outcome. A
 //! session lives and dies on one worker.
 
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -11,21 +9,23 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::client::{self, Client, Greeting, IdentifyError};
+use super::context::SessionContext;
+use super::dial::Connected;
 use super::early_data::EarlyData;
 use super::forced_end::ForcedEnd;
-use super::listener::{Listener, SessionSlot, Settings};
+use super::listener::{Accepted, SessionSlot, Settings};
 use super::live::Live;
 use super::outcome::{Ended, SessionRecord};
 use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
 use super::socket::{Socket, broken};
-use super::upstream::{Connected, GivenUp, NoConnection, Search};
+use super::upstream::{GivenUp, NoConnection, Search};
 use super::worker::{Load, SessionGuard, Worker};
 use crate::config;
 use crate::deadline::within;
 use crate::metrics::Outcome;
 use crate::pace::Pace;
-use crate::pool::{ByteCell, Lease, Pool};
+use crate::pool::{ByteCell, Lease};
 use crate::proxy_protocol;
 use crate::route::{self, Decision};
 
@@ -34,17 +34,6 @@ static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// Makes ids of sessions unlike those of other runs and other balancers.
 static RUN: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
-
-/// A connection that was accepted, on its way to a worker.
-#[derive(Debug)]
-pub(super) struct Accepted {
-    pub(super) fd: OwnedFd,
-    pub(super) peer: SocketAddr,
-    pub(super) at: Instant,
-    pub(super) listener: Arc<Listener>,
-    /// Its place under the limits; given back when all else of the session is gone.
-    pub(super) slot: SessionSlot,
-}
 
 /// Serves one client until its end.
 pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Future<Output = ()> {
@@ -88,20 +77,6 @@ struct Session {
     client: Socket,
     session_guard: SessionGuard,
     _slot: SessionSlot,
-}
-
-/// What a session goes by from its route to its relay.
-#[derive(Debug)]
-pub(super) struct SessionContext<'a> {
-    /// The client's.
-    pub(super) socket: &'a Socket,
-    pub(super) worker: &'a Worker,
-    pub(super) live: Arc<Live>,
-    /// The client that the session is for.
-    pub(super) client: SocketAddr,
-    pub(super) pool: Arc<Pool>,
-    /// One set of them, whatever is applied meanwhile.
-    pub(super) settings: Arc<config::Pool>,
 }
 
 impl Session {

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use tokio::time::{sleep, sleep_until};
 use tracing::info;
 
-use super::dial::{Dials, Failed};
+use super::context::SessionContext;
+use super::dial::{Connected, Dials, Failed};
 use super::live::Phase;
-use super::session::SessionContext;
-use super::socket::Socket;
 use super::tries::Tries;
 use crate::config::{self, Spill};
 use crate::deadline::within;
@@ -24,13 +23,6 @@ const BREATH: Duration = Duration::from_millis(20);
 /// Backends dialled beside a slow one, in percent of the connects that succeed: where all are far away and every connect is
 /// slow, half as many more at most.
 const HEDGES: u16 = 50;
-
-/// A backend that answered.
-#[derive(Debug)]
-pub(super) struct Connected {
-    pub(super) socket: Socket,
-    pub(super) lease: Lease,
-}
 
 /// Why there is none.
 #[derive(Debug)]
