@@ -52,7 +52,7 @@ async fn no_secret_comes_out_of_a_running_balancer() {
     let (backend, registry) = (Backend::answering("+PONG\r\n").await, Registry::new().await);
     registry.add("web", "a", backend.address());
     let (old, new) = (Secrets::new(fastrand::u64(..)), Secrets::new(fastrand::u64(..)));
-    let file = |secrets: &Secrets| secrets.file(&backend.address().to_string(), &registry.url().to_string());
+    let file = |secrets: &Secrets| secrets.file(&backend.address().to_string(), &registry.url());
     let program = Program::start(&file(&old), &[]);
     program.front("front").await;
     let run = async |arguments: &[&str]| {

@@ -43,7 +43,7 @@ pub(super) enum Meant {
         pool: String,
         rejected: RejectedBody,
     },
-    Pool(PoolBody),
+    Pool(Box<PoolBody>),
 }
 
 /// As [`find_backend`], of instances that were rejected, too; and the name of a pool.
@@ -57,7 +57,7 @@ pub(super) async fn find_meant(client: &AdminClient, text: &str) -> Result<Meant
     let is_exact = |named: &BackendName| named.id == text || named.to_string() == text;
     // As much as it takes to mean a pool may be the beginning of all its backends.
     if let Some(at) = all.pools.iter().position(|pool| pool.name == text && !backends.iter().any(is_exact)) {
-        return Ok(Meant::Pool(all.pools.swap_remove(at)));
+        return Ok(Meant::Pool(Box::new(all.pools.swap_remove(at))));
     }
     let unknown = match chosen(&backends, text) {
         Ok(named) => return Ok(Meant::Backend(named)),

@@ -24,7 +24,7 @@ pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json
     let named = match find_meant(client, &options.whom).await? {
         Meant::Backend(named) => named,
         Meant::Rejected { pool, rejected } => return explain_rejected(pool, rejected, json),
-        Meant::Pool(pool) => return explain_pool(client, pool, json).await,
+        Meant::Pool(pool) => return explain_pool(client, *pool, json).await,
     };
     let answer = client.get(&named.path()).await?;
     if json {

@@ -3,7 +3,7 @@
 //! It reads the first line of an answer, and the first word of ROLE's answer (RESP2). Nothing else is needed.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::config::{RedisCheck, Secret, file};
 use crate::health::escaped;
@@ -84,7 +84,7 @@ async fn password(check: &RedisCheck) -> io::Result<Option<Secret>> {
     read.map(Some)
 }
 
-fn read(path: &PathBuf) -> io::Result<Secret> {
+fn read(path: &Path) -> io::Result<Secret> {
     let wrong = |error: io::Error| io::Error::other(format!("password_file {}: {error}", path.display()));
     let bytes = file::small(path, file::LARGEST_TOKEN).map_err(wrong)?;
     let text = String::from_utf8(bytes).map_err(|_| wrong(io::Error::other("it is no UTF-8")))?;
