@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -9,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixDatagram};
 
 use crate::support::{
-    Backend, Program, exchange, free_port_of, get, ping, session, soon, spoken_to, until, until_refused,
+    Backend, Program, exchange, free_port_of, get, ping, program, session, soon, spoken_to, until, until_refused,
 };
 
 /// A balancer in front of one backend without probes.
@@ -204,23 +205,39 @@ async fn clients_that_wait_at_the_limit_are_refused_at_once_when_a_stop_begins()
 
 #[tokio::test]
 async fn a_hanging_read_of_the_file_does_not_delay_the_stop() {
+    let Some(python) = program("python3") else { return };
     let backend = Backend::echo().await;
     let directory = tempfile::tempdir().unwrap();
-    let fifo = directory.path().join("token");
-    // Without a writer, opening it blocks.
-    let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let token = directory.path().join("token");
+    std::fs::write(&token, "secret").unwrap();
+    // While another process has a lease on a file, opening it blocks (fcntl(2), F_SETLEASE), as on a network that is gone.
+    let hold = "import fcntl, os, signal, sys\nsignal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+                file = os.open(sys.argv[1], os.O_RDWR)\nfcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+                print('held', flush=True)\nsys.stdin.read()";
+    let mut lease = tokio::process::Command::new(python)
+        .args(["-c", hold])
+        .arg(&token)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut said = [0; 5];
+    soon("the lease", lease.stdout.as_mut().unwrap().read_exact(&mut said)).await.unwrap();
     let text = config(backend.address(), "", "");
     let mut program = Program::start(
         &format!(
-            "{text}[pools.other]\nconsul = {{ service = \"a\", address = \"{}\", token_file = {fifo:?} }}\n",
+            "{text}[pools.other]\nconsul = {{ service = \"a\", address = \"{}\", token_file = {token:?} }}\n",
             backend.address()
         ),
         &[],
     );
     assert_eq!(exchange(program.front("front").await, b"hello").await.unwrap(), b"hello");
     program.signal(Signal::TERM);
+    let begun = Instant::now();
     assert_eq!(program.end().await.code(), Some(0));
+    // The kernel breaks the lease after 45 s.
+    assert!(begun.elapsed() < Duration::from_secs(20) && lease.try_wait().unwrap().is_none());
 }
 
 #[tokio::test]

@@ -1,14 +1,13 @@
 //! One request and its whole answer, bounded in time and size, with the token of the moment.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::Method;
 use reqwest::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
-use tokio::sync::Semaphore;
 
 use crate::error::Cause;
+use crate::file::OneAtATime;
 use crate::{Error, Settings, settings};
 
 /// Some 30,000 instances; more is no service but a fault.
@@ -27,13 +26,8 @@ pub(crate) struct Transport {
     base: String,
     token: Option<HeaderValue>,
     token_file: Option<PathBuf>,
-    /// One read of the token file at a time: each takes a thread, and all pools ask at one moment after an agent's restart.
-    reading: Arc<Semaphore>,
-}
-
-/// One at a time.
-fn one() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(1))
+    /// All pools ask at one moment after an agent's restart.
+    reading: OneAtATime,
 }
 
 /// What is asked.
@@ -66,13 +60,13 @@ impl Transport {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Error> {
         let (http, base) = settings::http_client(settings)?;
         let token = settings.token.as_deref().map(token_value).transpose()?;
-        Ok(Self { http, base, token, token_file: settings.token_file.clone(), reading: one() })
+        Ok(Self { http, base, token, token_file: settings.token_file.clone(), reading: OneAtATime::default() })
     }
 
     /// The same connections with another token.
     pub(crate) fn with_token(&self, token: Option<&str>, token_file: Option<PathBuf>) -> Result<Self, Error> {
         let token = token.map(token_value).transpose()?;
-        Ok(Self { http: self.http.clone(), base: self.base.clone(), token, token_file, reading: one() })
+        Ok(Self { http: self.http.clone(), base: self.base.clone(), token, token_file, reading: OneAtATime::default() })
     }
 
     /// Dropping the future closes the connection that the request is on, which ends the wait at the agent too.
@@ -111,17 +105,11 @@ impl Transport {
     async fn token(&self) -> Result<Option<HeaderValue>, Error> {
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let file = path.clone();
-        let turn = Arc::clone(&self.reading).acquire_owned().await;
-        // On a thread for blocking calls: the file may be on a network. If this future is dropped, the thread keeps its turn.
-        let read = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        let read = move || {
             let bytes = crate::file::read(&file, TOKEN_LIMIT)?;
             String::from_utf8(bytes).map_err(std::io::Error::other)
-        });
-        let text = read
-            .await
-            .unwrap_or_else(|error| Err(std::io::Error::other(error)))
-            .map_err(|source| Error::TokenFile { path: path.clone(), source })?;
+        };
+        let text = self.reading.run(read).await.map_err(|source| Error::TokenFile { path: path.clone(), source })?;
         match text.trim() {
             "" => Ok(self.token.clone()),
             token => token_value(token).map(Some),
