@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::info;
 
 use super::AdminState;
-use super::operate::{Who, duration, parsed};
+use super::operate::{Who, parsed, time_of_order};
 use super::refusal::Refusal;
 use crate::config::check_log_level;
 use crate::pool::Happened;
@@ -70,7 +70,7 @@ pub(super) async fn write(
     let log = level(&admin)?.clone();
     let change: LevelRequest = parsed(body)?;
     check_log_level(&change.level).map_err(|error| Refusal::bad(format!("`level`: {error}"), ""))?;
-    let time = change.time.as_deref().map(duration).transpose()?;
+    let time = change.time.as_deref().map(time_of_order).transpose()?;
     let before = (log.read)();
     (log.write)(&change.level).map_err(|error| Refusal::bad(format!("`level`: {error}"), ""))?;
     let number = log.changes.fetch_add(1, Relaxed) + 1;

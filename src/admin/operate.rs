@@ -19,8 +19,8 @@ use crate::operator::{Lasting, Override, ProbeSwitch, Wanted};
 use crate::pool::{OverrideError, Pool};
 use crate::standing::Operator;
 
-/// A year; also what clocks can add.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 3_600);
+/// For an order; what is shorter is over before it is seen.
+const SHORTEST: Duration = Duration::from_secs(1);
 
 /// Characters of a note.
 const LONGEST_NOTE: usize = 200;
@@ -164,7 +164,7 @@ fn given(admin: &AdminState, who: &Who, change: &OverrideRequest, value: Wanted)
             return Err(Refusal::bad("`for` with an order that takes another one back", "leave `for` out"));
         }
         (Some(text), false) => {
-            let time = duration(text)?;
+            let time = time_of_order(text)?;
             Lasting::for_so_long(time, Instant::now(), at).ok_or_else(|| Refusal::bad("`for` is too long", ""))?
         }
         (None, true) => Lasting::Restart,
@@ -185,14 +185,19 @@ fn checked(note: Option<&str>) -> Result<Option<Arc<str>>, Refusal> {
     Ok(note.map(str::trim).filter(|note| !note.is_empty()).map(Arc::from))
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
-    let time = parse_duration(text).ok().filter(|time| *time >= Duration::from_secs(1) && *time <= LONGEST);
-    time.ok_or_else(|| {
-        Refusal::bad(
-            format!("`for`: \"{}\" is no time", text.escape_debug()),
-            "write it like \"90s\" or \"1h\"; at most a year",
-        )
-    })
+/// A duration of a request, in the grammar and with the complaints of the file.
+pub(super) fn duration(name: &str, text: &str) -> Result<Duration, Refusal> {
+    parse_duration(text).map_err(|error| Refusal::bad(format!("`{name} = \"{}\"`: {error}", text.escape_debug()), ""))
+}
+
+/// How long an order is to hold.
+pub(super) fn time_of_order(text: &str) -> Result<Duration, Refusal> {
+    let time = duration("for", text)?;
+    if time < SHORTEST {
+        Err(Refusal::bad("`for` is shorter than a second", "write it like \"90s\" or \"1h\""))
+    } else {
+        Ok(time)
+    }
 }
 
 async fn give(pool: &Pool, given: Override<Wanted>) -> Result<usize, Refusal> {

@@ -17,10 +17,10 @@ use tracing::info;
 
 use super::AdminState;
 use super::bodies::time;
-use super::operate::{Who, parsed};
+use super::operate::{Who, duration, parsed};
 use super::refusal::Refusal;
 use super::slots::ConnectionSlot;
-use crate::config::{Network, parse_duration, parse_network};
+use crate::config::{Network, parse_network};
 use crate::metrics::CloseCause;
 use crate::pool::Happened;
 use crate::proxy::{Phase, SessionView, TcpView};
@@ -238,13 +238,8 @@ impl SessionsQuery {
 
 impl Judge {
     fn new(filter: SessionsQuery) -> Result<Self, Refusal> {
-        let time = |name: &str, text: &Option<String>| match text {
-            None => Ok(Duration::ZERO),
-            Some(text) => parse_duration(text).map_err(|_| {
-                let error = format!("`{name}`: \"{}\" is no time", text.escape_debug());
-                Refusal::bad(error, "write it like \"90s\" or \"1h\"")
-            }),
-        };
+        let time =
+            |name: &str, text: &Option<String>| text.as_deref().map_or(Ok(Duration::ZERO), |text| duration(name, text));
         let client = match &filter.client {
             None => None,
             Some(text) => Some(client(text).ok_or_else(|| {

@@ -1,5 +1,7 @@
 //! What commands print, and their exit status.
 
+use serde_json::{Value, json};
+
 use super::{Console, config};
 use crate::support::{Backend, CommandOutput, output_of, soon, until};
 
@@ -38,7 +40,7 @@ async fn tables_for_people_and_json_for_programs() {
         assert!(!out.contains('\x1b'), "colours are for terminals");
         all += &format!("$ evenkeel {}\n{}\n", arguments.join(" "), masked(&out));
         let json = console.good(&[&["--json"], arguments].concat()).await;
-        serde_json::from_str::<serde_json::Value>(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
+        serde_json::from_str::<Value>(&json).unwrap_or_else(|error| panic!("{error}: {json}"));
     }
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!("console", all);
@@ -92,8 +94,8 @@ async fn names_are_found_or_suggested_and_scripts_can_tell() {
         (&["drain", "web-1", "--pool", "web"], 2, ""),
         (&["weight", "web-1", "70000"], 2, ""),
         (&["drain", "web-1", "--timeout", "1s"], 2, ""),
-        (&["drain", "web-1", "--for", "soon"], 2, "evenkeel: `for`: \"soon\" is no time"),
-        (&["sessions", "--idle", "long"], 2, "evenkeel: `idle`: \"long\" is no time"),
+        (&["drain", "web-1", "--for", "soon"], 2, "evenkeel: `for = \"soon\"`: not a duration; write it like"),
+        (&["sessions", "--idle", "long"], 2, "evenkeel: `idle = \"long\"`: not a duration; write it like"),
         (&["close", "--backend", "web-1", "--yes"], 3, "evenkeel: there is no such session, so none is closed\n"),
     ] {
         let said = console.says(arguments).await;
@@ -142,4 +144,49 @@ async fn completions_and_manual() {
     console.good(&["man", "--dir", "pages"]).await;
     let page = std::fs::read_to_string(console.program.directory().join("pages/evenkeel-drain.1")).unwrap();
     assert!(page.contains("Wait until the last session is gone"), "{page}");
+}
+
+/// The file, the command line and the API read a duration alike, and refuse one in the same words.
+#[tokio::test]
+async fn durations_have_one_grammar_in_the_file_on_the_command_line_and_in_the_api() {
+    const WORDS: [&str; 2] = ["not a duration", "write it like \"500ms\", \"5s\", \"1m30s\" or \"1h\""];
+    let backend = Backend::echo().await;
+    let text = |time: &str| config(&[("a", &backend)], &format!("shutdown.timeout = \"{time}\""), "", "");
+    let console = Console::start(&text("1h 30m")).await;
+    // Status and words of each way in.
+    let all = async |time: &str| {
+        std::fs::write(console.program.directory().join("other.toml"), text(time)).unwrap();
+        let mut said = Vec::new();
+        for arguments in [
+            &["check", "--config", "other.toml"][..],
+            &["drain", "a", "--for", time],
+            &["drain", "a", "--wait", "--timeout", time],
+            &["sessions", "--age", time],
+            &["log-level", "info", "--for", time],
+        ] {
+            let CommandOutput { code, out, err, .. } = console.says(arguments).await;
+            said.push((format!("{arguments:?}"), code == Some(0), out + &err));
+        }
+        let order = json!({ "operator": "drain", "for": time }).to_string();
+        let (status, body) = console.ask("PATCH", "/api/v1/backends/web/a", &order).await.unwrap();
+        said.push(("an order".to_owned(), status == 200, body));
+        let path = format!("/api/v1/sessions?idle={}", time.replace(' ', "%20"));
+        let (status, body) = console.get(&path).await.unwrap();
+        said.push((path, status == 200, body));
+        said
+    };
+    for (way, is_good, said) in all("1h 30m").await {
+        assert!(is_good, "{way}: {said}");
+    }
+    let running: Value = serde_json::from_str(&console.good(&["config", "--json"]).await).unwrap();
+    assert_eq!(running["config"]["shutdown"]["timeout"], "1h30m");
+    let order = &console.backend("a").await["operator"];
+    let [at, until] = ["at", "until"].map(|key| humantime::parse_rfc3339(order[key].as_str().unwrap()).unwrap());
+    assert_eq!(until.duration_since(at).unwrap().as_secs(), 5_400, "{order}");
+
+    for (way, is_good, said) in all("1hour").await {
+        assert!(!is_good, "{way}: {said}");
+        let said = said.replace("\\\"", "\"");
+        assert!(WORDS.iter().all(|words| said.contains(words)), "{way}: {said}");
+    }
 }

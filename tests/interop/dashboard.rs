@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::TcpStream;
 
 use crate::console::Console;
-use crate::support::{Backend, Process, command, exchange, programs, soon, until};
+use crate::support::{Backend, Process, Program, command, exchange, programs, session, soon, until};
 
 /// A backend whose name would be a program, if it were taken for HTML.
 const NASTY: &str = "<img src=x onerror=document.title='owned'>";
@@ -166,6 +166,50 @@ async fn the_dashboard_shows_what_happens() {
     console.program.signal(rustix::process::Signal::KILL);
     browser.shows("document.getElementById('link').textContent.includes('no answer')").await;
     browser.shows("document.getElementById('state').textContent === 'lost'").await;
+}
+
+/// What is wrong with the whole process has a line on the page for as long as it lasts: a file that was refused, a limit.
+#[tokio::test]
+async fn the_page_has_a_line_for_a_refused_file_and_for_a_reached_limit_while_they_last() {
+    let Some([driver, chromium]) = programs(["chromedriver", "chromium"]) else { return };
+    let backend = Backend::echo().await;
+    let text = |limit: &str| {
+        format!(
+            "admin.bind = \"127.0.0.1:0\"\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n{limit} = 1\n\
+             [pools.web]\nbackends = [\"{}\"]\ncheck = {{ kind = \"none\" }}\n",
+            backend.address()
+        )
+    };
+    let program = Program::start(&text("max_connections"), &[]);
+    let (front, admin) = (program.front("front").await, program.admin().await);
+    let save = |text: &str| {
+        std::fs::write(program.directory().join("next.toml"), text).unwrap();
+        std::fs::rename(program.directory().join("next.toml"), program.directory().join("lb.toml")).unwrap();
+    };
+    let browser = Browser::start(&driver, &chromium).await;
+    browser.open(&format!("http://{admin}/")).await;
+    browser.shows("document.getElementById('state').textContent === 'ready'").await;
+    let lines = "[...document.querySelectorAll('#troubles .trouble')]";
+    let none = format!("document.getElementById('link').textContent === 'live' && {lines}.length === 0");
+    browser.shows(&none).await;
+
+    save(&text("max_conections"));
+    let holds = |words: &[&str]| {
+        let words = serde_json::to_string(words).unwrap();
+        format!("{lines}.some(line => {words}.every(words => line.textContent.includes(words)))")
+    };
+    browser.shows(&holds(&["lb.toml:5:1", "max_conections", " ago; generation 1 is in effect"])).await;
+    save(&text("max_connections"));
+    browser.shows(&none).await;
+
+    let first = session(front).await;
+    assert_eq!(browser.run(&format!("return {lines}.length")).await, 0, "reached, but no client waits");
+    let second = TcpStream::connect(front).await.unwrap();
+    browser.shows(&holds(&["limit reached ", " ago: listener `front` has reached its max_connections = 1"])).await;
+    drop((first, second));
+    browser.shows(&none).await;
+    drop(browser);
+    program.stop().await;
 }
 
 /// The headers of the page for a browser, and the answers for other clients.

@@ -9,6 +9,7 @@ mod consul;
 mod dashboard;
 mod load;
 mod nginx;
+mod postfix;
 mod postgres;
 mod promtool;
 mod redis;
