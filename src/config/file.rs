@@ -126,6 +126,8 @@ mod tests {
         file.set_len(0).unwrap();
         let opened = open(&path).unwrap();
         assert!(small(&path, LARGEST_TOKEN).unwrap().is_empty());
+        // Its size says nothing.
+        assert!(small(Path::new("/proc/self/status"), 3).is_err());
         file.set_len(LARGEST_TOKEN).unwrap();
         assert_eq!(small(&path, LARGEST_TOKEN).unwrap().len() as u64, LARGEST_TOKEN);
         file.set_len(LARGEST_TOKEN + 1).unwrap();

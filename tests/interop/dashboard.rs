@@ -170,16 +170,17 @@ async fn the_dashboard_shows_what_happens() {
 
 /// What is wrong with the whole process has a line on the page for as long as it lasts: a file that was refused, a limit.
 #[tokio::test]
-async fn the_page_has_a_line_for_a_refused_file_and_for_a_reached_limit_while_they_last() {
+async fn the_page_has_a_line_for_what_is_wrong_while_it_lasts_and_misses_no_backend_that_left() {
     let Some([driver, chromium]) = programs(["chromedriver", "chromium"]) else { return };
-    let backend = Backend::echo().await;
-    let text = |limit: &str| {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let both = [&one, &two].map(|backend| backend.address().to_string());
+    let of = |backends: &[String], limit: &str| {
         format!(
             "admin.bind = \"127.0.0.1:0\"\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"web\"\n{limit} = 1\n\
-             [pools.web]\nbackends = [\"{}\"]\ncheck = {{ kind = \"none\" }}\n",
-            backend.address()
+             [pools.web]\nbackends = {backends:?}\ncheck = {{ kind = \"none\" }}\n"
         )
     };
+    let text = |limit: &str| of(&both, limit);
     let program = Program::start(&text("max_connections"), &[]);
     let (front, admin) = (program.front("front").await, program.admin().await);
     let save = |text: &str| {
@@ -208,6 +209,16 @@ async fn the_page_has_a_line_for_a_refused_file_and_for_a_reached_limit_while_th
     browser.shows(&holds(&["limit reached ", " ago: listener `front` has reached its max_connections = 1"])).await;
     drop((first, second));
     browser.shows(&none).await;
+
+    // One that the file no longer names is not one that is missing.
+    save(&of(&both[..1], "max_connections"));
+    browser
+        .shows("[...document.querySelectorAll('tr.backend')].some(row => row.textContent.includes('removed'))")
+        .await;
+    let shown = browser.run("return document.getElementById('tiles').textContent").await;
+    assert!(shown.as_str().unwrap().contains("1 of 1"), "{shown}");
+    let shown = browser.run("return document.querySelector('#pools h2').textContent").await;
+    assert!(shown.as_str().unwrap().contains("1 of 1 up"), "{shown}");
     drop(browser);
     program.stop().await;
 }
