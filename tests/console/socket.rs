@@ -1,5 +1,6 @@
 //! Where the socket is, which users are trusted there, and how a command finds a balancer.
 
+use std::io::ErrorKind;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -10,11 +11,15 @@ use rustix::process::{Signal, geteuid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio::sync::Mutex;
 
 use super::{Console, config};
 use crate::support::{Backend, CommandOutput, Program, output_of, soon, until};
 
 const NOBODY: u32 = 65_534;
+
+/// Held by tests whose balancers and commands come to `/run/evenkeel`, a usual place that no variable moves.
+static USUAL_PLACE: Mutex<()> = Mutex::const_new(());
 
 /// Whether this test can be two users; else it says that it was skipped.
 fn is_root() -> bool {
@@ -151,7 +156,16 @@ async fn root_believes_the_owner_of_a_directory_in_which_no_third_one_can_write(
     set_mode(&program, 0o755);
     let mut other = Command::new(&program);
     other.current_dir(&own).env_clear().uid(NOBODY).gid(NOBODY).stdin(Stdio::null()).stderr(Stdio::null());
-    let mut running = other.kill_on_drop(true).spawn().unwrap();
+    other.kill_on_drop(true);
+    // A program that another test starts at this moment has the copy open for writing, until its own exec.
+    let mut running = until("the copy can be run", || {
+        let spawned = match other.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => None,
+            spawned => Some(spawned.unwrap()),
+        };
+        async move { spawned }
+    })
+    .await;
     until("its socket", || async { own.join("a.sock").exists().then_some(()) }).await;
     command.args(["--admin", own.join("a.sock").to_str().unwrap(), "status"]);
     let said = output_of(command).await;
@@ -257,6 +271,7 @@ async fn smallest(more: &str) -> (Program, Backend) {
 
 #[tokio::test]
 async fn the_smallest_file_has_a_socket_that_its_owner_finds() {
+    let _alone = USUAL_PLACE.lock().await;
     // The port of others: only the socket is there.
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let (program, _backend) = smallest(&format!("admin.bind = \"{taken}\"\n")).await;
@@ -284,6 +299,7 @@ async fn the_smallest_file_has_a_socket_that_its_owner_finds() {
 
 #[tokio::test]
 async fn commands_reach_the_balancer_even_if_the_file_is_broken() {
+    let _alone = USUAL_PLACE.lock().await;
     let (program, _backend) = smallest("[admin]\nsocket = \"${DIR:-.}/own.sock\"\nbind = \"127.0.0.1:0\"\n").await;
     program.until_says("admin socket listening").await;
     let good = std::fs::read_to_string(program.directory().join("lb.toml")).unwrap();
@@ -322,6 +338,7 @@ async fn commands_reach_the_balancer_even_if_the_file_is_broken() {
 
 #[tokio::test]
 async fn with_two_running_balancers_a_command_guesses_neither() {
+    let _alone = USUAL_PLACE.lock().await;
     let (one, _a) = smallest("admin.bind = \"off\"\n").await;
     one.until_says("admin socket listening").await;
     let place = one.directory().to_str().unwrap();
