@@ -192,7 +192,7 @@ async fn a_full_backlog_is_no_stale_socket() {
     loop {
         match tokio::net::UnixStream::connect(&path).await {
             Ok(stream) => waiting.push(stream),
-            Err(error) => break assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            Err(error) => break assert_eq!(error.kind(), ErrorKind::WouldBlock),
         }
     }
     let backend = Backend::echo().await;
