@@ -92,16 +92,18 @@ async fn redis_is_told_the_password_and_nobody_else_is() {
     let good = &[("$5\r\nprobe\r\n$6\r\ns3cr\"t\r\n", &b"+OK\r\n"[..]), ("PING", b"+PONG\r\n")];
     assert!(judged(CheckKind::Redis(check.clone()), good).await.0);
 
-    // A file that is not there says nothing about a backend.
-    let backend = server(good).await;
-    let check = Check {
-        kind: CheckKind::Redis(RedisCheck { password_file: Some("/no/such".into()), ..check }),
-        ..rare(CheckKind::Tcp)
-    };
-    let prober = Prober::new();
-    let (_subscription, mut reports) = subscribe(&prober, backend.address, &check);
-    eventually("it is counted", || prober.stats().local_errors == 1).await;
-    assert!(reports.try_recv().is_err());
+    // A file that is not there, or is none, says nothing about a backend.
+    for path in ["/no/such", "/dev/null"] {
+        let backend = server(good).await;
+        let check = Check {
+            kind: CheckKind::Redis(RedisCheck { password_file: Some(path.into()), ..check.clone() }),
+            ..rare(CheckKind::Tcp)
+        };
+        let prober = Prober::new();
+        let (_subscription, mut reports) = subscribe(&prober, backend.address, &check);
+        eventually("it is counted", || prober.stats().local_errors == 1).await;
+        assert!(reports.try_recv().is_err());
+    }
 }
 
 #[tokio::test]
