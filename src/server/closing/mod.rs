@@ -294,7 +294,14 @@ impl CloseTask {
     }
 
     fn close_due(&mut self) {
+        // What the last look saw may be a second old. With several at once, one that still waits for a backend goes before the
+        // one whose place it would get.
+        let mut due = Vec::new();
         for claim in self.pacer.due(Instant::now()) {
+            self.workers.visit_session(claim.session, |session| due.push((session.idle_since, claim)));
+        }
+        due.sort_by_key(|(idle_since, _)| *idle_since);
+        for (_, claim) in due {
             let count = |pool: &Pool| pool.closes.closed.add(claim.cause, 1);
             if !self.workers.cut(claim.session, cut(claim.cause), count) {
                 // It has ended by itself.
