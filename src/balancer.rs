@@ -16,7 +16,7 @@ use crate::config::{self, AdminSocket, Config, ConfigError, Difference, NamedDif
 use crate::pool::Happened;
 use crate::server::{self, Applied, Inherited, Server, ServerState};
 
-/// See the module. Dropping it kills what still runs.
+/// A running balancer. Dropping it ends every session at once; [`Self::shutdown`] lets them finish.
 #[derive(Debug)]
 pub struct Balancer {
     server: Server,
@@ -66,7 +66,7 @@ pub struct Options {
     pub inherited: Vec<Inherited>,
     /// Counts log lines that were dropped; `None` = none ever is.
     pub log_lines_dropped: Option<Arc<dyn Fn() -> u64 + Send + Sync>>,
-    /// Whether checks may run programs, as whoever runs the balancer.
+    /// Whether checks may run programs, with the rights of the balancer's user.
     pub allow_exec: bool,
     /// The log's level; `None` = it is not ours to change.
     pub log_level: Option<LogLevel>,
@@ -120,7 +120,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Why a balancer did not start.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// A check would run a program, and nobody said that it may.
+    /// A check would run a program, which the start did not allow.
     #[error(
         "the check of pool `{pool}` is of kind `exec`: it runs a program as this user; start with --allow-exec if that is wanted"
     )]

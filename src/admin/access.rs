@@ -14,7 +14,7 @@ use crate::config::{self, AccessToken, file};
 /// On whose behalf a connection is.
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
-    /// Whoever the socket's mode lets in; the name of the user.
+    /// A user that the socket's mode lets in, by name.
     Socket(Arc<str>),
     /// From anywhere.
     Tcp(SocketAddr),
@@ -81,7 +81,7 @@ impl Access {
         Ok((who, class))
     }
 
-    /// A page of somebody else's whose name was made to point here sends its own name. An address can't be such a name.
+    /// A foreign page whose name was made to point here sends its own name. An address can't be such a name.
     fn host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
         let name = host_name(host);

@@ -1,4 +1,4 @@
-//! An answer on its way out: in slices, with a turn for the others after each, and its seat is told when the last has been
+//! An answer on its way out: in slices, with a turn for the others after each, and its slot is told when the last has been
 //! taken. A big answer is made away from the thread that answers all else.
 
 use std::pin::Pin;
@@ -60,7 +60,7 @@ impl Maker {
         })
     }
 
-    /// A big answer, or a refusal where too many are on their way. It goes on to its end also when nobody waits for it any
+    /// A big answer, or a refusal where too many are on their way. It goes on to its end also when no request waits for it any
     /// more.
     pub(super) async fn make<T, F>(&self, slot: &ConnectionSlot, make: F) -> Result<T, Refusal>
     where
@@ -128,7 +128,7 @@ fn crowded() -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many ask for big answers at the same time", "")
 }
 
-/// Bytes that are counted as long as somebody reads them.
+/// Bytes that are counted as long as a client reads them.
 struct Counted {
     bytes: Bytes,
     _asking: Arc<()>,
@@ -166,7 +166,7 @@ pub(super) struct SentBody {
     follows: bool,
 }
 
-/// The answer, as it is written; its seat knows of it.
+/// The answer, as it is written; its slot knows of it.
 pub(super) fn written(answer: Response, slot: &Arc<ConnectionSlot>) -> Response<SentBody> {
     let (parts, body) = answer.into_parts();
     let size = usize::try_from(body.size_hint().exact().unwrap_or_default()).unwrap_or(usize::MAX);

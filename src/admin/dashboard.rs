@@ -8,7 +8,7 @@ const PAGE: &str = include_str!("dashboard/page.html");
 pub(super) const STYLE: &str = include_str!("dashboard/page.css");
 pub(super) const SCRIPT: &str = include_str!("dashboard/page.js");
 
-/// Nothing from elsewhere, nothing inline, in nobody's frame: names of backends come from a registry.
+/// Nothing from elsewhere, nothing inline, in no frame of another page: names of backends come from a registry.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

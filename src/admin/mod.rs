@@ -1,5 +1,5 @@
 //! The admin side, over TCP and a UNIX socket: metrics, liveness, readiness, and the API that shows and changes what
-//! runs. `access` says who may, `serve` and `slots` bound what anybody can cost. The door to axum.
+//! runs. `access` says who may, `serve` and `slots` bound what a client can cost. The door to axum.
 
 mod access;
 mod answer;
@@ -86,7 +86,7 @@ pub struct AdminView {
     pub log_level: Option<LogLevel>,
     /// Has the file read again, and is told when that is done; `None` = there is no file.
     pub reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
-    /// Says what is wrong around the balancer; `None` = nobody looks.
+    /// Says what is wrong around the balancer; `None` = it is not watched.
     pub troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
     /// Where the socket is, for who asks over TCP.
     pub socket: Option<PathBuf>,

@@ -1,5 +1,5 @@
 //! Where admin sockets are, and who may have made one: the balancer and its commands look in the same places, in the same
-//! order, and neither trusts a directory in which somebody else can put another socket.
+//! order, and neither trusts a directory in which another user can put another socket.
 
 use std::fs;
 use std::io;
@@ -23,7 +23,7 @@ pub fn usual_sockets() -> Vec<PathBuf> {
 }
 
 fn usual(env: &dyn Fn(&str) -> Option<String>) -> Vec<PathBuf> {
-    // From a relative one nobody would find it again.
+    // A relative one would not be found again.
     let directory = |name: &str| env(name).map(PathBuf::from).filter(|path| path.is_absolute());
     // systemd may give several (systemd.exec(5)).
     let runtime = env("RUNTIME_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
@@ -47,7 +47,7 @@ pub(super) fn directory_of(socket: &Path) -> &Path {
     socket.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
-/// Why somebody else could put another socket in the place of one that this process makes; `None` = nobody can.
+/// Why another user could put another socket in the place of one that this process makes; `None` = no other user can.
 pub fn shared(socket: &Path) -> Option<String> {
     let directory = directory_of(socket);
     match weak_spot(directory, geteuid().as_raw()) {
@@ -79,7 +79,7 @@ pub(crate) fn trusted(socket: &Path, peer: u32) -> Result<(), String> {
 
 /// The first directory on the way in which others than root and `owner` can replace what is below it.
 fn weak_spot(directory: &Path, owner: u32) -> io::Result<Option<PathBuf>> {
-    // Without symbolic links, which somebody else may have made.
+    // Without symbolic links, which another user may have made.
     let whole = fs::canonicalize(directory)?;
     for (depth, place) in whole.ancestors().enumerate() {
         let found = fs::metadata(place)?;

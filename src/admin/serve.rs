@@ -42,10 +42,10 @@ const HEAD: Duration = Duration::from_secs(10);
 /// Of a request's head, and of what is read ahead of a body.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// The longest pause when no seat is to be had, or accept(2) fails.
+/// The longest pause when no slot is free, or accept(2) fails.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Between two looks for answers that nobody reads.
+/// Between two looks for answers that are not read.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Where connections come from.
@@ -109,13 +109,18 @@ pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
         } else {
             waiting.push_back(arrived);
         }
+        // One that had said nothing when it was accepted may have asked what is vital since.
+        if waiting.iter().filter(|one| one.kind == Kind::Silent).count() > MOST_WAITING {
+            room.admit_all(&mut waiting);
+        }
         // Nothing stays in the backlog, where what is vital would stand behind it.
-        turn_one_away(&mut waiting);
+        while turn_one_away(&mut waiting) {}
     }
 }
 
 /// Where too many wait: of those that have said what they want the first that shows no token, of the others the first.
-fn turn_one_away(waiting: &mut VecDeque<Arrived>) {
+/// Returns whether there was one.
+fn turn_one_away(waiting: &mut VecDeque<Arrived>) -> bool {
     let silent = waiting.iter().filter(|one| one.kind == Kind::Silent).count();
     let first = |is: fn(Kind) -> bool| waiting.iter().position(|one| is(one.kind));
     let away = if silent > MOST_WAITING {
@@ -125,9 +130,12 @@ fn turn_one_away(waiting: &mut VecDeque<Arrived>) {
     } else {
         None
     };
-    if let Some(Arrived { stream: AdminStream::Tcp(stream), .. }) = away.and_then(|away| waiting.remove(away)) {
+    let away = away.and_then(|away| waiting.remove(away));
+    let was_one = away.is_some();
+    if let Some(Arrived { stream: AdminStream::Tcp(stream), .. }) = away {
         triage::refuse(stream);
     }
+    was_one
 }
 
 /// A connection that is not served yet.
@@ -215,7 +223,7 @@ impl AdminFront {
         }
     }
 
-    /// Of these, followers of events: some seats are always left for who asks or changes something.
+    /// Of these, followers of events: some slots are always left for requests.
     pub(super) fn most_followers(&self) -> usize {
         match self {
             Self::Tcp(_) => 16,
@@ -325,7 +333,7 @@ mod tests {
     }
 
     /// All slots are taken by requests that are not answered. Those that ask whether we live are, at once and however many
-    /// others come; whoever shows no token is turned away, and who may be an operator waits.
+    /// others come; a request without a token is turned away, and one that may be an operator's waits.
     #[tokio::test]
     async fn what_is_vital_waits_for_nobody() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -352,6 +360,18 @@ mod tests {
             others.push(ask(address, &metrics("")).await);
             let live = answer(ask(address, "GET /live HTTP/1.1\r\nHost: a\r\n\r\n").await).await;
             assert!(live.starts_with("HTTP/1.1 200 ") && live.ends_with("\r\n\r\nlive"), "{live}");
+        }
+        // One that asks a moment after it was accepted, while many come that say nothing.
+        let mut silent = Vec::new();
+        for _ in 0..5 {
+            let mut late = TcpStream::connect(address).await.unwrap();
+            silent.push(TcpStream::connect(address).await.unwrap());
+            late.write_all(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            for _ in 0..2 * MOST_WAITING {
+                silent.push(TcpStream::connect(address).await.unwrap());
+            }
+            let live = answer(late).await;
+            assert!(live.starts_with("HTTP/1.1 200 "), "{live}");
         }
         go.send(true).unwrap();
         for stream in crowd.into_iter().chain([operator]) {

@@ -1,5 +1,5 @@
 //! How many connections the admin side has, and who has to go when there are too many: idle ones, the oldest first. So
-//! nobody who only holds connections open keeps an operator out, sessions' descriptors are never touched, and what waits
+//! a client that only holds connections open keeps no operator out, sessions' descriptors are never touched, and what waits
 //! to be read has a bound in memory and in time.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// One that has just come is given so long to say what it wants.
 const GREETING: Duration = Duration::from_millis(50);
 
-/// Of big answers, which are made or written at the same time: half of all seats, so that the other half turns over
+/// Of big answers, which are made or written at the same time: half of all slots, so that the other half turns over
 /// quickly and `/live` finds one.
 const BIG_SHARE: usize = 2;
 
@@ -33,7 +33,7 @@ pub(super) struct ConnectionSlots {
     /// A lock, because each connection is a task; held for a look at some dozens of entries.
     taken: Mutex<Vec<Connection>>,
     most: usize,
-    /// Told when there may be a seat.
+    /// Told when there may be a slot.
     change: Notify,
 }
 
@@ -61,7 +61,7 @@ pub(super) enum SlotState {
     Follows,
 }
 
-/// A connection's seat, until dropped.
+/// A connection's slot, until dropped.
 #[derive(Debug)]
 pub(super) struct ConnectionSlot {
     slots: Arc<ConnectionSlots>,
@@ -75,7 +75,7 @@ impl ConnectionSlots {
         Arc::new(Self { taken: Mutex::new(Vec::new()), most, change: Notify::new() })
     }
 
-    /// A seat, at somebody else's cost if need be; `None` = everybody is being served, try again soon.
+    /// A slot, taken from another connection if need be; `None` = all are being served, try again soon.
     pub(super) fn take(self: &Arc<Self>, number: u64, now: Instant) -> Option<ConnectionSlot> {
         let mut taken = self.lock();
         if taken.len() >= self.most {

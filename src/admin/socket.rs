@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::place::{directory_of, user};
 
-/// Who waits while every seat is taken.
+/// Connections that wait while every slot is taken.
 const BACKLOG: u32 = 128;
 
 /// Another process that begins at this moment is done with the directory long before that.
@@ -28,8 +28,8 @@ pub(super) struct SocketFile {
     identity: Option<(u64, u64)>,
 }
 
-/// Binds it, in a directory that is made for this user alone if there is none. A file that nobody listens on any more is in
-/// nobody's way.
+/// Binds it, in a directory that is made for this user alone if there is none. A file on which no process
+/// listens any more is replaced.
 ///
 /// # Errors
 /// Another process listens there, something that is no socket is there, or as bind(2) says.
@@ -40,7 +40,7 @@ pub(super) async fn bind(path: &Path) -> io::Result<(UnixListener, SocketFile)> 
     let _alone = alone(directory).await;
     clear(path).await?;
     let socket = UnixSocket::new_stream()?;
-    // Before bind(2), which takes the mode over (unix(7)): nobody gets in between.
+    // Before bind(2), which takes the mode over (unix(7)): no other process gets in between.
     File::from(socket.as_fd().try_clone_to_owned()?).set_permissions(fs::Permissions::from_mode(0o600))?;
     socket.bind(path)?;
     let listener = socket.listen(BACKLOG)?;
@@ -61,7 +61,7 @@ async fn alone(directory: &Path) -> Option<File> {
     Some(file)
 }
 
-/// Removes a socket on which nobody listens; all else is an error.
+/// Removes a socket on which no process listens; all else is an error.
 async fn clear(path: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -76,7 +76,7 @@ async fn clear(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::AddrInUse, "another process listens there"));
     };
     match error.kind() {
-        // The one answer that says that nobody listens (unix(7)).
+        // The one answer that says that no process listens (unix(7)).
         ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(|error| match error.kind() {
             ErrorKind::PermissionDenied => {
                 let what = format!(

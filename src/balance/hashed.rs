@@ -115,7 +115,7 @@ mod tests {
         assert!(!same(HashBy::ClientAndPort, at("10.0.0.1"), SocketAddr::new([10, 0, 0, 1].into(), 9)));
     }
 
-    /// With `balance_factor` no slot gets more than that part of the mean, whoever the clients are.
+    /// With `balance_factor` no slot gets more than that part of the mean, for any set of clients.
     #[test]
     fn the_factor_bounds_the_load() {
         let weights = [1_u32, 2, 3, 1];

@@ -1,5 +1,5 @@
 //! Ways to a running balancer, and who is believed there: what a command needs in an emergency is found without a valid
-//! configuration, and nothing secret goes to a place that somebody else named or made.
+//! configuration, and nothing secret goes to a place that another user named or made.
 
 use std::borrow::Cow;
 use std::io::{self, ErrorKind, Read};
@@ -165,7 +165,7 @@ impl AdminAddresses {
         Err(CommandError::Runtime(anyhow::anyhow!("{}", self.with_troubles(error))))
     }
 
-    /// Whether the balancer is to be asked for its socket: nobody named another way, and there is no token for this one.
+    /// Whether the balancer is to be asked for its socket: no other way is named, and there is no token for this one.
     pub(super) fn may_look_further(&self, way: &AdminAddress) -> bool {
         matches!(way, AdminAddress::Tcp(_)) && self.token.is_none() && !self.is_said
     }

@@ -21,7 +21,7 @@ pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), CommandError> {
     Ok(say(&text)?)
 }
 
-/// Where a socket is that somebody else could take away and put another one there.
+/// Where a socket is that another user could take away and put another one there.
 pub(super) fn shared_socket(config: &Config) -> Option<String> {
     let AdminSocket::At(socket) = &config.admin.socket else { return None };
     let why = admin::shared(socket)?;

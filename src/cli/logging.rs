@@ -1,4 +1,4 @@
-//! Logs go to stderr, panics too, through a bounded queue that drops lines rather than make anybody wait. The door to
+//! Logs go to stderr, panics too, through a bounded queue that drops lines rather than make a thread wait. The door to
 //! tracing-subscriber.
 
 mod writer;

@@ -1,4 +1,4 @@
-//! Says when nobody reads stdout any more: what goes on and on, such as `evenkeel events | head -1`, ends with its reader
+//! Says when stdout is not read any more: what goes on and on, such as `evenkeel events | head -1`, ends with its reader
 //! and not only when the next thing happens.
 
 use std::thread;

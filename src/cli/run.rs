@@ -148,13 +148,13 @@ async fn keep_up(
     }
 }
 
-/// Somebody who waits for a reload to be over.
+/// One that waits for a reload to be over.
 struct ReloadDone(Option<oneshot::Sender<()>>);
 
 impl Drop for ReloadDone {
     fn drop(&mut self) {
         if let Some(done) = self.0.take() {
-            // Whoever asked may have left.
+            // The one that asked may have left.
             let _ = done.send(());
         }
     }

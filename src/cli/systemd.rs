@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[allow(unsafe_code, reason = "descriptors that come as numbers have to be taken over once")]
 pub(super) fn inherited() -> io::Result<Vec<Inherited>> {
     let take = |(number, name)| {
-        // SAFETY: `LISTEN_PID` said that these descriptors are for this process, nobody else in it knows of them, and
+        // SAFETY: `LISTEN_PID` said that these descriptors are for this process, nothing else in it knows of them, and
         // this function is called once.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
         Inherited { name, fd }

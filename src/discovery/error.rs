@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub(super) struct AskError {
     /// A metric label.

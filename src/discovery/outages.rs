@@ -18,7 +18,6 @@ const GAP: Duration = Duration::from_secs(10);
 /// So many pools are named in a line.
 const NAMED: usize = 3;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Outages {
     of: Subject,

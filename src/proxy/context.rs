@@ -9,7 +9,6 @@ use super::worker::Worker;
 use crate::config;
 use crate::pool::Pool;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct SessionContext<'a> {
     /// The client's.

@@ -122,7 +122,7 @@ pub struct TcpView {
     pub lost: u32,
     /// Segments that may be on their way.
     pub congestion_window: u32,
-    /// Bytes that nobody has read.
+    /// Bytes that have not been read.
     pub receive_queue: u32,
     /// Bytes that the other side has not acknowledged.
     pub send_queue: u32,

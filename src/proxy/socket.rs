@@ -156,7 +156,7 @@ impl Socket {
         &self.tcp_fd
     }
 
-    /// Connects, from `source` if there is one; keepalive is [not set yet](Bare::keep_alive). Whoever has bytes to send at
+    /// Connects, from `source` if there is one; keepalive is [not set yet](TcpFd::keep_alive). A caller that has bytes to send at
     /// once says so: they complete the handshake, which is a packet and, for the backend, a wake-up less.
     ///
     /// # Cancel safety

@@ -255,7 +255,7 @@ mod tests {
             assert_eq!(at(&reached, second(4 * n), 10 * n, false), []);
         }
         assert_eq!(shown(&reached), [true]);
-        // It lasts as long as somebody waits, although nobody is new.
+        // It lasts as long as a client waits, although none is new.
         assert_eq!(at(&reached, second(200), 290, true), []);
         assert_eq!(at(&reached, second(204), 290, false), []);
         assert_eq!(at(&reached, second(205), 290, false), [News::Ended(says, Duration::from_secs(199))]);

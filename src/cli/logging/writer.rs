@@ -1,5 +1,5 @@
 //! Lines on their way to stderr. Not tracing-appender's: at its end it prints to stdout, which may well be the very pipe
-//! that nobody reads.
+//! that is not read.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -21,7 +21,7 @@ const WAITING: usize = 16_384;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// After each write, for lines to gather: with thousands of sessions a second, waking this thread for each one's line
-/// would cost the worker more than the line. Nobody waits for it; what is said at the end waits for the end.
+/// would cost the worker more than the line. Nothing waits for it; what is said at the end waits for the end.
 const GATHER: Duration = Duration::from_millis(5);
 
 /// Between two lines that say how many were dropped.
@@ -73,7 +73,7 @@ impl Writer {
     /// # Errors
     /// If the system gives no descriptor or no thread.
     pub(super) fn start() -> io::Result<(Self, Flush)> {
-        // A descriptor of its own: who holds std's stderr while its reader sleeps would hold up everybody who complains.
+        // A descriptor of its own: a thread that holds std's stderr while its reader sleeps would hold up all that write there.
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         // In the log's own format, by the way that all lines take.
         let complain = |lines, why: Option<String>| {
@@ -97,7 +97,7 @@ impl Writer {
         Ok((writer, Flush { lines, end }))
     }
 
-    /// Lines so far that found the queue full, or nobody who takes them.
+    /// Lines so far that found the queue full, or no reader.
     pub(super) fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
@@ -190,7 +190,7 @@ fn write_out(
     drop(finished);
 }
 
-/// Writes it, and says how many lines were lost because nobody takes them, or the disk is full; and why.
+/// Writes it, and says how many lines were lost because they are not read, or the disk is full; and why.
 fn put(to: &mut impl Write, mut text: &[u8]) -> (u64, Option<String>) {
     let mut why = None;
     while !text.is_empty() {
@@ -201,7 +201,7 @@ fn put(to: &mut impl Write, mut text: &[u8]) -> (u64, Option<String>) {
             }
             Ok(written) => text = &text[written..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // Whoever shares stderr with us may have made it non-blocking.
+            // A process that shares stderr with us may have made it non-blocking.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(GATHER),
             Err(error) => {
                 why = Some(error.to_string());

@@ -86,7 +86,7 @@ async fn follow(
     terminal: &mut ratatui::DefaultTerminal,
 ) -> Result<(), CommandError> {
     let mut keys = keys();
-    // Whoever ends it from outside gets the terminal back, too.
+    // A signal from outside gives the terminal back, too.
     let mut ends = [SignalKind::terminate(), SignalKind::hangup(), SignalKind::interrupt()].map(signal);
     let [Ok(terminate), Ok(hangup), Ok(interrupt)] = &mut ends else {
         return Err(CommandError::Runtime(anyhow::anyhow!("signals can't be watched")));
@@ -116,7 +116,7 @@ async fn follow(
                         }
                     }
                 }
-                // Another size: drawn anew.
+                // Another size: drawn again.
                 Some(_) => {}
                 None => return Ok(()),
             },

@@ -1,5 +1,5 @@
 //! Reads the file of a configuration: when it is asked to, and when the file has changed and is whole. On a thread of its
-//! own, which may hang with the file's disk: nobody waits for it for long. `whole` decides when, `way` sees what happens.
+//! own, which may hang with the file's disk: nothing waits for it for long. `whole` decides when, `path` sees what happens.
 
 mod path;
 #[cfg(test)]
@@ -354,7 +354,7 @@ impl Reader {
         let seen = text.as_ref().ok().cloned();
         let complained = text.as_ref().err().map(ToString::to_string);
         if tell.send(text.map_err(|error| refused(&self.path, error))).is_err() {
-            // Whoever asked has given up, and has not applied it.
+            // The one that asked has given up, and has not applied it.
             return;
         }
         (self.seen, self.complained) = (seen, complained);

@@ -13,7 +13,7 @@ const SETTLE_AT_MOST: Duration = Duration::from_millis(150);
 /// The kernel tells of a write after it is done: what has been told is old by a moment, longer on a busy machine.
 const GAP: Duration = Duration::from_millis(25);
 
-/// A file whose writer nobody has seen is quiet for so long before it is believed to be whole.
+/// A file whose writer was not seen is quiet for so long before it is believed to be whole.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// The same where changes are not told but found by looking: a network's file system learns late of what others write.
@@ -91,11 +91,11 @@ struct Unread {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// Somebody has begun and has not closed it.
+    /// A writer has begun and has not closed it.
     Written,
     /// Closed, or renamed into its place.
     Whole,
-    /// Nobody knows how it came there, and it has to be quiet for so long.
+    /// It is not known how it came there, and it has to be quiet for so long.
     Unsure(Duration),
 }
 
@@ -182,7 +182,7 @@ impl Whole {
         self.becomes(How::Unsure(RETRY), now);
     }
 
-    /// For how long somebody has been writing, if that is too long.
+    /// For how long a writer has been writing, if that is too long.
     pub(super) fn late(&self, now: Instant) -> Option<Duration> {
         let change = self.change.as_ref().filter(|change| change.how == How::Written)?;
         Some(now.saturating_duration_since(change.since)).filter(|time| *time >= LATE)

@@ -90,7 +90,7 @@ impl Asked {
     }
 
     pub(super) fn raw(self, bytes: &str) {
-        // Whoever asked may have left.
+        // The one that asked may have left.
         let _ = self.answer.send(bytes.as_bytes().to_vec());
     }
 

@@ -24,7 +24,6 @@ pub(super) const LARGE: usize = SCRATCH / 2;
 /// So many large moves in a row are bulk, so many small ones are its end.
 const IN_A_ROW: u8 = 3;
 
-/// See the module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DirectionState {
     state: State,
@@ -100,7 +99,7 @@ impl DirectionState {
         self.state = State::Finished;
     }
 
-    /// The source's connection broke, whoever saw it: only what it had sent before goes on.
+    /// The source's connection broke, wherever that was seen: only what it had sent before goes on.
     pub(super) fn source_broke(&mut self) {
         self.is_broken = true;
         self.state = match self.state {
@@ -217,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_reset_is_no_end_and_what_came_before_it_goes_on() {
-        // Seen by somebody else than the read.
+        // Seen elsewhere than by the read.
         let mut direction = DirectionState::new(Mode::Auto);
         direction.source_broke();
         assert_eq!(next(&direction), (Step::Read, Step::Write));

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::{End, Side};
 use crate::metrics::EarlyEnd;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct FirstByte {
     /// In milliseconds, in as few bytes as they need. `None` = it may take as long as it wants.
@@ -18,7 +17,7 @@ pub(super) struct FirstByte {
     is_here: bool,
     /// The backend finished while the client had not.
     closed_first: bool,
-    /// Somebody else has said how it failed.
+    /// It is said elsewhere how it failed.
     is_judged: bool,
 }
 
@@ -54,7 +53,7 @@ impl FirstByte {
         self.is_here
     }
 
-    /// Whether somebody has to watch the clock, now or once the client has sent something.
+    /// Whether the clock has to be watched, now or once the client has sent something.
     pub(super) fn is_timed(&self) -> bool {
         self.limit.is_some() && !self.is_here()
     }
@@ -85,7 +84,7 @@ impl FirstByte {
     }
 }
 
-/// How a connection that broke failed: the kernel's own patience ends with ETIMEDOUT, and nobody has said anything then.
+/// How a connection that broke failed: the kernel's own patience ends with ETIMEDOUT, and neither side has said anything then.
 pub(crate) fn early_break(error: &io::Error) -> EarlyEnd {
     if error.kind() == io::ErrorKind::TimedOut { EarlyEnd::Silent } else { EarlyEnd::Reset }
 }

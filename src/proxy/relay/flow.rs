@@ -18,7 +18,6 @@ const MOVES_IN_A_ROW: usize = 16;
 /// A move of at most so much is a small one, fit for the ring.
 const SMALL: usize = SCRATCH / 4;
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct Flow {
     direction: DirectionState,

@@ -103,7 +103,7 @@ impl Side {
 #[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) mode: Mode,
-    /// Read anew each time: they may change while it runs, and whoever changes them wakes it.
+    /// Read again each time: they may change while it runs, and a change wakes it.
     pub(crate) limits: Rc<Cell<Limits>>,
     /// Read from the client before the relay began; the first bytes that the backend gets.
     pub(crate) early: Vec<u8>,
@@ -139,7 +139,7 @@ pub(crate) enum End<C> {
     HalfClosed,
     /// The backend did not answer in time.
     FirstByte,
-    /// Somebody outside said so.
+    /// It was ended from outside.
     Forced(C),
     /// The worker's event loop does not take the sockets.
     Local(io::Error),
@@ -158,7 +158,7 @@ pub(crate) struct Done<C> {
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when somebody outside wants it to
+/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when the session is to
 /// end. The sockets are the caller's, to be closed or reset.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
@@ -258,7 +258,7 @@ impl<'a> RelayTask<'a> {
         relay
     }
 
-    /// Whether the ring is the place for it now. Nobody there watches the clock of the first byte.
+    /// Whether the ring is the place for it now. Nothing there watches the clock of the first byte.
     fn may_join(&self, mode: Mode) -> bool {
         let is_at_rest = self.upward.is_at_rest() && self.downward.is_at_rest();
         mode == Mode::Ring && self.calm.is_enough() && is_at_rest && !self.answer.is_timed()

@@ -13,7 +13,7 @@ use super::{End, RelayContext, RelayTask, Side};
 use crate::metrics::Direction;
 use crate::proxy::socket::Socket;
 
-/// On the ring, an error of a side that has finished shows to nobody. Most sessions end soon after the first FIN; one that
+/// On the ring, an error of a side that has finished shows nowhere. Most sessions end soon after the first FIN; one that
 /// does not leaves the ring after this, and is watched again.
 const HALF_CLOSED: Duration = Duration::from_millis(20);
 

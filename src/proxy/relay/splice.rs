@@ -1,7 +1,7 @@
 //! Splicing: the kernel moves pages from one socket to the other through a pipe, and no byte enters this process
 //! (splice(2)). The door to the kernel's pipes.
 //!
-//! Rules, each learned the hard way by somebody: a pipe is drained to empty before the next fill, so EAGAIN on a fill
+//! Rules, each learned the hard way: a pipe is drained to empty before the next fill, so EAGAIN on a fill
 //! means that the source is dry, or that urgent data is next, which only recv(2) gets past; the nominal size of a pipe does not bound what is in flight; a pipe that is not empty
 //! is closed, never pooled, or one client's bytes would reach another; and when the kernel has no good pipe to give
 //! (unprivileged users get 64 MiB, then pipes of two pages) the direction copies.
@@ -93,7 +93,7 @@ impl Pipes {
         }
     }
 
-    /// Closes what nobody has used since the last time: after a storm of bulk, nothing is left.
+    /// Closes what was not used since the last time: after a storm of bulk, nothing is left.
     pub(super) fn trim(&self) {
         let mut idle = self.idle.borrow_mut();
         let stay = idle.len().saturating_sub(self.unused.get());

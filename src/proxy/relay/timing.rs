@@ -9,7 +9,7 @@ use tokio::time::Sleep;
 use super::{End, RelayTask};
 use crate::proxy::socket::TcpFd;
 
-/// For a client that has not finished long after its backend has, and for bytes that nobody takes after a reset.
+/// For a client that has not finished long after its backend has, and for bytes that are not taken after a reset.
 const HALF_CLOSED_CLIENT: Duration = Duration::from_secs(30);
 
 /// Between looks at what is ready once a limit is over: the event loop tells of it meanwhile.

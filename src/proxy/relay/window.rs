@@ -27,7 +27,7 @@ pub(super) const UNSENT: u32 = 1 << 20;
 /// The least window of a quick reader.
 const LIVELY: u32 = 4 << 20;
 
-/// See the module. Ten megabytes a second or more.
+/// Half of a window within this time is quick: ten megabytes a second or more.
 const QUICK: Duration = Duration::from_millis(50);
 
 /// How the kernels are told, and what they tell.

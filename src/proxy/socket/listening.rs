@@ -25,7 +25,7 @@ impl Acceptor {
         watch(fd, Interest::READABLE).map(Acceptor)
     }
 
-    /// Waits until somebody may be waiting.
+    /// Waits until a client may be waiting.
     ///
     /// # Cancel safety
     /// Safe: nothing is accepted.
@@ -33,7 +33,7 @@ impl Acceptor {
         self.0.readable().await.map(Waiting)
     }
 
-    /// Accepts one connection, whatever the event loop knows; `None` = nobody waits.
+    /// Accepts one connection, whatever the event loop knows; `None` = no client waits.
     pub(in crate::proxy) fn accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         accept(self.0.get_ref())
     }
@@ -43,7 +43,7 @@ impl Acceptor {
 pub(in crate::proxy) struct Waiting<'a>(AsyncFdReadyGuard<'a, Arc<OwnedFd>>);
 
 impl Waiting<'_> {
-    /// Whether somebody waits, without accepting.
+    /// Whether a client waits, without accepting.
     pub(in crate::proxy) fn somebody(&mut self) -> bool {
         let mut asked = [PollFd::new(self.0.get_inner(), PollFlags::IN)];
         // An error is for accept to show.
@@ -54,7 +54,7 @@ impl Waiting<'_> {
         !nobody
     }
 
-    /// Accepts one connection; `None` = nobody waits any more.
+    /// Accepts one connection; `None` = no client waits any more.
     pub(in crate::proxy) fn accept(&mut self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         let accepted = accept(self.0.get_inner())?;
         if accepted.is_none() {
@@ -91,7 +91,7 @@ pub(in crate::proxy) fn plain(peer: SocketAddr) -> SocketAddr {
 /// A bound socket that listens, non-blocking.
 ///
 /// # Errors
-/// As `bind(2)` and `listen(2)` say. The address is given to nobody else on this machine: no `SO_REUSEPORT`.
+/// As `bind(2)` and `listen(2)` say. No other process of this machine gets the address: no `SO_REUSEPORT`.
 pub(crate) fn listen(address: SocketAddr, only_v6: bool, settings: &Listener) -> io::Result<OwnedFd> {
     let raw = Raw::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     // Only against TIME_WAIT of an earlier run; another listener on this port is still an error.

@@ -2,7 +2,7 @@
 //! from there, without a turn of the session's task. It serves the ordinary course of a session only: both sides alive,
 //! each taking what it is given. One whose target does not take its bytes at once, that turns bulk, whose connection
 //! breaks or that stays half-closed leaves, with what was received and not sent, and goes on through readiness (`flow`),
-//! where back-pressure, splicing and errors in every state are dealt with. So nobody holds buffers of the ring for longer
+//! where back-pressure, splicing and errors in every state are dealt with. So no session holds buffers of the ring for longer
 //! than a turn of the loop, and an idle session holds none.
 //!
 //! Its sockets are kept by the ring until the last completion of what was pushed for it, whatever becomes of the session.
@@ -123,7 +123,7 @@ impl Ring {
         let (mut timer, mut is_set) = (pin!(sleep_until(Instant::now())), false);
         poll_fn(|cx| {
             *self.0.driver.borrow_mut() = Some(cx.waker().clone());
-            // Each signal is an edge, also of an eventfd that nobody reads.
+            // Each signal is an edge, also of an eventfd that is not read.
             while let Poll::Ready(ready) = watched.poll_read_ready(cx) {
                 match ready {
                     Ok(mut ready) => ready.clear_ready(),

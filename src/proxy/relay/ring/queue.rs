@@ -18,7 +18,6 @@ impl BufferLink {
     pub(super) const EMPTY: Self = Self { next: NONE, length: 0 };
 }
 
-/// See the module.
 #[derive(Debug)]
 pub(super) struct DirectionQueue {
     first: u16,
@@ -97,7 +96,7 @@ impl DirectionQueue {
         raw.give_back(buffer);
     }
 
-    /// Gives back all buffers; a copy of what they hold goes to `into`, if somebody wants it.
+    /// Gives back all buffers; a copy of what they hold goes to `into`, if it is wanted.
     pub(super) fn empty(&mut self, slots: &[BufferLink], raw: &mut Raw, mut into: Option<&mut Vec<u8>>) {
         while let Some((buffer, part)) = self.front(slots) {
             if let Some(into) = &mut into {

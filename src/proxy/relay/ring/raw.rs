@@ -67,7 +67,6 @@ impl Forbidden {
     }
 }
 
-/// See the module.
 pub(super) struct Raw {
     ring: IoUring,
     memory: Memory,
@@ -153,7 +152,7 @@ impl Raw {
         attempt().map_err(failed)
     }
 
-    /// Becomes readable, edge by edge, when there is work and it is not [muted](Self::mute). Nobody has to read it.
+    /// Becomes readable, edge by edge, when there is work and it is not [muted](Self::mute). It need not be read.
     pub(super) fn eventfd(&self) -> Rc<OwnedFd> {
         Rc::clone(&self.eventfd)
     }
@@ -379,7 +378,7 @@ impl Memory {
         self.tail = self.tail.wrapping_add(1);
         #[allow(unsafe_code, reason = "the ring of buffers is memory that the kernel reads")]
         // SAFETY: `at` is below `count`. The kernel reads entries before the tail only, and as no buffer is in the ring twice it
-        // has read the one that was here: nobody else reads or writes this entry while the reference lives. The kernel does
+        // has read the one that was here: nothing else reads or writes this entry while the reference lives. The kernel does
         // read the tail meanwhile. It is in the first entry's reserved field (io_uring_register_buf_ring(3)), which the
         // setters leave alone, and is written as an atomic.
         unsafe {

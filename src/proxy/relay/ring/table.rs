@@ -38,7 +38,7 @@ pub(super) enum RingPhase {
     On,
     /// Everything is cancelled; the session waits for the rest.
     Leaving,
-    /// Nobody waits for it any more.
+    /// Nothing waits for it any more.
     Abandoned,
 }
 
