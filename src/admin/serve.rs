@@ -111,7 +111,7 @@ pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
         }
         // One that had said nothing when it was accepted may have asked what is vital since.
         if waiting.iter().filter(|one| one.kind == Kind::Silent).count() > MOST_WAITING {
-            room.admit_all(&mut waiting);
+            room.admit_vital(&mut waiting);
         }
         // Nothing stays in the backlog, where what is vital would stand behind it.
         while turn_one_away(&mut waiting) {}
@@ -177,6 +177,22 @@ impl Room {
         Ok(())
     }
 
+    /// Looks again at those that had said nothing, and serves those that ask what is vital. Not the others: each that is served
+    /// may be one that has to go, and holds a descriptor until it has.
+    fn admit_vital(&mut self, waiting: &mut VecDeque<Arrived>) {
+        for mut one in std::mem::take(waiting) {
+            let was_silent = one.kind == Kind::Silent;
+            if was_silent {
+                one.kind = one.stream.kind();
+            }
+            if was_silent && one.kind == Kind::Vital {
+                waiting.extend(self.admit(one).err());
+            } else {
+                waiting.push_back(one);
+            }
+        }
+    }
+
     /// As many of those that wait as there are slots for, in turn.
     fn admit_all(&mut self, waiting: &mut VecDeque<Arrived>) {
         let mut is_full = false;
@@ -184,13 +200,19 @@ impl Room {
             if one.kind == Kind::Silent {
                 one.kind = one.stream.kind();
             }
-            if is_full && one.kind != Kind::Vital {
+            if (is_full || self.is_crowded()) && one.kind != Kind::Vital {
                 waiting.push_back(one);
             } else if let Err(one) = self.admit(one) {
                 is_full = true;
                 waiting.push_back(one);
             }
         }
+    }
+
+    /// Whether some that had to go still hold their descriptors.
+    fn is_crowded(&mut self) -> bool {
+        while self.connections.try_join_next().is_some() {}
+        self.connections.len() >= self.most + MOST_VITAL
     }
 
     /// Waits for connections that had to go: each holds a descriptor until its task has ended, which it does at its next turn.

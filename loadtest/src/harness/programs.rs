@@ -111,7 +111,8 @@ impl Software {
         std::fs::write(&path, config)?;
         let mut command = Command::new(binary);
         match self {
-            Self::Evenkeel => command.arg("--config").arg(path).arg("run"),
+            // Its admin socket goes there, and not to a place where commands look for the one of this machine.
+            Self::Evenkeel => command.arg("--config").arg(path).arg("run").env("RUNTIME_DIRECTORY", directory),
             Self::Haproxy => command.arg("-db").arg("-f").arg(path),
             Self::Nginx(_) => command.arg("-p").arg(directory).arg("-c").arg(path).arg("-e").arg(log),
             // Without hot restart there is no shared memory with a fixed name, so several Envoys can run.
