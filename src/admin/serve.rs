@@ -24,7 +24,7 @@ use super::answer::written;
 use super::place::user;
 use super::slots::{ConnectionSlot, ConnectionSlots, SlotState};
 use super::socket::SocketFile;
-use super::triage::{self, Kind};
+use super::triage::{self, RequestKind};
 use crate::pace::Pace;
 
 /// Connections over TCP, and over the socket: all of them fit in the descriptors that are kept back from sessions (256),
@@ -83,12 +83,12 @@ pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
                 continue;
             }
             () = room.slots.changed(), if !waiting.is_empty() => {
-                room.admit_all(&mut waiting);
+                room.admit_waiting(&mut waiting, false);
                 continue;
             }
             // At the latest when time has made a difference.
             _ = looks.tick(), if !waiting.is_empty() => {
-                room.admit_all(&mut waiting);
+                room.admit_waiting(&mut waiting, false);
                 continue;
             }
         };
@@ -104,29 +104,33 @@ pub(super) async fn serve(front: AdminFront, routes: Router) -> Infallible {
         };
         let arrived = Arrived { kind: stream.kind(), stream, caller };
         // In turn.
-        if arrived.kind == Kind::Vital || waiting.is_empty() {
+        if arrived.kind == RequestKind::Vital || waiting.is_empty() {
             waiting.extend(room.admit(arrived).err());
         } else {
             waiting.push_back(arrived);
         }
         // One that had said nothing when it was accepted may have asked what is vital since.
-        if waiting.iter().filter(|one| one.kind == Kind::Silent).count() > MOST_WAITING {
-            room.admit_vital(&mut waiting);
+        if silent(&waiting) > MOST_WAITING {
+            room.admit_waiting(&mut waiting, true);
         }
         // Nothing stays in the backlog, where what is vital would stand behind it.
         while turn_one_away(&mut waiting) {}
     }
 }
 
+fn silent(waiting: &VecDeque<Arrived>) -> usize {
+    waiting.iter().filter(|one| one.kind == RequestKind::Silent).count()
+}
+
 /// Where too many wait: of those that have said what they want the first that shows no token, of the others the first.
 /// Returns whether there was one.
 fn turn_one_away(waiting: &mut VecDeque<Arrived>) -> bool {
-    let silent = waiting.iter().filter(|one| one.kind == Kind::Silent).count();
-    let first = |is: fn(Kind) -> bool| waiting.iter().position(|one| is(one.kind));
+    let silent = silent(waiting);
+    let first = |is: fn(RequestKind) -> bool| waiting.iter().position(|one| is(one.kind));
     let away = if silent > MOST_WAITING {
-        first(|kind| kind == Kind::Silent)
+        first(|kind| kind == RequestKind::Silent)
     } else if waiting.len() - silent > MOST_WAITING {
-        first(|kind| kind == Kind::Anybody).or_else(|| first(|kind| kind != Kind::Silent))
+        first(|kind| kind == RequestKind::Anybody).or_else(|| first(|kind| kind != RequestKind::Silent))
     } else {
         None
     };
@@ -142,7 +146,7 @@ fn turn_one_away(waiting: &mut VecDeque<Arrived>) -> bool {
 struct Arrived {
     stream: AdminStream,
     caller: Caller,
-    kind: Kind,
+    kind: RequestKind,
 }
 
 /// Connections that are served, and how many may be.
@@ -161,7 +165,7 @@ impl Room {
     /// Serves a connection, if there is a slot for it.
     fn admit(&mut self, arrived: Arrived) -> Result<(), Arrived> {
         let now = Instant::now();
-        let vital = if arrived.kind == Kind::Vital { self.vital.take(self.numbers, now) } else { None };
+        let vital = if arrived.kind == RequestKind::Vital { self.vital.take(self.numbers, now) } else { None };
         // One answer, so that nothing else comes in by this way.
         let stays = vital.is_none();
         let Some(slot) = vital.or_else(|| self.slots.take(self.numbers, now)) else { return Err(arrived) };
@@ -177,30 +181,15 @@ impl Room {
         Ok(())
     }
 
-    /// Looks again at those that had said nothing, and serves those that ask what is vital. Not the others: each that is served
-    /// may be one that has to go, and holds a descriptor until it has.
-    fn admit_vital(&mut self, waiting: &mut VecDeque<Arrived>) {
+    /// Serves those that wait, in turn: all for which there are slots, or only those that ask what is vital. Looks again at
+    /// those that had said nothing.
+    fn admit_waiting(&mut self, waiting: &mut VecDeque<Arrived>, only_vital: bool) {
+        let mut is_full = only_vital;
         for mut one in std::mem::take(waiting) {
-            let was_silent = one.kind == Kind::Silent;
-            if was_silent {
+            if one.kind == RequestKind::Silent {
                 one.kind = one.stream.kind();
             }
-            if was_silent && one.kind == Kind::Vital {
-                waiting.extend(self.admit(one).err());
-            } else {
-                waiting.push_back(one);
-            }
-        }
-    }
-
-    /// As many of those that wait as there are slots for, in turn.
-    fn admit_all(&mut self, waiting: &mut VecDeque<Arrived>) {
-        let mut is_full = false;
-        for mut one in std::mem::take(waiting) {
-            if one.kind == Kind::Silent {
-                one.kind = one.stream.kind();
-            }
-            if (is_full || self.is_crowded()) && one.kind != Kind::Vital {
+            if one.kind != RequestKind::Vital && (is_full || self.is_crowded()) {
                 waiting.push_back(one);
             } else if let Err(one) = self.admit(one) {
                 is_full = true;
@@ -225,11 +214,11 @@ impl Room {
 }
 
 impl AdminStream {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> RequestKind {
         match self {
             Self::Tcp(stream) => triage::kind(stream),
             Self::Socket(stream) => match triage::kind(stream) {
-                Kind::Anybody => Kind::Known,
+                RequestKind::Anybody => RequestKind::Known,
                 kind => kind,
             },
         }

@@ -13,7 +13,7 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: appli
     X-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: 43\r\n\r\n{\"error\":\"too many ask at the same time\"}\r\n";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RequestKind {
     /// It asks whether we live, or are ready.
     Vital,
     /// Its whole head is there, and shows no token.
@@ -25,29 +25,29 @@ pub(super) enum Kind {
 }
 
 /// Looks at what is there, and leaves it there.
-pub(super) fn kind(stream: impl AsFd) -> Kind {
+pub(super) fn kind(stream: impl AsFd) -> RequestKind {
     let mut head = [0; LOOK];
     match recv(stream, &mut head[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
         Ok((read, _)) => kind_of(&head[..read]),
-        Err(_) => Kind::Silent,
+        Err(_) => RequestKind::Silent,
     }
 }
 
-fn kind_of(head: &[u8]) -> Kind {
+fn kind_of(head: &[u8]) -> RequestKind {
     let asks = |path: &[u8]| {
         let rest = head.strip_prefix(b"GET ").or_else(|| head.strip_prefix(b"HEAD "));
         let rest = rest.and_then(|rest| rest.strip_prefix(path));
         rest.is_some_and(|rest| rest.first().is_some_and(|next| matches!(next, b' ' | b'?')))
     };
     if asks(b"/live") || asks(b"/ready") {
-        return Kind::Vital;
+        return RequestKind::Vital;
     }
     let is_whole = head.windows(4).any(|end| end == b"\r\n\r\n");
     let has_token = head.to_ascii_lowercase().windows(16).any(|name| name == b"\r\nauthorization:");
     match (is_whole, has_token) {
-        (_, true) => Kind::Known,
-        (true, false) => Kind::Anybody,
-        (false, false) => Kind::Silent,
+        (_, true) => RequestKind::Known,
+        (true, false) => RequestKind::Anybody,
+        (false, false) => RequestKind::Silent,
     }
 }
 
@@ -66,15 +66,15 @@ mod tests {
     #[test]
     fn the_beginning_of_a_request_says_whose_it_is() {
         for (head, kind) in [
-            ("GET /live HTTP/1.1\r\n", Kind::Vital),
-            ("HEAD /ready?x HTTP/1.0\r\nAuthorization: Bearer a\r\n\r\n", Kind::Vital),
-            ("GET /live", Kind::Silent),
-            ("GET /lively HTTP/1.1\r\n\r\n", Kind::Anybody),
-            ("POST /live HTTP/1.1\r\n\r\n", Kind::Anybody),
-            ("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", Kind::Anybody),
-            ("GET /metrics HTTP/1.1\r\nHost: a\r\n", Kind::Silent),
-            ("GET /metrics HTTP/1.1\r\nauthoriZation: Bearer a\r\n\r\n", Kind::Known),
-            ("", Kind::Silent),
+            ("GET /live HTTP/1.1\r\n", RequestKind::Vital),
+            ("HEAD /ready?x HTTP/1.0\r\nAuthorization: Bearer a\r\n\r\n", RequestKind::Vital),
+            ("GET /live", RequestKind::Silent),
+            ("GET /lively HTTP/1.1\r\n\r\n", RequestKind::Anybody),
+            ("POST /live HTTP/1.1\r\n\r\n", RequestKind::Anybody),
+            ("GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", RequestKind::Anybody),
+            ("GET /metrics HTTP/1.1\r\nHost: a\r\n", RequestKind::Silent),
+            ("GET /metrics HTTP/1.1\r\nauthoriZation: Bearer a\r\n\r\n", RequestKind::Known),
+            ("", RequestKind::Silent),
         ] {
             assert_eq!(kind_of(head.as_bytes()), kind, "{head:?}");
         }
