@@ -31,10 +31,9 @@ impl LastResort {
     /// What becomes of new sessions while no backend is up: for the log.
     pub fn says(self, is_open: bool) -> &'static str {
         match self.when_all_down {
-            _ if is_open => "sessions may try any of them",
-            WhenAllDown::Any => "sessions may try any of them",
-            WhenAllDown::Wait => "new sessions wait",
-            WhenAllDown::Refuse => "new sessions are refused",
+            WhenAllDown::Wait if !is_open => "new sessions wait",
+            WhenAllDown::Refuse if !is_open => "new sessions are refused",
+            WhenAllDown::Any | WhenAllDown::Wait | WhenAllDown::Refuse => "sessions may try any of them",
         }
     }
 }

@@ -34,7 +34,9 @@ pub struct Picker {
     tiers: [Tier; TIERS],
     /// Spreads the sessions over the tiers.
     tier_order: RoundRobin,
-    rules: Rules,
+    rules: PickRules,
+    /// The number of the change of members from which its tables follow; `None` = it has none.
+    tables: Option<u64>,
     slots: Vec<PickSlot>,
 }
 
@@ -84,7 +86,7 @@ struct PickSlot {
 
 /// What a pool's settings say about its picks.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct PickRules {
     /// The policy.
     pub balance: Balance,
     /// What a policy that hashes goes by.
@@ -120,7 +122,7 @@ impl PickSlot {
 
 impl Picker {
     /// No slots; the first tier gets every session.
-    pub fn new(rules: Rules) -> Self {
+    pub fn new(rules: PickRules) -> Self {
         let tier = |number: usize| Tier {
             policy: Policy::new(&rules, number),
             running: 0,
@@ -129,14 +131,19 @@ impl Picker {
             load: 0,
             binds: true,
         };
-        let mut picker =
-            Self { tiers: std::array::from_fn(tier), tier_order: RoundRobin::new(), rules, slots: Vec::new() };
+        let mut picker = Self {
+            tiers: std::array::from_fn(tier),
+            tier_order: RoundRobin::new(),
+            rules,
+            tables: None,
+            slots: Vec::new(),
+        };
         picker.set_loads(std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 }));
         picker
     }
 
     /// Changes the rules; slots and counts stay.
-    pub fn switch(&mut self, rules: Rules) {
+    pub fn switch(&mut self, rules: PickRules) {
         let before = std::mem::replace(&mut self.rules, rules);
         if before.balance == rules.balance {
             for tier in &mut self.tiers {
@@ -144,6 +151,7 @@ impl Picker {
             }
             return;
         }
+        self.tables = None;
         for (number, tier) in self.tiers.iter_mut().enumerate() {
             tier.policy = Policy::new(&rules, number);
         }
@@ -152,16 +160,20 @@ impl Picker {
         }
     }
 
-    /// Which kind of tables the policy goes by; `None` = it needs none.
-    pub fn table_kind(&self) -> Option<TableKind> {
+    /// Which kind of tables it needs, if those that it has do not follow from this change of members. Changes are numbered.
+    pub fn wanted_tables(&self, change: u64) -> Option<TableKind> {
         match self.tiers[0].policy {
-            Policy::Hashed(_, kind) => Some(kind),
+            Policy::Hashed(_, kind) => (self.tables < Some(change)).then_some(kind),
             Policy::RoundRobin(_) | Policy::LeastConnections(_) | Policy::Random(_) | Policy::PowerOfTwo(_) => None,
         }
     }
 
-    /// Sets the table of each tier. It is ignored where the policy needs none.
-    pub fn set_tables(&mut self, tables: [Arc<HashTable>; TIERS]) {
+    /// Sets the table of each tier, if tables of this kind are wanted for this change.
+    pub fn set_tables(&mut self, (kind, change): (TableKind, u64), tables: [Arc<HashTable>; TIERS]) {
+        if self.wanted_tables(change) != Some(kind) {
+            return;
+        }
+        self.tables = Some(change);
         for (tier, table) in self.tiers.iter_mut().zip(tables) {
             if let Policy::Hashed(policy, _) = &mut tier.policy {
                 policy.set_table(table);
@@ -347,7 +359,7 @@ impl Picker {
 }
 
 impl Policy {
-    fn new(rules: &Rules, tier: usize) -> Self {
+    fn new(rules: &PickRules, tier: usize) -> Self {
         let (seed, hashed) = (rules.seed.wrapping_add(tier as u64), || Hashed::new(rules.hashing));
         match rules.balance {
             Balance::RoundRobin => Self::RoundRobin(RoundRobin::new()),

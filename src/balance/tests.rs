@@ -8,8 +8,8 @@ fn set(balancer: &mut Picker, slot: usize, share: u32, eligible: bool) {
     balancer.set(slot, Worth { share, eligible, ..Worth::default() });
 }
 
-fn rules(balance: Balance) -> Rules {
-    Rules { balance, hashing: Hashing::DEFAULT, spill: Spill::DEFAULT, seed: 1 }
+fn rules(balance: Balance) -> PickRules {
+    PickRules { balance, hashing: Hashing::DEFAULT, spill: Spill::DEFAULT, seed: 1 }
 }
 
 fn pool(balance: Balance, weights: &[u32]) -> Picker {
@@ -250,13 +250,13 @@ fn every_policy_follows_weights() {
 }
 
 fn set_tables(balancer: &mut Picker, weights: &[u32]) {
-    let Some(kind) = balancer.table_kind() else { return };
+    let Some(kind) = balancer.wanted_tables(0) else { return };
     let ids: Vec<String> = (0..weights.len()).map(|slot| format!("node-{slot}")).collect();
     let members = weights.iter().zip(&ids).enumerate().filter(|(_, (weight, _))| **weight > 0);
     let members = members.map(|(slot, (&weight, id))| HashMember { slot, id, weight: weight as u16 }).collect();
     let mut tables: [Arc<HashTable>; TIERS] = std::array::from_fn(|_| Arc::default());
     tables[0] = Arc::new(HashTable::build(kind, members));
-    balancer.set_tables(tables);
+    balancer.set_tables((kind, 0), tables);
 }
 
 /// Whatever comes, goes and is tried: a pick gives an eligible slot that was not tried, and gives one while there is one.

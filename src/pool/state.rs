@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
-use super::tables::{TableMembers, Version};
+use super::tables::TableMembers;
 use super::{Backend, BackendView, NoneLeft, PickContext};
-use crate::balance::{self, HashTable, LastResort, Picker, TierHealth, Worth, first_alone, loads};
+use crate::balance::{self, LastResort, Picker, TierHealth, Worth, first_alone, loads};
 use crate::config::{self, Spill, TIERS};
 use crate::health::Failing;
 use crate::metrics::Direction;
@@ -32,9 +32,8 @@ pub(super) struct PoolState {
     pub(super) panicking: bool,
     /// Whether last resorts may be picked.
     open: bool,
-    /// Changes of what tables of hashes follow from, and what the tables that there are follow from.
+    /// How often what the tables of a policy that hashes follow from has changed.
     table_changes: u64,
-    tables: Option<Version>,
     /// Slots with an offered trial.
     trials: Vec<usize>,
     /// Trials begun, which numbers them.
@@ -47,7 +46,7 @@ pub(super) struct PoolState {
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     overprovisioning: u32,
-    picks: balance::Rules,
+    picks: balance::PickRules,
     last_resort: LastResort,
     /// Whether there is a queue.
     waits: bool,
@@ -59,7 +58,7 @@ impl Rules {
         let (balance, hashing) = (settings.balance, settings.hashing);
         Self {
             overprovisioning: resilience.overprovisioning,
-            picks: balance::Rules { balance, hashing, spill: resilience.spill, seed },
+            picks: balance::PickRules { balance, hashing, spill: resilience.spill, seed },
             last_resort: LastResort::of(settings),
             waits: settings.queue.is_some(),
         }
@@ -80,7 +79,7 @@ struct MemberSlot {
 }
 
 impl MemberSlot {
-    /// Its weight and tier in the tables of a policy that hashes: the written ones, whatever its probes say, so that pickers
+    /// Its weight and tier in the tables of a policy that hashes: the written ones, whatever its probes say, so that balancers
     /// agree. `None` = it is in none.
     fn in_table(&self) -> Option<(u16, usize)> {
         let is_in = self.standing != Standing::Removed && self.weight > 0;
@@ -134,7 +133,6 @@ impl PoolState {
             panicking: false,
             open: false,
             table_changes: 0,
-            tables: None,
             trials: Vec::new(),
             begun: 0,
             retired: Default::default(),
@@ -144,11 +142,7 @@ impl PoolState {
     /// Applies other settings.
     pub(super) fn change(&mut self, settings: &config::Pool) {
         self.rules = Rules::of(settings, self.rules.picks.seed);
-        let kind = self.picker.table_kind();
         self.picker.switch(self.rules.picks);
-        if self.picker.table_kind() != kind {
-            self.tables = None;
-        }
         self.spread();
     }
 
@@ -340,26 +334,14 @@ impl PoolState {
         true
     }
 
-    /// Who is to be in the tables; `None` = they are as they should be, or the policy needs none.
+    /// What is to be in the tables; `None` = they are as they should be, or the policy needs none.
     pub(super) fn wanted_tables(&self) -> Option<TableMembers> {
-        let version = (self.picker.table_kind()?, self.table_changes);
-        if self.tables == Some(version) {
-            return None;
-        }
+        let version = (self.picker.wanted_tables(self.table_changes)?, self.table_changes);
         let members = self.slots.iter().flatten().filter_map(|slot| {
             let (weight, tier) = slot.in_table()?;
             Some((Arc::clone(&slot.backend), weight, tier))
         });
         Some(TableMembers { version, members: members.collect() })
-    }
-
-    /// Older ones than those that there are count for nothing.
-    pub(super) fn set_tables(&mut self, version: Version, tables: [Arc<HashTable>; TIERS]) {
-        let is_newer = self.tables.is_none_or(|(kind, changes)| kind != version.0 || changes < version.1);
-        if is_newer && self.picker.table_kind() == Some(version.0) {
-            self.picker.set_tables(tables);
-            self.tables = Some(version);
-        }
     }
 
     /// Whether it is a member: a forgotten one's slot may belong to another.

@@ -7,12 +7,10 @@ use super::{Backend, Pool};
 use crate::balance::{HashMember, HashTable, TableKind};
 use crate::config::TIERS;
 
-/// What a table follows from: the construction, and the number of the last change of members, weights or tiers.
-pub(super) type Version = (TableKind, u64);
-
 /// Members as they are now.
 pub(super) struct TableMembers {
-    pub(super) version: Version,
+    /// The construction, and the number of the last change of members, weights or tiers.
+    pub(super) version: (TableKind, u64),
     /// With weight and tier.
     pub(super) members: Vec<(Arc<Backend>, u16, usize)>,
 }
@@ -23,7 +21,7 @@ impl Pool {
         let wanted = self.inner().wanted_tables();
         if let Some(wanted) = wanted {
             let tables = wanted.build();
-            self.inner().set_tables(wanted.version, tables);
+            self.inner().picker.set_tables(wanted.version, tables);
         }
     }
 }
