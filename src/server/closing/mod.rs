@@ -160,6 +160,13 @@ impl CloseTask {
         self.batches.push(batch);
     }
 
+    /// Begins to close the sessions of a backend at this address, if the pool wants that.
+    fn begin_at(&mut self, now: Instant, backend: &Arc<Backend>, address: SocketAddr) {
+        let Some((cause, wait)) = fate(&self.pool, backend, address) else { return };
+        let (from, deadline) = (now + wait, self.pool.settings().closing.deadline);
+        self.begin(CloseBatch::new(BatchTarget::At(Arc::downgrade(backend), address), cause, from, from + deadline));
+    }
+
     /// Compares the batches with the standings. Returns whether there is a new one.
     fn compare(&mut self, now: Instant) -> bool {
         let mut known = HashSet::new();
@@ -175,19 +182,11 @@ impl CloseTask {
             stays
         });
         self.pacer.retain(|claim| claim.batch.is_none_or(|name| self.batches.iter().any(|batch| batch.name == name)));
-        let deadline = self.pool.settings().closing.deadline;
         let before = self.named;
         for backend in self.pool.members().iter() {
             let address = backend.view().address;
-            let Some((cause, wait)) = fate(&self.pool, backend, address) else { continue };
             if !known.contains(&(Arc::as_ptr(backend).addr(), address)) {
-                let from = now + wait;
-                self.begin(CloseBatch::new(
-                    BatchTarget::At(Arc::downgrade(backend), address),
-                    cause,
-                    from,
-                    from + deadline,
-                ));
+                self.begin_at(now, backend, address);
             }
         }
         self.search.compare(now, &self.pool) || self.named > before
@@ -267,10 +266,9 @@ impl CloseTask {
         self.search.looked(now);
         let before = self.named;
         for ((_, address), backend) in moved {
-            let fate = backend.upgrade().and_then(|backend| fate(&self.pool, &backend, address));
-            let Some((cause, wait)) = fate else { continue };
-            let from = now + wait;
-            self.begin(CloseBatch::new(BatchTarget::At(backend, address), cause, from, from + closing.deadline));
+            if let Some(backend) = backend.upgrade() {
+                self.begin_at(now, &backend, address);
+            }
         }
         self.named > before
     }

@@ -14,12 +14,12 @@ use crate::pool::{Backend, Pool};
 #[derive(Debug, Default)]
 pub(super) struct MovedSearch {
     /// What was found out before, if nothing of it has changed.
-    seen: Option<Seen>,
+    seen: Option<SearchGround>,
     until: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct SearchGround {
     moves: u64,
     is_open: bool,
     policies: [ClosePolicy; 3],
@@ -34,7 +34,7 @@ impl MovedSearch {
         let settings = pool.settings();
         let closing = &settings.closing;
         let policies = [closing.on_down, closing.on_removed, closing.on_maintenance];
-        let seen = Seen { moves: pool.moves(), is_open: pool.is_open(), policies };
+        let seen = SearchGround { moves: pool.moves(), is_open: pool.is_open(), policies };
         if self.seen.as_ref() == Some(&seen) {
             return false;
         }
