@@ -2,7 +2,6 @@
 //! whom.
 
 use std::cell::Cell;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{sleep, timeout};
 
+use super::tests::connection;
 use super::*;
 use crate::pool::Bytes;
 
@@ -30,14 +30,6 @@ impl Session {
         drop((self.client, self.backend));
         timeout(PATIENCE, self.relaying).await.expect("an end").unwrap().early
     }
-}
-
-async fn connection() -> (TcpStream, Socket) {
-    let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (ours, _) = listener.accept().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    (peer, Socket::new(ours.into()))
 }
 
 async fn session(mode: Mode, relay_context: &Rc<RelayContext>, first_byte: Option<Duration>) -> Session {

@@ -18,6 +18,15 @@ pub(super) fn pair() -> (Socket, TcpStream) {
     (Socket::new(ours.into()), peer)
 }
 
+/// The same, the peer's end first; its event loop knows that it is ready.
+pub(super) async fn connection() -> (tokio::net::TcpStream, Socket) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (ours, _) = listener.accept().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    (peer, Socket::new(ours.into()))
+}
+
 /// Writes until the peer's way is full; how much was taken.
 fn fill(peer: &mut TcpStream) -> usize {
     let mut taken = 0;

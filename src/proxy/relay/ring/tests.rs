@@ -1,10 +1,9 @@
 //! Storms on rings far too small for them: whatever ends a session, and wherever it is then, bytes arrive exactly, and every
-//! buffer, lane and descriptor comes back.
+//! buffer, ring session and descriptor comes back.
 //!
 //! Where io_uring is not allowed, as in a default container, these tests are skipped, and say so.
 
 use std::cell::Cell;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -20,8 +19,9 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::metrics::Direction;
 use crate::pool::{ByteCell, Bytes};
+use crate::proxy::relay::tests::connection;
 use crate::proxy::relay::{Done, End, Limits, Mode, PipeCounts, RelayContext, Side, Terms, relay};
-use crate::proxy::socket::{Socket, TcpFd};
+use crate::proxy::socket::TcpFd;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -58,14 +58,6 @@ fn on_ring<F: Future<Output = ()>>(entries: u32, buffers: u16, size: u32, test: 
 fn skip(error: &Forbidden) {
     use std::io::Write;
     let _ = writeln!(io::stderr(), "SKIPPED: no io_uring here ({error}: {})", error.source);
-}
-
-async fn connection() -> (TcpStream, Socket) {
-    let listener = std::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
-    let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (ours, _) = listener.accept().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    (peer, Socket::new(ours.into()))
 }
 
 impl Bench {
