@@ -4,7 +4,7 @@
 
 /// The kind of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     /// It only grows.
     Counter,
     /// Read from the state at a scrape.
@@ -19,7 +19,7 @@ pub struct Metric {
     /// Begins with `evenkeel_`.
     pub name: &'static str,
     /// What it is.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// The names of its labels, in the order of their values.
     pub labels: &'static [&'static str],
     /// One line.
@@ -29,7 +29,7 @@ pub struct Metric {
 macro_rules! metrics {
     ($($constant:ident = $name:literal, $kind:ident, [$($label:literal),*], $help:literal;)*) => {
         $(#[doc = $help] pub const $constant: Metric =
-            Metric { name: $name, kind: Kind::$kind, labels: &[$($label),*], help: $help };)*
+            Metric { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help };)*
         /// All of them, in the order of the manual's table.
         pub const ALL: &[Metric] = &[$($constant),*];
     };
@@ -306,8 +306,8 @@ mod tests {
     fn names_follow_the_conventions() {
         for metric in ALL {
             assert!(metric.name.starts_with("evenkeel_"), "{}", metric.name);
-            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
-            if metric.kind == Kind::Histogram {
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == MetricKind::Counter, "{}", metric.name);
+            if metric.kind == MetricKind::Histogram {
                 assert!(metric.name.ends_with("_seconds"), "{}", metric.name);
             }
         }

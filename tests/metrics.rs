@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use backend_demo::registry::Fault;
-use evenkeel::metrics::{self, Kind};
+use evenkeel::metrics::{self, MetricKind};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -103,11 +103,11 @@ fn families(text: &str) -> BTreeMap<String, (String, String, BTreeSet<String>)> 
     families
 }
 
-fn kind(kind: Kind) -> &'static str {
+fn kind(kind: MetricKind) -> &'static str {
     match kind {
-        Kind::Counter => "counter",
-        Kind::Gauge => "gauge",
-        Kind::Histogram => "histogram",
+        MetricKind::Counter => "counter",
+        MetricKind::Gauge => "gauge",
+        MetricKind::Histogram => "histogram",
     }
 }
 

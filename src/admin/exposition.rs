@@ -14,8 +14,8 @@ use crate::config::CheckKind;
 use crate::endpoint::Mistrust;
 use crate::health::Hearing;
 use crate::metrics::{
-    self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Kind, Metric,
-    Outcome, Replay,
+    self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Metric,
+    MetricKind, Outcome, Replay,
 };
 use crate::pool::{Backend, EndedCounts, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
@@ -317,9 +317,9 @@ fn family(metric: &Metric, series: Vec<proto::Metric>) -> MetricFamily {
     family.set_name(metric.name.to_owned());
     family.set_help(metric.help.to_owned());
     family.set_field_type(match metric.kind {
-        Kind::Counter => MetricType::COUNTER,
-        Kind::Gauge => MetricType::GAUGE,
-        Kind::Histogram => MetricType::HISTOGRAM,
+        MetricKind::Counter => MetricType::COUNTER,
+        MetricKind::Gauge => MetricType::GAUGE,
+        MetricKind::Histogram => MetricType::HISTOGRAM,
     });
     family.set_metric(series);
     family
@@ -328,12 +328,12 @@ fn family(metric: &Metric, series: Vec<proto::Metric>) -> MetricFamily {
 fn series(metric: &Metric, labels: &[&str], value: f64) -> proto::Metric {
     let mut series = proto::Metric::from_label(pairs(metric, labels));
     match metric.kind {
-        Kind::Counter => {
+        MetricKind::Counter => {
             let mut counter = proto::Counter::default();
             counter.set_value(value);
             series.set_counter(counter);
         }
-        Kind::Gauge | Kind::Histogram => {
+        MetricKind::Gauge | MetricKind::Histogram => {
             let mut gauge = proto::Gauge::default();
             gauge.set_value(value);
             series.set_gauge(gauge);

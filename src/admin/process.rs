@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-use crate::metrics::{Kind, Metric};
+use crate::metrics::{Metric, MetricKind};
 
 const CPU: Metric = counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.");
 const OPEN_FDS: Metric = gauge("process_open_fds", "Number of open file descriptors.");
@@ -93,11 +93,11 @@ fn boot_time(text: &str) -> Option<u64> {
 }
 
 const fn counter(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, labels: &[], help }
+    Metric { name, kind: MetricKind::Counter, labels: &[], help }
 }
 
 const fn gauge(name: &'static str, help: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, labels: &[], help }
+    Metric { name, kind: MetricKind::Gauge, labels: &[], help }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::access::path;
 use super::expectations::bytes;
 use super::faults::Complaint;
-use super::kinds::Kind;
+use super::kinds::KindRow;
 use super::nearest::suggest;
 use super::table::Table;
 use super::value::Form;
@@ -75,7 +75,7 @@ impl Checks {
 
 impl Read {
     fn of(table: &Table<'_>) -> Self {
-        let (kind, what) = Kind::read(table);
+        let (kind, what) = KindRow::read(table);
         let interval = table.time("interval").unwrap_or(DEFAULT_INTERVAL);
         let check = Check {
             kind: what,
@@ -123,7 +123,7 @@ impl Check {
 
 impl TlsCheck {
     /// How the exchange is wrapped; `None` = it is not.
-    fn read(kind: &Kind, table: &Table<'_>) -> Option<Self> {
+    fn read(kind: &KindRow, table: &Table<'_>) -> Option<Self> {
         // A kind that has the other keys and can't do without.
         let is_always = kind.takes("verify") && !kind.takes("tls");
         let is_on = table.switch("tls") == Some(true) || is_always;

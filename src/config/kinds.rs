@@ -42,7 +42,7 @@ pub enum Proof {
 }
 
 /// What there is to know of a kind before a check of it is read.
-pub(super) struct Kind {
+pub(super) struct KindRow {
     pub(super) word: &'static str,
     keys: &'static [&'static [&'static str]],
     read: fn(&Table<'_>) -> CheckKind,
@@ -69,7 +69,7 @@ macro_rules! kinds {
             }
         }
 
-        const KINDS: &[Kind] = &[$(Kind { word: $word, keys: &[$($keys),*], read: $read }),+];
+        const KINDS: &[KindRow] = &[$(KindRow { word: $word, keys: &[$($keys),*], read: $read }),+];
     };
 }
 
@@ -163,7 +163,7 @@ kinds! {
     }
 }
 
-impl Kind {
+impl KindRow {
     /// The kind of a check, and what its probes do.
     pub(super) fn read(table: &Table<'_>) -> (&'static Self, CheckKind) {
         // `fall` is for all of them: connects that fail count against it also where nothing is probed.

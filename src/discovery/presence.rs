@@ -33,7 +33,7 @@ impl Default for PresenceTimes {
 
 /// What is known of an agent. Nothing is wrong until something is seen.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct AgentState {
     /// Why it does not answer.
     pub(super) absent: Option<AskError>,
     /// It said twice in a row that there is no leader: an election is over sooner.
@@ -43,7 +43,7 @@ pub(super) struct Seen {
 }
 
 pub(super) struct Presence {
-    seen: watch::Sender<Seen>,
+    seen: watch::Sender<AgentState>,
     hurry: Arc<Notify>,
     task: OnceLock<AbortOnDropHandle<()>>,
 }
@@ -61,12 +61,12 @@ impl Presence {
         });
     }
 
-    pub(super) fn now(&self) -> Seen {
+    pub(super) fn now(&self) -> AgentState {
         self.seen.borrow().clone()
     }
 
     /// Returns once it is like that. Cancel safe.
-    pub(super) async fn until(&self, wanted: impl Fn(&Seen) -> bool) -> Seen {
+    pub(super) async fn until(&self, wanted: impl Fn(&AgentState) -> bool) -> AgentState {
         let mut seen = self.seen.subscribe();
         let now = seen.wait_for(|seen| wanted(seen)).await.map(|seen| seen.clone());
         match now {
@@ -82,7 +82,7 @@ impl Presence {
     }
 }
 
-async fn ask(client: Arc<Mutex<Client>>, times: PresenceTimes, seen: watch::Sender<Seen>, hurry: Arc<Notify>) {
+async fn ask(client: Arc<Mutex<Client>>, times: PresenceTimes, seen: watch::Sender<AgentState>, hurry: Arc<Notify>) {
     loop {
         let limit = if seen.borrow().is_calm() { times.limit } else { times.quick_limit };
         let client = client.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -100,7 +100,7 @@ async fn ask(client: Arc<Mutex<Client>>, times: PresenceTimes, seen: watch::Send
     }
 }
 
-impl Seen {
+impl AgentState {
     fn is_calm(&self) -> bool {
         self.absent.is_none() && !self.suspect
     }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn what_does_not_answer_is_absent_and_what_refuses_the_question_is_not() {
-        let mut seen = Seen::default();
+        let mut seen = AgentState::default();
         for refusal in [401, 403, 404, 405, 429, 502, 503, 504].map(|code| status(code, "no")) {
             assert!(!seen.hear(refusal));
             assert!(seen.is_calm());
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn no_leader_is_believed_at_the_second_time() {
         let (none, one) = (|| Ok(String::new()), || Ok("10.0.0.1:8300".to_owned()));
-        let mut seen = Seen::default();
+        let mut seen = AgentState::default();
         assert!(!seen.hear(none()));
         assert!(!seen.is_calm() && !seen.leaderless);
         assert!(!seen.hear(one()));

@@ -27,7 +27,7 @@ use crate::metrics::Outcome;
 use crate::pace::Pace;
 use crate::pool::{ByteCell, Lease};
 use crate::proxy_protocol;
-use crate::route::{self, Decision};
+use crate::route::{ClientFacts, Decision};
 
 /// Numbers sessions in the order in which they begin, over all workers.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -164,7 +164,7 @@ fn route<'a>(
     client: &Client,
     (socket, worker, live): (&'a Socket, &'a Worker, &Arc<Live>),
 ) -> Result<SessionContext<'a>, Ended> {
-    let pool = match front.routes.decide(&route::Client { address: client.address, peer: live.peer }) {
+    let pool = match front.routes.decide(&ClientFacts { address: client.address, peer: live.peer }) {
         Decision::Pool(pool) => Arc::clone(pool),
         Decision::Refused(why) => return Err(Ended::because(Outcome::Refused, why)),
     };

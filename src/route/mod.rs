@@ -2,13 +2,13 @@
 //! client is known and before a backend is picked.
 //!
 //! A new kind of rule is a variant of [`Condition`] and its line in `holds`. What it has to know of a client is a field of
-//! [`Client`], which `proxy/session.rs` fills; `config` reads it from the file, and `server/apply.rs` makes the rules.
+//! [`ClientFacts`], which `proxy/session.rs` fills; `config` reads it from the file, and `server/apply.rs` makes the rules.
 
 use std::net::SocketAddr;
 
 /// What is known of a client when its session is routed.
 #[derive(Clone, Copy, Debug)]
-pub struct Client {
+pub struct ClientFacts {
     /// The client that the session is for.
     pub address: SocketAddr,
     /// The peer that connected: a proxy, where its header names another client.
@@ -42,7 +42,7 @@ impl<P> Routes<P> {
     }
 
     /// What becomes of this client's session. Where no rule applies it is refused.
-    pub fn decide(&self, client: &Client) -> Decision<&P> {
+    pub fn decide(&self, client: &ClientFacts) -> Decision<&P> {
         let rule = self.0.iter().find(|(condition, _)| condition.holds(client));
         match rule {
             Some((_, Decision::Pool(pool))) => Decision::Pool(pool),
@@ -61,7 +61,7 @@ impl<P> Routes<P> {
 }
 
 impl Condition {
-    fn holds(self, _client: &Client) -> bool {
+    fn holds(self, _client: &ClientFacts) -> bool {
         match self {
             Self::Always => true,
         }
@@ -72,9 +72,9 @@ impl Condition {
 mod tests {
     use super::*;
 
-    fn client() -> Client {
+    fn client() -> ClientFacts {
         let address = ([192, 0, 2, 1], 4000).into();
-        Client { address, peer: address }
+        ClientFacts { address, peer: address }
     }
 
     #[test]

@@ -76,7 +76,7 @@ struct WatchedLimit {
 }
 
 #[derive(Debug, PartialEq)]
-enum News {
+enum LimitNews {
     Began(Arc<str>),
     Ended(Arc<str>, Duration),
 }
@@ -97,7 +97,7 @@ impl Reached {
         now: Instant,
         samples: Vec<LimitSample>,
         says: impl Fn(LimitKind, &str) -> String,
-    ) -> Vec<(LimitKind, News)> {
+    ) -> Vec<(LimitKind, LimitNews)> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut before = std::mem::take(&mut *all);
         let mut news = Vec::new();
@@ -110,7 +110,7 @@ impl Reached {
                     let says: Arc<str> = says(kind, &name).into();
                     watched.began = Some(now);
                     let (since, says) = (SystemTime::now(), Arc::clone(&says));
-                    news.push((kind, News::Began(Arc::clone(&says))));
+                    news.push((kind, LimitNews::Began(Arc::clone(&says))));
                     watched.shown = Some(ReachedLimit { kind, name, says, since, until: None });
                 }
             } else if watched.last.is_none_or(|last| now - last >= OVER_AFTER) {
@@ -135,12 +135,12 @@ impl Reached {
 }
 
 impl WatchedLimit {
-    fn ends(&mut self, now: Instant) -> Option<News> {
+    fn ends(&mut self, now: Instant) -> Option<LimitNews> {
         let began = self.began.take()?;
         let took = self.last.unwrap_or(now) - began;
         let shown = self.shown.as_mut()?;
         shown.until = Some(shown.since + took);
-        Some(News::Ended(Arc::clone(&shown.says), took))
+        Some(LimitNews::Ended(Arc::clone(&shown.says), took))
     }
 }
 
@@ -195,8 +195,8 @@ impl ServerState {
         for (place, (kind, news)) in news.into_iter().enumerate() {
             let limit = kind.name();
             let (reached, says) = match news {
-                News::Began(says) => (true, says.to_string()),
-                News::Ended(says, took) => (false, format!("it is over after {took:.1?}: {says}")),
+                LimitNews::Began(says) => (true, says.to_string()),
+                LimitNews::Ended(says, took) => (false, format!("it is over after {took:.1?}: {says}")),
             };
             match reached {
                 _ if place >= LINE_LIMIT => {}
@@ -233,7 +233,7 @@ fn of_pool(pool: &Arc<Pool>) -> [LimitSample; 2] {
 mod tests {
     use super::*;
 
-    fn at(reached: &Reached, now: Instant, met: u64, waits: bool) -> Vec<News> {
+    fn at(reached: &Reached, now: Instant, met: u64, waits: bool) -> Vec<LimitNews> {
         let look = LimitSample { kind: LimitKind::Listener, name: "web".into(), met, waits };
         let news = reached.look(now, vec![look], |_, name| format!("{name} is full"));
         news.into_iter().map(|(_, news)| news).collect()
@@ -249,7 +249,7 @@ mod tests {
         let second = |n: u64| start + Duration::from_secs(n);
         let says: Arc<str> = "web is full".into();
         assert_eq!(at(&reached, second(0), 0, false), []);
-        assert_eq!(at(&reached, second(1), 1, false), [News::Began(Arc::clone(&says))]);
+        assert_eq!(at(&reached, second(1), 1, false), [LimitNews::Began(Arc::clone(&says))]);
         // Met again before it was quiet for long enough: the same.
         for n in 2..30 {
             assert_eq!(at(&reached, second(4 * n), 10 * n, false), []);
@@ -258,7 +258,7 @@ mod tests {
         // It lasts as long as a client waits, although none is new.
         assert_eq!(at(&reached, second(200), 290, true), []);
         assert_eq!(at(&reached, second(204), 290, false), []);
-        assert_eq!(at(&reached, second(205), 290, false), [News::Ended(says, Duration::from_secs(199))]);
+        assert_eq!(at(&reached, second(205), 290, false), [LimitNews::Ended(says, Duration::from_secs(199))]);
         assert_eq!(at(&reached, second(206), 290, false), []);
         assert_eq!(shown(&reached), [false]);
         assert_eq!(at(&reached, second(801), 290, false), []);
@@ -271,7 +271,7 @@ mod tests {
         let (reached, start) = (Reached::default(), Instant::now());
         at(&reached, start, 1, true);
         let news = reached.look(start, Vec::new(), |_, _| unreachable!());
-        assert!(matches!(news[..], [(LimitKind::Listener, News::Ended(..))]), "{news:?}");
+        assert!(matches!(news[..], [(LimitKind::Listener, LimitNews::Ended(..))]), "{news:?}");
         assert_eq!(reached.look(start, Vec::new(), |_, _| unreachable!()), []);
     }
 }

@@ -49,7 +49,7 @@ fn all_troubles(troubles: Vec<String>, limits: &[LimitBody]) -> Vec<String> {
 }
 
 /// What the balancer answered.
-enum News {
+enum ScreenNews {
     Looked(Result<(PoolsBody, Vec<String>), CommandError>),
     Said(String),
 }
@@ -97,13 +97,13 @@ async fn follow(
         terminal.draw(|frame| draw::draw(frame, view)).context("the terminal")?;
         tokio::select! {
             Some(news) = news.recv() => match news {
-                News::Looked(Ok((pools, troubles))) => {
+                ScreenNews::Looked(Ok((pools, troubles))) => {
                     view.take(pools, Instant::now());
                     view.troubles = troubles;
                 }
                 // It may be restarted: what was seen last stays, and the line says why it is old.
-                News::Looked(Err(failure)) => view.trouble = failure.text(),
-                News::Said(text) => view.says = text,
+                ScreenNews::Looked(Err(failure)) => view.trouble = failure.text(),
+                ScreenNews::Said(text) => view.says = text,
             },
             event = keys.recv() => match event {
                 Some(Event::Key(key)) if key.kind != KeyEventKind::Release => {
@@ -128,7 +128,7 @@ async fn follow(
 }
 
 /// Looks again and again. A task of its own: keys are heard also while the balancer is slow to answer, or hangs.
-async fn look(client: AdminClient, interval: Duration, news: mpsc::Sender<News>) {
+async fn look(client: AdminClient, interval: Duration, news: mpsc::Sender<ScreenNews>) {
     let mut looks = tokio::time::interval(interval);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     looks.tick().await;
@@ -141,7 +141,7 @@ async fn look(client: AdminClient, interval: Duration, news: mpsc::Sender<News>)
                 Err(failure)
             }
         };
-        if news.send(News::Looked(looked)).await.is_err() {
+        if news.send(ScreenNews::Looked(looked)).await.is_err() {
             return;
         }
     }
@@ -152,14 +152,14 @@ async fn look_once(client: &AdminClient) -> Result<(PoolsBody, Vec<String>), Com
     Ok((pools, all_troubles(status.troubles, &status.limits)))
 }
 
-async fn order(client: AdminClient, named: BackendName, word: &'static str, news: mpsc::Sender<News>) {
+async fn order(client: AdminClient, named: BackendName, word: &'static str, news: mpsc::Sender<ScreenNews>) {
     let given = client.change(Method::PATCH, &named.path(), &json!({ "operator": word })).await;
     let said = match given {
         Ok(_) => format!("{named}: {word}"),
         Err(failure) => failure.text(),
     };
     // The receiver is gone when the screen is.
-    let _ = news.send(News::Said(said)).await;
+    let _ = news.send(ScreenNews::Said(said)).await;
 }
 
 /// From a thread of its own, because reading a terminal blocks; it ends with the process.

@@ -54,7 +54,7 @@ pub(in crate::discovery) struct Question {
 
 /// Ends with its last follower, and takes its question back.
 pub(in crate::discovery) struct Query {
-    news: watch::Receiver<News>,
+    news: watch::Receiver<QueryNews>,
     /// Until it is begun.
     asker: Mutex<Option<Asker>>,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
@@ -62,7 +62,7 @@ pub(in crate::discovery) struct Query {
 
 /// What has come so far.
 #[derive(Clone, Default)]
-pub(super) struct News {
+pub(super) struct QueryNews {
     /// The newest one.
     pub(super) answer: Option<Arc<Answered>>,
     pub(super) answers: u64,
@@ -94,13 +94,13 @@ impl Answered {
 
 impl Query {
     pub(in crate::discovery) fn new(agent: &Arc<Agent>, question: Question, tuning: Tuning) -> Self {
-        let (sender, news) = watch::channel(News::default());
+        let (sender, news) = watch::channel(QueryNews::default());
         let asker = Asker { agent: Arc::clone(agent), question, tuning, news: sender };
         Self { news, asker: Mutex::new(Some(asker)), task: Mutex::default() }
     }
 
     /// Asks from now on, on the current runtime. Returns what comes of it.
-    pub(super) fn begin(&self) -> watch::Receiver<News> {
+    pub(super) fn begin(&self) -> watch::Receiver<QueryNews> {
         if let Some(asker) = self.asker.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let task = AbortOnDropHandle::new(tokio::spawn(asker.run()));
             *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
@@ -113,7 +113,7 @@ struct Asker {
     agent: Arc<Agent>,
     question: Question,
     tuning: Tuning,
-    news: watch::Sender<News>,
+    news: watch::Sender<QueryNews>,
 }
 
 /// What became of a question that has not failed.
