@@ -57,6 +57,7 @@ metrics! {
     LISTENER_ACCEPTED = "evenkeel_listener_accepted_total", Counter, ["listener"], "Connections accepted.";
     LISTENER_SESSIONS = "evenkeel_listener_sessions", Gauge, ["listener"], "Sessions now: accepted = ended + sessions.";
     LISTENER_ENDED = "evenkeel_listener_ended_total", Counter, ["listener", "outcome"], "Sessions ended, by outcome.";
+    REFUSALS = "evenkeel_refusals_total", Counter, ["listener", "reason"], "Sessions refused (outcome refused), by reason.";
     LISTENER_ACCEPT_ERRORS = "evenkeel_listener_accept_errors_total", Counter, ["listener", "reason"], "accept(2) calls that failed.";
     LISTENER_AT_LIMIT = "evenkeel_listener_at_limit", Gauge, ["listener"], "1 while new connections wait in the backlog for a limit.";
     LISTENER_MAX_CONNECTIONS = "evenkeel_listener_max_connections", Gauge, ["listener"], "The listener's own limit; absent if it has none.";
@@ -159,12 +160,22 @@ words! {
         BackendDown = "backend_down",
         /// Closed because its backend had left the registry or the address, by the pool's `on_removed`.
         BackendRemoved = "backend_removed",
-        /// The peer did not begin with the PROXY header that it must send.
+        /// It may not have a session: see [`Refusal`].
         Refused = "refused",
         /// This machine lacked something: descriptors, ports, memory.
         LocalError = "local_error",
         /// A bug: the session's task panicked. No other session is affected.
         Panicked = "panicked",
+    }
+}
+
+words! {
+    /// Why a session is refused: the reason of [`Outcome::Refused`].
+    pub enum Refusal {
+        /// The peer did not begin with the PROXY header that it must send.
+        ProxyHeader = "proxy_header",
+        /// No route applies, and the listener has no pool for the rest.
+        NoRoute = "no_route",
     }
 }
 
@@ -316,6 +327,7 @@ mod tests {
     #[test]
     fn numbers_are_places_in_all() {
         assert!(Outcome::ALL.iter().enumerate().all(|(i, &o)| o as usize == i));
+        assert!(Refusal::ALL.iter().enumerate().all(|(i, &r)| r as usize == i));
         assert!(CloseCause::ALL.iter().enumerate().all(|(i, &c)| c as usize == i));
         assert!(ConnectFailure::ALL.iter().enumerate().all(|(i, &f)| f as usize == i));
         assert!(EarlyEnd::ALL.iter().enumerate().all(|(i, &e)| e as usize == i));

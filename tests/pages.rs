@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use evenkeel::config;
-use evenkeel::metrics::{self, ConnectFailure, EarlyEnd, Outcome};
+use evenkeel::metrics::{self, ConnectFailure, EarlyEnd, Outcome, Refusal};
 use evenkeel::standing::Standing;
 
 const README: &str = "README.md";
@@ -96,6 +96,7 @@ fn the_tables_of_the_manual_are_complete() {
         assert_eq!(listed, known, "{name}: the column `{column_name}`");
     };
     check("docs/outcomes.md", "outcome", Outcome::ALL.iter().map(|outcome| outcome.name()).collect());
+    check("docs/outcomes.md", "reason", Refusal::ALL.iter().map(|reason| reason.name()).collect());
     check("docs/health.md", "standing", Standing::ALL.iter().map(|standing| standing.name()).collect());
     let glossary = page("docs/glossary.md");
     for standing in Standing::ALL {

@@ -15,7 +15,7 @@ use crate::endpoint::Mistrust;
 use crate::health::Hearing;
 use crate::metrics::{
     self as names, AcceptFailure, CloseCause, ConnectFailure, Detection, Direction, EarlyEnd, Hedge, Metric,
-    MetricKind, Outcome, Replay,
+    MetricKind, Outcome, Refusal, Replay,
 };
 use crate::pool::{Backend, EndedCounts, Histogram, Pool, SHARE_OF_WEIGHT};
 use crate::proxy::Listener;
@@ -96,6 +96,9 @@ fn add_listener(families: &mut Families, listener: &Listener) {
     }
     families.value(&names::LISTENER_SESSIONS, &[name], counts.sessions as f64);
     families.value(&names::LISTENER_ACCEPTED, &[name], counts.accepted as f64);
+    for reason in Refusal::ALL {
+        families.value(&names::REFUSALS, &[name, reason.name()], listener.refusals.read(reason) as f64);
+    }
     for reason in AcceptFailure::ALL {
         let errors = listener.accept_errors(reason) as f64;
         families.value(&names::LISTENER_ACCEPT_ERRORS, &[name, reason.name()], errors);

@@ -46,7 +46,7 @@ pub use source::{Errors, SourceStatus, SourceView};
 use state::PoolState;
 pub use state::{MemberCounts, TrialState};
 pub use stats::{
-    AcceptFailures, ByteCell, Bytes, Closes, EarlyEnds, EndedCounts, Failures, Histogram, Outcomes, Second,
+    AcceptFailures, ByteCell, Bytes, Closes, EarlyEnds, EndedCounts, Failures, Histogram, Outcomes, Refusals, Second,
     SessionTimes, Sources,
 };
 

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use crate::health::Hearing;
 use crate::metrics::{
-    AcceptFailure, CloseCause, ConnectFailure, Direction, EarlyEnd, FAST_BUCKETS, Hedge, Outcome, Replay,
-    SESSION_BUCKETS,
+    AcceptFailure, CloseCause, ConnectFailure, Direction, EarlyEnd, FAST_BUCKETS, Hedge, Outcome, Refusal,
+    Replay, SESSION_BUCKETS,
 };
 
 /// Counts by the words of a closed set.
@@ -24,6 +24,8 @@ pub struct Counts<W, const N: usize>([AtomicU64; N], PhantomData<fn(W)>);
 
 /// Ended sessions by outcome.
 pub type Outcomes = Counts<Outcome, { Outcome::ALL.len() }>;
+/// Refused sessions by reason.
+pub type Refusals = Counts<Refusal, { Refusal::ALL.len() }>;
 /// Failed connects by reason.
 pub type Failures = Counts<ConnectFailure, { ConnectFailure::ALL.len() }>;
 /// Sessions that ended early, by how.

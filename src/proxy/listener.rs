@@ -28,7 +28,7 @@ use super::socket::{Acceptor, accept_failure};
 use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
-use crate::pool::{AcceptFailures, Outcomes, Pool};
+use crate::pool::{AcceptFailures, Outcomes, Pool, Refusals};
 use crate::route::Routes;
 
 /// Connections accepted in a row; then the worker's sessions get a turn.
@@ -56,6 +56,8 @@ pub struct Listener {
     pub accepted: AtomicU64,
     /// Sessions ended.
     pub ended: Outcomes,
+    /// Of those, the refused ones by reason.
+    pub refusals: Refusals,
     /// Its real addresses, with the chosen ports.
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// Replaced as a whole when a new configuration is applied.
@@ -111,6 +113,7 @@ impl Listener {
             name: settings.file.name.as_str().into(),
             accepted: AtomicU64::new(0),
             ended: Outcomes::default(),
+            refusals: Refusals::default(),
             addresses: ArcSwap::from_pointee(addresses),
             settings: ArcSwap::from_pointee(settings),
             met_own: Met::default(),

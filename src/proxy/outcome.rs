@@ -12,7 +12,7 @@ use super::dial::Connected;
 use super::forced_end::ForcedEnd;
 use super::live::Live;
 use crate::config::{Logged, SessionLog};
-use crate::metrics::Outcome;
+use crate::metrics::{Outcome, Refusal};
 use crate::pool::ByteCell;
 
 /// What is noted about a session for its end.
@@ -23,6 +23,8 @@ pub(super) struct SessionRecord {
     /// The time of the backend's first byte, in nanoseconds from the begin.
     first_byte: Option<NonZeroU64>,
     pub(super) outcome: Option<Outcome>,
+    /// Why it is refused, if it is.
+    refusal: Option<Refusal>,
     /// The error behind the outcome, if there is one.
     pub(super) detail: Option<Box<str>>,
     /// Which sessions are logged.
@@ -35,20 +37,27 @@ pub(super) struct SessionRecord {
 #[derive(Debug, PartialEq)]
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
+    /// Why it is refused, if it is.
+    refusal: Option<Refusal>,
     /// The error behind the outcome, if there is one.
     pub(super) detail: Option<String>,
 }
 
 impl Ended {
     pub(super) fn because(outcome: Outcome, detail: impl ToString) -> Self {
-        Self { outcome, detail: Some(detail.to_string()) }
+        Self { outcome, refusal: None, detail: Some(detail.to_string()) }
+    }
+
+    /// The client may not have a session.
+    pub(super) fn refused(why: Refusal, detail: Option<String>) -> Self {
+        Self { outcome: Outcome::Refused, refusal: Some(why), detail }
     }
 }
 
 impl From<Outcome> for Ended {
     /// Without a detail.
     fn from(outcome: Outcome) -> Self {
-        Self { outcome, detail: None }
+        Self { outcome, refusal: None, detail: None }
     }
 }
 
@@ -75,7 +84,7 @@ pub(super) struct Rare {
 
 impl SessionRecord {
     pub(super) fn new(live: Arc<Live>, log: SessionLog) -> Self {
-        Self { live, attempts: 0, first_byte: None, outcome: None, detail: None, log, rare: None }
+        Self { live, attempts: 0, first_byte: None, outcome: None, refusal: None, detail: None, log, rare: None }
     }
 
     pub(super) fn rare(&mut self) -> &mut Rare {
@@ -95,8 +104,8 @@ impl SessionRecord {
         self.first_byte = NonZeroU64::new(u64::try_from(after).unwrap_or(u64::MAX));
     }
 
-    pub(super) fn end(&mut self, Ended { outcome, detail }: Ended) {
-        self.outcome = Some(outcome);
+    pub(super) fn end(&mut self, Ended { outcome, refusal, detail }: Ended) {
+        (self.outcome, self.refusal) = (Some(outcome), refusal);
         self.detail = detail.map(Into::into);
     }
 }
@@ -116,6 +125,9 @@ impl Drop for SessionRecord {
             Duration::from_nanos(nanoseconds.get()).saturating_sub(connected_after)
         });
 
+        if let Some(refusal) = self.refusal {
+            listener.refusals.count(refusal);
+        }
         listener.ended.count(outcome);
         self.live.in_pool(|pool| {
             pool.times.session.observe(total);
@@ -153,6 +165,7 @@ impl Drop for SessionRecord {
             address = leg.as_ref().map(|leg| tracing::field::display(leg.address)),
             local = leg.as_ref().and_then(|leg| leg.local).map(tracing::field::display),
             outcome = outcome.name(),
+            reason = self.refusal.map(Refusal::name),
             detail = self.detail.as_deref(),
             attempts = self.attempts,
             failed_attempts = self.live.failed_attempts().as_deref(),

@@ -23,7 +23,7 @@ use super::upstream::{GivenUp, NoConnection, Search};
 use super::worker::{Load, SessionGuard, Worker};
 use crate::config;
 use crate::deadline::within;
-use crate::metrics::Outcome;
+use crate::metrics::{Outcome, Refusal};
 use crate::pace::Pace;
 use crate::pool::{ByteCell, Lease};
 use crate::proxy_protocol;
@@ -166,7 +166,7 @@ fn route<'a>(
 ) -> Result<SessionContext<'a>, Ended> {
     let pool = match front.routes.decide(&ClientFacts { address: client.address, peer: live.peer }) {
         Decision::Pool(pool) => Arc::clone(pool),
-        Decision::Refused(why) => return Err(Ended::because(Outcome::Refused, why)),
+        Decision::Refused(why) => return Err(Ended::refused(why, None)),
     };
     live.routed(&pool);
     let (live, client, settings) = (Arc::clone(live), client.address, pool.settings());
@@ -270,7 +270,7 @@ async fn connect(
 impl From<IdentifyError> for Ended {
     fn from(error: IdentifyError) -> Self {
         match error {
-            IdentifyError::Refused(why) => Self::because(Outcome::Refused, why),
+            IdentifyError::Refused(why) => Self::refused(Refusal::ProxyHeader, Some(why)),
             IdentifyError::Gone(why) => Self::because(Outcome::ClientGone, why),
         }
     }

@@ -6,6 +6,8 @@
 
 use std::net::SocketAddr;
 
+use crate::metrics::Refusal;
+
 /// What is known of a client when its session is routed.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientFacts {
@@ -27,8 +29,8 @@ pub enum Condition {
 pub enum Decision<P> {
     /// It goes to this pool.
     Pool(P),
-    /// It is refused, and why: a word for the log.
-    Refused(&'static str),
+    /// It is refused, and why.
+    Refused(Refusal),
 }
 
 /// The rules of one listener, in order: the first that applies decides. `P` names a pool.
@@ -46,8 +48,8 @@ impl<P> Routes<P> {
         let rule = self.0.iter().find(|(condition, _)| condition.holds(client));
         match rule {
             Some((_, Decision::Pool(pool))) => Decision::Pool(pool),
-            Some((_, Decision::Refused(why))) => Decision::Refused(why),
-            None => Decision::Refused("no_route"),
+            Some((_, Decision::Refused(why))) => Decision::Refused(*why),
+            None => Decision::Refused(Refusal::NoRoute),
         }
     }
 
@@ -81,7 +83,7 @@ mod tests {
     fn the_first_rule_that_applies_decides() {
         let routes = Routes(vec![
             (Condition::Always, Decision::Pool("first")),
-            (Condition::Always, Decision::Refused("later")),
+            (Condition::Always, Decision::Refused(Refusal::NoRoute)),
             (Condition::Always, Decision::Pool("last")),
         ]);
         assert_eq!(routes.decide(&client()), Decision::Pool(&"first"));
@@ -91,8 +93,8 @@ mod tests {
 
     #[test]
     fn without_a_rule_that_applies_it_is_refused() {
-        assert_eq!(Routes::<u8>(Vec::new()).decide(&client()), Decision::Refused("no_route"));
-        let refuses = Routes::<u8>(vec![(Condition::Always, Decision::Refused("denied"))]);
-        assert_eq!(refuses.decide(&client()), Decision::Refused("denied"));
+        assert_eq!(Routes::<u8>(Vec::new()).decide(&client()), Decision::Refused(Refusal::NoRoute));
+        let refuses = Routes::<u8>(vec![(Condition::Always, Decision::Refused(Refusal::ProxyHeader))]);
+        assert_eq!(refuses.decide(&client()), Decision::Refused(Refusal::ProxyHeader));
     }
 }

@@ -32,6 +32,8 @@ async fn a_client_without_the_required_header_is_reset() {
     rig.until_no_sessions().await;
     assert_eq!(rig.ended(Outcome::Refused), 8);
     assert_eq!(rig.metric("evenkeel_listener_ended_total{listener=\"front\",outcome=\"refused\"}").await, 8.0);
+    assert_eq!(rig.metric("evenkeel_refusals_total{listener=\"front\",reason=\"proxy_header\"}").await, 8.0);
+    assert_eq!(rig.metric("evenkeel_refusals_total{listener=\"front\",reason=\"no_route\"}").await, 0.0);
     assert_eq!(desk.backend.connections(), 0, "no backend was dialled");
     rig.stop().await;
 }
