@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use crate::health::Hearing;
 use crate::metrics::{
-    AcceptFailure, CloseCause, ConnectFailure, Direction, EarlyEnd, FAST_BUCKETS, Hedge, Outcome, Refusal,
-    Replay, SESSION_BUCKETS,
+    AcceptFailure, CloseCause, ConnectFailure, Direction, EarlyEnd, FAST_BUCKETS, Hedge, Outcome, Refusal, Replay,
+    SESSION_BUCKETS,
 };
 
 /// Counts by the words of a closed set.
