@@ -47,7 +47,7 @@ struct KeptOptions {
     log_level: Option<LogLevel>,
     reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
     troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
-    /// Who may use the admin side: as it was said at the start.
+    /// Which clients may use the admin side: as it was said at the start.
     started_with: config::Admin,
     /// Where the admin socket is.
     socket: Option<PathBuf>,
@@ -400,7 +400,7 @@ async fn bind_socket(wanted: &AdminSocket, usual: &[PathBuf]) -> Result<Option<(
         AdminSocket::At(path) => {
             let bound = admin.bind_socket(path).await;
             bound.map_err(|source| StartError::AdminSocket { path: path.clone(), source })?;
-            // For who asks from another directory.
+            // For commands that run in another directory.
             Ok(Some((std::path::absolute(path).unwrap_or_else(|_| path.clone()), admin)))
         }
         AdminSocket::Usual if !usual.is_empty() => match admin.bind_usual_socket(usual).await {

@@ -198,7 +198,7 @@ async fn met_by(rig: &Rig) -> Vec<char> {
 }
 
 /// Two balancers agree on every client, whatever they have served before and whatever is down; a backend that fails loses
-/// its clients to the others, and nobody else moves.
+/// its clients to the others, and no other client moves.
 #[tokio::test]
 async fn clients_meet_the_same_backend_behind_every_balancer() {
     for policy in ["maglev", "ring_hash"] {

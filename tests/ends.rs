@@ -63,7 +63,7 @@ async fn half_closed_for_too_long() {
     .await;
 }
 
-/// It does not look idle: who has finished is shown, in every relay.
+/// It does not look idle: the side that has finished is shown, in every relay.
 #[tokio::test]
 async fn a_half_closed_session_shows() {
     both_ways("", async |bench| {
@@ -168,7 +168,7 @@ async fn idle_0_is_never() {
     }
 }
 
-/// Connects to a balancer that has nobody to offer; how that ends, and what it counts.
+/// Connects to a balancer that has no backend to offer; how that ends, and what it counts.
 async fn refused(rig: &Rig, outcome: Outcome) {
     let mut client = TcpStream::connect(rig.front()).await.unwrap();
     assert_eq!(soon("a refusal", last(&mut client)).await, Last::Fin, "refused before any byte: a clean close");
@@ -187,7 +187,7 @@ async fn no_backend_closes() {
     rig.stop().await;
 }
 
-/// Its bytes were read before the backend was looked for, and nobody has got them: a clean close would read as an answer.
+/// Its bytes were read before the backend was looked for, and no backend has got them: a clean close would read as an answer.
 #[tokio::test]
 async fn a_client_that_has_sent_bytes_and_gets_no_backend_is_reset() {
     let hole = Blackhole::new().await;
@@ -244,7 +244,7 @@ async fn connect_failed_closes() {
     rig.stop().await;
 }
 
-/// A link-local address without a zone: the kernel refuses to dial it, and that is nobody's fault but ours.
+/// A link-local address without a zone: the kernel refuses to dial it, and no backend is at fault.
 #[tokio::test]
 async fn local_error_closes() {
     let rig =
@@ -291,7 +291,7 @@ async fn a_client_that_finishes_while_connecting_is_served() {
     rig.stop().await;
 }
 
-/// A cut of ours resets whoever has not been sent FIN; in every state of the session.
+/// A cut of ours resets each side that has not been sent FIN, in every state of the session.
 #[tokio::test]
 async fn killed() {
     for &mode in MODES {

@@ -12,7 +12,7 @@ use crate::support::{
 
 const MIB: u64 = 1 << 20;
 
-/// More than sockets hold of a stream that nobody reads.
+/// More than sockets hold of a stream that is not read.
 const TOO_MUCH: u64 = 256 * MIB;
 
 /// All of it arrives, then FIN; the same back; the counts are exact.

@@ -40,7 +40,7 @@ fn ordinary(seed: u64, length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What arrived but for urgent bytes: TCP knows one at a time, and makes an ordinary one of an older one that nobody has
+/// What arrived but for urgent bytes: TCP knows one at a time, and makes an ordinary one of an older one that no program has
 /// read by then.
 fn without_urgent(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.retain(|byte| *byte != URGENT);

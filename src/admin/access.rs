@@ -23,7 +23,7 @@ pub(super) enum Caller {
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
-    /// Liveness and readiness, asked by who has no token and knows no name; pages that say nothing of this balancer.
+    /// Liveness and readiness, asked by clients that have no token and know no name; pages that say nothing of this balancer.
     Nothing,
     Read,
     Write,
@@ -101,7 +101,7 @@ impl Access {
         let given = given.map(|(_, token)| token.trim_ascii());
         let accepted = match (need, &self.read, &self.write) {
             (Need::Write, _, None) => {
-                // Who is on this machine can use it.
+                // Every user of this machine can use it.
                 let socket = match &self.socket {
                     Some(path) if peer.ip().to_canonical().is_loopback() => format!("--admin {}", path.display()),
                     _ => "admin.socket".to_owned(),

@@ -40,7 +40,7 @@ pub(super) struct Maker {
     metrics: Queue<Option<Text>>,
     /// The last one, for a crowd, which does not wait. A lock for a copy.
     last: Mutex<Option<Text>>,
-    /// One for each who asks for metrics or reads them.
+    /// One for each request that waits for metrics or reads them.
     asking: Arc<()>,
 }
 
@@ -73,7 +73,7 @@ impl Maker {
         self.alone(make).await
     }
 
-    /// `/metrics`: read once for all who wait for it.
+    /// `/metrics`: read once for all requests that wait for it.
     pub(super) async fn metrics(&self, slot: &ConnectionSlot, view: &AdminView) -> Result<Response, Refusal> {
         let asked = Instant::now();
         let asking = Arc::clone(&self.asking);
@@ -116,7 +116,7 @@ impl Maker {
         let stopping = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the balancer is stopping", "");
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| stopping())?;
         let made = spawn_blocking(move || {
-            // Also when who asked has left.
+            // Also when the client that asked has left.
             let _turn = turn;
             make()
         });

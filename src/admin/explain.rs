@@ -136,7 +136,7 @@ fn share(pool: &Pool, backend: &Backend) -> String {
     format!("{counts}{percent} % of what gets sessions, ")
 }
 
-/// Who says what exists, in words.
+/// Which source says what exists, in words.
 fn source(pool: &Pool) -> &'static str {
     match pool.settings().source {
         Source::Static(_) => "the file",

@@ -88,7 +88,7 @@ pub struct AdminView {
     pub reload: Option<mpsc::Sender<oneshot::Sender<()>>>,
     /// Says what is wrong around the balancer; `None` = it is not watched.
     pub troubles: Option<Arc<dyn Fn() -> Vec<String> + Send + Sync>>,
-    /// Where the socket is, for who asks over TCP.
+    /// Where the socket is, for clients that ask over TCP.
     pub socket: Option<PathBuf>,
 }
 
@@ -284,7 +284,7 @@ async fn index(headers: HeaderMap) -> Response {
         "/api/v1/config  what is in effect, secrets masked, and what became of the last reload\n",
         "/api/v1/openapi.json   everything else that can be read and changed here\n"
     );
-    // Which of the two it is hangs on who asks.
+    // Which of the two it is depends on the client.
     ([(header::VARY, "accept")], text).into_response()
 }
 

@@ -1,4 +1,4 @@
-//! Where admin sockets are, and who may have made one: the balancer and its commands look in the same places, in the same
+//! Where admin sockets are, and whose they may be: the balancer and its commands look in the same places, in the same
 //! order, and neither trusts a directory in which another user can put another socket.
 
 use std::fs;

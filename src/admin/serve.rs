@@ -395,7 +395,7 @@ mod tests {
             assert!(is_refused || answer.ends_with("slow"), "{answer}");
             refused += usize::from(is_refused);
         }
-        // The operator is one of those that wait; who has said nothing takes the place of none of them.
+        // The operator is one of those that wait; a connection that has said nothing takes the place of none of them.
         assert_eq!(refused, 50 + 1 - MOST_WAITING);
         serving.abort();
     }

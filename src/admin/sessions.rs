@@ -1,4 +1,4 @@
-//! `/api/v1/sessions`: who is connected to whom, one of them with what the kernel knows, and the end of some of them.
+//! `/api/v1/sessions`: which client is connected to which backend, one of them with what the kernel knows, and the end of some.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -57,7 +57,7 @@ words! {
         Age = "age",
         /// The quietest first.
         Idle = "idle",
-        /// Who moved most first.
+        /// Those that moved most first.
         Bytes = "bytes",
     }
 }

@@ -1,4 +1,4 @@
-//! How many connections the admin side has, and who has to go when there are too many: idle ones, the oldest first. So
+//! How many connections the admin side has, and which have to go when there are too many: idle ones, the oldest first. So
 //! a client that only holds connections open keeps no operator out, sessions' descriptors are never touched, and what waits
 //! to be read has a bound in memory and in time.
 

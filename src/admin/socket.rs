@@ -106,7 +106,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.identity.is_some() && identity(&self.path) == self.identity {
-            // Who can't remove it leaves a stale one, which the next start removes.
+            // If it can't be removed it stays, and the next start removes it.
             let _ = fs::remove_file(&self.path);
         }
     }

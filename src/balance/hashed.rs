@@ -128,7 +128,7 @@ mod tests {
             let mut sessions = [0_u32; 4];
             (0..4).for_each(|slot| policy.enter(slot, weights[slot], 0));
             for total in 1..=700_u64 {
-                // One client alone, who would always get the same.
+                // One client alone, which would always get the same.
                 let slot = policy.pick(at("10.0.0.1"), &[]).unwrap();
                 sessions[slot] += 1;
                 policy.enter(slot, weights[slot], sessions[slot]);

@@ -226,7 +226,7 @@ mod tests {
         }
     }
 
-    /// Who is passed over loses its clients to all others, not to one neighbour.
+    /// A member that is passed over loses its clients to all others, not to one neighbour.
     #[test]
     fn clients_of_a_backend_that_is_down_are_spread() {
         let ids = ids(20);

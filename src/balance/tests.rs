@@ -129,7 +129,7 @@ fn tried_backends_are_passed_over_and_keep_their_turn() {
 #[test]
 fn least_connections_follows_the_sessions() {
     let mut balancer = pool(Balance::LeastConnections, &[1, 1, 2]);
-    // (0+1)/1, (0+1)/1, (0+1)/2, then (1+1)/2 = 1 ties with the two others, who were never picked.
+    // (0+1)/1, (0+1)/1, (0+1)/2, then (1+1)/2 = 1 ties with the two others, which were never picked.
     let picks: Vec<_> = (0..4).map(|_| balancer.pick(&PickContext::FIRST).unwrap()).collect();
     assert_eq!(picks, [2, 0, 1, 2]);
     balancer.release(1);

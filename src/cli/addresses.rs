@@ -1,4 +1,4 @@
-//! Ways to a running balancer, and who is believed there: what a command needs in an emergency is found without a valid
+//! Ways to a running balancer, and which of them is believed: what a command needs in an emergency is found without a valid
 //! configuration, and nothing secret goes to a place that another user named or made.
 
 use std::borrow::Cow;
@@ -188,7 +188,7 @@ pub(super) async fn at_socket(path: &Path) -> io::Result<Box<dyn ByteStream>> {
             connected => break connected?,
         }
     };
-    // Who listened there, whatever the file's owner is now (`SO_PEERCRED`, unix(7)). Before the first byte is sent.
+    // The user that listened there, whatever the file's owner is now (`SO_PEERCRED`, unix(7)). Before the first byte is sent.
     let peer = stream.peer_cred()?.uid();
     trusted(path, peer).map_err(io::Error::other)?;
     Ok(Box::new(stream))
@@ -204,7 +204,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
     identity(a).is_some() && identity(a) == identity(b)
 }
 
-/// Who may not read its file asks without.
+/// A user that may not read its file asks without it.
 fn token_of(token: AccessToken) -> Option<String> {
     match token {
         AccessToken::Written(secret) => Some(secret.0),

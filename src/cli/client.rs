@@ -103,7 +103,7 @@ impl AdminClient {
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with the request, or with what is asked of its answer.
         tokio::spawn(connection);
-        // A socket needs no token: its mode says who may.
+        // A socket needs no token: its mode says which users may.
         let (host, token) = match way {
             AdminAddress::Socket(_) => ("localhost", None),
             AdminAddress::Tcp(authority) => (authority.as_str(), self.addresses.token.as_ref()),

@@ -24,7 +24,7 @@ pub struct Logging {
 }
 
 impl Logging {
-    /// What it says, for who may change it.
+    /// What it says, for callers that may change it.
     pub fn level(&self) -> LogLevel {
         self.level.clone()
     }

@@ -20,7 +20,7 @@ use crate::server;
 /// Threads of the control plane and the admin side: two, so that a big scrape does not hold up the keepers.
 const CONTROL_THREADS: usize = 2;
 
-/// Reloads that are asked for while one is under way; who comes later waits in the API.
+/// Reloads that are asked for while one is under way; later ones wait in the API.
 const RELOADS_WAITING: usize = 4;
 
 type PendingReload = mpsc::Receiver<oneshot::Sender<()>>;
@@ -133,7 +133,7 @@ async fn keep_up(
         // Told when it is dropped, whatever came of it.
         let _done = ReloadDone(done);
         info!(file = %path.display(), "{why}");
-        // Also where the file can't be read: who sent the signal waits for this.
+        // Also where the file can't be read: the sender of the signal waits for this.
         systemd::reloading();
         let text = match text {
             Some(text) => text,

@@ -47,7 +47,7 @@ impl Members {
     }
 
     /// Two or more that work, and after this set none: each is missing, or critical where it is. Those that their own probes
-    /// have down served no one before; who goes into maintenance is taken out by a person.
+    /// have down served no client before; one that goes into maintenance is taken out by a person.
     fn shrinks(&self, endpoints: &[Endpoint]) -> bool {
         let is_out = |endpoint: &Endpoint| matches!(endpoint.registry, Registry::Critical | Registry::Maintenance);
         if !endpoints.iter().all(is_out) {

@@ -104,7 +104,7 @@ async fn a_token_file_may_change_and_a_missing_one_admits_nobody() {
     assert_eq!((status("one").await, status("two").await), (401, 200));
     std::fs::write(&path, "\n").unwrap();
     assert_eq!((status("x").await, status("two").await), (503, 503));
-    // Nobody waits for the writer of a FIFO.
+    // The balancer does not wait for the writer of a FIFO.
     std::fs::remove_file(&path).unwrap();
     let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();

@@ -1,4 +1,4 @@
-//! How many come in, and who waits.
+//! How many clients come in, and which ones wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -169,7 +169,7 @@ async fn a_listener_that_is_full_does_not_starve_the_other() {
     rig.stop().await;
 }
 
-/// One limit for all addresses of a listener, and one word for whether somebody waits at any of them.
+/// One limit for all addresses of a listener, and one word for whether a client waits at any of them.
 #[tokio::test]
 async fn a_limit_over_several_addresses() {
     let backend = Backend::echo().await;
@@ -216,7 +216,7 @@ async fn clients_that_leave_the_backlog_take_no_slot() {
 }
 
 /// `backend_max_sessions` is one number for all workers: of a crowd that comes at once so many are served, not one more,
-/// and who leaves makes room for exactly one.
+/// and one that leaves makes room for exactly one.
 #[tokio::test]
 async fn a_backends_cap_is_exact_over_workers() {
     let (a, b) = (Backend::echo().await, Backend::echo().await);

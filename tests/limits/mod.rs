@@ -1,4 +1,4 @@
-//! Limits are exact, and who is over one waits; no shortage of descriptors ends anything.
+//! Limits are exact, and clients over one wait; no shortage of descriptors ends anything.
 
 mod descriptors;
 mod exact;

@@ -105,7 +105,7 @@ async fn a_server_may_speak_first() {
     rig.stop().await;
 }
 
-/// Anybody could claim anything, so only what is trusted is even looked at.
+/// Any client could claim anything, so only a trusted peer's header is looked at.
 #[tokio::test]
 async fn a_header_of_an_untrusted_peer_is_data() {
     let mut desk = Desk::open().await;

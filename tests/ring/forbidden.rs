@@ -1,5 +1,5 @@
 //! The real program where io_uring is forbidden, as containers' default seccomp profiles do it: one system call that
-//! fails with EPERM, whoever runs.
+//! fails with EPERM, also as root.
 
 use tokio::process::Command;
 

@@ -24,7 +24,7 @@ async fn statuses_come_with_their_body() {
     assert_eq!(failure(reply("429 Too Many Requests", "", "")).await.kind(), "rate_limited");
     let long = failure(reply("500 Internal Server Error", "", &"x".repeat(100_000))).await;
     assert!(long.to_string().len() < 600);
-    // Consul says yes by 200 alone; a list by another status is somebody else's.
+    // Consul says yes by 200 alone; a list by another status is not Consul's.
     assert_eq!(failure(reply("206 Partial Content", "", "[]")).await.kind(), "other");
     assert_eq!(failure(reply("202 Accepted", "", "[]")).await.kind(), "other");
     // A list is obeyed only where the status says that it is one.

@@ -39,7 +39,7 @@ pub(super) struct Writer {
     failing: Arc<WriteFailure>,
 }
 
-/// Since when stderr can't be written, and why. A lock: touched once a write by the thread that writes, and by who looks.
+/// Since when stderr can't be written, and why. A lock: touched once a write by the thread that writes, and by readers.
 #[derive(Default)]
 struct WriteFailure(Mutex<Option<(Instant, String)>>);
 

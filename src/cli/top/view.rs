@@ -216,7 +216,7 @@ impl TopView {
     }
 
     pub(super) fn step(&mut self, by: isize) -> KeyAction {
-        // Who is asked about one backend does not choose another: it is no yes, so it is a no.
+        // A question about one backend is not answered by choosing another: that is no yes, so it is a no.
         if matches!(self.mode, KeyMode::Sure(..) | KeyMode::Help) {
             return self.enter();
         }

@@ -342,7 +342,7 @@ impl Reader {
         }
     }
 
-    /// Who asked gets what is there.
+    /// The caller gets what is there.
     fn read_now(&mut self, tell: oneshot::Sender<Text>) {
         self.troubles.busy(Some(Instant::now()));
         let read = read(&self.path);

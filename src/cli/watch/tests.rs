@@ -175,7 +175,7 @@ async fn a_slow_writer_is_awaited_whatever_else_happens_beside_it() {
     drop(writer);
     bench.sees("slow").await;
 
-    // Another program has it open for writing while one closes it: seen by who may look, which is all that is ours.
+    // Another program has it open for writing while one closes it: seen where we may look, which is at our own processes.
     let half = File::create(&path).unwrap();
     let mut child = Command::new("sh")
         .args(["-c", "printf 'begin two\\n'; read wait; cat"])

@@ -19,7 +19,7 @@ const QUIET: Duration = Duration::from_millis(200);
 /// The same where changes are not told but found by looking: a network's file system learns late of what others write.
 const QUIET_UNTOLD: Duration = Duration::from_secs(1);
 
-/// Between two looks who has the file open for writing.
+/// Between two looks for programs that have the file open for writing.
 const ASK: Duration = Duration::from_secs(1);
 
 /// A read that failed is tried again after this.
@@ -63,7 +63,7 @@ pub(super) enum Next {
     Wait,
     /// At this time; unless a program is known to have it open for writing: see [`Whole::writer`].
     ReadAt(Instant),
-    /// Look at this time who has it open for writing.
+    /// Look at this time for programs that have it open for writing.
     AskAt(Instant),
 }
 

@@ -141,7 +141,7 @@ fn what_is_written_wins_over_consuls_variables() {
     assert_eq!(agent(&plain, &env[1..2]).token, Some(Secret("t".to_owned())));
     assert_eq!(agent(&plain, &env[1..3]).token, None, "the file wins, as in Consul's own tools");
     assert_eq!(agent(&plain, &env[1..3]).token_file, Some("/t".into()));
-    // Nobody asks Consul, so nobody minds.
+    // Consul is not asked, so it does not matter.
     accepted_with(SMALLEST, &env);
 }
 

@@ -94,7 +94,7 @@ impl Asked {
         let _ = self.answer.send(bytes.as_bytes().to_vec());
     }
 
-    /// Whether the one who asked has left.
+    /// Whether the client that asked has left.
     pub(super) async fn left(mut self) {
         soon("end of the question", self.answer.closed()).await;
     }

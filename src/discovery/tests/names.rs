@@ -159,7 +159,7 @@ async fn look_ups_at_once_are_bounded() {
         None
     });
     names.times.limit = Duration::from_millis(20);
-    // Nobody waits any more, but a thread would still hang in each.
+    // Nothing waits any more, but a thread would still hang in each.
     for round in 0..3 {
         let mut look_ups = tokio::task::JoinSet::new();
         for name in 0..20 {

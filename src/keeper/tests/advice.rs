@@ -101,7 +101,7 @@ fn advice_is_kept_until_the_next_and_goes_when_the_backend_leaves() {
     advise(&mut bench, "a", drain);
     bench.probe("a", true);
     assert_eq!((bench.view("a").advice, bench.view("b").advice), (Some(drain), None));
-    // Nobody of that name.
+    // No member has that name.
     bench.members.advise(bench.now, &"who".into(), bench.view("a").address, drain);
     bench.set(&["b"]);
     bench.set(&["a", "b"]);

@@ -136,7 +136,7 @@ fn panic_uses_all_that_nobody_took_out() {
     }
     assert!(bench.pool.is_panicking());
     assert_eq!(bench.picked(), ["a", "b", "c", "d"]);
-    // Whoever is taken out does not count, and a newcomer neither.
+    // A backend that is taken out does not count, nor does a new one.
     bench.set_of(vec![
         Endpoint { registry: Registry::Maintenance, ..endpoint("a") },
         Endpoint { registry: Registry::Maintenance, ..endpoint("b") },

@@ -1,4 +1,4 @@
-//! Flapping: who fails again soon after it came up has to stay up for longer before it counts.
+//! Flapping: a backend that fails again soon after it came up has to stay up for longer before it counts.
 
 use super::*;
 use crate::standing::Guard;

@@ -43,7 +43,7 @@ fn a_probe_disproves_only_what_it_tests() {
     }
 }
 
-/// The kernel of a dead backend refuses; who resets has accepted, and will for the next probe, too.
+/// The kernel of a dead backend refuses; one that resets has accepted, and will for the next probe, too.
 #[test]
 fn a_reset_while_connecting_is_no_failed_connect_to_a_probe() {
     for (keys, ends) in [(TCP.to_owned(), false), (format!("{TCP}\noutliers = {{ early_ends = false }}"), true)] {

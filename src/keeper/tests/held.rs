@@ -259,7 +259,7 @@ fn a_check_that_has_not_run_says_nothing() {
     bench.set_of(set.clone());
     assert_eq!(bench.standing("new"), Standing::Unproven);
     bench.probe("new", true);
-    // Without a limit of time. Who was critical stays so until its check has run.
+    // Without a limit of time. What was critical stays so until its check has run.
     bench.advance(seconds(3600));
     assert_eq!(bench.picked(), ["good", "new", "out"]);
     assert_eq!(bench.reason("crit"), "the registry said critical, and its check has not run since");

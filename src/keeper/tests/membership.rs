@@ -1,4 +1,4 @@
-//! Who is a member, with which address, weight and status, and for how long it is remembered.
+//! What is a member, with which address, weight and status, and for how long it is remembered.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
@@ -286,7 +286,7 @@ fn ids_that_are_new_all_the_time_do_not_pile_up() {
     assert!(bench.backend("0/0").is_none());
     let forgotten = bench.pool.forgotten_early.load(SeqCst);
     assert_eq!(forgotten, 19 * 300 + 1 - MOST_REMEMBERED as u64);
-    // Who comes back is no longer about to be forgotten.
+    // One that comes back is no longer about to be forgotten.
     bench.set(&["19/0"]);
     let forgotten = bench.pool.forgotten_early.load(SeqCst);
     drop(session);

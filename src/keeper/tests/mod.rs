@@ -73,7 +73,7 @@ impl Probing for Interest {
 
     fn resume(&mut self) {
         if let Some(mut running) = self.resting.take() {
-            // As one that nobody had subscribed to.
+            // As one without subscribers.
             running.health = self.anew.clone();
             self.probes.lock().unwrap().running.insert(Arc::clone(&self.id), running);
         }
@@ -217,7 +217,7 @@ impl Bench {
         self.view(id).standing
     }
 
-    /// Who gets sessions, over a few picks.
+    /// Which backends get sessions, over a few picks.
     fn picked(&self) -> Vec<String> {
         let mut ids: Vec<_> =
             (0..32).filter_map(|_| Some(self.pool.pick(&PickContext::FIRST).ok()?.backend().id.to_string())).collect();

@@ -1,4 +1,4 @@
-//! Tiers and slow start: who gets how much.
+//! Tiers and slow start: which backend gets how much.
 
 use super::*;
 
@@ -38,7 +38,7 @@ fn a_backup_is_used_when_the_first_tier_can_not_carry_it() {
         bench.probe("b", true);
     }
     assert_eq!(bench.picked(), ["a", "b"], "and left");
-    // Who was taken out is nobody's lack.
+    // A backend that was taken out is not missed.
     bench.set_of(vec![Endpoint { registry: Registry::Maintenance, ..tier("a", 0) }, tier("b", 0), tier("c", 1)]);
     assert_eq!(bench.picked(), ["b"]);
 }
@@ -72,7 +72,7 @@ fn a_recovered_backend_starts_slowly_and_alone_it_does_not() {
     assert_eq!(share(&bench, "a"), 10);
     let a = (0..110).filter(|_| &*bench.pool.pick(&PickContext::FIRST).unwrap().backend().id == "a").count();
     assert_eq!(a, 10);
-    // The others are gone: nobody is older.
+    // The others are gone: none is older.
     bench.set(&["a"]);
     bench.advance(seconds(1));
     assert_eq!(share(&bench, "a"), 100);

@@ -91,7 +91,7 @@ fn a_full_queue_takes_nobody() {
     assert!(matches!(pool.pick_or_wait(CLIENT, small), Ok(PickOrWait::Later(_))));
 }
 
-/// Nothing to wait for: nobody up, no weight, a cap that lets nobody in, a tier that is not used.
+/// Nothing to wait for: no backend up, no weight, a cap of 0, a tier that is not used.
 #[test]
 fn only_what_may_become_free_is_waited_for() {
     let pool = pool("");
@@ -184,7 +184,7 @@ fn any_sequence_is_first_come_first_served() {
     }
 }
 
-/// Many threads at once: no cap is exceeded, and nobody is forgotten.
+/// Many threads at once: no cap is exceeded, and no session is forgotten.
 #[test]
 fn a_crowd_gets_through() {
     const CAP: usize = 2;
@@ -223,7 +223,7 @@ fn a_crowd_gets_through() {
     assert_eq!((pool.queued(), pool.sessions()), (0, 0));
 }
 
-/// Who heads the queue is picked for as who it is, not as the one whose end makes room.
+/// The pick for the head of the queue is for its client, not for the one whose end makes room.
 #[test]
 fn a_waiter_is_picked_for_as_the_client_that_it_is() {
     let mut queue = Queue::default();

@@ -1,5 +1,5 @@
 //! The rule: a session is refused only if no backend that it may use is left untried. Pools, and what sessions have behind
-//! them, are drawn at random; who may be used is said here a second time, backend by backend. `SEED=…` replays a failure.
+//! them, are drawn at random; which backends may be used is said here a second time, backend by backend. `SEED=…` replays a failure.
 
 use super::*;
 use crate::config::TIERS;
@@ -123,7 +123,7 @@ impl World {
                 _ => Met::Failed,
             };
             if self.random.bool() {
-                // Whoever was silent has failed by now.
+                // Those that were silent have failed by now.
                 met.iter_mut().filter(|met| **met == Met::Silence).for_each(|met| *met = Met::Failed);
             }
         }
@@ -191,7 +191,7 @@ fn without_spill_a_backup_serves_only_while_no_primary_is_up() {
     }
     assert_eq!(pool.tier_loads(), loads(1));
     assert!(Arc::ptr_eq(pool.pick(&PickContext::FIRST).unwrap().backend(), &backup));
-    // Nothing is up: the first tier again, and what it has tried in vain keeps nobody.
+    // Nothing is up: the first tier again, and what it has tried in vain keeps no session.
     pool.place(&backup, at(1, Standing::Down));
     assert_eq!(pool.tier_loads(), loads(0));
     assert!(Arc::ptr_eq(pool.pick(&PickContext::having_tried(&primaries)).unwrap().backend(), &backup));

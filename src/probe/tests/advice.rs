@@ -1,4 +1,4 @@
-//! Agents: what they say, what stays, and who hears it.
+//! Agents: what they say, what stays, and which subscribers hear it.
 
 use std::sync::Mutex;
 
@@ -67,7 +67,7 @@ async fn an_answer_is_a_result_and_advice_that_stays() {
     assert_eq!(result.to_string(), r#"agent opinion: "who knows", wanted words such as up, down, drain, weight:50"#);
     assert_eq!((result.passed, result.advice.unwrap().wish), (false, AgentWish::Down), "nothing changes");
 
-    // One that is gone changes nothing either; who comes late hears what held.
+    // One that is gone changes nothing either; one that comes late hears what held.
     drop(backend);
     let result = about(&mut reports, "refused").await;
     assert_eq!((result.passed, result.advice.unwrap().wish), (false, AgentWish::Down));

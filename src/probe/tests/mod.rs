@@ -144,7 +144,7 @@ impl Drop for Backend {
     }
 }
 
-/// A port that refuses, and that nobody else can take while it is kept.
+/// A port that refuses, and that no other program can take while it is kept.
 fn refusing() -> (tokio::net::TcpSocket, SocketAddr) {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();

@@ -93,7 +93,7 @@ async fn what_is_not_expected_fails_wherever_it_comes_before_the_next_match() {
             (vec![not_like(r"\d\d"), expect("ready")], Some(r#""LOADING 12""#)),
             (vec![not("BUSY"), not("12"), expect("ready")], Some(r#""LOADING 12""#)),
             (vec![not("BUSY"), expect("ready")], None),
-            // What comes after the match is not looked at, and the next step begins anew.
+            // What comes after the match is not looked at, and the next step begins from nothing.
             (vec![not("later"), expect("ready")], None),
             (vec![not("BUSY"), expect("ready"), not("LOADING"), expect("later")], None),
         ] {

@@ -30,7 +30,7 @@ async fn the_first_source_of_the_backends_family_that_can_be_used() {
     for (listener, sources, expected) in [
         (&v4, &["127.0.0.2"][..], "127.0.0.2"),
         (&v4, &["::1", "127.0.0.3"], "127.0.0.3"),
-        // An address for documentation, which is nobody's.
+        // An address for documentation, which no host has.
         (&v4, &["192.0.2.9", "127.0.0.4", "127.0.0.5"], "127.0.0.4"),
         (&v6, &["127.0.0.2", "::1"], "::1"),
         (&v4, &[], "127.0.0.1"),

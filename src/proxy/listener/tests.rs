@@ -54,7 +54,7 @@ fn a_connection_that_never_is_a_session_has_ended() {
     assert_eq!(listener.sessions(), 1);
     drop(slot);
     assert_eq!((listener.sessions(), listener.ended.read(Outcome::Killed)), (0, 1));
-    // A place for which nobody came.
+    // A place that no client took.
     drop(listener.try_slot());
     assert_eq!((listener.counts().accepted, listener.ended.read(Outcome::Killed)), (1, 1));
 }

@@ -1,4 +1,4 @@
-//! What a relay says about a backend that has not answered, in every mode: when it hears the first byte, and who failed
+//! What a relay says about a backend that has not answered, in every mode: when it hears the first byte, and which side failed
 //! whom.
 
 use std::cell::Cell;

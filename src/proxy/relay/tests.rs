@@ -98,11 +98,11 @@ fn the_stock_is_bounded() {
         scratch.put_back(kept);
     }
     assert_eq!(scratch.stock_size(), 64);
-    // What comes out of the stock is nobody's.
+    // What comes out of the stock belongs to no session.
     assert_eq!(scratch.keep(&[2; 3]).rest(), [2; 3]);
 }
 
-/// Told to end while bytes wait: it ends, and says who has been sent FIN.
+/// Told to end while bytes wait: it ends, and says which side has been sent FIN.
 #[tokio::test]
 async fn a_cut_while_bytes_wait() {
     let ((mut client, mut client_peer), (mut backend, backend_peer)) = (pair(), pair());

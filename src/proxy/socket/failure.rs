@@ -27,8 +27,8 @@ pub(in crate::proxy) fn connect_failure(error: &io::Error) -> ConnectFailure {
     }
 }
 
-/// What broke a connection, in words. The kernel speaks of a reset once; who sends a FIN after that is told that there is no
-/// connection (shutdown(2), ENOTCONN), which would not read as a reset.
+/// What broke a connection, in words. The kernel speaks of a reset once; a FIN after that fails for
+/// want of a connection (shutdown(2), ENOTCONN), which would not read as a reset.
 pub(in crate::proxy) fn broken(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotConnected => io::Error::from(rustix::io::Errno::CONNRESET).to_string(),

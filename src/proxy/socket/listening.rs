@@ -136,7 +136,7 @@ pub(crate) fn adopt(fd: &OwnedFd, settings: &Listener) -> io::Result<()> {
     raw.set_nonblocking(true)
 }
 
-/// Gives a listening socket other options; those who wait keep theirs.
+/// Gives a listening socket other options; those that wait keep theirs.
 ///
 /// # Errors
 /// As `setsockopt(2)` and `listen(2)` say.

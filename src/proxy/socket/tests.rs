@@ -27,7 +27,7 @@ async fn every_option_reaches_the_kernel_on_both_sides() {
         let address = local_address(&fd).unwrap();
         let dialled = Socket::connect(address, None, &settings.tcp, false).await.unwrap();
         dialled.tcp_fd().keep_alive(settings.tcp.keepalive.unwrap()).unwrap();
-        // `defer_accept` wants to see bytes before it lets anybody in.
+        // `defer_accept` wants to see bytes before it accepts a connection.
         send(dialled.tcp_fd(), b"!", SendFlags::empty()).unwrap();
         let acceptor = Acceptor::new(Arc::new(fd)).unwrap();
         let (accepted, _) = acceptor.readable().await.unwrap().accept().unwrap().unwrap();
@@ -71,7 +71,7 @@ async fn a_connect_never_meets_itself() {
     assert!(met_itself(&SockRef::from(&raw), address).unwrap());
 }
 
-/// Nobody accepts: so many wait, and the next is not answered.
+/// No accept is called: so many wait, and the next is not answered.
 #[test]
 fn the_backlog_is_as_written() {
     let fd = listen((Ipv4Addr::LOCALHOST, 0).into(), false, &parsed("{ backlog = 3 }")).unwrap();

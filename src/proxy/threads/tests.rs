@@ -41,7 +41,7 @@ async fn workers_that_stop_have_not_died() {
     workers.workers().listen(0, Arc::new(socket.into()), front(), CancellationToken::new());
     let (died, threads) = (workers.died.clone(), workers.death());
     workers.workers().stop();
-    // The threads are gone when nobody is left who could tell.
+    // The threads are gone when nothing is left that could tell.
     let mut gone = died.clone();
     timeout(PATIENCE, async { while gone.changed().await.is_ok() {} }).await.unwrap();
     assert_eq!(*died.borrow(), None);

@@ -14,7 +14,7 @@ enum PathStep {
     /// The one that writes writes on.
     WriteOn,
     Close,
-    /// Another one is renamed into its place; who wrote to the old one goes on there.
+    /// Another one is renamed into its place; a program that wrote to the old one goes on there.
     MoveIn,
     Wait(u16),
     Look,
@@ -39,7 +39,7 @@ struct World {
     read: Option<u64>,
     /// When what is there became whole, if it was not read yet.
     whole_since: Option<Instant>,
-    /// Whether /proc shows who writes.
+    /// Whether /proc shows which program writes.
     sees: bool,
 }
 
@@ -187,7 +187,7 @@ fn what_is_only_found_is_read_when_it_stands_still() {
     assert!(!whole.is_there());
     whole.saw(Seen::MovedIn, Some(stamp(2)), at(4_000));
     assert_eq!(whole.next(), Next::Wait);
-    // Truncated by name: written, and nobody closes it.
+    // Truncated by name: written, and no program closes it.
     whole.saw(Seen::Written, Some(stamp(3)), at(5_000));
     whole.writer(Some(false), at(6_000));
     assert_eq!(whole.next(), Next::ReadAt(at(6_050)));

@@ -49,7 +49,7 @@ impl Simulation {
         settings.when_all_down == WhenAllDown::Any || settings.resilience.panic_threshold > 0
     }
 
-    /// Who gets sessions was not spoken against by the registry, or is held: then its last word was good, it works, and
+    /// A backend that gets sessions was not spoken against by the registry, or is held: then its last word was good, it works, and
     /// not for longer than the rules say.
     fn check_words(&mut self, now: Instant) {
         for (id, view) in self.views() {
@@ -102,7 +102,7 @@ impl Simulation {
                 self.last_present.insert(id.to_owned(), now);
             }
             if !left || sessions > 0 {
-                // Who is missing and kept may leave at any time of the next step.
+                // One that is missing and kept may leave at any time of the next step.
                 let kept = !self.newest.contains_key(id) && self.held_until.is_none_or(|until| until > now);
                 let until = if kept { self.held_until.unwrap_or(now).max(now) } else { now };
                 self.last_needed.insert(id.to_owned(), until);

@@ -174,7 +174,7 @@ impl Simulation {
 
     fn set(&mut self, set: BTreeMap<String, Endpoint>, trust: Trust) {
         let (now, endpoints) = (self.bench.now, set.values().cloned().collect());
-        // Whoever left was needed until now.
+        // What left was needed until now.
         for id in self.newest.keys() {
             self.last_needed.insert(id.clone(), now);
         }
@@ -196,7 +196,7 @@ impl Simulation {
         }
     }
 
-    /// A set may begin a time in which who works is held, and end one.
+    /// A set may begin a time in which working members are held, and end one.
     fn open(&mut self, now: Instant, trust: Trust, before: &BTreeMap<String, Arc<BackendView>>) {
         let is_over = self.held_until.is_some_and(|until| until <= now);
         let end = Some(now + self.bench.pool.settings().resilience.guard.hold);

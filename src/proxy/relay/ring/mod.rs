@@ -173,7 +173,7 @@ impl Ring {
         self.0.counts.buffers.store(usize::from(table.buffers()) - raw.free(), Relaxed);
         let mut to_wake = table.take_wakers();
         drop(inner);
-        // Not while the ring is borrowed: who is woken may be dropped by it.
+        // Not while the ring is borrowed: what is woken may be dropped by it.
         to_wake.drain(..).for_each(Waker::wake);
         self.0.inner.borrow_mut().table.keep(to_wake);
         Ok(more)

@@ -91,7 +91,7 @@ impl RingSession<'_> {
 
     /// Has the ring take what the kernel has for it by now.
     pub(in crate::proxy::relay) fn catch_up(&self) {
-        // The driver meets the same error, and is who ends the worker.
+        // The driver meets the same error, and ends the worker.
         let _ = self.ring.pump();
     }
 

@@ -287,7 +287,7 @@ fn the_kernel_gets_as_many_buffers_as_it_needs() {
     });
 }
 
-/// Who does not read has its bytes taken off the ring: it holds no buffer, and the others do not notice it.
+/// A side that does not read has its bytes taken off the ring: it holds no buffer, and the others do not notice it.
 #[test]
 fn who_does_not_read_holds_no_buffer() {
     on_ring(64, 16, 4096, async |mut bench| {
@@ -356,7 +356,7 @@ fn back_to_the_ring_when_it_is_calm() {
     });
 }
 
-/// On the ring nobody would see it: a half-closed session leaves, also from its second stay, before or after the reset.
+/// On the ring it would not be seen: a half-closed session leaves, also from its second stay, before or after the reset.
 #[test]
 fn a_reset_of_the_side_that_has_finished_is_seen() {
     on_ring(64, 16, 4096, async |mut bench| {
