@@ -22,6 +22,7 @@ mod kinds;
 mod listeners;
 mod model;
 mod nearest;
+mod network;
 mod place;
 mod pools;
 mod process;
@@ -59,9 +60,10 @@ pub use kinds::{CheckKind, Proof};
 pub use listeners::Listener;
 pub use model::Config;
 pub(crate) use nearest::nearest;
+pub use network::Network;
 pub use pools::{Balance, Pool, Relay, Resolve, Source, StaticBackend, WhenAllDown};
 pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};
-pub use proxy_protocol::{AcceptProxy, Authority, Network, ProxyValues, ProxyVersion, SendProxy};
+pub use proxy_protocol::{AcceptProxy, Authority, ProxyValues, ProxyVersion, SendProxy};
 pub use resilience::{Damping, GuardRules, OutlierMode, Outliers, Resilience, Spill, TIERS};
 pub use secrets::Secret;
 pub use sockets::{Keepalive, TcpOptions};
@@ -138,5 +140,5 @@ pub fn written_duration(duration: Duration) -> String {
 
 /// `10.0.0.0/8`, or an address alone.
 pub fn parse_network(text: &str) -> Option<Network> {
-    proxy_protocol::network(text).ok()
+    network::parse(text).ok()
 }

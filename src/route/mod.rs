@@ -4,9 +4,13 @@
 //! A new kind of rule is a variant of [`Condition`] and its line in `holds`. What it has to know of a client is a field of
 //! [`ClientFacts`], which `proxy/session.rs` fills; `config` reads it from the file, and `server/apply.rs` makes the rules.
 
+mod networks;
+
 use std::net::SocketAddr;
 
 use crate::metrics::Refusal;
+
+pub use networks::Networks;
 
 /// What is known of a client when its session is routed.
 #[derive(Clone, Copy, Debug)]
