@@ -4,6 +4,7 @@
 //! A new kind of rule is a variant of [`Condition`] and its line in `holds`. What it has to know of a client is a field of
 //! [`ClientFacts`], which `proxy/session.rs` fills; `config` reads it from the file, and `server/apply.rs` makes the rules.
 
+pub mod hello;
 mod networks;
 
 use std::net::SocketAddr;
