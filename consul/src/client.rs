@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::Method;
+use registry_client::reqwest::Method;
 use serde::Serialize;
 
 use crate::answer::{self, Answer};

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Whatever the layer below said.
-pub(crate) type Cause = Box<dyn std::error::Error + Send + Sync>;
+use registry_client::{Cause, Failure};
 
 /// Why there is no answer. `Display` is one level; the causes are `source()`.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +110,23 @@ impl Error {
         match self {
             Self::Status { status, .. } => Some(*status),
             _ => None,
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Setting { what, source } => Self::Config { what, source },
+            Failure::Connect(cause) => Self::Connect(cause),
+            Failure::Broken(cause) => Self::Broken(cause),
+            Failure::TooLarge(limit) => Self::TooLarge { limit },
+            // How an agent refuses a connection over TLS; also what a request meets on a connection that has just ended.
+            Failure::Closed => {
+                let why = "closed without an answer, as an agent does that has too many connections from one address \
+                           (its limits.http_max_conns_per_client)";
+                Self::Broken(why.into())
+            }
         }
     }
 }

@@ -24,7 +24,6 @@ mod answer;
 mod client;
 mod error;
 mod escape;
-mod file;
 mod kv;
 mod model;
 mod query;

@@ -3,26 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::Method;
-use reqwest::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use registry_client::reqwest::header::{CONNECTION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use registry_client::reqwest::{Client, Method};
+use registry_client::{OneAtATime, beginning, no_answer, shown, whole};
 
-use crate::error::Cause;
-use crate::file::OneAtATime;
 use crate::{Error, Settings, settings};
 
 /// Some 30,000 instances; more is no service but a fault.
 const BODY_LIMIT: usize = 64 << 20;
-/// Of the body of an error status: Consul says it in one line.
-const SHOWN: usize = 512;
-/// Read of such a body, so that a short one leaves the connection fit for the next request.
-const ERROR_BODY_LIMIT: usize = 16 << 10;
 /// A token is a UUID or a JWT.
 const TOKEN_LIMIT: u64 = 64 << 10;
-/// What hyper says then.
-const CLOSED: &str = "connection closed before message completed";
 
 pub(crate) struct Transport {
-    http: reqwest::Client,
+    http: Client,
     base: String,
     token: Option<HeaderValue>,
     token_file: Option<PathBuf>,
@@ -97,8 +90,10 @@ impl Transport {
             Some(Body::Bytes(body)) => builder.body(body),
         };
         let mut response = builder.send().await.map_err(no_answer)?;
-        let body =
-            if response.status().is_success() { whole(&mut response).await? } else { beginning(&mut response).await };
+        let body = match response.status().is_success() {
+            true => whole(&mut response, BODY_LIMIT).await?,
+            false => beginning(&mut response).await,
+        };
         Ok(Reply { status: response.status().as_u16(), headers: std::mem::take(response.headers_mut()), body })
     }
 
@@ -106,7 +101,7 @@ impl Transport {
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let file = path.clone();
         let read = move || {
-            let bytes = crate::file::read(&file, TOKEN_LIMIT)?;
+            let bytes = registry_client::read(&file, TOKEN_LIMIT)?;
             String::from_utf8(bytes).map_err(std::io::Error::other)
         };
         let text = self.reading.run(read).await.map_err(|source| Error::TokenFile { path: path.clone(), source })?;
@@ -117,38 +112,13 @@ impl Transport {
     }
 }
 
-async fn whole(response: &mut reqwest::Response) -> Result<Vec<u8>, Error> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(no_answer)? {
-        if body.len() + chunk.len() > BODY_LIMIT {
-            return Err(Error::TooLarge { limit: BODY_LIMIT });
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// Of an error status: whatever is wrong with its body, the status is what went wrong.
-async fn beginning(response: &mut reqwest::Response) -> Vec<u8> {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() >= ERROR_BODY_LIMIT {
-            break;
-        }
-    }
-    body
-}
-
 impl Reply {
     /// This reply, if its status is 200: Consul's API has no other for success, and what says 204 or 206 is not Consul.
     pub(crate) fn ok(self) -> Result<Self, Error> {
         if self.status == 200 {
             return Ok(self);
         }
-        let shown = self.body.trim_ascii();
-        let body = shown[..shown.len().min(SHOWN)].escape_ascii().to_string();
-        Err(Error::Status { status: self.status, body })
+        Err(Error::Status { status: self.status, body: shown(&self.body) })
     }
 }
 
@@ -160,49 +130,4 @@ fn token_value(token: &str) -> Result<HeaderValue, Error> {
     })?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// The URL is taken out of the errors: the caller knows what was asked.
-fn no_answer(error: reqwest::Error) -> Error {
-    let error = error.without_url();
-    if error.is_builder() {
-        return Error::Config { what: "not a request".to_owned(), source: Some(error.into()) };
-    }
-    if error.is_connect() {
-        return Error::Connect(below(error, 2));
-    }
-    let cause = below(error, 1);
-    // How an agent refuses a connection over TLS; also what a request meets on a connection that has just ended.
-    if cause.to_string().contains(CLOSED) {
-        let why = "closed without an answer, as an agent does that has too many connections from one address \
-                   (its limits.http_max_conns_per_client)";
-        return Error::Broken(why.into());
-    }
-    Error::Broken(cause)
-}
-
-/// Without the outer layers, which say less than the variant does ("error sending request", "client error (Connect)"), as
-/// far as there is more below them.
-fn below(error: reqwest::Error, layers: usize) -> Cause {
-    let mut cause: &dyn std::error::Error = &error;
-    for _ in 0..layers {
-        cause = cause.source().unwrap_or(cause);
-    }
-    // It can't be moved out of the error, so that its texts are.
-    chain(cause).into()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // hyper's errors often say what their cause says.
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 ///
 /// # Errors
 /// It can't be read, or is a device or a FIFO (which may never end), or is larger.
-pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
+pub fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
     // Before it is opened: to open a FIFO waits for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "it must be a regular file"));
@@ -26,7 +26,7 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>> {
 
 /// Reads files on a thread for blocking calls, because a file may be on a network that does not answer: one at a time, so
 /// that it takes one thread.
-pub(crate) struct OneAtATime(Arc<Semaphore>);
+pub struct OneAtATime(Arc<Semaphore>);
 
 impl Default for OneAtATime {
     fn default() -> Self {
@@ -37,7 +37,7 @@ impl Default for OneAtATime {
 impl OneAtATime {
     /// # Cancel safety
     /// Safe: if it is dropped, a read that has begun goes on, and keeps its turn until it ends.
-    pub(crate) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    pub async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         let turn = Arc::clone(&self.0).acquire_owned().await;
         let read = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn only_a_regular_file_of_a_sane_size_is_read() {
-        let path = std::env::temp_dir().join(format!("evenkeel-consul-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("evenkeel-registry-client-{}", std::process::id()));
         std::fs::write(&path, "four").unwrap();
         assert_eq!(read(&path, 4).unwrap(), b"four");
         assert_eq!(read(&path, 3).unwrap_err().to_string(), "it is larger than 3 bytes");
