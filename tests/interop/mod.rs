@@ -7,6 +7,7 @@ mod agent;
 mod checks;
 mod consul;
 mod dashboard;
+mod hellos;
 mod load;
 mod nginx;
 mod postfix;
