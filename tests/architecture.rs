@@ -15,7 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("deadline", &[]),
     ("endpoint", &["config", "metrics"]),
     ("proxy_protocol", &[]),
-    ("route", &["config", "metrics"]),
+    ("route", &["config", "metrics", "proxy_protocol", "balance"]),
     ("health", &["config", "metrics"]),
     ("standing", &["config", "metrics", "endpoint", "health"]),
     ("operator", &["standing"]),

@@ -32,6 +32,7 @@ mod outliers;
 mod packages;
 mod pages;
 mod pauses;
+mod policies;
 mod preconnect;
 mod proxy_protocol;
 mod queue;

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use criterion::{BatchSize, BenchmarkId, Criterion};
+use evenkeel::balance::hash_of;
 use evenkeel::config::{self, Balance};
 use evenkeel::endpoint::{Endpoint, Registry, Trust, Update};
 use evenkeel::health::AgentWish;
 use evenkeel::keeper::{self, Inputs};
-use evenkeel::pool::{BackendView, PickContext, Pool, SHARE_OF_WEIGHT};
+use evenkeel::pool::{Affinity, BackendView, PickContext, Pool, SHARE_OF_WEIGHT};
 use evenkeel::standing::{Facts, Guard, Operator, Passive, Standing};
 use loadtest::results;
 use serde_json::Value;
@@ -88,7 +89,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
 /// Another client each time.
 fn of_client(clients: &mut u32) -> PickContext<'static> {
     *clients += 1;
-    PickContext { client: (Ipv4Addr::from_bits(*clients), 1).into(), ..PickContext::FIRST }
+    PickContext { affinity: Affinity { hash: hash_of(&clients.to_be_bytes(), 0) }, ..PickContext::FIRST }
 }
 
 fn pick_and_release(criterion: &mut Criterion) {

@@ -1,15 +1,14 @@
 //! Consistent hashing over the slots of one tier: a client gets the first slot of its order in the [`HashTable`] that runs,
 //! was not tried, and is not above its part of the load.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::table::{HashTable, hash_of};
-use crate::config::{HashBy, Hashing};
+use super::table::HashTable;
 
 #[derive(Debug)]
 pub(super) struct Hashed {
-    rules: Hashing,
+    /// The most that a slot may have, in percent of its part of the sessions; `None` = any number.
+    factor: Option<u32>,
     table: Arc<HashTable>,
     /// By slot, those that run: weight and sessions.
     running: Vec<Option<(u32, u32)>>,
@@ -19,12 +18,12 @@ pub(super) struct Hashed {
 }
 
 impl Hashed {
-    pub(super) fn new(rules: Hashing) -> Self {
-        Self { rules, table: Arc::default(), running: Vec::new(), weights: 0, sessions: 0 }
+    pub(super) fn new(factor: Option<u32>) -> Self {
+        Self { factor, table: Arc::default(), running: Vec::new(), weights: 0, sessions: 0 }
     }
 
-    pub(super) fn set_rules(&mut self, rules: Hashing) {
-        self.rules = rules;
+    pub(super) fn set_factor(&mut self, factor: Option<u32>) {
+        self.factor = factor;
     }
 
     pub(super) fn set_table(&mut self, table: Arc<HashTable>) {
@@ -50,11 +49,11 @@ impl Hashed {
     }
 
     /// A slot that is not in `tried`. If all others are above their part of the load, the first of them in the order.
-    pub(super) fn pick(&self, client: SocketAddr, tried: &[usize]) -> Option<usize> {
+    pub(super) fn pick(&self, hash: u64, tried: &[usize]) -> Option<usize> {
         let may_get = |slot: &usize| self.running.get(*slot).is_some_and(Option::is_some) && !tried.contains(slot);
-        let mut order = self.table.order(key(self.rules.by, client)).filter(may_get);
+        let mut order = self.table.order(hash).filter(may_get);
         let first = order.next();
-        if let Some(factor) = self.rules.factor
+        if let Some(factor) = self.factor
             && let Some(slot) = first.into_iter().chain(order).find(|slot| self.is_within(*slot, factor))
         {
             return Some(slot);
@@ -72,48 +71,10 @@ impl Hashed {
     }
 }
 
-/// What the pool's `hash` makes of a client. IPv4 addresses count as such in either notation.
-fn key(by: HashBy, client: SocketAddr) -> u64 {
-    match by {
-        HashBy::ClientAddress { v4, v6 } => hash_of_network(client.ip(), v4, v6, &[]),
-        HashBy::ClientAndPort => hash_of_network(client.ip(), 32, 128, &client.port().to_be_bytes()),
-    }
-}
-
-fn hash_of_network(address: IpAddr, v4: u8, v6: u8, more: &[u8]) -> u64 {
-    let (bits, length, bytes) = match address.to_canonical() {
-        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, v4, 4),
-        IpAddr::V6(address) => (address.to_bits(), v6, 16),
-    };
-    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-    hash_of(&[&(bits & mask).to_be_bytes()[..bytes], more].concat(), 0)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::table::{HashMember, TableKind};
+    use super::super::table::{HashMember, TableKind, hash_of};
     use super::*;
-
-    const WHOLE: HashBy = HashBy::ClientAddress { v4: 32, v6: 128 };
-
-    fn at(text: &str) -> SocketAddr {
-        SocketAddr::new(text.parse().unwrap(), 4_000)
-    }
-
-    #[test]
-    fn a_client_is_its_address_its_network_or_its_connection() {
-        let same = |by, a, b| key(by, a) == key(by, b);
-        assert!(same(WHOLE, at("10.0.0.1"), SocketAddr::new([10, 0, 0, 1].into(), 9)));
-        assert!(same(WHOLE, at("10.0.0.1"), at("::ffff:10.0.0.1")));
-        assert!(!same(WHOLE, at("10.0.0.1"), at("10.0.0.2")) && !same(WHOLE, at("10.0.0.1"), at("a00:1::")));
-        let networks = HashBy::ClientAddress { v4: 24, v6: 56 };
-        assert!(same(networks, at("10.0.0.1"), at("10.0.0.254")) && !same(networks, at("10.0.0.1"), at("10.0.1.1")));
-        assert!(same(networks, at("2001:db8:0:12::1"), at("2001:db8:0:34::2")));
-        assert!(!same(networks, at("2001:db8:0:112::1"), at("2001:db8:0:234::2")));
-        let all = HashBy::ClientAddress { v4: 0, v6: 0 };
-        assert!(same(all, at("10.0.0.1"), at("192.0.2.1")) && same(all, at("::1"), at("2001:db8::1")));
-        assert!(!same(HashBy::ClientAndPort, at("10.0.0.1"), SocketAddr::new([10, 0, 0, 1].into(), 9)));
-    }
 
     /// With `balance_factor` no slot gets more than that part of the mean, for any set of clients.
     #[test]
@@ -123,13 +84,13 @@ mod tests {
         let members = ids.iter().enumerate().map(|(slot, id)| HashMember { slot, id, weight: weights[slot] as u16 });
         let table = Arc::new(HashTable::build(TableKind::Ring, members.collect()));
         for factor in [100, 125, 200] {
-            let mut policy = Hashed::new(Hashing { by: WHOLE, factor: Some(factor) });
+            let mut policy = Hashed::new(Some(factor));
             policy.set_table(Arc::clone(&table));
             let mut sessions = [0_u32; 4];
             (0..4).for_each(|slot| policy.enter(slot, weights[slot], 0));
             for total in 1..=700_u64 {
                 // One client alone, which would always get the same.
-                let slot = policy.pick(at("10.0.0.1"), &[]).unwrap();
+                let slot = policy.pick(7, &[]).unwrap();
                 sessions[slot] += 1;
                 policy.enter(slot, weights[slot], sessions[slot]);
                 let most = (u64::from(factor) * total * u64::from(weights[slot])).div_ceil(700);
@@ -142,11 +103,11 @@ mod tests {
     fn a_tried_slot_and_one_that_does_not_run_are_passed_over_and_nothing_else_changes() {
         let ids: Vec<String> = (0..8).map(|slot| slot.to_string()).collect();
         let members = || ids.iter().enumerate().map(|(slot, id)| HashMember { slot, id, weight: 1 });
-        let mut policy = Hashed::new(Hashing { by: WHOLE, factor: None });
+        let mut policy = Hashed::new(None);
         policy.set_table(Arc::new(HashTable::build(TableKind::Maglev, members().collect())));
         (0..8).for_each(|slot| policy.enter(slot, 1, 0));
         for client in 0..200_u8 {
-            let client = SocketAddr::new([192, 0, 2, client].into(), 1);
+            let client = hash_of(&[192, 0, 2, client], 0);
             let first = policy.pick(client, &[]).unwrap();
             let second = policy.pick(client, &[first]).unwrap();
             assert_ne!(first, second);
@@ -158,6 +119,6 @@ mod tests {
         }
         // Not in the table yet.
         policy.enter(9, 1, 0);
-        assert_eq!(policy.pick(at("10.0.0.1"), &[0, 1, 2, 3, 4, 5, 6, 7]), Some(9));
+        assert_eq!(policy.pick(7, &[0, 1, 2, 3, 4, 5, 6, 7]), Some(9));
     }
 }

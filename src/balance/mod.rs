@@ -2,6 +2,7 @@
 //! Called by `pool`, which keeps it behind one short mutex.
 //! It counts the sessions of every slot, also of slots that can't be picked, so that no change of membership loses a count.
 
+mod affinity;
 mod hashed;
 mod heap;
 mod last_resort;
@@ -14,10 +15,10 @@ mod table;
 mod tests;
 mod tiers;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::{Balance, Hashing, Spill, TIERS};
+pub use affinity::Affinity;
 use hashed::Hashed;
 pub use last_resort::{LastResort, is_all_down};
 use least_connections::LeastConnections;
@@ -25,7 +26,7 @@ use random::{PowerOfTwo, Random};
 use round_robin::RoundRobin;
 use spill::Dead;
 pub use spill::PickContext;
-pub use table::{HashMember, HashTable, TableKind};
+pub use table::{HashMember, HashTable, TableKind, hash_of};
 pub use tiers::{TierHealth, first_alone, loads};
 
 /// The slots of a pool, their sessions, and the order in which they are picked.
@@ -147,7 +148,7 @@ impl Picker {
         let before = std::mem::replace(&mut self.rules, rules);
         if before.balance == rules.balance {
             for tier in &mut self.tiers {
-                tier.policy.set_hashing(rules.hashing);
+                tier.policy.set_factor(rules.hashing.factor);
             }
             return;
         }
@@ -229,7 +230,7 @@ impl Picker {
     pub fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
         let slot = self.pick_by_load(context).or_else(|| {
             let tier = self.next_tier(context)?;
-            self.tiers[tier].policy.pick(context.client, context.tried)
+            self.tiers[tier].policy.pick(context)
         })?;
         self.count(slot, 1);
         Some(slot)
@@ -239,7 +240,7 @@ impl Picker {
         let mut passed_over = Vec::new();
         loop {
             let tier = self.tier_order.pick(&passed_over)?;
-            if let Some(slot) = self.tiers[tier].policy.pick(context.client, context.tried) {
+            if let Some(slot) = self.tiers[tier].policy.pick(context) {
                 return Some(slot);
             }
             passed_over.push(tier);
@@ -360,7 +361,7 @@ impl Picker {
 
 impl Policy {
     fn new(rules: &PickRules, tier: usize) -> Self {
-        let (seed, hashed) = (rules.seed.wrapping_add(tier as u64), || Hashed::new(rules.hashing));
+        let (seed, hashed) = (rules.seed.wrapping_add(tier as u64), || Hashed::new(rules.hashing.factor));
         match rules.balance {
             Balance::RoundRobin => Self::RoundRobin(RoundRobin::new()),
             Balance::LeastConnections => Self::LeastConnections(LeastConnections::new()),
@@ -371,9 +372,9 @@ impl Policy {
         }
     }
 
-    fn set_hashing(&mut self, hashing: Hashing) {
+    fn set_factor(&mut self, factor: Option<u32>) {
         if let Self::Hashed(policy, _) = self {
-            policy.set_rules(hashing);
+            policy.set_factor(factor);
         }
     }
 
@@ -397,13 +398,14 @@ impl Policy {
         }
     }
 
-    fn pick(&mut self, client: SocketAddr, tried: &[usize]) -> Option<usize> {
+    fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
+        let tried = context.tried;
         match self {
             Self::RoundRobin(policy) => policy.pick(tried),
             Self::LeastConnections(policy) => policy.pick(tried),
             Self::Random(policy) => policy.pick(tried),
             Self::PowerOfTwo(policy) => policy.pick(tried),
-            Self::Hashed(policy, _) => policy.pick(client, tried),
+            Self::Hashed(policy, _) => policy.pick(context.affinity.hash, tried),
         }
     }
 

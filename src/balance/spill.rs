@@ -1,16 +1,13 @@
 //! PURE. Decides whether a session may go on to the next tier: the meaning of the pool's `spill`, in one place.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
+use super::Affinity;
 use crate::config::Spill;
-
-const NO_CLIENT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What a pick knows about the session.
 #[derive(Clone, Copy, Debug)]
 pub struct PickContext<'a, T> {
-    /// The client's address.
-    pub client: SocketAddr,
+    /// Which backend it belongs to, where the policy asks.
+    pub affinity: Affinity,
     /// What it has tried, each once: it gets another one.
     pub tried: &'a [T],
     /// The part of `tried` that has not answered yet; the rest has failed.
@@ -20,8 +17,8 @@ pub struct PickContext<'a, T> {
 }
 
 impl<'a, T> PickContext<'a, T> {
-    /// A session without a client that has tried nothing and does not wait.
-    pub const FIRST: Self = Self { client: NO_CLIENT, tried: &[], dialling: &[], waits: false };
+    /// A session that belongs nowhere, has tried nothing and does not wait.
+    pub const FIRST: Self = Self { affinity: Affinity::NONE, tried: &[], dialling: &[], waits: false };
 
     /// A session whose attempts at `tried` have failed; each once.
     pub fn having_tried(tried: &'a [T]) -> Self {

@@ -125,7 +125,7 @@ fn ring(members: &[HashMember<'_>]) -> Vec<(u64, usize)> {
 
 /// FNV-1a over the bytes, then a step that lets every bit of it count for every bit of the result (splitmix64's last one):
 /// ids and addresses of neighbours differ in few bits. The same on every machine and in every version.
-pub(super) fn hash_of(bytes: &[u8], seed: u64) -> u64 {
+pub fn hash_of(bytes: &[u8], seed: u64) -> u64 {
     let mut hasher = FnvHasher::default();
     hasher.write(&seed.to_le_bytes());
     hasher.write(bytes);

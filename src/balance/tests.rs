@@ -12,6 +12,10 @@ fn rules(balance: Balance) -> PickRules {
     PickRules { balance, hashing: Hashing::DEFAULT, spill: Spill::DEFAULT, seed: 1 }
 }
 
+fn of_client(number: u64) -> Affinity {
+    Affinity { hash: hash_of(&number.to_be_bytes(), 0) }
+}
+
 fn pool(balance: Balance, weights: &[u32]) -> Picker {
     let mut balancer = Picker::new(rules(balance));
     for (slot, &weight) in weights.iter().enumerate() {
@@ -225,8 +229,8 @@ fn tiers_get_their_load_and_stay_exact_within() {
 fn shares(balancer: &mut Picker, picks: usize) -> Vec<f64> {
     let mut counts = vec![0_u32; balancer.slots.len()];
     for number in 0..picks {
-        let client = SocketAddr::from(([10, 0, (number >> 8) as u8, number as u8], (number >> 16) as u16));
-        counts[balancer.pick(&PickContext { client, ..PickContext::FIRST }).unwrap()] += 1;
+        let context = PickContext { affinity: of_client(number as u64), ..PickContext::FIRST };
+        counts[balancer.pick(&context).unwrap()] += 1;
     }
     counts.into_iter().map(|count| 100.0 * f64::from(count) / picks as f64).collect()
 }
@@ -276,8 +280,8 @@ fn every_policy_gives_what_is_left_and_nothing_else() {
                 set(&mut balancer, slot, weights[slot], true);
                 let tried: Vec<usize> = (0..weights.len()).filter(|_| random.u8(..3) == 0).collect();
                 let left = |slot: &usize| weights[*slot] > 0 && !tried.contains(slot);
-                let client = ([10, 0, 0, random.u8(..)], 1).into();
-                match balancer.pick(&PickContext { client, ..PickContext::having_tried(&tried) }) {
+                let affinity = of_client(random.u64(..256));
+                match balancer.pick(&PickContext { affinity, ..PickContext::having_tried(&tried) }) {
                     Some(slot) => assert!(left(&slot), "{balance:?}: {slot} of {weights:?} without {tried:?}"),
                     None => assert!(!(0..weights.len()).any(|slot| left(&slot)), "{balance:?} {weights:?} {tried:?}"),
                 }

@@ -1,8 +1,11 @@
 //! `hash` and `balance_factor` of a pool: what its clients are told apart by, for the policies that hash.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use serde::{Serialize, Serializer};
 
 use super::Balance;
+use super::faults::Complaint;
 use super::table::Table;
 use super::value::Form;
 
@@ -20,27 +23,37 @@ pub struct Hashing {
 /// What is hashed of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HashBy {
-    /// The first bits of its address: so many of an IPv4 address, so many of an IPv6 one.
-    ClientAddress {
-        /// Up to 32.
-        v4: u8,
-        /// Up to 128.
-        v6: u8,
-    },
+    /// The first bits of its address.
+    ClientAddress(Prefix),
     /// Its address and port: its connections go to different backends.
     ClientAndPort,
+    /// The address and port that it connected to: what a PROXY header says, else this balancer's own.
+    Destination,
+    /// The value of this type in its PROXY header. Without one: its address.
+    ProxyTlv(u8),
+}
+
+/// The first bits of an address: so many of an IPv4 address, so many of an IPv6 one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Prefix {
+    /// Up to 32.
+    pub v4: u8,
+    /// Up to 128.
+    pub v6: u8,
 }
 
 words! {
     enum HashWord {
         ClientAddress = "client_address",
         ClientAndPort = "client_and_port",
+        Destination = "destination",
+        ProxyTlv = "proxy_tlv",
     }
 }
 
 impl Hashing {
     /// Where the file says nothing.
-    pub const DEFAULT: Self = Self { by: HashBy::ClientAddress { v4: 32, v6: 128 }, factor: None };
+    pub const DEFAULT: Self = Self { by: HashBy::ClientAddress(Prefix::WHOLE), factor: None };
 
     pub(super) fn read(pool: &Table<'_>, balance: Balance) -> Self {
         if !balance.hashes() {
@@ -63,23 +76,61 @@ impl HashBy {
     fn read(pool: &Table<'_>) -> Option<Self> {
         let value = pool.value("hash")?;
         if value.form() != Form::Table {
-            return pool.word("hash").map(|word| Self::of(word, 32, 128));
+            return match pool.word("hash")? {
+                HashWord::ClientAddress => Some(Self::ClientAddress(Prefix::WHOLE)),
+                HashWord::ClientAndPort => Some(Self::ClientAndPort),
+                HashWord::Destination => Some(Self::Destination),
+                HashWord::ProxyTlv => {
+                    let hint = "write hash = { by = \"proxy_tlv\", tlv = 0xE4 }, with the type of the value";
+                    value.refuse(Complaint::new("it does not say which value of the header", hint))
+                }
+            };
         }
         let table = value.table()?;
         let word = table.word("by").unwrap_or(HashWord::ClientAddress);
-        if let (HashWord::ClientAndPort, Some(prefix)) = (word, table.value("prefix")) {
-            let hint = "remove it, or write by = \"client_address\"";
-            prefix.fault("`prefix` has no effect with by = \"client_and_port\"", hint);
+        for (key, its) in [("prefix", HashWord::ClientAddress), ("tlv", HashWord::ProxyTlv)] {
+            if let Some(value) = table.value(key).filter(|_| word != its) {
+                let hint = format!("remove it, or write by = \"{}\"", its.name());
+                value.fault(format!("`{key}` has no effect with by = \"{}\"", word.name()), hint);
+            }
         }
+        match word {
+            HashWord::ClientAddress => Some(Self::ClientAddress(Prefix::read(&table))),
+            HashWord::ClientAndPort => Some(Self::ClientAndPort),
+            HashWord::Destination => Some(Self::Destination),
+            HashWord::ProxyTlv => {
+                if !table.has("tlv") {
+                    let hint = "add it: { by = \"proxy_tlv\", tlv = 0xE4 }";
+                    value.fault("`hash` by \"proxy_tlv\" without `tlv`, the type of the value", hint);
+                }
+                table.number("tlv", 0..=255).map(Self::ProxyTlv)
+            }
+        }
+    }
+}
+
+impl Prefix {
+    /// Every bit.
+    pub const WHOLE: Self = Self { v4: 32, v6: 128 };
+
+    /// The key `prefix` of this table.
+    pub(super) fn read(table: &Table<'_>) -> Self {
         let prefix = table.table("prefix");
         let bits = |key, most: u8| prefix.number(key, 1..=i64::from(most)).unwrap_or(most);
-        Some(Self::of(word, bits("v4", 32), bits("v6", 128)))
+        Self { v4: bits("v4", 32), v6: bits("v6", 128) }
     }
 
-    fn of(word: HashWord, v4: u8, v6: u8) -> Self {
-        match word {
-            HashWord::ClientAddress => Self::ClientAddress { v4, v6 },
-            HashWord::ClientAndPort => Self::ClientAndPort,
+    /// The network of an address. An IPv4 address counts as such in either notation.
+    pub fn network(self, address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V4(address) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.v4)).unwrap_or(0);
+                Ipv4Addr::from_bits(address.to_bits() & mask).into()
+            }
+            IpAddr::V6(address) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.v6)).unwrap_or(0);
+                Ipv6Addr::from_bits(address.to_bits() & mask).into()
+            }
         }
     }
 }
@@ -91,16 +142,15 @@ impl Serialize for HashBy {
             by: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
             prefix: Option<Prefix>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            tlv: Option<u8>,
         }
-        #[derive(Serialize)]
-        struct Prefix {
-            v4: u8,
-            v6: u8,
-        }
-        let (word, prefix) = match *self {
-            Self::ClientAddress { v4, v6 } => (HashWord::ClientAddress, Some(Prefix { v4, v6 })),
-            Self::ClientAndPort => (HashWord::ClientAndPort, None),
+        let (word, prefix, tlv) = match *self {
+            Self::ClientAddress(prefix) => (HashWord::ClientAddress, Some(prefix), None),
+            Self::ClientAndPort => (HashWord::ClientAndPort, None, None),
+            Self::Destination => (HashWord::Destination, None, None),
+            Self::ProxyTlv(tlv) => (HashWord::ProxyTlv, None, Some(tlv)),
         };
-        Written { by: word.name(), prefix }.serialize(serializer)
+        Written { by: word.name(), prefix, tlv }.serialize(serializer)
     }
 }

@@ -55,7 +55,7 @@ pub use connect::{Connect, Queue, Timeouts};
 pub use diff::{Diff, Difference, KeyChange, NamedDifference};
 pub use effective::masked;
 pub use error::{ConfigError, ConfigErrors};
-pub use hashing::{HashBy, Hashing};
+pub use hashing::{HashBy, Hashing, Prefix};
 pub use kinds::{CheckKind, Proof};
 pub use listeners::Listener;
 pub use model::Config;

@@ -28,6 +28,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
 use crate::balance;
+pub use crate::balance::Affinity;
 use crate::config;
 use crate::health::{Failing, Observation};
 use crate::metrics::Direction;
@@ -209,10 +210,10 @@ impl Pool {
     ///
     /// # Errors
     /// [`NoneLeft`]: there is no backend to wait for.
-    pub fn pick_or_wait(self: &Arc<Self>, client: SocketAddr, queue: config::Queue) -> Result<PickOrWait, NoneLeft> {
+    pub fn pick_or_wait(self: &Arc<Self>, affinity: Affinity, queue: config::Queue) -> Result<PickOrWait, NoneLeft> {
         let waits_for_any = self.settings.load().when_all_down == config::WhenAllDown::Wait;
         let mut inner = self.inner();
-        if let Ok(claim) = inner.pick(&PickContext { client, waits: true, ..PickContext::FIRST }) {
+        if let Ok(claim) = inner.pick(&PickContext { affinity, waits: true, ..PickContext::FIRST }) {
             drop(inner);
             return Ok(PickOrWait::Now(Lease::new(Arc::clone(self), claim)));
         }
@@ -222,7 +223,7 @@ impl Pool {
         if inner.queue.len() >= queue.max_length {
             return Ok(PickOrWait::Full);
         }
-        let place = inner.queue.enter(client);
+        let place = inner.queue.enter(affinity);
         drop(inner);
         Ok(PickOrWait::Later(Waiting::new(Arc::clone(self), place)))
     }

@@ -6,7 +6,6 @@
 mod tests;
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::lease::Claim;
 use super::{Lease, NoneLeft, Pool};
+use crate::balance::Affinity;
 
 /// The waiting sessions, in the order of their tickets.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ pub(super) struct Queue {
 #[derive(Debug)]
 struct Waiter {
     ticket: u64,
-    client: SocketAddr,
+    affinity: Affinity,
     to: oneshot::Sender<Claim>,
 }
 
@@ -40,10 +40,10 @@ impl Queue {
         self.waiting.len()
     }
 
-    pub(super) fn enter(&mut self, client: SocketAddr) -> (u64, oneshot::Receiver<Claim>) {
+    pub(super) fn enter(&mut self, affinity: Affinity) -> (u64, oneshot::Receiver<Claim>) {
         let (to, claim) = oneshot::channel();
         self.tickets += 1;
-        self.waiting.push_back(Waiter { ticket: self.tickets, client, to });
+        self.waiting.push_back(Waiter { ticket: self.tickets, affinity, to });
         (self.tickets, claim)
     }
 
@@ -54,11 +54,11 @@ impl Queue {
         }
     }
 
-    /// Serves sessions while `pick` has a backend for the first one's client.
-    pub(super) fn serve(&mut self, mut pick: impl FnMut(SocketAddr) -> Option<Claim>) -> Vec<Served> {
+    /// Serves sessions while `pick` has a backend for the first one.
+    pub(super) fn serve(&mut self, mut pick: impl FnMut(Affinity) -> Option<Claim>) -> Vec<Served> {
         let mut served = Vec::new();
         while let Some(first) = self.waiting.front()
-            && let Some(claim) = pick(first.client)
+            && let Some(claim) = pick(first.affinity)
             && let Some(first) = self.waiting.pop_front()
         {
             served.push((first.to, claim));

@@ -170,8 +170,8 @@ impl PoolState {
             return self.claimed(slot, Some(trial));
         }
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
-        let context =
-            balance::PickContext { client: context.client, tried: &tried, dialling: &dialling, waits: context.waits };
+        let PickContext { affinity, waits, .. } = *context;
+        let context = balance::PickContext { affinity, tried: &tried, dialling: &dialling, waits };
         let slot = self.picker.pick(&context).ok_or(NoneLeft)?;
         self.claimed(slot, None)
     }
@@ -179,8 +179,8 @@ impl PoolState {
     /// Whether [`Self::pick`] would return a backend; trials are not counted.
     pub(super) fn has_left(&self, context: &PickContext<'_>) -> bool {
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
-        let PickContext { client, waits, .. } = *context;
-        self.picker.has_left(&balance::PickContext { client, tried: &tried, dialling: &dialling, waits })
+        let PickContext { affinity, waits, .. } = *context;
+        self.picker.has_left(&balance::PickContext { affinity, tried: &tried, dialling: &dialling, waits })
     }
 
     /// Without those that are forgotten.
@@ -194,7 +194,7 @@ impl PoolState {
             return Vec::new();
         }
         let mut queue = std::mem::take(&mut self.queue);
-        let served = queue.serve(|client| self.pick(&PickContext { client, waits: true, ..PickContext::FIRST }).ok());
+        let served = queue.serve(|affinity| self.pick(&PickContext { affinity, waits: true, ..PickContext::FIRST }).ok());
         self.queue = queue;
         served
     }

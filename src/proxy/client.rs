@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use super::socket::{Socket, plain};
 use crate::config::{AcceptProxy, Authority, ProxyValues, SendProxy};
 use crate::deadline::within;
+use crate::route::ClientFacts;
 use crate::proxy_protocol::{self, AUTHORITY, Addresses, Header, HeaderError, Parsed, Tlv, UNIQUE_ID};
 
 /// Read in one system call: a header and the first request behind it, seldom more.
@@ -54,11 +55,20 @@ impl Client {
         self.value(UNIQUE_ID).filter(|id| (1..=proxy_protocol::LONGEST_ID).contains(&id.len()))
     }
 
+    /// For its route. The destination is known only if a header says it.
+    pub(super) fn facts(&self, peer: SocketAddr) -> ClientFacts<'_> {
+        ClientFacts { address: self.address, peer, destination: self.destination, tlvs: &self.tlvs }
+    }
+
+    /// What it connected to: what a header says, else our own end of the connection. `socket` is the client's; asking it
+    /// costs a system call.
+    pub(super) fn destination(&self, socket: &Socket) -> Option<SocketAddr> {
+        self.destination.or_else(|| socket.local_address().ok())
+    }
+
     /// What a backend is told. `socket` is the client's, `own_id` is for clients that came without one.
     pub(super) fn header(&self, settings: &SendProxy, socket: &Socket, own_id: &str) -> Greeting {
-        // A header says what the client connected to; without one it is our own end of the connection.
-        let destination = self.destination.or_else(|| socket.local_address().ok());
-        let addresses = destination.map(|destination| Addresses::between(self.address, destination));
+        let addresses = self.destination(socket).map(|destination| Addresses::between(self.address, destination));
         let values = match settings {
             SendProxy::V1 => {
                 return Greeting { bytes: proxy_protocol::write_v1(addresses), unique_id: None, left_out: Vec::new() };

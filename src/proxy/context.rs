@@ -1,13 +1,12 @@
 //! What is known of a session once it has a route: `session` makes it; `upstream` and `replay` go by it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::live::Live;
 use super::socket::Socket;
 use super::worker::Worker;
 use crate::config;
-use crate::pool::Pool;
+use crate::pool::{Affinity, Pool};
 
 #[derive(Debug)]
 pub(super) struct SessionContext<'a> {
@@ -15,8 +14,8 @@ pub(super) struct SessionContext<'a> {
     pub(super) socket: &'a Socket,
     pub(super) worker: &'a Worker,
     pub(super) live: Arc<Live>,
-    /// The client that the session is for.
-    pub(super) client: SocketAddr,
+    /// Which backend it belongs to.
+    pub(super) affinity: Affinity,
     pub(super) pool: Arc<Pool>,
     /// One set of them, whatever is applied meanwhile.
     pub(super) settings: Arc<config::Pool>,

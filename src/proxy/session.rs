@@ -21,13 +21,13 @@ use super::replay::{Request, Settled};
 use super::socket::{Socket, broken};
 use super::upstream::{GivenUp, NoConnection, Search};
 use super::worker::{Load, SessionGuard, Worker};
-use crate::config;
+use crate::config::{self, HashBy};
 use crate::deadline::within;
 use crate::metrics::{Outcome, Refusal};
 use crate::pace::Pace;
 use crate::pool::{ByteCell, Lease};
 use crate::proxy_protocol;
-use crate::route::{ClientFacts, Decision};
+use crate::route::{Decision, affinity};
 
 /// Numbers sessions in the order in which they begin, over all workers.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -164,13 +164,18 @@ fn route<'a>(
     client: &Client,
     (socket, worker, live): (&'a Socket, &'a Worker, &Arc<Live>),
 ) -> Result<SessionContext<'a>, Ended> {
-    let pool = match front.routes.decide(&ClientFacts { address: client.address, peer: live.peer }) {
+    let mut facts = client.facts(live.peer);
+    let pool = match front.routes.decide(&facts) {
         Decision::Pool(pool) => Arc::clone(pool),
         Decision::Refused(why) => return Err(Ended::refused(why, None)),
     };
     live.routed(&pool);
-    let (live, client, settings) = (Arc::clone(live), client.address, pool.settings());
-    Ok(SessionContext { socket, worker, live, client, pool, settings })
+    let (live, settings) = (Arc::clone(live), pool.settings());
+    let by = settings.hashing.by;
+    if by == HashBy::Destination {
+        facts.destination = client.destination(socket);
+    }
+    Ok(SessionContext { socket, worker, live, affinity: affinity(by, &facts), pool, settings })
 }
 
 /// Finds a backend, and one that answers where requests are replayed.

@@ -2,18 +2,16 @@
 //! Used by `upstream`.
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::pool::{Backend, PickContext};
+use crate::pool::{Affinity, Backend, PickContext};
 
 /// Different failures that a session keeps for its log line; the rest is counted.
 const FAILURE_LIMIT: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Tries {
-    /// The client's address.
-    client: SocketAddr,
+    affinity: Affinity,
     /// Each backend once; those of the present round at the end.
     tried: Vec<Arc<Backend>>,
     /// How many belong to the present round. A round ends when all backends have been tried.
@@ -34,14 +32,14 @@ struct FailedTry {
 }
 
 impl Tries {
-    pub(super) fn new(client: SocketAddr) -> Self {
+    pub(super) fn new(affinity: Affinity) -> Self {
         let (tried, dialling, failures) = (Vec::new(), Vec::new(), Vec::new());
-        Self { client, tried, round: 0, dialling, failures, more: 0 }
+        Self { affinity, tried, round: 0, dialling, failures, more: 0 }
     }
 
     /// The context to pick a backend that was not tried at all.
     pub(super) fn untried(&self, waits: bool) -> PickContext<'_> {
-        PickContext { client: self.client, tried: &self.tried, dialling: &self.dialling, waits }
+        PickContext { affinity: self.affinity, tried: &self.tried, dialling: &self.dialling, waits }
     }
 
     /// The context to pick one that was not tried in this round.

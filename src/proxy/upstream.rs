@@ -65,7 +65,7 @@ pub(super) struct Search<'a> {
 
 impl<'a> Search<'a> {
     pub(super) fn new(context: &'a SessionContext<'a>, has_bytes: bool) -> Self {
-        let (random, tries) = (context.worker.random(), Tries::new(context.client));
+        let (random, tries) = (context.worker.random(), Tries::new(context.affinity));
         Self { context, random, has_bytes, tries, found: false, queued: Duration::ZERO, in_queue_since: None }
     }
 
@@ -188,7 +188,7 @@ impl<'a> Search<'a> {
     }
 
     async fn wait_in(&mut self, queue: config::Queue, deadline: &mut Instant) -> Result<Lease, GivenUp> {
-        let waiting = match self.context.pool.pick_or_wait(self.context.client, queue) {
+        let waiting = match self.context.pool.pick_or_wait(self.context.affinity, queue) {
             Ok(PickOrWait::Now(lease)) => return Ok(lease),
             Ok(PickOrWait::Later(waiting)) => waiting,
             Ok(PickOrWait::Full) => return Err(GivenUp::QueueFull),

@@ -4,22 +4,29 @@
 //! A new kind of rule is a variant of [`Condition`] and its line in `holds`. What it has to know of a client is a field of
 //! [`ClientFacts`], which `proxy/session.rs` fills; `config` reads it from the file, and `server/apply.rs` makes the rules.
 
+mod affinity;
 pub mod hello;
 mod networks;
 
 use std::net::SocketAddr;
 
 use crate::metrics::Refusal;
+use crate::proxy_protocol::Tlv;
 
+pub use affinity::affinity;
 pub use networks::Networks;
 
 /// What is known of a client when its session is routed.
 #[derive(Clone, Copy, Debug)]
-pub struct ClientFacts {
+pub struct ClientFacts<'a> {
     /// The client that the session is for.
     pub address: SocketAddr,
     /// The peer that connected: a proxy, where its header names another client.
     pub peer: SocketAddr,
+    /// What it connected to, where its PROXY header says it.
+    pub destination: Option<SocketAddr>,
+    /// The values of its PROXY header.
+    pub tlvs: &'a [Tlv],
 }
 
 /// When a rule applies.
@@ -49,7 +56,7 @@ impl<P> Routes<P> {
     }
 
     /// What becomes of this client's session. Where no rule applies it is refused.
-    pub fn decide(&self, client: &ClientFacts) -> Decision<&P> {
+    pub fn decide(&self, client: &ClientFacts<'_>) -> Decision<&P> {
         let rule = self.0.iter().find(|(condition, _)| condition.holds(client));
         match rule {
             Some((_, Decision::Pool(pool))) => Decision::Pool(pool),
@@ -68,7 +75,7 @@ impl<P> Routes<P> {
 }
 
 impl Condition {
-    fn holds(self, _client: &ClientFacts) -> bool {
+    fn holds(self, _client: &ClientFacts<'_>) -> bool {
         match self {
             Self::Always => true,
         }
@@ -79,9 +86,9 @@ impl Condition {
 mod tests {
     use super::*;
 
-    fn client() -> ClientFacts {
+    fn client() -> ClientFacts<'static> {
         let address = ([192, 0, 2, 1], 4000).into();
-        ClientFacts { address, peer: address }
+        ClientFacts { address, peer: address, destination: None, tlvs: &[] }
     }
 
     #[test]

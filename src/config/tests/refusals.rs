@@ -49,6 +49,12 @@ fn policies() {
         "prefix_too_long": with_more("balance = \"ring_hash\"\nhash = { prefix = { v4 = 33 } }"),
         "prefix_of_nothing": with_more("balance = \"ring_hash\"\nhash = { prefix = { v6 = 0 } }"),
         "prefix_of_a_connection": with_more("balance = \"maglev\"\nhash = { by = \"client_and_port\", prefix = { v4 = 24 } }"),
+        "prefix_of_a_destination": with_more("balance = \"maglev\"\nhash = { by = \"destination\", prefix = { v4 = 24 } }"),
+        "tlv_of_an_address": with_more("balance = \"maglev\"\nhash = { by = \"client_address\", tlv = 0xE4 }"),
+        "tlv_without_its_type": with_more("balance = \"maglev\"\nhash = \"proxy_tlv\""),
+        "tlv_without_its_type_in_a_table": with_more("balance = \"maglev\"\nhash = { by = \"proxy_tlv\" }"),
+        "tlv_too_large": with_more("balance = \"maglev\"\nhash = { by = \"proxy_tlv\", tlv = 256 }"),
+        "tlv_as_text": with_more("balance = \"maglev\"\nhash = { by = \"proxy_tlv\", tlv = \"0xE4\" }"),
         "factor_below_the_mean": with_more("balance = \"maglev\"\nbalance_factor = 99"),
         "factor_as_text": with_more("balance = \"maglev\"\nbalance_factor = \"125%\""),
     }

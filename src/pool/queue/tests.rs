@@ -14,7 +14,7 @@ use crate::standing::Standing;
 const ROOMY: config::Queue = config::Queue { max_length: 1_000, timeout: Duration::from_secs(10) };
 
 /// The queue does not care which.
-const CLIENT: SocketAddr = PickContext::FIRST.client;
+const CLIENT: Affinity = Affinity::NONE;
 
 fn capped(standing: Standing, cap: u32) -> BackendView {
     BackendView { max_sessions: Some(cap), ..view(standing, 1) }
@@ -227,7 +227,7 @@ fn a_crowd_gets_through() {
 #[test]
 fn a_waiter_is_picked_for_as_the_client_that_it_is() {
     let mut queue = Queue::default();
-    let clients: Vec<SocketAddr> = (1..=3).map(|port| ([192, 0, 2, 7], port).into()).collect();
+    let clients: Vec<Affinity> = (1..=3).map(|hash| Affinity { hash }).collect();
     for client in &clients {
         drop(queue.enter(*client));
     }

@@ -2,6 +2,7 @@
 //! them, are drawn at random; which backends may be used is said here a second time, backend by backend. `SEED=…` replays a failure.
 
 use super::*;
+use crate::balance::Affinity;
 use crate::config::TIERS;
 
 #[test]
@@ -99,8 +100,8 @@ impl World {
                 met.map(|(_, backend)| Arc::clone(backend)).collect()
             };
             let (tried, dialling) = (those(|met| met != Met::Nothing), those(|met| met == Met::Silence));
-            let client = ([10, 0, 0, self.random.u8(..)], 1).into();
-            let context = PickContext { client, tried: &tried, dialling: &dialling, waits };
+            let affinity = Affinity { hash: self.random.u64(..) };
+            let context = PickContext { affinity, tried: &tried, dialling: &dialling, waits };
             let may: Vec<_> = (0..met.len()).filter(|&number| self.may(number, &met, waits)).collect();
             assert_eq!(self.pool.has_left(&context), !may.is_empty());
             if tried.is_empty() && waits == self.pool.settings().queue.is_some() {
