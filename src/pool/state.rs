@@ -194,7 +194,8 @@ impl PoolState {
             return Vec::new();
         }
         let mut queue = std::mem::take(&mut self.queue);
-        let served = queue.serve(|affinity| self.pick(&PickContext { affinity, waits: true, ..PickContext::FIRST }).ok());
+        let served =
+            queue.serve(|affinity| self.pick(&PickContext { affinity, waits: true, ..PickContext::FIRST }).ok());
         self.queue = queue;
         served
     }

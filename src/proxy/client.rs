@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use super::socket::{Socket, plain};
 use crate::config::{AcceptProxy, Authority, ProxyValues, SendProxy};
 use crate::deadline::within;
-use crate::route::ClientFacts;
 use crate::proxy_protocol::{self, AUTHORITY, Addresses, Header, HeaderError, Parsed, Tlv, UNIQUE_ID};
+use crate::route::ClientFacts;
 
 /// Read in one system call: a header and the first request behind it, seldom more.
 const PIECE: usize = 1_024;
