@@ -50,5 +50,6 @@ pub mod route;
 mod seeds;
 pub mod server;
 pub mod standing;
+mod watch;
 
 pub use balancer::{Balancer, Options, ReloadError, StartError, WorkerDied};

@@ -13,6 +13,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("seeds", &[]),
     ("pace", &[]),
     ("deadline", &[]),
+    ("watch", &["config"]),
     ("endpoint", &["config", "metrics"]),
     ("proxy_protocol", &[]),
     ("route", &["config", "metrics", "proxy_protocol", "balance"]),
@@ -23,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("pool", &["config", "metrics", "endpoint", "health", "standing", "operator", "balance", "pace"]),
     ("keeper", &["config", "metrics", "endpoint", "health", "standing", "operator", "pool", "pace", "balance"]),
     ("probe", &["config", "metrics", "endpoint", "proxy_protocol", "health", "pace", "deadline"]),
-    ("discovery", &["config", "metrics", "endpoint", "pool", "pace", "deadline"]),
+    ("discovery", &["config", "metrics", "endpoint", "pool", "pace", "deadline", "watch"]),
     ("proxy", &["config", "metrics", "proxy_protocol", "route", "pool", "pace", "deadline"]),
     (
         "server",
@@ -50,7 +51,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("balancer", &["config", "admin", "pool", "proxy", "server"]),
-    ("cli", &["clean", "config", "balance", "pace", "standing", "operator", "balancer", "server", "admin"]),
+    ("cli", &["clean", "config", "balance", "pace", "standing", "operator", "balancer", "server", "admin", "watch"]),
 ];
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.
@@ -78,7 +79,7 @@ const DOORS: &[(&str, &[&str])] = &[
             "admin/place.rs",
             "admin/triage.rs",
             "cli/reader.rs",
-            "cli/watch/",
+            "watch/",
             "config/file.rs",
             "cli/addresses.rs",
         ],

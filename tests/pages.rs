@@ -53,8 +53,8 @@ fn column<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 #[test]
 fn the_metrics_of_the_manual_exist() {
     let known: BTreeSet<_> = metrics::ALL.iter().map(|metric| metric.name).collect();
-    // Keys of a Consul service's Meta, which begin like metrics.
-    let meta = ["evenkeel_priority", "evenkeel_max_sessions"];
+    // Keys of Meta and of labels, which begin like metrics.
+    let meta = ["evenkeel_priority", "evenkeel_max_sessions", "evenkeel_weight"];
     for (name, text) in all() {
         let named = code(&text).into_iter().filter(|word| word.starts_with("evenkeel_") && !meta.contains(word));
         let unknown: Vec<_> = named.filter(|word| !known.contains(word)).collect();
@@ -110,7 +110,7 @@ fn the_configurations_of_the_manual_are_valid() {
         for block in blocks(&text, "toml") {
             let mut whole = String::new();
             let (has_listener, has_source) =
-                (block.contains("[listeners."), ["backends =", "consul ="].iter().any(|key| block.contains(key)));
+                (block.contains("[listeners."), ["backends =", "consul =", "file ="].iter().any(|key| block.contains(key)));
             let pool = block.split("[pools.").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
             if !has_listener {
                 whole += &format!("[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"{pool}\"\n\n");

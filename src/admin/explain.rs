@@ -137,10 +137,11 @@ fn share(pool: &Pool, backend: &Backend) -> String {
 }
 
 /// Which source says what exists, in words.
-fn source(pool: &Pool) -> &'static str {
-    match pool.settings().source {
-        Source::Static(_) => "the file",
-        Source::Consul(_) => "Consul",
+fn source(pool: &Pool) -> String {
+    match &pool.settings().source {
+        Source::Static(_) => "the file".to_owned(),
+        Source::Consul(_) => "Consul".to_owned(),
+        Source::File(file) => file.path.display().to_string(),
     }
 }
 
@@ -175,9 +176,11 @@ fn agent(pool: &Pool, backend: &Backend, view: &BackendView) -> String {
 }
 
 fn registry(pool: &Pool, id: &str, fact: Registry) -> String {
-    let is_listed = matches!(pool.settings().source, Source::Static(_));
+    let settings = pool.settings();
+    let is_listed = matches!(settings.source, Source::Static(_));
     let says = match fact {
         Registry::Passing if is_listed => "it is in the file; no registry is asked",
+        Registry::Passing if matches!(settings.source, Source::File(_)) => "it is listed",
         Registry::Passing => "nothing against it",
         Registry::Warning => "a check warns, and the pool serves such instances",
         Registry::Unknown => "a check has not run yet, so it does not know",

@@ -61,6 +61,7 @@ fn describe(config: &Config, max: usize) -> String {
                 several => format!("{several} static backends"),
             },
             Source::Consul(consul) => format!("consul service `{}` from {}", consul.service, consul.agent.address),
+            Source::File(file) => format!("the backends in {}", file.path.display()),
         };
         let check = &pool.check;
         let probes = match check.kind {

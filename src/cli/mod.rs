@@ -21,7 +21,6 @@ mod status;
 mod systemd;
 mod table;
 mod top;
-mod watch;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -39,7 +38,7 @@ use crate::config::ConfigError;
 use crate::server::LimitError;
 use crate::standing::Operator;
 pub use logging::{Logging, start as start_logging};
-pub use watch::FileWatch;
+pub use crate::watch::FileWatch;
 
 /// How long the end waits for stderr's reader.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -10,12 +10,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use super::watch::FileWatch;
 use super::{CommandError, logging, systemd};
 use crate::admin;
 use crate::balancer::{Balancer, Options, StartError, permit};
 use crate::config::{self, Config};
 use crate::server;
+use crate::watch::FileWatch;
 
 /// Threads of the control plane and the admin side: two, so that a big scrape does not hold up the keepers.
 const CONTROL_THREADS: usize = 2;

@@ -24,6 +24,16 @@ impl fmt::Display for HostPort {
     }
 }
 
+impl HostPort {
+    /// `host:port` as lists of backends have it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        backend(text).map_err(|complaint| complaint.what)
+    }
+}
+
 /// The host part of a [`HostPort`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Host {

@@ -255,7 +255,7 @@ pub(super) fn unsupported(pools: &[Pool], reading: &Reading<'_>) -> Vec<&'static
 
     let mut addresses = pools.iter().filter_map(|pool| match &pool.source {
         Source::Consul(consul) => Some(&*consul.agent.address),
-        Source::Static(_) => None,
+        Source::Static(_) | Source::File(_) => None,
     });
     let asks = addresses.clone().next().is_some();
     let https = addresses.any(|address| address.starts_with("https:"));

@@ -15,7 +15,7 @@ use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::{
-    Check, Closing, Connect, ConsulSource, Hashing, HostPort, Listener, Queue, Resilience, SendProxy, TIERS,
+    Check, Closing, Connect, ConsulSource, FileSource, Hashing, HostPort, Listener, Queue, Resilience, SendProxy, TIERS,
     TcpOptions, Timeouts, address, connect,
 };
 
@@ -116,6 +116,9 @@ words! {
     }
 }
 
+/// The keys that say where backends come from.
+const SOURCES: [&str; 3] = ["backends", "consul", "file"];
+
 /// Where a pool's backends come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub enum Source {
@@ -125,6 +128,9 @@ pub enum Source {
     /// `consul = { service = "…" }`
     #[serde(rename = "consul")]
     Consul(ConsulSource),
+    /// `file = "backends.json"`
+    #[serde(rename = "file")]
+    File(FileSource),
 }
 
 /// One entry of `backends`.
@@ -238,28 +244,29 @@ impl Source {
         match self {
             Self::Static(_) => "static",
             Self::Consul(_) => "consul",
+            Self::File(_) => "file",
         }
     }
 
     fn read(name: &str, pool: &Table<'_>, listeners: &[Listener], agents: &mut ConsulAgents<'_, '_>) -> Self {
-        let (backends, consul) = (pool.value("backends"), pool.value("consul"));
-        match (backends, &consul) {
-            (Some(_), Some(consul)) => {
-                let message = format!("pool `{name}` has both `backends` and `consul`");
-                consul.fault(message, "keep one of the two, or make two pools of it");
-            }
-            (None, None) => {
-                let name_shown = name.escape_debug();
-                let hint = format!("add backends = [\"10.0.0.1:9090\"] or consul = {{ service = \"{name_shown}\" }}");
-                pool.fault(format!("pool `{name}` has neither `backends` nor `consul`"), hint);
-            }
-            _ => {}
+        let written: Vec<_> = SOURCES.into_iter().filter_map(|key| Some((key, pool.value(key)?))).collect();
+        if let [(first, _), (second, value), ..] = &written[..] {
+            let message = format!("pool `{name}` has both `{first}` and `{second}`");
+            value.fault(message, "keep one of the two, or make two pools of it");
         }
-        match consul.and_then(|consul| consul.table()) {
-            Some(consul) => Self::Consul(ConsulSource::read(name, &consul, agents)),
-            None => {
-                Self::Static(backends.map_or_else(Vec::new, |backends| StaticBackend::read_all(&backends, listeners)))
-            }
+        let Some((key, value)) = written.into_iter().next() else {
+            let name_shown = name.escape_debug();
+            let hint = format!("add backends = [\"10.0.0.1:9090\"] or consul = {{ service = \"{name_shown}\" }}");
+            pool.fault(format!("pool `{name}` does not say where its backends come from"), hint);
+            return Self::Static(Vec::new());
+        };
+        let consul = if key == "consul" { value.table() } else { None };
+        match (key, consul) {
+            (_, Some(table)) => Self::Consul(ConsulSource::read(name, &table, agents)),
+            ("backends", None) => Self::Static(StaticBackend::read_all(&value, listeners)),
+            ("file", None) => Self::File(FileSource::read(&value)),
+            // What is written there is no table, which is noted.
+            _ => Self::Static(Vec::new()),
         }
     }
 }

@@ -54,7 +54,7 @@ impl Config {
         }
         let agents = self.pools.iter().filter_map(|pool| match &pool.source {
             Source::Consul(consul) => Some(&consul.agent),
-            Source::Static(_) => None,
+            Source::Static(_) | Source::File(_) => None,
         });
         // It is the same for all of them.
         if let Some(most) = agents.map(|agent| agent.max_connections).max().filter(|most| *most >= AGENT_CONNECTIONS) {
@@ -121,7 +121,7 @@ impl Config {
         }
         if pool.closing.on_down != ClosePolicy::Keep
             && pool.check.kind == CheckKind::None
-            && matches!(pool.source, Source::Static(_))
+            && !matches!(pool.source, Source::Consul(_))
         {
             warnings.push(format!("on_down \"{}\" never applies: nothing checks the backends", pool.closing.on_down));
         }
@@ -134,6 +134,7 @@ impl Config {
         match &pool.source {
             Source::Static(backends) => self.judge_backends(backends, warnings),
             Source::Consul(consul) => judge_agent(&consul.agent, warnings),
+            Source::File(_) => {}
         }
     }
 
@@ -156,11 +157,11 @@ impl Config {
     }
 }
 
-/// Whether there can be anything to wait for in its queue. An agent, and what Consul says of an instance, may limit sessions.
+/// Whether there can be anything to wait for in its queue. An agent, and what a source says of an instance, may limit sessions.
 fn may_wait(pool: &Pool) -> bool {
     let by_backend = match &pool.source {
         Source::Static(backends) => backends.iter().any(|backend| backend.max_sessions.is_some()),
-        Source::Consul(_) => true,
+        Source::Consul(_) | Source::File(_) => true,
     };
     by_backend
         || pool.resilience.backend_max_sessions.is_some()

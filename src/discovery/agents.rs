@@ -32,7 +32,7 @@ impl Reached {
     pub(super) fn by(pools: &[Pool]) -> HashSet<Self> {
         let agent = |pool: &Pool| match &pool.source {
             Source::Consul(consul) => Some(Self::of(&consul.agent)),
-            Source::Static(_) => None,
+            Source::Static(_) | Source::File(_) => None,
         };
         pools.iter().filter_map(agent).collect()
     }
@@ -148,7 +148,7 @@ impl Agents {
         let agent = Arc::new(Agent {
             address: reached.address.clone(),
             presence: Presence::new(),
-            outages: Outages::of_agent(&reached.address),
+            outages: Outages::of_source(&reached.address),
             client: Arc::new(Mutex::new(reached.client()?)),
             share: turns.share(),
             tuning: self.tuning,

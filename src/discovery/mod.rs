@@ -4,12 +4,15 @@
 
 mod agents;
 mod consul;
+mod document;
 mod error;
 mod feed;
+mod files;
 mod fixed;
 mod instance;
 mod names;
 mod outages;
+mod outside;
 mod own;
 mod pace;
 mod presence;
@@ -21,6 +24,8 @@ mod update_sender;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,8 +37,9 @@ use crate::pool::SourceStatus;
 
 pub use self::agents::{AgentError, Renewed};
 use self::agents::{Agents, Reached};
-use self::consul::{Catalog, Subject};
+use self::consul::{Catalog, Subject as Service};
 use self::feed::Feed;
+use self::files::{FileSources, WatchedFiles};
 use self::names::Names;
 use self::outages::Outages;
 pub use self::own::{Locals, OwnAddress, OwnAddresses};
@@ -56,6 +62,9 @@ const CONSUL_ERRORS: &[&str] = &{
     }
     all
 };
+
+/// Kinds of errors with a file, and look-ups.
+const FILE_ERRORS: &[&str] = &["resolve", "missing", "unreadable", "invalid", "hung"];
 
 /// The times of questions to a registry. Tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +102,7 @@ impl Default for Tuning {
 /// look-ups at once.
 pub struct Discovery {
     agents: Agents,
+    files: FileSources,
     resolver: Resolver,
     /// Of the resolver.
     unresolved: Arc<Outages>,
@@ -107,7 +117,8 @@ impl Discovery {
     }
 
     fn with(resolver: Resolver, fronts: OwnAddresses, tuning: Tuning) -> Self {
-        Self { agents: Agents::new(tuning), resolver, unresolved: Outages::of_resolver(), fronts, tuning }
+        let (agents, files) = (Agents::new(tuning), FileSources::default());
+        Self { agents, files, resolver, unresolved: Outages::of_resolver(), fronts, tuning }
     }
 
     /// What follows `source` for `pool`, once it is run, and looks up names as `resolve` says.
@@ -123,6 +134,10 @@ impl Discovery {
                     .of(&source.agent)
                     .map_err(|source| SourceError::Agent { pool: pool.to_owned(), source })?;
                 Followed::Consul(Box::new(Catalog::new(&agent, source, self.tuning)))
+            }
+            Source::File(source) => {
+                let refused = |source| SourceError::Watch { pool: pool.to_owned(), source };
+                Followed::File(self.files.of(&source.path).map_err(refused)?)
             }
         };
         let (resolver, unresolved, fronts) = (self.resolver.clone(), Arc::clone(&self.unresolved), self.fronts.clone());
@@ -166,6 +181,15 @@ pub enum SourceError {
         #[source]
         source: ::consul::Error,
     },
+    /// The system gives no descriptor or no thread to watch its file.
+    #[error("pool {pool}: can't watch its file")]
+    Watch {
+        /// The pool's name.
+        pool: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Follows one pool's source.
@@ -182,6 +206,14 @@ pub struct Follower {
 enum Followed {
     Static(Vec<StaticBackend>),
     Consul(Box<Catalog>),
+    File(Arc<WatchedFiles>),
+}
+
+/// What is followed of what: another one says other things, and not the same in another way.
+#[derive(PartialEq, Eq)]
+enum Subject {
+    Consul(Service),
+    File(PathBuf),
 }
 
 impl Followed {
@@ -189,7 +221,8 @@ impl Followed {
     fn subject(&self) -> Option<Subject> {
         match self {
             Self::Static(_) => None,
-            Self::Consul(catalog) => Some(catalog.subject()),
+            Self::Consul(catalog) => Some(Subject::Consul(catalog.subject())),
+            Self::File(watched) => Some(Subject::File(watched.path.clone())),
         }
     }
 
@@ -198,6 +231,7 @@ impl Followed {
         match self {
             Self::Static(_) => report.begin(name, None, WRITTEN_ERRORS),
             Self::Consul(catalog) => report.begin(name, Some(Arc::clone(catalog.outages())), CONSUL_ERRORS),
+            Self::File(watched) => report.begin(name, Some(Arc::clone(&watched.outages)), FILE_ERRORS),
         }
     }
 }
@@ -234,6 +268,7 @@ impl Follower {
                 match followed {
                     Followed::Static(backends) => fixed::follow(&backends, &mut feed).await,
                     Followed::Consul(catalog) => catalog.follow(&mut feed).await,
+                    Followed::File(watched) => files::follow(&watched, &mut feed).await,
                 }
             };
             let other = tokio::select! {

@@ -1,5 +1,5 @@
 //! Pools that fail together are one line in the log, now and then, and so are those that work again together.
-//! Those of one agent share an `Outages`, and so do all whose names the resolver looks up.
+//! Those of one source share an `Outages`, and so do all whose names the resolver looks up.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,8 @@ pub(super) struct Outages {
 /// Whose trouble it is.
 #[derive(Debug)]
 enum Subject {
-    /// That of the agent at this address.
-    Agent(String),
+    /// That of what is called so: an agent at its address, a file at its path.
+    Source(String),
     Resolver,
 }
 
@@ -56,8 +56,8 @@ pub(super) struct Failing {
 }
 
 impl Outages {
-    pub(super) fn of_agent(address: &str) -> Arc<Self> {
-        Arc::new(Self { of: Subject::Agent(address.to_owned()), state: Mutex::default() })
+    pub(super) fn of_source(name: &str) -> Arc<Self> {
+        Arc::new(Self { of: Subject::Source(name.to_owned()), state: Mutex::default() })
     }
 
     pub(super) fn of_resolver() -> Arc<Self> {
@@ -119,14 +119,14 @@ impl Outages {
         };
         let (count, oldest) = (all.len(), all.iter().filter_map(|(_, failing)| failing.age).max());
         match (&self.of, &all, oldest) {
-            (Subject::Agent(_), [(pool, _)], age) => {
+            (Subject::Source(_), [(pool, _)], age) => {
                 let known = match age {
                     Some(age) => format!("what is known stays and is {age:.0?} old"),
                     None => "nothing is known yet".to_owned(),
                 };
                 tracing::warn!(pool = &**pool, source, kind, failures, "discovery {lasts}, {known}: {text}");
             }
-            (Subject::Agent(_), _, age) => {
+            (Subject::Source(_), _, age) => {
                 let known = if age.is_some() { "what is known stays" } else { "nothing is known yet" };
                 tracing::warn!(pools, source, kind, failures, "discovery of {count} pools {lasts}, {known}: {text}");
             }
@@ -150,10 +150,10 @@ impl Outages {
         let (pools, failures) =
             (names(all.iter().map(|(pool, ..)| pool)), sum(all.iter().map(|(_, failing, _)| failing)));
         match (&self.of, count) {
-            (Subject::Agent(_), 1) => {
+            (Subject::Source(_), 1) => {
                 tracing::info!(pool = &**pool, source, failures, "discovery works again after {took:.1?}");
             }
-            (Subject::Agent(agent), _) => {
+            (Subject::Source(agent), _) => {
                 tracing::info!(
                     pools,
                     source,

@@ -11,7 +11,7 @@ struct Told {
 
 impl Told {
     fn new() -> Self {
-        Self { outages: Outages::of_agent("http://agent"), start: Instant::now() }
+        Self { outages: Outages::of_source("http://agent"), start: Instant::now() }
     }
 
     fn at(&self, seconds: u64) -> Instant {

@@ -29,7 +29,7 @@ fn logged(run: impl FnOnce(&mut SourceReport)) -> Vec<String> {
         .with_ansi(false)
         .finish();
     let mut report = SourceReport::new("p".into(), Arc::default(), Outages::of_resolver());
-    report.begin("consul", Some(Outages::of_agent("http://127.0.0.1:8500")), &["connect", "no_leader"]);
+    report.begin("consul", Some(Outages::of_source("http://127.0.0.1:8500")), &["connect", "no_leader"]);
     tracing::subscriber::with_default(subscriber, || run(&mut report));
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     text.lines().map(|line| line.trim().replace(" pool=\"p\" source=\"consul\"", "")).collect()

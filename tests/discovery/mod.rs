@@ -2,6 +2,7 @@
 
 mod calm;
 mod faults;
+mod file;
 mod held;
 mod many;
 pub(crate) mod names;

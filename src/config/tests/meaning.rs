@@ -13,7 +13,7 @@ fn seconds(count: u64) -> Duration {
 fn consul(pool: &Pool) -> &ConsulSource {
     match &pool.source {
         Source::Consul(consul) => consul,
-        Source::Static(_) => panic!("{} is static", pool.name),
+        _ => panic!("{} has another source", pool.name),
     }
 }
 

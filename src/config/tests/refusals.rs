@@ -116,6 +116,9 @@ fn pools() {
         "refused_pools";
         "no_source": with_pool("balance = \"round_robin\""),
         "two_sources": with_more("consul = { service = \"web\" }"),
+        "file_and_list": with_more("file = \"b.json\""),
+        "file_of_no_name": with_pool("file = \"\""),
+        "file_as_table": with_pool("file = { path = \"b.json\" }"),
         "wrong_balance": with_more("balance = \"round-robin\""),
         "wrong_balance_far": with_more("balance = \"fastest\""),
         "own_listener": "[listeners.web]\nbind = \"10.0.0.1:80\"\npool = \"web\"\n\

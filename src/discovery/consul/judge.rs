@@ -2,21 +2,15 @@
 //! maintenance and absence are different things.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
 use consul::{CheckStatus, HealthCheck, RejectedEntry, ServiceEntry};
 
-use crate::config::{Host, TIERS, Warning};
+use crate::config::{TIERS, Warning};
 use crate::discovery::instance::Instance;
+use crate::discovery::outside::{LONGEST_ID, bounded, host};
 use crate::endpoint::{Registry, Rejected, Rejections};
-
-/// Of what a check says, in characters before escapes: a health page may be long.
-const NOTE: usize = 200;
-
-/// Of a node's name and a service's id together, in bytes: they are in every log line and on every metric.
-const LONGEST_ID: usize = 512;
 
 /// Those that can be used and those that can't, each with its reason.
 pub(super) fn all(
@@ -136,32 +130,6 @@ fn note(check: &HealthCheck, words: &str) -> Arc<str> {
         words => format!("{}: {}", bounded(name), bounded(words)),
     }
     .into()
-}
-
-/// An address or a name that a resolver can be asked for.
-fn host(address: &str) -> Result<Host, String> {
-    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
-    if let Ok(ip) = bare.parse::<IpAddr>() {
-        // Linux accepts a connect to these; it reaches this machine, or nothing.
-        if ip.is_unspecified() || ip.is_multicast() {
-            return Err(format!("address {ip} is no instance's"));
-        }
-        return Ok(Host::Ip(ip));
-    }
-    // Brackets are for addresses alone.
-    let name = Host::parse(address).filter(|_| bare == address);
-    name.ok_or_else(|| format!("address \"{}\" is neither an IP address nor a host name", bounded(address)))
-}
-
-/// What came from outside, fit for a log line.
-fn bounded(text: &str) -> String {
-    let more = if text.chars().nth(NOTE).is_some() { "…" } else { "" };
-    let kept = text.chars().take(NOTE).flat_map(|c| {
-        let escape = c.is_control().then(|| c.escape_default());
-        let plain = escape.is_none().then_some(c);
-        escape.into_iter().flatten().chain(plain)
-    });
-    kept.chain(more.chars()).collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use consul::{Node, Service, Weights};
 
 use super::*;
+use crate::config::Host;
 
 fn check(id: &str, status: CheckStatus, output: &str) -> HealthCheck {
     HealthCheck { check_id: id.to_owned(), status, output: output.to_owned(), ..HealthCheck::default() }

@@ -3,6 +3,7 @@
 mod agent;
 mod consul;
 mod faults;
+mod files;
 mod fixed;
 mod names;
 mod presence;

@@ -1,6 +1,8 @@
 //! Reads the file of a configuration: when it is asked to, and when the file has changed and is whole. On a thread of its
 //! own, which may hang with the file's disk: nothing waits for it for long. `whole` decides when, `path` sees what happens.
+//! The files of a source of backends are read in the same way: `files`.
 
+mod files;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -22,6 +24,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use crate::config::{ConfigError, file};
+pub(crate) use files::{FileText, FilesError, FilesNews, FilesWatch, FoundFiles};
 use path::PathWatch;
 use trouble::Troubles;
 use whole::{Next, Seen, Stamp, Whole};

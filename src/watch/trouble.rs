@@ -10,7 +10,7 @@ use tracing::{info, warn};
 const HUNG: Duration = Duration::from_secs(2);
 
 /// A file that is replaced may be away for a moment.
-const GONE: Duration = Duration::from_secs(1);
+pub(super) const GONE: Duration = Duration::from_secs(1);
 
 /// A lock: touched a few times a second at most, and for as long as it takes to copy.
 #[derive(Debug, Default)]
@@ -50,13 +50,7 @@ impl Troubles {
     }
 
     pub(super) fn blind(&self, error: Option<io::Error>) {
-        let error = error.map(|error| match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
-            Some(rustix::io::Errno::NOSPC) => "no watch is left; raise fs.inotify.max_user_watches".to_owned(),
-            Some(rustix::io::Errno::MFILE) => {
-                "no inotify instance is left; raise fs.inotify.max_user_instances".to_owned()
-            }
-            _ => error.to_string(),
-        });
+        let error = error.map(|error| why_blind(&error));
         let was = std::mem::replace(&mut self.lock().blind, error.clone());
         match (was, error) {
             (None, Some(error)) => {
@@ -92,5 +86,14 @@ impl Troubles {
 
     fn lock(&self) -> MutexGuard<'_, TroubleState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why something can't be watched, and what helps.
+pub(super) fn why_blind(error: &io::Error) -> String {
+    match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOSPC) => "no watch is left; raise fs.inotify.max_user_watches".to_owned(),
+        Some(rustix::io::Errno::MFILE) => "no inotify instance is left; raise fs.inotify.max_user_instances".to_owned(),
+        _ => error.to_string(),
     }
 }

@@ -195,8 +195,17 @@ fn directory_flags() -> WatchFlags {
         | WatchFlags::EXCL_UNLINK
 }
 
+/// Where the way ends at a directory, that is watched as the file: also what comes into it and leaves it.
 fn file_flags() -> WatchFlags {
-    WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB | WatchFlags::DELETE_SELF | WatchFlags::MOVE_SELF
+    WatchFlags::MODIFY
+        | WatchFlags::CLOSE_WRITE
+        | WatchFlags::ATTRIB
+        | WatchFlags::DELETE_SELF
+        | WatchFlags::MOVE_SELF
+        | WatchFlags::CREATE
+        | WatchFlags::MOVED_TO
+        | WatchFlags::MOVED_FROM
+        | WatchFlags::DELETE
 }
 
 /// Then the directory above it says when it is there.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use crate::cli::watch::whole::{Next, Seen, Stamp, Whole};
+use crate::watch::whole::{Next, Seen, Stamp, Whole};
 
 /// What happens to the file in a test.
 #[derive(Clone, Copy, Debug)]
