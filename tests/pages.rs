@@ -109,8 +109,10 @@ fn the_configurations_of_the_manual_are_valid() {
     for (name, text) in all() {
         for block in blocks(&text, "toml") {
             let mut whole = String::new();
-            let (has_listener, has_source) =
-                (block.contains("[listeners."), ["backends =", "consul =", "file ="].iter().any(|key| block.contains(key)));
+            let (has_listener, has_source) = (
+                block.contains("[listeners."),
+                ["backends =", "consul =", "file ="].iter().any(|key| block.contains(key)),
+            );
             let pool = block.split("[pools.").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
             if !has_listener {
                 whole += &format!("[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"{pool}\"\n\n");

@@ -37,8 +37,8 @@ use crate::clean;
 use crate::config::ConfigError;
 use crate::server::LimitError;
 use crate::standing::Operator;
-pub use logging::{Logging, start as start_logging};
 pub use crate::watch::FileWatch;
+pub use logging::{Logging, start as start_logging};
 
 /// How long the end waits for stderr's reader.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -15,8 +15,8 @@ use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::{
-    Check, Closing, Connect, ConsulSource, FileSource, Hashing, HostPort, Listener, Queue, Resilience, SendProxy, TIERS,
-    TcpOptions, Timeouts, address, connect,
+    Check, Closing, Connect, ConsulSource, FileSource, Hashing, HostPort, Listener, Queue, Resilience, SendProxy,
+    TIERS, TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`

@@ -27,7 +27,9 @@ pub(super) fn all(documents: &[(String, Value)]) -> Result<(Vec<Instance>, Rejec
     let Listed { instances, refused, .. } = listed;
     match refused.first().filter(|_| instances.is_empty()) {
         // One bad entry is skipped; a list of nothing else is not the same as an empty one.
-        Some(first) => Err(format!("none of {} entries can be used, such as {}: {}", refused.count(), first.id, first.why)),
+        Some(first) => {
+            Err(format!("none of {} entries can be used, such as {}: {}", refused.count(), first.id, first.why))
+        }
         None => Ok((instances, refused)),
     }
 }

@@ -7,7 +7,8 @@ fn read(texts: &[&str]) -> Result<(Vec<String>, Vec<String>), String> {
     let (instances, refused) = all(&documents)?;
     let shown = |instance: Instance| {
         let Instance { id, host, port, weight, priority, max_sessions, .. } = instance;
-        let (at, most) = (HostPort { host, port }, max_sessions.map_or_else(|| "-".to_owned(), |most| most.to_string()));
+        let (at, most) =
+            (HostPort { host, port }, max_sessions.map_or_else(|| "-".to_owned(), |most| most.to_string()));
         format!("{id} {at} {weight} {priority} {most}")
     };
     let refused = refused.iter().map(|refused| format!("{}: {}", refused.id, refused.why));
@@ -112,7 +113,8 @@ fn a_document_that_is_none_is_an_error_and_an_empty_one_is_not() {
 
 #[test]
 fn documents_count_together_and_the_first_of_two_with_one_id_stays() {
-    let (instances, refused) = read(&["[\"a:1\"]", "backends = [\"b:1\", { address = \"c:1\", id = \"a:1\" }]"]).unwrap();
+    let (instances, refused) =
+        read(&["[\"a:1\"]", "backends = [\"b:1\", { address = \"c:1\", id = \"a:1\" }]"]).unwrap();
     assert_eq!(instances, ["a:1 a:1 1 0 -", "b:1 b:1 1 0 -"]);
     assert_eq!(refused, ["a:1: another backend before it has the same id"]);
 }
@@ -120,8 +122,25 @@ fn documents_count_together_and_the_first_of_two_with_one_id_stays() {
 #[test]
 fn no_text_makes_it_panic() {
     let pieces = [
-        "[", "]", "{", "}", ",", ":", "\"address\"", "\"targets\"", "\"labels\"", "\"a:1\"", "\"weight\"", "3", "null",
-        "\"backends\"", "\"evenkeel_weight\"", "true", "-1", "1e999", "\"\\u0000\"",
+        "[",
+        "]",
+        "{",
+        "}",
+        ",",
+        ":",
+        "\"address\"",
+        "\"targets\"",
+        "\"labels\"",
+        "\"a:1\"",
+        "\"weight\"",
+        "3",
+        "null",
+        "\"backends\"",
+        "\"evenkeel_weight\"",
+        "true",
+        "-1",
+        "1e999",
+        "\"\\u0000\"",
     ];
     for seed in crate::seeds::seeds(2, 1) {
         let mut random = fastrand::Rng::with_seed(seed);

@@ -92,7 +92,8 @@ async fn what_another_program_is_still_writing_is_not_read() {
         });
         bench.sees(&["b.json: 1"]).await;
         // Another process: its descriptor is one that /proc shows.
-        let script = format!("exec 3>{}; printf half >&3; read line; printf ' and the rest' >&3", name_of(&bench, name));
+        let script =
+            format!("exec 3>{}; printf half >&3; read line; printf ' and the rest' >&3", name_of(&bench, name));
         let mut writer = std::process::Command::new("sh")
             .args(["-c", &script.replace("half", "begun")])
             .stdin(std::process::Stdio::piped())

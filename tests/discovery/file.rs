@@ -38,7 +38,9 @@ async fn backends_come_change_and_leave_with_the_file() {
     let listed = Listed::start(&format!(r#"[{{"address": "{at_a}", "id": "a"}}]"#)).await;
     let rig = &listed.rig;
     assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"a");
-    let both = format!(r#"[{{"address": "{at_a}", "id": "a", "weight": 0}}, {{"address": "{at_b}", "id": "b", "max_sessions": 7}}]"#);
+    let both = format!(
+        r#"[{{"address": "{at_a}", "id": "a", "weight": 0}}, {{"address": "{at_b}", "id": "b", "max_sessions": 7}}]"#
+    );
     std::fs::write(listed.path(), both).unwrap();
     let b = rig.until_standing("b", "up").await;
     assert_eq!(b["max_sessions"], 7);
@@ -47,7 +49,9 @@ async fn backends_come_change_and_leave_with_the_file() {
     std::fs::write(listed.path(), r#"[{"address": "#).unwrap();
     let failing = "evenkeel_discovery_failing{pool=\"back\",source=\"file\"}";
     rig.until_metric(failing, 1.0).await;
-    assert!(rig.metric("evenkeel_discovery_errors_total{pool=\"back\",source=\"file\",reason=\"invalid\"}").await >= 1.0);
+    assert!(
+        rig.metric("evenkeel_discovery_errors_total{pool=\"back\",source=\"file\",reason=\"invalid\"}").await >= 1.0
+    );
     assert_eq!(exchange(rig.front(), b"?").await.unwrap(), b"b");
     // After the trouble the guard holds the one that is missing, as it passes its probes.
     std::fs::write(listed.path(), format!(r#"[{{"address": "{at_b}", "id": "b"}}, "nothing"]"#)).unwrap();

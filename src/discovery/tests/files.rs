@@ -103,7 +103,10 @@ async fn pools_with_one_file_share_a_watch_and_a_directory_counts_as_one() {
     let mut discovery = discovery();
     let (mut one, mut two) = (Running::start(&mut discovery, &source), Running::start(&mut discovery, &source));
     let wanted = ["10.0.0.1:80 10.0.0.1:80 1 passing", "10.0.0.2:80 10.0.0.2:80 1 passing"];
-    assert_eq!((one.set().await, two.set().await), (wanted.map(str::to_owned).to_vec(), wanted.map(str::to_owned).to_vec()));
+    assert_eq!(
+        (one.set().await, two.set().await),
+        (wanted.map(str::to_owned).to_vec(), wanted.map(str::to_owned).to_vec())
+    );
     // One bad file of it is an error of all.
     fs::write(written.directory.path().join("more.toml"), "backends = [").unwrap();
     written.write("[]");
