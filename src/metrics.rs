@@ -174,6 +174,8 @@ words! {
     pub enum Refusal {
         /// The peer did not begin with the PROXY header that it must send.
         ProxyHeader = "proxy_header",
+        /// `allow` and `deny` of the listener do not let the client in.
+        Denied = "denied",
         /// No route applies, and the listener has no pool for the rest.
         NoRoute = "no_route",
     }

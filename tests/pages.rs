@@ -111,13 +111,17 @@ fn the_configurations_of_the_manual_are_valid() {
             let mut whole = String::new();
             let (has_listener, has_source) = (
                 block.contains("[listeners."),
-                ["backends =", "consul =", "file ="].iter().any(|key| block.contains(key)),
+                ["backends =", "consul =", "\nfile ="].iter().any(|key| block.contains(key)),
             );
-            let pool = block.split("[pools.").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
+            let named = block.split("[pools.").nth(1).and_then(|rest| rest.split(']').next());
+            let pool = named.unwrap_or("web");
             if !has_listener {
                 whole += &format!("[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"{pool}\"\n\n");
             }
             whole += block;
+            if named.is_none() {
+                whole += "\n[pools.web]\n";
+            }
             if !has_source {
                 whole = whole.replace(
                     &format!("[pools.{pool}]\n"),

@@ -11,7 +11,7 @@ use crate::server;
 pub(super) fn check(path: &Path, allow_exec: bool) -> Result<(), CommandError> {
     let config = config::load(path)?;
     permit(&config, allow_exec)?;
-    server::checks_ready(&config).map_err(StartError::from)?;
+    server::files_ready(&config).map_err(StartError::from)?;
     let max = server::max_connections(&config)?;
     let mut text = describe(&config, max);
     for warning in config.warnings().into_iter().chain(server::loops(&config)).chain(shared_socket(&config)) {

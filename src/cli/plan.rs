@@ -12,7 +12,7 @@ use super::addresses::{foreign, written};
 use super::client::AdminClient;
 use super::{CommandError, say, say_json};
 use crate::balance::LastResort;
-use crate::balancer::permit;
+use crate::balancer::{StartError, permit};
 use crate::clean;
 use crate::config::{self, ClosePolicy, Config, Diff, Difference, Host, KeyChange, NamedDifference, Pool, Source};
 use crate::server;
@@ -72,6 +72,7 @@ pub(super) async fn plan(
     let config = load(path)?;
     permit(&config, allow_exec)?;
     server::max_connections(&config)?;
+    server::lists_ready(&config).map_err(|error| StartError::from(server::ServerStartError::from(error)))?;
     let plan = make(client, &config).await?;
     let differs = !plan.process.is_empty() || !plan.listeners.is_empty() || !plan.pools.is_empty();
     if json {

@@ -15,7 +15,7 @@ use crate::admin;
 use crate::balancer::{Balancer, Options, StartError, permit};
 use crate::config::{self, Config};
 use crate::server;
-use crate::watch::FileWatch;
+use crate::watch::{FileWatch, ListWatches};
 
 /// Threads of the control plane and the admin side: two, so that a big scrape does not hold up the keepers.
 const CONTROL_THREADS: usize = 2;
@@ -40,10 +40,12 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), CommandError> {
     }
     let (ask, asked) = mpsc::channel(RELOADS_WAITING);
     let watch = FileWatch::new(path, &text).context("the file can't be watched")?;
+    let lists = ListWatches::default();
     let (shown, file_trouble, log_trouble) = (path.display().to_string(), watch.trouble(), logging.trouble());
+    let list_troubles = lists.troubles();
     let troubles = move || {
         let of_file = file_trouble().map(|trouble| format!("{shown}: {trouble}"));
-        of_file.into_iter().chain(log_trouble()).collect()
+        of_file.into_iter().chain(list_troubles()).chain(log_trouble()).collect()
     };
     let options = Options {
         inherited,
@@ -60,7 +62,7 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), CommandError> {
         .enable_all()
         .build()
         .context("the control plane's event loop")?;
-    let result = runtime.block_on(serve(path, watch, config, options, asked));
+    let result = runtime.block_on(serve(path, (watch, lists), config, options, asked));
     // A look-up or a read of a file that hangs holds a thread of the runtime; the end does not wait for it.
     runtime.shutdown_background();
     result
@@ -68,7 +70,7 @@ pub(super) fn run(path: &Path, allow_exec: bool) -> Result<(), CommandError> {
 
 async fn serve(
     path: &Path,
-    watch: FileWatch,
+    (watch, mut lists): (FileWatch, ListWatches),
     config: Config,
     options: Options,
     mut asked: PendingReload,
@@ -78,15 +80,18 @@ async fn serve(
     if std::process::id() == 1 {
         tokio::spawn(server::reap_orphans());
     }
+    lists.expect(&config);
     let balancer = Balancer::start_in(config, options).await.map_err(|error| match error {
         StartError::Server(server::ServerStartError::Limit(error)) => error.into(),
-        error @ StartError::Server(server::ServerStartError::Check { .. }) => error.into(),
+        error @ StartError::Server(server::ServerStartError::Check { .. } | server::ServerStartError::Access(_)) => {
+            error.into()
+        }
         error => CommandError::Runtime(error.into()),
     })?;
     systemd::ready();
     info!(version = env!("CARGO_PKG_VERSION"), file = %path.display(), pid = std::process::id(), "started");
     let stop = async {
-        let reloading = keep_up(&balancer, path, watch, &mut signals.hangup, &mut asked);
+        let reloading = keep_up(&balancer, path, (watch, lists), &mut signals.hangup, &mut asked);
         tokio::select! {
             signal = stop(&mut signals.terminate, &mut signals.interrupt) => {
                 info!("{signal}: a stop begins; another one does not wait for sessions");
@@ -112,40 +117,69 @@ async fn serve(
     ended
 }
 
-/// Applies what the file says at SIGHUP, when the API asks for it and, unless it is switched off, whenever it says
-/// something else. Never ends.
+/// Applies what the file says at SIGHUP, when the API asks for it and, unless it is switched off, whenever it, or a file that
+/// it names, says something else. Never ends.
 ///
 /// Dropping it leaves a reload that is under way either done or not.
 async fn keep_up(
     balancer: &Balancer,
     path: &Path,
-    mut watch: FileWatch,
+    (mut watch, mut lists): (FileWatch, ListWatches),
     hangup: &mut Signal,
     asked: &mut PendingReload,
 ) {
+    // What the file said when it was refused: a list may have been at fault.
+    let mut refused = None;
     loop {
-        watch.turn(balancer.state().set().config.reload.watch);
+        let config = Arc::clone(&balancer.state().set().config);
+        watch.turn(config.reload.watch);
+        lists.follow(&config);
         let (text, why, done) = tokio::select! {
             _ = hangup.recv() => (None, "SIGHUP: reading the file", None),
             Some(done) = asked.recv() => (None, "asked for: reading the file", Some(done)),
             text = watch.changed() => (Some(text), "the file has changed", None),
+            changed = lists.changed() => {
+                info!(file = %changed.display(), "a file of networks has changed");
+                systemd::reloading();
+                // The configuration in effect: its file may be half written just now.
+                drop(balancer.reload(Config::clone(&config)).await);
+                if let Some(text) = refused.take() {
+                    refused = apply(balancer, path, text, &mut lists).await;
+                }
+                systemd::ready();
+                continue;
+            }
         };
         // Told when it is dropped, whatever came of it.
         let _done = ReloadDone(done);
         info!(file = %path.display(), "{why}");
-        // Also where the file can't be read: the sender of the signal waits for this.
+        // Also where the file can't be read: who sent the signal waits for this.
         systemd::reloading();
         let text = match text {
             Some(text) => text,
             None => watch.read().await,
         };
-        // How it went is in the log, the metrics and the API.
-        match text {
-            Ok(text) => drop(balancer.reload_text(path, &text).await),
-            Err(error) => drop(balancer.refuse(error)),
-        }
+        refused = match text {
+            Ok(text) => apply(balancer, path, text, &mut lists).await,
+            Err(error) => {
+                drop(balancer.refuse(error));
+                None
+            }
+        };
         systemd::ready();
     }
+}
+
+/// Returns the text if it is refused. How it went is in the log, the metrics and the API.
+async fn apply(balancer: &Balancer, path: &Path, text: String, lists: &mut ListWatches) -> Option<String> {
+    let applied = match config::parse_file(path, &text) {
+        Ok(config) => {
+            lists.expect(&config);
+            balancer.reload(config).await
+        }
+        Err(error) => Err(balancer.refuse(error)),
+    };
+    applied.is_err().then_some(text)
 }
 
 /// One that waits for a reload to be over.

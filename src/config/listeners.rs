@@ -1,6 +1,7 @@
 //! `[listeners.NAME]`, and which addresses of the file are taken.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -9,7 +10,7 @@ use super::faults::Complaint;
 use super::nearest::{nearest, suggest};
 use super::table::Table;
 use super::value::Value;
-use super::{AcceptProxy, Host, HostPort, TcpOptions, address};
+use super::{AcceptProxy, Host, HostPort, NetworkList, TcpOptions, address};
 
 /// `[listeners.NAME]`
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,6 +26,10 @@ pub struct Listener {
     pub max_connections: Option<usize>,
     /// Which peers name their client in a PROXY header; `None` = none does.
     pub accept_proxy: Option<AcceptProxy>,
+    /// Clients that may have a session; `None` = those that are not denied.
+    pub allow: Option<NetworkList>,
+    /// Clients that may not.
+    pub deny: Option<NetworkList>,
     /// Options of the client sockets.
     pub tcp: TcpOptions,
     /// A client that came before may send its first bytes with its SYN (`TCP_FASTOPEN`, RFC 7413).
@@ -37,15 +42,23 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// The files of its lists of networks.
+    pub fn list_files(&self) -> impl Iterator<Item = &Path> {
+        [&self.allow, &self.deny].into_iter().filter_map(|list| list.as_ref()?.file())
+    }
+
     /// `pools` are the names of those that there are.
     pub(super) fn read(name: &str, table: &Table<'_>, pools: &[&str], taken: &mut TakenAddresses) -> Self {
         let (tcp, of_listening) = TcpOptions::front(&table.table("tcp"));
+        let [allow, deny] = NetworkList::read_pair(table);
         Self {
             name: name.to_owned(),
             bind: binds(name, table, taken),
             pool: pool_name(name, table, pools).unwrap_or_default(),
             max_connections: max_connections(table),
             accept_proxy: table.written_table("accept_proxy").map(|table| AcceptProxy::read(&table)),
+            allow,
+            deny,
             tcp,
             fast_open: of_listening.fast_open,
             defer_accept: of_listening.defer_accept,

@@ -29,7 +29,7 @@ use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
 use crate::pool::{AcceptFailures, Outcomes, Pool, Refusals};
-use crate::route::Routes;
+use crate::route::{Access, Routes};
 
 /// Connections accepted in a row; then the worker's sessions get a turn.
 const ACCEPT_BATCH: usize = 64;
@@ -80,6 +80,8 @@ pub struct Settings {
     pub pool: Arc<Pool>,
     /// Which pool each session goes to.
     pub routes: Routes<Arc<Pool>>,
+    /// Which clients may have a session; `None` = all.
+    pub access: Option<Arc<Access>>,
     /// The sessions that are logged.
     pub log: config::SessionLog,
 }
@@ -100,6 +102,7 @@ impl PartialEq for Settings {
     fn eq(&self, other: &Self) -> bool {
         self.file == other.file
             && self.log == other.log
+            && self.access.as_ref().map(Arc::as_ptr) == other.access.as_ref().map(Arc::as_ptr)
             && Arc::ptr_eq(&self.pool, &other.pool)
             && self.pools().eq(other.pools())
     }
@@ -139,6 +142,12 @@ impl Listener {
     pub fn change(&self, settings: Settings, addresses: Vec<SocketAddr>) {
         self.own.resize(settings.file.max_connections);
         self.addresses.store(Arc::new(addresses));
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Changes which clients may have a session, for new sessions.
+    pub fn admit(&self, access: Option<Arc<Access>>) {
+        let settings = Settings { access, ..Settings::clone(&self.settings.load()) };
         self.settings.store(Arc::new(settings));
     }
 

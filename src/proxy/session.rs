@@ -85,6 +85,9 @@ impl Session {
         let Self { client: socket, record, session_guard, .. } = self;
         let worker = session_guard.worker();
         let client = identify(socket, &front, record).await?;
+        if front.access.as_ref().is_some_and(|access| !access.admits(client.address.ip())) {
+            return Err(refused(socket, Refusal::Denied));
+        }
         let context = route(&front, &client, (socket, worker, &record.live))?;
         if let Some(keepalive) = front.file.tcp.keepalive {
             worker.late_keepalive.add(socket.tcp_fd(), keepalive);
@@ -158,6 +161,12 @@ async fn identify(socket: &Socket, front: &Settings, record: &mut SessionRecord)
     Ok(client)
 }
 
+/// The client may not have a session. An ordinary close: it has seen no byte, so it can't mistake that for the end of an answer.
+fn refused(socket: &Socket, why: Refusal) -> Ended {
+    socket.tcp_fd().may_close();
+    Ended::refused(why, None)
+}
+
 /// Decides which pool the session goes to.
 fn route<'a>(
     front: &Settings,
@@ -167,7 +176,7 @@ fn route<'a>(
     let mut facts = client.facts(live.peer);
     let pool = match front.routes.decide(&facts) {
         Decision::Pool(pool) => Arc::clone(pool),
-        Decision::Refused(why) => return Err(Ended::refused(why, None)),
+        Decision::Refused(why) => return Err(refused(socket, why)),
     };
     live.routed(&pool);
     let (live, settings) = (Arc::clone(live), pool.settings());

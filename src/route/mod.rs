@@ -4,6 +4,7 @@
 //! A new kind of rule is a variant of [`Condition`] and its line in `holds`. What it has to know of a client is a field of
 //! [`ClientFacts`], which `proxy/session.rs` fills; `config` reads it from the file, and `server/apply.rs` makes the rules.
 
+mod access;
 mod affinity;
 pub mod hello;
 mod networks;
@@ -13,6 +14,7 @@ use std::net::SocketAddr;
 use crate::metrics::Refusal;
 use crate::proxy_protocol::Tlv;
 
+pub use access::{Access, AccessList, ListDifference};
 pub use affinity::affinity;
 pub use networks::Networks;
 

@@ -1,7 +1,7 @@
 //! PURE. Networks with a value each: which of them an address is in. Sorted, each with its place in the next larger one, so
 //! that a search among 100,000 takes a few steps more than one among ten.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::config::Network;
 
@@ -50,6 +50,13 @@ impl<T> Networks<T> {
         let next = |entry: &&Entry<T>| entries.get(entry.around as usize);
         let outwards = std::iter::successors(last.and_then(|last| entries.get(last)), next);
         outwards.filter(move |entry| entry.holds(bits)).map(|entry| &entry.value)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (Network, &T)> {
+        let v4 = self.v4.iter().map(|entry| (Ipv4Addr::from_bits((entry.first >> 96) as u32).into(), entry));
+        let v6 = self.v6.iter().map(|entry| (Ipv6Addr::from_bits(entry.first).into(), entry));
+        v4.chain(v6).map(|(address, entry)| (Network { address, prefix: entry.prefix }, &entry.value))
     }
 
     /// How many there are.
@@ -101,7 +108,6 @@ fn mask(prefix: u8) -> u128 {
 #[cfg(test)]
 mod tests {
     use std::hint::black_box;
-    use std::net::{Ipv4Addr, Ipv6Addr};
     use std::time::{Duration, Instant};
 
     use proptest::prelude::*;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::access::{AccessError, AccessLists};
 use super::closing::Closer;
 use super::control::{self, Control};
 use super::leaving::Leaving;
@@ -69,6 +70,9 @@ pub enum ApplyError {
         /// Why.
         source: crate::discovery::SourceError,
     },
+    /// A listener's list of clients can't be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A file that the configuration names has changed, and can't be used now.
     #[error(transparent)]
     Agent(#[from] crate::discovery::AgentError),
@@ -186,9 +190,12 @@ impl ServerState {
         let before = self.set();
         let diff = Diff::between(&before.config.effective(), &config.effective());
         let renewed = running.discovery.renewed(&config.pools)?;
-        let files = renewed.changes().to_vec();
+        let access = AccessLists::read(config, &before)?;
+        let files = [renewed.changes(), access.changes()].concat();
         if diff.is_empty() {
             running.discovery.renew(renewed);
+            let staying = before.listeners.iter().filter(|listener| before.listener_stays(listener));
+            staying.for_each(|listener| listener.admit(access.of(&listener.name)));
             return Ok((diff, self.reloads.view().needs_restart, files));
         }
 
@@ -223,7 +230,7 @@ impl ServerState {
         // Nothing fails after this line.
         running.discovery.renew(renewed);
         self.limit.resize(max);
-        self.install(&mut running, config, followers, sockets);
+        self.install(&mut running, config, followers, sockets, &access);
         Ok((diff, needs_restart, files))
     }
 
@@ -234,6 +241,7 @@ impl ServerState {
         config: &Config,
         mut followers: BTreeMap<String, Follower>,
         sockets: Vec<ListenPlan>,
+        access: &AccessLists,
     ) {
         // Before discovery compares backends with our own addresses.
         running.fronts.send_replace(sockets::fronts(&config.listeners, &sockets, &running.bound));
@@ -262,7 +270,8 @@ impl ServerState {
             let Some(pool) = pools.iter().find(|pool| *pool.name == *settings.pool) else { continue };
             let known = before.listeners.iter().find(|listener| *listener.name == *settings.name);
             let (pool, routes) = (Arc::clone(pool), Routes::always(Arc::clone(pool)));
-            let settings = Settings { file: settings.clone(), pool, routes, log: config.log.sessions };
+            let access = access.of(&settings.name);
+            let settings = Settings { file: settings.clone(), pool, routes, access, log: config.log.sessions };
             listeners.push(self.set_listener(running, known, settings, wanted));
         }
 

@@ -2,6 +2,7 @@
 //! Used by `balancer` and `admin`.
 //! It starts everything or nothing, applies another configuration, drains and stops.
 
+mod access;
 mod apply;
 mod closing;
 mod control;
@@ -33,6 +34,8 @@ use crate::pool::{Events, Happened, Pool};
 pub use crate::probe::reap_orphans;
 use crate::probe::{self, Prober};
 use crate::proxy::{Listener, Places, Rings, SessionRef, WorkerThreads, Workers, pipe_descriptors, try_ring};
+use access::AccessLists;
+pub use access::{AccessError, lists_ready};
 use apply::Running;
 pub use apply::{Applied, ApplyError};
 use closing::Closer;
@@ -59,6 +62,9 @@ pub enum ServerStartError {
     /// A listening socket can't be opened.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// A listener's list of clients can't be used.
+    #[error(transparent)]
+    Access(#[from] AccessError),
     /// A pool can't be probed.
     #[error("the check of pool `{pool}` can't work")]
     Check {
@@ -101,11 +107,17 @@ fn limits(config: &Config, workers: usize) -> Result<(usize, usize), LimitError>
     Ok((sessions, budget.probes(sessions)))
 }
 
-/// Whether everything exists that the checks of a configuration need.
+/// Whether everything exists that a configuration needs: what its checks use, the lists of its listeners.
 ///
 /// # Errors
 /// The first thing that is missing. It reads files.
-pub fn checks_ready(config: &Config) -> Result<(), ServerStartError> {
+pub fn files_ready(config: &Config) -> Result<(), ServerStartError> {
+    checks_ready(config)?;
+    Ok(lists_ready(config)?)
+}
+
+/// Whether everything exists that the checks of a configuration need.
+fn checks_ready(config: &Config) -> Result<(), ServerStartError> {
     for pool in &config.pools {
         let wrong = |source| ServerStartError::Check { pool: pool.name.clone(), source };
         probe::ready(&pool.check).map_err(wrong)?;
@@ -202,6 +214,9 @@ impl Server {
         let (max, probes) = limits(config, workers(config))?;
         let limit = Places::new(max);
         checks_ready(config)?;
+        let none =
+            Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
+        let access = AccessLists::read(config, &none)?;
         warn_about_fast_open(config);
         let sockets = sockets::open(&config.listeners, inherited)?;
         let rings = relays::choose(&config.pools, try_ring)?;
@@ -209,8 +224,6 @@ impl Server {
         let followers = running.followers(&config.pools)?;
         let workers = WorkerThreads::start(workers(config), rings).map_err(ServerStartError::Worker)?;
 
-        let none =
-            Set { config: Arc::new(config.clone()), pools: Vec::new(), listeners: Vec::new(), closers: Vec::new() };
         let state = Arc::new(ServerState {
             limit,
             reached: Reached::default(),
@@ -227,7 +240,7 @@ impl Server {
             started_with: config.effective(),
             running: Mutex::new(running),
         });
-        state.install(&mut state.running(), config, followers, sockets);
+        state.install(&mut state.running(), config, followers, sockets, &access);
         tokio::spawn(reached::watch(Arc::downgrade(&state)));
         Ok(Self { workers, state })
     }

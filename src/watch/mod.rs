@@ -3,6 +3,7 @@
 //! The files of a source of backends are read in the same way: `files`.
 
 mod files;
+mod lists;
 mod path;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use tracing::info;
 
 use crate::config::{ConfigError, file};
 pub(crate) use files::{FileText, FilesError, FilesNews, FilesWatch, FoundFiles};
+pub(crate) use lists::ListWatches;
 use path::PathWatch;
 use trouble::Troubles;
 use whole::{Next, Seen, Stamp, Whole};

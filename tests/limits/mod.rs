@@ -1,5 +1,6 @@
 //! Limits are exact, and clients over one wait; no shortage of descriptors ends anything.
 
+mod access;
 mod descriptors;
 mod exact;
 mod told;

@@ -61,6 +61,23 @@ fn policies() {
 }
 
 #[test]
+fn lists_of_clients() {
+    let with_listener = |keys: &str| SMALLEST.replace("pool = \"web\"\n", &format!("pool = \"web\"\n{keys}\n"));
+    page! {
+        "refused_lists_of_clients";
+        "no_network": with_listener("allow = [\"10.0.0.0/8\", \"example.com\"]"),
+        "bits_behind_the_prefix": with_listener("deny = \"10.0.0.1/8\""),
+        "empty_allow": with_listener("allow = []"),
+        "empty_deny": with_listener("deny = []"),
+        "in_both": with_listener("allow = [\"10.0.0.0/8\", \"::1\"]\ndeny = [\"192.0.2.1\", \"::1/128\"]"),
+        "number": with_listener("deny = 10"),
+        "table_without_file": with_listener("deny = {}"),
+        "unknown_key": with_listener("allow = { fil = \"a.txt\" }"),
+        "no_path": with_listener("allow = { file = \"\" }"),
+    }
+}
+
+#[test]
 fn types() {
     page! {
         "refused_types";
