@@ -68,6 +68,8 @@ metrics! {
     POOL_PANIC = "evenkeel_pool_panic", Gauge, ["pool"], "1 while so few backends work that sessions may try the rest (panic_threshold).";
     POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only for tiers that get some.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
+    POOL_ON_FALLBACK = "evenkeel_pool_on_fallback", Gauge, ["pool"], "1 while nothing is up here, and sessions go to a fallback where something is; absent without `fallback`.";
+    POOL_FALLBACK_SESSIONS = "evenkeel_pool_fallback_sessions_total", Counter, ["pool"], "Sessions that were routed to this pool and that a fallback has served; absent without `fallback`.";
     POOL_QUEUED = "evenkeel_pool_queued_sessions", Gauge, ["pool"], "Sessions that wait in the pool's queue for a backend.";
     POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";

@@ -20,6 +20,7 @@ mod console;
 mod discovery;
 mod embedded;
 mod ends;
+mod fallback;
 mod health;
 mod interop;
 mod lifecycle;

@@ -22,6 +22,12 @@ pub(crate) struct PoolBody {
     pub(crate) source: SourceBody,
     pub(crate) check: Cow<'static, str>,
     pub(crate) when_all_down: Cow<'static, str>,
+    /// The pool where sessions go while this one has nothing for them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) fallback: Option<String>,
+    /// The pool where they go now, because nothing is up here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) served_by: Option<String>,
     /// Not in the configuration any more: it waits for its last session.
     pub(crate) leaving: bool,
     pub(crate) settled: bool,
@@ -218,6 +224,8 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
         },
         check: settings.check.kind.name().into(),
         when_all_down: settings.when_all_down.name().into(),
+        fallback: settings.fallback.clone(),
+        served_by: pool.lives_from().map(|other| other.name.to_string()),
         leaving: !set.stays(pool),
         settled: pool.is_settled(),
         all_down: pool.is_all_down(),

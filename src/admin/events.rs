@@ -142,6 +142,7 @@ fn sent(event: &Event) -> Sent {
         reached: None,
         says: "",
     };
+    let text;
     match &event.what {
         Happened::Standing { backend, address, from, to, reason, .. } => {
             body.backend = Some(backend);
@@ -153,6 +154,10 @@ fn sent(event: &Event) -> Sent {
         Happened::Operator { backend, says, .. } => {
             body.backend = backend.as_deref();
             body.says = says;
+        }
+        Happened::AllDown { all_down: true, fallback: Some(fallback), .. } => {
+            text = format!("no backend is up: sessions go to pool `{fallback}`, if one is up there");
+            body.says = &text;
         }
         Happened::AllDown { all_down, .. } => {
             body.says = if *all_down { "no backend is up" } else { "a backend is up again" };

@@ -109,6 +109,10 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         let says = "so few work (panic_threshold) that it gets sessions although it should not".to_owned();
         all.push(Said { who: "pool".into(), value: "panic".into(), says, decides: false });
     }
+    if let Some(other) = pool.lives_from() {
+        let says = format!("nothing is up here: sessions go to pool `{}`, where something is", other.name);
+        all.push(Said { who: "pool".into(), value: "fallback".into(), says, decides: false });
+    }
     if pool.fail_open() && standing.is_last_resort() {
         let says = "nothing is up (when_all_down, panic_threshold): it gets sessions although it should not".to_owned();
         all.push(Said { who: "pool".into(), value: "fail_open".into(), says, decides: false });

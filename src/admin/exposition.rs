@@ -126,6 +126,10 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     let ejected = pool.members().iter().filter(|backend| backend.view().ejected.is_some()).count();
     families.value(&names::OUTLIER_EJECTED, &[name], ejected as f64);
     families.value(&names::POOL_SESSIONS, &[name], pool.sessions() as f64);
+    if pool.settings().fallback.is_some() {
+        families.value(&names::POOL_ON_FALLBACK, &[name], flag(pool.lives_from().is_some()));
+        families.value(&names::POOL_FALLBACK_SESSIONS, &[name], pool.fallback_sessions() as f64);
+    }
     families.value(&names::POOL_QUEUED, &[name], pool.queued() as f64);
     families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
     for cause in CloseCause::ALL {

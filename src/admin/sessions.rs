@@ -86,6 +86,9 @@ pub(crate) struct SessionBody {
     pub(crate) id: u64,
     pub(crate) listener: String,
     pub(crate) pool: String,
+    /// The pool that it was routed to, if a fallback of that serves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fallback_of: Option<String>,
     pub(crate) client: String,
     pub(crate) peer: String,
     pub(crate) phase: Cow<'static, str>,
@@ -294,6 +297,7 @@ fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) 
         id: session.key.id,
         listener: session.listener.name.to_string(),
         pool: session.pool.name.to_string(),
+        fallback_of: session.fallback_of.as_ref().map(|pool| pool.name.to_string()),
         client: session.client.to_string(),
         peer: session.peer.to_string(),
         phase: session.phase.name().into(),

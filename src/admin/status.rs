@@ -91,6 +91,9 @@ pub(crate) struct PoolSummary {
     /// Sessions that wait for a backend.
     pub(crate) queued: usize,
     pub(crate) when_all_down: Cow<'static, str>,
+    /// The pool where its sessions go now, because nothing is up here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) served_by: Option<String>,
     pub(crate) settled: bool,
     pub(crate) all_down: bool,
     pub(crate) fail_open: bool,
@@ -122,6 +125,7 @@ pub(super) async fn status(Shared(admin): Shared<AdminState>) -> Json<StatusBody
             sessions: pool.sessions(),
             queued: pool.queued(),
             when_all_down: pool.settings().when_all_down.name().into(),
+            served_by: pool.lives_from().map(|other| other.name.to_string()),
             settled: pool.is_settled(),
             all_down: pool.is_all_down(),
             fail_open: pool.fail_open(),

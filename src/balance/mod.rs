@@ -25,7 +25,7 @@ use least_connections::LeastConnections;
 use random::{PowerOfTwo, Random};
 use round_robin::RoundRobin;
 use spill::Dead;
-pub use spill::PickContext;
+pub use spill::{Course, PickContext, Prospect, course};
 pub use table::{HashMember, HashTable, TableKind, hash_of};
 pub use tiers::{TierHealth, first_alone, loads};
 
@@ -249,14 +249,13 @@ impl Picker {
 
     /// The first tier that has a slot for the session, if the tiers before it let the session pass.
     fn next_tier(&self, context: &PickContext<'_, usize>) -> Option<usize> {
-        for tier in 0..TIERS {
-            match self.dead_end(tier, context) {
-                None => return Some(tier),
-                Some(dead) if dead.lets_pass(self.rules.spill, context.waits) || !self.tiers[tier].binds => {}
-                Some(_) => return None,
-            }
-        }
-        None
+        (0..TIERS).find(|&tier| !self.lets_pass(tier, context)).filter(|&tier| self.dead_end(tier, context).is_none())
+    }
+
+    /// Whether a tier has nothing for the session, and lets it go on to the next.
+    fn lets_pass(&self, tier: usize, context: &PickContext<'_, usize>) -> bool {
+        self.dead_end(tier, context)
+            .is_some_and(|dead| dead.lets_pass(self.rules.spill, context.waits) || !self.tiers[tier].binds)
     }
 
     /// Why a session can get no slot from a tier; `None` = it can.
@@ -280,6 +279,17 @@ impl Picker {
     pub fn has_left(&self, context: &PickContext<'_, usize>) -> bool {
         let mut by_load = (0..TIERS).filter(|&tier| self.tiers[tier].load > 0);
         by_load.any(|tier| self.dead_end(tier, context).is_none()) || self.next_tier(context).is_some()
+    }
+
+    /// What there is for the session; last resorts count as any other slot.
+    pub fn prospect(&self, context: &PickContext<'_, usize>) -> Prospect {
+        if self.has_left(context) {
+            Prospect::Serves
+        } else if (0..TIERS).all(|tier| self.lets_pass(tier, context)) {
+            Prospect::LetsPass
+        } else {
+            Prospect::Keeps
+        }
     }
 
     /// Counts a session on a slot that is not eligible, if its cap allows one. Returns whether it does.

@@ -1,4 +1,5 @@
-//! PURE. Decides whether a session may go on to the next tier: the meaning of the pool's `spill`, in one place.
+//! PURE. Decides whether a session may go on to the next tier, and behind the last one to the pool's `fallback`: the meaning
+//! of the pool's `spill`, in one place.
 
 use super::Affinity;
 use crate::config::Spill;
@@ -50,6 +51,71 @@ impl Dead {
             Self::FailedAndFull => spill.failed || (spill.full && !waits),
             Self::Slow => spill.slow,
             Self::Full => spill.full && !waits,
+        }
+    }
+}
+
+/// What a pool has for a session now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prospect {
+    /// A backend that it may get.
+    Serves,
+    /// The same, but nothing is up: it is a last resort.
+    LastResort,
+    /// Nothing, and the session may not go past one of its tiers.
+    Keeps,
+    /// Nothing, and the session may go past all of its tiers.
+    LetsPass,
+}
+
+/// Where a session goes on among a pool and its fallbacks, by their places in that chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// This pool has a backend for it.
+    Picks(usize),
+    /// This pool has none for it, and does not let it go.
+    Stays(usize),
+    /// None has one.
+    Over,
+}
+
+/// A pool's fallback stands behind its last tier. A backend that is up goes before a last resort, in whatever pool.
+pub fn course(chain: impl IntoIterator<Item = Prospect>) -> Course {
+    let mut course = Course::Over;
+    for (place, prospect) in chain.into_iter().enumerate() {
+        match prospect {
+            Prospect::Serves => return Course::Picks(place),
+            Prospect::LastResort if course == Course::Over => course = Course::Picks(place),
+            Prospect::Keeps if course == Course::Over => return Course::Stays(place),
+            Prospect::Keeps => return course,
+            Prospect::LastResort | Prospect::LetsPass => {}
+        }
+    }
+    course
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Prospect::{Keeps, LastResort, LetsPass, Serves};
+
+    #[test]
+    fn the_first_that_serves_then_the_first_last_resort() {
+        for (chain, wanted) in [
+            (&[][..], Course::Over),
+            (&[Serves, Serves], Course::Picks(0)),
+            (&[LetsPass, Serves], Course::Picks(1)),
+            (&[LetsPass, LetsPass, Serves], Course::Picks(2)),
+            (&[Keeps, Serves], Course::Stays(0)),
+            (&[LetsPass, Keeps, Serves], Course::Stays(1)),
+            (&[LastResort, Serves], Course::Picks(1)),
+            (&[LastResort, LetsPass, LastResort], Course::Picks(0)),
+            (&[LetsPass, LastResort, LetsPass], Course::Picks(1)),
+            // Whoever would have to wait there is served here.
+            (&[LastResort, Keeps, Serves], Course::Picks(0)),
+            (&[LetsPass, LetsPass], Course::Over),
+        ] {
+            assert_eq!(course(chain.iter().copied()), wanted, "{chain:?}");
         }
     }
 }

@@ -89,6 +89,11 @@ async fn explain_pool(client: &AdminClient, pool: PoolBody, json: bool) -> Resul
     let of = pool.backends.iter().filter(|backend| backend.standing != "removed").count();
     let mut text =
         format!("pool {}: {up} of {of} backends are up, {} sessions, {} wait\n", pool.name, pool.sessions, pool.queued);
+    match (&pool.fallback, &pool.served_by) {
+        (_, Some(other)) => text += &format!("nothing is up here: sessions go to pool {other}\n"),
+        (Some(other), None) => text += &format!("its fallback is pool {other}\n"),
+        (None, None) => {}
+    }
     if let Some(error) = pool.source.error {
         text += &format!("discovery fails: {}\n", error.text);
     }

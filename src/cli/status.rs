@@ -68,6 +68,9 @@ fn trouble(pool: &PoolSummary) -> Option<String> {
 
 fn state(pool: &PoolSummary) -> TableCell {
     match pool {
+        PoolSummary { served_by: Some(other), .. } => {
+            cell(format!("nothing is up, sessions go to pool {other}")).in_colour(Colour::Yellow)
+        }
         PoolSummary { fail_open: true, .. } => cell("nothing is up, sessions try the rest").in_colour(Colour::Red),
         PoolSummary { all_down: true, when_all_down, queued, .. } if when_all_down == "wait" => {
             cell(format!("nothing is up, {queued} sessions wait")).in_colour(Colour::Red)

@@ -99,11 +99,16 @@ fn pool_name(name: &str, table: &Table<'_>, pools: &[&str]) -> Option<String> {
         table.fault(format!("listener `{name}` has no `pool`"), hint);
         return None;
     };
-    value.parsed(|pool| match pools {
+    value.parsed(|pool| pool_named(pool, pools))
+}
+
+/// The name of one of these pools.
+pub(super) fn pool_named(pool: &str, pools: &[&str]) -> Result<String, Complaint> {
+    match pools {
         pools if pools.contains(&pool) => Ok(pool.to_owned()),
         [] => Err(Complaint::new("there is no such pool", format!("add a section [pools.{pool}]"))),
         pools => Err(Complaint::new("there is no such pool", suggest(pool, "pool", pools.iter().copied()))),
-    })
+    }
 }
 
 /// The addresses that are taken in this file, each with what has it.

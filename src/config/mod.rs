@@ -15,6 +15,7 @@ mod effective;
 mod error;
 mod expand;
 mod expectations;
+mod fallback;
 mod faults;
 pub(crate) mod file;
 mod file_source;

@@ -9,6 +9,7 @@ use super::access::path;
 use super::agents::{self, ConsulAgents};
 use super::checks::Checks;
 use super::effective::by_name;
+use super::fallback;
 use super::faults::shown;
 use super::listeners::{TakenAddresses, max_connections};
 use super::table::{Name, Table};
@@ -44,7 +45,8 @@ pub struct Config {
     /// In the order of their names.
     #[serde(serialize_with = "by_name")]
     pub listeners: Vec<Listener>,
-    /// In the order of their names. Every `Listener::pool` is the name of one of them.
+    /// In the order of their names. Every `Listener::pool` and `Pool::fallback` is the name of one of them; no fallbacks go
+    /// round in a circle.
     #[serde(serialize_with = "by_name")]
     pub pools: Vec<Pool>,
     /// Variables of Consul's own tools that are set, would change how an agent is asked, and are not supported.
@@ -81,9 +83,12 @@ impl Config {
         let checks = Checks::read(named(file, "checks", "check"));
         let consul = file.table("consul");
         let mut agents = ConsulAgents::new(&consul);
-        let pools = pool_tables.iter();
-        let pools: Vec<_> =
-            pools.map(|(name, table)| Pool::read(name, table, &listeners, &checks, &mut agents)).collect();
+        let fallbacks = fallback::read(&pool_tables);
+        let pools = pool_tables.iter().zip(fallbacks).map(|((name, table), fallback)| {
+            let pool = Pool::read(name, table, &listeners, &checks, &mut agents);
+            Pool { fallback, ..pool }
+        });
+        let pools: Vec<_> = pools.collect();
         Self {
             state_dir: file.parsed("state_dir", path),
             workers: file.number("workers", 0..=1024).filter(|workers| *workers > 0),

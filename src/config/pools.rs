@@ -65,6 +65,8 @@ pub struct Pool {
     pub sources: Vec<IpAddr>,
     /// What becomes of a session when no backend is up.
     pub when_all_down: WhenAllDown,
+    /// The pool where its sessions go while it has nothing for them.
+    pub fallback: Option<String>,
     /// `/ready` waits for this pool.
     pub required: bool,
     /// What follows from how its backends behave.
@@ -190,6 +192,7 @@ impl Pool {
             tcp: TcpOptions::back(&table.table("tcp")),
             relay: table.word("relay").unwrap_or(Relay::Auto),
             when_all_down: WhenAllDown::read(table),
+            fallback: None,
             required: table.switch("required").unwrap_or(true),
         }
     }

@@ -88,7 +88,8 @@ impl Config {
     }
 
     fn judge_pool(&self, pool: &Pool, warnings: &mut Vec<String>) {
-        if !self.listeners.iter().any(|listener| listener.pool == pool.name) {
+        let is_fallback = self.pools.iter().any(|other| other.fallback.as_ref() == Some(&pool.name));
+        if !is_fallback && !self.listeners.iter().any(|listener| listener.pool == pool.name) {
             let probed = if pool.check.kind == CheckKind::None { "" } else { "; it is probed all the same" };
             warnings.push(format!("no listener uses this pool{probed}"));
         }

@@ -53,7 +53,11 @@ impl Members {
             info!(%pool, up = counts.up, "a backend is up again");
             return;
         }
-        let become_of_sessions = last_resort.says(panicking);
+        let mut become_of_sessions = last_resort.says(panicking).to_owned();
+        if let Some(fallback) = self.pool.fallback() {
+            become_of_sessions =
+                format!("sessions go to pool `{}`; if none is up there, {become_of_sessions}", fallback.name);
+        }
         warn!(%pool, backends = counts.members, "no backend is up: {become_of_sessions}");
     }
 

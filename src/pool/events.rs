@@ -68,6 +68,8 @@ pub enum Happened {
         pool: Arc<str>,
         /// True for the first.
         all_down: bool,
+        /// The pool where its sessions go then, if it has a fallback.
+        fallback: Option<Arc<str>>,
     },
     /// The pool is settled.
     Settled {

@@ -67,6 +67,11 @@ impl Lease {
         self.rare.as_ref()?.trial.as_ref()
     }
 
+    /// The pool that it was picked in.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
     /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend

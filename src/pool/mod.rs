@@ -5,6 +5,7 @@
 mod backend;
 mod budget;
 mod by_address;
+mod chain;
 mod events;
 mod history;
 mod lease;
@@ -24,17 +25,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{mpsc, watch};
 
 use crate::balance;
-pub use crate::balance::Affinity;
+pub use crate::balance::{Affinity, Course, Prospect, course};
 use crate::config;
 use crate::health::{Failing, Observation};
 use crate::metrics::Direction;
 use crate::standing::Standing;
 pub use backend::{Backend, BackendStats, BackendView, SHARE_OF_WEIGHT};
 pub use budget::{Allowance, Permit, RetryBudget};
+pub use chain::{Chain, ChainPool};
 pub use events::{Event, Events, Happened};
 pub use history::{History, StandingChange};
 use lease::Claim;
@@ -82,6 +84,10 @@ pub struct Pool {
     pub closes: Closes,
     /// Backends that left and were forgotten early, because too many had left.
     pub forgotten_early: AtomicU64,
+    /// Where its sessions go while it has nothing for them. The configuration has no circle.
+    fallback: ArcSwapOption<Self>,
+    /// Sessions that its fallback served.
+    fallback_sessions: AtomicU64,
     /// Signals a change of a standing or an address.
     standings: watch::Sender<()>,
     /// Relaxed: changed before `standings` signals, and that orders it for the receivers.
@@ -151,6 +157,8 @@ impl Pool {
             second: Second::default(),
             closes: Closes::default(),
             forgotten_early: AtomicU64::new(0),
+            fallback: ArcSwapOption::empty(),
+            fallback_sessions: AtomicU64::new(0),
             standings: watch::Sender::default(),
             moves: AtomicU64::new(0),
             lacking: AtomicU64::new(0),
@@ -203,6 +211,11 @@ impl Pool {
     /// Whether there is a backend that the session has not tried and may use; trials are not counted.
     pub fn has_left(&self, context: &PickContext<'_>) -> bool {
         self.inner().has_left(context)
+    }
+
+    /// What there is for the session now; trials are not counted.
+    pub fn prospect(&self, context: &PickContext<'_>) -> Prospect {
+        self.inner().prospect(context)
     }
 
     /// As the first [`Self::pick`] of a session. If all backends that it could get are at their cap, or the pool lets
@@ -455,7 +468,10 @@ impl Pool {
     /// Sets whether nothing is up although all have been probed.
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
-        self.tell(|| Happened::AllDown { pool: Arc::clone(&self.name), all_down });
+        self.tell(|| {
+            let fallback = self.fallback().map(|pool| Arc::clone(&pool.name));
+            Happened::AllDown { pool: Arc::clone(&self.name), all_down, fallback }
+        });
         self.standings.send_replace(());
     }
 

@@ -9,7 +9,7 @@ use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
 use super::tables::TableMembers;
 use super::{Backend, BackendView, NoneLeft, PickContext};
-use crate::balance::{self, LastResort, Picker, TierHealth, Worth, first_alone, loads};
+use crate::balance::{self, LastResort, Picker, Prospect, TierHealth, Worth, first_alone, loads};
 use crate::config::{self, Spill, TIERS};
 use crate::health::Failing;
 use crate::metrics::Direction;
@@ -183,7 +183,17 @@ impl PoolState {
         self.picker.has_left(&balance::PickContext { affinity, tried: &tried, dialling: &dialling, waits })
     }
 
-    /// Without those that are forgotten.
+    /// What there is for the session; trials are not counted.
+    pub(super) fn prospect(&self, context: &PickContext<'_>) -> Prospect {
+        let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
+        let PickContext { affinity, waits, .. } = *context;
+        match self.picker.prospect(&balance::PickContext { affinity, tried: &tried, dialling: &dialling, waits }) {
+            Prospect::Serves if self.counts.up == 0 => Prospect::LastResort,
+            prospect => prospect,
+        }
+    }
+
+    /// Without those that are forgotten, or another pool's.
     fn slots_of(&self, backends: &[Arc<Backend>]) -> Vec<usize> {
         backends.iter().filter(|backend| self.knows(backend)).map(|backend| backend.slot).collect()
     }
@@ -345,9 +355,10 @@ impl PoolState {
         Some(TableMembers { version, members: members.collect() })
     }
 
-    /// Whether it is a member: a forgotten one's slot may belong to another.
+    /// Whether it is a member: a forgotten one's slot may belong to another, and so may one's of another pool.
     fn knows(&self, backend: &Backend) -> bool {
-        self.slots[backend.slot].as_ref().is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
+        let slot = self.slots.get(backend.slot).and_then(Option::as_ref);
+        slot.is_some_and(|slot| std::ptr::eq(&*slot.backend, backend))
     }
 
     pub(super) fn set_panicking(&mut self, panicking: bool) {

@@ -1,3 +1,4 @@
+mod chain;
 mod rule;
 
 use std::time::SystemTime;

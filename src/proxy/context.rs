@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::live::Live;
 use super::socket::Socket;
 use super::worker::Worker;
-use crate::config;
-use crate::pool::{Affinity, Pool};
+use crate::pool::Chain;
 
 #[derive(Debug)]
 pub(super) struct SessionContext<'a> {
@@ -14,9 +13,6 @@ pub(super) struct SessionContext<'a> {
     pub(super) socket: &'a Socket,
     pub(super) worker: &'a Worker,
     pub(super) live: Arc<Live>,
-    /// Which backend it belongs to.
-    pub(super) affinity: Affinity,
-    pub(super) pool: Arc<Pool>,
-    /// One set of them, whatever is applied meanwhile.
-    pub(super) settings: Arc<config::Pool>,
+    /// The pool that it is routed to, and those behind it.
+    pub(super) chain: Chain,
 }

@@ -16,7 +16,7 @@ use super::socket::{Socket, connect_failure};
 use crate::config;
 use crate::deadline::within;
 use crate::metrics::{ConnectFailure, Hedge};
-use crate::pool::{Backend, Lease, Pool};
+use crate::pool::{Backend, ChainPool, Lease, Pool};
 
 /// How long, beyond two round trips, a backend that failed the session before may take to fail this one before it is sent
 /// anything. It is far more than a program needs to close a connection, and too short to be noticed.
@@ -30,10 +30,12 @@ const EARLY_END_WAIT_LIMIT: Duration = Duration::from_millis(100);
 pub(super) struct Connected {
     pub(super) socket: Socket,
     pub(super) lease: Lease,
+    /// Those of the lease's pool that the session goes by.
+    pub(super) settings: Arc<config::Pool>,
 }
 
-/// The pool, its settings, and whether the client has sent bytes already.
-type DialTarget<'a> = (&'a Arc<Pool>, &'a Arc<config::Pool>, bool);
+/// The pool with its settings, and whether the backend is sent bytes at once.
+type DialTarget<'a> = (&'a ChainPool, bool);
 
 /// A failed attempt: its backend and the reason.
 pub(super) type Failed = (Arc<Backend>, ConnectFailure, io::Error);
@@ -62,19 +64,19 @@ impl Dials {
 
     /// Begins one more beside the others.
     pub(super) fn hedge(&mut self, lease: Lease, of: DialTarget<'_>, limit: Duration, place: Spare) {
-        self.push(lease, of, limit, Some(HedgeCount::new(of.0)), Some(place));
+        self.push(lease, of, limit, Some(HedgeCount::new(&of.0.pool)), Some(place));
     }
 
     fn push(
         &mut self,
         lease: Lease,
-        (pool, settings, has_bytes): DialTarget<'_>,
+        (of, has_bytes): DialTarget<'_>,
         limit: Duration,
         hedge: Option<HedgeCount>,
         place: Option<Spare>,
     ) {
         // Boxed, so that it can go on without the session.
-        let attempt = Box::pin(dial(lease, (Arc::clone(pool), Arc::clone(settings), has_bytes), limit));
+        let attempt = Box::pin(dial(lease, (of.clone(), has_bytes), limit));
         self.0.push(Dial { attempt, hedge, place });
     }
 
@@ -146,7 +148,7 @@ impl Drop for HedgeCount {
 
 async fn dial(
     mut lease: Lease,
-    (pool, settings, has_bytes): (Arc<Pool>, Arc<config::Pool>, bool),
+    (ChainPool { pool, settings, .. }, has_bytes): (ChainPool, bool),
     limit: Duration,
 ) -> Result<Connected, Failed> {
     let backend = Arc::clone(lease.backend());
@@ -156,7 +158,7 @@ async fn dial(
         dial_from_any(&mut lease, (&pool, &settings, has_bytes), limit).await
     };
     match result {
-        Ok(socket) => Ok(Connected { socket, lease }),
+        Ok(socket) => Ok(Connected { socket, lease, settings }),
         Err((reason, error)) => Err((backend, reason, error)),
     }
 }

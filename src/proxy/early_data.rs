@@ -33,6 +33,11 @@ impl EarlyData {
         self.0.is_empty()
     }
 
+    /// The bytes.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        self.0
+    }
+
     /// Sends the bytes to the backend. Returns those that its socket did not take, and what the relay has to know.
     pub(super) fn say(mut self, backend: &Socket, bytes: &ByteCell) -> (Vec<u8>, Before) {
         let now = Instant::now();

@@ -343,7 +343,7 @@ impl<F: Fn(Accepted)> AcceptLoop<F> {
     async fn pools_settle(&mut self) {
         let settings = self.listener.settings.load();
         let is_known = |pool: &Arc<Pool>| self.waited_for.iter().any(|known| std::ptr::eq(known.as_ptr(), &**pool));
-        let unsettled = settings.routes.pools().filter(|pool| !pool.is_settled() && !is_known(pool));
+        let unsettled = settings.routes.pools().filter(|pool| !is_known(pool) && pool.is_awaited());
         let unsettled: Vec<Arc<Pool>> = unsettled.cloned().collect();
         drop(settings);
         if unsettled.is_empty() {
@@ -351,7 +351,7 @@ impl<F: Fn(Accepted)> AcceptLoop<F> {
         }
         let all = async {
             for pool in &unsettled {
-                pool.until_settled().await;
+                pool.until_known().await;
             }
         };
         tokio::select! {

@@ -2,6 +2,9 @@
 //! Written by sessions, read by `server` and `admin`.
 //! A session locks its own entry when it begins, connects and ends, and never for a byte.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -64,8 +67,10 @@ pub struct SessionView {
     pub key: SessionKey,
     /// Its listener.
     pub listener: Arc<Listener>,
-    /// The pool that it is routed to; before that, the first of its listener.
+    /// The pool that serves it, or that it is routed to; before that, the first of its listener.
     pub pool: Arc<Pool>,
+    /// The pool that it was routed to, if a fallback of that serves it.
+    pub fallback_of: Option<Arc<Pool>>,
     /// The client's address.
     pub client: SocketAddr,
     /// The peer's address: a proxy's, if its header names another client.
@@ -111,8 +116,10 @@ pub struct SessionRef<'a> {
     pub key: SessionKey,
     /// Its listener.
     pub listener: &'a Listener,
-    /// The pool that it is routed to; before that, the first of its listener.
+    /// The pool that serves it, or that it is routed to; before that, the first of its listener.
     pub pool: &'a Pool,
+    /// The pool that it was routed to, if a fallback of that serves it.
+    pub fallback_of: Option<&'a Arc<Pool>>,
     /// Once it is connected: the backend, and the address that was dialled.
     pub backend: Option<(&'a Arc<Backend>, SocketAddr)>,
     /// When it was accepted.
@@ -156,13 +163,31 @@ pub(super) struct Live {
 /// What changes during a session.
 #[derive(Debug)]
 struct LiveState {
-    /// The pool that it is routed to; before that, the first of its listener.
+    /// The pool that serves it, or that it is routed to; before that, the first of its listener.
     pool: Arc<Pool>,
+    /// The pool that it was routed to, if a fallback of that serves it.
+    fallback_of: Option<Arc<Pool>>,
     waiting: Option<Waker>,
     /// `None` = the peer's address.
     client: Option<Box<SocketAddr>>,
     leg: Option<Leg>,
     failed_attempts: Option<Box<str>>,
+}
+
+impl LiveState {
+    /// A backend of this pool serves it. The first time that this is a fallback, it is counted.
+    fn serve(&mut self, pool: &Arc<Pool>) {
+        if Arc::ptr_eq(&self.pool, pool) {
+            return;
+        }
+        let serving_so_far = std::mem::replace(&mut self.pool, Arc::clone(pool));
+        if let Some(routed) = &self.fallback_of {
+            self.fallback_of = Some(Arc::clone(routed)).filter(|routed| !Arc::ptr_eq(routed, pool));
+        } else {
+            serving_so_far.fell_back();
+            self.fallback_of = Some(serving_so_far);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -207,7 +232,14 @@ impl SessionList {
         let place = inner.live.vacant_entry();
         let key = SessionKey { id, worker: self.worker, place: place.key() as u32 };
         let phase = AtomicU8::new(Phase::Identifying as u8);
-        let state = Mutex::new(LiveState { pool, waiting: None, client: None, leg: None, failed_attempts: None });
+        let state = Mutex::new(LiveState {
+            pool,
+            fallback_of: None,
+            waiting: None,
+            client: None,
+            leg: None,
+            failed_attempts: None,
+        });
         let live = Live { key, listener, peer, began, cut: AtomicU8::new(cut), phase, state };
         Arc::clone(place.insert(Arc::new(live)))
     }
@@ -331,6 +363,11 @@ impl Live {
         look(&self.lock().pool)
     }
 
+    /// The pool that it was routed to, if a fallback of that serves it.
+    pub(super) fn fallback_of(&self) -> Option<Arc<Pool>> {
+        self.lock().fallback_of.clone()
+    }
+
     /// Notes how far it has come.
     pub(super) fn phase(&self, phase: Phase) {
         self.phase.store(phase as u8, Relaxed);
@@ -338,7 +375,10 @@ impl Live {
 
     pub(super) fn reached(&self, lease: &Lease, local: Option<SocketAddr>, bytes: &ByteCell) {
         let (backend, address) = (Arc::clone(lease.backend()), lease.address());
-        self.lock().leg = Some(Leg { backend, address, local, bytes: bytes.clone(), ends: None });
+        let mut state = self.lock();
+        state.serve(lease.pool());
+        state.leg = Some(Leg { backend, address, local, bytes: bytes.clone(), ends: None });
+        drop(state);
         self.phase(Phase::Relaying);
     }
 
@@ -411,6 +451,7 @@ impl Live {
             key: self.key,
             listener: &self.listener,
             pool: &state.pool,
+            fallback_of: state.fallback_of.as_ref(),
             backend: state.leg.as_ref().map(|leg| (&leg.backend, leg.address)),
             began: self.began,
             idle_since: state.leg.as_ref().map_or(self.began, |leg| leg.bytes.last_activity()),
@@ -427,6 +468,7 @@ impl Live {
             key: self.key,
             listener: Arc::clone(&self.listener),
             pool: Arc::clone(&state.pool),
+            fallback_of: state.fallback_of.clone(),
             client: state.client.as_deref().copied().unwrap_or(self.peer),
             peer: self.peer,
             phase: if is_half_closed { Phase::HalfClosed } else { phase },
@@ -439,32 +481,5 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, LiveState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::proxy::threads::tests::front;
-
-    /// Whose session it is changes when it is routed, for all that look.
-    #[test]
-    fn a_session_belongs_to_the_pool_that_it_is_routed_to() {
-        let (listener, other) = (front(), front().settings().pool.clone());
-        let first = listener.settings().pool.clone();
-        let list = SessionList::new(0);
-        let peer = ([192, 0, 2, 1], 1).into();
-        let live = list.enlist(1, (listener, Arc::clone(&first)), peer, Instant::now());
-        let shown = |pool: &Arc<Pool>| {
-            let (mut all, mut seen) = (Vec::new(), 0);
-            list.view(&mut all);
-            list.visit(&mut |session| seen += usize::from(ptr::eq(session.pool, &**pool)));
-            assert_eq!(Arc::ptr_eq(&all[0].pool, pool), seen == 1);
-            assert_eq!(live.in_pool(|of| ptr::eq(of, &**pool)), seen == 1);
-            seen == 1
-        };
-        assert!(shown(&first) && !shown(&other));
-        live.routed(&other);
-        assert!(shown(&other) && !shown(&first));
     }
 }

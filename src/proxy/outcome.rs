@@ -92,7 +92,7 @@ impl SessionRecord {
     }
 
     /// Notes the backend that was connected. Returns the cell that counts its bytes.
-    pub(super) fn reached(&mut self, Connected { socket, lease }: &Connected, worker: usize) -> ByteCell {
+    pub(super) fn reached(&mut self, Connected { socket, lease, .. }: &Connected, worker: usize) -> ByteCell {
         let bytes = lease.backend().stats.bytes.cell(worker);
         self.live.reached(lease, socket.local_address().ok(), &bytes);
         bytes
@@ -158,6 +158,7 @@ impl Drop for SessionRecord {
             session = self.live.id(),
             listener = %listener.name,
             pool = %self.live.in_pool(|pool| Arc::clone(&pool.name)),
+            fallback_of = self.live.fallback_of().as_deref().map(|pool| tracing::field::display(&pool.name)),
             client = %client,
             peer = (peer != client).then(|| tracing::field::display(peer)),
             unique_id = rare.unique_id.as_deref(),

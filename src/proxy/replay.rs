@@ -18,6 +18,7 @@ use super::outcome::{Ended, SessionRecord};
 use super::relay::{Before, Limits, Side, early_break};
 use super::socket::Socket;
 use super::upstream::Search;
+use crate::config;
 use crate::deadline::within;
 use crate::metrics::{Direction, EarlyEnd, Outcome, Replay};
 use crate::pool::{ByteCell, Pool};
@@ -37,6 +38,9 @@ pub(super) struct Request {
     has_finished: bool,
 }
 
+/// Makes the PROXY header for backends of a pool, if they get one.
+pub(super) type HeaderOf<'a> = dyn Fn(&config::Pool, &mut SessionRecord) -> Option<Vec<u8>> + 'a;
+
 /// What a relay is to go on with.
 #[derive(Debug)]
 pub(super) struct Settled {
@@ -53,27 +57,30 @@ impl Request {
         Self { bytes: early, most, has_finished: false }
     }
 
-    /// Finds a backend that answers, beginning with the one that is connected. `header` is told to each before all else.
+    /// Finds a backend that answers, beginning with the one that is connected. `header` makes what each is told before all
+    /// else. Each pool's own settings say how long its backends have, and whether another one may come after them.
     ///
     /// Not cancel safe: dropping it loses what was read.
     pub(super) async fn settle(
         mut self,
         mut connected: Connected,
-        header: Option<&[u8]>,
+        header: &HeaderOf<'_>,
         context: &SessionContext<'_>,
         search: &mut Search<'_>,
         record: &mut SessionRecord,
     ) -> Result<Settled, Ended> {
-        let SessionContext { socket: client, worker, pool, settings, live, .. } = context;
-        let timeouts = &settings.timeouts;
-        let limits = &Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
+        let SessionContext { socket: client, worker, live, .. } = context;
         let mut replay: Option<Count> = None;
         loop {
+            let (pool, settings) = (Arc::clone(connected.lease.pool()), Arc::clone(&connected.settings));
+            let timeouts = &settings.timeouts;
+            let limits = &Limits::new(timeouts.idle, timeouts.half_close, timeouts.first_byte);
+            let header = header(&settings, record);
             let bytes = record.reached(&connected, worker.index);
             let mut attempt = Attempt::new(&mut self, client, &connected.socket, &bytes, limits);
             let verdict = tokio::select! {
                 biased;
-                verdict = attempt.run(header, settings.connect.timeout) => verdict,
+                verdict = attempt.run(header.as_deref(), settings.connect.timeout) => verdict,
                 // Once it has finished, its errors are read nowhere else.
                 error = client.error() => Verdict::GoOn(Some((Side::Client, error))),
                 cut = live.cut() => return Err(cut.into()),
@@ -101,17 +108,21 @@ impl Request {
                 replay.became(Replay::Failed);
             }
             search.failed(connected.lease.backend(), failure.says());
-            let next = tokio::select! {
-                biased;
-                next = search.next(&mut record.attempts) => next,
-                error = client.error() => return Err(Ended::because(Outcome::ClientReset, error)),
-                cut = live.cut() => return Err(cut.into()),
+            let next = if settings.replay.is_none() {
+                Err("its pool has no replay")
+            } else {
+                tokio::select! {
+                    biased;
+                    next = search.next(&mut record.attempts) => next.map_err(|refusal| refusal.given_up.says()),
+                    error = client.error() => return Err(Ended::because(Outcome::ClientReset, error)),
+                    cut = live.cut() => return Err(cut.into()),
+                }
             };
             let next = match next {
                 Ok(next) => next,
-                Err(refusal) => {
+                Err(why) => {
                     pool.second.replays.count(Replay::NoBackend);
-                    record.rare().not_replayed = Some(refusal.given_up.says());
+                    record.rare().not_replayed = Some(why);
                     before.broken = failure.broken();
                     return Ok(self.hand_over(connected, bytes, written, before));
                 }
@@ -119,7 +130,7 @@ impl Request {
             let rare = record.rare();
             rare.sent_before += written as u64;
             rare.replays = rare.replays.saturating_add(1);
-            replay = Some(Count(Arc::clone(pool), Replay::Ended));
+            replay = Some(Count(pool, Replay::Ended));
             // Only now is the failed one let go: until then the session might have had to end as it does.
             connected = next;
         }

@@ -25,9 +25,9 @@ use crate::config::{self, HashBy};
 use crate::deadline::within;
 use crate::metrics::{Outcome, Refusal};
 use crate::pace::Pace;
-use crate::pool::{ByteCell, Lease};
+use crate::pool::{ByteCell, Chain, Lease};
 use crate::proxy_protocol;
-use crate::route::{Decision, affinity};
+use crate::route::{ClientFacts, Decision, affinity};
 
 /// Numbers sessions in the order in which they begin, over all workers.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -94,9 +94,7 @@ impl Session {
         }
         drop(front);
         let Settled { connected, bytes, early, before } = reach(&context, client, record).await?;
-        let Connected { socket: backend, lease } = connected;
-
-        let SessionContext { settings, pool, .. } = &context;
+        let Connected { socket: backend, lease, settings } = connected;
         if let Some(keepalive) = settings.tcp.keepalive {
             worker.late_keepalive.add(backend.tcp_fd(), keepalive);
         }
@@ -106,7 +104,7 @@ impl Session {
             config::Relay::Auto if !worker.relay_context.has_ring() => Mode::Auto,
             config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
         };
-        let terms = Terms { mode, limits: worker.idle_limits.limits(pool), early, before };
+        let terms = Terms { mode, limits: worker.idle_limits.limits(lease.pool()), early, before };
         record.live.show_ends(Some([socket.tcp_fd(), backend.tcp_fd()]));
         (self.lease, self.backend) = (Some(lease), Some(backend));
         Ok((terms, bytes))
@@ -173,48 +171,53 @@ fn route<'a>(
     client: &Client,
     (socket, worker, live): (&'a Socket, &'a Worker, &Arc<Live>),
 ) -> Result<SessionContext<'a>, Ended> {
-    let mut facts = client.facts(live.peer);
-    let pool = match front.routes.decide(&facts) {
-        Decision::Pool(pool) => Arc::clone(pool),
+    let facts = client.facts(live.peer);
+    let routed = match front.routes.decide(&facts) {
+        Decision::Pool(pool) => pool,
         Decision::Refused(why) => return Err(refused(socket, why)),
     };
-    live.routed(&pool);
-    let (live, settings) = (Arc::clone(live), pool.settings());
-    let by = settings.hashing.by;
-    if by == HashBy::Destination {
-        facts.destination = client.destination(socket);
-    }
-    Ok(SessionContext { socket, worker, live, affinity: affinity(by, &facts), pool, settings })
+    live.routed(routed);
+    let chain = Chain::new(routed, |settings| {
+        let by = settings.hashing.by;
+        let destination = if by == HashBy::Destination { client.destination(socket) } else { None };
+        affinity(by, &ClientFacts { destination, ..facts })
+    });
+    Ok(SessionContext { socket, worker, live: Arc::clone(live), chain })
 }
 
 /// Finds a backend, and one that answers where requests are replayed.
-async fn reach(context: &SessionContext<'_>, client: Client, record: &mut SessionRecord) -> Result<Settled, Ended> {
-    let settings = &*context.settings;
+async fn reach(context: &SessionContext<'_>, mut client: Client, record: &mut SessionRecord) -> Result<Settled, Ended> {
     let mut early_data = EarlyData::default();
-    if client.early.is_empty() && settings.replay.is_none() {
+    if client.early.is_empty() && context.chain.first().settings.replay.is_none() {
         early_data = EarlyData::of(context.socket).map_err(|error| Ended::because(Outcome::ClientGone, error))?;
     }
-    let has_bytes = !early_data.is_empty() || !client.early.is_empty() || settings.send_proxy.is_some();
-    let mut search = Search::new(context, has_bytes);
+    let mut search = Search::new(context, !early_data.is_empty() || !client.early.is_empty());
     let connected = connect(context, &mut search, early_data.is_empty(), record).await?;
-    let header = greeting(&client, context, record);
-    let Some(most) = settings.replay else {
+    let Some(most) = connected.settings.replay else {
+        let header = greeting(&client, context, &connected.settings, record);
         let bytes = record.reached(&connected, context.worker.index);
-        announce(header, &connected.socket, context).await?;
+        announce(header, &connected, context).await?;
         if early_data.is_empty() {
             return Ok(Settled { connected, bytes, early: client.early, before: None });
         }
         let (early, before) = early_data.say(&connected.socket, &bytes);
         return Ok(Settled { connected, bytes, early, before: Some(Box::new(before)) });
     };
-    let request = Request::new(client.early, most);
+    // A pool may keep what its fallback does not, and the other way round.
+    let early = if early_data.is_empty() { std::mem::take(&mut client.early) } else { early_data.into_bytes() };
+    let header = |settings: &config::Pool, record: &mut SessionRecord| greeting(&client, context, settings, record);
     // In a box of its own: most pools never need it.
-    Box::pin(request.settle(connected, header.as_deref(), context, &mut search, record)).await
+    Box::pin(Request::new(early, most).settle(connected, &header, context, &mut search, record)).await
 }
 
 /// What the backend is told about the client before all else, if it is to be told.
-fn greeting(client: &Client, context: &SessionContext<'_>, record: &mut SessionRecord) -> Option<Vec<u8>> {
-    let send = context.settings.send_proxy.as_ref()?;
+fn greeting(
+    client: &Client,
+    context: &SessionContext<'_>,
+    settings: &config::Pool,
+    record: &mut SessionRecord,
+) -> Option<Vec<u8>> {
+    let send = settings.send_proxy.as_ref()?;
     let id = format!("{:016x}-{:x}", *RUN, record.live.id());
     let Greeting { bytes, unique_id, left_out } = client.header(send, context.socket, &id);
     if !left_out.is_empty() {
@@ -235,18 +238,18 @@ fn warn_left_out(left_out: &[u8], context: &SessionContext<'_>) {
     if let Some(unsaid) = allowed {
         let types: Vec<String> = left_out.iter().map(|kind| format!("0x{kind:02x}")).collect();
         warn!(
-            pool = %context.pool.name, client = %context.live.peer, types = types.join(","), unsaid,
+            pool = %context.chain.first().pool.name, client = %context.live.peer, types = types.join(","), unsaid,
             "values of the PROXY header are left out: it would be longer than {} bytes", proxy_protocol::LONGEST
         );
     }
 }
 
 /// Tells the backend. Where that fails, both are reset.
-async fn announce(header: Option<Vec<u8>>, backend: &Socket, context: &SessionContext<'_>) -> Result<(), Ended> {
+async fn announce(header: Option<Vec<u8>>, to: &Connected, context: &SessionContext<'_>) -> Result<(), Ended> {
     let Some(header) = header else { return Ok(()) };
     tokio::select! {
         biased;
-        written = within(context.settings.connect.timeout, client::tell(backend, &header)) => match written {
+        written = within(to.settings.connect.timeout, client::tell(&to.socket, &header)) => match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Ended::because(Outcome::BackendReset, error)),
             Err(_) => Err(Ended::because(Outcome::BackendReset, "it does not take the PROXY header")),

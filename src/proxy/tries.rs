@@ -4,14 +4,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::pool::{Affinity, Backend, PickContext};
+use crate::pool::{Backend, ChainPool, PickContext};
 
 /// Different failures that a session keeps for its log line; the rest is counted.
 const FAILURE_LIMIT: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Tries {
-    affinity: Affinity,
     /// Each backend once; those of the present round at the end.
     tried: Vec<Arc<Backend>>,
     /// How many belong to the present round. A round ends when all backends have been tried.
@@ -32,19 +31,19 @@ struct FailedTry {
 }
 
 impl Tries {
-    pub(super) fn new(affinity: Affinity) -> Self {
+    pub(super) fn new() -> Self {
         let (tried, dialling, failures) = (Vec::new(), Vec::new(), Vec::new());
-        Self { affinity, tried, round: 0, dialling, failures, more: 0 }
+        Self { tried, round: 0, dialling, failures, more: 0 }
     }
 
     /// The context to pick a backend that was not tried at all.
-    pub(super) fn untried(&self, waits: bool) -> PickContext<'_> {
-        PickContext { affinity: self.affinity, tried: &self.tried, dialling: &self.dialling, waits }
+    pub(super) fn untried(&self, of: &ChainPool, waits: bool) -> PickContext<'_> {
+        PickContext { affinity: of.affinity, tried: &self.tried, dialling: &self.dialling, waits }
     }
 
     /// The context to pick one that was not tried in this round.
-    pub(super) fn again(&self, waits: bool) -> PickContext<'_> {
-        PickContext { tried: &self.tried[self.tried.len() - self.round..], ..self.untried(waits) }
+    pub(super) fn again(&self, of: &ChainPool, waits: bool) -> PickContext<'_> {
+        PickContext { tried: &self.tried[self.tried.len() - self.round..], ..self.untried(of, waits) }
     }
 
     pub(super) fn is_first(&self) -> bool {

@@ -1,6 +1,7 @@
 //! From a session to a connected backend: pick, or wait in the pool's queue; dial, dial another one beside it if that takes
-//! long, and retry while the backend has sent nothing. Backends that have not been tried come first, all that the session
-//! may use, until `connect.deadline`; when none is left, the tried ones again after a pause, up to `connect.attempts`.
+//! long, and retry while the backend has sent nothing; in the pool, or in a fallback while the pool has nothing for the
+//! session. Backends that have not been tried come first, all that it may use, until `connect.deadline`; when none is left,
+//! the tried ones again after a pause, up to `connect.attempts`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +13,10 @@ use super::context::SessionContext;
 use super::dial::{Connected, Dials, Failed};
 use super::live::Phase;
 use super::tries::Tries;
-use crate::config::{self, Spill};
+use crate::config::{Queue, Spill, WhenAllDown};
 use crate::deadline::within;
 use crate::metrics::Hedge;
-use crate::pool::{Backend, Lease, NoneLeft, Permit, PickOrWait};
+use crate::pool::{Backend, ChainPool, Course, Lease, NoneLeft, Permit, PickContext, PickOrWait, Prospect, course};
 
 /// The least time between two questions for the retry budget.
 const BREATH: Duration = Duration::from_millis(20);
@@ -23,6 +24,12 @@ const BREATH: Duration = Duration::from_millis(20);
 /// Backends dialled beside a slow one, in percent of the connects that succeed: where all are far away and every connect is
 /// slow, half as many more at most.
 const HEDGES: u16 = 50;
+
+/// Between two looks whether another pool has room, of a session that waits in a queue: rare, and short beside a wait.
+const LOOK_ELSEWHERE: Duration = Duration::from_millis(250);
+
+/// Backends that a session may be given: [`Tries::untried`] or [`Tries::again`].
+type Those = for<'t> fn(&'t Tries, &ChainPool, bool) -> PickContext<'t>;
 
 /// Why there is none.
 #[derive(Debug)]
@@ -54,49 +61,55 @@ pub(super) enum GivenUp {
 pub(super) struct Search<'a> {
     context: &'a SessionContext<'a>,
     random: fastrand::Rng,
-    /// The backend that is found is sent some at once.
+    /// The client has said something already.
     has_bytes: bool,
     tries: Tries,
     found: bool,
-    /// Time in the queue, and since when it is there now.
+    /// So many pools of the chain have it no longer wait for room.
+    waited: usize,
+    /// Time in a queue, and since when it is in one now.
     queued: Duration,
     in_queue_since: Option<Instant>,
 }
 
+/// A backend to dial, and the place of its pool in the chain.
+type Choice = (usize, Lease);
+
 impl<'a> Search<'a> {
     pub(super) fn new(context: &'a SessionContext<'a>, has_bytes: bool) -> Self {
-        let (random, tries) = (context.worker.random(), Tries::new(context.affinity));
-        Self { context, random, has_bytes, tries, found: false, queued: Duration::ZERO, in_queue_since: None }
+        let (random, tries) = (context.worker.random(), Tries::new());
+        let (found, waited, queued) = (false, 0, Duration::ZERO);
+        Self { context, random, has_bytes, tries, found, waited, queued, in_queue_since: None }
     }
 
-    /// How long it has waited in the pool's queue, if it had to.
+    /// How long it has waited in a queue, if it had to.
     pub(super) fn queued(&self) -> Option<Duration> {
         let queued = self.queued + self.in_queue_since.map_or(Duration::ZERO, |since| since.elapsed());
         (!queued.is_zero()).then_some(queued)
     }
 
-    /// Connects to a backend of the pool, or takes a connection that the worker has in stock for it. `attempts` counts the
-    /// dials over all calls, also when the future is dropped; `connect.deadline` begins with each call, and does not pass in
-    /// the queue. After one was found, only backends that have not been tried are, and nothing is waited for.
+    /// Connects to a backend of the pool, or of a fallback where the pool lets the session go there; or takes a connection that
+    /// the worker has in stock for it. `attempts` counts the dials over all calls, also when the future is dropped. The
+    /// pool's own `connect` says how many, and `deadline`, which is one for all pools, begins with each call, and does not
+    /// pass in a queue; the rest is each pool's own. After one was found, only backends that have not been tried are, and
+    /// nothing is waited for.
     ///
     /// # Cancel safety
     /// Dropping it closes the sockets in the making and gives back the leases; the attempts are counted as abandoned.
     pub(super) async fn next(&mut self, attempts: &mut u32) -> Result<Connected, NoConnection> {
-        let SessionContext { pool, settings, .. } = self.context;
-        let policy = &settings.connect;
-        let mut deadline = Instant::now() + policy.deadline;
-        // An attempt that ends before it could be hedged needs no timer.
-        let pause = policy.hedge.filter(|hedge| *hedge < policy.timeout);
-        let (mut dials, mut hedge_at, mut last) = (Dials::default(), None, None);
+        let mut deadline = Instant::now() + self.context.chain.first().settings.connect.deadline;
+        let (mut dials, mut pause, mut hedge_at, mut last) = (Dials::default(), None, None, None);
         loop {
             if dials.is_empty() {
-                let mut lease = match self.choose(*attempts, &mut deadline).await {
-                    Ok(lease) => lease,
+                let (place, mut lease) = match self.choose(*attempts, &mut deadline).await {
+                    Ok(choice) => choice,
                     Err(given_up) => return Err(NoConnection { given_up, last }),
                 };
+                let of = self.context.chain.at(place);
                 if let Some(socket) = self.context.worker.stock.take(&mut lease) {
                     *attempts += u32::from(self.found);
-                    return Ok(self.found(Connected { socket, lease }));
+                    let settings = Arc::clone(&of.settings);
+                    return Ok(self.found(Connected { socket, lease, settings }));
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
                 if left.is_zero() {
@@ -104,7 +117,10 @@ impl<'a> Search<'a> {
                 }
                 *attempts += 1;
                 self.tries.dials(lease.backend());
-                dials.begin(lease, (pool, settings, self.has_bytes), policy.timeout.min(left));
+                let policy = &of.settings.connect;
+                dials.begin(lease, (of, self.says_at_once(of)), policy.timeout.min(left));
+                // An attempt that ends before it could be hedged needs no timer.
+                pause = policy.hedge.filter(|hedge| *hedge < policy.timeout);
                 hedge_at = pause.map(|pause| Instant::now() + pause);
             }
             tokio::select! {
@@ -121,7 +137,7 @@ impl<'a> Search<'a> {
                 () = until(hedge_at) => {
                     hedge_at = pause.map(|pause| Instant::now() + pause);
                     let left = deadline.saturating_duration_since(Instant::now());
-                    if let Some(connected) = self.hedge(&mut dials, policy.timeout.min(left), attempts) {
+                    if let Some(connected) = self.hedge(&mut dials, left, attempts) {
                         return Ok(self.found(connected));
                     }
                 }
@@ -131,64 +147,128 @@ impl<'a> Search<'a> {
 
     /// Claims the backend that is dialled next. One that was not tried is always taken; only a second try of the others
     /// depends on the attempts so far.
-    async fn choose(&mut self, attempts: u32, deadline: &mut Instant) -> Result<Lease, GivenUp> {
-        let SessionContext { pool, settings, .. } = self.context;
-        let policy = &settings.connect;
-        let waits = self.waits();
+    async fn choose(&mut self, attempts: u32, deadline: &mut Instant) -> Result<Choice, GivenUp> {
         if self.tries.is_first() {
-            return match pool.pick(&self.tries.untried(waits)) {
-                Ok(lease) => Ok(lease),
-                Err(NoneLeft) => self.wait(deadline).await,
-            };
+            return self.choose_first(deadline).await;
         }
-        // A writer that must not go to a backup tries its own tier until the deadline.
-        let is_bound = settings.resilience.spill == Spill::NONE;
         let mut is_paid = false;
         loop {
-            let is_left = pool.has_left(&self.tries.untried(waits));
+            let untried = self.course(Tries::untried);
+            let is_left = matches!(untried, Course::Picks(_));
             if !is_left && self.found {
                 return Err(GivenUp::NoneLeft);
             }
+            let stay = self.stay(untried);
+            let policy = &self.context.chain.first().settings.connect;
+            // A writer that must not go to a backup tries its own tier until the deadline.
+            let is_bound = self.context.chain.at(stay).settings.resilience.spill == Spill::NONE;
             if !is_left && attempts >= policy.attempts && !is_bound {
                 return Err(GivenUp::Attempts);
             }
-            if !is_left && !pool.has_left(&self.tries.again(waits)) {
+            let (of, course) = if is_left {
+                (Tries::untried as Those, untried)
+            } else {
+                (Tries::again as Those, self.course(Tries::again))
+            };
+            let Course::Picks(place) = course else {
                 if self.tries.is_new_round() {
-                    return self.wait(deadline).await;
+                    return self.wait(stay, deadline).await;
                 }
-                self.tries.begin_round();
                 let delay = if is_bound { policy.retry_delay.max(BREATH) } else { policy.retry_delay };
+                self.tries.begin_round();
                 if !self.rest(delay, *deadline).await {
                     return Err(GivenUp::Deadline);
                 }
-            } else if !is_paid {
+                continue;
+            };
+            if !is_paid {
                 // It may take a while, after which another one may be left.
-                if !self.pay(*deadline).await {
+                if !self.pay(place, *deadline).await {
                     return Err(GivenUp::RetryBudget);
                 }
                 is_paid = true;
-            } else if let Ok(lease) =
-                pool.pick(&if is_left { self.tries.untried(waits) } else { self.tries.again(waits) })
-            {
-                return Ok(lease);
+            } else if let Ok(lease) = self.context.chain.at(place).pool.pick(&of(
+                &self.tries,
+                self.context.chain.at(place),
+                self.waits(place),
+            )) {
+                return Ok((place, lease));
             }
         }
     }
 
-    /// A session that has been served has no time to wait for a place.
-    fn waits(&self) -> bool {
-        self.context.settings.queue.is_some() && !self.found
+    async fn choose_first(&mut self, deadline: &mut Instant) -> Result<Choice, GivenUp> {
+        let of = self.context.chain.first();
+        let (pool, context) = (&of.pool, self.tries.untried(of, self.waits(0)));
+        // A backend that is up goes before a last resort, in whatever pool.
+        let is_resort = !self.context.chain.is_single() && pool.prospect(&context) == Prospect::LastResort;
+        if !is_resort && let Ok(lease) = pool.pick(&context) {
+            return Ok((0, lease));
+        }
+        match self.pick() {
+            Ok(choice) => Ok(choice),
+            Err(stay) => self.wait(stay, deadline).await,
+        }
     }
 
-    /// Waits for its turn in the pool's queue, if it has one. Before it is refused it goes to the next tier, if it may.
-    async fn wait(&mut self, deadline: &mut Instant) -> Result<Lease, GivenUp> {
-        let Some(queue) = self.context.settings.queue else { return Err(GivenUp::NoneLeft) };
-        let waited = self.wait_in(queue, deadline).await;
-        waited.or_else(|given_up| self.context.pool.pick(&self.tries.untried(false)).map_err(|NoneLeft| given_up))
+    /// Claims a backend that was not tried. If there is none: in which pool to wait.
+    fn pick(&self) -> Result<Choice, usize> {
+        loop {
+            let course = self.course(Tries::untried);
+            let Course::Picks(place) = course else { return Err(self.stay(course)) };
+            if let Ok(lease) = self
+                .context
+                .chain
+                .at(place)
+                .pool
+                .pick(&self.tries.untried(self.context.chain.at(place), self.waits(place)))
+            {
+                return Ok((place, lease));
+            }
+        }
     }
 
-    async fn wait_in(&mut self, queue: config::Queue, deadline: &mut Instant) -> Result<Lease, GivenUp> {
-        let waiting = match self.context.pool.pick_or_wait(self.context.affinity, queue) {
+    /// Which pool has one of those backends.
+    fn course(&self, those: Those) -> Course {
+        let prospect = |(place, of): (usize, &ChainPool)| of.pool.prospect(&those(&self.tries, of, self.waits(place)));
+        course(self.context.chain.pools().enumerate().map(prospect))
+    }
+
+    /// Where it waits, if it may wait at all: where it is kept, or else where sessions wait until something is up.
+    fn stay(&self, course: Course) -> usize {
+        let waits = |of: &ChainPool| of.settings.when_all_down == WhenAllDown::Wait;
+        match course {
+            Course::Picks(place) | Course::Stays(place) => place,
+            Course::Over => self.context.chain.pools().position(waits).unwrap_or(0),
+        }
+    }
+
+    /// Whether it waits for room in that pool. A session that has been served has no time to wait.
+    fn waits(&self, place: usize) -> bool {
+        place >= self.waited && !self.found && self.context.chain.at(place).settings.queue.is_some()
+    }
+
+    /// Waits for its turn in the pool's queue, if it has one. Before it is refused it goes to the next tier and to the
+    /// fallback, if it may.
+    async fn wait(&mut self, mut place: usize, deadline: &mut Instant) -> Result<Choice, GivenUp> {
+        loop {
+            let Some(queue) = self.context.chain.at(place).settings.queue else { return Err(GivenUp::NoneLeft) };
+            let given_up = match self.wait_in(place, queue, deadline).await {
+                Ok(lease) => return Ok((place, lease)),
+                Err(given_up) => given_up,
+            };
+            self.waited = place + 1;
+            match self.pick() {
+                Ok(choice) => return Ok(choice),
+                Err(next) if next > place => place = next,
+                Err(_) => return Err(given_up),
+            }
+        }
+    }
+
+    async fn wait_in(&mut self, place: usize, queue: Queue, deadline: &mut Instant) -> Result<Lease, GivenUp> {
+        let waiting = match self.context.chain.at(place).pool.pick_or_wait(self.context.chain.at(place).affinity, queue)
+        {
             Ok(PickOrWait::Now(lease)) => return Ok(lease),
             Ok(PickOrWait::Later(waiting)) => waiting,
             Ok(PickOrWait::Full) => return Err(GivenUp::QueueFull),
@@ -197,7 +277,11 @@ impl<'a> Search<'a> {
         let since = Instant::now();
         self.in_queue_since = Some(since);
         self.context.live.phase(Phase::Queued);
-        let served = within(queue.timeout, waiting).await;
+        let served = tokio::select! {
+            biased;
+            served = within(queue.timeout, waiting) => served,
+            () = self.served_elsewhere(place) => Ok(Err(NoneLeft)),
+        };
         self.context.live.phase(Phase::Connecting);
         self.in_queue_since = None;
         self.queued += since.elapsed();
@@ -208,27 +292,46 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Dials one more backend beside the others, if one is left and it may; a connection in stock is there at once.
-    fn hedge(&mut self, dials: &mut Dials, limit: Duration, attempts: &mut u32) -> Option<Connected> {
-        if limit.is_zero() {
+    /// Resolves when another pool of the chain has a backend for a session that waits in this one.
+    async fn served_elsewhere(&self, place: usize) {
+        if self.context.chain.is_single() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(LOOK_ELSEWHERE).await;
+            if matches!(self.course(Tries::untried), Course::Picks(other) if other != place) {
+                return;
+            }
+        }
+    }
+
+    /// Dials one more backend beside the others, if one is left and it may; a connection in stock is there at once. `left`:
+    /// until the deadline.
+    fn hedge(&mut self, dials: &mut Dials, left: Duration, attempts: &mut u32) -> Option<Connected> {
+        if left.is_zero() {
             return None;
         }
-        let pool = &self.context.pool;
-        let mut lease = pool.pick(&self.tries.untried(self.waits())).ok()?;
+        let (place, mut lease) = self.pick().ok()?;
+        let of = self.context.chain.at(place);
         if let Some(socket) = self.context.worker.stock.take(&mut lease) {
             dials.outrun();
-            pool.second.hedges.count(Hedge::Won);
-            return Some(Connected { socket, lease });
+            of.pool.second.hedges.count(Hedge::Won);
+            return Some(Connected { socket, lease, settings: Arc::clone(&of.settings) });
         }
-        let place = self.context.live.listener.spare_place();
-        let Some(place) = place.filter(|_| pool.hedges.take(Instant::now(), HEDGES) == Permit::Granted) else {
-            pool.second.hedges.count(Hedge::Refused);
+        let spare = self.context.live.listener.spare_place();
+        let Some(spare) = spare.filter(|_| of.pool.hedges.take(Instant::now(), HEDGES) == Permit::Granted) else {
+            of.pool.second.hedges.count(Hedge::Refused);
             return None;
         };
         *attempts += 1;
         self.tries.dials(lease.backend());
-        dials.hedge(lease, (pool, &self.context.settings, self.has_bytes), limit, place);
+        dials.hedge(lease, (of, self.says_at_once(of)), of.settings.connect.timeout.min(left), spare);
         None
+    }
+
+    /// Whether the backend is sent some bytes as soon as it is connected.
+    fn says_at_once(&self, of: &ChainPool) -> bool {
+        self.has_bytes || of.settings.send_proxy.is_some()
     }
 
     /// The one that was found failed before it had answered.
@@ -236,9 +339,10 @@ impl<'a> Search<'a> {
         self.tries.failed(backend, reason);
     }
 
-    /// Waits until the pool's budget has a retry to give; `false` = not before the deadline.
-    async fn pay(&mut self, deadline: Instant) -> bool {
-        let (pool, policy) = (&self.context.pool, &self.context.settings.connect);
+    /// Waits until the budget of the pool has a retry to give; `false` = not before the deadline.
+    async fn pay(&mut self, place: usize, deadline: Instant) -> bool {
+        let ChainPool { pool, settings, .. } = self.context.chain.at(place);
+        let policy = &settings.connect;
         let mut is_held = false;
         loop {
             match pool.retries.take(Instant::now(), policy.retry_budget) {
@@ -269,10 +373,10 @@ impl<'a> Search<'a> {
     }
 
     fn found(&mut self, connected: Connected) -> Connected {
-        let pool = &self.context.pool;
+        let pool = connected.lease.pool();
         pool.hedges.succeeded();
         // Where requests are replayed, it is the answer that counts.
-        if self.context.settings.replay.is_none() {
+        if connected.settings.replay.is_none() {
             pool.retries.succeeded();
         }
         self.tries.found(connected.lease.backend());

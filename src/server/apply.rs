@@ -265,6 +265,13 @@ impl ServerState {
             });
         }
 
+        for settings in &config.pools {
+            let of = |name: &str| pools.iter().find(|pool| *pool.name == *name);
+            if let Some(pool) = of(&settings.name) {
+                pool.fall_back_to(settings.fallback.as_deref().and_then(of).cloned());
+            }
+        }
+
         let mut listeners = Vec::new();
         for (settings, wanted) in config.listeners.iter().zip(sockets) {
             let Some(pool) = pools.iter().find(|pool| *pool.name == *settings.pool) else { continue };

@@ -178,8 +178,15 @@ impl ServerState {
                     self.limit.places()
                 ),
                 LimitKind::Pool => {
-                    let waits = pool().is_some_and(|pool| pool.settings().queue.is_some());
-                    let then = if waits { "wait in its queue" } else { "are refused" };
+                    let settings = pool().map(|pool| pool.settings());
+                    let fallback = settings.as_ref().filter(|settings| settings.resilience.spill.full);
+                    let then = match fallback.and_then(|settings| settings.fallback.as_deref()) {
+                        _ if settings.as_ref().is_some_and(|settings| settings.queue.is_some()) => {
+                            "wait in its queue".to_owned()
+                        }
+                        Some(fallback) => format!("go to pool `{fallback}`"),
+                        None => "are refused".to_owned(),
+                    };
                     format!("every backend of pool `{name}` that may serve is at its max_sessions: sessions {then}")
                 }
                 LimitKind::Descriptors => format!(

@@ -113,6 +113,7 @@ function listed(backends) {
 }
 
 function stateOf(pool, members, up) {
+  if (pool.served_by) return ["warn", `nothing is up, sessions go to pool ${pool.served_by}`];
   if (pool.fail_open) return ["bad", "nothing is up, sessions try the rest"];
   if (pool.all_down && pool.when_all_down === "wait") return ["bad", `nothing is up, ${pool.queued} sessions wait`];
   if (pool.all_down) return ["bad", "nothing is up, sessions are refused"];

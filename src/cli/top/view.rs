@@ -133,6 +133,7 @@ impl TopView {
             let track = self.tracks.entry(pool.name.clone()).or_default();
             track.take(now, sums, pool.times);
             let standing = match (pool.all_down, pool.fail_open) {
+                _ if pool.served_by.is_some() => "on fallback".to_owned(),
                 (_, true) => "fail open".to_owned(),
                 (true, _) => "all down".to_owned(),
                 _ if pool.queued > 0 => format!("{} queued", pool.queued),

@@ -78,6 +78,25 @@ fn lists_of_clients() {
 }
 
 #[test]
+fn fallbacks() {
+    let pools = |all: &[(&str, &str)]| {
+        let one =
+            |(name, fallback): &(&str, &str)| format!("[pools.{name}]\nbackends = [\"a:1\"]\nfallback = {fallback}\n");
+        format!("{SMALLEST}{}", all.iter().map(one).collect::<String>())
+    };
+    page! {
+        "refused_fallbacks";
+        "no_such_pool": with_more("fallback = \"wep\""),
+        "no_string": with_more("fallback = [\"web\"]"),
+        "empty": with_more("fallback = \"\""),
+        "itself": with_more("fallback = \"web\""),
+        "circle_of_two": pools(&[("a", "\"b\""), ("b", "\"a\"")]),
+        "circle_of_three_with_a_way_in": pools(&[("in", "\"b\""), ("b", "\"c\""), ("c", "\"a\""), ("a", "\"b\"")]),
+        "two_circles": pools(&[("a", "\"b\""), ("b", "\"a\""), ("c", "\"c\"")]),
+    }
+}
+
+#[test]
 fn types() {
     page! {
         "refused_types";

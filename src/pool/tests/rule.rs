@@ -19,24 +19,24 @@ fn refused_only_if_none_that_it_may_use_is_untried() {
     assert!(std::env::var("SEED").is_ok() || [served, refused, crossed].iter().all(|&count| count > 1_000));
 }
 
-struct World {
+pub(super) struct World {
     random: fastrand::Rng,
-    pool: Arc<Pool>,
-    backends: Vec<Arc<Backend>>,
+    pub(super) pool: Arc<Pool>,
+    pub(super) backends: Vec<Arc<Backend>>,
     leases: Vec<Lease>,
     panicking: bool,
 }
 
 /// What a session met at a backend.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Met {
+pub(super) enum Met {
     Nothing,
     Failed,
     Silence,
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let words = ["failed", "full", "slow"];
         let spill: Vec<_> = words.into_iter().filter(|_| random.bool()).collect();
@@ -69,7 +69,7 @@ impl World {
         }
     }
 
-    fn change(&mut self) {
+    pub(super) fn change(&mut self) {
         let (number, view) = (self.random.usize(..self.backends.len()), self.view());
         self.pool.place(&self.backends[number], view);
         if self.random.bool() {
@@ -131,29 +131,43 @@ impl World {
     }
 
     /// The rule, for one backend.
-    fn may(&self, number: usize, met: &[Met], waits: bool) -> bool {
+    pub(super) fn may(&self, number: usize, met: &[Met], waits: bool) -> bool {
         let tier = self.backends[number].view().priority;
-        let is_left =
-            |number: &usize| self.is_usable(*number) && self.has_room(*number) && met[*number] == Met::Nothing;
-        is_left(&number)
+        self.is_left(number, met)
             && (self.pool.tier_loads()[usize::from(tier)] > 0
-                || (0..tier).all(|before| {
-                    let of_tier: Vec<_> =
-                        (0..met.len()).filter(|&it| self.backends[it].view().priority == before).collect();
-                    let is_up = |it: &usize| self.is_usable(*it) && self.backends[*it].view().standing == Standing::Up;
-                    let spill = self.pool.settings().resilience.spill;
-                    let has_met = |what: Met| of_tier.iter().any(|&it| met[it] == what);
-                    !of_tier.iter().any(is_left)
-                        && (!of_tier.iter().any(is_up)
-                            || if has_met(Met::Silence) {
-                                spill.slow
-                            } else if has_met(Met::Failed) {
-                                let is_free = |it: &usize| self.is_usable(*it) && self.has_room(*it);
-                                spill.failed || (spill.full && !waits && !of_tier.iter().any(is_free))
-                            } else {
-                                spill.full && !waits
-                            })
-                }))
+                || (0..tier).all(|before| self.lets_pass(before, met, waits)))
+    }
+
+    fn is_left(&self, number: usize, met: &[Met]) -> bool {
+        self.is_usable(number) && self.has_room(number) && met[number] == Met::Nothing
+    }
+
+    /// The rule, for one tier.
+    fn lets_pass(&self, tier: u8, met: &[Met], waits: bool) -> bool {
+        let of_tier: Vec<_> = (0..met.len()).filter(|&it| self.backends[it].view().priority == tier).collect();
+        let is_up = |it: &usize| self.is_usable(*it) && self.backends[*it].view().standing == Standing::Up;
+        let spill = self.pool.settings().resilience.spill;
+        let has_met = |what: Met| of_tier.iter().any(|&it| met[it] == what);
+        !of_tier.iter().any(|it| self.is_left(*it, met))
+            && (!of_tier.iter().any(is_up)
+                || if has_met(Met::Silence) {
+                    spill.slow
+                } else if has_met(Met::Failed) {
+                    let is_free = |it: &usize| self.is_usable(*it) && self.has_room(*it);
+                    spill.failed || (spill.full && !waits && !of_tier.iter().any(is_free))
+                } else {
+                    spill.full && !waits
+                })
+    }
+
+    /// The rule for the pool as a whole: whether a session goes on to its fallback.
+    pub(super) fn lets_go(&self, met: &[Met], waits: bool) -> bool {
+        (0..TIERS as u8).all(|tier| self.lets_pass(tier, met, waits))
+    }
+
+    /// Whether what it may use is a last resort.
+    pub(super) fn has_none_up(&self) -> bool {
+        !self.backends.iter().any(|it| it.view().standing == Standing::Up && it.view().share > 0)
     }
 
     fn is_usable(&self, number: usize) -> bool {
