@@ -54,9 +54,8 @@ impl Members {
             return;
         }
         let mut become_of_sessions = last_resort.says(panicking).to_owned();
-        if let Some(fallback) = self.pool.fallback() {
-            become_of_sessions =
-                format!("sessions go to pool `{}`; if none is up there, {become_of_sessions}", fallback.name);
+        if let Some(fallback) = &self.pool.settings().fallback {
+            become_of_sessions = format!("sessions go to pool `{fallback}`; if none is up there, {become_of_sessions}");
         }
         warn!(%pool, backends = counts.members, "no backend is up: {become_of_sessions}");
     }

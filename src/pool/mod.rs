@@ -469,7 +469,7 @@ impl Pool {
     pub fn set_all_down(&self, all_down: bool) {
         self.all_down.store(all_down, Relaxed);
         self.tell(|| {
-            let fallback = self.fallback().map(|pool| Arc::clone(&pool.name));
+            let fallback = self.settings.load().fallback.as_deref().map(Arc::from);
             Happened::AllDown { pool: Arc::clone(&self.name), all_down, fallback }
         });
         self.standings.send_replace(());
