@@ -48,6 +48,7 @@ async fn scene() -> ([Backend; 2], Rig) {
         [pools.sealed]
         backends = [{{ address = \"{}\", id = \"sealed\" }}]
         check = {{ kind = \"tls\", verify = false }}
+        fallback = \"back\"
         [pools.found]
         consul = {{ service = \"web\" }}
         required = false
