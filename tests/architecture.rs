@@ -101,6 +101,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("hyper_util", &["probe/http.rs", "admin/serve.rs", "cli/"]),
     ("http_body_util", &["probe/http.rs", "cli/"]),
     ("consul", &["discovery/"]),
+    ("etcd", &["discovery/"]),
     ("toml", &["config/"]),
 ];
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-const PUBLISHED: [&str; 3] = ["evenkeel", "evenkeel-consul", "evenkeel-registry-client"];
+const PUBLISHED: [&str; 4] = ["evenkeel", "evenkeel-consul", "evenkeel-etcd", "evenkeel-registry-client"];
 
 fn cargo(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO"))
@@ -34,7 +34,7 @@ fn packages_have_their_licences_and_no_internal_files() {
 fn packages_to_publish_are_described_and_the_others_are_private() {
     let metadata: Value = serde_json::from_str(&cargo(&["metadata", "--no-deps", "--format-version", "1"])).unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    assert_eq!(packages.len(), 5);
+    assert_eq!(packages.len(), 6);
     for package in packages {
         let name = package["name"].as_str().unwrap();
         let may_be_published = package["publish"].is_null();
