@@ -68,7 +68,9 @@ fn is_defined(name: &str, sources: &[String]) -> bool {
 #[test]
 fn the_types_and_functions_named_in_the_map_exist() {
     let mut texts = Vec::new();
-    for directory in ["src", "registry-client/src", "consul/src", "etcd/src", "backend-demo/src", "loadtest/src", "tests"] {
+    for directory in
+        ["src", "registry-client/src", "consul/src", "etcd/src", "backend-demo/src", "loadtest/src", "tests"]
+    {
         sources(root().join(directory), &mut texts);
     }
     for name in PAGES {

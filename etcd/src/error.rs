@@ -198,7 +198,11 @@ mod tests {
             (refused(503, Some(14), "etcdserver: request timed out"), "no_leader", true),
             (refused(503, Some(14), "etcdserver: server stopped"), "server_error", true),
             (refused(401, Some(16), "etcdserver: invalid auth token"), "forbidden", false),
-            (refused(400, Some(3), "etcdserver: authentication failed, invalid user ID or password"), "forbidden", false),
+            (
+                refused(400, Some(3), "etcdserver: authentication failed, invalid user ID or password"),
+                "forbidden",
+                false,
+            ),
             (refused(400, Some(3), "etcdserver: key is not provided"), "bad_request", false),
             (refused(403, Some(7), "etcdserver: permission denied"), "forbidden", false),
             (refused(429, Some(8), "etcdserver: too many requests"), "rate_limited", false),

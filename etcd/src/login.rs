@@ -84,7 +84,8 @@ impl Login {
     async fn password(&self) -> Result<String, Error> {
         let Some(path) = &self.password_file else { return Ok(self.password.clone().unwrap_or_default()) };
         let file = path.clone();
-        let read = move || String::from_utf8(registry_client::read(&file, PASSWORD_LIMIT)?).map_err(std::io::Error::other);
+        let read =
+            move || String::from_utf8(registry_client::read(&file, PASSWORD_LIMIT)?).map_err(std::io::Error::other);
         let text = self.reading.run(read).await.map_err(|source| Error::PasswordFile { path: path.clone(), source })?;
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }

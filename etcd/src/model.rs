@@ -176,9 +176,20 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_is_none() {
-        for body in ["", "{}", "null", "[]", r#"{"kvs":[]}"#, r#"{"header":{"revision":"x"}}"#, r#"{"header":{},"kvs":[{"key":"?"}]}"#]
-        {
-            assert_eq!(decoded::<RangeAnswer>("a range", body.as_bytes()).err().map(|e| e.kind()), Some("decode"), "{body}");
+        for body in [
+            "",
+            "{}",
+            "null",
+            "[]",
+            r#"{"kvs":[]}"#,
+            r#"{"header":{"revision":"x"}}"#,
+            r#"{"header":{},"kvs":[{"key":"?"}]}"#,
+        ] {
+            assert_eq!(
+                decoded::<RangeAnswer>("a range", body.as_bytes()).err().map(|e| e.kind()),
+                Some("decode"),
+                "{body}"
+            );
         }
     }
 

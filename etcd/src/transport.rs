@@ -74,10 +74,7 @@ impl Endpoint {
 }
 
 /// What `future` gives, or that it took longer.
-pub(crate) async fn within<T>(
-    after: Duration,
-    future: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
+pub(crate) async fn within<T>(after: Duration, future: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     tokio::time::timeout(after, future).await.unwrap_or(Err(Error::Timeout { after }))
 }
 
@@ -88,7 +85,9 @@ fn refusal(status: u16, body: &[u8]) -> Error {
         message: String,
     }
     match serde_json::from_slice(body) {
-        Ok(Refusal { code, message }) => Error::Refused { status, code: Some(code), message: shown(message.as_bytes()) },
+        Ok(Refusal { code, message }) => {
+            Error::Refused { status, code: Some(code), message: shown(message.as_bytes()) }
+        }
         // It is not etcd that says so.
         Err(_) => Error::Refused { status, code: None, message: format!("status {status}: {}", shown(body)) },
     }

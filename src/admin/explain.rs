@@ -145,6 +145,7 @@ fn source(pool: &Pool) -> String {
     match &pool.settings().source {
         Source::Static(_) => "the file".to_owned(),
         Source::Consul(_) => "Consul".to_owned(),
+        Source::Etcd(_) => "etcd".to_owned(),
         Source::File(file) => file.path.display().to_string(),
     }
 }

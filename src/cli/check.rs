@@ -62,6 +62,9 @@ fn describe(config: &Config, max: usize) -> String {
             },
             Source::Consul(consul) => format!("consul service `{}` from {}", consul.service, consul.agent.address),
             Source::File(file) => format!("the backends in {}", file.path.display()),
+            Source::Etcd(etcd) => {
+                format!("etcd keys below `{}` from {}", etcd.prefix, etcd.cluster.endpoints.join(", "))
+            }
         };
         let check = &pool.check;
         let probes = match check.kind {

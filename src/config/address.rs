@@ -111,9 +111,9 @@ pub(super) fn source(text: &str) -> Result<IpAddr, Complaint> {
     }
 }
 
-/// The same of a Consul agent; only the examples in its complaints are others.
-pub(super) fn agent(text: &str) -> Result<HostPort, Complaint> {
-    host_port(text, 1, 8500)
+/// The same of a registry, which has this port by default; only the examples in its complaints are others.
+pub(super) fn registry(text: &str, port: u16) -> Result<HostPort, Complaint> {
+    host_port(text, 1, port)
 }
 
 /// The host part alone: an address, without brackets, or a name.

@@ -9,12 +9,17 @@ use serde::Serialize;
 use super::access::{path, token};
 use super::faults::{Complaint, Reading};
 use super::pools::plain;
+use super::registry_address::RegistryAddress;
 use super::secrets::without_userinfo;
 use super::table::Table;
 use super::value::Value;
-use super::{Pool, Secret, Source, address};
+use super::{Pool, Secret, Source};
 
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8500";
+const AGENT: RegistryAddress = RegistryAddress {
+    forms: "write \"http://127.0.0.1:8500\", \"https://consul.example:8501\" or \"unix:///path/to/socket\"",
+    port: 8500,
+};
 
 /// `consul = { … }` of a pool.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -145,11 +150,11 @@ impl ConsulAgent {
 fn agent_address(written: Option<Value<'_>>, reading: &Reading<'_>) -> String {
     let https = https_wanted(reading);
     if let Some(written) = written {
-        return written.parsed(|text| normal(text, https)).unwrap_or_default();
+        return written.parsed(|text| AGENT.normal(text, https)).unwrap_or_default();
     }
     let with_tls = |address: &str| if https { address.replacen("http:", "https:", 1) } else { address.to_owned() };
     let Some(text) = reading.variable("CONSUL_HTTP_ADDR") else { return with_tls(DEFAULT_ADDRESS) };
-    match normal(&text, https) {
+    match AGENT.normal(&text, https) {
         // As Consul's own tools: TLS that one variable asks for is not lost by the other.
         Ok(address) => with_tls(&address),
         Err(complaint) => {
@@ -169,38 +174,6 @@ fn https_wanted(reading: &Reading<'_>) -> bool {
         reading.fault_at_large(message, "set it to true or false, or unset it");
     }
     is_true(&text)
-}
-
-/// `http://host:port`, `https://host:port` or `unix:///path`.
-fn normal(text: &str, https: bool) -> Result<String, Complaint> {
-    const FORMS: &str =
-        "write \"http://127.0.0.1:8500\", \"https://consul.example:8501\" or \"unix:///path/to/socket\"";
-    if let Some(path) = text.strip_prefix("unix://") {
-        if !path.starts_with('/') || path.chars().any(char::is_control) {
-            return Err(Complaint::new("not an absolute path", FORMS));
-        }
-        return Ok(text.to_owned());
-    }
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest),
-        Some((scheme, _)) => {
-            return Err(Complaint::new(format!("the scheme `{}` is not known", scheme.escape_debug()), FORMS));
-        }
-        None => {
-            let parsed = address::agent(text)?;
-            return Ok(format!("{}://{parsed}", if https { "https" } else { "http" }));
-        }
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains(['/', '?', '#', '@']) {
-        return Err(Complaint::new("only a host and a port may follow the scheme", FORMS));
-    }
-    // Without a port it is the scheme's own, 80 or 443.
-    match address::agent(authority) {
-        Ok(parsed) => Ok(format!("{scheme}://{parsed}")),
-        Err(_) if !authority.contains(':') => address::host(authority).map(|_| format!("{scheme}://{authority}")),
-        Err(complaint) => Err(complaint),
-    }
 }
 
 /// The token or the file that it is in; the first layer that has either has both.
@@ -255,7 +228,7 @@ pub(super) fn unsupported(pools: &[Pool], reading: &Reading<'_>) -> Vec<&'static
 
     let mut addresses = pools.iter().filter_map(|pool| match &pool.source {
         Source::Consul(consul) => Some(&*consul.agent.address),
-        Source::Static(_) | Source::File(_) => None,
+        _ => None,
     });
     let asks = addresses.clone().next().is_some();
     let https = addresses.any(|address| address.starts_with("https:"));
@@ -269,10 +242,10 @@ pub(super) fn unsupported(pools: &[Pool], reading: &Reading<'_>) -> Vec<&'static
     names
 }
 
-fn is_true(text: &str) -> bool {
+pub(super) fn is_true(text: &str) -> bool {
     matches!(text, "1" | "t" | "T" | "true" | "True" | "TRUE")
 }
 
-fn is_false(text: &str) -> bool {
+pub(super) fn is_false(text: &str) -> bool {
     matches!(text, "0" | "f" | "F" | "false" | "False" | "FALSE")
 }

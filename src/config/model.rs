@@ -9,9 +9,11 @@ use super::access::path;
 use super::agents::{self, ConsulAgents};
 use super::checks::Checks;
 use super::effective::by_name;
+use super::etcd::{self, EtcdClusters};
 use super::fallback;
 use super::faults::shown;
 use super::listeners::{TakenAddresses, max_connections};
+use super::pools::Registries;
 use super::table::{Name, Table};
 use super::{Admin, CheckKind, Listener, Log, Pool, Reload, Shutdown};
 
@@ -49,7 +51,7 @@ pub struct Config {
     /// round in a circle.
     #[serde(serialize_with = "by_name")]
     pub pools: Vec<Pool>,
-    /// Variables of Consul's own tools that are set, would change how an agent is asked, and are not supported.
+    /// Variables of the registries' own tools that are set, would change how a registry is asked, and are not supported.
     #[serde(skip)]
     pub ignored_variables: Vec<&'static str>,
 }
@@ -81,11 +83,11 @@ impl Config {
             file.reading.fault_at_large("there is no listener", SMALLEST_FILE);
         }
         let checks = Checks::read(named(file, "checks", "check"));
-        let consul = file.table("consul");
-        let mut agents = ConsulAgents::new(&consul);
+        let (consul, etcd) = (file.table("consul"), file.table("etcd"));
+        let mut registries = Registries { consul: ConsulAgents::new(&consul), etcd: EtcdClusters::new(&etcd) };
         let fallbacks = fallback::read(&pool_tables);
         let pools = pool_tables.iter().zip(fallbacks).map(|((name, table), fallback)| {
-            let pool = Pool::read(name, table, &listeners, &checks, &mut agents);
+            let pool = Pool::read(name, table, &listeners, &checks, &mut registries);
             Pool { fallback, ..pool }
         });
         let pools: Vec<_> = pools.collect();
@@ -98,7 +100,8 @@ impl Config {
             shutdown: Shutdown::read(&file.table("shutdown")),
             reload: Reload::read(&file.table("reload")),
             listeners,
-            ignored_variables: agents::unsupported(&pools, file.reading),
+            ignored_variables: [agents::unsupported(&pools, file.reading), etcd::unsupported(&pools, file.reading)]
+                .concat(),
             pools,
         }
     }

@@ -10,13 +10,14 @@ use serde::Serialize;
 use super::agents::ConsulAgents;
 use super::checks::Checks;
 use super::effective::{Named, by_name};
+use super::etcd::EtcdClusters;
 use super::faults::{Complaint, shown};
 use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::{
-    Check, Closing, Connect, ConsulSource, FileSource, Hashing, HostPort, Listener, Queue, Resilience, SendProxy,
-    TIERS, TcpOptions, Timeouts, address, connect,
+    Check, Closing, Connect, ConsulSource, EtcdSource, FileSource, Hashing, HostPort, Listener, Queue, Resilience,
+    SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`
@@ -119,7 +120,7 @@ words! {
 }
 
 /// The keys that say where backends come from.
-const SOURCES: [&str; 3] = ["backends", "consul", "file"];
+const SOURCES: [&str; 4] = ["backends", "consul", "etcd", "file"];
 
 /// Where a pool's backends come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -130,9 +131,18 @@ pub enum Source {
     /// `consul = { service = "…" }`
     #[serde(rename = "consul")]
     Consul(ConsulSource),
+    /// `etcd = { prefix = "…" }`
+    #[serde(rename = "etcd")]
+    Etcd(EtcdSource),
     /// `file = "backends.json"`
     #[serde(rename = "file")]
     File(FileSource),
+}
+
+/// How the registries of a file are reached.
+pub(super) struct Registries<'t, 'a> {
+    pub(super) consul: ConsulAgents<'t, 'a>,
+    pub(super) etcd: EtcdClusters<'t, 'a>,
 }
 
 /// One entry of `backends`.
@@ -164,9 +174,9 @@ impl Pool {
         table: &Table<'_>,
         listeners: &[Listener],
         checks: &Checks,
-        agents: &mut ConsulAgents<'_, '_>,
+        registries: &mut Registries<'_, '_>,
     ) -> Self {
-        let source = Source::read(name, table, listeners, agents);
+        let source = Source::read(name, table, listeners, registries);
         let sources = table.all_different("source", address::source).unwrap_or_default();
         let send_proxy = SendProxy::read(table);
         let check = checks.of_pool(table, send_proxy.as_ref().map(SendProxy::version), &sources);
@@ -247,11 +257,12 @@ impl Source {
         match self {
             Self::Static(_) => "static",
             Self::Consul(_) => "consul",
+            Self::Etcd(_) => "etcd",
             Self::File(_) => "file",
         }
     }
 
-    fn read(name: &str, pool: &Table<'_>, listeners: &[Listener], agents: &mut ConsulAgents<'_, '_>) -> Self {
+    fn read(name: &str, pool: &Table<'_>, listeners: &[Listener], registries: &mut Registries<'_, '_>) -> Self {
         let written: Vec<_> = SOURCES.into_iter().filter_map(|key| Some((key, pool.value(key)?))).collect();
         if let [(first, _), (second, value), ..] = &written[..] {
             let message = format!("pool `{name}` has both `{first}` and `{second}`");
@@ -263,13 +274,15 @@ impl Source {
             pool.fault(format!("pool `{name}` does not say where its backends come from"), hint);
             return Self::Static(Vec::new());
         };
-        let consul = if key == "consul" { value.table() } else { None };
-        match (key, consul) {
-            (_, Some(table)) => Self::Consul(ConsulSource::read(name, &table, agents)),
-            ("backends", None) => Self::Static(StaticBackend::read_all(&value, listeners)),
-            ("file", None) => Self::File(FileSource::read(&value)),
-            // What is written there is no table, which is noted.
-            _ => Self::Static(Vec::new()),
+        match key {
+            "backends" => Self::Static(StaticBackend::read_all(&value, listeners)),
+            "file" => Self::File(FileSource::read(&value)),
+            _ => match value.table() {
+                Some(table) if key == "etcd" => Self::Etcd(EtcdSource::read(name, &table, &mut registries.etcd)),
+                Some(table) => Self::Consul(ConsulSource::read(name, &table, &mut registries.consul)),
+                // What is written there is no table, which is noted.
+                None => Self::Static(Vec::new()),
+            },
         }
     }
 }

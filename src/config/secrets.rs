@@ -286,9 +286,11 @@ mod tests {
             [pools.a]\nbackends = [{ zzzzzzzz = 1 }]\non_down = { zzzzzzzz = 1 }\nsend_proxy = { zzzzzzzz = 1 }
             check = { kind = \"script\", steps = [{ zzzzzzzz = 1 }] }
             [pools.b.check]\nkind = \"http\"\nexpect_headers = { a = { zzzzzzzz = 1 } }\n";
-        let of_process = ["admin", "log", "consul", "shutdown", "reload", "listeners.a", "pools.a", "pools.b.check"];
-        let of_pool =
-            ["consul", "resolve", "agent", "connect", "queue", "timeouts", "tcp", "outliers", "damping", "guard"];
+        let of_process =
+            ["admin", "log", "consul", "etcd", "shutdown", "reload", "listeners.a", "pools.a", "pools.b.check"];
+        let of_pool = [
+            "consul", "etcd", "resolve", "agent", "connect", "queue", "timeouts", "tcp", "outliers", "damping", "guard",
+        ];
         let tables = of_process.map(str::to_owned).into_iter().chain(of_pool.map(|table| format!("pools.c.{table}")));
         let mut known = HashSet::new();
         for text in [FILE.to_owned()].into_iter().chain(tables.map(|table| format!("[{table}]\nzzzzzzzz = 1\n"))) {

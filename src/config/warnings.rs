@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::duration::written;
 use super::{
-    Check, CheckKind, ClosePolicy, Config, ConsulAgent, Host, HostPort, Listener, Pool, ScriptStep, Source,
+    Check, CheckKind, ClosePolicy, Config, ConsulAgent, EtcdSource, Host, HostPort, Listener, Pool, ScriptStep, Source,
     StaticBackend, WhenAllDown,
 };
 
@@ -48,13 +48,14 @@ impl Config {
 
     fn judge_agents(&self, warnings: &mut Vec<String>) {
         for name in &self.ignored_variables {
+            let table = if name.starts_with("ETCDCTL_") { "etcd" } else { "consul" };
             warnings.push(format!(
-                "[consul]: the environment variable {name} is set, and is not supported: it changes nothing"
+                "[{table}]: the environment variable {name} is set, and is not supported: it changes nothing"
             ));
         }
         let agents = self.pools.iter().filter_map(|pool| match &pool.source {
             Source::Consul(consul) => Some(&consul.agent),
-            Source::Static(_) | Source::File(_) => None,
+            _ => None,
         });
         // It is the same for all of them.
         if let Some(most) = agents.map(|agent| agent.max_connections).max().filter(|most| *most >= AGENT_CONNECTIONS) {
@@ -135,6 +136,7 @@ impl Config {
         match &pool.source {
             Source::Static(backends) => self.judge_backends(backends, warnings),
             Source::Consul(consul) => judge_agent(&consul.agent, warnings),
+            Source::Etcd(etcd) => judge_keys(etcd, warnings),
             Source::File(_) => {}
         }
     }
@@ -162,7 +164,7 @@ impl Config {
 fn may_wait(pool: &Pool) -> bool {
     let by_backend = match &pool.source {
         Source::Static(backends) => backends.iter().any(|backend| backend.max_sessions.is_some()),
-        Source::Consul(_) | Source::File(_) => true,
+        Source::Consul(_) | Source::Etcd(_) | Source::File(_) => true,
     };
     by_backend
         || pool.resilience.backend_max_sessions.is_some()
@@ -218,14 +220,31 @@ fn judge_check(check: &Check, warnings: &mut Vec<String>) {
 }
 
 fn judge_agent(agent: &ConsulAgent, warnings: &mut Vec<String>) {
-    let Some(authority) = agent.address.strip_prefix("http://") else { return };
-    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-    let local = match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback(),
-        Err(_) => host == "localhost",
-    };
-    if !local && (agent.token.is_some() || agent.token_file.is_some()) {
+    if (agent.token.is_some() || agent.token_file.is_some()) && is_in_the_clear(&agent.address) {
         warnings.push(format!("the token goes to {} in the clear; use https", agent.address));
+    }
+}
+
+fn judge_keys(EtcdSource { cluster, prefix }: &EtcdSource, warnings: &mut Vec<String>) {
+    if let Some(endpoint) =
+        cluster.endpoints.iter().find(|endpoint| cluster.user.is_some() && is_in_the_clear(endpoint))
+    {
+        warnings.push(format!("the password goes to {endpoint} in the clear; use https"));
+    }
+    if !prefix.ends_with('/') {
+        warnings.push(format!(
+            "etcd.prefix \"{prefix}\" does not end in `/`: keys such as \"{prefix}2/a\" are backends of this pool, too"
+        ));
+    }
+}
+
+/// Whether what is sent to a registry there can be read on the network.
+fn is_in_the_clear(address: &str) -> bool {
+    let Some(authority) = address.strip_prefix("http://") else { return false };
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(ip) => !ip.is_loopback(),
+        Err(_) => host != "localhost",
     }
 }
 

@@ -189,6 +189,12 @@ fn instance(address: &str, id: Option<&str>, said: &Said) -> Result<Instance, St
     })
 }
 
+/// What a table of our own shape lists alone; called `id` where it does not say.
+pub(super) fn entry(table: &Map<String, Value>, id: &str) -> Result<Instance, String> {
+    let (address, own_id, said) = written(table)?;
+    instance(address, Some(own_id.unwrap_or(id)), &said)
+}
+
 #[cfg(test)]
 #[path = "document_tests.rs"]
 mod tests;

@@ -11,8 +11,8 @@ pub(super) struct AskError {
 }
 
 impl AskError {
-    pub(super) fn of(error: &::consul::Error) -> Self {
-        Self { kind: error.kind(), text: one_line(error).into() }
+    pub(super) fn of(kind: &'static str, error: &dyn std::error::Error) -> Self {
+        Self { kind, text: one_line(error).into() }
     }
 }
 

@@ -2,20 +2,22 @@
 //! `server` starts one task per pool here and hands the sets to that pool's keeper; nothing else calls in.
 //! One file per source, and what they share: names to addresses, pace, the way out, the state of the source.
 
-mod agents;
 mod consul;
 mod document;
 mod error;
+mod etcd;
 mod feed;
 mod files;
 mod fixed;
 mod instance;
 mod names;
+mod news;
 mod outages;
 mod outside;
 mod own;
 mod pace;
 mod presence;
+mod registries;
 mod report;
 mod resolver;
 mod turns;
@@ -35,15 +37,16 @@ use crate::config::{Pool, Resolve, Source, StaticBackend};
 use crate::endpoint::Update;
 use crate::pool::SourceStatus;
 
-pub use self::agents::{AgentError, Renewed};
-use self::agents::{Agents, Reached};
-use self::consul::{Catalog, Subject as Service};
+use self::consul::{AgentReach, Catalog};
+use self::etcd::{ClusterReach, Keys};
 use self::feed::Feed;
 use self::files::{FileSources, WatchedFiles};
 use self::names::Names;
 use self::outages::Outages;
 pub use self::own::{Locals, OwnAddress, OwnAddresses};
 use self::presence::PresenceTimes;
+pub use self::registries::RegistryError;
+use self::registries::{Reach as _, Registries, RenewedClients};
 use self::report::SourceReport;
 use self::resolver::Resolver;
 use self::update_sender::UpdateSender;
@@ -51,17 +54,23 @@ use self::update_sender::UpdateSender;
 /// Kinds of errors of a list that is written: only look-ups fail.
 const WRITTEN_ERRORS: &[&str] = &["resolve"];
 
-/// Kinds of errors with Consul: those of the client, an answer without a usable instance, and look-ups.
-const CONSUL_ERRORS: &[&str] = &{
-    let mut all = ["invalid"; ::consul::Error::KINDS.len() + 2];
+/// Kinds of errors with Consul.
+const CONSUL_ERRORS: &[&str] = &kinds::<{ ::consul::Error::KINDS.len() + 2 }>(&::consul::Error::KINDS);
+
+/// Kinds of errors with etcd.
+const ETCD_ERRORS: &[&str] = &kinds::<{ ::etcd::Error::KINDS.len() + 2 }>(&::etcd::Error::KINDS);
+
+/// With a registry: those of its client, an answer without a usable instance, and look-ups.
+const fn kinds<const N: usize>(of_client: &[&'static str]) -> [&'static str; N] {
+    let mut all = ["invalid"; N];
     all[0] = "resolve";
     let mut next = 0;
-    while next < ::consul::Error::KINDS.len() {
-        all[next + 1] = ::consul::Error::KINDS[next];
+    while next < of_client.len() {
+        all[next + 1] = of_client[next];
         next += 1;
     }
     all
-};
+}
 
 /// Kinds of errors with a file, and look-ups.
 const FILE_ERRORS: &[&str] = &["resolve", "missing", "unreadable", "invalid", "hung"];
@@ -101,7 +110,8 @@ impl Default for Tuning {
 /// Makes followers that share what can be shared: the connections to an agent, equal questions to it, and the bound on
 /// look-ups at once.
 pub struct Discovery {
-    agents: Agents,
+    agents: Registries<AgentReach>,
+    clusters: Registries<ClusterReach>,
     files: FileSources,
     resolver: Resolver,
     /// Of the resolver.
@@ -117,8 +127,9 @@ impl Discovery {
     }
 
     fn with(resolver: Resolver, fronts: OwnAddresses, tuning: Tuning) -> Self {
-        let (agents, files) = (Agents::new(tuning), FileSources::default());
-        Self { agents, files, resolver, unresolved: Outages::of_resolver(), fronts, tuning }
+        let (agents, clusters) = (Registries::new(tuning), Registries::new(tuning));
+        let (files, unresolved) = (FileSources::default(), Outages::of_resolver());
+        Self { agents, clusters, files, resolver, unresolved, fronts, tuning }
     }
 
     /// What follows `source` for `pool`, once it is run, and looks up names as `resolve` says.
@@ -129,11 +140,14 @@ impl Discovery {
         let followed = match source {
             Source::Static(backends) => Followed::Static(backends.clone()),
             Source::Consul(source) => {
-                let agent = self
-                    .agents
-                    .of(&source.agent)
-                    .map_err(|source| SourceError::Agent { pool: pool.to_owned(), source })?;
+                let agent = self.agents.of(AgentReach::of(&source.agent));
+                let agent = agent.map_err(|error| SourceError::registry(pool, AgentReach::KIND, error))?;
                 Followed::Consul(Box::new(Catalog::new(&agent, source, self.tuning)))
+            }
+            Source::Etcd(source) => {
+                let cluster = self.clusters.of(ClusterReach::of(&source.cluster, self.tuning));
+                let cluster = cluster.map_err(|error| SourceError::registry(pool, ClusterReach::KIND, error))?;
+                Followed::Etcd(Keys::new(&cluster, source, self.tuning))
             }
             Source::File(source) => {
                 let refused = |source| SourceError::Watch { pool: pool.to_owned(), source };
@@ -144,22 +158,39 @@ impl Discovery {
         Ok(Follower { pool: pool.into(), source: source.kind(), resolver, unresolved, fronts, resolve, followed })
     }
 
-    /// Forgets the agents that none of these pools asks. A follower that still runs keeps its own.
+    /// Forgets the registries that none of these pools asks. A follower that still runs keeps its own.
     pub fn retain(&mut self, pools: &[Pool]) {
-        self.agents.retain(&Reached::by(pools));
+        self.agents.retain(&AgentReach::by(pools));
+        self.clusters.retain(&ClusterReach::by(pools, self.tuning));
     }
 
     /// What differs for these pools because the files that they name say something else than before. Changes nothing yet.
     ///
     /// # Errors
-    /// A CA file that can't be read, or is none.
-    pub fn renewed(&self, pools: &[Pool]) -> Result<Renewed, AgentError> {
-        self.agents.renewed(&Reached::by(pools))
+    /// A file of certificates that can't be read, or is none.
+    pub fn renewed(&self, pools: &[Pool]) -> Result<Renewed, RegistryError> {
+        let agents = self.agents.renewed(&AgentReach::by(pools))?;
+        Ok(Renewed { agents, clusters: self.clusters.renewed(&ClusterReach::by(pools, self.tuning))? })
     }
 
     /// Goes by these from now on.
     pub fn renew(&mut self, renewed: Renewed) {
-        self.agents.renew(renewed);
+        self.agents.renew(renewed.agents);
+        self.clusters.renew(renewed.clusters);
+    }
+}
+
+/// Clients that go by what the files say now.
+#[derive(Debug, Default)]
+pub struct Renewed {
+    agents: RenewedClients<AgentReach>,
+    clusters: RenewedClients<ClusterReach>,
+}
+
+impl Renewed {
+    /// A line for each file that says something else than before: which, and what of it.
+    pub fn changes(&self) -> Vec<String> {
+        [&self.agents.changes[..], &self.clusters.changes[..]].concat()
     }
 }
 
@@ -172,14 +203,16 @@ impl std::fmt::Debug for Discovery {
 /// Why a source can't be followed.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// The agent's settings can't work.
-    #[error("pool {pool}: can't use the consul agent")]
-    Agent {
+    /// The settings of its registry can't work.
+    #[error("pool {pool}: can't use the {kind}")]
+    Registry {
         /// The pool's name.
         pool: String,
+        /// What kind of registry it is.
+        kind: &'static str,
         /// What about the settings.
         #[source]
-        source: ::consul::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The system gives no descriptor or no thread to watch its file.
     #[error("pool {pool}: can't watch its file")]
@@ -190,6 +223,12 @@ pub enum SourceError {
         #[source]
         source: io::Error,
     },
+}
+
+impl SourceError {
+    fn registry(pool: &str, kind: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Registry { pool: pool.to_owned(), kind, source: error.into() }
+    }
 }
 
 /// Follows one pool's source.
@@ -207,12 +246,14 @@ enum Followed {
     Static(Vec<StaticBackend>),
     Consul(Box<Catalog>),
     File(Arc<WatchedFiles>),
+    Etcd(Keys),
 }
 
 /// What is followed of what: another one says other things, and not the same in another way.
 #[derive(PartialEq, Eq)]
 enum Subject {
-    Consul(Service),
+    Consul(consul::Subject),
+    Etcd(String),
     File(PathBuf),
 }
 
@@ -223,6 +264,7 @@ impl Followed {
             Self::Static(_) => None,
             Self::Consul(catalog) => Some(Subject::Consul(catalog.subject())),
             Self::File(watched) => Some(Subject::File(watched.path.clone())),
+            Self::Etcd(keys) => Some(Subject::Etcd(keys.subject().to_owned())),
         }
     }
 
@@ -232,6 +274,7 @@ impl Followed {
             Self::Static(_) => report.begin(name, None, WRITTEN_ERRORS),
             Self::Consul(catalog) => report.begin(name, Some(Arc::clone(catalog.outages())), CONSUL_ERRORS),
             Self::File(watched) => report.begin(name, Some(Arc::clone(&watched.outages)), FILE_ERRORS),
+            Self::Etcd(keys) => report.begin(name, Some(Arc::clone(keys.outages())), ETCD_ERRORS),
         }
     }
 }
@@ -269,6 +312,7 @@ impl Follower {
                     Followed::Static(backends) => fixed::follow(&backends, &mut feed).await,
                     Followed::Consul(catalog) => catalog.follow(&mut feed).await,
                     Followed::File(watched) => files::follow(&watched, &mut feed).await,
+                    Followed::Etcd(keys) => keys.follow(&mut feed).await,
                 }
             };
             let other = tokio::select! {

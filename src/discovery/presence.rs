@@ -1,15 +1,14 @@
-//! Whether an agent answers, and whether its servers have a leader. One cheap question for all queries of this agent: it shows
-//! that an agent hangs, which a blocking query can't, and that it is back.
+//! Whether a registry answers, and whether its servers have a leader. One cheap question for all queries of it: it shows
+//! that an agent hangs, which a blocking query can't, and that it is back. What is asked is the registry's to say.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ::consul::{Client, Error};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::error::AskError;
-use crate::deadline::within;
 
 /// The times of the question. Tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +30,21 @@ impl Default for PresenceTimes {
     }
 }
 
-/// What is known of an agent. Nothing is wrong until something is seen.
+/// What the answer to the question says.
+#[derive(Clone, Debug)]
+pub(super) enum Sign {
+    /// It is there.
+    Well {
+        /// Which of its endpoints answers, counted from 0.
+        endpoint: usize,
+    },
+    /// It is there, and says that there is no leader.
+    Leaderless,
+    /// It does not answer.
+    Absent(AskError),
+}
+
+/// What is known of a registry. Nothing is wrong until something is seen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct AgentState {
     /// Why it does not answer.
@@ -40,6 +53,10 @@ pub(super) struct AgentState {
     pub(super) leaderless: bool,
     /// It said so once.
     suspect: bool,
+    /// The one that answered last.
+    endpoint: usize,
+    /// How often it was there.
+    pub(super) answers: u64,
 }
 
 pub(super) struct Presence {
@@ -53,11 +70,15 @@ impl Presence {
         Self { seen: watch::Sender::default(), hurry: Arc::default(), task: OnceLock::new() }
     }
 
-    /// Asks from now on, on the current runtime, until this is dropped.
-    pub(super) fn begin(&self, client: &Arc<Mutex<Client>>, times: PresenceTimes) {
+    /// Asks from now on, on the current runtime, until this is dropped. `look` asks once, for no longer than it is told.
+    pub(super) fn begin<F, A>(&self, look: F, times: PresenceTimes)
+    where
+        F: Fn(Duration) -> A + Send + 'static,
+        A: Future<Output = Sign> + Send + 'static,
+    {
         self.task.get_or_init(|| {
-            let (client, seen, hurry) = (Arc::clone(client), self.seen.clone(), Arc::clone(&self.hurry));
-            AbortOnDropHandle::new(tokio::spawn(ask(client, times, seen, hurry)))
+            let (seen, hurry) = (self.seen.clone(), Arc::clone(&self.hurry));
+            AbortOnDropHandle::new(tokio::spawn(ask(look, times, seen, hurry)))
         });
     }
 
@@ -82,13 +103,15 @@ impl Presence {
     }
 }
 
-async fn ask(client: Arc<Mutex<Client>>, times: PresenceTimes, seen: watch::Sender<AgentState>, hurry: Arc<Notify>) {
+async fn ask<F, A>(look: F, times: PresenceTimes, seen: watch::Sender<AgentState>, hurry: Arc<Notify>)
+where
+    F: Fn(Duration) -> A,
+    A: Future<Output = Sign>,
+{
     loop {
         let limit = if seen.borrow().is_calm() { times.limit } else { times.quick_limit };
-        let client = client.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let answer = within(limit, client.leader()).await;
-        let answer = answer.unwrap_or(Err(Error::Timeout { after: limit }));
-        seen.send_if_modified(|seen| seen.hear(answer));
+        let sign = look(limit).await;
+        seen.send_if_modified(|seen| seen.hear(sign));
         let quick = times.quick.mul_f64(1.0 + fastrand::f64() / 2.0);
         tokio::time::sleep(quick).await;
         if seen.borrow().is_calm() {
@@ -106,25 +129,17 @@ impl AgentState {
     }
 
     /// Returns whether that is news.
-    fn hear(&mut self, answer: Result<String, Error>) -> bool {
-        let before = (self.absent.is_some(), self.leaderless);
-        let absent = answer.as_ref().err().filter(|error| is_absence(error));
-        let says_none = match &answer {
-            Ok(leader) => leader.is_empty(),
-            Err(error) => error.kind() == "no_leader",
-        };
+    fn hear(&mut self, sign: Sign) -> bool {
+        let before = (self.absent.is_some(), self.leaderless, self.endpoint);
+        let says_none = matches!(sign, Sign::Leaderless);
         self.leaderless = says_none && self.suspect;
         self.suspect = says_none;
-        self.absent = absent.map(AskError::of);
-        before != (self.absent.is_some(), self.leaderless)
-    }
-}
-
-/// Any other answer says nothing about the agent: it, or a proxy in front of it, may refuse just this question.
-fn is_absence(error: &Error) -> bool {
-    match error.status() {
-        Some(status) => status == 500 && error.kind() != "no_leader",
-        None => matches!(error.kind(), "connect" | "broken" | "timeout"),
+        if let Sign::Well { endpoint } = sign {
+            self.endpoint = endpoint;
+            self.answers += 1;
+        }
+        self.absent = if let Sign::Absent(why) = sign { Some(why) } else { None };
+        before != (self.absent.is_some(), self.leaderless, self.endpoint)
     }
 }
 
@@ -132,42 +147,41 @@ fn is_absence(error: &Error) -> bool {
 mod tests {
     use super::*;
 
-    fn status(status: u16, body: &str) -> Result<String, Error> {
-        Err(Error::Status { status, body: body.to_owned() })
+    fn silence() -> Sign {
+        Sign::Absent(AskError { kind: "timeout", text: "no answer".into() })
     }
 
-    fn silence() -> Result<String, Error> {
-        Err(Error::Timeout { after: Duration::from_secs(3) })
-    }
+    const WELL: Sign = Sign::Well { endpoint: 0 };
 
     #[test]
-    fn what_does_not_answer_is_absent_and_what_refuses_the_question_is_not() {
+    fn what_does_not_answer_is_absent_until_it_does() {
         let mut seen = AgentState::default();
-        for refusal in [401, 403, 404, 405, 429, 502, 503, 504].map(|code| status(code, "no")) {
-            assert!(!seen.hear(refusal));
-            assert!(seen.is_calm());
-        }
+        assert!(!seen.hear(WELL));
+        assert!(seen.is_calm());
         assert!(seen.hear(silence()));
         assert_eq!(seen.absent.as_ref().unwrap().kind, "timeout");
-        assert!(!seen.hear(status(500, "No known Consul servers")), "it still is");
-        assert!(seen.hear(status(404, "no")));
+        assert!(!seen.hear(silence()), "it still is");
+        assert!(seen.hear(WELL));
         assert!(seen.is_calm());
+        assert!(seen.hear(Sign::Well { endpoint: 1 }), "another one answers");
+        assert!(seen.is_calm());
+        assert_eq!(seen.answers, 3);
     }
 
     #[test]
     fn no_leader_is_believed_at_the_second_time() {
-        let (none, one) = (|| Ok(String::new()), || Ok("10.0.0.1:8300".to_owned()));
+        let none = || Sign::Leaderless;
         let mut seen = AgentState::default();
         assert!(!seen.hear(none()));
         assert!(!seen.is_calm() && !seen.leaderless);
-        assert!(!seen.hear(one()));
+        assert!(!seen.hear(WELL));
         assert!(seen.is_calm());
         assert!(!seen.hear(none()));
-        assert!(seen.hear(status(500, "No cluster leader")));
+        assert!(seen.hear(none()));
         assert!(seen.leaderless && seen.absent.is_none());
         assert!(seen.hear(silence()));
         assert!(!seen.leaderless && seen.absent.is_some());
-        assert!(seen.hear(one()));
+        assert!(seen.hear(WELL));
         assert!(seen.is_calm());
     }
 }

@@ -75,7 +75,7 @@ pub enum ApplyError {
     Access(#[from] AccessError),
     /// A file that the configuration names has changed, and can't be used now.
     #[error(transparent)]
-    Agent(#[from] crate::discovery::AgentError),
+    Registry(#[from] crate::discovery::RegistryError),
 }
 
 /// What only the application of configurations needs, by name.
@@ -191,7 +191,7 @@ impl ServerState {
         let diff = Diff::between(&before.config.effective(), &config.effective());
         let renewed = running.discovery.renewed(&config.pools)?;
         let access = AccessLists::read(config, &before)?;
-        let files = [renewed.changes(), access.changes()].concat();
+        let files = [&renewed.changes()[..], access.changes()].concat();
         if diff.is_empty() {
             running.discovery.renew(renewed);
             let staying = before.listeners.iter().filter(|listener| before.listener_stays(listener));

@@ -55,7 +55,7 @@ async fn a_ca_file_is_read_again_at_a_reload() {
 
     replace(&ca, &agent_fixture("ca.pem"));
     let changed = format!(
-        "{}: certificates: 1 new, 1 gone, 0 kept; it is trusted for https://{} from now on",
+        "{}: certificates: 1 new, 1 gone, 0 kept; it is used for https://{} from now on",
         ca.display(),
         agent.address()
     );

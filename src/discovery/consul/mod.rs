@@ -6,16 +6,19 @@ mod filter;
 mod index;
 mod judge;
 mod query;
+mod reach;
 
 use std::sync::Arc;
 
 use ::consul::{Consistency, HealthQuery};
 
-pub(super) use self::query::{Query, Question};
+use self::query::{Answered, Query, Question};
+pub(super) use self::reach::AgentReach;
 use super::Tuning;
-use super::agents::Agent;
-use super::feed::{Feed, Heard};
+use super::feed::Feed;
+use super::news::{self, Set};
 use super::outages::Outages;
+use super::registries::Registry;
 use super::update_sender::Closed;
 use crate::config::{self, ConsulSource, Warning};
 
@@ -31,7 +34,7 @@ pub(super) struct Catalog {
 }
 
 impl Catalog {
-    pub(super) fn new(agent: &Arc<Agent>, source: &ConsulSource, tuning: Tuning) -> Self {
+    pub(super) fn new(agent: &Arc<Registry<AgentReach>>, source: &ConsulSource, tuning: Tuning) -> Self {
         let consistency = match source.consistency {
             config::Consistency::Default => Consistency::Default,
             config::Consistency::Stale => Consistency::Stale,
@@ -63,32 +66,11 @@ impl Catalog {
 
     /// Until the receiver of the feed is gone.
     pub(super) async fn follow(self, feed: &mut Feed) -> Result<(), Closed> {
-        let mut news = self.query.begin();
-        let now = news.borrow().clone();
-        // Of what other pools met before, only what is wrong now matters here.
-        let (mut answers, mut restarts) = (0, now.restarts);
-        let mut failures = now.failures - u64::from(now.is_failing);
-        loop {
-            let now = news.borrow_and_update().clone();
-            let failure = now.failure.filter(|_| now.failures != failures);
-            let answer = now.answer.filter(|_| now.answers != answers);
-            let restarted = now.restarts != restarts;
-            (answers, restarts, failures) = (now.answers, now.restarts, now.failures);
-            let (over, lasts) = if now.is_failing { (None, failure) } else { (failure, None) };
-            if let Some(failure) = over {
-                feed.failed(failure).await?;
-            }
-            if let Some(answer) = answer {
-                let heard = Heard::Answer { restarted, filtered: answer.filtered };
-                let instances = answer.instances(self.warning).to_vec();
-                feed.put(instances, answer.refused.clone(), heard).await?;
-            }
-            if let Some(failure) = lasts {
-                feed.failed(failure).await?;
-            }
-            if feed.until(news.changed()).await?.is_err() {
-                return Ok(());
-            }
-        }
+        let set = |answer: &Answered| Set {
+            instances: answer.instances(self.warning).to_vec(),
+            refused: answer.refused.clone(),
+            filtered: answer.filtered,
+        };
+        news::follow(self.query.begin(), feed, set).await
     }
 }

@@ -1,26 +1,26 @@
 //! One question to an agent, asked for ever, for every pool that wants the answer to it.
 //!
-//! The answers are published in a watch, which keeps only the newest: so failures and restarts are counted, and a follower
-//! that was slow learns by the counts what it missed. Every answer is published, also at an unchanged index: a change of
-//! ACLs changes the list and no index.
+//! Every answer is published, also at an unchanged index: a change of ACLs changes the list and no index.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::consul::{Error, HealthQuery};
+use ::consul::{Client, Error, HealthQuery};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::index::Index;
 use super::judge;
-use crate::config::{ConsulAgent, Warning};
+use super::reach::AgentReach;
+use crate::config::{ConsulAgent, Secret, Warning};
 use crate::deadline::within;
 use crate::discovery::Tuning;
-use crate::discovery::agents::Agent;
 use crate::discovery::error::AskError;
 use crate::discovery::instance::Instance;
+use crate::discovery::news::News;
 use crate::discovery::pace::{Backoff, Bucket};
+use crate::discovery::registries::Registry;
 use crate::discovery::turns::{Place, Taker};
 use crate::endpoint::Rejections;
 
@@ -54,25 +54,10 @@ pub(in crate::discovery) struct Question {
 
 /// Ends with its last follower, and takes its question back.
 pub(in crate::discovery) struct Query {
-    news: watch::Receiver<QueryNews>,
+    news: watch::Receiver<News<Answered>>,
     /// Until it is begun.
     asker: Mutex<Option<Asker>>,
     task: Mutex<Option<AbortOnDropHandle<()>>>,
-}
-
-/// What has come so far.
-#[derive(Clone, Default)]
-pub(super) struct QueryNews {
-    /// The newest one.
-    pub(super) answer: Option<Arc<Answered>>,
-    pub(super) answers: u64,
-    /// Of these, how often the index had gone back.
-    pub(super) restarts: u64,
-    pub(super) failures: u64,
-    /// The newest one.
-    pub(super) failure: Option<AskError>,
-    /// It is the last word.
-    pub(super) is_failing: bool,
 }
 
 /// What an answer comes to, for both ways to see warnings.
@@ -93,14 +78,14 @@ impl Answered {
 }
 
 impl Query {
-    pub(in crate::discovery) fn new(agent: &Arc<Agent>, question: Question, tuning: Tuning) -> Self {
-        let (sender, news) = watch::channel(QueryNews::default());
+    pub(in crate::discovery) fn new(agent: &Arc<Registry<AgentReach>>, question: Question, tuning: Tuning) -> Self {
+        let (sender, news) = watch::channel(News::default());
         let asker = Asker { agent: Arc::clone(agent), question, tuning, news: sender };
         Self { news, asker: Mutex::new(Some(asker)), task: Mutex::default() }
     }
 
     /// Asks from now on, on the current runtime. Returns what comes of it.
-    pub(super) fn begin(&self) -> watch::Receiver<QueryNews> {
+    pub(super) fn begin(&self) -> watch::Receiver<News<Answered>> {
         if let Some(asker) = self.asker.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let task = AbortOnDropHandle::new(tokio::spawn(asker.run()));
             *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
@@ -110,10 +95,10 @@ impl Query {
 }
 
 struct Asker {
-    agent: Arc<Agent>,
+    agent: Arc<Registry<AgentReach>>,
     question: Question,
     tuning: Tuning,
-    news: watch::Sender<QueryNews>,
+    news: watch::Sender<News<Answered>>,
 }
 
 /// What became of a question that has not failed.
@@ -197,7 +182,7 @@ impl Asker {
             true => PROOF.min(self.tuning.margin),
             false => query.held_back() + self.tuning.margin,
         };
-        let client = self.agent.client(&self.question.settings).map_err(|error| self.told(&error))?;
+        let client = self.client().map_err(|error| self.told(&error))?;
         let answer = tokio::select! {
             biased;
             answer = within(limit, client.health_service(&self.question.service, &query)) => answer,
@@ -225,14 +210,16 @@ impl Asker {
         }
         let is_news = self.news.borrow().answer.as_ref().is_none_or(|last| last.serve != serve);
         let restarted = index.answered(answer.index);
-        let answered = Arc::new(Answered { serve, out, refused, filtered: answer.filtered });
-        self.news.send_modify(|news| {
-            news.answer = Some(answered);
-            news.answers += 1;
-            news.restarts += u64::from(restarted);
-            news.is_failing = false;
-        });
+        let answered = Answered { serve, out, refused, filtered: answer.filtered };
+        self.news.send_modify(|news| news.answered(answered, restarted));
         Ok(Asked::Answer { is_news })
+    }
+
+    /// With the token of the question.
+    fn client(&self) -> Result<Client, Error> {
+        let settings = &self.question.settings;
+        let token = settings.token.as_ref().map(|Secret(token)| token.as_str());
+        self.agent.client().with_token(token, settings.token_file.clone())
     }
 
     /// A place to ask. While the agent is absent, places are given back slowly; then this query fails as those that have one.
@@ -256,16 +243,12 @@ impl Asker {
 
     fn failed(&self, failure: AskError) {
         let text = format!("{}: {}", self.agent.address, failure.text);
-        self.news.send_modify(|news| {
-            news.failures += 1;
-            news.failure = Some(AskError { kind: failure.kind, text: text.into() });
-            news.is_failing = true;
-        });
+        self.news.send_modify(|news| news.failed(AskError { kind: failure.kind, text: text.into() }));
     }
 
     /// The error, with the part of the configuration that it is about.
     fn told(&self, error: &Error) -> AskError {
-        let AskError { kind, text } = AskError::of(error);
+        let AskError { kind, text } = AskError::of(error.kind(), error);
         let text = match (kind, &self.question.query.filter) {
             ("bad_filter", Some(filter)) => format!("the filter {filter:?} is refused: {text}").into(),
             ("rate_limited", _) => format!("the agent refuses more connections or questions from here: {text}").into(),

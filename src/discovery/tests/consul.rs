@@ -240,7 +240,7 @@ async fn pools_with_one_agent_share_a_client() {
     assert_eq!(discovery.agents.len(), 1);
     let broken = ConsulSource { agent: Arc::new(agent_at("nowhere")), ..service_at("") };
     let refused = discovery.source("pool", &Source::Consul(broken), Resolve::default());
-    assert!(matches!(refused, Err(super::super::SourceError::Agent { .. })));
+    assert!(matches!(refused, Err(super::super::SourceError::Registry { .. })));
 }
 
 #[tokio::test]
