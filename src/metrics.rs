@@ -73,6 +73,7 @@ metrics! {
     POOL_QUEUED = "evenkeel_pool_queued_sessions", Gauge, ["pool"], "Sessions that wait in the pool's queue for a backend.";
     POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
+    POOL_REBALANCING = "evenkeel_pool_rebalancing_sessions", Gauge, ["pool"], "Sessions that the rebalance that goes on may still close; 0 = none goes on.";
     POOL_BYTES = "evenkeel_pool_bytes_total", Counter, ["pool", "direction"], "Bytes that the receiving socket accepted, removed backends included.";
     POOL_QUEUE_SECONDS = "evenkeel_pool_queue_seconds", Histogram, ["pool"], "Time in the pool's queue, of sessions that had to wait, served or not.";
     POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
@@ -162,6 +163,8 @@ words! {
         BackendDown = "backend_down",
         /// Closed because its backend had left the registry or the address, by the pool's `on_removed`.
         BackendRemoved = "backend_removed",
+        /// Closed because its backend had more than its part, by the pool's `rebalance` or an operator.
+        Rebalanced = "rebalanced",
         /// It may not have a session: see [`Refusal`].
         Refused = "refused",
         /// This machine lacked something: descriptors, ports, memory.
@@ -194,6 +197,8 @@ words! {
         Maintenance = "maintenance",
         /// It has lasted for the pool's `max_lifetime`.
         MaxLifetime = "max_lifetime",
+        /// Its backend has more than its part: the pool's `rebalance`, or an operator's.
+        Rebalance = "rebalance",
         /// The process stops, and `shutdown.timeout` is nearly over.
         Shutdown = "shutdown",
         /// An operator closed it.

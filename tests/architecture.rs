@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "metrics",
             "endpoint",
+            "balance",
             "health",
             "standing",
             "operator",

@@ -38,6 +38,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("evenkeel close --backend web-3 --yes", "tests/console/operate.rs"),
     ("evenkeel log-level debug --for 10m", "tests/console/api.rs"),
     ("evenkeel config", "tests/console/api.rs"),
+    ("evenkeel rebalance web --dry-run", "tests/console/operate.rs"),
     ("evenkeel release web", "tests/discovery/held.rs"),
     ("evenkeel reload", "tests/console/api.rs"),
     ("tests/run.sh", "CI"),

@@ -67,6 +67,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
             address: endpoint.address,
             weight: endpoint.weight,
             share: u32::from(endpoint.weight) * SHARE_OF_WEIGHT,
+            ramp: 100,
             priority: endpoint.priority,
             max_sessions: endpoint.max_sessions,
             facts,

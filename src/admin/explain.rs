@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
+use super::rebalance;
 use crate::config::{CheckKind, Source, Spill};
 use crate::endpoint::Registry;
 use crate::health::{AdvisedWeight, Hearing, ProbeState};
@@ -105,6 +106,7 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         }
         all.push(Said { who: "cap".into(), value, says, decides: standing == Standing::Up && full });
     }
+    all.extend(rebalance::said(pool, backend));
     if pool.is_panicking() && standing.is_last_resort() {
         let says = "so few work (panic_threshold) that it gets sessions although it should not".to_owned();
         all.push(Said { who: "pool".into(), value: "panic".into(), says, decides: false });

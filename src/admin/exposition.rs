@@ -131,6 +131,7 @@ fn add_pool(families: &mut Families, pool: &Pool) {
         families.value(&names::POOL_FALLBACK_SESSIONS, &[name], pool.fallback_sessions() as f64);
     }
     families.value(&names::POOL_QUEUED, &[name], pool.queued() as f64);
+    families.value(&names::POOL_REBALANCING, &[name], f64::from(pool.closes.rebalancing.load(Relaxed)));
     families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
     for cause in CloseCause::ALL {
         families.value(&names::POOL_FORCED_CLOSES, &[name, cause.name()], pool.closes.closed.read(cause) as f64);

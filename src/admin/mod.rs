@@ -17,6 +17,7 @@ mod pools;
 mod process;
 mod rate;
 mod ready;
+mod rebalance;
 mod refusal;
 mod serve;
 mod sessions;
@@ -56,6 +57,7 @@ pub(crate) use place::trusted;
 pub use place::{shared, usual_sockets};
 pub(crate) use pools::{ExplainedBody, PoolsBody};
 use rate::Rate;
+pub(crate) use rebalance::RebalanceBody;
 use refusal::Refusal;
 use serve::AdminFront;
 pub(crate) use sessions::{SessionBody, SessionSort, SessionsBody, SessionsQuery};
@@ -198,6 +200,7 @@ fn routes(listener: &AdminListener) -> Router {
         .route("/pools", get(pools::all))
         .route("/pools/{pool}", get(pools::one).patch(operate::pool))
         .route("/pools/{pool}/release", post(operate::release))
+        .route("/pools/{pool}/rebalance", get(rebalance::dry_run).post(rebalance::begin))
         .route("/backends/{pool}/{*backend}", get(pools::backend).patch(operate::backend))
         .route("/sessions", get(sessions::list))
         .route("/sessions/{id}", get(sessions::one))

@@ -177,7 +177,7 @@ fn given(admin: &AdminState, who: &Who, change: &OverrideRequest, value: Wanted)
 }
 
 /// A note that can be shown in a line; an empty one is none.
-fn checked(note: Option<&str>) -> Result<Option<Arc<str>>, Refusal> {
+pub(super) fn checked(note: Option<&str>) -> Result<Option<Arc<str>>, Refusal> {
     if note.is_some_and(|note| note.chars().count() > LONGEST_NOTE || note.chars().any(char::is_control)) {
         let error = format!("`note` has more than {LONGEST_NOTE} characters, or a control character");
         return Err(Refusal::bad(error, ""));

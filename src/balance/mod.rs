@@ -8,6 +8,7 @@ mod heap;
 mod last_resort;
 mod least_connections;
 mod random;
+mod rebalance;
 mod round_robin;
 mod spill;
 mod table;
@@ -23,6 +24,7 @@ use hashed::Hashed;
 pub use last_resort::{LastResort, is_all_down};
 use least_connections::LeastConnections;
 use random::{PowerOfTwo, Random};
+pub use rebalance::{LoadedBackend, PartRules, PoolShape, RebalanceEnd, RebalancePlan, Rebalancer, RunFacts};
 use round_robin::RoundRobin;
 use spill::Dead;
 pub use spill::{Course, PickContext, Prospect, course};
@@ -310,6 +312,12 @@ impl Picker {
     /// Sessions on a slot now.
     pub fn sessions(&self, slot: usize) -> u32 {
         self.slots.get(slot).map_or(0, |slot| slot.sessions)
+    }
+
+    /// What a slot has, and what it is worth.
+    pub fn load(&self, slot: usize) -> LoadedBackend {
+        let PickSlot { worth, sessions } = self.slots[slot];
+        LoadedBackend { sessions, share: worth.share, tier: self.slots[slot].tier(), cap: worth.cap }
     }
 
     /// Slots that the first pick of a session could return now; `waits` as in [`PickContext`].

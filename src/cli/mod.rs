@@ -15,6 +15,7 @@ mod operate;
 mod pages;
 mod plan;
 mod reader;
+mod rebalance;
 mod run;
 mod sessions;
 mod status;
@@ -109,6 +110,8 @@ enum Command {
     Probe(operate::ProbeOptions),
     /// Obey the registry at once: end what a pool holds against it after trouble
     Release(operate::ReleaseOptions),
+    /// Close sessions of backends that have more than their part, a few at a time, so that they move to the others. Once
+    Rebalance(rebalance::RebalanceOptions),
     /// Show or change the level of the log
     LogLevel(level::LevelOptions),
     /// Show the configuration in effect, with every default; secrets are masked
@@ -234,6 +237,7 @@ fn obey(arguments: &Arguments) -> Result<(), CommandError> {
         Command::Weight(options) => wait(operate::weight(&client()?, options, json)),
         Command::Probe(options) => wait(operate::probe(&client()?, options, json)),
         Command::Release(options) => wait(operate::release(&client()?, options, json)),
+        Command::Rebalance(options) => wait(rebalance::rebalance(&client()?, options, json)),
         Command::Config => wait(config::config(&client()?, json)),
         Command::Reload => wait(config::reload(&client()?, json)),
         Command::LogLevel(options) => wait(level::level(&client()?, options, json)),

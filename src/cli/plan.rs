@@ -228,6 +228,10 @@ fn changed(named: &NamedDifference, running: Option<&Value>, config: &Config) ->
     if named.changes("check") {
         notes.push("backends keep their standing until the new check has said otherwise in a row".to_owned());
     }
+    if named.changes("rebalance") && pool.rebalance.is_some() {
+        notes
+            .push("sessions over the part of their backend may be closed: see evenkeel rebalance --dry-run".to_owned());
+    }
     if named.changes("timeouts") || named.changes("max_lifetime") {
         notes.push("running sessions go by the new times: those that are over end".to_owned());
     }

@@ -16,8 +16,8 @@ use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::{
-    Check, Closing, Connect, ConsulSource, EtcdSource, FileSource, Hashing, HostPort, Listener, Queue, Resilience,
-    SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
+    Check, Closing, Connect, ConsulSource, EtcdSource, FileSource, Hashing, HostPort, Listener, Queue, Rebalance,
+    Resilience, SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`
@@ -49,6 +49,8 @@ pub struct Pool {
     /// When sessions are ended that could go on.
     #[serde(flatten)]
     pub closing: Closing,
+    /// When sessions leave backends that have more than their part; `None` = never.
+    pub rebalance: Option<Rebalance>,
     /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
     /// `None` = none.
     #[serde(rename = "replay_buffer")]
@@ -195,6 +197,7 @@ impl Pool {
             timeouts: Timeouts::read(&table.table("timeouts")),
             replay: connect::replay(table),
             closing: Closing::read(table),
+            rebalance: Rebalance::read(table, balance),
             // A few: what is kept is taken from the sessions.
             preconnect: table.number("preconnect", 0..=1_000).unwrap_or(0),
             sources,

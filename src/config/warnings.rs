@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use super::duration::written;
 use super::{
-    Check, CheckKind, ClosePolicy, Config, ConsulAgent, EtcdSource, Host, HostPort, Listener, Pool, ScriptStep, Source,
-    StaticBackend, WhenAllDown,
+    Balance, Check, CheckKind, ClosePolicy, Config, ConsulAgent, EtcdSource, Host, HostPort, Listener, Pool, Rebalance,
+    ScriptStep, Source, StaticBackend, WhenAllDown,
 };
 
 /// Probes closer together than this are load of their own.
@@ -127,6 +127,9 @@ impl Config {
         {
             warnings.push(format!("on_down \"{}\" never applies: nothing checks the backends", pool.closing.on_down));
         }
+        if let Some(rebalance) = &pool.rebalance {
+            judge_rebalance(pool, rebalance, warnings);
+        }
         if !pool.resilience.spill_is_written
             && let Source::Static(backends) = &pool.source
         {
@@ -170,6 +173,21 @@ fn may_wait(pool: &Pool) -> bool {
         || pool.resilience.backend_max_sessions.is_some()
         || pool.agent.is_some()
         || pool.when_all_down == WhenAllDown::Wait
+}
+
+fn judge_rebalance(pool: &Pool, rebalance: &Rebalance, warnings: &mut Vec<String>) {
+    let wanted = rebalance.max_per_second;
+    if let Some(rate) = pool.closing.rate.filter(|rate| *rate < wanted) {
+        warnings.push(format!("rebalance.max_per_second {wanted} is never reached: close_rate is {rate}"));
+    }
+    let balance = pool.balance;
+    if matches!(balance, Balance::RoundRobin | Balance::Random) {
+        warnings.push(format!(
+            "rebalance with balance \"{}\": some of the clients that are closed come back to a backend that has too many, and \
+             more have to be closed; with \"least_connections\" each goes where there is room",
+            balance.name()
+        ));
+    }
 }
 
 /// Nothing in the file says whether a backup may serve beside a primary that is up.

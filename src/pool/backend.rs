@@ -47,6 +47,8 @@ pub struct BackendView {
     /// Its share of its tier's sessions, relative to the others: the weight after advice and slow start, times
     /// [`SHARE_OF_WEIGHT`].
     pub share: u32,
+    /// The part of its share that slow start gives it, in percent.
+    pub ramp: u32,
     /// Its tier.
     pub priority: u8,
     /// The most sessions at once; `None` = no limit.

@@ -345,6 +345,11 @@ impl Pool {
         self.inner().counts()
     }
 
+    /// The backends that are up and have a share, with what is known of their sessions.
+    pub fn loaded(&self) -> Vec<(Arc<Backend>, balance::LoadedBackend)> {
+        self.inner().loaded()
+    }
+
     /// Percent of the new sessions that each tier gets.
     pub fn tier_loads(&self) -> [u32; config::TIERS] {
         self.inner().picker.loads()
@@ -423,11 +428,13 @@ impl Pool {
         // The standing at its other addresses may have changed, too.
         let elsewhere =
             (changed && view.candidates.len() > 1) || before.candidates != view.candidates || before.dead != view.dead;
+        // What is even follows from weights and tiers.
+        let weighed = before.weight != view.weight || before.priority != view.priority;
         backend.show(view);
         if moved || elsewhere {
             self.moves.fetch_add(1, Relaxed);
         }
-        if changed || moved || elsewhere || opened {
+        if changed || moved || elsewhere || opened || weighed {
             self.standings.send_replace(());
         }
         if changed {

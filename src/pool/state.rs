@@ -9,7 +9,7 @@ use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
 use super::tables::TableMembers;
 use super::{Backend, BackendView, NoneLeft, PickContext};
-use crate::balance::{self, LastResort, Picker, Prospect, TierHealth, Worth, first_alone, loads};
+use crate::balance::{self, LastResort, LoadedBackend, Picker, Prospect, TierHealth, Worth, first_alone, loads};
 use crate::config::{self, Spill, TIERS};
 use crate::health::Failing;
 use crate::metrics::Direction;
@@ -148,6 +148,13 @@ impl PoolState {
 
     pub(super) fn counts(&self) -> MemberCounts {
         MemberCounts { eligible: self.picker.eligible(self.rules.waits), ..self.counts }
+    }
+
+    pub(super) fn loaded(&self) -> Vec<(Arc<Backend>, LoadedBackend)> {
+        let serves = |(_, slot): &(usize, &MemberSlot)| slot.standing == Standing::Up && slot.share > 0;
+        let slots = self.slots.iter().enumerate().filter_map(|(number, slot)| Some((number, slot.as_ref()?)));
+        let load = |(number, slot): (usize, &MemberSlot)| (Arc::clone(&slot.backend), self.picker.load(number));
+        slots.filter(serves).map(load).collect()
     }
 
     /// Whether nothing is up and sessions may try the rest, also backends without a probe result.

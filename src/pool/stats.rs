@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::net::IpAddr;
 use std::sync::atomic::{
-    AtomicU8, AtomicU64, AtomicUsize,
+    AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, PoisonError, RwLock};
@@ -186,6 +186,8 @@ impl ByteCell {
 pub struct Closes {
     /// Sessions that wait to be closed now, also at the end of a drain.
     pub waiting: AtomicUsize,
+    /// What the rebalance that goes on may still close; 0 = none goes on.
+    pub rebalancing: AtomicU32,
     /// Sessions that were told to end.
     pub closed: Counts<CloseCause, { CloseCause::ALL.len() }>,
 }

@@ -33,6 +33,7 @@ pub(crate) fn view(standing: Standing, weight: u16) -> BackendView {
         dead: [].into(),
         weight,
         share: u32::from(weight) * SHARE_OF_WEIGHT,
+        ramp: 100,
         priority: 0,
         max_sessions: None,
         facts,

@@ -16,10 +16,13 @@ pub enum ForcedEnd {
     BackendDown,
     /// Its backend left the registry.
     BackendRemoved,
+    /// Its backend has more sessions than its part.
+    Rebalanced,
 }
 
 impl ForcedEnd {
-    const ALL: [Self; 5] = [Self::Drained, Self::Killed, Self::MaxLifetime, Self::BackendDown, Self::BackendRemoved];
+    const ALL: [Self; 6] =
+        [Self::Drained, Self::Killed, Self::MaxLifetime, Self::BackendDown, Self::BackendRemoved, Self::Rebalanced];
 
     pub(super) fn from_number(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|cut| *cut as u8 == number)
@@ -32,6 +35,7 @@ impl ForcedEnd {
             Self::MaxLifetime => Outcome::MaxLifetime,
             Self::BackendDown => Outcome::BackendDown,
             Self::BackendRemoved => Outcome::BackendRemoved,
+            Self::Rebalanced => Outcome::Rebalanced,
         }
     }
 }

@@ -39,6 +39,7 @@ pub use access::{AccessError, lists_ready};
 use apply::Running;
 pub use apply::{Applied, ApplyError};
 use closing::Closer;
+pub use closing::RebalanceView;
 use limits::FileBudget;
 pub use limits::LimitError;
 pub use overrides::OverrideFile;
@@ -318,6 +319,13 @@ impl ServerState {
             closer.close(sessions, cause);
         }
         count
+    }
+
+    /// Closes sessions of a pool's backends that have more than their part, once, at the pace of its `rebalance`.
+    pub fn rebalance(&self, pool: &Pool) {
+        if let Some(closer) = self.set().closers.iter().find(|closer| std::ptr::eq(&*closer.pool, pool)) {
+            closer.rebalance();
+        }
     }
 
     /// Stops accepting, lets sessions finish until `timeout`, and closes the rest. They are closed at their pools' pace, so

@@ -5,6 +5,7 @@ mod moved;
 mod names;
 mod pace;
 mod policy;
+mod rebalance;
 
 use std::net::{Ipv4Addr, SocketAddr};
 

@@ -302,3 +302,46 @@ async fn sessions_are_listed_explained_and_closed_by_what_they_are() {
     console.good(&["close", "--all", "--yes"]).await;
     until("none is left", || async { (list(&[]).await["all"] == 0).then_some(()) }).await;
 }
+
+#[tokio::test]
+async fn a_rebalance_says_what_it_would_do_and_does_it() {
+    let (one, two) = (Backend::echo().await, Backend::echo().await);
+    let keys = "balance = \"least_connections\"\nrebalance = { max_per_second = 100, min_age = \"0s\" }\n";
+    let console = Console::start(&config(&[("one", &one), ("two", &two)], "", "", keys)).await;
+    let front = console.program.front("front").await;
+    console.good(&["disable", "two"]).await;
+    let mut live = Vec::new();
+    for _ in 0..10 {
+        live.push(session(front).await);
+    }
+    console.good(&["ready", "two"]).await;
+    let dry = console.good(&["rebalance", "web", "--dry-run"]).await;
+    let would = "pool web: it would close 5 sessions, 100 a second, prefers idle, none younger than 0s; done in 1s\n";
+    assert!(dry.starts_with(would), "{dry}");
+    assert!(dry.contains("one            10   5.0      5\n"), "{dry}");
+    let explained = console.good(&["explain", "one"]).await;
+    assert!(explained.contains("10 sessions, its part is 5.0, that is 5 over the threshold of 10 %"), "{explained}");
+    let done = console.good(&["rebalance", "web", "--note", "after the deploy"]).await;
+    assert!(done.starts_with("pool web: it closes 5 sessions, 100 a second"), "{done}");
+    until("closed", || async { (console.backend("one").await["sessions"] == 5).then_some(()) }).await;
+    let dry = console.good(&["rebalance", "web", "--dry-run"]).await;
+    assert!(dry.contains("pool web"), "{dry}");
+    // Not while anything is wrong: one can't be reached.
+    drop(two);
+    until("down", || async { (console.backend("two").await["standing"] == "down").then_some(()) }).await;
+    let said = console.says(&["rebalance", "web"]).await;
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("can't be rebalanced now: two is down"), "{said:?}");
+}
+
+#[tokio::test]
+async fn where_clients_come_back_to_the_same_backend_a_rebalance_is_refused() {
+    let one = Backend::echo().await;
+    let console = Console::start(&config(&[("one", &one)], "", "", "balance = \"maglev\"")).await;
+    for arguments in [&["rebalance", "web"][..], &["rebalance", "web", "--dry-run"]] {
+        let said = console.says(arguments).await;
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let why = "can't be rebalanced with balance \"maglev\": a client that is closed comes back to the same backend";
+        assert!(said.err.contains(why), "{said:?}");
+    }
+}

@@ -223,6 +223,14 @@ fn closing() {
         "rate_as_text": with_more("close_rate = \"10/s\""),
         "deadline_without_unit": with_more("close_deadline = \"60\""),
         "jitter_beyond": with_more("max_lifetime = \"1h\"\nmax_lifetime_jitter = 101"),
+        "rebalance_as_switch": with_more("rebalance = true"),
+        "rebalance_threshold": with_more("rebalance = { threshold = 0 }"),
+        "rebalance_rate": with_more("rebalance = { max_per_second = \"5/s\" }"),
+        "rebalance_rate_of_none": with_more("rebalance = { max_per_second = 0 }"),
+        "rebalance_age": with_more("rebalance = { min_age = 60 }"),
+        "rebalance_prefer": with_more("rebalance = { prefer = \"idel\" }"),
+        "rebalance_unknown_key": with_more("rebalance = { treshold = 10 }"),
+        "rebalance_of_a_hash": with_more("balance = \"ring_hash\"\nrebalance = {}"),
     }
 }
 

@@ -5,6 +5,7 @@
 mod batch;
 mod moved;
 mod pacer;
+mod rebalance;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +27,8 @@ use crate::proxy::{ForcedEnd, SessionKey, SessionRef, Workers};
 use batch::{BatchTarget, CloseBatch, Place};
 use moved::{MovedSearch, MovedSessions};
 use pacer::{Candidate, Pacer, latest_start};
+use rebalance::RebalanceTask;
+pub use rebalance::RebalanceView;
 
 /// Between two looks at the sessions, while some are to be closed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -41,6 +44,7 @@ const SETTLE: Duration = Duration::from_millis(20);
 enum CloseOrder {
     Close(Vec<SessionKey>, CloseCause),
     Finish { from: Instant, until: Instant },
+    Rebalance,
 }
 
 /// The handle to a pool's task.
@@ -62,6 +66,7 @@ impl Closer {
             named: 0,
             search: MovedSearch::default(),
             pacer: Pacer::new(fastrand::u64(..)),
+            rebalance: RebalanceTask::default(),
             lots: fastrand::u64(..),
             next_look: None,
             rest_until: Instant::now(),
@@ -74,6 +79,11 @@ impl Closer {
     pub(super) fn close(&self, sessions: Vec<SessionKey>, cause: CloseCause) {
         // A task that is gone was stopped with all else.
         let _ = self.orders.send(CloseOrder::Close(sessions, cause));
+    }
+
+    /// Closes sessions of backends that have more than their part, once.
+    pub(super) fn rebalance(&self) {
+        let _ = self.orders.send(CloseOrder::Rebalance);
     }
 
     /// Closes all sessions so that none is left when `until` has come: as late as the pace allows, and not before `from`.
@@ -90,6 +100,7 @@ struct CloseTask {
     named: u64,
     search: MovedSearch,
     pacer: Pacer<CloseClaim>,
+    rebalance: RebalanceTask,
     /// Seeds each session's own lifetime.
     lots: u64,
     /// `None` = nothing is to be closed.
@@ -102,7 +113,7 @@ struct CloseTask {
 struct CloseClaim {
     session: SessionKey,
     cause: CloseCause,
-    /// The name of the batch; `None` = its lifetime.
+    /// The name of the batch; `None` = its lifetime, or a rebalance.
     batch: Option<u64>,
 }
 
@@ -150,6 +161,7 @@ impl CloseTask {
                 (BatchTarget::These(sessions.into_iter().collect()), cause, now, now + deadline)
             }
             CloseOrder::Finish { from, until } => (BatchTarget::All, CloseCause::Shutdown, from, until),
+            CloseOrder::Rebalance => return self.rebalance.begin(now, &self.pool),
         };
         self.begin(CloseBatch::new(whom, cause, from, until));
     }
@@ -189,13 +201,15 @@ impl CloseTask {
                 self.begin_at(now, backend, address);
             }
         }
+        let is_well = self.rebalance.compare(now, &self.pool);
+        self.pacer.retain(|claim| is_well || claim.cause != CloseCause::Rebalance);
         self.search.compare(now, &self.pool) || self.named > before
     }
 
     /// Says when the next look is.
     fn schedule(&mut self, now: Instant, at_once: bool) {
         let lifetime = self.pool.settings().closing.max_lifetime;
-        if self.batches.is_empty() && lifetime.is_none() && !self.search.is_on() {
+        if self.batches.is_empty() && lifetime.is_none() && !self.search.is_on() && !self.rebalance.is_on() {
             self.next_look = None;
             return;
         }
@@ -209,8 +223,10 @@ impl CloseTask {
     /// and when? Returns whether that is for another look to say of some.
     fn look(&mut self, now: Instant) -> bool {
         let closing = self.pool.settings().closing;
+        let mut movable = self.rebalance.look(now, &self.pool);
         let is_sweep = closing.max_lifetime.is_some()
             || self.search.is_on()
+            || movable.is_wanted()
             || self.batches.iter().any(|batch| batch.may_have_more(&self.pool));
         let mut candidates = Vec::new();
         let mut waiting = vec![0; self.batches.len()];
@@ -238,7 +254,7 @@ impl CloseTask {
                     (claim(batch.cause, Some(batch.name)), batch.from, batch.until)
                 }
                 (_, Some(at)) => (claim(CloseCause::MaxLifetime, None), at, at + closing.deadline),
-                (_, None) => return,
+                (_, None) => return movable.note(&session),
             };
             candidates.push(Candidate { key, idle_since: session.idle_since, from, until });
         };
@@ -258,6 +274,7 @@ impl CloseTask {
             let start = latest_start(candidates.len(), closing.rate, from, until);
             candidates.iter_mut().filter(of_stop).for_each(|candidate| candidate.from = start);
         }
+        candidates.extend(movable.chosen());
         for (batch, waiting) in self.batches.iter_mut().zip(waiting) {
             batch.looked_at(now, waiting, &self.pool);
         }
@@ -307,6 +324,10 @@ impl CloseTask {
             }
             match claim.batch.and_then(|name| self.batches.iter_mut().find(|batch| batch.name == name)) {
                 Some(batch) => batch.closed(&self.pool),
+                None if claim.cause == CloseCause::Rebalance => {
+                    self.rebalance.count(Instant::now(), &self.pool);
+                    debug!(pool = %self.pool.name, session = claim.session.id, "its backend has more than its part");
+                }
                 None => debug!(pool = %self.pool.name, session = claim.session.id, "max_lifetime is over"),
             }
         }
@@ -329,6 +350,7 @@ pub(super) fn cut(cause: CloseCause) -> ForcedEnd {
         CloseCause::BackendRemoved => ForcedEnd::BackendRemoved,
         CloseCause::Maintenance | CloseCause::Shutdown => ForcedEnd::Drained,
         CloseCause::MaxLifetime => ForcedEnd::MaxLifetime,
+        CloseCause::Rebalance => ForcedEnd::Rebalanced,
         CloseCause::Operator => ForcedEnd::Killed,
     }
 }
