@@ -58,6 +58,7 @@ metrics! {
     LISTENER_SESSIONS = "evenkeel_listener_sessions", Gauge, ["listener"], "Sessions now: accepted = ended + sessions.";
     LISTENER_ENDED = "evenkeel_listener_ended_total", Counter, ["listener", "outcome"], "Sessions ended, by outcome.";
     REFUSALS = "evenkeel_refusals_total", Counter, ["listener", "reason"], "Sessions refused (outcome refused), by reason.";
+    ROUTED_SESSIONS = "evenkeel_routed_sessions_total", Counter, ["listener", "pool"], "Sessions by the pool that the listener's routes led them to, counted when that is decided; absent without `routes`.";
     LISTENER_ACCEPT_ERRORS = "evenkeel_listener_accept_errors_total", Counter, ["listener", "reason"], "accept(2) calls that failed.";
     LISTENER_AT_LIMIT = "evenkeel_listener_at_limit", Gauge, ["listener"], "1 while new connections wait in the backlog for a limit.";
     LISTENER_MAX_CONNECTIONS = "evenkeel_listener_max_connections", Gauge, ["listener"], "The listener's own limit; absent if it has none.";
@@ -96,7 +97,7 @@ metrics! {
     OUTLIER_REFUSED = "evenkeel_outlier_ejections_refused_total", Counter, ["pool"], "Of these, where max_ejected was reached or nothing else was up.";
     OUTLIER_EJECTED = "evenkeel_outlier_ejected_backends", Gauge, ["pool"], "Backends that are ejected now, also if another fact keeps them out.";
 
-    SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached.";
+    SESSIONS = "evenkeel_sessions_total", Counter, ["listener", "pool", "backend", "outcome"], "Sessions ended; backend is empty where none was reached, pool too where no route was decided.";
     BACKEND_SESSIONS = "evenkeel_backend_sessions", Gauge, ["pool", "backend"], "Sessions that hold the backend now.";
     BACKEND_SOURCE_SESSIONS = "evenkeel_backend_source_sessions", Gauge, ["pool", "backend", "source"], "Sessions that hold the backend, by the local address that they dial from; absent without `source`.";
     BACKEND_PRECONNECTED = "evenkeel_backend_preconnected", Gauge, ["pool", "backend"], "Connections opened ahead of time that wait for a session; absent without `preconnect`.";

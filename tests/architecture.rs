@@ -95,6 +95,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("futures_util", &["admin/events.rs"]),
     ("tracing_subscriber", &["cli/logging.rs"]),
     ("regex", &["config/check.rs"]),
+    ("idna", &["config/names.rs"]),
     ("h2", &["probe/grpc.rs"]),
     ("tokio_rustls", &["probe/tls.rs"]),
     ("rustls_native_certs", &["probe/tls.rs"]),
@@ -174,6 +175,8 @@ const DATA_PLANE: &[&str] = &[
     "upstream",
     "early_data",
     "replay",
+    "sniff",
+    "routing",
     "session",
     "threads",
 ];

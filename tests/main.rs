@@ -42,6 +42,7 @@ mod relay;
 mod reload;
 mod retry;
 mod ring;
+mod routing;
 mod secrets;
 mod smoke;
 mod stalled;

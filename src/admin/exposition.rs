@@ -2,6 +2,7 @@
 //! crate.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, UNIX_EPOCH};
 
@@ -103,9 +104,29 @@ fn add_listener(families: &mut Families, listener: &Listener) {
         let errors = listener.accept_errors(reason) as f64;
         families.value(&names::LISTENER_ACCEPT_ERRORS, &[name, reason.name()], errors);
     }
+    add_routed(families, listener);
     families.value(&names::LISTENER_AT_LIMIT, &[name], flag(listener.is_at_limit()));
     if let Some(max) = listener.settings().file.max_connections {
         families.value(&names::LISTENER_MAX_CONNECTIONS, &[name], max as f64);
+    }
+}
+
+/// Where sessions were routed to, and those that ended before.
+fn add_routed(families: &mut Families, listener: &Listener) {
+    let (name, settings) = (&*listener.name, listener.settings());
+    let has_routes = settings.routes.only().is_none();
+    for outcome in Outcome::ALL {
+        let count = listener.ended_unrouted.read(outcome);
+        if has_routes || count > 0 {
+            families.value(&names::SESSIONS, &[name, "", "", outcome.name()], count as f64);
+        }
+    }
+    let mut routed = listener.routed.read();
+    if has_routes {
+        settings.routes.pools().for_each(|pool| _ = routed.entry(Arc::clone(&pool.name)).or_default());
+    }
+    for (pool, count) in routed {
+        families.value(&names::ROUTED_SESSIONS, &[name, &pool], count as f64);
     }
 }
 

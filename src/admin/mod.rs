@@ -62,7 +62,7 @@ use refusal::Refusal;
 use serve::AdminFront;
 pub(crate) use sessions::{SessionBody, SessionSort, SessionsBody, SessionsQuery};
 use slots::ConnectionSlot;
-pub(crate) use status::{LimitBody, PoolSummary, StatusBody};
+pub(crate) use status::{LimitBody, ListenerBody, PoolSummary, StatusBody};
 
 /// Of a change: some words of JSON.
 const LONGEST_BODY: usize = 16 * 1024;

@@ -23,7 +23,7 @@ use super::slots::ConnectionSlot;
 use crate::config::{Network, parse_network};
 use crate::metrics::CloseCause;
 use crate::pool::Happened;
-use crate::proxy::{Phase, SessionView, TcpView};
+use crate::proxy::{Phase, RoutedBy, SessionView, TcpView};
 use crate::server::ServerState;
 
 /// Sessions in an answer, unless it says another number, and at most.
@@ -85,10 +85,18 @@ pub(crate) struct SessionsBody {
 pub(crate) struct SessionBody {
     pub(crate) id: u64,
     pub(crate) listener: String,
-    pub(crate) pool: String,
+    /// `None` = it has no route yet.
+    pub(crate) pool: Option<String>,
     /// The pool that it was routed to, if a fallback of that serves it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fallback_of: Option<String>,
+    /// The number of the route that took it, the name that it asked for and the protocols that it offered.
+    #[serde(default)]
+    pub(crate) route: Option<usize>,
+    #[serde(default)]
+    pub(crate) sni: Option<String>,
+    #[serde(default)]
+    pub(crate) alpn: Option<String>,
     pub(crate) client: String,
     pub(crate) peer: String,
     pub(crate) phase: Cow<'static, str>,
@@ -254,7 +262,7 @@ impl Judge {
             let error = format!("`phase`: there is no \"{}\"", phase.escape_debug());
             return Err(Refusal::bad(
                 error,
-                "the phases are identifying, queued, connecting, relaying and half_closed",
+                "the phases are identifying, sniffing, queued, connecting, relaying and half_closed",
             ));
         }
         let (idle, age) = (time("idle", &filter.idle)?, time("age", &filter.age)?);
@@ -265,7 +273,7 @@ impl Judge {
         let SessionsQuery { id, pool, backend, listener, phase, .. } = &self.filter;
         let backend_id = session.leg.as_ref().map(|leg| &*leg.backend.id);
         id.is_none_or(|id| session.key.id == id)
-            && pool.as_ref().is_none_or(|pool| *session.pool.name == **pool)
+            && pool.as_ref().is_none_or(|pool| session.pool.as_ref().is_some_and(|its| *its.name == **pool))
             && listener.as_ref().is_none_or(|listener| *session.listener.name == **listener)
             && backend.as_ref().is_none_or(|backend| backend_id == Some(backend))
             && phase.as_ref().is_none_or(|phase| session.phase.name() == phase)
@@ -292,12 +300,15 @@ fn client(text: &str) -> Option<ClientFilter> {
 
 fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) -> SessionBody {
     let age = now.saturating_duration_since(session.began);
-    let leg = session.leg.as_ref();
+    let (leg, by) = (session.leg.as_ref(), session.routed_by.as_ref());
     SessionBody {
         id: session.key.id,
         listener: session.listener.name.to_string(),
-        pool: session.pool.name.to_string(),
+        pool: session.pool.as_ref().map(|pool| pool.name.to_string()),
         fallback_of: session.fallback_of.as_ref().map(|pool| pool.name.to_string()),
+        route: by.and_then(|by| by.route),
+        sni: by.and_then(RoutedBy::server_name).map(str::to_owned),
+        alpn: by.and_then(RoutedBy::protocols),
         client: session.client.to_string(),
         peer: session.peer.to_string(),
         phase: session.phase.name().into(),

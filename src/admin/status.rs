@@ -67,7 +67,13 @@ pub(super) struct ListenersBody {
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct ListenerBody {
     pub(crate) name: String,
-    pub(crate) pool: String,
+    /// For what no route takes; `None` = that is refused.
+    pub(crate) pool: Option<String>,
+    /// All that sessions may go to. None of an older balancer; the same of the routes.
+    #[serde(default)]
+    pub(crate) pools: Vec<String>,
+    #[serde(default)]
+    pub(crate) routes: usize,
     pub(crate) addresses: Vec<String>,
     pub(crate) sessions: usize,
     pub(crate) max_connections: Option<usize>,
@@ -167,7 +173,9 @@ fn listener_body(set: &Set, listener: &Listener) -> ListenerBody {
     let (settings, counts) = (listener.settings(), listener.counts());
     ListenerBody {
         name: listener.name.to_string(),
-        pool: settings.pool.name.to_string(),
+        pool: settings.file.pool.clone(),
+        pools: settings.routes.pools().map(|pool| pool.name.to_string()).collect(),
+        routes: settings.file.routes.len(),
         addresses: listener.addresses().iter().map(ToString::to_string).collect(),
         sessions: counts.sessions,
         max_connections: settings.file.max_connections,

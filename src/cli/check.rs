@@ -52,7 +52,14 @@ fn describe(config: &Config, max: usize) -> String {
     for listener in &config.listeners {
         let addresses: Vec<_> = listener.bind.iter().map(ToString::to_string).collect();
         let limit = listener.max_connections.map_or_else(String::new, |max| format!(", at most {max} sessions"));
-        lines.push(format!("listener {}: {} -> pool {}{limit}", listener.name, addresses.join(", "), listener.pool));
+        let routes = match (listener.routes.len(), &listener.pool) {
+            (0, _) => String::new(),
+            (count, Some(pool)) => format!(" by {count} routes, pool {pool} for the rest"),
+            (count, None) => format!(" by {count} routes, the rest is refused"),
+        };
+        let (addresses, pools) = (addresses.join(", "), listener.pools_shown());
+        let word = if listener.pools().len() == 1 { "pool" } else { "pools" };
+        lines.push(format!("listener {}: {addresses} -> {word} {pools}{routes}{limit}", listener.name));
     }
     for pool in &config.pools {
         let source = match &pool.source {

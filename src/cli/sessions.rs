@@ -184,11 +184,11 @@ pub(super) async fn explain(client: &AdminClient, id: u64, json: bool) -> Result
     };
     let ending = if session.is_ending { ", told to end" } else { "" };
     let mut text = format!(
-        "session {} from {}{by}, by listener {} to pool {}\n{} for {}, quiet for {}{finished}{ending}\n{} bytes to the backend, {} to the client\n",
+        "session {} from {}{by}, by listener {} to {}\n{} for {}, quiet for {}{finished}{ending}\n{} bytes to the backend, {} to the client\n",
         session.id,
         session.client,
         session.listener,
-        session.pool,
+        routed(&session),
         session.phase,
         seconds(session.age_seconds),
         seconds(session.idle_seconds),
@@ -221,6 +221,20 @@ pub(super) async fn explain(client: &AdminClient, id: u64, json: bool) -> Result
         text += &format!("\n{}", table.text(coloured()));
     }
     Ok(say(&text)?)
+}
+
+/// Where it went, and by what.
+fn routed(session: &SessionBody) -> String {
+    let Some(pool) = &session.pool else { return "no pool yet".to_owned() };
+    let mut text = format!("pool {pool}");
+    let route = session.route.map(|route| format!("routes[{route}]"));
+    let sni = session.sni.as_ref().map(|name| format!("sni {name}"));
+    let alpn = session.alpn.as_ref().map(|protocols| format!("alpn {protocols}"));
+    let known: Vec<_> = [route, sni, alpn].into_iter().flatten().collect();
+    if !known.is_empty() {
+        text += &format!(" ({})", known.join(", "));
+    }
+    text
 }
 
 fn seconds(value: f64) -> String {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::client::{AdminClient, known};
 use super::table::{Colour, Table, TableCell, cell, coloured, number, short};
 use super::{CommandError, say, say_json};
-use crate::admin::{LimitBody, PoolSummary, StatusBody};
+use crate::admin::{LimitBody, ListenerBody, PoolSummary, StatusBody};
+use crate::config::shown_pools;
 
 pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), CommandError> {
     let answer = client.get("/api/v1/status").await?;
@@ -28,7 +29,7 @@ pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), Comma
             number(listener.sessions),
             number(limit),
             number(listener.accepted),
-            cell(&listener.pool),
+            cell(pools(&listener)),
             cell(listener.addresses.join(", ")),
         ]);
     }
@@ -46,6 +47,13 @@ pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), Comma
         text += &format!("\n{}\n", troubles.join("\n"));
     }
     Ok(say(&text)?)
+}
+
+fn pools(listener: &ListenerBody) -> String {
+    match (&listener.pools[..], &listener.pool) {
+        ([], pool) => pool.clone().unwrap_or_default(),
+        (pools, _) => shown_pools(&pools.iter().map(String::as_str).collect::<Vec<_>>()),
+    }
 }
 
 pub(super) fn limit(limit: &LimitBody) -> String {

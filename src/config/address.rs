@@ -175,7 +175,7 @@ fn host_port(text: &str, lowest_port: u16, example: u16) -> Result<HostPort, Com
 }
 
 /// Names as DNS has them (RFC 1123), with the underscores that container networks use.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -110,4 +110,11 @@ macro_rules! serialized_as_shown {
         })+
     };
 }
-serialized_as_shown!(super::HostPort, super::StatusSet, super::Network, super::RunAs, super::ClosePolicy);
+serialized_as_shown!(
+    super::HostPort,
+    super::StatusSet,
+    super::Network,
+    super::RunAs,
+    super::ClosePolicy,
+    super::ServerName
+);

@@ -173,7 +173,7 @@ pub(super) fn bytes(text: &str) -> Result<Vec<u8>, Complaint> {
 }
 
 /// Two hexadecimal digits a byte; spaces may stand between bytes.
-fn hex(text: &str) -> Result<Vec<u8>, Complaint> {
+pub(super) fn hex(text: &str) -> Result<Vec<u8>, Complaint> {
     let hint = "write two digits a byte, such as \"0a0b\" or \"0a 0b\"";
     let mut bytes = Vec::new();
     for group in text.split_ascii_whitespace() {

@@ -73,7 +73,8 @@ impl Hashing {
 }
 
 impl HashBy {
-    fn read(pool: &Table<'_>) -> Option<Self> {
+    /// Of a pool, or of a route.
+    pub(super) fn read(pool: &Table<'_>) -> Option<Self> {
         let value = pool.value("hash")?;
         if value.form() != Form::Table {
             return match pool.word("hash")? {

@@ -1,5 +1,6 @@
 //! `[listeners.NAME]`, and which addresses of the file are taken.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use super::faults::Complaint;
 use super::nearest::{nearest, suggest};
 use super::table::Table;
 use super::value::Value;
-use super::{AcceptProxy, Host, HostPort, NetworkList, TcpOptions, address};
+use super::{AcceptProxy, Host, HostPort, NetworkList, Route, Sniff, TcpOptions, address};
 
 /// `[listeners.NAME]`
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,8 +21,13 @@ pub struct Listener {
     pub name: String,
     /// At least one; no address twice in the file (port 0 excepted).
     pub bind: Vec<SocketAddr>,
-    /// The name of the pool that its sessions go to.
-    pub pool: String,
+    /// The name of the pool that sessions go to which no route takes; `None` = they are refused, and there are routes.
+    pub pool: Option<String>,
+    /// In their order: the first that holds decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// How clients are read; `None` where no route needs their bytes.
+    pub sniff: Option<Sniff>,
     /// Sessions at once; `None` = only the process's limit.
     pub max_connections: Option<usize>,
     /// Which peers name their client in a PROXY header; `None` = none does.
@@ -51,10 +57,13 @@ impl Listener {
     pub(super) fn read(name: &str, table: &Table<'_>, pools: &[&str], taken: &mut TakenAddresses) -> Self {
         let (tcp, of_listening) = TcpOptions::front(&table.table("tcp"));
         let [allow, deny] = NetworkList::read_pair(table);
+        let (routes, sniff) = Route::read_all(table, pools);
         Self {
             name: name.to_owned(),
             bind: binds(name, table, taken),
-            pool: pool_name(name, table, pools).unwrap_or_default(),
+            pool: pool_name(name, table, pools),
+            routes,
+            sniff,
             max_connections: max_connections(table),
             accept_proxy: table.written_table("accept_proxy").map(|table| AcceptProxy::read(&table)),
             allow,
@@ -64,6 +73,29 @@ impl Listener {
             defer_accept: of_listening.defer_accept,
             backlog: of_listening.backlog,
         }
+    }
+}
+
+impl Listener {
+    /// The names of the pools that sessions may go to, each once.
+    pub fn pools(&self) -> BTreeSet<&str> {
+        let routed = self.routes.iter().flat_map(|route| route.target.pools()).map(|(pool, _)| pool);
+        routed.chain(self.pool.as_deref()).collect()
+    }
+
+    /// The same for people, not endless.
+    pub fn pools_shown(&self) -> String {
+        shown_pools(&self.pools().into_iter().collect::<Vec<_>>())
+    }
+}
+
+/// The names of a few pools, and how many more there are.
+pub fn shown_pools(names: &[&str]) -> String {
+    const MOST: usize = 4;
+    let shown = names[..names.len().min(MOST)].join(", ");
+    match names.len().saturating_sub(MOST) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -93,13 +125,12 @@ fn binds(name: &str, table: &Table<'_>, taken: &mut TakenAddresses) -> Vec<Socke
 }
 
 fn pool_name(name: &str, table: &Table<'_>, pools: &[&str]) -> Option<String> {
-    let Some(value) = table.value("pool") else {
+    if !table.has("pool") && !table.has("routes") {
         let likely = nearest(name, pools.iter().copied()).or_else(|| pools.first().copied()).unwrap_or(name);
         let hint = format!("add the pool that its sessions go to: pool = \"{likely}\"");
         table.fault(format!("listener `{name}` has no `pool`"), hint);
-        return None;
-    };
-    value.parsed(|pool| pool_named(pool, pools))
+    }
+    table.parsed("pool", |pool| pool_named(pool, pools))
 }
 
 /// The name of one of these pools.

@@ -20,6 +20,11 @@ impl Network {
         let ip = ip.to_canonical();
         ip.is_ipv4() == self.address.is_ipv4() && first(ip, self.prefix) == self.address
     }
+
+    /// Itself and every larger network that it is in.
+    pub(super) fn around(self) -> impl Iterator<Item = Self> {
+        (0..=self.prefix).map(move |prefix| Self { address: first(self.address, prefix), prefix })
+    }
 }
 
 impl fmt::Display for Network {

@@ -4,6 +4,7 @@ mod difference;
 mod meaning;
 mod refusals;
 mod robustness;
+mod routes;
 
 use super::{Config, ConfigError, parse};
 

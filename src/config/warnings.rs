@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::duration::written;
+use super::hidden_routes::hidden;
 use super::{
     Balance, Check, CheckKind, ClosePolicy, Config, ConsulAgent, EtcdSource, Host, HostPort, Listener, Pool, Rebalance,
     ScriptStep, Source, StaticBackend, WhenAllDown,
@@ -79,18 +80,19 @@ impl Config {
                 "[listeners.{name}]: accept_proxy.from {network} lets everybody claim to be anybody; name the proxies in front"
             ));
         }
-        let unlimited = self.pool(&listener.pool).is_some_and(|pool| pool.timeouts.idle.is_none());
-        if unlimited && tcp.keepalive.is_none() {
+        warnings.extend(hidden(listener).into_iter().map(|line| format!("[listeners.{name}]: {line}")));
+        let unlimited = listener.pools().into_iter().filter_map(|name| self.pool(name));
+        if let Some(pool) = unlimited.into_iter().find(|pool| pool.timeouts.idle.is_none() && tcp.keepalive.is_none()) {
             warnings.push(format!(
                 "[listeners.{name}]: keepalive is off and pool {} has no idle timeout: a client that vanished keeps its session forever",
-                listener.pool
+                pool.name
             ));
         }
     }
 
     fn judge_pool(&self, pool: &Pool, warnings: &mut Vec<String>) {
         let is_fallback = self.pools.iter().any(|other| other.fallback.as_ref() == Some(&pool.name));
-        if !is_fallback && !self.listeners.iter().any(|listener| listener.pool == pool.name) {
+        if !is_fallback && !self.listeners.iter().any(|listener| listener.pools().contains(&*pool.name)) {
             let probed = if pool.check.kind == CheckKind::None { "" } else { "; it is probed all the same" };
             warnings.push(format!("no listener uses this pool{probed}"));
         }

@@ -49,8 +49,8 @@ pub use source::{Errors, SourceStatus, SourceView};
 use state::PoolState;
 pub use state::{MemberCounts, TrialState};
 pub use stats::{
-    AcceptFailures, ByteCell, Bytes, Closes, EarlyEnds, EndedCounts, Failures, Histogram, Outcomes, Refusals, Second,
-    SessionTimes, Sources,
+    AcceptFailures, ByteCell, Bytes, Closes, CountsByName, EarlyEnds, EndedCounts, Failures, Histogram, Outcomes,
+    Refusals, Second, SessionTimes, Sources,
 };
 
 /// Reports that may wait for the keeper. More are dropped: a failing backend makes many at once, and each carries the whole

@@ -80,6 +80,28 @@ impl EndedCounts {
     }
 }
 
+/// Counts by a name, of which there are a few.
+#[derive(Debug, Default)]
+pub struct CountsByName(RwLock<BTreeMap<Arc<str>, Arc<AtomicU64>>>);
+
+impl CountsByName {
+    /// Counts one. A read lock; the write lock once for each name.
+    pub fn count(&self, name: &Arc<str>) {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone);
+        let count = known.unwrap_or_else(|| {
+            let mut map = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(map.entry(Arc::clone(name)).or_default())
+        });
+        count.fetch_add(1, Relaxed);
+    }
+
+    /// The counts, by name.
+    pub fn read(&self) -> BTreeMap<Arc<str>, u64> {
+        let map = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        map.iter().map(|(name, count)| (Arc::clone(name), count.load(Relaxed))).collect()
+    }
+}
+
 /// Counts of hedged connects and of replays, by result.
 #[derive(Debug, Default)]
 pub struct Second {

@@ -4,12 +4,14 @@
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::socket::{Socket, plain};
 use crate::config::{AcceptProxy, Authority, ProxyValues, SendProxy};
 use crate::deadline::within;
-use crate::proxy_protocol::{self, AUTHORITY, Addresses, Header, HeaderError, Parsed, Tlv, UNIQUE_ID};
-use crate::route::ClientFacts;
+use crate::proxy_protocol::{self, ALPN, AUTHORITY, Addresses, Header, HeaderError, Parsed, Tlv, UNIQUE_ID};
+use crate::route::hello::ClientHello;
+use crate::route::{ClientFacts, Hello};
 
 /// Read in one system call: a header and the first request behind it, seldom more.
 const PIECE: usize = 1_024;
@@ -21,6 +23,8 @@ pub(super) struct Client {
     pub(super) address: SocketAddr,
     /// Read from the client already, and meant for the backend.
     pub(super) early: Vec<u8>,
+    /// Its TLS ClientHello, if that was read.
+    pub(super) hello: Option<Arc<ClientHello>>,
     /// What the client connected to, if a header says so.
     destination: Option<SocketAddr>,
     tlvs: Vec<Tlv>,
@@ -47,7 +51,7 @@ pub(super) enum IdentifyError {
 impl Client {
     /// The peer that connected.
     pub(super) fn is(peer: SocketAddr) -> Self {
-        Self { address: peer, early: Vec::new(), destination: None, tlvs: Vec::new() }
+        Self { address: peer, early: Vec::new(), hello: None, destination: None, tlvs: Vec::new() }
     }
 
     /// The id that the session was given by a proxy in front; one that no proxy may give counts as none.
@@ -55,9 +59,15 @@ impl Client {
         self.value(UNIQUE_ID).filter(|id| (1..=proxy_protocol::LONGEST_ID).contains(&id.len()))
     }
 
-    /// For its route. The destination is known only if a header says it.
-    pub(super) fn facts(&self, peer: SocketAddr) -> ClientFacts<'_> {
-        ClientFacts { address: self.address, peer, destination: self.destination, tlvs: &self.tlvs }
+    /// For its route and what follows from that. The destination is known only if a header says it.
+    pub(super) fn facts(&self) -> ClientFacts<'_> {
+        ClientFacts {
+            destination: self.destination,
+            tlvs: &self.tlvs,
+            first_bytes: &self.early,
+            hello: self.hello.as_deref().map_or(Hello::None, Hello::Read),
+            ..ClientFacts::of(self.address)
+        }
     }
 
     /// What it connected to: what a header says, else our own end of the connection. `socket` is the client's; asking it
@@ -84,14 +94,25 @@ impl Client {
     fn tlvs(&self, values: &ProxyValues, unique_id: Option<&[u8]>) -> Vec<Tlv> {
         let authority = match &values.authority {
             Authority::None => None,
-            Authority::Received => self.value(AUTHORITY),
+            Authority::Received => self.value(AUTHORITY).or_else(|| self.server_name()),
             Authority::Fixed(name) => Some(name.as_bytes()),
         };
+        let protocol = self.protocol().filter(|_| values.tlvs && self.value(ALPN).is_none());
         // These first: should it become too long, what is passed on is left out.
-        let ours = [(AUTHORITY, authority), (UNIQUE_ID, unique_id)];
+        let ours = [(AUTHORITY, authority), (ALPN, protocol), (UNIQUE_ID, unique_id)];
         let ours = ours.into_iter().filter_map(|(kind, value)| Some(Tlv { kind, value: value?.to_vec() }));
         let others = self.tlvs.iter().filter(|tlv| values.tlvs && ![AUTHORITY, UNIQUE_ID].contains(&tlv.kind));
         ours.chain(others.cloned()).collect()
+    }
+
+    /// What the client asks for in its ClientHello.
+    fn server_name(&self) -> Option<&[u8]> {
+        self.hello.as_ref()?.server_name.as_deref().map(str::as_bytes)
+    }
+
+    /// The protocol that the client likes best. The one that is used is not known: the backend chooses it.
+    fn protocol(&self) -> Option<&[u8]> {
+        self.hello.as_ref()?.alpn.first().map(|protocol| &**protocol)
     }
 
     fn value(&self, kind: u8) -> Option<&[u8]> {

@@ -28,7 +28,7 @@ use super::socket::{Acceptor, accept_failure};
 use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
-use crate::pool::{AcceptFailures, Outcomes, Pool, Refusals};
+use crate::pool::{AcceptFailures, CountsByName, Outcomes, Pool, Refusals};
 use crate::route::{Access, Routes};
 
 /// Connections accepted in a row; then the worker's sessions get a turn.
@@ -56,8 +56,12 @@ pub struct Listener {
     pub accepted: AtomicU64,
     /// Sessions ended.
     pub ended: Outcomes,
-    /// Of those, the refused ones by reason.
+    /// Of those, the ones that had no pool yet.
+    pub ended_unrouted: Outcomes,
+    /// Of those that ended, the refused ones by reason.
     pub refusals: Refusals,
+    /// Sessions by the pool that a route, or the lack of one, led them to; only where there are routes.
+    pub routed: CountsByName,
     /// Its real addresses, with the chosen ports.
     addresses: ArcSwap<Vec<SocketAddr>>,
     /// Replaced as a whole when a new configuration is applied.
@@ -76,17 +80,34 @@ pub struct Listener {
 pub struct Settings {
     /// From the file.
     pub file: config::Listener,
-    /// The pool that counts sessions that end before they are routed.
-    pub pool: Arc<Pool>,
     /// Which pool each session goes to.
     pub routes: Routes<Arc<Pool>>,
     /// Which clients may have a session; `None` = all.
     pub access: Option<Arc<Access>>,
     /// The sessions that are logged.
     pub log: config::SessionLog,
+    /// When they were made.
+    since: Instant,
 }
 
 impl Settings {
+    /// `pool_named` knows the pools; `None` = one of them is missing.
+    pub fn new(
+        file: config::Listener,
+        log: config::SessionLog,
+        access: Option<Arc<Access>>,
+        pool_named: impl FnMut(&str) -> Option<Arc<Pool>>,
+    ) -> Option<Self> {
+        let routes = Routes::new(&file, pool_named)?;
+        Some(Self { file, routes, access, log, since: Instant::now() })
+    }
+
+    /// Until when a session waits for the first probes of a pool that is new. It is routed already: where a listener leads to
+    /// several pools, a new one must not hold up the clients of the others.
+    pub(super) fn waits_until(&self) -> Instant {
+        self.since + PROBE_WAIT
+    }
+
     /// All pools that sessions may go to, by address in memory.
     fn pools(&self) -> impl Iterator<Item = *const Pool> {
         self.routes.pools().map(Arc::as_ptr)
@@ -103,7 +124,6 @@ impl PartialEq for Settings {
         self.file == other.file
             && self.log == other.log
             && self.access.as_ref().map(Arc::as_ptr) == other.access.as_ref().map(Arc::as_ptr)
-            && Arc::ptr_eq(&self.pool, &other.pool)
             && self.pools().eq(other.pools())
     }
 }
@@ -116,7 +136,9 @@ impl Listener {
             name: settings.file.name.as_str().into(),
             accepted: AtomicU64::new(0),
             ended: Outcomes::default(),
+            ended_unrouted: Outcomes::default(),
             refusals: Refusals::default(),
+            routed: CountsByName::default(),
             addresses: ArcSwap::from_pointee(addresses),
             settings: ArcSwap::from_pointee(settings),
             met_own: Met::default(),
@@ -336,14 +358,14 @@ struct AcceptLoop<F> {
 }
 
 impl<F: Fn(Accepted)> AcceptLoop<F> {
-    /// Waits until the pools that sessions may go to are probed: once for each pool, and at most [`PROBE_WAIT`].
+    /// Waits until the pool that all sessions go to is probed: once for each pool, and at most [`PROBE_WAIT`].
     ///
     /// # Cancel safety
     /// Safe: the wait begins again.
     async fn pools_settle(&mut self) {
         let settings = self.listener.settings.load();
         let is_known = |pool: &Arc<Pool>| self.waited_for.iter().any(|known| std::ptr::eq(known.as_ptr(), &**pool));
-        let unsettled = settings.routes.pools().filter(|pool| !is_known(pool) && pool.is_awaited());
+        let unsettled = settings.routes.only().into_iter().filter(|pool| !is_known(pool) && pool.is_awaited());
         let unsettled: Vec<Arc<Pool>> = unsettled.cloned().collect();
         drop(settings);
         if unsettled.is_empty() {

@@ -4,6 +4,7 @@
 
 #[cfg(test)]
 mod tests;
+mod view;
 
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -23,112 +24,10 @@ use super::option::{TcpView, tcp_view};
 use super::socket::TcpFd;
 use crate::metrics::Direction;
 use crate::pool::{Backend, ByteCell, Lease, Pool};
+pub use view::{LegView, Phase, RoutedBy, SessionKey, SessionRef, SessionView};
 
 /// Sessions visited under one lock of a few microseconds; then the worker may begin and end some.
 const VISIT_BATCH: usize = 256;
-
-/// Identifies a live session. It is never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionKey {
-    /// The number in the log.
-    pub id: u64,
-    worker: u32,
-    place: u32,
-}
-
-impl SessionKey {
-    /// The number of the worker that it lives on.
-    pub fn worker(&self) -> usize {
-        self.worker as usize
-    }
-}
-
-words! {
-    /// How far a session has come.
-    #[repr(u8)]
-    pub enum Phase {
-        /// It waits for a PROXY header.
-        Identifying = "identifying",
-        /// It waits in the pool's queue.
-        Queued = "queued",
-        /// It connects to a backend.
-        Connecting = "connecting",
-        /// It is connected to a backend.
-        Relaying = "relaying",
-        /// One side has finished; the other one goes on.
-        HalfClosed = "half_closed",
-    }
-}
-
-/// A copy of what is known about a live session.
-#[derive(Clone, Debug)]
-pub struct SessionView {
-    /// Its identity.
-    pub key: SessionKey,
-    /// Its listener.
-    pub listener: Arc<Listener>,
-    /// The pool that serves it, or that it is routed to; before that, the first of its listener.
-    pub pool: Arc<Pool>,
-    /// The pool that it was routed to, if a fallback of that serves it.
-    pub fallback_of: Option<Arc<Pool>>,
-    /// The client's address.
-    pub client: SocketAddr,
-    /// The peer's address: a proxy's, if its header names another client.
-    pub peer: SocketAddr,
-    /// How far it has come.
-    pub phase: Phase,
-    /// When it was accepted.
-    pub began: Instant,
-    /// Its backend side, once it is connected.
-    pub leg: Option<LegView>,
-    /// Backends that failed it, and how; `None` = none did.
-    pub failed_attempts: Option<Box<str>>,
-    /// Why it is being ended from outside, if it is.
-    pub cut: Option<ForcedEnd>,
-}
-
-/// A session's backend side.
-#[derive(Clone, Debug)]
-pub struct LegView {
-    /// The backend.
-    pub backend: Arc<Backend>,
-    /// The address that was dialled.
-    pub address: SocketAddr,
-    /// Our own address towards it.
-    pub local: Option<SocketAddr>,
-    /// When it was reached.
-    pub connected: Instant,
-    /// When a byte last moved, or a side last finished; to the millisecond.
-    pub last_activity: Instant,
-    /// Bytes to the backend.
-    pub to_backend: u64,
-    /// Bytes to the client.
-    pub to_client: u64,
-    /// Whether the client has finished, and whether the backend has: then no more bytes come from there.
-    pub finished: [bool; 2],
-}
-
-/// What is needed to choose sessions. Borrowed, so that visiting many does not contend for reference counts that workers
-/// use.
-#[derive(Debug)]
-pub struct SessionRef<'a> {
-    /// Its identity.
-    pub key: SessionKey,
-    /// Its listener.
-    pub listener: &'a Listener,
-    /// The pool that serves it, or that it is routed to; before that, the first of its listener.
-    pub pool: &'a Pool,
-    /// The pool that it was routed to, if a fallback of that serves it.
-    pub fallback_of: Option<&'a Arc<Pool>>,
-    /// Once it is connected: the backend, and the address that was dialled.
-    pub backend: Option<(&'a Arc<Backend>, SocketAddr)>,
-    /// When it was accepted.
-    pub began: Instant,
-    /// When bytes last moved.
-    pub idle_since: Instant,
-    /// Whether it was told to end.
-    pub is_ending: bool,
-}
 
 /// The live sessions of one worker. The lock is taken by its worker at the begin and end of a session, and by readers and by
 /// `cut` for a batch at a time.
@@ -163,30 +62,41 @@ pub(super) struct Live {
 /// What changes during a session.
 #[derive(Debug)]
 struct LiveState {
-    /// The pool that serves it, or that it is routed to; before that, the first of its listener.
-    pool: Arc<Pool>,
+    /// The pool that it is routed to; `None` = it has no route yet.
+    pool: Option<Arc<Pool>>,
     /// The pool that it was routed to, if a fallback of that serves it.
     fallback_of: Option<Arc<Pool>>,
     waiting: Option<Waker>,
-    /// `None` = the peer's address.
-    client: Option<Box<SocketAddr>>,
+    /// What few sessions have.
+    rare: Option<Box<RareState>>,
     leg: Option<Leg>,
     failed_attempts: Option<Box<str>>,
+}
+
+#[derive(Debug, Default)]
+struct RareState {
+    /// `None` = the peer's address.
+    client: Option<SocketAddr>,
+    routed_by: Option<RoutedBy>,
 }
 
 impl LiveState {
     /// A backend of this pool serves it. The first time that this is a fallback, it is counted.
     fn serve(&mut self, pool: &Arc<Pool>) {
-        if Arc::ptr_eq(&self.pool, pool) {
+        if self.pool.as_ref().is_some_and(|serving| Arc::ptr_eq(serving, pool)) {
             return;
         }
-        let serving_so_far = std::mem::replace(&mut self.pool, Arc::clone(pool));
+        let Some(serving_so_far) = self.pool.replace(Arc::clone(pool)) else { return };
         if let Some(routed) = &self.fallback_of {
             self.fallback_of = Some(Arc::clone(routed)).filter(|routed| !Arc::ptr_eq(routed, pool));
         } else {
             serving_so_far.fell_back();
             self.fallback_of = Some(serving_so_far);
         }
+    }
+
+    fn client(&self) -> Option<SocketAddr> {
+        self.rare.as_ref()?.client
     }
 }
 
@@ -223,7 +133,7 @@ impl SessionList {
     pub(super) fn enlist(
         &self,
         id: u64,
-        (listener, pool): (Arc<Listener>, Arc<Pool>),
+        (listener, pool): (Arc<Listener>, Option<Arc<Pool>>),
         peer: SocketAddr,
         began: Instant,
     ) -> Arc<Live> {
@@ -236,7 +146,7 @@ impl SessionList {
             pool,
             fallback_of: None,
             waiting: None,
-            client: None,
+            rare: None,
             leg: None,
             failed_attempts: None,
         });
@@ -251,8 +161,9 @@ impl SessionList {
         drop(live);
     }
 
-    /// Ends every session. `note` gets the pool of each that was not told before, just before the session is told.
-    pub(super) fn cut_all(&self, cut: ForcedEnd, note: &mut impl FnMut(&Pool)) {
+    /// Ends every session. `note` gets the pool of each that was not told before, if it has one, just before the session is
+    /// told.
+    pub(super) fn cut_all(&self, cut: ForcedEnd, note: &mut impl FnMut(Option<&Pool>)) {
         // Before the others are told, so that no new session is missed.
         self.lock().all = Some(cut);
         self.each(|live| {
@@ -264,7 +175,7 @@ impl SessionList {
     pub(super) fn wake(&self, pool: &Arc<Pool>) {
         self.each(|live| {
             let state = live.lock();
-            if Arc::ptr_eq(&state.pool, pool)
+            if state.pool.as_ref().is_some_and(|its| Arc::ptr_eq(its, pool))
                 && let Some(waiting) = &state.waiting
             {
                 waiting.wake_by_ref();
@@ -274,7 +185,7 @@ impl SessionList {
 
     /// Ends a session. Returns whether it still lived and was not told before; then `note` was called just before it was
     /// told.
-    pub(super) fn cut(&self, key: SessionKey, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
+    pub(super) fn cut(&self, key: SessionKey, cut: ForcedEnd, note: impl FnOnce(Option<&Pool>)) -> bool {
         let live = self.lock().live.get(key.place as usize).map(Arc::clone);
         live.is_some_and(|live| live.key == key && live.tell(cut, note))
     }
@@ -335,7 +246,7 @@ impl Live {
 
     /// The client's address.
     pub(super) fn client(&self) -> SocketAddr {
-        self.lock().client.as_deref().copied().unwrap_or(self.peer)
+        self.lock().client().unwrap_or(self.peer)
     }
 
     /// Its backend side, once it is connected.
@@ -345,22 +256,30 @@ impl Live {
 
     pub(super) fn identified(&self, client: SocketAddr) {
         if client != self.peer {
-            self.lock().client = Some(Box::new(client));
+            self.lock().rare.get_or_insert_default().client = Some(client);
         }
         self.phase(Phase::Connecting);
     }
 
-    /// Notes the pool that it is routed to.
-    pub(super) fn routed(&self, pool: &Arc<Pool>) {
+    /// Notes the pool that it is routed to, and by what, if its listener has routes.
+    pub(super) fn routed(&self, pool: &Arc<Pool>, by: Option<RoutedBy>) {
         let mut state = self.lock();
-        if !Arc::ptr_eq(&state.pool, pool) {
-            state.pool = Arc::clone(pool);
+        if !state.pool.as_ref().is_some_and(|known| Arc::ptr_eq(known, pool)) {
+            state.pool = Some(Arc::clone(pool));
+        }
+        if by.is_some() {
+            state.rare.get_or_insert_default().routed_by = by;
         }
     }
 
     /// Calls `look` with its pool. The session's lock is held: `look` must be short.
-    pub(super) fn in_pool<R>(&self, look: impl FnOnce(&Pool) -> R) -> R {
-        look(&self.lock().pool)
+    pub(super) fn in_pool<R>(&self, look: impl FnOnce(Option<&Pool>) -> R) -> R {
+        look(self.lock().pool.as_deref())
+    }
+
+    /// What its route was decided by.
+    pub(super) fn routed_by(&self) -> Option<RoutedBy> {
+        self.lock().rare.as_ref()?.routed_by.clone()
     }
 
     /// The pool that it was routed to, if a fallback of that serves it.
@@ -430,12 +349,12 @@ impl Live {
     }
 
     /// Tells a session to end. `note` comes first, so that the session is counted before its end can be seen.
-    fn tell(&self, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
+    fn tell(&self, cut: ForcedEnd, note: impl FnOnce(Option<&Pool>)) -> bool {
         let mut state = self.lock();
         if self.cut.load(Acquire) != 0 {
             return false;
         }
-        note(&state.pool);
+        note(state.pool.as_deref());
         self.cut.store(cut as u8, Release);
         let waiting = state.waiting.take();
         drop(state);
@@ -450,7 +369,7 @@ impl Live {
         look(SessionRef {
             key: self.key,
             listener: &self.listener,
-            pool: &state.pool,
+            pool: state.pool.as_deref(),
             fallback_of: state.fallback_of.as_ref(),
             backend: state.leg.as_ref().map(|leg| (&leg.backend, leg.address)),
             began: self.began,
@@ -467,9 +386,10 @@ impl Live {
         SessionView {
             key: self.key,
             listener: Arc::clone(&self.listener),
-            pool: Arc::clone(&state.pool),
+            pool: state.pool.clone(),
             fallback_of: state.fallback_of.clone(),
-            client: state.client.as_deref().copied().unwrap_or(self.peer),
+            routed_by: state.rare.as_ref().and_then(|rare| rare.routed_by.clone()),
+            client: state.client().unwrap_or(self.peer),
             peer: self.peer,
             phase: if is_half_closed { Phase::HalfClosed } else { phase },
             began: self.began,

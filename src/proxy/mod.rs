@@ -1,5 +1,5 @@
-//! THE DATA PLANE. A connection's way: `listener` accepts → `session` → `client` identifies the client → `route` →
-//! `upstream` picks and dials (→ `replay` finds a backend that answers) → `relay` moves bytes → one `outcome`.
+//! THE DATA PLANE. A connection's way: `listener` accepts → `session` → `client` identifies the client → `routing` decides
+//! on a pool (→ `sniff` reads the client's first bytes for it) → `upstream` picks and dials (→ `replay` finds a backend that answers) → `relay` moves bytes → one `outcome`.
 //! `server` starts it and `admin` reads from it. It knows no keeper, probe, discovery or admin side.
 //!
 //! # What an idle session costs
@@ -32,8 +32,10 @@ mod outcome;
 mod preconnect;
 mod relay;
 mod replay;
+mod routing;
 mod session;
 mod shares;
+mod sniff;
 mod socket;
 mod stock;
 mod threads;
@@ -43,7 +45,7 @@ mod worker;
 
 pub use forced_end::ForcedEnd;
 pub use listener::{Listener, Settings};
-pub use live::{LegView, Phase, SessionKey, SessionRef, SessionView};
+pub use live::{LegView, Phase, RoutedBy, SessionKey, SessionRef, SessionView};
 pub use option::TcpView;
 pub use relay::{Forbidden, PipeCounts, RingCounts, try_ring};
 #[cfg(test)]

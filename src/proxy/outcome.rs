@@ -10,7 +10,7 @@ use tracing::info;
 
 use super::dial::Connected;
 use super::forced_end::ForcedEnd;
-use super::live::Live;
+use super::live::{Live, RoutedBy};
 use crate::config::{Logged, SessionLog};
 use crate::metrics::{Outcome, Refusal};
 use crate::pool::ByteCell;
@@ -130,6 +130,7 @@ impl Drop for SessionRecord {
         }
         listener.ended.count(outcome);
         self.live.in_pool(|pool| {
+            let Some(pool) = pool else { return listener.ended_unrouted.count(outcome) };
             pool.times.session.observe(total);
             if let Some(first_byte) = first_byte {
                 pool.times.first_byte.observe(first_byte);
@@ -153,12 +154,17 @@ impl Drop for SessionRecord {
             return;
         }
         let (client, peer) = (self.live.client(), self.live.peer);
+        let pool = self.live.in_pool(|pool| pool.map(|pool| Arc::clone(&pool.name)));
+        let routed_by = self.live.routed_by();
         info!(
             target: "evenkeel::session",
             session = self.live.id(),
             listener = %listener.name,
-            pool = %self.live.in_pool(|pool| Arc::clone(&pool.name)),
+            pool = pool.as_deref().map(tracing::field::display),
             fallback_of = self.live.fallback_of().as_deref().map(|pool| tracing::field::display(&pool.name)),
+            route = routed_by.as_ref().and_then(|by| by.route),
+            sni = routed_by.as_ref().and_then(RoutedBy::server_name),
+            alpn = routed_by.as_ref().and_then(RoutedBy::protocols),
             client = %client,
             peer = (peer != client).then(|| tracing::field::display(peer)),
             unique_id = rare.unique_id.as_deref(),

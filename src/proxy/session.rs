@@ -14,20 +14,19 @@ use super::dial::Connected;
 use super::early_data::EarlyData;
 use super::forced_end::ForcedEnd;
 use super::listener::{Accepted, SessionSlot, Settings};
-use super::live::Live;
 use super::outcome::{Ended, SessionRecord};
 use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
+use super::routing::{refused, route};
 use super::socket::{Socket, broken};
 use super::upstream::{GivenUp, NoConnection, Search};
 use super::worker::{Load, SessionGuard, Worker};
-use crate::config::{self, HashBy};
+use crate::config;
 use crate::deadline::within;
 use crate::metrics::{Outcome, Refusal};
 use crate::pace::Pace;
-use crate::pool::{ByteCell, Chain, Lease};
+use crate::pool::{ByteCell, Lease};
 use crate::proxy_protocol;
-use crate::route::{ClientFacts, Decision, affinity};
 
 /// Numbers sessions in the order in which they begin, over all workers.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -39,7 +38,7 @@ static RUN: LazyLock<u64> = LazyLock::new(|| fastrand::u64(..));
 pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Future<Output = ()> {
     let Accepted { fd, peer, at, listener, mut slot } = accepted;
     let front = listener.settings();
-    let live = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, Arc::clone(&front.pool)), peer, at);
+    let live = worker.enlist(NEXT.fetch_add(1, Relaxed), (listener, front.routes.only().cloned()), peer, at);
     slot.begins();
     let mut session = Session {
         lease: None,
@@ -84,11 +83,11 @@ impl Session {
     async fn begin(&mut self, front: Arc<Settings>) -> Result<(Terms, ByteCell), Ended> {
         let Self { client: socket, record, session_guard, .. } = self;
         let worker = session_guard.worker();
-        let client = identify(socket, &front, record).await?;
+        let mut client = identify(socket, &front, record).await?;
         if front.access.as_ref().is_some_and(|access| !access.admits(client.address.ip())) {
             return Err(refused(socket, Refusal::Denied));
         }
-        let context = route(&front, &client, (socket, worker, &record.live))?;
+        let context = route(&front, &mut client, (socket, worker, &record.live)).await?;
         if let Some(keepalive) = front.file.tcp.keepalive {
             worker.late_keepalive.add(socket.tcp_fd(), keepalive);
         }
@@ -157,32 +156,6 @@ async fn identify(socket: &Socket, front: &Settings, record: &mut SessionRecord)
         record.rare().unique_id = Some(id.escape_ascii().to_string().into());
     }
     Ok(client)
-}
-
-/// The client may not have a session. An ordinary close: it has seen no byte, so it can't mistake that for the end of an answer.
-fn refused(socket: &Socket, why: Refusal) -> Ended {
-    socket.tcp_fd().may_close();
-    Ended::refused(why, None)
-}
-
-/// Decides which pool the session goes to.
-fn route<'a>(
-    front: &Settings,
-    client: &Client,
-    (socket, worker, live): (&'a Socket, &'a Worker, &Arc<Live>),
-) -> Result<SessionContext<'a>, Ended> {
-    let facts = client.facts(live.peer);
-    let routed = match front.routes.decide(&facts) {
-        Decision::Pool(pool) => pool,
-        Decision::Refused(why) => return Err(refused(socket, why)),
-    };
-    live.routed(routed);
-    let chain = Chain::new(routed, |settings| {
-        let by = settings.hashing.by;
-        let destination = if by == HashBy::Destination { client.destination(socket) } else { None };
-        affinity(by, &ClientFacts { destination, ..facts })
-    });
-    Ok(SessionContext { socket, worker, live: Arc::clone(live), chain })
 }
 
 /// Finds a backend, and one that answers where requests are replayed.

@@ -241,7 +241,7 @@ impl Workers {
     }
 
     /// Ends a session. Returns whether it still lived and was not told before.
-    pub fn cut(&self, session: SessionKey, cut: ForcedEnd, note: impl FnOnce(&Pool)) -> bool {
+    pub fn cut(&self, session: SessionKey, cut: ForcedEnd, note: impl FnOnce(Option<&Pool>)) -> bool {
         self.0.get(session.worker()).is_some_and(|handle| handle.shared.list.cut(session, cut, note))
     }
 
@@ -252,9 +252,9 @@ impl Workers {
         }
     }
 
-    /// Ends every session, also later ones. `note` gets the pool of each that lives and was not told before, just before it
-    /// is told.
-    pub fn cut_all(&self, cut: ForcedEnd, mut note: impl FnMut(&Pool)) {
+    /// Ends every session, also later ones. `note` gets the pool of each that lives and was not told before, if it has one,
+    /// just before it is told.
+    pub fn cut_all(&self, cut: ForcedEnd, mut note: impl FnMut(Option<&Pool>)) {
         for handle in self.0.iter() {
             handle.shared.list.cut_all(cut, &mut note);
         }

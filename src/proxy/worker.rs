@@ -31,7 +31,7 @@ impl Worker {
     pub(super) fn enlist(
         &self,
         id: u64,
-        front: (Arc<Listener>, Arc<Pool>),
+        front: (Arc<Listener>, Option<Arc<Pool>>),
         peer: SocketAddr,
         began: Instant,
     ) -> Arc<Live> {

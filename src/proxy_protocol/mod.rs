@@ -20,6 +20,8 @@ use thiserror::Error;
 /// senders use a few hundred, and each new connection may hold this much.
 pub const LONGEST: usize = 4_096;
 
+/// Type of a [`Tlv`]: the protocol above, as ALPN (RFC 7301) names it.
+pub const ALPN: u8 = 0x01;
 /// Type of a [`Tlv`]: the host name that the client asked for, UTF-8.
 pub const AUTHORITY: u8 = 0x02;
 /// Type of a [`Tlv`]: the checksum of the header.

@@ -46,7 +46,7 @@ mod tests {
 
     fn at(text: &str) -> ClientFacts<'static> {
         let address = SocketAddr::new(text.parse().unwrap(), 4_000);
-        ClientFacts { address, peer: ([192, 0, 2, 9], 1).into(), destination: None, tlvs: &[] }
+        ClientFacts::of(address)
     }
 
     fn with_port(mut client: ClientFacts<'static>, port: u16) -> ClientFacts<'static> {

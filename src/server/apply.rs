@@ -22,7 +22,6 @@ use crate::config::{self, Config, Diff, Host, Relay, Source, StaticBackend};
 use crate::discovery::{Discovery, Follower, OwnAddress};
 use crate::pool::{Backend, Pool};
 use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
-use crate::route::Routes;
 use crate::standing::Standing;
 
 /// How long the keepers may take to apply a new list of backends. They need milliseconds.
@@ -274,11 +273,11 @@ impl ServerState {
 
         let mut listeners = Vec::new();
         for (settings, wanted) in config.listeners.iter().zip(sockets) {
-            let Some(pool) = pools.iter().find(|pool| *pool.name == *settings.pool) else { continue };
-            let known = before.listeners.iter().find(|listener| *listener.name == *settings.name);
-            let (pool, routes) = (Arc::clone(pool), Routes::always(Arc::clone(pool)));
+            let named = |name: &str| pools.iter().find(|pool| *pool.name == *name).cloned();
+            let log = config.log.sessions;
             let access = access.of(&settings.name);
-            let settings = Settings { file: settings.clone(), pool, routes, access, log: config.log.sessions };
+            let Some(settings) = Settings::new(settings.clone(), log, access, named) else { continue };
+            let known = before.listeners.iter().find(|listener| *listener.name == *settings.file.name);
             listeners.push(self.set_listener(running, known, settings, wanted));
         }
 
@@ -389,7 +388,7 @@ impl ServerState {
         addresses.extend(opened.iter().filter_map(|(_, fd)| local_address(fd).ok()));
         let is_new = !opened.is_empty() || known.is_none_or(|known| *known.addresses() != addresses);
         if is_new {
-            info!(listener = %name, pool = %settings.pool.name, ?addresses, "listening");
+            info!(listener = %name, pool = settings.file.pools_shown(), ?addresses, "listening");
         }
 
         let listener = match known {

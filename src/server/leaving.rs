@@ -72,7 +72,7 @@ impl ServerState {
             let (listeners, pools) = (&running.leaving.listeners, &running.leaving.pools);
             if listeners.keys().any(|name| over(listeners, name)) || pools.keys().any(|name| over(pools, name)) {
                 let closed = self.close(CloseCause::Shutdown, |session| {
-                    over(listeners, &session.listener.name) || over(pools, &session.pool.name)
+                    over(listeners, &session.listener.name) || session.pool.is_some_and(|pool| over(pools, &pool.name))
                 });
                 if closed > 0 {
                     warn!(sessions = closed, "reload.drain_timeout is over: sessions of what is removed are closed");

@@ -300,21 +300,24 @@ impl ServerState {
         self.set.load().listeners.iter().map(|listener| listener.sessions()).sum()
     }
 
-    /// Closes the live sessions that are `chosen`, each at its pool's pace. Returns how many they are; some may end by
-    /// themselves first.
+    /// Closes the live sessions that are `chosen`, each at its pool's pace, and those without a pool at once. Returns how many
+    /// they are; some may end by themselves first.
     pub fn close(&self, cause: CloseCause, mut chosen: impl FnMut(&SessionRef<'_>) -> bool) -> usize {
         let set = self.set();
-        let mut by_pool = vec![Vec::new(); set.closers.len()];
+        let (mut by_pool, mut unrouted) = (vec![Vec::new(); set.closers.len()], Vec::new());
         self.workers.visit_sessions(|session| {
-            let place = set.closers.iter().position(|closer| std::ptr::eq(&*closer.pool, session.pool));
-            if let Some(place) = place
-                && !session.is_ending
-                && chosen(&session)
-            {
+            if session.is_ending || !chosen(&session) {
+                return;
+            }
+            let Some(pool) = session.pool else { return unrouted.push(session.key) };
+            if let Some(place) = set.closers.iter().position(|closer| std::ptr::eq(&*closer.pool, pool)) {
                 by_pool[place].push(session.key);
             }
         });
-        let count = by_pool.iter().map(Vec::len).sum();
+        let count = by_pool.iter().map(Vec::len).sum::<usize>() + unrouted.len();
+        for session in unrouted {
+            self.workers.cut(session, closing::cut(cause), |pool| closing::count_close(pool, cause));
+        }
         for (closer, sessions) in set.closers.iter().zip(by_pool).filter(|(_, sessions)| !sessions.is_empty()) {
             closer.close(sessions, cause);
         }
@@ -342,11 +345,12 @@ impl ServerState {
         for closer in &set.closers {
             closer.finish(now + timeout / 2, now + timeout);
         }
+        let mut unrouted = 0;
         if tokio::time::timeout(timeout, self.tracker.wait()).await.is_err() {
-            self.cut_all(CloseCause::Shutdown);
+            unrouted = self.cut_all(CloseCause::Shutdown);
             self.tracker.wait().await;
         }
-        closes() - before
+        closes() - before + unrouted
     }
 
     /// Stops accepting and closes every session at once, at no pace. For a second stop signal.
@@ -360,7 +364,13 @@ impl ServerState {
         self.tracker.wait().await;
     }
 
-    fn cut_all(&self, cause: CloseCause) {
-        self.workers.cut_all(closing::cut(cause), |pool| pool.closes.closed.add(cause, 1));
+    /// Returns how many of the sessions had no pool: those of pools are counted there.
+    fn cut_all(&self, cause: CloseCause) -> u64 {
+        let mut unrouted = 0;
+        self.workers.cut_all(closing::cut(cause), |pool| {
+            unrouted += u64::from(pool.is_none());
+            closing::count_close(pool, cause);
+        });
+        unrouted
     }
 }

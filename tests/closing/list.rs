@@ -30,7 +30,7 @@ async fn a_listed_session_shows_its_client_and_its_progress() {
         let leg = view.leg.as_ref().unwrap();
         assert_eq!((view.key, view.phase, view.cut), (quiet.key, Phase::Relaying, None));
         assert_eq!((view.client, view.peer), (client, client));
-        assert_eq!((&*view.listener.name, &*view.pool.name), ("front", "back"));
+        assert_eq!((&*view.listener.name, &*view.pool.as_ref().unwrap().name), ("front", "back"));
         assert_eq!((&*leg.backend.id, leg.address), ("dev/a", scene.a.local_addr().unwrap()));
         assert_eq!((leg.to_backend, leg.to_client), (3, 103));
         assert!(before <= view.began && view.began <= leg.connected);
@@ -81,7 +81,7 @@ async fn no_session_is_closed_twice() {
     assert!(workers.cut(key, ForcedEnd::Drained, |pool| {
         // Time enough for a worker to end it, if the order had been given already.
         std::thread::sleep(Duration::from_millis(50));
-        noted = Some((pool.name.to_string(), scene.rig.ended(Outcome::Drained)));
+        noted = Some((pool.unwrap().name.to_string(), scene.rig.ended(Outcome::Drained)));
     }));
     assert_eq!(noted, Some(("back".into(), 0)), "it is counted before it can end");
     assert_eq!(soon("the end", last(&mut one.client)).await, Last::Reset);

@@ -200,9 +200,13 @@ function poolSection(pool, now, old) {
     found > shown.length ? make("p", { class: "quiet" }, `and ${found - shown.length} more; type above to find one`) : null);
 }
 
+function several(names) {
+  return names.slice(0, 4).join(", ") + (names.length > 4 ? ` and ${names.length - 4} more` : "");
+}
+
 function listeners(all, now) {
   const rows = all.map((one) => make("tr", {},
-    make("td", {}, one.name), make("td", {}, one.addresses.join(", ")), make("td", {}, one.pool), number(one.sessions),
+    make("td", {}, one.name), make("td", {}, one.addresses.join(", ")), make("td", {}, several(one.pools)), number(one.sessions),
     number(one.max_connections === null ? "–" : one.max_connections), number(rate(speed(`listener/${one.name}`, one.accepted, now))),
     number(one.accepted.toLocaleString("en")), make("td", {}, one.at_limit ? mark("limit reached, clients wait") : mark("ok"))));
   $("listeners").replaceChildren(

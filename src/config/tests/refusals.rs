@@ -2,7 +2,7 @@
 
 use super::{SMALLEST, read_with, snapshot, with_more, with_pool};
 
-fn refused(text: &str) -> String {
+pub(super) fn refused(text: &str) -> String {
     refused_with(text, &[])
 }
 
@@ -17,6 +17,7 @@ macro_rules! page {
         snapshot($page, &messages.join("\n\n"));
     };
 }
+pub(super) use page;
 
 #[test]
 fn toml_and_keys() {

@@ -9,8 +9,8 @@ fn front(max_connections: usize) -> Arc<Listener> {
     );
     let config = config::parse(&text, "test.toml", &|_| None).unwrap();
     let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-    let routes = Routes::always(Arc::clone(&pool));
-    let settings = Settings { file: config.listeners[0].clone(), pool, routes, access: None, log: config.log.sessions };
+    let named = |_: &str| Some(Arc::clone(&pool));
+    let settings = Settings::new(config.listeners[0].clone(), config.log.sessions, None, named).unwrap();
     Listener::new(settings, Vec::new(), Places::new(100), TaskTracker::new())
 }
 

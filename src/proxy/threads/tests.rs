@@ -7,7 +7,6 @@ use super::*;
 use crate::config;
 use crate::pool::Pool;
 use crate::proxy::listener::Settings;
-use crate::route::Routes;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -15,8 +14,8 @@ pub(crate) fn front() -> Arc<Listener> {
     let text = "[listeners.a]\nbind = \"127.0.0.1:0\"\npool = \"a\"\n[pools.a]\nbackends = [\"127.0.0.1:1\"]";
     let config = config::parse(text, "test.toml", &|_| None).unwrap();
     let (pool, _evidence) = Pool::new(config.pools[0].clone(), 2);
-    let routes = Routes::always(Arc::clone(&pool));
-    let settings = Settings { file: config.listeners[0].clone(), pool, routes, access: None, log: config.log.sessions };
+    let named = |_: &str| Some(Arc::clone(&pool));
+    let settings = Settings::new(config.listeners[0].clone(), config.log.sessions, None, named).unwrap();
     Listener::new(settings, Vec::new(), Places::new(10), TaskTracker::new())
 }
 

@@ -235,7 +235,7 @@ impl CloseTask {
         let by_place: HashMap<Place, usize> = by_place.collect();
         let others: Vec<usize> = (0..self.batches.len()).filter(|&i| self.batches[i].whom.place().is_none()).collect();
         let mut judge = |session: SessionRef<'_>| {
-            if session.is_ending || !std::ptr::eq(session.pool, &*self.pool) {
+            if session.is_ending || !session.pool.is_some_and(|pool| std::ptr::eq(pool, &*self.pool)) {
                 return;
             }
             let place = session.backend.map(|(backend, address)| (Arc::as_ptr(backend).addr(), address));
@@ -317,8 +317,7 @@ impl CloseTask {
         }
         due.sort_by_key(|(idle_since, _)| *idle_since);
         for (_, claim) in due {
-            let count = |pool: &Pool| pool.closes.closed.add(claim.cause, 1);
-            if !self.workers.cut(claim.session, cut(claim.cause), count) {
+            if !self.workers.cut(claim.session, cut(claim.cause), |pool| count_close(pool, claim.cause)) {
                 // It has ended by itself.
                 continue;
             }
@@ -340,6 +339,13 @@ fn fate(pool: &Pool, backend: &Backend, address: SocketAddr) -> Option<(CloseCau
         (_, ClosePolicy::Keep) => None,
         (cause, ClosePolicy::Drain(wait)) => Some((cause, wait)),
         (cause, ClosePolicy::Close) => Some((cause, Duration::ZERO)),
+    }
+}
+
+/// Just before a session is told. One without a pool yet is counted nowhere.
+pub(super) fn count_close(pool: Option<&Pool>, cause: CloseCause) {
+    if let Some(pool) = pool {
+        pool.closes.closed.add(cause, 1);
     }
 }
 

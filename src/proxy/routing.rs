@@ -1,0 +1,103 @@
+//! Which pool a session goes to: asks the routes of its listener, with more and more of the client's first bytes where they
+//! need them.
+//! Used by `session`.
+
+use std::mem;
+use std::sync::Arc;
+
+use tokio::time::sleep_until;
+
+use super::client::Client;
+use super::context::SessionContext;
+use super::listener::Settings;
+use super::live::{Live, Phase, RoutedBy};
+use super::outcome::Ended;
+use super::sniff::Sniffed;
+use super::socket::Socket;
+use super::worker::Worker;
+use crate::config::{HashBy, Sniff};
+use crate::metrics::{Outcome, Refusal};
+use crate::pool::{Chain, Pool};
+use crate::route::{ClientFacts, Decision, affinity};
+
+/// Of a client's first bytes: what a session keeps, for `evenkeel plan`.
+const KEPT: usize = 64;
+
+/// Decides which pool the session goes to.
+///
+/// Not cancel safe: dropping it loses what was read.
+pub(super) async fn route<'a>(
+    front: &Settings,
+    client: &mut Client,
+    (socket, worker, live): (&'a Socket, &'a Worker, &Arc<Live>),
+) -> Result<SessionContext<'a>, Ended> {
+    let pool = match front.routes.only() {
+        Some(pool) => {
+            live.routed(pool, None);
+            Arc::clone(pool)
+        }
+        // In a box of its own: it is over before the relay begins, and most listeners never need it.
+        None => Box::pin(by_rules(front, client, (socket, worker, live))).await?,
+    };
+    let facts = client.facts();
+    let chain = Chain::new(&pool, |settings| {
+        let by = settings.hashing.by;
+        let destination = if by == HashBy::Destination { client.destination(socket) } else { None };
+        affinity(by, &ClientFacts { destination, ..facts })
+    });
+    Ok(SessionContext { socket, worker, live: Arc::clone(live), chain })
+}
+
+/// The client may not have a session. An ordinary close: it has seen no byte, so it can't mistake that for the end of an answer.
+pub(super) fn refused(socket: &Socket, why: Refusal) -> Ended {
+    socket.tcp_fd().may_close();
+    Ended::refused(why, None)
+}
+
+async fn by_rules(
+    front: &Settings,
+    client: &mut Client,
+    (socket, worker, live): (&Socket, &Worker, &Arc<Live>),
+) -> Result<Arc<Pool>, Ended> {
+    let limits = front.file.sniff.as_ref().unwrap_or(&Sniff::NOTHING);
+    let early = mem::take(&mut client.early);
+    let mut known = client.facts();
+    if front.routes.hashes_destination() {
+        known.destination = client.destination(socket);
+    }
+    let mut sniffed = Sniffed::new(socket, limits, early, worker.random().u64(..));
+    let (pool, route) = loop {
+        match front.routes.decide(&sniffed.facts(known)) {
+            Decision::Pool(pool, route) => break (pool, route),
+            Decision::Refused(why) => return Err(refused(socket, why)),
+            Decision::NeedsBytes => {}
+        }
+        live.phase(Phase::Sniffing);
+        tokio::select! {
+            biased;
+            read = sniffed.read_more() => read.map_err(|error| Ended::because(Outcome::ClientGone, error))?,
+            cut = live.cut() => return Err(cut.into()),
+        }
+    };
+    live.phase(Phase::Connecting);
+    let first_bytes = sniffed.bytes[..sniffed.bytes.len().min(KEPT)].into();
+    let (hello, is_all, lot) = (sniffed.hello().cloned(), sniffed.is_all, sniffed.lot);
+    live.routed(pool, Some(RoutedBy { route, hello: hello.clone(), first_bytes, is_all, lot }));
+    (client.early, client.hello) = (sniffed.bytes, hello);
+    live.listener.routed.count(&pool.name);
+    until_probed(front, live, pool).await?;
+    Ok(Arc::clone(pool))
+}
+
+/// Waits for the first probes of a pool that is new.
+async fn until_probed(front: &Settings, live: &Live, pool: &Pool) -> Result<(), Ended> {
+    if !pool.is_awaited() {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        () = pool.until_known() => Ok(()),
+        () = sleep_until(front.waits_until().into()) => Ok(()),
+        cut = live.cut() => Err(cut.into()),
+    }
+}

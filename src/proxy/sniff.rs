@@ -1,0 +1,115 @@
+//! What a client sends first, read for as long as the routes of its listener need more of it. Nothing is taken away: all of
+//! it reaches the backend.
+//! Used by `routing`.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::socket::Socket;
+use crate::config;
+use crate::deadline::within;
+use crate::route::hello::{ClientHello, HelloReader, Reading};
+use crate::route::{ClientFacts, Hello};
+
+/// Read in one system call: most hellos fit, and those with post-quantum keys need two.
+const PIECE: usize = 2 * 1_024;
+
+/// What is known of a client's first bytes.
+pub(super) struct Sniffed<'a> {
+    socket: &'a Socket,
+    /// How long and how much is read.
+    limits: &'a config::Sniff,
+    /// When the first wait is over; `None` = there was none.
+    until: Option<Instant>,
+    /// From the client's first byte on.
+    pub(super) bytes: Vec<u8>,
+    reader: HelloReader,
+    hello: HelloState,
+    /// Nothing more is read.
+    pub(super) is_all: bool,
+    /// The random number of the session.
+    pub(super) lot: u64,
+}
+
+enum HelloState {
+    Open,
+    None,
+    Read(Arc<ClientHello>),
+}
+
+impl<'a> Sniffed<'a> {
+    /// Begins with what was read already.
+    pub(super) fn new(socket: &'a Socket, limits: &'a config::Sniff, bytes: Vec<u8>, lot: u64) -> Self {
+        let is_all = bytes.len() >= limits.max;
+        let mut sniffed = Self {
+            socket,
+            limits,
+            until: None,
+            bytes,
+            reader: HelloReader::default(),
+            hello: HelloState::Open,
+            is_all,
+            lot,
+        };
+        if *limits != config::Sniff::NOTHING {
+            sniffed.look();
+        }
+        sniffed
+    }
+
+    /// What is known of the client now, who is this one.
+    pub(super) fn facts<'b>(&'b self, client: ClientFacts<'b>) -> ClientFacts<'b> {
+        let hello = match &self.hello {
+            HelloState::Open => Hello::Open,
+            HelloState::None => Hello::None,
+            HelloState::Read(hello) => Hello::Read(hello),
+        };
+        ClientFacts { first_bytes: &self.bytes, hello, is_all: self.is_all, lot: self.lot, ..client }
+    }
+
+    pub(super) fn hello(&self) -> Option<&Arc<ClientHello>> {
+        match &self.hello {
+            HelloState::Read(hello) => Some(hello),
+            HelloState::Open | HelloState::None => None,
+        }
+    }
+
+    /// Waits for more, until the time is over, counted from the first wait. A client that has finished, or that has sent the
+    /// most that is read, has said all.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    ///
+    /// Not cancel safe: dropping it spoils `bytes`.
+    pub(super) async fn read_more(&mut self) -> io::Result<()> {
+        let until = *self.until.get_or_insert_with(|| Instant::now() + self.limits.timeout);
+        let (before, room) = (self.bytes.len(), (self.limits.max - self.bytes.len()).min(PIECE));
+        self.bytes.resize(before + room, 0);
+        let read = match self.socket.read_now(&mut self.bytes[before..]) {
+            // Most have spoken at once: nothing to wait for.
+            Ok(Some(read)) => Ok(read),
+            Ok(None) => {
+                let (socket, piece) = (self.socket, &mut self.bytes[before..]);
+                let left = until.saturating_duration_since(Instant::now());
+                within(left, poll_fn(|cx| socket.poll_read(cx, piece))).await.unwrap_or(Ok(0))
+            }
+            Err(error) => Err(error),
+        };
+        self.bytes.truncate(before + *read.as_ref().unwrap_or(&0));
+        self.is_all = read? == 0 || self.bytes.len() >= self.limits.max;
+        self.look();
+        Ok(())
+    }
+
+    fn look(&mut self) {
+        if let HelloState::Open = self.hello {
+            self.hello = match self.reader.read(&self.bytes) {
+                Reading::NeedMore => HelloState::Open,
+                Reading::NotHello => HelloState::None,
+                Reading::Hello(hello) => HelloState::Read(Arc::new(hello)),
+            };
+        }
+    }
+}
