@@ -104,6 +104,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("http_body_util", &["probe/http.rs", "cli/"]),
     ("consul", &["discovery/"]),
     ("etcd", &["discovery/"]),
+    ("hickory_proto", &["discovery/dns/message.rs"]),
     ("toml", &["config/"]),
 ];
 

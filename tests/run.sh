@@ -61,6 +61,7 @@ install_missing() {
     has nft || missing+=(nftables)
     has chromium || missing+=(chromium)
     has chromedriver || missing+=(chromium-driver)
+    has dnsmasq || missing+=(dnsmasq-base)
     { has postfix && has postconf; } || missing+=(postfix)
     if [ "${#missing[@]}" = 0 ]; then
         echo "everything is there"

@@ -16,8 +16,8 @@ use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::{
-    Check, Closing, Connect, ConsulSource, EtcdSource, FileSource, Hashing, HostPort, Listener, Queue, Rebalance,
-    Resilience, SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
+    Check, Closing, Connect, ConsulSource, DnsSource, EtcdSource, FileSource, Hashing, HostPort, Listener, Queue,
+    Rebalance, Resilience, SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`
@@ -122,7 +122,7 @@ words! {
 }
 
 /// The keys that say where backends come from.
-const SOURCES: [&str; 4] = ["backends", "consul", "etcd", "file"];
+const SOURCES: [&str; 5] = ["backends", "consul", "etcd", "file", "dns"];
 
 /// Where a pool's backends come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -139,6 +139,9 @@ pub enum Source {
     /// `file = "backends.json"`
     #[serde(rename = "file")]
     File(FileSource),
+    /// `dns = { name = "…" }`
+    #[serde(rename = "dns")]
+    Dns(DnsSource),
 }
 
 /// How the registries of a file are reached.
@@ -262,6 +265,7 @@ impl Source {
             Self::Consul(_) => "consul",
             Self::Etcd(_) => "etcd",
             Self::File(_) => "file",
+            Self::Dns(_) => "dns",
         }
     }
 
@@ -281,6 +285,7 @@ impl Source {
             "backends" => Self::Static(StaticBackend::read_all(&value, listeners)),
             "file" => Self::File(FileSource::read(&value)),
             _ => match value.table() {
+                Some(table) if key == "dns" => Self::Dns(DnsSource::read(&table)),
                 Some(table) if key == "etcd" => Self::Etcd(EtcdSource::read(name, &table, &mut registries.etcd)),
                 Some(table) => Self::Consul(ConsulSource::read(name, &table, &mut registries.consul)),
                 // What is written there is no table, which is noted.

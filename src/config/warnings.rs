@@ -142,7 +142,7 @@ impl Config {
             Source::Static(backends) => self.judge_backends(backends, warnings),
             Source::Consul(consul) => judge_agent(&consul.agent, warnings),
             Source::Etcd(etcd) => judge_keys(etcd, warnings),
-            Source::File(_) => {}
+            Source::File(_) | Source::Dns(_) => {}
         }
     }
 
@@ -170,6 +170,7 @@ fn may_wait(pool: &Pool) -> bool {
     let by_backend = match &pool.source {
         Source::Static(backends) => backends.iter().any(|backend| backend.max_sessions.is_some()),
         Source::Consul(_) | Source::Etcd(_) | Source::File(_) => true,
+        Source::Dns(_) => false,
     };
     by_backend
         || pool.resilience.backend_max_sessions.is_some()

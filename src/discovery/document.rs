@@ -180,6 +180,7 @@ fn instance(address: &str, id: Option<&str>, said: &Said) -> Result<Instance, St
     Ok(Instance {
         id: identity(id.unwrap_or(address))?,
         host,
+        candidates: Vec::new(),
         port,
         weight: said.weight.unwrap_or(1),
         priority: said.priority.unwrap_or(0),

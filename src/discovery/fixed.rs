@@ -19,6 +19,7 @@ pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Resul
         .map(|backend| Instance {
             id: Arc::from(backend.id.as_str()),
             host: backend.address.host.clone(),
+            candidates: Vec::new(),
             port: backend.address.port,
             weight: backend.weight,
             priority: backend.priority,

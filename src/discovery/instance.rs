@@ -12,6 +12,8 @@ use crate::endpoint::{Endpoint, Registry, Rejected, Rejections};
 pub(super) struct Instance {
     pub(super) id: Arc<str>,
     pub(super) host: Host,
+    /// All addresses of what its host is an address of, where the source knows them; else empty.
+    pub(super) candidates: Vec<IpAddr>,
     pub(super) port: u16,
     pub(super) weight: u16,
     pub(super) priority: u8,
@@ -42,7 +44,7 @@ pub(super) fn assemble<'a>(
     let mut assembled = Assembled::default();
     for instance in instances {
         let (mut endpoint, why) = match &instance.host {
-            Host::Ip(ip) => (Some(instance.at(*ip, &[])), None),
+            Host::Ip(ip) => (Some(instance.at(*ip, &instance.candidates)), None),
             Host::Name(name) => match known(name) {
                 NameState::Addresses(ips) => (ips.first().map(|first| instance.at(*first, ips)), None),
                 NameState::Pending => (before(&instance.id).map(|before| instance.as_before(before)), None),
@@ -118,6 +120,7 @@ mod tests {
         Instance {
             id: id.into(),
             host: Host::Name(name.to_owned()),
+            candidates: Vec::new(),
             port: 80,
             weight: 1,
             priority: 0,

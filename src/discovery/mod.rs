@@ -3,6 +3,7 @@
 //! One file per source, and what they share: names to addresses, pace, the way out, the state of the source.
 
 mod consul;
+mod dns;
 mod document;
 mod error;
 mod etcd;
@@ -26,18 +27,21 @@ mod update_sender;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::{Pool, Resolve, Source, StaticBackend};
+use crate::config::{DnsRecords, DnsSource, Pool, Resolve, Source, StaticBackend};
 use crate::endpoint::Update;
 use crate::pool::SourceStatus;
 
 use self::consul::{AgentReach, Catalog};
+use self::dns::NameAnswers;
 use self::etcd::{ClusterReach, Keys};
 use self::feed::Feed;
 use self::files::{FileSources, WatchedFiles};
@@ -74,6 +78,10 @@ const fn kinds<const N: usize>(of_client: &[&'static str]) -> [&'static str; N] 
 
 /// Kinds of errors with a file, and look-ups.
 const FILE_ERRORS: &[&str] = &["resolve", "missing", "unreadable", "invalid", "hung"];
+
+/// Kinds of errors with DNS.
+const DNS_ERRORS: &[&str] =
+    &["resolve", "no_such_name", "empty", "timeout", "connect", "server_failure", "invalid", "no_resolver"];
 
 /// The times of questions to a registry. Tests use shorter ones.
 #[derive(Clone, Copy, Debug)]
@@ -113,6 +121,8 @@ pub struct Discovery {
     agents: Registries<AgentReach>,
     clusters: Registries<ClusterReach>,
     files: FileSources,
+    /// Of the servers of names, by their addresses.
+    unanswered: HashMap<Vec<SocketAddr>, Weak<Outages>>,
     resolver: Resolver,
     /// Of the resolver.
     unresolved: Arc<Outages>,
@@ -128,8 +138,8 @@ impl Discovery {
 
     fn with(resolver: Resolver, fronts: OwnAddresses, tuning: Tuning) -> Self {
         let (agents, clusters) = (Registries::new(tuning), Registries::new(tuning));
-        let (files, unresolved) = (FileSources::default(), Outages::of_resolver());
-        Self { agents, clusters, files, resolver, unresolved, fronts, tuning }
+        let (files, unanswered, unresolved) = (FileSources::default(), HashMap::new(), Outages::of_resolver());
+        Self { agents, clusters, files, unanswered, resolver, unresolved, fronts, tuning }
     }
 
     /// What follows `source` for `pool`, once it is run, and looks up names as `resolve` says.
@@ -153,9 +163,25 @@ impl Discovery {
                 let refused = |source| SourceError::Watch { pool: pool.to_owned(), source };
                 Followed::File(self.files.of(&source.path).map_err(refused)?)
             }
+            Source::Dns(source) => {
+                let answers = NameAnswers::new(source, self.tuning);
+                Followed::Dns(Box::new(answers), self.unanswered(source))
+            }
         };
         let (resolver, unresolved, fronts) = (self.resolver.clone(), Arc::clone(&self.unresolved), self.fronts.clone());
         Ok(Follower { pool: pool.into(), source: source.kind(), resolver, unresolved, fronts, resolve, followed })
+    }
+
+    /// Those of the pools that ask the same servers of names.
+    fn unanswered(&mut self, source: &DnsSource) -> Arc<Outages> {
+        self.unanswered.retain(|_, outages| outages.strong_count() > 0);
+        if let Some(known) = self.unanswered.get(&source.resolvers).and_then(Weak::upgrade) {
+            return known;
+        }
+        let names: Vec<_> = source.resolvers.iter().map(ToString::to_string).collect();
+        let outages = Outages::of_source(&if names.is_empty() { "DNS".to_owned() } else { names.join(", ") });
+        self.unanswered.insert(source.resolvers.clone(), Arc::downgrade(&outages));
+        outages
     }
 
     /// Forgets the registries that none of these pools asks. A follower that still runs keeps its own.
@@ -247,6 +273,7 @@ enum Followed {
     Consul(Box<Catalog>),
     File(Arc<WatchedFiles>),
     Etcd(Keys),
+    Dns(Box<NameAnswers>, Arc<Outages>),
 }
 
 /// What is followed of what: another one says other things, and not the same in another way.
@@ -255,6 +282,7 @@ enum Subject {
     Consul(consul::Subject),
     Etcd(String),
     File(PathBuf),
+    Dns(String, DnsRecords),
 }
 
 impl Followed {
@@ -265,6 +293,10 @@ impl Followed {
             Self::Consul(catalog) => Some(Subject::Consul(catalog.subject())),
             Self::File(watched) => Some(Subject::File(watched.path.clone())),
             Self::Etcd(keys) => Some(Subject::Etcd(keys.subject().to_owned())),
+            Self::Dns(answers, _) => {
+                let (name, records) = answers.subject();
+                Some(Subject::Dns(name, records))
+            }
         }
     }
 
@@ -275,6 +307,7 @@ impl Followed {
             Self::Consul(catalog) => report.begin(name, Some(Arc::clone(catalog.outages())), CONSUL_ERRORS),
             Self::File(watched) => report.begin(name, Some(Arc::clone(&watched.outages)), FILE_ERRORS),
             Self::Etcd(keys) => report.begin(name, Some(Arc::clone(keys.outages())), ETCD_ERRORS),
+            Self::Dns(_, outages) => report.begin(name, Some(Arc::clone(outages)), DNS_ERRORS),
         }
     }
 }
@@ -313,6 +346,7 @@ impl Follower {
                     Followed::Consul(catalog) => catalog.follow(&mut feed).await,
                     Followed::File(watched) => files::follow(&watched, &mut feed).await,
                     Followed::Etcd(keys) => keys.follow(&mut feed).await,
+                    Followed::Dns(answers, _) => answers.follow(&mut feed).await,
                 }
             };
             let other = tokio::select! {

@@ -7,6 +7,7 @@ mod agent;
 mod checks;
 mod consul;
 mod dashboard;
+mod dnsmasq;
 mod hellos;
 mod load;
 mod nginx;

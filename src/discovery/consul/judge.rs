@@ -63,6 +63,7 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
     Ok(Instance {
         id,
         host,
+        candidates: Vec::new(),
         port: entry.service.port,
         // 0 is not "default" but "nothing new", and so is what is below.
         weight: u16::try_from(weight.max(0)).unwrap_or(u16::MAX),

@@ -88,7 +88,8 @@ fn instance(id: Arc<str>, address: &str) -> Result<Instance, String> {
         usable(ip)?;
     }
     let (weight, priority, max_sessions) = (1, 0, None);
-    Ok(Instance { id, host, port, weight, priority, max_sessions, registry: Registry::Passing, note: None })
+    let (candidates, registry) = (Vec::new(), Registry::Passing);
+    Ok(Instance { id, host, candidates, port, weight, priority, max_sessions, registry, note: None })
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod agent;
 mod consul;
+mod dns;
 mod faults;
 mod files;
 mod fixed;
