@@ -63,6 +63,8 @@ install_missing() {
     has chromedriver || missing+=(chromium-driver)
     has dnsmasq || missing+=(dnsmasq-base)
     { has postfix && has postconf; } || missing+=(postfix)
+    has etcd || missing+=(etcd-server)
+    has etcdctl || missing+=(etcd-client)
     if [ "${#missing[@]}" = 0 ]; then
         echo "everything is there"
         return

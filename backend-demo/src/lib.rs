@@ -2,6 +2,7 @@
 
 pub mod client;
 mod duration;
+pub mod gateway;
 pub mod registry;
 pub mod requests;
 pub mod serve;

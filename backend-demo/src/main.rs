@@ -25,7 +25,7 @@ struct Arguments {
 enum Command {
     /// Run everything here: a development registry, three members, the balancer in front of them
     Up(up::Options),
-    /// Run a member of a cluster: it answers requests with a greeting, and registers itself in Consul
+    /// Run a member of a cluster: it answers requests with a greeting, and registers itself in Consul or etcd
     Serve(serve::Options),
     /// Send requests, and show which members answered
     Client(client::Options),

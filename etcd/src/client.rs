@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::login::Login;
 use crate::model::{LeaseAnswer, Range, RangeAnswer, Streamed, decoded};
-use crate::transport::{Endpoint, Question};
+use crate::transport::{Endpoint, Question, within};
 use crate::watch::Watch;
 use crate::{Error, Settings};
 
@@ -101,14 +101,16 @@ impl Client {
         }
     }
 
-    /// Whether the endpoint that is asked now is there and knows its leader: it has to agree on a read with the others.
-    /// That the user may not read this is fine.
+    /// Whether the endpoint that is asked now answers within `patience` and knows its leader: it has to agree on a read with the
+    /// others. That the user may not read this is fine.
     pub async fn check(&self, patience: Duration) -> Result<(), Error> {
         let body = json!({ "key": base64::encode(b"\0"), "count_only": true }).to_string();
         let question = Question { path: "/v3/kv/range", body: body.as_bytes(), wants_leader: false };
-        match self.ask_at(self.endpoint(), question, patience).await {
-            Err(error) if error.kind() != "forbidden" => Err(error),
-            _ => Ok(()),
+        match within(patience, self.ask_at(self.endpoint(), question, patience)).await {
+            // Also what is no answer of etcd is none.
+            Ok(body) => decoded::<RangeAnswer>("a range", &body).map(drop),
+            Err(error) if error.kind() == "forbidden" => Ok(()),
+            Err(error) => Err(error),
         }
     }
 

@@ -26,6 +26,9 @@ pub struct KeyValue {
     /// Any bytes; often none.
     #[serde(default, deserialize_with = "bytes")]
     pub value: Vec<u8>,
+    /// The revision of its last change.
+    #[serde(default, deserialize_with = "number")]
+    pub mod_revision: i64,
 }
 
 /// All keys with a prefix.
@@ -52,8 +55,10 @@ pub enum Event {
 /// A message of a watch: everything up to a revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// How far the member is.
+    /// How far the member is. There may be more to come up to there.
     pub header: Header,
+    /// Everything up to here has been told; a watch that goes on begins with the next one.
+    pub until: i64,
     /// In the order in which they happened; none in a message that only says how far the member is.
     pub events: Vec<Event>,
 }
@@ -137,7 +142,9 @@ impl WatchAnswer {
             EventKind::Put => Event::Put(event.kv),
             EventKind::Delete => Event::Delete { key: event.kv.key },
         };
-        Changes { header: self.header, events: self.events.into_iter().map(event).collect() }
+        // What happened long ago is told in pieces, each with the header of now. Without events it says how far all is told.
+        let until = self.events.last().map_or(self.header.revision, |event| event.kv.mod_revision);
+        Changes { header: self.header, until, events: self.events.into_iter().map(event).collect() }
     }
 }
 
@@ -169,7 +176,7 @@ mod tests {
         let body = br#"{"header":{"cluster_id":"12101053776118486841","revision":"3"},"kvs":[{"key":"L3MvYQ==","mod_revision":"3"}],"count":"1"}"#;
         let range: RangeAnswer = decoded("a range", body).unwrap();
         assert_eq!(range.header, Header { cluster_id: 12_101_053_776_118_486_841, revision: 3 });
-        assert_eq!(range.kvs, [KeyValue { key: b"/s/a".to_vec(), value: Vec::new() }]);
+        assert_eq!(range.kvs, [KeyValue { key: b"/s/a".to_vec(), value: Vec::new(), mod_revision: 3 }]);
         let empty: RangeAnswer = decoded("a range", br#"{"header":{"cluster_id":1,"revision":2}}"#).unwrap();
         assert_eq!((empty.header.revision, empty.kvs.len(), empty.more), (2, 0, false));
     }
@@ -191,6 +198,22 @@ mod tests {
                 "{body}"
             );
         }
+    }
+
+    /// etcd sends what a watch has missed in pieces of 1000 revisions, each with the revision of now in its header.
+    #[test]
+    fn a_message_tells_up_to_its_last_event() {
+        let message = |events: &str| {
+            let body = format!(r#"{{"result":{{"header":{{"cluster_id":"1","revision":"5000"}},"events":{events}}}}}"#);
+            let Streamed { result, .. } = decoded::<Streamed<WatchAnswer>>("a watch", body.as_bytes()).unwrap();
+            result.unwrap().changes()
+        };
+        let some = message(
+            r#"[{"kv":{"key":"YQ==","mod_revision":"7"}},{"type":"DELETE","kv":{"key":"YQ==","mod_revision":"9"}}]"#,
+        );
+        assert_eq!((some.until, some.events.len(), some.header.revision), (9, 2, 5000));
+        assert_eq!(some.events[1], Event::Delete { key: b"a".to_vec() });
+        assert_eq!(message("[]").until, 5000);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::Error;
 /// Some 300,000 keys; more is no service but a fault.
 const BODY_LIMIT: usize = 64 << 20;
 /// From the first byte of an answer to the last one.
-const BODY_TIME: Duration = Duration::from_secs(15);
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 pub(crate) struct Endpoint {
     http: Client,

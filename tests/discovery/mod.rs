@@ -1,6 +1,7 @@
 //! Discovery through a whole balancer.
 
 mod calm;
+mod etcd;
 mod faults;
 mod file;
 mod held;

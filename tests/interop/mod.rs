@@ -8,6 +8,7 @@ mod checks;
 mod consul;
 mod dashboard;
 mod dnsmasq;
+mod etcd;
 mod hellos;
 mod load;
 mod nginx;

@@ -1,4 +1,4 @@
-//! A cluster member: answers requests, stores them, and registers itself in Consul.
+//! A cluster member: answers requests, stores them, and registers itself in Consul or etcd.
 //!
 //! Tests use `MemberServer` in their own process; `run` adds signals and output.
 
@@ -10,7 +10,7 @@ mod store;
 
 use std::{io::Write, net::SocketAddr, path::PathBuf, sync::Arc, thread, time::Duration};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use consul::Settings;
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -23,9 +23,13 @@ pub use self::{
     member::FailureOptions,
     store::{Request, RequestDatabase, StoredRequest},
 };
-use self::{member::MemberState, registration::Registration, store::Store};
+use self::{
+    member::MemberState,
+    registration::{ConsulMembership, EtcdMembership, Membership, Registration},
+    store::Store,
+};
 
-/// Between leaving Consul and closing the port, so that balancers can notice it.
+/// Between leaving the registry and closing the port, so that balancers can notice it.
 const FAREWELL: Duration = Duration::from_millis(200);
 /// Limit for the sessions that run at the end.
 const LAST_SESSIONS: Duration = Duration::from_secs(5);
@@ -43,7 +47,7 @@ pub struct Options {
     /// The name of the service
     #[arg(long, default_value = "web")]
     pub name: String,
-    /// The member's id in Consul, in its answers and in the database [default: NAME-PORT]
+    /// The member's id in the registry, in its answers and in the database [default: NAME-PORT]
     #[arg(long)]
     pub id: Option<String>,
     /// The Consul agent to register with, such as http://127.0.0.1:8500; without it the member does not register
@@ -52,10 +56,19 @@ pub struct Options {
     /// The token for the agent
     #[arg(long, value_name = "TOKEN", env = "CONSUL_HTTP_TOKEN", hide_env_values = true)]
     pub consul_token: Option<String>,
+    /// The etcd to register with, such as http://127.0.0.1:2379; several endpoints are separated by commas
+    #[arg(long, value_name = "URL", conflicts_with = "consul")]
+    pub etcd: Option<String>,
+    /// What the member's key begins with; its id follows [default: /services/NAME/]
+    #[arg(long, value_name = "PREFIX", requires = "etcd")]
+    pub etcd_prefix: Option<String>,
+    /// The user for etcd, as NAME:PASSWORD
+    #[arg(long, value_name = "USER", env = "ETCDCTL_USER", hide_env_values = true)]
+    pub etcd_user: Option<String>,
     /// The SQLite database for the requests; without it nothing is stored
     #[arg(long, value_name = "FILE")]
     pub database: Option<PathBuf>,
-    /// After this time without an update Consul marks the member critical
+    /// After this time without an update Consul marks the member critical, and etcd forgets it
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_ttl)]
     pub ttl: Duration,
     /// How the member fails.
@@ -75,6 +88,9 @@ impl Options {
             id: Some(id.to_owned()),
             consul: None,
             consul_token: None,
+            etcd: None,
+            etcd_prefix: None,
+            etcd_user: None,
             database: None,
             ttl: Duration::from_secs(10),
             failures: FailureOptions::default(),
@@ -108,7 +124,7 @@ impl MemberServer {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let listener = bind(options.listen).with_context(|| format!("can't listen on {}", options.listen))?;
         let address = listener.local_addr()?;
-        let id = options.id.unwrap_or_else(|| format!("{}-{}", options.name, address.port()));
+        let id = options.id.clone().unwrap_or_else(|| format!("{}-{}", options.name, address.port()));
         let (store, writer) = match &options.database {
             None => (None, None),
             Some(path) => {
@@ -118,7 +134,7 @@ impl MemberServer {
         };
         let server = Self {
             address,
-            member: Arc::new(MemberState::new(&id, store, options.failures)),
+            member: Arc::new(MemberState::new(&id, store, options.failures.clone())),
             id,
             writer,
             tasks: TaskTracker::new(),
@@ -127,11 +143,7 @@ impl MemberServer {
             close: CancellationToken::new(),
             cut: CancellationToken::new(),
         };
-        if let Some(agent) = &options.consul {
-            let agent =
-                Settings { token: options.consul_token.filter(|token| !token.is_empty()), ..agent_settings(agent) };
-            let registration = Registration::new(&agent, &options.name, &server.id, address, options.ttl)
-                .with_context(|| format!("can't use the Consul agent {}", agent.address))?;
+        if let Some(registration) = membership(&options, &server.id, address)? {
             server.registered.spawn(registration.keep(server.leave.clone()));
         }
         let (member, tasks) = (server.member.clone(), server.tasks.clone());
@@ -174,6 +186,32 @@ impl MemberServer {
     }
 }
 
+/// In the registry that the options name, if they name one.
+fn membership(options: &Options, id: &str, address: SocketAddr) -> anyhow::Result<Option<Registration>> {
+    let Options { name, ttl, .. } = options;
+    let (registry, membership) = match (&options.consul, &options.etcd) {
+        (Some(agent), _) => {
+            let token = options.consul_token.clone().filter(|token| !token.is_empty());
+            let agent = Settings { token, ..agent_settings(agent) };
+            let membership = ConsulMembership::new(&agent, name, id, address, *ttl)
+                .with_context(|| format!("can't use the Consul agent {}", agent.address))?;
+            (agent.address, Membership::Consul(membership))
+        }
+        (None, Some(endpoints)) => {
+            if address.ip().is_unspecified() {
+                bail!("etcd has to be told an address: give one by --listen, not {}", address.ip());
+            }
+            let prefix = options.etcd_prefix.clone().unwrap_or_else(|| format!("/services/{name}/"));
+            let cluster = cluster_settings(endpoints, options.etcd_user.as_deref());
+            let membership = EtcdMembership::new(&cluster, &prefix, id, address, *ttl)
+                .with_context(|| format!("can't use etcd at {endpoints}"))?;
+            (cluster.endpoints.join(", "), Membership::Etcd(membership))
+        }
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Registration::new(id, &registry, *ttl, membership)))
+}
+
 fn parse_ttl(text: &str) -> Result<Duration, String> {
     let ttl = crate::duration::parse_argument(text)?;
     // An agent counts in milliseconds and refuses 0.
@@ -183,6 +221,21 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
 /// The settings for an agent's URL. Without a scheme it is http, as in `CONSUL_HTTP_ADDR`.
 pub fn agent_settings(agent: &str) -> Settings {
     if agent.contains("://") { Settings::new(agent) } else { Settings::new(format!("http://{agent}")) }
+}
+
+/// The settings for etcd's endpoints, and a user as `NAME:PASSWORD`. Without a scheme they are http, as in `ETCDCTL_ENDPOINTS`.
+pub fn cluster_settings(endpoints: &str, user: Option<&str>) -> etcd::Settings {
+    let url = |at: &str| if at.contains("://") { at.to_owned() } else { format!("http://{at}") };
+    let (user, password) = match user.and_then(|user| user.split_once(':')) {
+        Some((user, password)) => (Some(user.to_owned()), Some(password.to_owned())),
+        None => (None, None),
+    };
+    etcd::Settings {
+        endpoints: endpoints.split(',').map(|at| url(at.trim())).collect(),
+        user,
+        password,
+        ..etcd::Settings::default()
+    }
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {

@@ -18,6 +18,8 @@ use tokio::{
 
 use backend_demo::note;
 
+use super::registry_url::{self, RegistryUrl};
+
 /// Limit for discovery and the first probes on a busy machine.
 const READY: Duration = Duration::from_secs(15);
 
@@ -36,22 +38,22 @@ pub(super) struct DemoBalancer {
 
 /// Applies `lb.toml` when it changes and at `evenkeel reload`.
 pub(super) struct ConfigReloader {
-    agent: String,
+    registry: RegistryUrl,
     own_registry: bool,
     asked: mpsc::Receiver<oneshot::Sender<()>>,
     watch: FileWatch,
     is_watched: bool,
 }
 
-/// Starts the balancer with `./lb.toml` or the example, and with the agent at this URL. Sessions are not logged, because their lines
+/// Starts the balancer with `./lb.toml` or the example, and with this registry. Sessions are not logged, because their lines
 /// would hide the lines about members.
-pub(super) async fn start_balancer(agent: &str, own_registry: bool) -> anyhow::Result<DemoBalancer> {
+pub(super) async fn start_balancer(registry: &RegistryUrl, own_registry: bool) -> anyhow::Result<DemoBalancer> {
     let file = Path::new(FILE);
     let (text, origin) = match file.exists() {
         true => (config::read(file)?, FILE),
         false => (EXAMPLE.to_owned(), "lb.toml (the example)"),
     };
-    let config = configuration(&text, origin, agent, own_registry)?;
+    let config = configuration(&text, origin, registry, own_registry)?;
     let log = start_logging(&config.log)?;
     let is_watched = config.reload.watch;
     // One request at a time: `evenkeel reload` waits for the answer.
@@ -63,18 +65,12 @@ pub(super) async fn start_balancer(agent: &str, own_registry: bool) -> anyhow::R
     Ok(DemoBalancer {
         balancer,
         log,
-        reloader: ConfigReloader { agent: agent.to_owned(), own_registry, asked, watch, is_watched },
+        reloader: ConfigReloader { registry: registry.clone(), own_registry, asked, watch, is_watched },
     })
 }
 
-fn configuration(text: &str, origin: &str, agent: &str, own_registry: bool) -> Result<Config, ConfigError> {
-    let environment = |name: &str| match name {
-        "CONSUL_HTTP_ADDR" => Some(agent.to_owned()),
-        // The development registry does not get the tokens and certificates of a real agent.
-        other if own_registry && other.starts_with("CONSUL_") => None,
-        other => std::env::var(other).ok(),
-    };
-    let mut config = config::parse(text, origin, &environment)?;
+fn configuration(text: &str, origin: &str, registry: &RegistryUrl, own_registry: bool) -> Result<Config, ConfigError> {
+    let mut config = registry_url::parse(registry, text, origin, own_registry)?;
     config.log.sessions.outcome = config::Logged::None;
     Ok(config)
 }
@@ -98,7 +94,7 @@ impl ConfigReloader {
 
     /// The result is in the log, and in the answer to `evenkeel reload`.
     async fn apply(&mut self, balancer: &Balancer, text: Result<String, ConfigError>) {
-        match text.and_then(|text| configuration(&text, FILE, &self.agent, self.own_registry)) {
+        match text.and_then(|text| configuration(&text, FILE, &self.registry, self.own_registry)) {
             Ok(config) => {
                 let is_watched = config.reload.watch;
                 if balancer.reload(config).await.is_ok() {

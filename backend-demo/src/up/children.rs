@@ -15,9 +15,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use backend_demo::note;
 
+use super::registry_url::RegistryUrl;
+
 /// Limit for opening a database and a port on a busy machine.
 const START: Duration = Duration::from_secs(20);
-/// Limit for passing in Consul.
+/// Limit for being in the registry.
 const REGISTER: Duration = Duration::from_secs(10);
 /// Limit for deregistering and finishing sessions; then the member is killed.
 const END: Duration = Duration::from_secs(10);
@@ -45,11 +47,11 @@ impl Children {
     }
 
     /// Starts a member of `web` and waits until it listens.
-    pub(super) async fn start(&mut self, id: &str, agent: &str, data: &Path) -> anyhow::Result<()> {
+    pub(super) async fn start(&mut self, id: &str, registry: &RegistryUrl, data: &Path) -> anyhow::Result<()> {
         let program = std::env::current_exe().context("can't find this program to start members")?;
         let mut child = Command::new(program)
             .args(["serve", "--listen", "127.0.0.1:0", "--name", "web", "--exit-with-stdin"])
-            .args(["--id", id, "--consul", agent, "--database"])
+            .args(["--id", id, registry.option(), registry.url(), "--database"])
             .arg(data.join(format!("{id}.sqlite")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -70,24 +72,21 @@ impl Children {
         Ok(())
     }
 
-    /// Waits until the agent lists all members as passing, so that the balancer finds all of them at once. Gives up after
-    /// [`REGISTER`], because the demo also works without an agent.
-    pub(super) async fn await_registered(&self, agent: &str) -> anyhow::Result<()> {
-        let client = consul::Client::new(&backend_demo::serve::agent_settings(agent))?;
-        let query = consul::HealthQuery { passing: true, ..consul::HealthQuery::default() };
-        let registered = async {
+    /// Waits until the registry has all members, so that the balancer finds all of them at once. Gives up after [`REGISTER`],
+    /// because the demo also works without a registry.
+    pub(super) async fn await_registered(&self, registry: &RegistryUrl) -> anyhow::Result<()> {
+        let all = async {
             loop {
-                if let Ok(answer) = client.health_service("web", &query).await {
-                    let lists = |child: &MemberProcess| answer.value.iter().any(|entry| entry.service.id == child.id);
-                    if self.started.iter().all(lists) {
-                        return;
-                    }
+                if let Ok(listed) = registry.members().await
+                    && self.started.iter().all(|child| listed.contains(&child.id))
+                {
+                    return;
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        if timeout(REGISTER, registered).await.is_err() {
-            note(format_args!("not all members are passing in {agent} yet"));
+        if timeout(REGISTER, all).await.is_err() {
+            note(format_args!("not all members are in {} yet", registry.url()));
         }
         Ok(())
     }

@@ -1,10 +1,13 @@
-//! The demo on one terminal: a registry and the balancer in this process, and three members as processes.
+//! The demo on one terminal: a registry (in this process, or an etcd), the balancer in this process, and three members as
+//! processes.
 //!
 //! It starts them, prints commands to try, and ends everything in an order that loses no request: first the balancer drains, then the
 //! members deregister, then the registry stops.
 
 mod balancer;
 mod children;
+mod etcd_server;
+mod registry_url;
 
 use std::{fmt::Write as _, io, net::SocketAddr, path::PathBuf};
 
@@ -15,6 +18,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use self::{
     balancer::{DemoBalancer, await_ready, start_balancer},
     children::Children,
+    etcd_server::EtcdServer,
+    registry_url::RegistryUrl,
 };
 use crate::print;
 
@@ -29,9 +34,31 @@ pub(crate) struct Options {
     /// Directory for the databases of the members; without it they are deleted at the end
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Where the development registry listens; if the port is in use, it takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8500", conflicts_with = "consul")]
-    registry: SocketAddr,
+    /// `etcd` starts an etcd, which has to be installed; an address is where the development registry listens (if the port is
+    /// in use, it takes a free one)
+    #[arg(long, value_name = "etcd|ADDR", default_value = "127.0.0.1:8500", value_parser = parse_registry)]
+    #[arg(conflicts_with = "consul")]
+    registry: WantedRegistry,
+}
+
+/// Which registry the demo starts.
+#[derive(Clone, Debug)]
+enum WantedRegistry {
+    Development(SocketAddr),
+    Etcd,
+}
+
+fn parse_registry(text: &str) -> Result<WantedRegistry, String> {
+    match text {
+        "etcd" => Ok(WantedRegistry::Etcd),
+        text => text.parse().map(WantedRegistry::Development).map_err(|_| "wants `etcd` or an address".to_owned()),
+    }
+}
+
+/// A registry of the demo's own.
+enum OwnRegistry {
+    Development(Registry),
+    Etcd(EtcdServer),
 }
 
 /// Runs the demo until SIGINT or SIGTERM; a second signal ends it at once. Everything that was started is ended in any case.
@@ -64,8 +91,8 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 struct Demo {
     children: Children,
     /// `None` with a real agent.
-    registry: Option<Registry>,
-    agent: String,
+    own: Option<OwnRegistry>,
+    registry: RegistryUrl,
     data: PathBuf,
     /// Deleted when dropped; `None` with `--data`.
     _scratch: Option<tempfile::TempDir>,
@@ -74,11 +101,6 @@ struct Demo {
 impl Demo {
     /// Starts the registry, but no members.
     async fn new(options: Options) -> anyhow::Result<Self> {
-        let registry = match &options.consul {
-            Some(_) => None,
-            None => Some(start_registry(options.registry).await?),
-        };
-        let agent = options.consul.or_else(|| registry.as_ref().map(Registry::url)).unwrap_or_default();
         let (data, scratch) = match options.data {
             Some(data) => (data, None),
             None => {
@@ -87,30 +109,47 @@ impl Demo {
             }
         };
         std::fs::create_dir_all(&data).with_context(|| format!("can't create {}", data.display()))?;
-        Ok(Self { children: Children::new(), registry, agent, data, _scratch: scratch })
+        let (own, registry) = match (options.consul, options.registry) {
+            (Some(agent), _) => (None, RegistryUrl::Consul(agent)),
+            (None, WantedRegistry::Development(wanted)) => {
+                let registry = start_registry(wanted).await?;
+                let url = RegistryUrl::Consul(registry.url());
+                (Some(OwnRegistry::Development(registry)), url)
+            }
+            (None, WantedRegistry::Etcd) => {
+                let etcd = EtcdServer::start(&data).await?;
+                let url = RegistryUrl::Etcd(etcd.url());
+                (Some(OwnRegistry::Etcd(etcd)), url)
+            }
+        };
+        Ok(Self { children: Children::new(), own, registry, data, _scratch: scratch })
     }
 
     /// Starts the members, then the balancer in front of them. Prints the commands when they work.
     async fn start(&mut self) -> anyhow::Result<DemoBalancer> {
         for id in MEMBERS {
-            self.children.start(id, &self.agent, &self.data).await?;
+            self.children.start(id, &self.registry, &self.data).await?;
         }
-        self.children.await_registered(&self.agent).await?;
-        let started = start_balancer(&self.agent, self.registry.is_some()).await?;
+        self.children.await_registered(&self.registry).await?;
+        let started = start_balancer(&self.registry, self.own.is_some()).await?;
         await_ready(started.balancer.admin()).await;
         print(&self.invitation(&started.balancer));
         Ok(started)
     }
 
     fn invitation(&self, balancer: &evenkeel::Balancer) -> String {
-        let agent = &self.agent;
+        let (url, option) = (self.registry.url(), self.registry.option());
         let mut text = String::new();
         let mut line = |name: &str, value: &str| {
             // Writing to a string does not fail.
             let _written = writeln!(text, "{name:<9} {value}");
         };
-        let kind = if self.registry.is_some() { "  (for development only)" } else { "" };
-        line("registry", &format!("{agent}{kind}"));
+        let kind = match &self.own {
+            Some(OwnRegistry::Development(_)) => "  (for development only)".to_owned(),
+            Some(OwnRegistry::Etcd(etcd)) => format!("  etcd, pid {}", etcd.pid()),
+            None => String::new(),
+        };
+        line("registry", &format!("{url}{kind}"));
         for child in self.children.started() {
             line(&child.id, &format!("{}  pid {}", child.address, child.pid));
         }
@@ -126,11 +165,18 @@ impl Demo {
         let front = listeners.first().map_or_else(|| "ADDR".to_owned(), |(_, address)| address.to_string());
         let admin = balancer.admin().map_or_else(|| "ADMIN".to_owned(), |admin| admin.to_string());
         let pid = self.children.started().first().map(|child| child.pid).unwrap_or_default();
-        let breakage = match self.registry {
-            Some(_) => format!(
-                "  5. break the registry      curl -X PUT {agent}/fault/hang; mend it: curl -X DELETE {agent}/fault\n"
-            ),
-            None => String::new(),
+        let (stop, go_on) = match &self.own {
+            Some(OwnRegistry::Development(_)) => {
+                (format!("curl -X PUT {url}/fault/hang"), format!("curl -X DELETE {url}/fault"))
+            }
+            Some(OwnRegistry::Etcd(etcd)) => {
+                (format!("kill -STOP {}", etcd.pid()), format!("kill -CONT {}", etcd.pid()))
+            }
+            None => (String::new(), String::new()),
+        };
+        let breakage = match stop.is_empty() {
+            true => String::new(),
+            false => format!("  5. break the registry      {stop}; mend it: {go_on}\n"),
         };
         let _written = write!(
             text,
@@ -138,7 +184,7 @@ impl Demo {
 Try, in another terminal:
   1. see the answers         {program} client {front} --count 300
   2. kill one, ask again     kill -9 {pid}; {program} client {front} --count 300; curl -s http://{admin}/api/v1/pools
-  3. add one, ask again      {program} serve --name web --consul {agent}
+  3. add one, ask again      {program} serve --name web {option} {url}
   4. operate it              cargo run -q --profile demo -- status; … backends; … drain web-1; … top
 {breakage}Ctrl-C ends everything that was started here.
 "
@@ -151,8 +197,10 @@ Try, in another terminal:
             balancer.shutdown().await;
         }
         self.children.end().await;
-        if let Some(registry) = self.registry {
-            registry.stop().await;
+        match self.own {
+            Some(OwnRegistry::Development(registry)) => registry.stop().await,
+            Some(OwnRegistry::Etcd(etcd)) => etcd.stop().await,
+            None => {}
         }
     }
 }

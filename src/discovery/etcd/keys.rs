@@ -15,7 +15,7 @@ pub(super) struct KnownKeys {
     prefix: Vec<u8>,
     /// What each key comes to; it is read once for each value.
     known: BTreeMap<Vec<u8>, Result<Vec<Instance>, String>>,
-    /// Of the last range or message; also when errors came since.
+    /// Which cluster it was, and the revision up to which all is known; also when errors came since.
     header: Header,
     /// Whether all changes since then are going to be heard.
     is_current: bool,
@@ -59,7 +59,7 @@ impl KnownKeys {
     }
 
     /// This has happened since. Returns whether it was anything.
-    pub(super) fn apply(&mut self, Changes { header, events }: Changes) -> bool {
+    pub(super) fn apply(&mut self, Changes { until, events, .. }: Changes) -> bool {
         let any = !events.is_empty();
         for event in events {
             match event {
@@ -67,11 +67,11 @@ impl KnownKeys {
                 Event::Delete { key } => drop(self.known.remove(&key)),
             }
         }
-        self.header.revision = self.header.revision.max(header.revision);
+        self.header.revision = self.header.revision.max(until);
         any
     }
 
-    fn put(&mut self, KeyValue { key, value }: KeyValue) {
+    fn put(&mut self, KeyValue { key, value, .. }: KeyValue) {
         let read = value::read(key.strip_prefix(&*self.prefix).unwrap_or(&key), &value);
         self.known.insert(key, read);
     }
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     fn pair(key: &str, value: &str) -> KeyValue {
-        KeyValue { key: key.as_bytes().to_vec(), value: value.as_bytes().to_vec() }
+        KeyValue { key: key.as_bytes().to_vec(), value: value.as_bytes().to_vec(), mod_revision: 1 }
     }
 
     fn range(cluster_id: u64, revision: i64, pairs: &[KeyValue]) -> Range {
@@ -121,16 +121,17 @@ mod tests {
         assert_eq!(keys.next_revision(), None);
         assert!(!keys.replace(range(1, 5, &[pair("/s/a", "10.0.0.1:80"), pair("/s/b", "10.0.0.2:80")])));
         assert_eq!((ids(&keys), keys.next_revision()), (vec!["a".to_owned(), "b".to_owned()], Some(6)));
-        let header = Header { cluster_id: 1, revision: 8 };
+        // More is to come up to 20.
+        let header = Header { cluster_id: 1, revision: 20 };
         let events = vec![
             Event::Put(pair("/s/c", "10.0.0.3:80")),
             Event::Delete { key: b"/s/a".to_vec() },
             Event::Delete { key: b"/s/gone".to_vec() },
         ];
-        assert!(keys.apply(Changes { header, events }));
+        assert!(keys.apply(Changes { header, until: 8, events }));
         assert_eq!((ids(&keys), keys.next_revision()), (vec!["b".to_owned(), "c".to_owned()], Some(9)));
         // How far it is, and nothing else.
-        assert!(!keys.apply(Changes { header: Header { revision: 20, ..header }, events: Vec::new() }));
+        assert!(!keys.apply(Changes { header, until: 20, events: Vec::new() }));
         assert_eq!(keys.next_revision(), Some(21));
         keys.forget();
         assert_eq!(keys.next_revision(), None);
@@ -159,7 +160,8 @@ mod tests {
         assert_eq!(ids(&keys), ["n"]);
         let Listed { refused, .. } = keys.listed();
         assert_eq!((refused.count(), refused[0].id.as_str(), refused[1].id.as_str()), (2, "a", "c"));
-        keys.apply(Changes { header: Header::default(), events: vec![Event::Put(pair("/s/a", "10.0.0.2:80"))] });
+        let events = vec![Event::Put(pair("/s/a", "10.0.0.2:80"))];
+        keys.apply(Changes { until: 2, events, ..Changes::default() });
         assert_eq!((ids(&keys), keys.listed().refused.count()), (vec!["a".to_owned(), "n".to_owned()], 1));
     }
 }

@@ -25,6 +25,10 @@ const NEWS_BURST: u32 = 50;
 /// Between them when there are more than that: what changes meanwhile is handed on together.
 const NEWS_PAUSE: Duration = Duration::from_millis(20);
 
+/// A watch that was open for so long and ends is no trouble: whether there is some shows when all keys are read again. One that
+/// ends sooner each time would be none.
+const LASTING: Duration = Duration::from_secs(1);
+
 /// Queries after a cluster's return are spread over this.
 const RETURN: Duration = Duration::from_millis(300);
 
@@ -62,6 +66,14 @@ struct Asker {
     keys: KnownKeys,
     hurry: Bucket,
     news: watch::Sender<News<Listed>>,
+}
+
+/// Why a watch has ended.
+enum WatchEnd {
+    /// It gives no more messages.
+    Broken(AskError),
+    /// What it told can't be used.
+    Invalid(AskError),
 }
 
 impl Asker {
@@ -118,8 +130,16 @@ impl Asker {
         };
         let cluster = Arc::clone(&self.cluster);
         let moved = cluster.presence.until(|seen| seen.absent.is_some() || client.endpoint() != endpoint);
+        let began = Instant::now();
         tokio::select! {
-            over = self.watch(&mut watch, taker) => over,
+            over = self.watch(&mut watch, taker) => match over {
+                Err(WatchEnd::Broken(_)) if began.elapsed() >= LASTING => {
+                    self.keys.forget();
+                    Ok(())
+                }
+                Err(WatchEnd::Broken(failure) | WatchEnd::Invalid(failure)) => Err(failure),
+                Ok(()) => Ok(()),
+            },
             // It does not answer, or another endpoint has to be asked.
             seen = moved => {
                 self.keys.forget();
@@ -128,7 +148,7 @@ impl Asker {
         }
     }
 
-    async fn watch(&mut self, watch: &mut Watch, taker: &Taker) -> Result<(), AskError> {
+    async fn watch(&mut self, watch: &mut Watch, taker: &Taker) -> Result<(), WatchEnd> {
         let wait = taker.wait(self.tuning.wait);
         let is_long = wait == self.tuning.wait;
         // Not all at one moment.
@@ -145,16 +165,16 @@ impl Asker {
                             self.keys.forget();
                             return Ok(());
                         }
-                        Err(error) => return Err(told(&error)),
+                        Err(error) => return Err(WatchEnd::Broken(told(&error))),
                     };
                     if any {
                         sleep(self.hurry.take(Instant::now())).await;
                     }
                     while let Some(changes) = watch.more() {
-                        any |= self.keys.apply(changes.map_err(|error| told(&error))?);
+                        any |= self.keys.apply(changes.map_err(|error| WatchEnd::Broken(told(&error)))?);
                     }
                     if any {
-                        self.publish(false)?;
+                        self.publish(false).map_err(WatchEnd::Invalid)?;
                     }
                 }
                 () = sleep_until(end) => {
