@@ -59,6 +59,10 @@ metrics! {
     LISTENER_ENDED = "evenkeel_listener_ended_total", Counter, ["listener", "outcome"], "Sessions ended, by outcome.";
     REFUSALS = "evenkeel_refusals_total", Counter, ["listener", "reason"], "Sessions refused (outcome refused), by reason.";
     ROUTED_SESSIONS = "evenkeel_routed_sessions_total", Counter, ["listener", "pool"], "Sessions by the pool that the listener's routes led them to, counted when that is decided; absent without `routes`.";
+    OBSERVED_REFUSALS = "evenkeel_observed_refusals_total", Counter, ["listener", "reason"], "Sessions that per_client would have refused, but for its mode observe; absent without it.";
+    LISTENER_CLIENTS = "evenkeel_listener_clients", Gauge, ["listener"], "Clients that per_client knows, also those that have no session any more; absent without it.";
+    LISTENER_WAITING = "evenkeel_listener_waiting_sessions", Gauge, ["listener"], "Sessions that wait for a limit of their client (per_client, action wait); absent without it.";
+    LISTENER_HANDSHAKES = "evenkeel_listener_handshakes", Gauge, ["listener"], "Sessions whose header or first bytes are awaited; absent without accept.handshakes.";
     LISTENER_ACCEPT_ERRORS = "evenkeel_listener_accept_errors_total", Counter, ["listener", "reason"], "accept(2) calls that failed.";
     LISTENER_AT_LIMIT = "evenkeel_listener_at_limit", Gauge, ["listener"], "1 while new connections wait in the backlog for a limit.";
     LISTENER_MAX_CONNECTIONS = "evenkeel_listener_max_connections", Gauge, ["listener"], "The listener's own limit; absent if it has none.";
@@ -182,6 +186,12 @@ words! {
         ProxyHeader = "proxy_header",
         /// `allow` and `deny` of the listener do not let the client in.
         Denied = "denied",
+        /// Its client has as many sessions as one client may have: `per_client.max_connections`.
+        ClientConnections = "client_connections",
+        /// Its client begins sessions faster than one client may: `per_client.rate`.
+        ClientRate = "client_rate",
+        /// Others came to say a header or first bytes, and it was the oldest that had not: `accept.handshakes`.
+        Handshakes = "handshakes",
         /// No route applies, and the listener has no pool for the rest.
         NoRoute = "no_route",
     }

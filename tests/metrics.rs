@@ -27,6 +27,8 @@ async fn scene() -> ([Backend; 2], Rig) {
         bind = \"127.0.0.1:0\"
         pool = \"back\"
         max_connections = 100
+        per_client = {{ max_connections = 100 }}
+        accept = {{ handshakes = 100 }}
         [listeners.other]
         bind = \"127.0.0.1:0\"
         pool = \"down\"

@@ -35,6 +35,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("evenkeel probe web-2 pause --for 1h", "tests/console/operate.rs"),
     ("evenkeel events", "tests/console/api.rs"),
     ("evenkeel sessions --idle 10m", "tests/console/operate.rs"),
+    ("evenkeel clients", "tests/limits/clients.rs"),
+    ("evenkeel clients --listener web --limit 5", "tests/limits/clients.rs"),
     ("evenkeel close --backend web-3 --yes", "tests/console/operate.rs"),
     ("evenkeel log-level debug --for 10m", "tests/console/api.rs"),
     ("evenkeel config", "tests/console/api.rs"),

@@ -100,13 +100,24 @@ fn add_listener(families: &mut Families, listener: &Listener) {
     for reason in Refusal::ALL {
         families.value(&names::REFUSALS, &[name, reason.name()], listener.refusals.read(reason) as f64);
     }
+    let settings = listener.settings();
+    if let Some(clients) = &settings.clients {
+        for reason in [Refusal::ClientConnections, Refusal::ClientRate] {
+            families.value(&names::OBSERVED_REFUSALS, &[name, reason.name()], clients.observed(reason) as f64);
+        }
+        families.value(&names::LISTENER_CLIENTS, &[name], clients.known() as f64);
+        families.value(&names::LISTENER_WAITING, &[name], f64::from(clients.waiting()));
+    }
+    if settings.file.accept.as_ref().is_some_and(|accept| accept.handshakes.is_some()) {
+        families.value(&names::LISTENER_HANDSHAKES, &[name], listener.handshakes() as f64);
+    }
     for reason in AcceptFailure::ALL {
         let errors = listener.accept_errors(reason) as f64;
         families.value(&names::LISTENER_ACCEPT_ERRORS, &[name, reason.name()], errors);
     }
     add_routed(families, listener);
     families.value(&names::LISTENER_AT_LIMIT, &[name], flag(listener.is_at_limit()));
-    if let Some(max) = listener.settings().file.max_connections {
+    if let Some(max) = settings.file.max_connections {
         families.value(&names::LISTENER_MAX_CONNECTIONS, &[name], max as f64);
     }
 }

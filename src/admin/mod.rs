@@ -4,6 +4,7 @@
 mod access;
 mod answer;
 mod bodies;
+mod clients;
 mod config;
 mod dashboard;
 mod events;
@@ -49,6 +50,7 @@ use crate::server::ServerState;
 use access::{Access, Caller, Class, Need};
 use answer::Maker;
 pub(crate) use bodies::{BackendBody, OverrideBody, PoolBody, RejectedBody, SourceBody, TimesBody};
+pub(crate) use clients::ClientsBody;
 pub(crate) use config::ConfigBody;
 use events::Followers;
 pub use level::{LogLevel, SetLevel};
@@ -205,6 +207,7 @@ fn routes(listener: &AdminListener) -> Router {
         .route("/sessions", get(sessions::list))
         .route("/sessions/{id}", get(sessions::one))
         .route("/sessions/close", post(sessions::close))
+        .route("/clients", get(clients::list))
         .route("/events", get(events::follow))
         .route("/log", get(level::read).put(level::write))
         .route("/openapi.json", get(openapi::document));

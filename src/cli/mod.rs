@@ -6,6 +6,7 @@ mod api;
 mod backends;
 mod check;
 mod client;
+mod clients;
 mod config;
 mod events;
 mod explain;
@@ -90,6 +91,8 @@ enum Command {
     Backends(backends::BackendsOptions),
     /// Show live sessions, each with its client and its backend
     Sessions(sessions::ListOptions),
+    /// Show the clients that were over a limit of their listener (per_client) most often
+    Clients(clients::ClientsOptions),
     /// Close sessions, at the close_rate of their pools
     Close(sessions::CloseOptions),
     /// Explain why a backend gets sessions or none, and what happened to it. Or show a session, with what the kernel knows
@@ -227,6 +230,7 @@ fn obey(arguments: &Arguments) -> Result<(), CommandError> {
         Command::Status => wait(status::status(&client()?, json)),
         Command::Backends(options) => wait(backends::backends(&client()?, options, json)),
         Command::Sessions(options) => wait(sessions::list(&client()?, options, json)),
+        Command::Clients(options) => wait(clients::clients(&client()?, options, json)),
         Command::Close(options) => wait(sessions::close(&client()?, options, json)),
         Command::Explain(options) => wait(explain::explain(&client()?, options, json)),
         Command::Top(options) => wait(top::top(&client()?, options, table::coloured())),

@@ -11,7 +11,7 @@ use super::faults::Complaint;
 use super::nearest::{nearest, suggest};
 use super::table::Table;
 use super::value::Value;
-use super::{AcceptProxy, Host, HostPort, NetworkList, Route, Sniff, TcpOptions, address};
+use super::{Accept, AcceptProxy, Host, HostPort, NetworkList, PerClient, Route, Sniff, TcpOptions, address};
 
 /// `[listeners.NAME]`
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -36,6 +36,10 @@ pub struct Listener {
     pub allow: Option<NetworkList>,
     /// Clients that may not.
     pub deny: Option<NetworkList>,
+    /// What one client may have; `None` = anything.
+    pub per_client: Option<PerClient>,
+    /// What all clients together may do; `None` = anything.
+    pub accept: Option<Accept>,
     /// Options of the client sockets.
     pub tcp: TcpOptions,
     /// A client that came before may send its first bytes with its SYN (`TCP_FASTOPEN`, RFC 7413).
@@ -68,6 +72,8 @@ impl Listener {
             accept_proxy: table.written_table("accept_proxy").map(|table| AcceptProxy::read(&table)),
             allow,
             deny,
+            per_client: table.written_table("per_client").map(|table| PerClient::read(&table)),
+            accept: table.written_table("accept").map(|table| Accept::read(&table)),
             tcp,
             fast_open: of_listening.fast_open,
             defer_accept: of_listening.defer_accept,

@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod admission;
 mod agents;
 mod check;
 mod checks;
@@ -58,6 +59,7 @@ use toml::de::DeTable;
 pub use access::{AccessToken, Admin, AdminSocket};
 pub(crate) use address::dialled;
 pub use address::{Host, HostPort};
+pub use admission::{Accept, ClientPrefix, LimitAction, LimitMode, PerClient, RateKeys, WaitKeys};
 pub use agents::{Consistency, ConsulAgent, ConsulSource, Warning};
 pub use check::*;
 pub use closing::{ClosePolicy, Closing};
@@ -75,7 +77,7 @@ pub use listeners::{Listener, shown_pools};
 pub use model::Config;
 pub use names::ServerName;
 pub(crate) use nearest::nearest;
-pub use network::Network;
+pub use network::{Network, first_address};
 pub use network_list::{NetworkFileError, NetworkList, parse_networks};
 pub use pools::{Balance, Pool, Relay, Resolve, Source, StaticBackend, WhenAllDown};
 pub use process::{Log, LogFormat, Logged, Reload, SessionLog, Shutdown};

@@ -18,12 +18,12 @@ impl Network {
     /// An IPv4 address that came in on an IPv6 socket counts as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        ip.is_ipv4() == self.address.is_ipv4() && first(ip, self.prefix) == self.address
+        ip.is_ipv4() == self.address.is_ipv4() && first_address(ip, self.prefix) == self.address
     }
 
     /// Itself and every larger network that it is in.
     pub(super) fn around(self) -> impl Iterator<Item = Self> {
-        (0..=self.prefix).map(move |prefix| Self { address: first(self.address, prefix), prefix })
+        (0..=self.prefix).map(move |prefix| Self { address: first_address(self.address, prefix), prefix })
     }
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for Network {
 }
 
 /// The first address of the network with that prefix which the address is in.
-fn first(ip: IpAddr, prefix: u8) -> IpAddr {
+pub fn first_address(ip: IpAddr, prefix: u8) -> IpAddr {
     match ip {
         IpAddr::V4(ip) => {
             Ipv4Addr::from_bits(ip.to_bits() & u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0)).into()
@@ -67,7 +67,7 @@ pub(super) fn parse(text: &str) -> Result<Network, Complaint> {
         let hint = format!("write \"{}/{}\"", address.to_canonical(), prefix.saturating_sub(96));
         return Err(Complaint::new("clients with IPv4 addresses are matched as IPv4", hint));
     }
-    let first = first(address, prefix);
+    let first = first_address(address, prefix);
     if first != address {
         let hint = format!("write \"{first}/{prefix}\", or \"{address}\" for this address alone");
         return Err(Complaint::new("there are bits set behind the prefix", hint));

@@ -13,7 +13,7 @@ use std::sync::atomic::{
     AtomicU64,
     Ordering::{Acquire, Relaxed},
 };
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::task_tracker::{TaskTracker, TaskTrackerToken};
 use tracing::warn;
 
+use super::client_table::{ClientTable, session_rate};
+use super::handshakes::{Handshake, Handshakes};
 use super::limit::{Limit, Met, Place};
 use super::shares::{Places, Share, Spare, Taken};
 use super::socket::{Acceptor, accept_failure};
@@ -29,7 +31,7 @@ use crate::config;
 use crate::metrics::{AcceptFailure, Outcome};
 use crate::pace::Pace;
 use crate::pool::{AcceptFailures, CountsByName, Outcomes, Pool, Refusals};
-use crate::route::{Access, Routes};
+use crate::route::{Access, Routes, SessionBucket, SessionRate};
 
 /// Connections accepted in a row; then the worker's sessions get a turn.
 const ACCEPT_BATCH: usize = 64;
@@ -69,6 +71,13 @@ pub struct Listener {
     /// How often its own limit was met, and its share of the process's.
     met_own: Met,
     met_shared: Met,
+    /// How often clients waited for `accept.rate`.
+    met_rate: Met,
+    /// What is left of that rate. A lock: held for a few steps, once for each connection.
+    rate: Mutex<SessionBucket>,
+    /// The zero of its clock.
+    since: Instant,
+    handshakes: Handshakes,
     accept_errors: AcceptFailures,
     own: Arc<Limit>,
     share: Share,
@@ -84,6 +93,8 @@ pub struct Settings {
     pub routes: Routes<Arc<Pool>>,
     /// Which clients may have a session; `None` = all.
     pub access: Option<Arc<Access>>,
+    /// The clients and what they have; `None` = they are not limited.
+    pub clients: Option<Arc<ClientTable>>,
     /// The sessions that are logged.
     pub log: config::SessionLog,
     /// When they were made.
@@ -99,7 +110,14 @@ impl Settings {
         pool_named: impl FnMut(&str) -> Option<Arc<Pool>>,
     ) -> Option<Self> {
         let routes = Routes::new(&file, pool_named)?;
-        Some(Self { file, routes, access, log, since: Instant::now() })
+        Some(Self { file, routes, access, clients: None, log, since: Instant::now() })
+    }
+
+    /// With what is known of its clients, if these are limited: also what another configuration of the listener knew.
+    pub fn with_clients_of(mut self, before: Option<&Listener>) -> Self {
+        let before = before.and_then(|before| before.settings().clients.clone());
+        self.clients = self.file.per_client.as_ref().map(|keys| ClientTable::renewed(keys, before));
+        self
     }
 
     /// Until when a session waits for the first probes of a pool that is new. It is routed already: where a listener leads to
@@ -143,6 +161,10 @@ impl Listener {
             settings: ArcSwap::from_pointee(settings),
             met_own: Met::default(),
             met_shared: Met::default(),
+            met_rate: Met::default(),
+            rate: Mutex::default(),
+            since: Instant::now(),
+            handshakes: Handshakes::default(),
             accept_errors: AcceptFailures::default(),
             own: Limit::new(max_connections),
             share: Share::new(places),
@@ -202,13 +224,35 @@ impl Listener {
 
     /// Whether new connections wait for a slot.
     pub fn is_at_limit(&self) -> bool {
-        self.met_own.waiting() || self.met_shared.waiting()
+        self.met_own.waiting() || self.met_shared.waiting() || self.met_rate.waiting()
     }
 
-    /// For its own limit and its share of the process's: how often clients had to wait, and whether some wait now.
-    pub fn met_limits(&self) -> ((u64, bool), (u64, bool)) {
-        let of = |met: &Met| (met.times(), met.waiting());
-        (of(&self.met_own), of(&self.met_shared))
+    /// For its own limit, its share of the process's, and its rate: how often clients had to wait, and whether some wait
+    /// now.
+    pub fn met_limits(&self) -> [(u64, bool); 3] {
+        [&self.met_own, &self.met_shared, &self.met_rate].map(|met| (met.times(), met.waiting()))
+    }
+
+    /// Sessions whose header or first bytes are awaited.
+    pub fn handshakes(&self) -> usize {
+        self.handshakes.count()
+    }
+
+    /// Notes that a header or first bytes of a session are awaited, until it is dropped; `None` = any number may be.
+    pub(super) fn handshake(&self, settings: &Settings) -> Option<Handshake<'_>> {
+        let most = settings.file.accept.as_ref()?.handshakes?;
+        Some(self.handshakes.enter(most))
+    }
+
+    /// Takes one of the sessions that may begin in a second. The error says how long there is none.
+    fn turn(&self) -> Result<AcceptTurn<'_>, Duration> {
+        let keys = self.settings.load().file.accept.as_ref().and_then(|accept| accept.rate);
+        let Some(rate) = keys.as_ref().map(session_rate) else { return Ok(AcceptTurn(None)) };
+        let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        match self.rate.lock().unwrap_or_else(PoisonError::into_inner).take(rate, now) {
+            Ok(()) => Ok(AcceptTurn(Some((self, rate)))),
+            Err(at) => Err(Duration::from_nanos(at - now)),
+        }
     }
 
     /// Failed calls of accept(2).
@@ -247,6 +291,23 @@ impl Listener {
             }
         };
         SessionSlot::new(self, own, shared)
+    }
+}
+
+/// One of the sessions that may begin in a second. It is given back if it is dropped unused.
+struct AcceptTurn<'a>(Option<(&'a Listener, SessionRate)>);
+
+impl AcceptTurn<'_> {
+    fn used(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for AcceptTurn<'_> {
+    fn drop(&mut self) {
+        if let Some((listener, rate)) = self.0 {
+            listener.rate.lock().unwrap_or_else(PoisonError::into_inner).give_back(rate);
+        }
     }
 }
 
@@ -396,7 +457,17 @@ impl<F: Fn(Accepted)> AcceptLoop<F> {
                 return Some(ERROR_PAUSE);
             }
         };
+        let listener = Arc::clone(&self.listener);
         for _ in 0..ACCEPT_BATCH {
+            let turn = match listener.turn() {
+                Ok(turn) => turn,
+                Err(_) if !waiting.somebody() => return None,
+                Err(pause) => {
+                    let _waits = listener.met_rate.enter();
+                    sleep(pause).await;
+                    return None;
+                }
+            };
             let slot = match self.listener.try_slot() {
                 Some(slot) => slot,
                 // The last slot went to the last waiting client: do not hold the next free one.
@@ -404,7 +475,10 @@ impl<F: Fn(Accepted)> AcceptLoop<F> {
                 None => self.listener.slot().await,
             };
             match self.take(waiting.accept(), slot) {
-                AcceptStep::Taken(accepted) => (self.hand_over)(accepted),
+                AcceptStep::Taken(accepted) => {
+                    turn.used();
+                    (self.hand_over)(accepted);
+                }
                 AcceptStep::Aborted => {}
                 AcceptStep::Empty => return None,
                 AcceptStep::Pause => return Some(ERROR_PAUSE),

@@ -18,10 +18,12 @@
 //! - A relay without traffic has no buffer and no pipe. What a blocked direction holds is boxed.
 
 mod client;
+mod client_table;
 mod context;
 mod dial;
 mod early_data;
 mod forced_end;
+mod handshakes;
 mod idle_limits;
 mod late_keepalive;
 mod limit;
@@ -43,6 +45,7 @@ mod tries;
 mod upstream;
 mod worker;
 
+pub use client_table::ClientTable;
 pub use forced_end::ForcedEnd;
 pub use listener::{Listener, Settings};
 pub use live::{LegView, Phase, RoutedBy, SessionKey, SessionRef, SessionView};

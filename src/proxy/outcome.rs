@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tracing::info;
 
+use super::client_table::ClientPlace;
 use super::dial::Connected;
 use super::forced_end::ForcedEnd;
 use super::live::{Live, RoutedBy};
@@ -70,6 +71,8 @@ impl From<ForcedEnd> for Ended {
 /// Details that few sessions have.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
+    /// Its place among the sessions of its client, where these are limited. Given back before the client sees the close.
+    pub(super) client_place: Option<ClientPlace>,
     /// Its id across proxies, printable.
     pub(super) unique_id: Option<Box<str>>,
     /// Time in the pool's queue.

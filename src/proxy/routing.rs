@@ -9,6 +9,7 @@ use tokio::time::sleep_until;
 
 use super::client::Client;
 use super::context::SessionContext;
+use super::handshakes::pushed_out;
 use super::listener::Settings;
 use super::live::{Live, Phase, RoutedBy};
 use super::outcome::Ended;
@@ -66,6 +67,7 @@ async fn by_rules(
         known.destination = client.destination(socket);
     }
     let mut sniffed = Sniffed::new(socket, limits, early, worker.random().u64(..));
+    let mut handshake = None;
     let (pool, route) = loop {
         match front.routes.decide(&sniffed.facts(known)) {
             Decision::Pool(pool, route) => break (pool, route),
@@ -73,12 +75,15 @@ async fn by_rules(
             Decision::NeedsBytes => {}
         }
         live.phase(Phase::Sniffing);
+        let handshake = handshake.get_or_insert_with(|| live.listener.handshake(front));
         tokio::select! {
             biased;
             read = sniffed.read_more() => read.map_err(|error| Ended::because(Outcome::ClientGone, error))?,
+            () = pushed_out(handshake.as_ref()) => return Err(refused(socket, Refusal::Handshakes)),
             cut = live.cut() => return Err(cut.into()),
         }
     };
+    drop(handshake);
     live.phase(Phase::Connecting);
     let first_bytes = sniffed.bytes[..sniffed.bytes.len().min(KEPT)].into();
     let (hello, is_all, lot) = (sniffed.hello().cloned(), sniffed.is_all, sniffed.lot);

@@ -1,6 +1,7 @@
 //! The life of a connection, top to bottom: identify the client, route, pick and dial a backend, relay, one outcome. A
 //! session lives and dies on one worker.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -13,6 +14,7 @@ use super::context::SessionContext;
 use super::dial::Connected;
 use super::early_data::EarlyData;
 use super::forced_end::ForcedEnd;
+use super::handshakes::pushed_out;
 use super::listener::{Accepted, SessionSlot, Settings};
 use super::outcome::{Ended, SessionRecord};
 use super::relay::{Done, End, Mode, Side, Terms, relay};
@@ -21,7 +23,7 @@ use super::routing::{refused, route};
 use super::socket::{Socket, broken};
 use super::upstream::{GivenUp, NoConnection, Search};
 use super::worker::{Load, SessionGuard, Worker};
-use crate::config;
+use crate::config::{self, LimitAction};
 use crate::deadline::within;
 use crate::metrics::{Outcome, Refusal};
 use crate::pace::Pace;
@@ -84,9 +86,7 @@ impl Session {
         let Self { client: socket, record, session_guard, .. } = self;
         let worker = session_guard.worker();
         let mut client = identify(socket, &front, record).await?;
-        if front.access.as_ref().is_some_and(|access| !access.admits(client.address.ip())) {
-            return Err(refused(socket, Refusal::Denied));
-        }
+        admit(socket, &front, client.address.ip(), record).await?;
         let context = route(&front, &mut client, (socket, worker, &record.live)).await?;
         if let Some(keepalive) = front.file.tcp.keepalive {
             worker.late_keepalive.add(socket.tcp_fd(), keepalive);
@@ -144,18 +144,42 @@ async fn identify(socket: &Socket, front: &Settings, record: &mut SessionRecord)
     let trusting = front.file.accept_proxy.as_ref().filter(|accept| accept.trusts(peer.ip()));
     let client = match trusting {
         None => Client::is(peer),
-        Some(accept) => tokio::select! {
-            biased;
-            // In a box of its own: it is over before the relay begins, and most listeners never need it.
-            client = Box::pin(client::identify(socket, peer, accept)) => client?,
-            cut = record.live.cut() => return Err(cut.into()),
-        },
+        Some(accept) => {
+            let handshake = record.live.listener.handshake(front);
+            tokio::select! {
+                biased;
+                // In a box of its own: it is over before the relay begins, and most listeners never need it.
+                client = Box::pin(client::identify(socket, peer, accept)) => client?,
+                () = pushed_out(handshake.as_ref()) => return Err(refused(socket, Refusal::Handshakes)),
+                cut = record.live.cut() => return Err(cut.into()),
+            }
+        }
     };
     record.live.identified(client.address);
     if let Some(id) = client.unique_id() {
         record.rare().unique_id = Some(id.escape_ascii().to_string().into());
     }
     Ok(client)
+}
+
+/// Whether the client may have a session, by the listener's lists and by what it has already. It may have to wait.
+async fn admit(socket: &Socket, front: &Settings, client: IpAddr, record: &mut SessionRecord) -> Result<(), Ended> {
+    if front.access.as_ref().is_some_and(|access| !access.admits(client)) {
+        return Err(refused(socket, Refusal::Denied));
+    }
+    let (Some(keys), Some(clients)) = (&front.file.per_client, &front.clients) else { return Ok(()) };
+    let begun = tokio::select! {
+        biased;
+        begun = clients.begin(client, keys) => begun,
+        error = socket.error() => return Err(Ended::because(Outcome::ClientGone, error)),
+        cut = record.live.cut() => return Err(cut.into()),
+    };
+    match begun {
+        Ok(place) => record.rare().client_place = Some(place),
+        Err(why) if keys.action == LimitAction::Reset => return Err(Ended::refused(why, None)),
+        Err(why) => return Err(refused(socket, why)),
+    }
+    Ok(())
 }
 
 /// Finds a backend, and one that answers where requests are replayed.

@@ -6,9 +6,11 @@
 
 mod access;
 mod affinity;
+mod clients;
 pub mod hello;
 mod index;
 mod networks;
+mod rate;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -21,9 +23,11 @@ use crate::proxy_protocol::Tlv;
 
 pub use access::{Access, AccessList, ListDifference};
 pub use affinity::affinity;
+pub use clients::{ClientLimits, ClientSlot, ClientView, Clients, Over};
 use hello::ClientHello;
 use index::{Index, Matches};
 pub use networks::Networks;
+pub use rate::{SessionBucket, SessionRate};
 use split::Split;
 
 /// What is known of a client when its session is routed.

@@ -278,6 +278,7 @@ impl ServerState {
             let access = access.of(&settings.name);
             let Some(settings) = Settings::new(settings.clone(), log, access, named) else { continue };
             let known = before.listeners.iter().find(|listener| *listener.name == *settings.file.name);
+            let settings = settings.with_clients_of(known.map(|known| &**known));
             listeners.push(self.set_listener(running, known, settings, wanted));
         }
 

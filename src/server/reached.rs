@@ -9,7 +9,8 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::ServerState;
-use crate::metrics::AcceptFailure;
+use crate::config::{LimitAction, LimitMode, PerClient};
+use crate::metrics::{AcceptFailure, Refusal};
 use crate::pool::{Happened, Pool};
 use crate::proxy::Listener;
 
@@ -31,6 +32,12 @@ words! {
     pub enum LimitKind {
         /// A listener's `max_connections`.
         Listener = "listener",
+        /// A listener's `accept.rate`.
+        AcceptRate = "accept_rate",
+        /// A listener's `accept.handshakes`.
+        Handshakes = "handshakes",
+        /// A listener's `per_client`.
+        PerClient = "per_client",
         /// The process's `max_connections`, as far as the listener may use it.
         Process = "process",
         /// The caps of a pool's backends.
@@ -172,6 +179,28 @@ impl ServerState {
                     let max = max.map_or_else(String::new, |max| format!(" = {max}"));
                     format!("listener `{name}` has reached its max_connections{max}: clients wait in the backlog")
                 }
+                LimitKind::AcceptRate => {
+                    let accept = listener().and_then(|listener| listener.settings().file.accept.clone());
+                    let rate = accept
+                        .and_then(|accept| accept.rate)
+                        .map_or_else(String::new, |keys| format!(" = {}", keys.rate));
+                    format!("listener `{name}` has reached its accept.rate{rate}: clients wait in the backlog")
+                }
+                LimitKind::Handshakes => format!(
+                    "listener `{name}` has reached its accept.handshakes: the oldest sessions that have not said their \
+                     header or first bytes are refused"
+                ),
+                LimitKind::PerClient => {
+                    let keys = listener().and_then(|listener| listener.settings().file.per_client.clone());
+                    let then = match keys {
+                        Some(PerClient { mode: LimitMode::Observe, .. }) => "their sessions are counted and served",
+                        Some(PerClient { action: LimitAction::Wait, .. }) => "their sessions wait, or are refused",
+                        _ => "their sessions are refused",
+                    };
+                    format!(
+                        "clients of listener `{name}` have reached its per_client limits: {then} (`evenkeel clients`)"
+                    )
+                }
                 LimitKind::Process => format!(
                     "listener `{name}` has all it may have of the process's {} connections (max_connections): \
                      clients wait in the backlog",
@@ -218,10 +247,18 @@ impl ServerState {
     }
 }
 
-fn of_listener(listener: &Arc<Listener>) -> [LimitSample; 3] {
+fn of_listener(listener: &Arc<Listener>) -> [LimitSample; 6] {
     let look = |kind, met, waits| LimitSample { kind, name: Arc::clone(&listener.name), met, waits };
-    let ((own, waits_own), (shared, waits_shared)) = listener.met_limits();
+    let [(own, waits_own), (shared, waits_shared), (rate, waits_rate)] = listener.met_limits();
+    let (clients, refused) = (listener.settings().clients.clone(), |reason| listener.refusals.read(reason));
+    let of_clients = [Refusal::ClientConnections, Refusal::ClientRate];
+    let observed = |reason| clients.as_ref().map_or(0, |clients| clients.observed(reason));
+    let over: u64 = of_clients.into_iter().map(|reason| refused(reason) + observed(reason)).sum();
+    let waits_client = clients.as_ref().is_some_and(|clients| clients.waiting() > 0);
     [
+        look(LimitKind::AcceptRate, rate, waits_rate),
+        look(LimitKind::Handshakes, refused(Refusal::Handshakes), false),
+        look(LimitKind::PerClient, over, waits_client),
         look(LimitKind::Listener, own, waits_own),
         look(LimitKind::Process, shared, waits_shared),
         look(LimitKind::Descriptors, listener.accept_errors(AcceptFailure::NoResources), false),

@@ -1,6 +1,8 @@
 //! Limits are exact, and clients over one wait; no shortage of descriptors ends anything.
 
+mod accepting;
 mod access;
+mod clients;
 mod descriptors;
 mod exact;
 mod told;

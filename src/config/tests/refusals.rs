@@ -98,6 +98,30 @@ fn fallbacks() {
 }
 
 #[test]
+fn limits_of_clients() {
+    let with_listener = |keys: &str| SMALLEST.replace("pool = \"web\"\n", &format!("pool = \"web\"\n{keys}\n"));
+    page! {
+        "refused_limits_of_clients";
+        "nothing_limited": with_listener("per_client = { prefix = { v4 = 24 } }"),
+        "zero_connections": with_listener("per_client = { max_connections = 0 }"),
+        "zero_rate": with_listener("per_client = { rate = 0 }"),
+        "rate_as_text": with_listener("per_client = { rate = \"10/s\" }"),
+        "huge_rate": with_listener("accept = { rate = 1e9 }"),
+        "burst_alone": with_listener("per_client = { max_connections = 5, burst = 3 }"),
+        "zero_burst": with_listener("accept = { rate = 3, burst = 0 }"),
+        "long_prefix": with_listener("per_client = { rate = 3, prefix = { v4 = 33 } }"),
+        "unknown_mode": with_listener("per_client = { rate = 3, mode = \"dry\" }"),
+        "unknown_action": with_listener("per_client = { rate = 3, action = \"drop\" }"),
+        "wait_keys_without_wait": with_listener("per_client = { rate = 3, max_waiting = 20, wait_timeout = \"1s\" }"),
+        "few_waiting": with_listener("per_client = { rate = 3, action = \"wait\", max_waiting = 3, wait_timeout = \"0s\" }"),
+        "few_clients": with_listener("per_client = { rate = 3, max_clients = 10 }"),
+        "accept_without_a_limit": with_listener("accept = {}"),
+        "zero_handshakes": with_listener("accept = { handshakes = 0 }"),
+        "unknown_key": with_listener("accept = { rates = 3 }"),
+    }
+}
+
+#[test]
 fn types() {
     page! {
         "refused_types";
