@@ -105,6 +105,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("http_body_util", &["probe/http.rs", "cli/"]),
     ("consul", &["discovery/"]),
     ("etcd", &["discovery/"]),
+    ("registry_client", &["discovery/http.rs"]),
     ("hickory_proto", &["discovery/dns/message.rs"]),
     ("toml", &["config/"]),
 ];

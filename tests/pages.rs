@@ -111,7 +111,9 @@ fn the_configurations_of_the_manual_are_valid() {
             let mut whole = String::new();
             let (has_listener, has_source) = (
                 block.contains("[listeners."),
-                ["backends =", "consul =", "etcd =", "\nfile =", "dns ="].iter().any(|key| block.contains(key)),
+                ["backends =", "consul =", "etcd =", "\nfile =", "dns =", "http ="]
+                    .iter()
+                    .any(|key| block.contains(key)),
             );
             let named = block.split("[pools.").nth(1).and_then(|rest| rest.split(']').next());
             let pool = named.unwrap_or("web");

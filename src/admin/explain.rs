@@ -150,6 +150,7 @@ fn source(pool: &Pool) -> String {
         Source::Etcd(_) => "etcd".to_owned(),
         Source::File(file) => file.path.display().to_string(),
         Source::Dns(dns) => format!("DNS of {}", dns.name),
+        Source::Http(http) => http.url.clone(),
     }
 }
 
@@ -188,7 +189,9 @@ fn registry(pool: &Pool, id: &str, fact: Registry) -> String {
     let is_listed = matches!(settings.source, Source::Static(_));
     let says = match fact {
         Registry::Passing if is_listed => "it is in the file; no registry is asked",
-        Registry::Passing if matches!(settings.source, Source::File(_) | Source::Dns(_)) => "it is listed",
+        Registry::Passing if matches!(settings.source, Source::File(_) | Source::Dns(_) | Source::Http(_)) => {
+            "it is listed"
+        }
         Registry::Passing => "nothing against it",
         Registry::Warning => "a check warns, and the pool serves such instances",
         Registry::Unknown => "a check has not run yet, so it does not know",

@@ -72,6 +72,7 @@ fn describe(config: &Config, max: usize) -> String {
             Source::Etcd(etcd) => {
                 format!("etcd keys below `{}` from {}", etcd.prefix, etcd.cluster.endpoints.join(", "))
             }
+            Source::Http(http) => format!("the backends at {}", http.url),
             Source::Dns(dns) => format!("the answers of DNS for {}", dns.name),
         };
         let check = &pool.check;

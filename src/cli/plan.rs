@@ -219,7 +219,7 @@ fn changed(named: &NamedDifference, running: Option<&Value>, config: &Config) ->
         }
     }
     sessions.kept = sessions.kept.saturating_sub(sessions.drained + sessions.closed);
-    if ["consul", "etcd", "file", "dns"].iter().any(|key| named.changes(key)) {
+    if ["consul", "etcd", "file", "dns", "http"].iter().any(|key| named.changes(key)) {
         notes.push("which backends leave follows from what the new source then says: see on_removed".to_owned());
     }
     if named.changes("on_removed") && pool.closing.on_removed != ClosePolicy::Keep {
@@ -258,7 +258,7 @@ fn policy(pool: &Pool, id: &str, backend: &Value, said: &Value, is_open: bool) -
     let standing = standing(said)?;
     let written = match &pool.source {
         Source::Static(backends) => Some(backends.iter().find(|backend| backend.id == id)),
-        Source::Consul(_) | Source::Etcd(_) | Source::File(_) | Source::Dns(_) => None,
+        Source::Consul(_) | Source::Etcd(_) | Source::File(_) | Source::Dns(_) | Source::Http(_) => None,
     };
     // What an operator said of it counts more than that it is not in the file any more.
     let standing = match written {

@@ -16,8 +16,8 @@ use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::{
-    Check, Closing, Connect, ConsulSource, DnsSource, EtcdSource, FileSource, Hashing, HostPort, Listener, Queue,
-    Rebalance, Resilience, SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
+    Check, Closing, Connect, ConsulSource, DnsSource, EtcdSource, FileSource, Hashing, HostPort, HttpSource, Listener,
+    Queue, Rebalance, Resilience, SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`
@@ -122,7 +122,7 @@ words! {
 }
 
 /// The keys that say where backends come from.
-const SOURCES: [&str; 5] = ["backends", "consul", "etcd", "file", "dns"];
+const SOURCES: [&str; 6] = ["backends", "consul", "etcd", "file", "dns", "http"];
 
 /// Where a pool's backends come from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -142,6 +142,9 @@ pub enum Source {
     /// `dns = { name = "…" }`
     #[serde(rename = "dns")]
     Dns(DnsSource),
+    /// `http = { url = "…" }`
+    #[serde(rename = "http")]
+    Http(HttpSource),
 }
 
 /// How the registries of a file are reached.
@@ -266,6 +269,7 @@ impl Source {
             Self::Etcd(_) => "etcd",
             Self::File(_) => "file",
             Self::Dns(_) => "dns",
+            Self::Http(_) => "http",
         }
     }
 
@@ -285,6 +289,7 @@ impl Source {
             "backends" => Self::Static(StaticBackend::read_all(&value, listeners)),
             "file" => Self::File(FileSource::read(&value)),
             _ => match value.table() {
+                Some(table) if key == "http" => Self::Http(HttpSource::read(&table)),
                 Some(table) if key == "dns" => Self::Dns(DnsSource::read(&table)),
                 Some(table) if key == "etcd" => Self::Etcd(EtcdSource::read(name, &table, &mut registries.etcd)),
                 Some(table) => Self::Consul(ConsulSource::read(name, &table, &mut registries.consul)),

@@ -289,8 +289,8 @@ mod tests {
         let of_process =
             ["admin", "log", "consul", "etcd", "shutdown", "reload", "listeners.a", "pools.a", "pools.b.check"];
         let of_pool = [
-            "consul", "dns", "etcd", "resolve", "agent", "connect", "queue", "timeouts", "tcp", "outliers", "damping",
-            "guard",
+            "consul", "dns", "http", "etcd", "resolve", "agent", "connect", "queue", "timeouts", "tcp", "outliers",
+            "damping", "guard",
         ];
         let tables = of_process.map(str::to_owned).into_iter().chain(of_pool.map(|table| format!("pools.c.{table}")));
         let mut known = HashSet::new();

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::duration::written;
 use super::hidden_routes::hidden;
 use super::{
-    Balance, Check, CheckKind, ClosePolicy, Config, ConsulAgent, EtcdSource, Host, HostPort, Listener, Pool, Rebalance,
-    ScriptStep, Source, StaticBackend, WhenAllDown,
+    Balance, Check, CheckKind, ClosePolicy, Config, ConsulAgent, EtcdSource, Host, HostPort, HttpSource, Listener,
+    Pool, Rebalance, ScriptStep, Source, StaticBackend, WhenAllDown,
 };
 
 /// Probes closer together than this are load of their own.
@@ -142,6 +142,7 @@ impl Config {
             Source::Static(backends) => self.judge_backends(backends, warnings),
             Source::Consul(consul) => judge_agent(&consul.agent, warnings),
             Source::Etcd(etcd) => judge_keys(etcd, warnings),
+            Source::Http(http) => judge_token(http, warnings),
             Source::File(_) | Source::Dns(_) => {}
         }
     }
@@ -169,7 +170,7 @@ impl Config {
 fn may_wait(pool: &Pool) -> bool {
     let by_backend = match &pool.source {
         Source::Static(backends) => backends.iter().any(|backend| backend.max_sessions.is_some()),
-        Source::Consul(_) | Source::Etcd(_) | Source::File(_) => true,
+        Source::Consul(_) | Source::Etcd(_) | Source::File(_) | Source::Http(_) => true,
         Source::Dns(_) => false,
     };
     by_backend
@@ -243,6 +244,14 @@ fn judge_check(check: &Check, warnings: &mut Vec<String>) {
 fn judge_agent(agent: &ConsulAgent, warnings: &mut Vec<String>) {
     if (agent.token.is_some() || agent.token_file.is_some()) && is_in_the_clear(&agent.address) {
         warnings.push(format!("the token goes to {} in the clear; use https", agent.address));
+    }
+}
+
+fn judge_token(HttpSource { url, token, token_file, .. }: &HttpSource, warnings: &mut Vec<String>) {
+    // Scheme and authority.
+    let server = url.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+    if (token.is_some() || token_file.is_some()) && is_in_the_clear(&server) {
+        warnings.push(format!("the token goes to {server} in the clear; use https"));
     }
 }
 

@@ -10,6 +10,7 @@ mod etcd;
 mod feed;
 mod files;
 mod fixed;
+mod http;
 mod instance;
 mod names;
 mod news;
@@ -45,6 +46,7 @@ use self::dns::NameAnswers;
 use self::etcd::{ClusterReach, Keys};
 use self::feed::Feed;
 use self::files::{FileSources, WatchedFiles};
+use self::http::{HTTP_ERRORS, WebDocument};
 use self::names::Names;
 use self::outages::Outages;
 pub use self::own::{Locals, OwnAddress, OwnAddresses};
@@ -163,6 +165,11 @@ impl Discovery {
                 let refused = |source| SourceError::Watch { pool: pool.to_owned(), source };
                 Followed::File(self.files.of(&source.path).map_err(refused)?)
             }
+            Source::Http(source) => {
+                let document = WebDocument::new(source, self.tuning);
+                let document = document.map_err(|error| SourceError::registry(pool, "URL of its backends", error))?;
+                Followed::Http(Box::new(document))
+            }
             Source::Dns(source) => {
                 let answers = NameAnswers::new(source, self.tuning);
                 Followed::Dns(Box::new(answers), self.unanswered(source))
@@ -274,6 +281,7 @@ enum Followed {
     File(Arc<WatchedFiles>),
     Etcd(Keys),
     Dns(Box<NameAnswers>, Arc<Outages>),
+    Http(Box<WebDocument>),
 }
 
 /// What is followed of what: another one says other things, and not the same in another way.
@@ -283,6 +291,7 @@ enum Subject {
     Etcd(String),
     File(PathBuf),
     Dns(String, DnsRecords),
+    Http(String),
 }
 
 impl Followed {
@@ -293,6 +302,7 @@ impl Followed {
             Self::Consul(catalog) => Some(Subject::Consul(catalog.subject())),
             Self::File(watched) => Some(Subject::File(watched.path.clone())),
             Self::Etcd(keys) => Some(Subject::Etcd(keys.subject().to_owned())),
+            Self::Http(document) => Some(Subject::Http(document.subject().to_owned())),
             Self::Dns(answers, _) => {
                 let (name, records) = answers.subject();
                 Some(Subject::Dns(name, records))
@@ -307,6 +317,7 @@ impl Followed {
             Self::Consul(catalog) => report.begin(name, Some(Arc::clone(catalog.outages())), CONSUL_ERRORS),
             Self::File(watched) => report.begin(name, Some(Arc::clone(&watched.outages)), FILE_ERRORS),
             Self::Etcd(keys) => report.begin(name, Some(Arc::clone(keys.outages())), ETCD_ERRORS),
+            Self::Http(document) => report.begin(name, Some(Arc::clone(&document.outages)), HTTP_ERRORS),
             Self::Dns(_, outages) => report.begin(name, Some(Arc::clone(outages)), DNS_ERRORS),
         }
     }
@@ -346,6 +357,7 @@ impl Follower {
                     Followed::Consul(catalog) => catalog.follow(&mut feed).await,
                     Followed::File(watched) => files::follow(&watched, &mut feed).await,
                     Followed::Etcd(keys) => keys.follow(&mut feed).await,
+                    Followed::Http(document) => document.follow(&mut feed).await,
                     Followed::Dns(answers, _) => answers.follow(&mut feed).await,
                 }
             };

@@ -6,6 +6,7 @@ mod dns;
 mod faults;
 mod files;
 mod fixed;
+mod http;
 mod names;
 mod presence;
 mod shared;
