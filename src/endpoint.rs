@@ -20,6 +20,8 @@ pub struct Endpoint {
     pub weight: u16,
     /// Its tier: 0 is used first.
     pub priority: u8,
+    /// Where it is; `None` = the source does not say.
+    pub zone: Option<Arc<str>>,
     /// The most sessions at once; `None` = the pool's limit.
     pub max_sessions: Option<u32>,
     /// The registry's status.

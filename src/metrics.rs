@@ -72,6 +72,10 @@ metrics! {
     POOL_FAIL_OPEN = "evenkeel_pool_fail_open", Gauge, ["pool"], "1 while nothing is up and sessions may try the rest.";
     POOL_PANIC = "evenkeel_pool_panic", Gauge, ["pool"], "1 while so few backends work that sessions may try the rest (panic_threshold).";
     POOL_TIER_LOAD = "evenkeel_pool_tier_load_ratio", Gauge, ["pool", "tier"], "Part of the new sessions that a tier (a priority) gets; only for tiers that get some.";
+    POOL_ELSEWHERE_LOAD = "evenkeel_pool_zone_elsewhere_load_ratio", Gauge, ["pool"], "Part of the new sessions that leaves the balancer's own zone; absent where it has none.";
+    POOL_ZONE_UP = "evenkeel_pool_zone_up_backends", Gauge, ["pool", "zone"], "Backends of a zone that are up; absent where no backend has a zone, and the empty zone is that of those without one.";
+    POOL_ZONE_ELIGIBLE = "evenkeel_pool_zone_eligible_backends", Gauge, ["pool", "zone"], "Of these, the ones under their cap.";
+    POOL_ZONE_SESSIONS = "evenkeel_pool_zone_sessions", Gauge, ["pool", "zone"], "Sessions that hold a backend of a zone now.";
     POOL_SESSIONS = "evenkeel_pool_sessions", Gauge, ["pool"], "Sessions that hold a backend now.";
     POOL_ON_FALLBACK = "evenkeel_pool_on_fallback", Gauge, ["pool"], "1 while nothing is up here, and sessions go to a fallback where something is; absent without `fallback`.";
     POOL_FALLBACK_SESSIONS = "evenkeel_pool_fallback_sessions_total", Counter, ["pool"], "Sessions that were routed to this pool and that a fallback has served; absent without `fallback`.";

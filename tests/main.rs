@@ -50,3 +50,4 @@ mod support;
 mod survive;
 mod systemd;
 mod urgent;
+mod zones;

@@ -22,6 +22,7 @@ async fn scene() -> ([Backend; 2], Rig) {
     .await;
     let rig = Rig::start(&format!(
         "workers = 2
+        zone = \"a\"
         consul.address = \"http://{dead}\"
         [listeners.front]
         bind = \"127.0.0.1:0\"
@@ -35,7 +36,7 @@ async fn scene() -> ([Backend; 2], Rig) {
         [pools.down]
         backends = [{{ address = \"{dead}\", id = \"lost\" }}]
         [pools.back]
-        backends = [{{ address = \"{}\", id = \"good\" }}, {{ address = \"{dead}\", id = \"dead\" }}]
+        backends = [{{ address = \"{}\", id = \"good\", zone = \"a\" }}, {{ address = \"{dead}\", id = \"dead\" }}]
         when_all_down = \"any\"
         source = \"127.0.0.2\"
         preconnect = 1

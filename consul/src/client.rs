@@ -9,7 +9,7 @@ use registry_client::reqwest::Method;
 use serde::Serialize;
 
 use crate::answer::{self, Answer};
-use crate::model::{CheckStatus, KvPair, ServiceEntry};
+use crate::model::{AgentSelf, CheckStatus, KvPair, ServiceEntry};
 use crate::query::{self, HealthQuery};
 use crate::register::ServiceRegistration;
 use crate::transport::{Body, Reply, Request, Transport};
@@ -69,6 +69,21 @@ impl Client {
         };
         let reply = self.transport.send(request).await?.ok()?;
         serde_json::from_slice(&reply.body).map_err(|source| Error::Decode { what: "the leader", source })
+    }
+
+    /// What the agent says of itself. It takes a token that may read the agent, and goes over a connection of its own that ends
+    /// with the answer. Ends at the latest after the margin.
+    pub async fn agent_self(&self) -> Result<AgentSelf, Error> {
+        let request = Request {
+            method: Method::GET,
+            path: "/v1/agent/self".to_owned(),
+            query: Vec::new(),
+            body: None,
+            deadline: self.margin,
+            keep: false,
+        };
+        let reply = self.transport.send(request).await?.ok()?;
+        serde_json::from_slice(&reply.body).map_err(|source| Error::Decode { what: "the agent itself", source })
     }
 
     /// The instances of a service; none for a service that Consul does not know. Ends at the latest after wait +

@@ -34,7 +34,7 @@ mod transport;
 pub use answer::{Answer, RejectedEntry};
 pub use client::Client;
 pub use error::Error;
-pub use model::{CheckStatus, HealthCheck, KvPair, Node, Service, ServiceEntry, Weights};
+pub use model::{AgentSelf, CheckStatus, HealthCheck, KvPair, Locality, Node, Service, ServiceEntry, Weights};
 pub use query::{Consistency, HealthQuery};
 pub use register::{CheckRegistration, ServiceRegistration};
 pub use settings::Settings;

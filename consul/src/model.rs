@@ -47,6 +47,29 @@ pub struct Node {
     /// What its operator says of it.
     #[serde(deserialize_with = "null_as_default")]
     pub meta: BTreeMap<String, String>,
+    /// Where in the world it is, since Consul 1.16, if its agent's `locality` says so.
+    pub locality: Option<Locality>,
+}
+
+/// A region and a zone in it. Empty = not said.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Locality {
+    /// Such as `us-east-1`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub region: String,
+    /// Such as `us-east-1a`.
+    #[serde(deserialize_with = "null_as_default")]
+    pub zone: String,
+}
+
+/// What an agent says of itself, from `/v1/agent/self`.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct AgentSelf {
+    /// What its operator says of its node (`node_meta`).
+    #[serde(deserialize_with = "null_as_default")]
+    pub meta: BTreeMap<String, String>,
 }
 
 /// A registered instance.
@@ -71,6 +94,8 @@ pub struct Service {
     /// As registered.
     #[serde(deserialize_with = "null_as_default")]
     pub meta: BTreeMap<String, String>,
+    /// Where in the world it is, if its registration says so; without that, its node's holds.
+    pub locality: Option<Locality>,
     /// 1 and 1 if nothing was registered.
     #[serde(deserialize_with = "null_as_default")]
     pub weights: Weights,

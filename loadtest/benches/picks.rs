@@ -45,6 +45,7 @@ fn endpoint(number: usize) -> Endpoint {
         weight: 1 + u16::from(b % 4),
         priority: 0,
         max_sessions: None,
+        zone: None,
         registry: Registry::Passing,
         note: None,
     }
@@ -69,6 +70,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
             share: u32::from(endpoint.weight) * SHARE_OF_WEIGHT,
             ramp: 100,
             priority: endpoint.priority,
+            zone: None,
             max_sessions: endpoint.max_sessions,
             facts,
             standing: Standing::Up,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Instant, SystemTime};
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::health::{AdvisedWeight, ProbeReport};
 use crate::metrics::{ConnectFailure, Direction, Outcome};
 use crate::operator::{Lasting, Override, Overrides, ProbeSwitch, printable};
-use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TrialState};
+use crate::pool::{Backend, Histogram, Pool, SHARE_OF_WEIGHT, TierLoad, TrialState, ZoneCounts};
 use crate::server::Set;
 use crate::standing::{Guard, Operator};
 
@@ -36,6 +37,9 @@ pub(crate) struct PoolBody {
     pub(crate) panic: bool,
     pub(crate) outliers: Cow<'static, str>,
     pub(crate) tiers: Vec<TierBody>,
+    /// Nothing if no backend has a zone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) zones: Vec<ZoneBody>,
     pub(crate) eligible: usize,
     pub(crate) sessions: usize,
     /// Sessions that wait for a backend; none where the pool has no queue.
@@ -53,6 +57,20 @@ pub(crate) struct PoolBody {
 pub(crate) struct TierBody {
     pub(crate) priority: usize,
     pub(crate) percent: u32,
+    /// Of that: outside of the balancer's zone; absent if it has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) elsewhere: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct ZoneBody {
+    /// Empty: the backends without a zone.
+    pub(crate) zone: String,
+    pub(crate) backends: usize,
+    pub(crate) up: usize,
+    pub(crate) eligible: usize,
+    pub(crate) sessions: u32,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -97,6 +115,8 @@ pub(crate) struct BackendBody {
     pub(crate) weight: u16,
     pub(crate) effective_weight: f64,
     pub(crate) priority: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<String>,
     pub(crate) max_sessions: Option<u32>,
     pub(crate) standing: Cow<'static, str>,
     pub(crate) reason: String,
@@ -233,6 +253,7 @@ pub(super) fn pool_body(set: &Set, pool: &Pool, with_times: bool) -> PoolBody {
         panic: pool.is_panicking(),
         outliers: settings.resilience.outliers.mode.name().into(),
         tiers: tiers(pool),
+        zones: pool.zones().into_iter().map(zone_body).collect(),
         eligible: pool.counts().eligible,
         sessions: pool.sessions(),
         queued: pool.queued(),
@@ -248,7 +269,18 @@ fn error_body((at, kind, text): (SystemTime, &'static str, String)) -> ErrorBody
 
 fn tiers(pool: &Pool) -> Vec<TierBody> {
     let loads = pool.tier_loads().into_iter().enumerate();
-    loads.filter(|(_, percent)| *percent > 0).map(|(priority, percent)| TierBody { priority, percent }).collect()
+    let has_zone = pool.zone().is_some();
+    let body = |(priority, load): (usize, TierLoad)| TierBody {
+        priority,
+        percent: load.percent(),
+        elsewhere: has_zone.then_some(load.elsewhere),
+    };
+    loads.filter(|(_, load)| load.percent() > 0).map(body).collect()
+}
+
+fn zone_body((zone, counts): (Arc<str>, ZoneCounts)) -> ZoneBody {
+    let ZoneCounts { backends, up, eligible, sessions } = counts;
+    ZoneBody { zone: zone.to_string(), backends, up, eligible, sessions }
 }
 
 pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides, with_times: bool) -> BackendBody {
@@ -260,6 +292,7 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
         weight: view.weight,
         effective_weight: f64::from(view.share) / f64::from(SHARE_OF_WEIGHT),
         priority: view.priority,
+        zone: view.zone.as_ref().map(ToString::to_string),
         max_sessions: view.max_sessions,
         standing: view.standing.name().into(),
         reason: backend.reason().to_string(),

@@ -87,9 +87,31 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         says: share(pool, backend) + &by,
         decides: standing == Standing::Up && view.weight == 0,
     });
-    if view.priority > 0 || pool.tier_loads()[0] < 100 {
-        let percent = pool.tier_loads().get(usize::from(view.priority)).copied().unwrap_or(0);
-        let mut says = format!("priority {}, whose tier gets {percent} % of the new sessions", view.priority);
+    let load = pool.tier_loads().get(usize::from(view.priority)).copied().unwrap_or_default();
+    let (own, is_elsewhere) = (pool.zone(), pool.is_elsewhere(backend));
+    let percent = if is_elsewhere { load.elsewhere } else { load.near };
+    if let Some(zone) = &view.zone {
+        let value = if own.is_none() {
+            "unused"
+        } else if is_elsewhere {
+            "elsewhere"
+        } else {
+            "own"
+        }
+        .into();
+        let says = match &own {
+            None => format!("it is in zone {zone}; this balancer has no zone"),
+            Some(own) => format!("it is in zone {zone}, this balancer in {own}"),
+        };
+        all.push(Said { who: "zone".into(), value, says, decides: false });
+    }
+    if view.priority > 0 || percent < 100 {
+        let near = match (&own, is_elsewhere) {
+            (Some(own), false) => format!(" in our zone {own}"),
+            (Some(own), true) => format!(" outside our zone {own}"),
+            (None, _) => String::new(),
+        };
+        let mut says = format!("priority {}{near}, whose tier gets {percent} % of the new sessions", view.priority);
         if percent == 0 && pool.settings().resilience.spill != Spill::NONE {
             says += ", and what spills over from the tiers before it";
         }
@@ -132,7 +154,9 @@ fn share(pool: &Pool, backend: &Backend) -> String {
         return String::new();
     }
     let members = pool.members();
-    let rivals = members.iter().filter(|other| other.wants_sessions()).map(|other| other.view());
+    let is_elsewhere = pool.is_elsewhere(backend);
+    let rivals = members.iter().filter(|other| other.wants_sessions() && pool.is_elsewhere(other) == is_elsewhere);
+    let rivals = rivals.map(|other| other.view());
     let all: u64 = rivals.filter(|other| other.priority == view.priority).map(|other| u64::from(other.share)).sum();
     let one = f64::from(SHARE_OF_WEIGHT);
     let (own, all) = (f64::from(view.share) / one, all as f64 / one);

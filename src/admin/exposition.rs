@@ -141,15 +141,29 @@ fn add_routed(families: &mut Families, listener: &Listener) {
     }
 }
 
+fn add_zones(families: &mut Families, pool: &Pool) {
+    let name = &*pool.name;
+    if pool.zone().is_some() {
+        let elsewhere: u32 = pool.tier_loads().iter().map(|load| load.elsewhere).sum();
+        families.value(&names::POOL_ELSEWHERE_LOAD, &[name], f64::from(elsewhere) / 100.0);
+    }
+    for (zone, counts) in pool.zones() {
+        families.value(&names::POOL_ZONE_UP, &[name, &zone], counts.up as f64);
+        families.value(&names::POOL_ZONE_ELIGIBLE, &[name, &zone], counts.eligible as f64);
+        families.value(&names::POOL_ZONE_SESSIONS, &[name, &zone], f64::from(counts.sessions));
+    }
+}
+
 fn add_pool(families: &mut Families, pool: &Pool) {
     let name = &*pool.name;
     families.value(&names::POOL_ELIGIBLE, &[name], pool.counts().eligible as f64);
     families.value(&names::POOL_ALL_DOWN, &[name], flag(pool.is_all_down()));
     families.value(&names::POOL_FAIL_OPEN, &[name], flag(pool.fail_open()));
     families.value(&names::POOL_PANIC, &[name], flag(pool.is_panicking()));
-    for (tier, load) in pool.tier_loads().into_iter().enumerate().filter(|(_, load)| *load > 0) {
-        families.value(&names::POOL_TIER_LOAD, &[name, &tier.to_string()], f64::from(load) / 100.0);
+    for (tier, load) in pool.tier_loads().into_iter().enumerate().filter(|(_, load)| load.percent() > 0) {
+        families.value(&names::POOL_TIER_LOAD, &[name, &tier.to_string()], f64::from(load.percent()) / 100.0);
     }
+    add_zones(families, pool);
     for detection in Detection::ALL {
         let count = pool.outliers.detected(detection) as f64;
         families.value(&names::OUTLIER_DETECTED, &[name, detection.name()], count);

@@ -29,6 +29,9 @@ pub(crate) struct StatusBody {
     pub(crate) waiting_for: Vec<String>,
     #[serde(default)]
     pub(crate) stopping: bool,
+    /// Of this balancer, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) zone: Option<String>,
     pub(crate) workers: usize,
     pub(crate) sessions: usize,
     pub(crate) max_connections: usize,
@@ -147,6 +150,7 @@ pub(super) async fn status(Shared(admin): Shared<AdminState>) -> Json<StatusBody
         ready: waiting_for.is_empty(),
         waiting_for,
         stopping: state.is_draining(),
+        zone: state.zone().map(|zone| zone.to_string()),
         workers: state.workers.sessions().len(),
         sessions: state.sessions(),
         max_connections: state.limit.places(),

@@ -18,7 +18,7 @@ mod tiers;
 
 use std::sync::Arc;
 
-use crate::config::{Balance, Hashing, Spill, TIERS};
+use crate::config::{Balance, Hashing, Spill};
 pub use affinity::Affinity;
 use hashed::Hashed;
 pub use last_resort::{LastResort, is_all_down};
@@ -29,12 +29,12 @@ use round_robin::RoundRobin;
 use spill::Dead;
 pub use spill::{Course, PickContext, Prospect, course};
 pub use table::{HashMember, HashTable, TableKind, hash_of};
-pub use tiers::{TierHealth, first_alone, loads};
+pub use tiers::{PICK_TIERS, TierHealth, first_alone, loads, pick_tier};
 
 /// The slots of a pool, their sessions, and the order in which they are picked.
 #[derive(Debug)]
 pub struct Picker {
-    tiers: [Tier; TIERS],
+    tiers: [Tier; PICK_TIERS],
     /// Spreads the sessions over the tiers.
     tier_order: RoundRobin,
     rules: PickRules,
@@ -43,7 +43,7 @@ pub struct Picker {
     slots: Vec<PickSlot>,
 }
 
-/// The slots of one priority.
+/// The slots of one priority in one half of the zones; see [`pick_tier`].
 #[derive(Debug)]
 struct Tier {
     policy: Policy,
@@ -73,7 +73,7 @@ enum Policy {
 pub struct Worth {
     /// Its share relative to the others in its tier; 0 = nothing new.
     pub share: u32,
-    /// The number of its tier, below [`TIERS`].
+    /// The number of its tier, below [`PICK_TIERS`].
     pub tier: u8,
     /// Sessions at once; never exceeded.
     pub cap: Option<u32>,
@@ -119,7 +119,7 @@ impl PickSlot {
     }
 
     fn tier(self) -> usize {
-        usize::from(self.worth.tier).min(TIERS - 1)
+        usize::from(self.worth.tier).min(PICK_TIERS - 1)
     }
 }
 
@@ -172,7 +172,7 @@ impl Picker {
     }
 
     /// Sets the table of each tier, if tables of this kind are wanted for this change.
-    pub fn set_tables(&mut self, (kind, change): (TableKind, u64), tables: [Arc<HashTable>; TIERS]) {
+    pub fn set_tables(&mut self, (kind, change): (TableKind, u64), tables: [Arc<HashTable>; PICK_TIERS]) {
         if self.wanted_tables(change) != Some(kind) {
             return;
         }
@@ -194,7 +194,7 @@ impl Picker {
     }
 
     /// Sets the percent of the sessions that each tier gets. The same again changes nothing.
-    pub fn set_loads(&mut self, loads: [u32; TIERS]) {
+    pub fn set_loads(&mut self, loads: [u32; PICK_TIERS]) {
         for (number, (tier, load)) in self.tiers.iter_mut().zip(loads).enumerate() {
             if tier.load == load {
                 continue;
@@ -209,14 +209,14 @@ impl Picker {
     }
 
     /// Sets which tiers have something better than a last resort.
-    pub fn set_binding(&mut self, binding: [bool; TIERS]) {
+    pub fn set_binding(&mut self, binding: [bool; PICK_TIERS]) {
         for (tier, binds) in self.tiers.iter_mut().zip(binding) {
             tier.binds = binds;
         }
     }
 
     /// Percent of the sessions that each tier gets.
-    pub fn loads(&self) -> [u32; TIERS] {
+    pub fn loads(&self) -> [u32; PICK_TIERS] {
         std::array::from_fn(|tier| self.tiers[tier].load)
     }
 
@@ -251,7 +251,9 @@ impl Picker {
 
     /// The first tier that has a slot for the session, if the tiers before it let the session pass.
     fn next_tier(&self, context: &PickContext<'_, usize>) -> Option<usize> {
-        (0..TIERS).find(|&tier| !self.lets_pass(tier, context)).filter(|&tier| self.dead_end(tier, context).is_none())
+        (0..PICK_TIERS)
+            .find(|&tier| !self.lets_pass(tier, context))
+            .filter(|&tier| self.dead_end(tier, context).is_none())
     }
 
     /// Whether a tier has nothing for the session, and lets it go on to the next.
@@ -279,7 +281,7 @@ impl Picker {
 
     /// Whether [`Self::pick`] would return a slot.
     pub fn has_left(&self, context: &PickContext<'_, usize>) -> bool {
-        let mut by_load = (0..TIERS).filter(|&tier| self.tiers[tier].load > 0);
+        let mut by_load = (0..PICK_TIERS).filter(|&tier| self.tiers[tier].load > 0);
         by_load.any(|tier| self.dead_end(tier, context).is_none()) || self.next_tier(context).is_some()
     }
 
@@ -287,7 +289,7 @@ impl Picker {
     pub fn prospect(&self, context: &PickContext<'_, usize>) -> Prospect {
         if self.has_left(context) {
             Prospect::Serves
-        } else if (0..TIERS).all(|tier| self.lets_pass(tier, context)) {
+        } else if (0..PICK_TIERS).all(|tier| self.lets_pass(tier, context)) {
             Prospect::LetsPass
         } else {
             Prospect::Keeps

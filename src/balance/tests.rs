@@ -208,7 +208,7 @@ fn tiers_get_their_load_and_stay_exact_within() {
         balancer.set(slot, Worth { share: [3, 1, 1, 1][slot], tier, cap: None, eligible: true });
     }
     assert_eq!(balancer.eligible(false), 2, "a tier without load is not used");
-    let mut loads = [0; TIERS];
+    let mut loads = [0; PICK_TIERS];
     (loads[0], loads[1]) = (70, 30);
     balancer.set_loads(loads);
     assert_eq!(balancer.eligible(false), 4);
@@ -258,7 +258,7 @@ fn set_tables(balancer: &mut Picker, weights: &[u32]) {
     let ids: Vec<String> = (0..weights.len()).map(|slot| format!("node-{slot}")).collect();
     let members = weights.iter().zip(&ids).enumerate().filter(|(_, (weight, _))| **weight > 0);
     let members = members.map(|(slot, (&weight, id))| HashMember { slot, id, weight: weight as u16 }).collect();
-    let mut tables: [Arc<HashTable>; TIERS] = std::array::from_fn(|_| Arc::default());
+    let mut tables: [Arc<HashTable>; PICK_TIERS] = std::array::from_fn(|_| Arc::default());
     tables[0] = Arc::new(HashTable::build(kind, members));
     balancer.set_tables((kind, 0), tables);
 }

@@ -4,6 +4,15 @@
 
 use crate::config::TIERS;
 
+/// Tiers of a picker: those of a priority in the balancer's own zone are a tier, those elsewhere are the next.
+pub const PICK_TIERS: usize = 2 * TIERS;
+
+/// The number of a backend's tier in a picker.
+pub fn pick_tier(priority: u8, is_elsewhere: bool) -> u8 {
+    let priority = priority.min(TIERS as u8 - 1);
+    2 * priority + u8::from(is_elsewhere)
+}
+
 /// How many backends of a tier work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TierHealth {
@@ -22,10 +31,10 @@ impl TierHealth {
 }
 
 /// Percent of the sessions that each tier gets, as Envoy's priority levels do it. The sum is 100, or 0 if nothing works.
-pub fn loads(tiers: &[TierHealth; TIERS], overprovisioning: u32) -> [u32; TIERS] {
+pub fn loads(tiers: &[TierHealth; PICK_TIERS], overprovisioning: u32) -> [u32; PICK_TIERS] {
     let capacities = tiers.map(|tier| tier.capacity(overprovisioning));
     let all = capacities.iter().sum::<u64>().min(100);
-    let mut loads = [0; TIERS];
+    let mut loads = [0; PICK_TIERS];
     if all == 0 {
         // Very few of very many work: the capacity rounds to 0, but there is nothing else.
         if let Some(tier) = tiers.iter().position(|tier| tier.working > 0) {
@@ -47,7 +56,7 @@ pub fn loads(tiers: &[TierHealth; TIERS], overprovisioning: u32) -> [u32; TIERS]
 }
 
 /// As [`loads`], for pools that use a tier only while nothing works in the tiers before it.
-pub fn first_alone(tiers: &[TierHealth; TIERS]) -> [u32; TIERS] {
+pub fn first_alone(tiers: &[TierHealth; PICK_TIERS]) -> [u32; PICK_TIERS] {
     let first = tiers.iter().position(|tier| tier.working > 0);
     std::array::from_fn(|tier| if Some(tier) == first { 100 } else { 0 })
 }
@@ -57,7 +66,7 @@ mod tests {
     use super::*;
 
     fn of(tiers: &[(usize, usize)], overprovisioning: u32) -> Vec<u32> {
-        let mut all = [TierHealth::default(); TIERS];
+        let mut all = [TierHealth::default(); PICK_TIERS];
         for (tier, &(working, backends)) in all.iter_mut().zip(tiers) {
             *tier = TierHealth { backends, working };
         }

@@ -30,13 +30,18 @@ pub(super) async fn backends(client: &AdminClient, options: &BackendsOptions, js
         return say_json(&answer);
     }
     let pools: PoolsBody = known(answer)?;
-    let mut table = Table::new(&["POOL", "BACKEND", "STANDING", "SINCE", "WEIGHT", "SESSIONS", "ADDRESS", "WHY"]);
+    let has_zones = pools.pools.iter().any(|pool| !pool.zones.is_empty());
+    let mut heads = vec!["POOL", "BACKEND", "STANDING", "SINCE", "WEIGHT", "SESSIONS", "ADDRESS", "WHY"];
+    if has_zones {
+        heads.insert(7, "ZONE");
+    }
+    let mut table = Table::new(&heads);
     for pool in &pools.pools {
         let mut backends: Vec<&BackendBody> = pool.backends.iter().collect();
         backends.sort_by(|a, b| a.id.cmp(&b.id));
         for backend in backends {
             let mark = if backend.operator_weight.is_some() { "*" } else { "" };
-            table.row(vec![
+            let mut row = vec![
                 cell(&pool.name),
                 cell(&backend.id),
                 standing(&backend.standing),
@@ -45,7 +50,11 @@ pub(super) async fn backends(client: &AdminClient, options: &BackendsOptions, js
                 number(backend.sessions),
                 cell(&backend.address),
                 cell(&backend.reason),
-            ]);
+            ];
+            if has_zones {
+                row.insert(7, cell(backend.zone.as_deref().unwrap_or("-")));
+            }
+            table.row(row);
         }
     }
     let mut text = table.text(coloured());

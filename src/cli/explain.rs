@@ -97,6 +97,10 @@ async fn explain_pool(client: &AdminClient, pool: PoolBody, json: bool) -> Resul
     if let Some(error) = pool.source.error {
         text += &format!("discovery fails: {}\n", error.text);
     }
+    for zone in &pool.zones {
+        let name = if zone.zone.is_empty() { "without a zone" } else { &zone.zone };
+        text += &format!("zone {name}: {} of {} up, {} sessions\n", zone.up, zone.backends, zone.sessions);
+    }
     let mut backends = Table::new(&["BACKEND", "ADDRESS", "STANDING", "SINCE", "WHY"]);
     for backend in pool.backends {
         backends.row(vec![

@@ -17,8 +17,13 @@ pub(super) async fn status(client: &AdminClient, json: bool) -> Result<(), Comma
     let up = short(Duration::try_from_secs_f64(status.uptime_seconds).unwrap_or_default());
     let ready = if status.ready { "ready".to_owned() } else { format!("not ready: {}", status.waiting_for.join("; ")) };
     let mut text = format!(
-        "evenkeel {}, pid {}, up {up}, {ready}\n{} of {} sessions, {} workers\n\n",
-        status.version, status.pid, status.sessions, status.max_connections, status.workers
+        "evenkeel {}, pid {}, up {up}, {ready}\n{} of {} sessions, {} workers{}\n\n",
+        status.version,
+        status.pid,
+        status.sessions,
+        status.max_connections,
+        status.workers,
+        status.zone.map_or_else(String::new, |zone| format!(", zone {zone}")),
     );
     let mut listeners = Table::new(&["LISTENER", "SESSIONS", "LIMIT", "ACCEPTED", "POOL", "ADDRESSES"]);
     for listener in status.listeners {

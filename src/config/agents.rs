@@ -99,6 +99,11 @@ impl<'t, 'a> ConsulAgents<'t, 'a> {
         this
     }
 
+    /// The one of `[consul]`.
+    pub(super) fn usual(&mut self) -> Arc<ConsulAgent> {
+        self.reached_by(&[self.file])
+    }
+
     fn reached_by(&mut self, layers: &[&Table<'_>]) -> Arc<ConsulAgent> {
         let agent = ConsulAgent::read(layers, self.max_connections);
         if let Some(known) = self.known.iter().find(|known| ***known == agent) {

@@ -48,6 +48,7 @@ mod table;
 mod value;
 mod warnings;
 mod whereabouts;
+mod zone;
 
 #[cfg(test)]
 mod tests;
@@ -90,6 +91,7 @@ pub use routes::{HexBytes, Route, Sniff, Target};
 pub use secrets::Secret;
 pub use sockets::{Keepalive, TcpOptions};
 pub use whereabouts::Whereabouts;
+pub use zone::OwnZone;
 
 use faults::{Complaint, Reading};
 use table::Table;

@@ -15,7 +15,7 @@ use super::faults::shown;
 use super::listeners::{TakenAddresses, max_connections};
 use super::pools::Registries;
 use super::table::{Name, Table};
-use super::{Admin, CheckKind, Listener, Log, Pool, Reload, Shutdown};
+use super::{Admin, CheckKind, Listener, Log, OwnZone, Pool, Reload, Shutdown};
 
 const LONGEST_NAME: usize = 64;
 const SMALLEST_FILE: &str = r#"the smallest useful file is
@@ -32,6 +32,8 @@ const SMALLEST_FILE: &str = r#"the smallest useful file is
 pub struct Config {
     /// Where what has to survive a restart is kept; `None` = nowhere.
     pub state_dir: Option<PathBuf>,
+    /// Where this balancer is.
+    pub zone: OwnZone,
     /// Data-plane threads; `None` = one per CPU that this process may use.
     pub workers: Option<usize>,
     /// Sessions that the whole process takes at once; `None` = what the fd limit holds.
@@ -93,6 +95,7 @@ impl Config {
         let pools: Vec<_> = pools.collect();
         Self {
             state_dir: file.parsed("state_dir", path),
+            zone: OwnZone::read(file, &mut registries.consul),
             workers: file.number("workers", 0..=1024).filter(|workers| *workers > 0),
             max_connections: max_connections(file),
             admin,

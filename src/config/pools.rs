@@ -15,6 +15,7 @@ use super::faults::{Complaint, shown};
 use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
+use super::zone::zone_name;
 use super::{
     Check, Closing, Connect, ConsulSource, DnsSource, EtcdSource, FileSource, Hashing, HostPort, HttpSource, Listener,
     Queue, Rebalance, Resilience, SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
@@ -165,6 +166,8 @@ pub struct StaticBackend {
     pub weight: u16,
     /// Its tier: 0 is used first.
     pub priority: u8,
+    /// Where it is.
+    pub zone: Option<String>,
     /// Sessions at once.
     pub max_sessions: Option<u32>,
 }
@@ -325,7 +328,7 @@ impl StaticBackend {
         match entry.form() {
             Form::Text => {
                 let (id, address) = entry.parsed(parse)?;
-                Some((Self { id, address, weight: 1, priority: 0, max_sessions: None }, *entry))
+                Some((Self { id, address, weight: 1, priority: 0, zone: None, max_sessions: None }, *entry))
             }
             Form::Table => {
                 let table = entry.table()?;
@@ -336,10 +339,10 @@ impl StaticBackend {
                 let (address, id) = (table.parsed("address", parse), table.parsed("id", plain));
                 let weight = table.number("weight", 0..=65_535).unwrap_or(1);
                 let max_sessions = table.number("max_sessions", 1..=i64::from(u32::MAX));
-                let priority = priority(&table);
+                let (priority, zone) = (priority(&table), table.parsed("zone", zone_name));
                 let (text, address) = address?;
                 let id_from = table.value("id").or_else(|| table.value("address"))?;
-                Some((Self { id: id.unwrap_or(text), address, weight, priority, max_sessions }, id_from))
+                Some((Self { id: id.unwrap_or(text), address, weight, priority, zone, max_sessions }, id_from))
             }
             _ => entry.wrong("a string \"host:port\" or a table { address = \"host:port\" }"),
         }

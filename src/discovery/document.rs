@@ -4,19 +4,20 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use super::instance::Instance;
-use super::outside::{bounded, identity, usable};
+use super::outside::{bounded, identity, usable, zone};
 use crate::config::{Host, HostPort, TIERS, nearest};
 use crate::endpoint::{Registry, Rejected, Rejections};
 
 /// Of an entry of our own shape.
-const KEYS: [&str; 8] = ["address", "id", "weight", "priority", "backup", "max_sessions", "meta", "labels"];
+const KEYS: [&str; 9] = ["address", "id", "weight", "priority", "backup", "zone", "max_sessions", "meta", "labels"];
 
 /// Keys below `meta` and `labels` that mean something here; all others are for other programs.
-const META: [&str; 3] = ["evenkeel_weight", "evenkeel_priority", "evenkeel_max_sessions"];
+const META: [&str; 4] = ["evenkeel_weight", "evenkeel_priority", "evenkeel_max_sessions", "evenkeel_zone"];
 
 /// What the documents list together, each with the name that messages have for it.
 pub(super) fn all(documents: &[(String, Value)]) -> Result<(Vec<Instance>, Rejections), String> {
@@ -37,7 +38,7 @@ pub(super) fn all(documents: &[(String, Value)]) -> Result<(Vec<Instance>, Rejec
 #[derive(Default)]
 struct Listed {
     instances: Vec<Instance>,
-    ids: HashSet<std::sync::Arc<str>>,
+    ids: HashSet<Arc<str>>,
     refused: Rejections,
 }
 
@@ -46,6 +47,7 @@ struct Listed {
 struct Said {
     weight: Option<u16>,
     priority: Option<u8>,
+    zone: Option<Arc<str>>,
     max_sessions: Option<u32>,
 }
 
@@ -98,7 +100,7 @@ impl Listed {
                 self.refuse(instance.id.to_string(), "another backend before it has the same id".to_owned());
             }
             Ok(instance) => {
-                self.ids.insert(std::sync::Arc::clone(&instance.id));
+                self.ids.insert(Arc::clone(&instance.id));
                 self.instances.push(instance);
             }
             Err(why) => self.refuse(bounded(id.unwrap_or(address)), why),
@@ -141,6 +143,7 @@ fn written(table: &Map<String, Value>) -> Result<(&str, Option<&str>, Said), Str
         weight: number(table, "weight", 0..1 << 16)?.or(meta.weight).or(labels.weight),
         priority: number(table, "priority", 0..TIERS as u64)?.or(backup).or(meta.priority).or(labels.priority),
         max_sessions: number(table, "max_sessions", 1..1 << 32)?.or(meta.max_sessions).or(labels.max_sessions),
+        zone: zone_of(table, "zone")?.or(meta.zone).or(labels.zone),
     };
     Ok((address, text("id")?, said))
 }
@@ -150,13 +153,21 @@ impl Said {
     fn of_meta(meta: Option<&Value>) -> Result<Self, String> {
         let Some(meta) = meta else { return Ok(Self::default()) };
         let table = meta.as_object().ok_or("`meta` and `labels` must be tables")?;
-        let [weight, priority, max_sessions] = META;
+        let [weight, priority, max_sessions, zone] = META;
         Ok(Self {
             weight: number(table, weight, 0..1 << 16)?,
             priority: number(table, priority, 0..TIERS as u64)?,
             max_sessions: number(table, max_sessions, 1..1 << 32)?,
+            zone: zone_of(table, zone)?,
         })
     }
+}
+
+/// The name of a zone, fit for log lines and labels.
+fn zone_of(table: &Map<String, Value>, key: &str) -> Result<Option<Arc<str>>, String> {
+    let Some(value) = table.get(key) else { return Ok(None) };
+    let text = value.as_str().ok_or_else(|| format!("`{key}` must be a text"))?;
+    zone(text).map(Some).map_err(|why| format!("`{key} = {}`: {why}", bounded(text)))
 }
 
 /// A whole number, also as a text.
@@ -184,6 +195,7 @@ fn instance(address: &str, id: Option<&str>, said: &Said) -> Result<Instance, St
         port,
         weight: said.weight.unwrap_or(1),
         priority: said.priority.unwrap_or(0),
+        zone: said.zone.clone(),
         max_sessions: said.max_sessions,
         registry: Registry::Passing,
         note: None,

@@ -23,6 +23,7 @@ pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Resul
             port: backend.address.port,
             weight: backend.weight,
             priority: backend.priority,
+            zone: backend.zone.as_deref().map(Arc::from),
             max_sessions: backend.max_sessions,
             registry: Registry::Passing,
             note: None,

@@ -17,6 +17,7 @@ mod news;
 mod outages;
 mod outside;
 mod own;
+mod own_zone;
 mod pace;
 mod presence;
 mod registries;
@@ -37,7 +38,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::config::{DnsRecords, DnsSource, Pool, Resolve, Source, StaticBackend};
+use crate::config::{DnsRecords, DnsSource, OwnZone, Pool, Resolve, Source, StaticBackend};
 use crate::endpoint::Update;
 use crate::pool::SourceStatus;
 
@@ -50,6 +51,7 @@ use self::http::{HTTP_ERRORS, WebDocument};
 use self::names::Names;
 use self::outages::Outages;
 pub use self::own::{Locals, OwnAddress, OwnAddresses};
+pub use self::own_zone::{ZoneError, ZoneFollower};
 use self::presence::PresenceTimes;
 pub use self::registries::RegistryError;
 use self::registries::{Reach as _, Registries, RenewedClients};
@@ -191,18 +193,19 @@ impl Discovery {
         outages
     }
 
-    /// Forgets the registries that none of these pools asks. A follower that still runs keeps its own.
-    pub fn retain(&mut self, pools: &[Pool]) {
-        self.agents.retain(&AgentReach::by(pools));
+    /// Forgets the registries that neither one of these pools nor the zone of the balancer asks. A follower
+    /// that still runs keeps its own.
+    pub fn retain(&mut self, pools: &[Pool], zone: &OwnZone) {
+        self.agents.retain(&AgentReach::by(pools, zone));
         self.clusters.retain(&ClusterReach::by(pools, self.tuning));
     }
 
-    /// What differs for these pools because the files that they name say something else than before. Changes nothing yet.
+    /// What differs for these pools and this zone because the files that they name say something else than before. Changes nothing yet.
     ///
     /// # Errors
     /// A file of certificates that can't be read, or is none.
-    pub fn renewed(&self, pools: &[Pool]) -> Result<Renewed, RegistryError> {
-        let agents = self.agents.renewed(&AgentReach::by(pools))?;
+    pub fn renewed(&self, pools: &[Pool], zone: &OwnZone) -> Result<Renewed, RegistryError> {
+        let agents = self.agents.renewed(&AgentReach::by(pools, zone))?;
         Ok(Renewed { agents, clusters: self.clusters.renewed(&ClusterReach::by(pools, self.tuning))? })
     }
 

@@ -25,6 +25,19 @@ pub(super) fn identity(id: &str) -> Result<Arc<str>, String> {
     Ok(id.into())
 }
 
+/// Of the name of a zone, in bytes: it is a label of metrics.
+const LONGEST_ZONE: usize = 64;
+
+/// The name of a zone, fit for log lines and labels.
+pub(super) fn zone(name: &str) -> Result<Arc<str>, String> {
+    match name.trim() {
+        "" => Err("the name of a zone is empty".to_owned()),
+        name if name.chars().any(char::is_control) => Err("a control character in the name of a zone".to_owned()),
+        name if name.len() > LONGEST_ZONE => Err(format!("the name of a zone is longer than {LONGEST_ZONE} bytes")),
+        name => Ok(name.into()),
+    }
+}
+
 /// An address or a name that a resolver can be asked for.
 pub(super) fn host(address: &str) -> Result<Host, String> {
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);

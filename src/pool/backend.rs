@@ -51,6 +51,8 @@ pub struct BackendView {
     pub ramp: u32,
     /// Its tier.
     pub priority: u8,
+    /// Where it is; `None` = nothing says so.
+    pub zone: Option<Arc<str>>,
     /// The most sessions at once; `None` = no limit.
     pub max_sessions: Option<u32>,
     /// The facts, one for each source.

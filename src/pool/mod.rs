@@ -19,6 +19,7 @@ mod stats;
 mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tiers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -52,6 +53,7 @@ pub use stats::{
     AcceptFailures, ByteCell, Bytes, Closes, CountsByName, EarlyEnds, EndedCounts, Failures, Histogram, Outcomes,
     Refusals, Second, SessionTimes, Sources,
 };
+pub use tiers::{TierLoad, ZoneCounts};
 
 /// Reports that may wait for the keeper. More are dropped: a failing backend makes many at once, and each carries the whole
 /// streak.
@@ -343,16 +345,6 @@ impl Pool {
     /// How many members there are, by what they can do.
     pub fn counts(&self) -> MemberCounts {
         self.inner().counts()
-    }
-
-    /// The backends that are up and have a share, with what is known of their sessions.
-    pub fn loaded(&self) -> Vec<(Arc<Backend>, balance::LoadedBackend)> {
-        self.inner().loaded()
-    }
-
-    /// Percent of the new sessions that each tier gets.
-    pub fn tier_loads(&self) -> [u32; config::TIERS] {
-        self.inner().picker.loads()
     }
 
     /// Whether so few backends are up that sessions may try the rest (`panic_threshold`).

@@ -9,8 +9,10 @@ use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
 use super::tables::TableMembers;
 use super::{Backend, BackendView, NoneLeft, PickContext};
-use crate::balance::{self, LastResort, LoadedBackend, Picker, Prospect, TierHealth, Worth, first_alone, loads};
-use crate::config::{self, Spill, TIERS};
+use crate::balance::{
+    self, LastResort, LoadedBackend, PICK_TIERS, Picker, Prospect, TierHealth, Worth, first_alone, loads, pick_tier,
+};
+use crate::config::{self, Spill};
 use crate::health::Failing;
 use crate::metrics::Direction;
 use crate::standing::Standing;
@@ -25,9 +27,11 @@ pub(super) struct PoolState {
     /// While a session waits, no backend is eligible: what frees a place serves the queue first.
     pub(super) queue: Queue,
     counts: MemberCounts,
-    tiers: [TierHealth; TIERS],
+    tiers: [TierHealth; PICK_TIERS],
+    /// The balancer's own zone.
+    zone: Option<Arc<str>>,
     /// By tier: backends that sessions may try while the pool is open.
-    any: [usize; TIERS],
+    any: [usize; PICK_TIERS],
     rules: Rules,
     pub(super) panicking: bool,
     /// Whether last resorts may be picked.
@@ -71,6 +75,9 @@ struct MemberSlot {
     address: SocketAddr,
     share: u32,
     weight: u16,
+    priority: u8,
+    zone: Option<Arc<str>>,
+    /// What follows from priority and zone.
     tier: u8,
     cap: Option<u32>,
     standing: Standing,
@@ -83,7 +90,7 @@ impl MemberSlot {
     /// agree. `None` = it is in none.
     fn in_table(&self) -> Option<(u16, usize)> {
         let is_in = self.standing != Standing::Removed && self.weight > 0;
-        is_in.then(|| (self.weight, usize::from(self.tier).min(TIERS - 1)))
+        is_in.then(|| (self.weight, usize::from(self.tier).min(PICK_TIERS - 1)))
     }
 }
 
@@ -119,7 +126,7 @@ impl PoolState {
     pub(super) fn new(settings: &config::Pool, seed: u64) -> Self {
         let rules = Rules::of(settings, seed);
         let mut picker = Picker::new(rules.picks);
-        picker.set_loads([0; TIERS]);
+        picker.set_loads([0; PICK_TIERS]);
         Self {
             picker,
             slots: Vec::new(),
@@ -127,8 +134,9 @@ impl PoolState {
             sessions: 0,
             queue: Queue::default(),
             counts: MemberCounts::default(),
-            tiers: [TierHealth::default(); TIERS],
-            any: [0; TIERS],
+            tiers: [TierHealth::default(); PICK_TIERS],
+            zone: None,
+            any: [0; PICK_TIERS],
             rules,
             panicking: false,
             open: false,
@@ -137,6 +145,30 @@ impl PoolState {
             begun: 0,
             retired: Default::default(),
         }
+    }
+
+    /// A backend without a zone is elsewhere: what is not known to be near is not near. Without a zone of our own, all are near.
+    fn tier_of(&self, priority: u8, zone: Option<&Arc<str>>) -> u8 {
+        pick_tier(priority, self.zone.is_some() && zone != self.zone.as_ref())
+    }
+
+    /// The balancer is in this zone from now on.
+    pub(super) fn set_zone(&mut self, zone: Option<Arc<str>>) {
+        self.zone = zone;
+        for number in 0..self.slots.len() {
+            let Some(mut slot) = self.slots[number].take() else { continue };
+            self.count(&slot, false);
+            slot.tier = self.tier_of(slot.priority, slot.zone.as_ref());
+            self.count(&slot, true);
+            self.slots[number] = Some(slot);
+            self.apply(number);
+        }
+        self.table_changes += 1;
+        self.spread();
+    }
+
+    pub(super) fn zone(&self) -> Option<Arc<str>> {
+        self.zone.clone()
     }
 
     /// Applies other settings.
@@ -292,7 +324,9 @@ impl PoolState {
             address: view.address,
             share: view.share,
             weight: view.weight,
-            tier: view.priority,
+            priority: view.priority,
+            tier: self.tier_of(view.priority, view.zone.as_ref()),
+            zone: view.zone.clone(),
             cap: view.max_sessions,
             standing: view.standing,
             trial: TrialState::None,
@@ -318,7 +352,9 @@ impl PoolState {
         self.count(&slot, false);
         let before = slot.in_table();
         (slot.address, slot.standing, slot.share) = (view.address, view.standing, view.share);
-        (slot.tier, slot.weight, slot.cap) = (view.priority, view.weight, view.max_sessions);
+        (slot.weight, slot.cap) = (view.weight, view.max_sessions);
+        (slot.priority, slot.zone) = (view.priority, view.zone.clone());
+        slot.tier = self.tier_of(slot.priority, slot.zone.as_ref());
         self.table_changes += u64::from(slot.in_table() != before);
         if slot.standing != Standing::Ejected {
             slot.trial = TrialState::None;
@@ -419,7 +455,7 @@ impl PoolState {
         add(&mut self.counts.unproven, slot.standing == Standing::Unproven);
         add(&mut self.counts.proven, proven);
         add(&mut self.counts.spare, serves && matches!(slot.standing, Standing::Ejected | Standing::Damped));
-        let number = usize::from(slot.tier).min(TIERS - 1);
+        let number = usize::from(slot.tier).min(PICK_TIERS - 1);
         add(&mut self.any[number], any);
         let tier = &mut self.tiers[number];
         add(&mut tier.backends, proven);

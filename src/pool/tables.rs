@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use super::{Backend, Pool};
-use crate::balance::{HashMember, HashTable, TableKind};
-use crate::config::TIERS;
+use crate::balance::{HashMember, HashTable, PICK_TIERS, TableKind};
 
 /// Members as they are now.
 pub(super) struct TableMembers {
@@ -27,7 +26,7 @@ impl Pool {
 }
 
 impl TableMembers {
-    fn build(&self) -> [Arc<HashTable>; TIERS] {
+    fn build(&self) -> [Arc<HashTable>; PICK_TIERS] {
         std::array::from_fn(|tier| {
             let of_tier = self.members.iter().filter(|(_, _, its)| *its == tier);
             let members =

@@ -35,6 +35,7 @@ pub(crate) fn view(standing: Standing, weight: u16) -> BackendView {
         share: u32::from(weight) * SHARE_OF_WEIGHT,
         ramp: 100,
         priority: 0,
+        zone: None,
         max_sessions: None,
         facts,
         standing,

@@ -17,9 +17,10 @@ use super::closing::Closer;
 use super::control::{self, Control};
 use super::leaving::Leaving;
 use super::sockets::{self, BoundSocket, ListenPlan};
+use super::zone::FollowedZone;
 use super::{LimitError, RingError, ServerStartError, ServerState, Set, SocketError, limits};
-use crate::config::{self, Config, Diff, Host, Relay, Source, StaticBackend};
-use crate::discovery::{Discovery, Follower, OwnAddress};
+use crate::config::{self, Config, Diff, Host, OwnZone, Relay, Source, StaticBackend};
+use crate::discovery::{Discovery, Follower, OwnAddress, ZoneError, ZoneFollower};
 use crate::pool::{Backend, Pool};
 use crate::proxy::{Listener, Rings, Settings, change, local_address, try_ring};
 use crate::standing::Standing;
@@ -58,6 +59,9 @@ pub enum ApplyError {
     /// A new listening socket can't be opened.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The zone of this balancer can't be asked for.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
     /// Something that a check needs is missing.
     #[error(transparent)]
     Check(#[from] Box<ServerStartError>),
@@ -87,6 +91,7 @@ pub(super) struct Running {
     pub(super) preconnects: BTreeMap<String, CancellationToken>,
     pub(super) bound: BTreeMap<String, Vec<BoundSocket>>,
     pub(super) leaving: Leaving,
+    pub(super) zone: FollowedZone,
     /// Accept loops started; the number decides the worker of the next one.
     loops: usize,
 }
@@ -101,6 +106,7 @@ impl Running {
             preconnects: BTreeMap::new(),
             bound: BTreeMap::new(),
             leaving: Leaving::default(),
+            zone: FollowedZone::default(),
             loops: 0,
         }
     }
@@ -119,8 +125,17 @@ impl Running {
         pools.into_iter().map(follower).collect()
     }
 
-    /// Ends the control plane of every pool.
+    /// What asks the agent for our zone, if another one is to be asked than before.
+    pub(super) fn zone_follower(&mut self, zone: &OwnZone) -> Result<Option<ZoneFollower>, ZoneError> {
+        match zone {
+            OwnZone::Consul { key, agent } if !self.zone.is(zone) => self.discovery.zone(key, agent).map(Some),
+            OwnZone::None | OwnZone::Named(_) | OwnZone::Consul { .. } => Ok(None),
+        }
+    }
+
+    /// Ends the control plane.
     pub(super) fn end(&mut self) {
+        self.zone = FollowedZone::default();
         self.controls.clear();
     }
 }
@@ -188,7 +203,7 @@ impl ServerState {
         }
         let before = self.set();
         let diff = Diff::between(&before.config.effective(), &config.effective());
-        let renewed = running.discovery.renewed(&config.pools)?;
+        let renewed = running.discovery.renewed(&config.pools, &config.zone)?;
         let access = AccessLists::read(config, &before)?;
         let files = [&renewed.changes()[..], access.changes()].concat();
         if diff.is_empty() {
@@ -226,9 +241,12 @@ impl ServerState {
         })?;
         let sockets = sockets::reopen(&config.listeners, &running.bound)?;
 
+        let zone = running.zone_follower(&config.zone)?;
+
         // Nothing fails after this line.
         running.discovery.renew(renewed);
         self.limit.resize(max);
+        self.follow_zone(&mut running, &config.zone, zone);
         self.install(&mut running, config, followers, sockets, &access);
         Ok((diff, needs_restart, files))
     }
@@ -301,7 +319,7 @@ impl ServerState {
         pools.sort_by(|a, b| a.name.cmp(&b.name));
         listeners.sort_by(|a, b| a.name.cmp(&b.name));
         self.set.store(Arc::new(Set { config: Arc::new(config.clone()), pools, listeners, closers }));
-        running.discovery.retain(&config.pools);
+        running.discovery.retain(&config.pools, &config.zone);
         self.note_leaving(running);
     }
 
@@ -319,6 +337,7 @@ impl ServerState {
         let (pool, reports) = Pool::new(settings.clone(), self.workers.sessions().len());
         pool.tell_to(&self.events);
         pool.overrides.show(self.overrides.of(&pool.name));
+        pool.set_zone(self.zone().as_ref());
         let (closer, closing) = Closer::start(&pool, &self.workers);
         let control = control::start(&pool, reports, follower, &self.prober, closing);
         running.controls.insert(settings.name.clone(), control);

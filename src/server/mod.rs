@@ -15,20 +15,21 @@ mod reloads;
 mod sockets;
 #[cfg(test)]
 mod tests;
+mod zone;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::config::{Config, Relay};
-use crate::discovery::SourceError;
+use crate::discovery::{SourceError, ZoneError};
 use crate::metrics::CloseCause;
 use crate::pool::{Events, Happened, Pool};
 pub use crate::probe::reap_orphans;
@@ -82,6 +83,9 @@ pub enum ServerStartError {
         /// Why.
         source: SourceError,
     },
+    /// The zone of this balancer can't be asked for.
+    #[error(transparent)]
+    Zone(#[from] ZoneError),
     /// A thread or its event loop can't be started.
     #[error("a worker thread can't be started")]
     Worker(#[source] io::Error),
@@ -171,6 +175,8 @@ pub struct ServerState {
     /// The results of reloads.
     pub reloads: Reloads,
     set: ArcSwap<Set>,
+    /// Of this balancer.
+    zone: ArcSwapOption<Arc<str>>,
     draining: AtomicBool,
     stop_accepting: CancellationToken,
     tracker: TaskTracker,
@@ -223,6 +229,7 @@ impl Server {
         let rings = relays::choose(&config.pools, try_ring)?;
         let mut running = Running::new();
         let followers = running.followers(&config.pools)?;
+        let zone = running.zone_follower(&config.zone)?;
         let workers = WorkerThreads::start(workers(config), rings).map_err(ServerStartError::Worker)?;
 
         let state = Arc::new(ServerState {
@@ -234,6 +241,7 @@ impl Server {
             workers: workers.workers(),
             reloads: Reloads::new(config),
             set: ArcSwap::from_pointee(none),
+            zone: ArcSwapOption::empty(),
             draining: AtomicBool::new(false),
             stop_accepting: CancellationToken::new(),
             tracker: TaskTracker::new(),
@@ -241,6 +249,7 @@ impl Server {
             started_with: config.effective(),
             running: Mutex::new(running),
         });
+        state.follow_zone(&mut state.running(), &config.zone, zone);
         state.install(&mut state.running(), config, followers, sockets, &access);
         tokio::spawn(reached::watch(Arc::downgrade(&state)));
         Ok(Self { workers, state })

@@ -150,7 +150,7 @@ function rowsOf(pool, backend, rates, old) {
   const row = make("tr", { class: "backend", onclick: toggle },
     short(mark(backend.standing)),
     make("td", {}, make("button", { class: "name", "aria-expanded": String(open.has(key)) }, backend.id)),
-    short(backend.address), make("td", { class: "reason" }, backend.reason), number(since(backend.since)),
+    short(backend.zone ? `${backend.address} (${backend.zone})` : backend.address), make("td", { class: "reason" }, backend.reason), number(since(backend.since)),
     number(backend.sessions + (backend.max_sessions === null ? "" : ` / ${backend.max_sessions}`)),
     number(rate(rates.connects)), number(rate(rates.failures)), number(`${size(rates.up)}/s`), number(`${size(rates.down)}/s`),
     number(quantile(backend.times, 0.5)), number(quantile(backend.times, 0.99)),

@@ -6,7 +6,8 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use crate::config::{Balance, TIERS};
+use super::PICK_TIERS;
+use crate::config::Balance;
 pub use run::{PoolShape, RebalanceEnd, Rebalancer, RunFacts};
 
 /// Parts are fractions: what they miss of a whole session by their arithmetic.
@@ -31,7 +32,7 @@ pub struct PartRules {
     /// Says where a client goes that comes back.
     pub balance: Balance,
     /// Percent of the new sessions that each tier gets.
-    pub loads: [u32; TIERS],
+    pub loads: [u32; PICK_TIERS],
     /// How far above its part a backend may be, in percent.
     pub threshold: u32,
 }
@@ -75,7 +76,7 @@ impl RebalancePlan {
 
 /// What each would have if new sessions alone had decided: its tier's load by its share, and no more than its cap. What a
 /// tier has no room for goes to the next.
-fn parts(total: u64, backends: &[LoadedBackend], loads: [u32; TIERS]) -> Vec<f64> {
+fn parts(total: u64, backends: &[LoadedBackend], loads: [u32; PICK_TIERS]) -> Vec<f64> {
     let mut parts = vec![0.0; backends.len()];
     let mut beyond = 0.0;
     for (tier, load) in loads.into_iter().enumerate() {

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{LoadedBackend, PartRules, RebalancePlan};
-use crate::config::TIERS;
+use crate::balance::PICK_TIERS;
 
 /// Changes of members that come together are waited for: after each of them, so long nothing is closed.
 const CALM: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ pub struct PoolShape {
     /// Something that tells a backend from others, its weight and its tier; sorted.
     pub backends: Vec<(usize, u16, usize)>,
     /// Percent of the new sessions that each tier gets.
-    pub loads: [u32; TIERS],
+    pub loads: [u32; PICK_TIERS],
 }
 
 /// What a look at the pool found.

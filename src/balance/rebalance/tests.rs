@@ -20,7 +20,7 @@ fn rules(balance: Balance) -> PartRules {
     PartRules { balance, loads: first_tier(), threshold: 10 }
 }
 
-fn first_tier() -> [u32; TIERS] {
+fn first_tier() -> [u32; PICK_TIERS] {
     std::array::from_fn(|tier| if tier == 0 { 100 } else { 0 })
 }
 
@@ -68,7 +68,7 @@ fn a_tier_that_is_back_gets_its_sessions_back() {
     let found = plan(&[capped, backup(300)], 0);
     assert_eq!((found.parts, found.close), (vec![100.0, 200.0], vec![0, 80]));
     // Nothing gets new sessions: nobody is closed.
-    let none = PartRules { loads: [0; TIERS], ..rules(Balance::LeastConnections) };
+    let none = PartRules { loads: [0; PICK_TIERS], ..rules(Balance::LeastConnections) };
     assert_eq!(RebalancePlan::of(&none, &[backend(5, 1), backup(300)], 0).moving(), 0);
 }
 

@@ -43,7 +43,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &TopView) {
     let names: Vec<String> = view
         .backends
         .iter()
-        .map(|line| clean::line(&if several { format!("{}/{}", line.pool, line.id) } else { line.id.clone() }))
+        .map(|line| {
+            let name = if several { format!("{}/{}", line.pool, line.id) } else { line.id.clone() };
+            clean::line(&if line.zone.is_empty() { name } else { format!("{name} ({})", line.zone) })
+        })
         .collect();
     let longest = names.iter().chain(view.pools.iter().map(|line| &line.pool)).map(|name| name.chars().count()).max();
     let columns = Columns::new(width, longest.unwrap_or_default());

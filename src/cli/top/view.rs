@@ -69,6 +69,8 @@ pub(super) struct TopRow {
     /// Empty = the pool.
     pub(super) id: String,
     pub(super) address: String,
+    /// Empty = none.
+    pub(super) zone: String,
     pub(super) standing: String,
     pub(super) since: String,
     pub(super) weight: u16,
@@ -144,6 +146,7 @@ impl TopView {
                 pool: pool.name,
                 id: String::new(),
                 address: String::new(),
+                zone: String::new(),
                 standing,
                 since: String::new(),
                 weight: 0,
@@ -241,7 +244,7 @@ impl TopView {
     fn arrange(&mut self) {
         let wanted = self.filter.to_lowercase();
         let fits = |line: &&TopRow| {
-            [&line.pool, &line.id, &line.standing, &line.address]
+            [&line.pool, &line.id, &line.standing, &line.address, &line.zone]
                 .iter()
                 .any(|text| text.to_lowercase().contains(&wanted))
         };
@@ -309,6 +312,7 @@ impl Track {
             pool: String::new(),
             id: String::new(),
             address: String::new(),
+            zone: String::new(),
             standing: String::new(),
             since: String::new(),
             weight: 0,
@@ -335,6 +339,7 @@ fn line_of(pool: &str, backend: &BackendBody, track: &Track) -> TopRow {
         pool: pool.to_owned(),
         id: backend.id.clone(),
         address: backend.address.clone(),
+        zone: backend.zone.clone().unwrap_or_default(),
         standing: backend.standing.to_string(),
         since: ago(&backend.since),
         weight: backend.weight,

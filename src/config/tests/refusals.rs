@@ -122,6 +122,25 @@ fn limits_of_clients() {
 }
 
 #[test]
+fn zones() {
+    let at_top = |line: &str| format!("{line}\n{SMALLEST}");
+    page! {
+        "refused_zones";
+        "empty": at_top("zone = \"\""),
+        "control_character": at_top("zone = \"a\\nb\""),
+        "too_long": at_top(&format!("zone = \"{}\"", "a".repeat(65))),
+        "number": at_top("zone = 3"),
+        "table_without_consul": at_top("zone = {}"),
+        "unknown_key": at_top("zone = { consol = \"zone\" }"),
+        "consul_as_a_switch": at_top("zone = { consul = true }"),
+        "consul_empty": at_top("zone = { consul = \"\" }"),
+        "unset_variable": at_top("zone = \"${NO_ZONE}\""),
+        "of_a_backend": with_pool("backends = [{ address = \"a:1\", zone = \"\" }, { address = \"b:1\", zone = 1 }]"),
+        "of_a_pool": with_more("zone = \"a\""),
+    }
+}
+
+#[test]
 fn types() {
     page! {
         "refused_types";

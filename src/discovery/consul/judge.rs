@@ -9,7 +9,7 @@ use consul::{CheckStatus, HealthCheck, RejectedEntry, ServiceEntry};
 
 use crate::config::{TIERS, Warning};
 use crate::discovery::instance::Instance;
-use crate::discovery::outside::{LONGEST_ID, bounded, host};
+use crate::discovery::outside::{LONGEST_ID, bounded, host, zone};
 use crate::endpoint::{Registry, Rejected, Rejections};
 
 /// Those that can be used and those that can't, each with its reason.
@@ -68,6 +68,7 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
         // 0 is not "default" but "nothing new", and so is what is below.
         weight: u16::try_from(weight.max(0)).unwrap_or(u16::MAX),
         priority: meta(entry, "evenkeel_priority", 0..TIERS as u64).unwrap_or(0),
+        zone: zone_of(entry),
         max_sessions: meta(entry, "evenkeel_max_sessions", 1..1 << 32),
         registry,
         note,
@@ -93,6 +94,19 @@ fn identity(node: &str, service: &str) -> Result<Arc<str>, String> {
 fn meta<T: TryFrom<u64>>(entry: &ServiceEntry, key: &str, range: Range<u64>) -> Option<T> {
     let number: u64 = entry.service.meta.get(key)?.trim().parse().ok()?;
     T::try_from(number).ok().filter(|_| range.contains(&number))
+}
+
+/// Where it is: what its own registration says, or else what its node's does. A name that can't be one counts as absent.
+fn zone_of(entry: &ServiceEntry) -> Option<Arc<str>> {
+    let ServiceEntry { node, service, .. } = entry;
+    let named = [
+        service.meta.get("evenkeel_zone"),
+        service.meta.get("zone"),
+        service.locality.as_ref().map(|locality| &locality.zone),
+        node.meta.get("zone"),
+        node.locality.as_ref().map(|locality| &locality.zone),
+    ];
+    named.into_iter().flatten().find_map(|name| zone(name).ok())
 }
 
 /// The worst of the checks, and which that is.

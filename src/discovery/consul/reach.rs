@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::consul::{Client, Error, Settings};
 
 use super::query::{Query, Question};
-use crate::config::{ConsulAgent, Pool, Source};
+use crate::config::{ConsulAgent, OwnZone, Pool, Source};
 use crate::deadline::within;
 use crate::discovery::Tuning;
 use crate::discovery::error::AskError;
@@ -29,13 +29,17 @@ impl AgentReach {
         Self { address, ca_file, max_connections }
     }
 
-    /// The agents that these pools ask.
-    pub(in crate::discovery) fn by(pools: &[Pool]) -> HashSet<Self> {
+    /// The agents that these pools and the zone of the balancer ask.
+    pub(in crate::discovery) fn by(pools: &[Pool], zone: &OwnZone) -> HashSet<Self> {
         let agent = |pool: &Pool| match &pool.source {
             Source::Consul(consul) => Some(Self::of(&consul.agent)),
             _ => None,
         };
-        pools.iter().filter_map(agent).collect()
+        let of_zone = match zone {
+            OwnZone::Consul { agent, .. } => Some(Self::of(agent)),
+            OwnZone::None | OwnZone::Named(_) => None,
+        };
+        pools.iter().filter_map(agent).chain(of_zone).collect()
     }
 }
 

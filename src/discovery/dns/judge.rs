@@ -117,6 +117,7 @@ fn of_address(id: std::sync::Arc<str>, ip: IpAddr, candidates: &[IpAddr], port: 
         port,
         weight: 1,
         priority: 0,
+        zone: None,
         max_sessions: None,
         registry: Registry::Passing,
         note: None,

@@ -266,6 +266,7 @@ fn endpoint(id: &str) -> Endpoint {
         weight: 1,
         priority: 0,
         max_sessions: None,
+        zone: None,
         registry: Registry::Passing,
         note: None,
     }

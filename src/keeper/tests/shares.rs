@@ -1,6 +1,7 @@
 //! Tiers and slow start: which backend gets how much.
 
 use super::*;
+use crate::pool::TierLoad;
 
 fn tier(id: &str, priority: u8) -> Endpoint {
     Endpoint { priority, ..endpoint(id) }
@@ -22,7 +23,7 @@ fn a_backup_is_used_when_the_first_tier_can_not_carry_it() {
         bench.probe("a", false);
     }
     // Half of them times 1.4.
-    assert_eq!(bench.pool.tier_loads()[..3], [70, 30, 0]);
+    assert_eq!(bench.pool.tier_loads().map(TierLoad::percent)[..3], [70, 30, 0]);
     let backups = (0..100).filter(|_| &*bench.pool.pick(&PickContext::FIRST).unwrap().backend().id == "c").count();
     assert_eq!(backups, 30);
     for _ in 0..3 {

@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn refused_only_if_no_pool_of_the_chain_has_one_left() {
     let (mut served, mut refused, mut fell_back, mut resorts) = (0, 0, 0, 0);
-    for seed in seeds(750, 250) {
+    for seed in seeds(150, 100) {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut worlds: Vec<World> = (0..random.usize(2..5)).map(|_| World::new(random.u64(..))).collect();
         for _ in 0..10 {
@@ -23,7 +23,7 @@ fn refused_only_if_no_pool_of_the_chain_has_one_left() {
         }
     }
     let all = [served, refused, fell_back, resorts];
-    assert!(std::env::var("SEED").is_ok() || all.iter().all(|&count| count > 30), "{all:?}");
+    assert!(std::env::var("SEED").is_ok() || all.iter().all(|&count| count > 10), "{all:?}");
 }
 
 /// One session. Returns where it was served, and whether by a last resort.

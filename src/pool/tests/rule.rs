@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::balance::Affinity;
-use crate::config::TIERS;
+use crate::balance::PICK_TIERS;
 
 #[test]
 fn refused_only_if_none_that_it_may_use_is_untried() {
@@ -64,12 +64,27 @@ impl World {
         };
         BackendView {
             priority: [0, 0, 1, 1, 2, 15][self.random.usize(..6)],
+            zone: self.zone(),
             max_sessions: (self.random.u8(..3) > 0).then(|| self.random.u32(..4)),
             ..view(standing, self.random.u16(..3))
         }
     }
 
+    fn zone(&mut self) -> Option<Arc<str>> {
+        [None, Some("here".into()), Some("there".into())][self.random.usize(..3)].clone()
+    }
+
+    /// In the order in which backends are used: by priority, and those in our zone before the others.
+    fn tier(&self, view: &BackendView) -> usize {
+        let own = self.pool.zone();
+        usize::from(view.priority) * 2 + usize::from(own.is_some() && view.zone != own)
+    }
+
     pub(super) fn change(&mut self) {
+        if self.random.u8(..8) == 0 {
+            let zone = self.zone();
+            self.pool.set_zone(zone.as_ref());
+        }
         let (number, view) = (self.random.usize(..self.backends.len()), self.view());
         self.pool.place(&self.backends[number], view);
         if self.random.bool() {
@@ -114,7 +129,7 @@ impl World {
             };
             let number = self.backends.iter().position(|it| Arc::ptr_eq(it, lease.backend())).unwrap();
             assert!(may.contains(&number), "{number} of {may:?}");
-            crossed += u32::from(self.pool.tier_loads()[usize::from(lease.backend().view().priority)] == 0);
+            crossed += u32::from(self.pool.pick_loads()[self.tier(&lease.backend().view())] == 0);
             met[number] = match self.random.u8(..4) {
                 0 => {
                     self.leases.push(lease);
@@ -132,10 +147,9 @@ impl World {
 
     /// The rule, for one backend.
     pub(super) fn may(&self, number: usize, met: &[Met], waits: bool) -> bool {
-        let tier = self.backends[number].view().priority;
+        let tier = self.tier(&self.backends[number].view());
         self.is_left(number, met)
-            && (self.pool.tier_loads()[usize::from(tier)] > 0
-                || (0..tier).all(|before| self.lets_pass(before, met, waits)))
+            && (self.pool.pick_loads()[tier] > 0 || (0..tier).all(|before| self.lets_pass(before, met, waits)))
     }
 
     fn is_left(&self, number: usize, met: &[Met]) -> bool {
@@ -143,8 +157,8 @@ impl World {
     }
 
     /// The rule, for one tier.
-    fn lets_pass(&self, tier: u8, met: &[Met], waits: bool) -> bool {
-        let of_tier: Vec<_> = (0..met.len()).filter(|&it| self.backends[it].view().priority == tier).collect();
+    fn lets_pass(&self, tier: usize, met: &[Met], waits: bool) -> bool {
+        let of_tier: Vec<_> = (0..met.len()).filter(|&it| self.tier(&self.backends[it].view()) == tier).collect();
         let is_up = |it: &usize| self.is_usable(*it) && self.backends[*it].view().standing == Standing::Up;
         let spill = self.pool.settings().resilience.spill;
         let has_met = |what: Met| of_tier.iter().any(|&it| met[it] == what);
@@ -162,7 +176,7 @@ impl World {
 
     /// The rule for the pool as a whole: whether a session goes on to its fallback.
     pub(super) fn lets_go(&self, met: &[Met], waits: bool) -> bool {
-        (0..TIERS as u8).all(|tier| self.lets_pass(tier, met, waits))
+        (0..PICK_TIERS).all(|tier| self.lets_pass(tier, met, waits))
     }
 
     /// Whether what it may use is a last resort.
@@ -191,11 +205,11 @@ fn without_spill_a_backup_serves_only_while_no_primary_is_up() {
     let at = |priority, standing| BackendView { priority, ..view(standing, 1) };
     let primaries: Vec<_> = (0..5).map(|n| pool.add(&format!("p{n}").into(), at(0, Standing::Up))).collect();
     let backup = pool.add(&"backup".into(), at(1, Standing::Up));
-    let loads = |first| std::array::from_fn::<u32, TIERS, _>(|tier| if tier == first { 100 } else { 0 });
+    let loads = |first| std::array::from_fn::<u32, PICK_TIERS, _>(|tier| if tier == first { 100 } else { 0 });
     for (down, primary) in primaries.iter().enumerate() {
         for panicking in [false, true] {
             pool.set_panicking(panicking);
-            assert_eq!(pool.tier_loads(), loads(0), "{down} are down");
+            assert_eq!(pool.pick_loads(), loads(0), "{down} are down");
             let mut tried = Vec::new();
             while let Ok(lease) = pool.pick(&PickContext { dialling: &tried, ..PickContext::having_tried(&tried) }) {
                 assert_eq!(lease.backend().view().priority, 0);
@@ -204,11 +218,11 @@ fn without_spill_a_backup_serves_only_while_no_primary_is_up() {
         }
         pool.place(primary, at(0, Standing::Down));
     }
-    assert_eq!(pool.tier_loads(), loads(1));
+    assert_eq!(pool.pick_loads(), loads(2));
     assert!(Arc::ptr_eq(pool.pick(&PickContext::FIRST).unwrap().backend(), &backup));
     // Nothing is up: the first tier again, and what it has tried in vain keeps no session.
     pool.place(&backup, at(1, Standing::Down));
-    assert_eq!(pool.tier_loads(), loads(0));
+    assert_eq!(pool.pick_loads(), loads(0));
     assert!(Arc::ptr_eq(pool.pick(&PickContext::having_tried(&primaries)).unwrap().backend(), &backup));
 }
 
@@ -226,4 +240,53 @@ fn no_trial_in_a_tier_that_is_not_in_use() {
     pool.place(&primary, at(0, Standing::Ejected));
     pool.offer_trial(&primary, Failing::Connect);
     assert!(pool.pick(&PickContext::FIRST).unwrap().is_trial());
+}
+
+/// Zones: the own one first, by the tiers' own formula; a backend that says none is elsewhere; both move live.
+#[test]
+fn the_own_zone_comes_first_and_spills_as_tiers_do() {
+    let pool = pool("");
+    let at = |zone: Option<&str>, standing| BackendView { zone: zone.map(Arc::from), ..view(standing, 1) };
+    let near: Vec<_> = ["a", "b"].map(|id| pool.add(&id.into(), at(Some("here"), Standing::Up))).into();
+    let far = pool.add(&"far".into(), at(Some("there"), Standing::Up));
+    let nowhere = pool.add(&"nowhere".into(), at(None, Standing::Up));
+    let load = || (pool.tier_loads()[0].near, pool.tier_loads()[0].elsewhere);
+    assert_eq!(load(), (100, 0), "without a zone of ours all are near");
+    let parts = |count: usize| {
+        let leases: Vec<_> = (0..count).map(|_| pool.pick(&PickContext::FIRST).unwrap()).collect();
+        let of = |wanted: &[&Arc<Backend>]| {
+            leases.iter().filter(|it| wanted.iter().any(|b| Arc::ptr_eq(b, it.backend()))).count()
+        };
+        (of(&[&near[0], &near[1]]), of(&[&far, &nowhere]))
+    };
+    assert_eq!(parts(100), (50, 50));
+    pool.set_zone(Some(&"here".into()));
+    assert_eq!((load(), parts(100)), ((100, 0), (100, 0)));
+    pool.place(&near[0], at(Some("here"), Standing::Down));
+    assert_eq!((load(), parts(100)), ((70, 30), (70, 30)));
+    // It has moved: three are elsewhere.
+    pool.place(&near[1], at(Some("there"), Standing::Up));
+    assert_eq!(load(), (0, 100));
+    assert!((66..=67).contains(&parts(100).1));
+    pool.set_zone(Some(&"there".into()));
+    assert_eq!(load(), (100, 0));
+    pool.set_zone(None);
+    assert!(load().0 == 100 && !pool.is_elsewhere(&far));
+    pool.publish([&near[0], &near[1], &far, &nowhere].map(Arc::clone).into());
+    let zones: Vec<_> =
+        pool.zones().into_iter().map(|(zone, counts)| (zone.to_string(), counts.backends, counts.up)).collect();
+    assert_eq!(zones, [(String::new(), 1, 1), ("here".into(), 1, 0), ("there".into(), 2, 2)]);
+}
+
+/// `spill = []` between zones as between tiers.
+#[test]
+fn without_spill_the_own_zone_is_left_only_while_none_there_is_up() {
+    let pool = pool("spill = []");
+    pool.set_zone(Some(&"here".into()));
+    let at = |zone: &str, standing| BackendView { zone: Some(zone.into()), ..view(standing, 1) };
+    let (near, far) =
+        (pool.add(&"near".into(), at("here", Standing::Up)), pool.add(&"far".into(), at("there", Standing::Up)));
+    assert!(pool.pick(&PickContext::having_tried(std::slice::from_ref(&near))).is_err());
+    pool.place(&near, at("here", Standing::Down));
+    assert!(Arc::ptr_eq(pool.pick(&PickContext::FIRST).unwrap().backend(), &far));
 }

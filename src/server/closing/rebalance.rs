@@ -67,7 +67,7 @@ fn rules(pool: &Pool) -> Rebalance {
 }
 
 fn part_rules(pool: &Pool, rules: &Rebalance) -> PartRules {
-    PartRules { balance: pool.settings().balance, loads: pool.tier_loads(), threshold: rules.threshold }
+    PartRules { balance: pool.settings().balance, loads: pool.pick_loads(), threshold: rules.threshold }
 }
 
 /// What an operator or the registry took out has its own rules.
@@ -77,7 +77,7 @@ fn shape(pool: &Pool) -> PoolShape {
     };
     let mut backends: Vec<_> = pool.loaded().into_iter().map(of).collect();
     backends.sort_unstable();
-    PoolShape { backends, loads: pool.tier_loads() }
+    PoolShape { backends, loads: pool.pick_loads() }
 }
 
 /// What is wrong with the pool, so that nothing is to be closed for evenness now.

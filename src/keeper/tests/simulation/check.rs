@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::balance::{TierHealth, first_alone, loads};
-use crate::config::{CheckKind, OutlierMode, Spill, TIERS, WhenAllDown};
+use crate::balance::{PICK_TIERS, TierHealth, first_alone, loads};
+use crate::config::{CheckKind, OutlierMode, Spill, WhenAllDown};
 use crate::standing::Passive;
 
 impl Simulation {
@@ -79,7 +79,7 @@ impl Simulation {
         let is_up = |backend: &Arc<Backend>| backend.view().standing == Standing::Up && backend.view().share > 0;
         let open = pool.is_panicking() || (self.opens() && !pool.members().iter().any(is_up));
         let mut counts = MemberCounts::default();
-        let mut tiers = [TierHealth::default(); TIERS];
+        let mut tiers = [TierHealth::default(); PICK_TIERS];
         for backend in pool.members().iter() {
             let (id, view) = (&*backend.id, backend.view());
             self.check_facts(id, &view, now);
@@ -91,7 +91,7 @@ impl Simulation {
             counts.unproven += usize::from(view.standing == Standing::Unproven);
             counts.proven += usize::from(proven);
             counts.spare += usize::from(serves && matches!(view.standing, Standing::Ejected | Standing::Damped));
-            let tier = &mut tiers[usize::from(view.priority)];
+            let tier = &mut tiers[self.tier(&view)];
             tier.backends += usize::from(if open { up || resort } else { proven });
             tier.working += usize::from(up || (open && resort));
 
@@ -116,18 +116,18 @@ impl Simulation {
         for backend in pool.members().iter().filter(|backend| counts.up > 0 && !is_up(backend)) {
             let view = backend.view();
             let resort = open && view.share > 0 && view.standing.is_last_resort();
-            first_up[usize::from(view.priority)].working -= usize::from(resort);
+            first_up[self.tier(&view)].working -= usize::from(resort);
         }
         let loads = match resilience.spill {
             Spill::NONE => first_alone(&first_up),
             _ => loads(&tiers, resilience.overprovisioning),
         };
-        assert_eq!(pool.tier_loads(), loads);
+        assert_eq!(pool.pick_loads(), loads);
         for backend in pool.members().iter() {
             let view = backend.view();
             let may = view.standing == Standing::Up || (open && view.standing.is_last_resort());
             let room = view.max_sessions.is_none_or(|cap| pool.sessions_of(backend) < cap);
-            let used = loads[usize::from(view.priority)] > 0;
+            let used = loads[self.tier(&view)] > 0;
             counts.eligible += usize::from(may && view.share > 0 && room && used);
         }
         if counts.eligible == 0 {

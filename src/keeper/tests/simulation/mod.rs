@@ -127,6 +127,10 @@ impl Simulation {
                 self.pass(by);
             }
             97 => self.advise(),
+            98 if self.random.u32(0..4) == 0 => {
+                let zone = self.random_zone();
+                self.bench.pool.set_zone(zone.as_ref());
+            }
             98 => self.release(),
             _ => self.bench.members.tick(self.bench.now),
         }
@@ -154,6 +158,16 @@ impl Simulation {
         self.set(set, trust);
     }
 
+    fn random_zone(&mut self) -> Option<Arc<str>> {
+        [None, Some("here".into()), Some("there".into())][self.random.usize(..3)].clone()
+    }
+
+    /// In the order in which backends are used: by priority, and those in our zone before the others.
+    fn tier(&self, view: &BackendView) -> usize {
+        let own = self.bench.pool.zone();
+        usize::from(view.priority) * 2 + usize::from(own.is_some() && view.zone != own)
+    }
+
     fn random_endpoint(&mut self, id: &str) -> Endpoint {
         let registry = match self.random.u32(0..10) {
             0 | 1 => Registry::Critical,
@@ -167,6 +181,7 @@ impl Simulation {
             weight: self.random.u16(0..4),
             priority: self.random.u8(0..6).saturating_sub(3),
             max_sessions: (self.random.u32(0..4) == 0).then(|| self.random.u32(1..4)),
+            zone: self.random_zone(),
             registry,
             ..endpoint(id)
         }
@@ -294,9 +309,9 @@ impl Simulation {
         } else {
             let may = view.standing == Standing::Up || (open && view.standing.is_last_resort());
             assert!(may, "picked {id}: {view:?}");
-            let gets_some = self.bench.pool.tier_loads()[usize::from(view.priority)] > 0;
+            let gets_some = self.bench.pool.pick_loads()[self.tier(&view)] > 0;
             let is_before = |other: &BackendView| {
-                other.standing == Standing::Up && other.share > 0 && other.priority < view.priority
+                other.standing == Standing::Up && other.share > 0 && self.tier(other) < self.tier(&view)
             };
             let may_cross = self.bench.pool.settings().resilience.spill != Spill::NONE
                 || !members.iter().any(|other| is_before(&other.view()));
