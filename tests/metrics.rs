@@ -36,7 +36,7 @@ async fn scene() -> ([Backend; 2], Rig) {
         [pools.down]
         backends = [{{ address = \"{dead}\", id = \"lost\" }}]
         [pools.back]
-        backends = [{{ address = \"{}\", id = \"good\", zone = \"a\" }}, {{ address = \"{dead}\", id = \"dead\" }}]
+        backends = [{{ address = \"{}\", id = \"good\", zone = \"a\" }}, {{ address = \"{dead}\", id = \"dead\", zone = \"a\" }}]
         when_all_down = \"any\"
         source = \"127.0.0.2\"
         preconnect = 1

@@ -54,7 +54,7 @@ fn column<'a>(text: &'a str, name: &str) -> Vec<&'a str> {
 fn the_metrics_of_the_manual_exist() {
     let known: BTreeSet<_> = metrics::ALL.iter().map(|metric| metric.name).collect();
     // Keys of Meta and of labels, which begin like metrics.
-    let meta = ["evenkeel_priority", "evenkeel_max_sessions", "evenkeel_weight"];
+    let meta = ["evenkeel_priority", "evenkeel_max_sessions", "evenkeel_weight", "evenkeel_zone"];
     for (name, text) in all() {
         let named = code(&text).into_iter().filter(|word| word.starts_with("evenkeel_") && !meta.contains(word));
         let unknown: Vec<_> = named.filter(|word| !known.contains(word)).collect();
