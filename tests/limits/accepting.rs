@@ -74,3 +74,26 @@ async fn half_said_headers_do_not_take_the_places_of_others() {
     assert_eq!(rig.metric(handshakes).await, 0.0);
     rig.stop().await;
 }
+
+/// The same for first bytes that a route asks for.
+#[tokio::test]
+async fn half_said_first_bytes_do_not_take_the_places_of_others() {
+    let backend = greeting().await;
+    let keys = "routes = [{ starts_with = \"SSH-\", pool = \"back\" }]\nsniff = { timeout = \"1h\" }\naccept = { handshakes = 2 }";
+    let rig = Rig::start(&front("127.0.0.1", keys, &backend)).await;
+    let mut half = Vec::new();
+    for n in 0..3 {
+        let mut stream = soon("a connect", TcpStream::connect(rig.front())).await.unwrap();
+        stream.write_all(b"SS").await.unwrap();
+        half.push(stream);
+        let under_way = f64::from((n + 1).min(2));
+        rig.until_metric("evenkeel_listener_handshakes{listener=\"front\"}", under_way).await;
+    }
+    until("one is refused", || async { (served(&rig, "handshakes").await == 1.0).then_some(()) }).await;
+    let mut last = half.pop().unwrap();
+    last.write_all(b"H-").await.unwrap();
+    assert_eq!(soon("an answer", last.read_u8()).await.unwrap(), b's');
+    drop((half, last));
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
