@@ -89,7 +89,7 @@ impl DnsSource {
             records: DnsRecords::read(table),
             resolvers: resolvers(table),
             min_ttl,
-            max_ttl: table.time_with("max_ttl", at_least).unwrap_or(default.max_ttl.max(min_ttl)),
+            max_ttl: table.time_with("max_ttl", at_least).unwrap_or_else(|| default.max_ttl.max(min_ttl)),
             hold: table.time_or_zero("hold").unwrap_or(default.hold),
             timeout: table.time("timeout").unwrap_or(default.timeout),
             tcp: table.switch("tcp").unwrap_or(default.tcp),

@@ -82,7 +82,7 @@ impl Listed {
     /// `{ "targets": [ … ], "labels": { … } }`, of Prometheus.
     fn group(&mut self, table: &Map<String, Value>) -> Result<(), (Option<String>, String)> {
         let targets = table.get("targets").and_then(Value::as_array);
-        let targets = targets.ok_or((None, "`targets` must be a list of texts".to_owned()))?;
+        let targets = targets.ok_or_else(|| (None, "`targets` must be a list of texts".to_owned()))?;
         let first = targets.first().and_then(Value::as_str).map(bounded);
         let said = Said::of_meta(table.get("labels")).map_err(|why| (first, why))?;
         for target in targets {
