@@ -22,6 +22,8 @@ pub struct Endpoint {
     pub priority: u8,
     /// Where it is; `None` = the source does not say.
     pub zone: Option<Arc<str>>,
+    /// Its place in the list that a person wrote. A registry's are all 0: they are in the order of their ids.
+    pub position: u32,
     /// The most sessions at once; `None` = the pool's limit.
     pub max_sessions: Option<u32>,
     /// The registry's status.

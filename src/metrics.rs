@@ -80,6 +80,8 @@ metrics! {
     POOL_ON_FALLBACK = "evenkeel_pool_on_fallback", Gauge, ["pool"], "1 while nothing is up here, and sessions go to a fallback where something is; absent without `fallback`.";
     POOL_FALLBACK_SESSIONS = "evenkeel_pool_fallback_sessions_total", Counter, ["pool"], "Sessions that were routed to this pool and that a fallback has served; absent without `fallback`.";
     POOL_QUEUED = "evenkeel_pool_queued_sessions", Gauge, ["pool"], "Sessions that wait in the pool's queue for a backend.";
+    POOL_STICKY_CLIENTS = "evenkeel_pool_sticky_clients", Gauge, ["pool"], "Clients that are remembered with their backends; absent without `sticky`.";
+    POOL_STICKY_FORGOTTEN = "evenkeel_pool_sticky_forgotten_total", Counter, ["pool"], "Clients that were forgotten before their time, because `sticky.max` was reached; absent without `sticky`.";
     POOL_CLOSING = "evenkeel_pool_closing_sessions", Gauge, ["pool"], "Sessions that wait to be closed by a policy, a stop or an operator, also for the end of a drain.";
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
     POOL_REBALANCING = "evenkeel_pool_rebalancing_sessions", Gauge, ["pool"], "Sessions that the rebalance that goes on may still close; 0 = none goes on.";

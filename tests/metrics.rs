@@ -48,6 +48,7 @@ async fn scene() -> ([Backend; 2], Rig) {
         backends = [{{ address = \"{}\", id = \"mute\" }}]
         check = {{ kind = \"none\" }}
         agent = {{ port = 1 }}
+        sticky = {{}}
         [listeners.routed]
         bind = \"127.0.0.1:0\"
         routes = [{{ from = \"10.0.0.0/8\", pool = \"quiet\" }}]

@@ -1,11 +1,13 @@
-//! What ties a client to a backend, seen from outside: `hash` by what the client connected to, and by a value of its PROXY
-//! header.
+//! Policies and what ties a client to a backend, seen from outside: `hash` by what the client connected to and by a value of its
+//! PROXY header, `sticky`, `least_time` and `first`.
+
+use std::time::Duration;
 
 use evenkeel::proxy_protocol::{Addresses, Header, Tlv, write_v2};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
-use crate::support::{Backend, Rig, soon};
+use crate::support::{Backend, Program, Rig, soon};
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
@@ -93,6 +95,156 @@ async fn hash_by_a_value_of_the_header_or_by_the_client_without_it() {
         header(&format!("192.0.2.{group}:4{member}"), "192.0.2.7:443", &[(0xE5, &other)])
     })
     .await;
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
+
+/// A ClientHello that asks for this name, and no more of it than a balancer has to read.
+fn hello(name: &str) -> Vec<u8> {
+    let counted = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+    let entry = [&[0][..], &counted(name.as_bytes())].concat();
+    let server_name = [&[0, 0][..], &counted(&counted(&entry))].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &counted(&server_name)].concat();
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let handshake = [&[1][..], &length[1..], &body].concat();
+    [&[22, 3, 1][..], &counted(&handshake)].concat()
+}
+
+/// The listener has no route: the pool's `hash` alone has it read the name, which may come in pieces. What has no name is hashed
+/// by its address.
+#[tokio::test]
+async fn hash_by_server_name_reads_it_although_no_route_does() {
+    let (rig, _backends) = rig("sniff = { timeout = \"200ms\" }", "balance = \"ring_hash\"\nhash = \"sni\"").await;
+    assert_groups_stay_together(&rig, |group, member| {
+        let name = format!("shop-{group}.example.com");
+        hello(&if member % 2 == 0 { name } else { name.to_uppercase() })
+    })
+    .await;
+    let whole = hello("shop-3.example.com");
+    let wanted = met(&rig, &whole).await;
+    let mut client = TcpStream::connect(rig.front()).await.unwrap();
+    for piece in whole.chunks(20) {
+        client.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(char::from(client.read_u8().await.unwrap()), wanted);
+    drop(client);
+    let unnamed = met(&rig, b"SSH-2.0-x").await;
+    assert_eq!(met(&rig, b"GET / HTTP/1.0").await, unnamed);
+    assert_eq!(met(&rig, b"").await, unnamed, "nothing within sniff.timeout");
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
+
+/// The first four backends of [`rig`], as a process.
+async fn program(pool: &str) -> (Program, Vec<Backend>, String) {
+    let (mut backends, mut entries) = (Vec::new(), Vec::new());
+    for name in &NAMES[..4] {
+        let backend = Backend::answering(name).await;
+        entries.push(format!("{{ address = \"{}\", id = \"{name}\" }}", backend.address()));
+        backends.push(backend);
+    }
+    let text = format!(
+        "[admin]\nbind = \"127.0.0.1:0\"\nadmin_token = \"t\"\n[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n\
+         [pools.back]\ncheck = {{ kind = \"none\" }}\nbackends = [{}]\n{pool}\n",
+        entries.join(", ")
+    );
+    (Program::start(&text, &[]), backends, text)
+}
+
+/// Whom the client of this address meets.
+async fn met_by(program: &Program, last: u8) -> String {
+    let front = program.front("front").await;
+    soon("an answer", async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 1, last], 0).into()).unwrap();
+        let mut client = socket.connect(front).await.unwrap();
+        client.write_all(b"x").await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut name = String::new();
+        client.read_to_string(&mut name).await.unwrap();
+        name
+    })
+    .await
+}
+
+/// Through a reload to another policy, until a command forgets it.
+#[tokio::test]
+async fn a_sticky_pool_remembers_its_clients() {
+    let (program, _backends, text) = program("balance = \"round_robin\"\nsticky = { ttl = \"30m\", max = 1000 }").await;
+    let mut first = Vec::new();
+    for client in 1..=8 {
+        first.push(met_by(&program, client).await);
+    }
+    std::fs::write(program.directory().join("lb.toml"), text.replace("round_robin", "random")).unwrap();
+    program.good("t", &["reload"]).await;
+    for _ in 0..3 {
+        for client in (1..=8).rev() {
+            assert_eq!(met_by(&program, client).await, first[usize::from(client) - 1]);
+        }
+    }
+    let shown = program.good("t", &["sticky", "back"]).await;
+    assert!(shown.contains("127.0.1.8") && shown.contains("8 clients are remembered"), "{shown}");
+    let json: serde_json::Value =
+        serde_json::from_str(&program.good("t", &["--json", "sticky", "back"]).await).unwrap();
+    let of_5 = json["clients"].as_array().unwrap().iter().find(|known| known["client"] == "127.0.1.5").unwrap();
+    assert_eq!(of_5["backend"], first[4]);
+    let cleared = program.good("t", &["sticky", "back", "--clear-client", "127.0.1.5"]).await;
+    assert_eq!(cleared, "pool back: 1 clients are forgotten\n");
+    assert_eq!(program.good("t", &["sticky", "back", "--clear"]).await, "pool back: 7 clients are forgotten\n");
+    let explained = program.good("t", &["explain", "back/a"]).await;
+    assert!(explained.contains("policy") && explained.contains("sticky"), "{explained}");
+    program.stop().await;
+}
+
+#[tokio::test]
+async fn least_time_goes_to_the_fast_one() {
+    let answers = |name: &'static str, after: Duration| {
+        Backend::serving(move |mut stream| async move {
+            let _ = stream.read(&mut [0]).await;
+            tokio::time::sleep(after).await;
+            let _ = stream.write_all(name.as_bytes()).await;
+        })
+    };
+    let (fast, slow) = (answers("fast", Duration::ZERO).await, answers("slow", Duration::from_millis(100)).await);
+    let backends = [&slow, &fast].map(|backend| backend.address().to_string());
+    let rig = Rig::with_backends(&[&backends[0], &backends[1]], "balance = \"least_time\"").await;
+    let mut slow = 0;
+    for _ in 0..60 {
+        let answer = crate::support::exchange(rig.front(), b"x").await.unwrap();
+        slow += usize::from(answer == b"slow");
+    }
+    // It is measured once, and then it is not worth it.
+    assert!((1..=4).contains(&slow), "{slow} of 60");
+    rig.until_no_sessions().await;
+    rig.stop().await;
+}
+
+/// In the order of the list, and in the other order after a reload that turns it round.
+#[tokio::test]
+async fn first_fills_the_backends_as_they_are_written() {
+    let (rig, backends) = rig("", "balance = \"first\"\nbackend_max_sessions = 2").await;
+    let mut held = Vec::new();
+    for wanted in ["a", "a", "b", "b", "c"] {
+        let mut client = TcpStream::connect(rig.front()).await.unwrap();
+        assert_eq!(client.read_u8().await.unwrap(), wanted.as_bytes()[0]);
+        held.push(client);
+    }
+    drop(held);
+    rig.until_no_sessions().await;
+    let entries: Vec<_> = backends
+        .iter()
+        .zip(NAMES)
+        .rev()
+        .map(|(backend, name)| format!("{{ address = \"{}\", id = \"{name}\" }}", backend.address()))
+        .collect();
+    let text = format!(
+        "[listeners.front]\nbind = \"127.0.0.1:0\"\npool = \"back\"\n[pools.back]\ncheck = {{ kind = \"none\" }}\n\
+         backends = [{}]\nbalance = \"first\"\nbackend_max_sessions = 2\n",
+        entries.join(", ")
+    );
+    rig.reload(&text).await.unwrap();
+    crate::support::until("the new order", || async { (met(&rig, b"").await == 'h').then_some(()) }).await;
     rig.until_no_sessions().await;
     rig.stop().await;
 }

@@ -44,6 +44,7 @@ fn endpoint(number: usize) -> Endpoint {
         // Different weights, so that the policies have to compare.
         weight: 1 + u16::from(b % 4),
         priority: 0,
+        position: number as u32,
         max_sessions: None,
         zone: None,
         registry: Registry::Passing,
@@ -71,6 +72,7 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
             ramp: 100,
             priority: endpoint.priority,
             zone: None,
+            position: endpoint.position,
             max_sessions: endpoint.max_sessions,
             facts,
             standing: Standing::Up,
@@ -92,7 +94,10 @@ fn full_pool(balance: Balance, size: usize) -> Arc<Pool> {
 /// Another client each time.
 fn of_client(clients: &mut u32) -> PickContext<'static> {
     *clients += 1;
-    PickContext { affinity: Affinity { hash: hash_of(&clients.to_be_bytes(), 0) }, ..PickContext::FIRST }
+    PickContext {
+        affinity: Affinity { hash: hash_of(&clients.to_be_bytes(), 0), ..Affinity::NONE },
+        ..PickContext::FIRST
+    }
 }
 
 fn pick_and_release(criterion: &mut Criterion) {

@@ -11,6 +11,7 @@ use crate::chaos::{BackendArgs, ChaosArgs};
 use crate::compare::CompareArgs;
 use crate::plan::{CloseSide, LoadPlan, default_threads};
 use crate::scenario::Scenario;
+use crate::shares::SharesArgs;
 use crate::units;
 
 /// How long a run lasts if neither messages nor a duration are given.
@@ -36,6 +37,8 @@ pub enum Command {
     Compare(Box<CompareArgs>),
     /// Break backends behind Evenkeel and its peers, and report what clients notice (root only)
     Chaos(Box<ChaosArgs>),
+    /// Count which backend gets how many connects, for every policy, and which clients move
+    Shares(SharesArgs),
     /// A backend of `chaos`
     #[command(hide = true)]
     ChaosBackend(BackendArgs),

@@ -28,6 +28,7 @@ pub mod results;
 mod run;
 mod scenario;
 mod serve;
+mod shares;
 mod timer;
 pub mod units;
 
@@ -40,3 +41,4 @@ pub use report::{Latency, RunReport};
 pub use run::{RunError, run};
 pub use scenario::Scenario;
 pub use serve::{Server, Totals};
+pub use shares::{POLICIES, SharesArgs, shares};

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Compare(args) => Ok(verdict(loadtest::compare(&args))),
         Command::Chaos(args) => Ok(verdict(loadtest::chaos(&args))),
+        Command::Shares(args) => Ok(verdict(loadtest::shares(&args))),
         Command::ChaosBackend(args) => Ok(verdict(loadtest::chaos_backend(&args).map(|()| true).map_err(Into::into))),
     };
     result.unwrap_or_else(|error| {

@@ -118,6 +118,14 @@ pub(super) fn explain(pool: &Pool, backend: &Backend) -> Vec<Said> {
         let value = if percent == 0 { "unused" } else { "used" }.into();
         all.push(Said { who: "tier".into(), value, says, decides: standing == Standing::Up && percent == 0 });
     }
+    let settings = pool.settings();
+    let mut says = pool.policy_says(backend);
+    if settings.balance.hashes() {
+        says += &format!("; `hash` is {}", settings.hashing.by.name());
+    } else if settings.sticky.is_some() {
+        says += "; a client that is remembered (`sticky`) comes back to its backend";
+    }
+    all.push(Said { who: "policy".into(), value: settings.balance.name().into(), says, decides: false });
     if let Some(cap) = view.max_sessions {
         let sessions = pool.sessions_of(backend);
         let full = sessions >= cap;

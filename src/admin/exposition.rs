@@ -178,6 +178,10 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     }
     families.value(&names::POOL_QUEUED, &[name], pool.queued() as f64);
     families.value(&names::POOL_REBALANCING, &[name], f64::from(pool.closes.rebalancing.load(Relaxed)));
+    if let Some(table) = pool.sticky(0) {
+        families.value(&names::POOL_STICKY_CLIENTS, &[name], table.entries as f64);
+        families.value(&names::POOL_STICKY_FORGOTTEN, &[name], table.forgotten as f64);
+    }
     families.value(&names::POOL_CLOSING, &[name], pool.closes.waiting.load(Relaxed) as f64);
     for cause in CloseCause::ALL {
         families.value(&names::POOL_FORCED_CLOSES, &[name, cause.name()], pool.closes.closed.read(cause) as f64);

@@ -25,6 +25,7 @@ mod sessions;
 mod slots;
 mod socket;
 mod status;
+mod sticky;
 mod triage;
 mod troubles;
 
@@ -65,6 +66,7 @@ use serve::AdminFront;
 pub(crate) use sessions::{SessionBody, SessionSort, SessionsBody, SessionsQuery};
 use slots::ConnectionSlot;
 pub(crate) use status::{LimitBody, ListenerBody, PoolSummary, StatusBody};
+pub(crate) use sticky::{ForgetRequest, ForgottenAnswer, StickyBody};
 
 /// Of a change: some words of JSON.
 const LONGEST_BODY: usize = 16 * 1024;
@@ -203,6 +205,8 @@ fn routes(listener: &AdminListener) -> Router {
         .route("/pools/{pool}", get(pools::one).patch(operate::pool))
         .route("/pools/{pool}/release", post(operate::release))
         .route("/pools/{pool}/rebalance", get(rebalance::dry_run).post(rebalance::begin))
+        .route("/pools/{pool}/sticky", get(sticky::list))
+        .route("/pools/{pool}/sticky/clear", post(sticky::forget))
         .route("/backends/{pool}/{*backend}", get(pools::backend).patch(operate::backend))
         .route("/sessions", get(sessions::list))
         .route("/sessions/{id}", get(sessions::one))

@@ -90,11 +90,16 @@ pub(super) async fn begin(
 /// A pool in which sessions that are closed go elsewhere.
 fn movable(admin: &AdminState, name: &str) -> Result<Arc<Pool>, Refusal> {
     let pool = find_pool(&admin.view.state, name)?;
-    let balance = pool.settings().balance;
-    match Rebalance::useless_with(balance) {
+    let settings = pool.settings();
+    match Rebalance::useless_with(settings.balance, settings.sticky.is_some()) {
         None => Ok(pool),
         Some(why) => {
-            let error = format!("pool `{}` can't be rebalanced with balance \"{}\": {why}", pool.name, balance.name());
+            let of = if settings.sticky.is_some() {
+                "`sticky`".to_owned()
+            } else {
+                format!("balance \"{}\"", settings.balance.name())
+            };
+            let error = format!("pool `{}` can't be rebalanced with {of}: {why}", pool.name);
             Err(Refusal::new(StatusCode::CONFLICT, error, ""))
         }
     }

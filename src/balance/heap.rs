@@ -39,6 +39,11 @@ impl<K: Ord + Copy> Heap<K> {
         found
     }
 
+    /// In no order.
+    pub(super) fn slots(&self) -> Vec<usize> {
+        self.order.iter().map(|(_, slot)| *slot).collect()
+    }
+
     pub(super) fn contains(&self, slot: usize) -> bool {
         self.place.get(slot).is_some_and(|&at| at != NOWHERE)
     }

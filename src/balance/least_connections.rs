@@ -2,7 +2,9 @@
 
 use std::cmp::Ordering;
 
+use super::PickContext;
 use super::heap::Heap;
+use super::policy::PickOrder;
 
 #[derive(Debug)]
 pub(super) struct LeastConnections {
@@ -25,24 +27,43 @@ impl LeastConnections {
         Self { loads: Heap::new(), picks: 0, stamps: Vec::new() }
     }
 
-    /// `weight` > 0. Call it when the slot enters, or when its weight or its number of sessions changes.
-    pub(super) fn enter(&mut self, slot: usize, weight: u32, sessions: u32) {
+    /// The least loaded slot that is not in `tried`, with its weight and sessions.
+    pub(super) fn least(&mut self, tried: &[usize]) -> Option<(usize, u32, u32)> {
+        let (load, slot) = self.loads.least_except(tried)?;
+        Some((slot, load.weight, load.sessions))
+    }
+
+    /// Of those that are loaded alike, it is the last one from now on.
+    pub(super) fn picked(&mut self, slot: usize) {
+        self.picks += 1;
+        self.stamps[slot] = self.picks;
+    }
+}
+
+impl PickOrder for LeastConnections {
+    fn enter(&mut self, slot: usize, weight: u32, sessions: u32) {
         if self.stamps.len() <= slot {
             self.stamps.resize(slot + 1, 0);
         }
         self.loads.put(slot, LoadKey { sessions, weight, stamp: self.stamps[slot], slot });
     }
 
-    pub(super) fn leave(&mut self, slot: usize) {
+    fn leave(&mut self, slot: usize) {
         self.loads.remove(slot);
     }
 
-    /// The least loaded slot that is not in `tried`. Call [`Self::enter`] after counting the session.
-    pub(super) fn pick(&mut self, tried: &[usize]) -> Option<usize> {
-        let (_, slot) = self.loads.least_except(tried)?;
-        self.picks += 1;
-        self.stamps[slot] = self.picks;
+    fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
+        let (slot, ..) = self.least(context.tried)?;
+        self.picked(slot);
         Some(slot)
+    }
+
+    fn says(&self, _slot: usize) -> String {
+        "the lowest (sessions + 1) / weight".to_owned()
+    }
+
+    fn recount(&mut self, slot: usize, weight: u32, sessions: u32) {
+        self.enter(slot, weight, sessions);
     }
 }
 

@@ -3,32 +3,37 @@
 //! It counts the sessions of every slot, also of slots that can't be picked, so that no change of membership loses a count.
 
 mod affinity;
+mod first;
 mod hashed;
 mod heap;
 mod last_resort;
 mod least_connections;
+mod least_time;
+mod policy;
 mod random;
 mod rebalance;
 mod round_robin;
 mod spill;
+mod sticky;
 mod table;
 #[cfg(test)]
 mod tests;
 mod tiers;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::config::{Balance, Hashing, Spill};
 pub use affinity::Affinity;
-use hashed::Hashed;
 pub use last_resort::{LastResort, is_all_down};
-use least_connections::LeastConnections;
-use random::{PowerOfTwo, Random};
+use policy::Policy;
+pub use policy::Timed;
 pub use rebalance::{LoadedBackend, PartRules, PoolShape, RebalanceEnd, RebalancePlan, Rebalancer, RunFacts};
 use round_robin::RoundRobin;
 use spill::Dead;
 pub use spill::{Course, PickContext, Prospect, course};
-pub use table::{HashMember, HashTable, TableKind, hash_of};
+pub use sticky::StickyTable;
+pub use table::{MemberTable, TableKind, TableMember, hash_of};
 pub use tiers::{PICK_TIERS, TierHealth, first_alone, loads, pick_tier};
 
 /// The slots of a pool, their sessions, and the order in which they are picked.
@@ -57,15 +62,6 @@ struct Tier {
     load: u32,
     /// Whether `spill` decides if a session may go past it. A tier that has only last resorts lets every session pass.
     binds: bool,
-}
-
-#[derive(Debug)]
-enum Policy {
-    RoundRobin(RoundRobin),
-    LeastConnections(LeastConnections),
-    Random(Random),
-    PowerOfTwo(PowerOfTwo),
-    Hashed(Hashed, TableKind),
 }
 
 /// What decides about a slot's part of the sessions.
@@ -150,7 +146,7 @@ impl Picker {
         let before = std::mem::replace(&mut self.rules, rules);
         if before.balance == rules.balance {
             for tier in &mut self.tiers {
-                tier.policy.set_factor(rules.hashing.factor);
+                tier.policy.order_mut().set_rules(&rules);
             }
             return;
         }
@@ -159,29 +155,42 @@ impl Picker {
             tier.policy = Policy::new(&rules, number);
         }
         for (number, slot) in self.slots.iter().enumerate().filter(|(_, slot)| slot.runs()) {
-            self.tiers[slot.tier()].policy.enter(number, *slot);
+            self.tiers[slot.tier()].policy.order_mut().enter(number, slot.worth.share, slot.sessions);
         }
     }
 
     /// Which kind of tables it needs, if those that it has do not follow from this change of members. Changes are numbered.
     pub fn wanted_tables(&self, change: u64) -> Option<TableKind> {
-        match self.tiers[0].policy {
-            Policy::Hashed(_, kind) => (self.tables < Some(change)).then_some(kind),
-            Policy::RoundRobin(_) | Policy::LeastConnections(_) | Policy::Random(_) | Policy::PowerOfTwo(_) => None,
-        }
+        let kind = self.tiers[0].policy.order().wants_table()?;
+        (self.tables < Some(change)).then_some(kind)
     }
 
     /// Sets the table of each tier, if tables of this kind are wanted for this change.
-    pub fn set_tables(&mut self, (kind, change): (TableKind, u64), tables: [Arc<HashTable>; PICK_TIERS]) {
+    pub fn set_tables(&mut self, (kind, change): (TableKind, u64), tables: [Arc<MemberTable>; PICK_TIERS]) {
         if self.wanted_tables(change) != Some(kind) {
             return;
         }
         self.tables = Some(change);
         for (tier, table) in self.tiers.iter_mut().zip(tables) {
-            if let Policy::Hashed(policy, _) = &mut tier.policy {
-                policy.set_table(table);
-            }
+            tier.policy.order_mut().set_table(table);
         }
+    }
+
+    /// How the policy chooses, and what it makes of a slot: for people.
+    pub fn says(&self, slot: usize) -> String {
+        let tier = self.slots.get(slot).map_or(0, |slot| slot.tier());
+        self.tiers[tier].policy.order().says(slot)
+    }
+
+    /// Whether the policy goes by how long backends take, and is to be told with [`Self::timed`].
+    pub fn wants_times(&self) -> bool {
+        self.tiers[0].policy.order().wants_times()
+    }
+
+    /// A slot took so long for something.
+    pub fn timed(&mut self, slot: usize, what: Timed, took: Duration, now: Instant) {
+        let tier = self.slots[slot].tier();
+        self.tiers[tier].policy.order_mut().timed(slot, what, took, now);
     }
 
     /// Sets what a slot is worth. A slot that was never set, or was cleared, is not eligible. Setting the same again changes
@@ -225,6 +234,9 @@ impl Picker {
         self.set(slot, Worth::default());
         debug_assert_eq!(self.slots[slot].sessions, 0);
         self.slots[slot] = PickSlot::default();
+        for tier in &mut self.tiers {
+            tier.policy.order_mut().forget(slot);
+        }
     }
 
     /// Picks an eligible slot that was not tried, and counts a session on it until [`Self::release`]. The tiers that have a
@@ -232,17 +244,32 @@ impl Picker {
     pub fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
         let slot = self.pick_by_load(context).or_else(|| {
             let tier = self.next_tier(context)?;
-            self.tiers[tier].policy.pick(context)
+            self.tiers[tier].policy.order_mut().pick(context)
         })?;
         self.count(slot, 1);
         Some(slot)
     }
 
+    /// Picks this slot, if the session could get it and its tier is in use, and counts a session on it.
+    pub fn pick_this(&mut self, slot: usize, context: &PickContext<'_, usize>) -> bool {
+        let is_good = self.slots.get(slot).is_some_and(|its| its.runs() && self.tiers[its.tier()].load > 0)
+            && !context.tried.contains(&slot);
+        if is_good {
+            self.count(slot, 1);
+        }
+        is_good
+    }
+
+    /// Whether a slot could be picked but for its cap.
+    pub fn is_only_full(&self, slot: usize) -> bool {
+        self.slots.get(slot).is_some_and(|its| its.is_full() && self.tiers[its.tier()].load > 0)
+    }
+
     fn pick_by_load(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
         let mut passed_over = Vec::new();
         loop {
-            let tier = self.tier_order.pick(&passed_over)?;
-            if let Some(slot) = self.tiers[tier].policy.pick(context) {
+            let tier = self.tier_order.next(&passed_over)?;
+            if let Some(slot) = self.tiers[tier].policy.order_mut().pick(context) {
                 return Some(slot);
             }
             passed_over.push(tier);
@@ -348,7 +375,7 @@ impl Picker {
         let after = PickSlot { sessions: before.sessions.saturating_add_signed(by), ..before };
         if before.runs() && after.runs() {
             self.slots[slot] = after;
-            self.tiers[after.tier()].policy.recount(slot, after);
+            self.tiers[after.tier()].policy.order_mut().recount(slot, after.worth.share, after.sessions);
         } else {
             self.change(slot, after);
         }
@@ -363,7 +390,7 @@ impl Picker {
         self.tiers[after.tier()].members += usize::from(after.is_member());
         if before.runs() && (!after.runs() || moved) {
             let tier = &mut self.tiers[before.tier()];
-            tier.policy.leave(slot);
+            tier.policy.order_mut().leave(slot);
             tier.running -= 1;
         }
         if !after.runs() {
@@ -375,65 +402,6 @@ impl Picker {
         } else if before.worth.share == after.worth.share {
             return;
         }
-        tier.policy.enter(slot, after);
-    }
-}
-
-impl Policy {
-    fn new(rules: &PickRules, tier: usize) -> Self {
-        let (seed, hashed) = (rules.seed.wrapping_add(tier as u64), || Hashed::new(rules.hashing.factor));
-        match rules.balance {
-            Balance::RoundRobin => Self::RoundRobin(RoundRobin::new()),
-            Balance::LeastConnections => Self::LeastConnections(LeastConnections::new()),
-            Balance::Random => Self::Random(Random::new(seed)),
-            Balance::PowerOfTwo => Self::PowerOfTwo(PowerOfTwo::new(seed)),
-            Balance::Maglev => Self::Hashed(hashed(), TableKind::Maglev),
-            Balance::RingHash => Self::Hashed(hashed(), TableKind::Ring),
-        }
-    }
-
-    fn set_factor(&mut self, factor: Option<u32>) {
-        if let Self::Hashed(policy, _) = self {
-            policy.set_factor(factor);
-        }
-    }
-
-    fn enter(&mut self, slot: usize, PickSlot { worth, sessions }: PickSlot) {
-        match self {
-            Self::RoundRobin(policy) => policy.enter(slot, worth.share),
-            Self::LeastConnections(policy) => policy.enter(slot, worth.share, sessions),
-            Self::Random(policy) => policy.enter(slot, worth.share),
-            Self::PowerOfTwo(policy) => policy.enter(slot, worth.share, sessions),
-            Self::Hashed(policy, _) => policy.enter(slot, worth.share, sessions),
-        }
-    }
-
-    fn leave(&mut self, slot: usize) {
-        match self {
-            Self::RoundRobin(policy) => policy.leave(slot),
-            Self::LeastConnections(policy) => policy.leave(slot),
-            Self::Random(policy) => policy.leave(slot),
-            Self::PowerOfTwo(policy) => policy.leave(slot),
-            Self::Hashed(policy, _) => policy.leave(slot),
-        }
-    }
-
-    fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
-        let tried = context.tried;
-        match self {
-            Self::RoundRobin(policy) => policy.pick(tried),
-            Self::LeastConnections(policy) => policy.pick(tried),
-            Self::Random(policy) => policy.pick(tried),
-            Self::PowerOfTwo(policy) => policy.pick(tried),
-            Self::Hashed(policy, _) => policy.pick(context.affinity.hash, tried),
-        }
-    }
-
-    /// The number of sessions changed on a slot that runs.
-    fn recount(&mut self, slot: usize, value: PickSlot) {
-        match self {
-            Self::RoundRobin(_) | Self::Random(_) => {}
-            Self::LeastConnections(_) | Self::PowerOfTwo(_) | Self::Hashed(..) => self.enter(slot, value),
-        }
+        tier.policy.order_mut().enter(slot, after.worth.share, after.sessions);
     }
 }

@@ -1,21 +1,24 @@
 //! Random: each slot with the probability of its weight. Power of two: the less loaded of two that are drawn so.
 
+use super::PickContext;
+use super::policy::PickOrder;
+
 /// Slots that may be drawn, by weight. A binary indexed tree: every change and every draw costs the logarithm of the number
 /// of slots.
 #[derive(Debug)]
-pub(super) struct Random {
+struct Draws {
     random: fastrand::Rng,
     weights: Vec<u32>,
     /// `sums[i]` holds the weights of the slots from `i + 1 - lowbit(i + 1)` to `i`.
     sums: Vec<u64>,
 }
 
-impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+impl Draws {
+    fn new(seed: u64) -> Self {
         Self { random: fastrand::Rng::with_seed(seed), weights: Vec::new(), sums: Vec::new() }
     }
 
-    pub(super) fn enter(&mut self, slot: usize, weight: u32) {
+    fn enter(&mut self, slot: usize, weight: u32) {
         if self.weights.len() <= slot {
             self.grow(slot + 1);
         }
@@ -28,12 +31,12 @@ impl Random {
         }
     }
 
-    pub(super) fn leave(&mut self, slot: usize) {
+    fn leave(&mut self, slot: usize) {
         self.enter(slot, 0);
     }
 
     /// A slot that is not in `tried`.
-    pub(super) fn pick(&mut self, tried: &[usize]) -> Option<usize> {
+    fn draw(&mut self, tried: &[usize]) -> Option<usize> {
         let mut tried: Vec<usize> = tried.iter().copied().filter(|&slot| self.weight(slot) > 0).collect();
         tried.sort_unstable();
         tried.dedup();
@@ -97,20 +100,49 @@ fn lowbit(place: usize) -> usize {
     place & place.wrapping_neg()
 }
 
+/// Draws a slot.
+#[derive(Debug)]
+pub(super) struct Random(Draws);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Draws::new(seed))
+    }
+}
+
+impl PickOrder for Random {
+    fn enter(&mut self, slot: usize, weight: u32, _sessions: u32) {
+        self.0.enter(slot, weight);
+    }
+
+    fn leave(&mut self, slot: usize) {
+        self.0.leave(slot);
+    }
+
+    fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
+        self.0.draw(context.tried)
+    }
+
+    fn says(&self, _slot: usize) -> String {
+        "drawn, by weight".to_owned()
+    }
+}
+
 /// Draws two slots and takes the one with fewer sessions for its weight.
 #[derive(Debug)]
 pub(super) struct PowerOfTwo {
-    draws: Random,
+    draws: Draws,
     sessions: Vec<u32>,
 }
 
 impl PowerOfTwo {
     pub(super) fn new(seed: u64) -> Self {
-        Self { draws: Random::new(seed), sessions: Vec::new() }
+        Self { draws: Draws::new(seed), sessions: Vec::new() }
     }
+}
 
-    /// Also when the number of sessions changes.
-    pub(super) fn enter(&mut self, slot: usize, weight: u32, sessions: u32) {
+impl PickOrder for PowerOfTwo {
+    fn enter(&mut self, slot: usize, weight: u32, sessions: u32) {
         if self.draws.weight(slot) != weight {
             self.draws.enter(slot, weight);
         }
@@ -120,18 +152,26 @@ impl PowerOfTwo {
         self.sessions[slot] = sessions;
     }
 
-    pub(super) fn leave(&mut self, slot: usize) {
+    fn leave(&mut self, slot: usize) {
         self.draws.leave(slot);
     }
 
-    /// A slot that is not in `tried`. Of two that are loaded alike, the first that was drawn.
-    pub(super) fn pick(&mut self, tried: &[usize]) -> Option<usize> {
-        let first = self.draws.pick(tried)?;
-        let mut others = tried.to_vec();
+    /// Of two that are loaded alike, the first that was drawn.
+    fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
+        let first = self.draws.draw(context.tried)?;
+        let mut others = context.tried.to_vec();
         others.push(first);
-        let Some(second) = self.draws.pick(&others) else { return Some(first) };
+        let Some(second) = self.draws.draw(&others) else { return Some(first) };
         let load =
             |slot: usize, other: usize| (u64::from(self.sessions[slot]) + 1) * u64::from(self.draws.weight(other));
         Some(if load(second, first) < load(first, second) { second } else { first })
+    }
+
+    fn says(&self, _slot: usize) -> String {
+        "of two that are drawn by weight, the lower (sessions + 1) / weight".to_owned()
+    }
+
+    fn recount(&mut self, slot: usize, weight: u32, sessions: u32) {
+        self.enter(slot, weight, sessions);
     }
 }

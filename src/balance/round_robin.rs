@@ -6,7 +6,9 @@
 
 use std::cmp::Ordering;
 
+use super::PickContext;
 use super::heap::Heap;
+use super::policy::PickOrder;
 
 #[derive(Debug)]
 pub(super) struct RoundRobin {
@@ -38,7 +40,7 @@ impl RoundRobin {
     }
 
     /// Takes the next turn of a slot that is not in `tried`. A slot that is passed over keeps its turn.
-    pub(super) fn pick(&mut self, tried: &[usize]) -> Option<usize> {
+    pub(super) fn next(&mut self, tried: &[usize]) -> Option<usize> {
         let (turn, slot) = self.turns.least_except(tried)?;
         let in_order = self.turns.least().is_some_and(|(_, least)| least == slot);
         if in_order {
@@ -46,6 +48,24 @@ impl RoundRobin {
         }
         self.turns.put(slot, NextTurn { odd: turn.odd + 2, ..turn });
         Some(slot)
+    }
+}
+
+impl PickOrder for RoundRobin {
+    fn enter(&mut self, slot: usize, weight: u32, _sessions: u32) {
+        self.enter(slot, weight);
+    }
+
+    fn leave(&mut self, slot: usize) {
+        self.leave(slot);
+    }
+
+    fn pick(&mut self, context: &PickContext<'_, usize>) -> Option<usize> {
+        self.next(context.tried)
+    }
+
+    fn says(&self, _slot: usize) -> String {
+        "each in turn, by weight".to_owned()
     }
 }
 

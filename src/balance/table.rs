@@ -1,6 +1,7 @@
-//! Consistent hashing: in which order a client meets the backends, as a table that depends on the ids and weights of the
-//! members alone, so that two balancers with the same members agree on every client. A backend that can't serve is passed
-//! over in the order of the table: its clients are spread over the others and come back to it.
+//! Tables over all members of a tier, those that can't be picked included: in which order a client meets them. A table
+//! depends on the ids, weights and places in the list alone, so that two balancers with the same members agree on every
+//! client. A backend that can't serve is passed over in the order of the table: its clients are spread over the others and
+//! come back to it.
 //!
 //! A table takes milliseconds to build, so `pool` builds it outside of its lock.
 
@@ -19,42 +20,50 @@ const POINTS_A_MEMBER: f64 = 160.0;
 
 /// A member of a table.
 #[derive(Clone, Debug)]
-pub struct HashMember<'a> {
+pub struct TableMember<'a> {
     /// Its number in the pool.
     pub slot: usize,
     /// Its identity, which decides its places.
     pub id: &'a str,
+    /// Its place in the written list.
+    pub position: u32,
     /// Greater than 0.
     pub weight: u16,
 }
 
-/// Which of the two constructions.
+/// Which construction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TableKind {
     /// Maglev (Eisenbud and others, NSDI 2016): even shares; a few clients of other members move when one leaves.
     Maglev,
     /// A ring of points (Karger and others, 1997): only the clients of a member that leaves move; shares are less even.
     Ring,
+    /// No hashing: in the order of the written list, then by id; the same for every client.
+    List,
 }
 
 /// The order of the backends for every client.
 #[derive(Debug, Default)]
-pub struct HashTable {
+pub struct MemberTable {
     /// Hashes at which an entry begins; empty = all entries are as long.
     points: Vec<u64>,
     /// Slots.
     entries: Vec<u32>,
 }
 
-impl HashTable {
+impl MemberTable {
     /// Builds a table. Members of weight 0 are not to be in it.
-    pub fn build(kind: TableKind, mut members: Vec<HashMember<'_>>) -> Self {
+    pub fn build(kind: TableKind, mut members: Vec<TableMember<'_>>) -> Self {
         // The same for all balancers, in whatever order they have heard of the members.
         members.sort_unstable_by_key(|member| member.id);
         if members.is_empty() {
             return Self { points: Vec::new(), entries: Vec::new() };
         }
         match kind {
+            TableKind::List => {
+                members.sort_by_key(|member| member.position);
+                Self { points: Vec::new(), entries: members.iter().map(|member| member.slot as u32).collect() }
+            }
             TableKind::Maglev => Self { points: Vec::new(), entries: maglev(&members) },
             TableKind::Ring => {
                 let mut all = ring(&members);
@@ -79,7 +88,7 @@ impl HashTable {
 }
 
 /// Each member takes entries in turn, as often as its weight says, each time the next free one of its own order.
-fn maglev(members: &[HashMember<'_>]) -> Vec<u32> {
+fn maglev(members: &[TableMember<'_>]) -> Vec<u32> {
     const FREE: u32 = u32::MAX;
     let size =
         SIZES.into_iter().find(|size| *size >= members.len() * ENTRIES_A_MEMBER).unwrap_or(SIZES[SIZES.len() - 1]);
@@ -113,9 +122,9 @@ fn maglev(members: &[HashMember<'_>]) -> Vec<u32> {
 }
 
 /// Points with the number of their member; a member has them in proportion to its weight, and at least one.
-fn ring(members: &[HashMember<'_>]) -> Vec<(u64, usize)> {
+fn ring(members: &[TableMember<'_>]) -> Vec<(u64, usize)> {
     let mean = members.iter().map(|member| f64::from(member.weight)).sum::<f64>() / members.len() as f64;
-    let points = |(number, member): (usize, &HashMember<'_>)| {
+    let points = |(number, member): (usize, &TableMember<'_>)| {
         let count = (POINTS_A_MEMBER * f64::from(member.weight) / mean).round().max(1.0) as u64;
         let id = member.id.as_bytes().to_vec();
         (0..count).map(move |point| (hash_of(&id, 3 + point), number)).collect::<Vec<_>>()
@@ -141,9 +150,13 @@ mod tests {
 
     const CLIENTS: u64 = 100_000;
 
-    fn members<'a>(ids: &'a [String], weights: &[u16]) -> Vec<HashMember<'a>> {
+    fn members<'a>(ids: &'a [String], weights: &[u16]) -> Vec<TableMember<'a>> {
         let weights = weights.iter().cycle();
-        ids.iter().zip(weights).enumerate().map(|(slot, (id, &weight))| HashMember { slot, id, weight }).collect()
+        ids.iter()
+            .zip(weights)
+            .enumerate()
+            .map(|(slot, (id, &weight))| TableMember { slot, id, position: 0, weight })
+            .collect()
     }
 
     fn ids(count: usize) -> Vec<String> {
@@ -154,7 +167,7 @@ mod tests {
         hash_of(&number.to_be_bytes(), 0)
     }
 
-    fn firsts(table: &HashTable) -> Vec<usize> {
+    fn firsts(table: &MemberTable) -> Vec<usize> {
         (0..CLIENTS).map(|number| table.order(client(number)).next().unwrap()).collect()
     }
 
@@ -162,10 +175,10 @@ mod tests {
     fn balancers_that_heard_of_the_members_in_another_order_agree() {
         let ids = ids(50);
         for kind in [TableKind::Maglev, TableKind::Ring] {
-            let here = HashTable::build(kind, members(&ids, &[1, 3]));
+            let here = MemberTable::build(kind, members(&ids, &[1, 3]));
             let mut other = members(&ids, &[1, 3]);
             fastrand::Rng::with_seed(7).shuffle(&mut other);
-            assert_eq!(firsts(&here), firsts(&HashTable::build(kind, other)), "{kind:?}");
+            assert_eq!(firsts(&here), firsts(&MemberTable::build(kind, other)), "{kind:?}");
         }
     }
 
@@ -186,13 +199,16 @@ mod tests {
             for weights in [vec![1], vec![1, 2, 7], vec![65_535, 1_000]] {
                 let all = members(&ids, &weights);
                 let total: f64 = all.iter().map(|member| f64::from(member.weight)).sum();
-                let within = |member: &HashMember<'_>| match kind {
-                    TableKind::Maglev => 0.05,
-                    // As even as the number of its points allows.
-                    TableKind::Ring => 4.0 / (160.0 * 40.0 * f64::from(member.weight) / total).sqrt(),
+                let within = |member: &TableMember<'_>| {
+                    if kind == TableKind::Maglev {
+                        0.05
+                    } else {
+                        // As even as the number of its points allows.
+                        4.0 / (160.0 * 40.0 * f64::from(member.weight) / total).sqrt()
+                    }
                 };
                 let mut counts = vec![0_u32; ids.len()];
-                firsts(&HashTable::build(kind, all.clone())).into_iter().for_each(|slot| counts[slot] += 1);
+                firsts(&MemberTable::build(kind, all.clone())).into_iter().for_each(|slot| counts[slot] += 1);
                 for (member, count) in all.iter().zip(counts) {
                     let wanted = CLIENTS as f64 * f64::from(member.weight) / total;
                     // Three deviations of a count beside what the construction allows.
@@ -212,9 +228,9 @@ mod tests {
             let ids = ids(count);
             for kind in [TableKind::Maglev, TableKind::Ring] {
                 let all = members(&ids, &[1]);
-                let before = firsts(&HashTable::build(kind, all.clone()));
+                let before = firsts(&MemberTable::build(kind, all.clone()));
                 let left: Vec<_> = all.into_iter().filter(|member| member.slot != 3).collect();
-                let after = firsts(&HashTable::build(kind, left));
+                let after = firsts(&MemberTable::build(kind, left));
                 let others = before.iter().filter(|slot| **slot != 3).count() as f64;
                 let moved =
                     before.iter().zip(&after).filter(|(before, after)| **before != 3 && before != after).count();
@@ -231,7 +247,7 @@ mod tests {
     fn clients_of_a_backend_that_is_down_are_spread() {
         let ids = ids(20);
         for kind in [TableKind::Maglev, TableKind::Ring] {
-            let table = HashTable::build(kind, members(&ids, &[1]));
+            let table = MemberTable::build(kind, members(&ids, &[1]));
             let mut counts = vec![0_u32; ids.len()];
             for number in 0..CLIENTS {
                 let mut order = table.order(client(number));
@@ -248,10 +264,10 @@ mod tests {
     fn every_member_is_in_the_order_of_every_client() {
         let ids = ids(30);
         for kind in [TableKind::Maglev, TableKind::Ring] {
-            let table = HashTable::build(kind, members(&ids, &[1, 500, 20]));
+            let table = MemberTable::build(kind, members(&ids, &[1, 500, 20]));
             let met: std::collections::BTreeSet<usize> = table.order(client(9)).collect();
             assert_eq!(met.len(), 30, "{kind:?}");
-            assert_eq!(HashTable::build(kind, Vec::new()).order(1).next(), None);
+            assert_eq!(MemberTable::build(kind, Vec::new()).order(1).next(), None);
         }
     }
 }

@@ -13,7 +13,7 @@ fn rules(balance: Balance) -> PickRules {
 }
 
 fn of_client(number: u64) -> Affinity {
-    Affinity { hash: hash_of(&number.to_be_bytes(), 0) }
+    Affinity { hash: hash_of(&number.to_be_bytes(), 0), ..Affinity::NONE }
 }
 
 fn pool(balance: Balance, weights: &[u32]) -> Picker {
@@ -235,10 +235,10 @@ fn shares(balancer: &mut Picker, picks: usize) -> Vec<f64> {
     counts.into_iter().map(|count| 100.0 * f64::from(count) / picks as f64).collect()
 }
 
-/// Every policy, whether it draws, counts or hashes: shares by weight, nothing for weight 0.
+/// Every policy, whether it draws, counts or hashes: shares by weight, nothing for weight 0. All but the one that fills.
 #[test]
 fn every_policy_follows_weights() {
-    for balance in Balance::ALL {
+    for balance in Balance::ALL.into_iter().filter(|balance| *balance != Balance::First) {
         for weights in [vec![1, 1], vec![1, 2, 0, 7], vec![300; 12], vec![65_535, 6_553]] {
             let mut balancer = pool(balance, &weights);
             set_tables(&mut balancer, &weights);
@@ -257,9 +257,11 @@ fn set_tables(balancer: &mut Picker, weights: &[u32]) {
     let Some(kind) = balancer.wanted_tables(0) else { return };
     let ids: Vec<String> = (0..weights.len()).map(|slot| format!("node-{slot}")).collect();
     let members = weights.iter().zip(&ids).enumerate().filter(|(_, (weight, _))| **weight > 0);
-    let members = members.map(|(slot, (&weight, id))| HashMember { slot, id, weight: weight as u16 }).collect();
-    let mut tables: [Arc<HashTable>; PICK_TIERS] = std::array::from_fn(|_| Arc::default());
-    tables[0] = Arc::new(HashTable::build(kind, members));
+    let members = members
+        .map(|(slot, (&weight, id))| TableMember { slot, id, position: slot as u32, weight: weight as u16 })
+        .collect();
+    let mut tables: [Arc<MemberTable>; PICK_TIERS] = std::array::from_fn(|_| Arc::default());
+    tables[0] = Arc::new(MemberTable::build(kind, members));
     balancer.set_tables((kind, 0), tables);
 }
 
@@ -302,4 +304,50 @@ fn power_of_two_keeps_the_longest_queue_short() {
     };
     let (random, two) = (longest(Balance::Random), longest(Balance::PowerOfTwo));
     assert!(two <= 103 && random >= 115, "of a mean of 100: {two}, and {random} where one is drawn");
+}
+
+/// The next backend gets sessions when the one before it is at its cap, and not earlier; then the order begins again.
+#[test]
+fn first_fills_the_backends_in_their_order() {
+    let mut balancer = pool(Balance::First, &[1, 9, 0, 1]);
+    let cap = |slot, cap| (slot, Worth { share: 1, cap: Some(cap), eligible: true, ..Worth::default() });
+    for (slot, worth) in [cap(0, 3), cap(1, 2), cap(3, 2)] {
+        balancer.set(slot, worth);
+    }
+    set_tables(&mut balancer, &[1, 9, 0, 1]);
+    let picks: Vec<_> = (0..8).map(|_| balancer.pick(&PickContext::FIRST)).collect();
+    assert_eq!(picks, [Some(0), Some(0), Some(0), Some(1), Some(1), Some(3), Some(3), None]);
+    balancer.release(1);
+    balancer.release(0);
+    assert_eq!(balancer.pick(&PickContext::FIRST), Some(0));
+    assert_eq!(balancer.pick(&PickContext::FIRST), Some(1));
+}
+
+/// Seconds of a simulation: sessions end after what their backend takes, and its times are told as they become known.
+#[test]
+fn least_time_sends_fewer_to_what_is_slow_and_comes_back_when_it_is_not() {
+    let mut balancer = pool(Balance::LeastTime, &[1, 1, 1]);
+    let start = Instant::now();
+    let at = |millisecond| start + Duration::from_millis(millisecond);
+    let mut running: Vec<(u64, usize)> = Vec::new();
+    let mut counts = [[0_u32; 3]; 2];
+    for now in 0..60_000_u64 {
+        let takes = |slot| if slot == 2 && now < 20_000 { 200 } else { 10 };
+        running.retain(|(end, slot)| {
+            if *end <= now {
+                balancer.timed(*slot, Timed::FirstByte, Duration::from_millis(takes(*slot)), at(now));
+                balancer.release(*slot);
+            }
+            *end > now
+        });
+        if now % 2 == 0 {
+            let slot = balancer.pick(&PickContext::FIRST).unwrap();
+            balancer.timed(slot, Timed::Connect, Duration::from_millis(1), at(now));
+            running.push((now + takes(slot), slot));
+            counts[usize::from(now >= 20_000)][slot] += u32::from(!(20_000..50_000).contains(&now));
+        }
+    }
+    let [slow, well] = counts;
+    assert!(slow[2] * 20 < slow[0] && slow[2] > 0, "{slow:?}");
+    assert!(well.iter().all(|count| (1_400..1_900).contains(count)), "{well:?}");
 }

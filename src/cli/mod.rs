@@ -20,6 +20,7 @@ mod rebalance;
 mod run;
 mod sessions;
 mod status;
+mod sticky;
 mod systemd;
 mod table;
 mod top;
@@ -115,6 +116,8 @@ enum Command {
     Release(operate::ReleaseOptions),
     /// Close sessions of backends that have more than their part, a few at a time, so that they move to the others. Once
     Rebalance(rebalance::RebalanceOptions),
+    /// Show which client comes back to which backend of a sticky pool; or forget them
+    Sticky(sticky::StickyOptions),
     /// Show or change the level of the log
     LogLevel(level::LevelOptions),
     /// Show the configuration in effect, with every default; secrets are masked
@@ -242,6 +245,7 @@ fn obey(arguments: &Arguments) -> Result<(), CommandError> {
         Command::Probe(options) => wait(operate::probe(&client()?, options, json)),
         Command::Release(options) => wait(operate::release(&client()?, options, json)),
         Command::Rebalance(options) => wait(rebalance::rebalance(&client()?, options, json)),
+        Command::Sticky(options) => wait(sticky::sticky(&client()?, options, json)),
         Command::Config => wait(config::config(&client()?, json)),
         Command::Reload => wait(config::reload(&client()?, json)),
         Command::LogLevel(options) => wait(level::level(&client()?, options, json)),

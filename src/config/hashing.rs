@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Serialize, Serializer};
+use toml::de::DeValue;
 
 use super::Balance;
 use super::faults::Complaint;
@@ -25,6 +26,8 @@ pub struct Hashing {
 pub enum HashBy {
     /// The first bits of its address.
     ClientAddress(Prefix),
+    /// The server name in its TLS ClientHello. Without one: its address.
+    Sni,
     /// Its address and port: its connections go to different backends.
     ClientAndPort,
     /// The address and port that it connected to: what a PROXY header says, else this balancer's own.
@@ -46,6 +49,7 @@ words! {
     enum HashWord {
         ClientAddress = "client_address",
         ClientAndPort = "client_and_port",
+        Sni = "sni",
         Destination = "destination",
         ProxyTlv = "proxy_tlv",
     }
@@ -73,6 +77,29 @@ impl Hashing {
 }
 
 impl HashBy {
+    /// The word for it in the file.
+    pub fn name(self) -> &'static str {
+        let word = match self {
+            Self::ClientAddress(_) => HashWord::ClientAddress,
+            Self::ClientAndPort => HashWord::ClientAndPort,
+            Self::Sni => HashWord::Sni,
+            Self::Destination => HashWord::Destination,
+            Self::ProxyTlv(_) => HashWord::ProxyTlv,
+        };
+        word.name()
+    }
+
+    /// Whether the `hash` of a table, a pool's or a route's, is the server name; for those that have to know it before the
+    /// table is read.
+    pub(super) fn is_sni(table: &Table<'_>) -> bool {
+        let Some(value) = table.value("hash") else { return false };
+        let by = match value.written.get_ref() {
+            DeValue::Table(table) => table.get("by").map(|by| by.get_ref()),
+            word => Some(word),
+        };
+        matches!(by, Some(DeValue::String(word)) if word == HashWord::Sni.name())
+    }
+
     /// Of a pool, or of a route.
     pub(super) fn read(pool: &Table<'_>) -> Option<Self> {
         let value = pool.value("hash")?;
@@ -80,6 +107,7 @@ impl HashBy {
             return match pool.word("hash")? {
                 HashWord::ClientAddress => Some(Self::ClientAddress(Prefix::WHOLE)),
                 HashWord::ClientAndPort => Some(Self::ClientAndPort),
+                HashWord::Sni => Some(Self::Sni),
                 HashWord::Destination => Some(Self::Destination),
                 HashWord::ProxyTlv => {
                     let hint = "write hash = { by = \"proxy_tlv\", tlv = 0xE4 }, with the type of the value";
@@ -98,6 +126,7 @@ impl HashBy {
         match word {
             HashWord::ClientAddress => Some(Self::ClientAddress(Prefix::read(&table))),
             HashWord::ClientAndPort => Some(Self::ClientAndPort),
+            HashWord::Sni => Some(Self::Sni),
             HashWord::Destination => Some(Self::Destination),
             HashWord::ProxyTlv => {
                 if !table.has("tlv") {
@@ -146,12 +175,11 @@ impl Serialize for HashBy {
             #[serde(skip_serializing_if = "Option::is_none")]
             tlv: Option<u8>,
         }
-        let (word, prefix, tlv) = match *self {
-            Self::ClientAddress(prefix) => (HashWord::ClientAddress, Some(prefix), None),
-            Self::ClientAndPort => (HashWord::ClientAndPort, None, None),
-            Self::Destination => (HashWord::Destination, None, None),
-            Self::ProxyTlv(tlv) => (HashWord::ProxyTlv, None, Some(tlv)),
+        let (prefix, tlv) = match *self {
+            Self::ClientAddress(prefix) => (Some(prefix), None),
+            Self::ProxyTlv(tlv) => (None, Some(tlv)),
+            Self::Sni | Self::ClientAndPort | Self::Destination => (None, None),
         };
-        Written { by: word.name(), prefix, tlv }.serialize(serializer)
+        Written { by: self.name(), prefix, tlv }.serialize(serializer)
     }
 }

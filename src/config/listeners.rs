@@ -57,11 +57,16 @@ impl Listener {
         [&self.allow, &self.deny].into_iter().filter_map(|list| list.as_ref()?.file())
     }
 
-    /// `pools` are the names of those that there are.
-    pub(super) fn read(name: &str, table: &Table<'_>, pools: &[&str], taken: &mut TakenAddresses) -> Self {
+    /// `pools` are the names of those that there are; `hash_sni`: one of them hashes by server name.
+    pub(super) fn read(
+        name: &str,
+        table: &Table<'_>,
+        (pools, hash_sni): (&[&str], bool),
+        taken: &mut TakenAddresses,
+    ) -> Self {
         let (tcp, of_listening) = TcpOptions::front(&table.table("tcp"));
         let [allow, deny] = NetworkList::read_pair(table);
-        let (routes, sniff) = Route::read_all(table, pools);
+        let (routes, sniff) = Route::read_all(table, pools, hash_sni);
         Self {
             name: name.to_owned(),
             bind: binds(name, table, taken),

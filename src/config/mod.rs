@@ -43,6 +43,7 @@ mod routes;
 mod secrets;
 mod size;
 mod sockets;
+mod sticky;
 mod syntax;
 mod table;
 mod value;
@@ -90,6 +91,7 @@ pub use resilience::{Damping, GuardRules, OutlierMode, Outliers, Resilience, Spi
 pub use routes::{HexBytes, Route, Sniff, Target};
 pub use secrets::Secret;
 pub use sockets::{Keepalive, TcpOptions};
+pub use sticky::{Sticky, StickyBy};
 pub use whereabouts::Whereabouts;
 pub use zone::OwnZone;
 

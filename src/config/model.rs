@@ -15,7 +15,7 @@ use super::faults::shown;
 use super::listeners::{TakenAddresses, max_connections};
 use super::pools::Registries;
 use super::table::{Name, Table};
-use super::{Admin, CheckKind, Listener, Log, OwnZone, Pool, Reload, Shutdown};
+use super::{Admin, CheckKind, HashBy, Listener, Log, OwnZone, Pool, Reload, Shutdown};
 
 const LONGEST_NAME: usize = 64;
 const SMALLEST_FILE: &str = r#"the smallest useful file is
@@ -74,12 +74,13 @@ impl Config {
         let admin = Admin::read(&file.table("admin"), &mut taken);
         let pool_tables = named(file, "pools", "pool");
         let pool_names: Vec<&str> = pool_tables.iter().map(|(name, _)| *name).collect();
+        let hash_sni = pool_tables.iter().any(|(_, table)| HashBy::is_sni(table));
         let mut listener_tables = named(file, "listeners", "listener");
         // In the order of the file, so that of two with one address the second is at fault.
         listener_tables.sort_by_key(|(_, table)| table.span.start);
         let listeners = listener_tables.iter();
         let mut listeners: Vec<_> =
-            listeners.map(|(name, table)| Listener::read(name, table, &pool_names, &mut taken)).collect();
+            listeners.map(|(name, table)| Listener::read(name, table, (&pool_names, hash_sni), &mut taken)).collect();
         listeners.sort_by(|a, b| a.name.cmp(&b.name));
         if listeners.is_empty() {
             file.reading.fault_at_large("there is no listener", SMALLEST_FILE);

@@ -18,7 +18,7 @@ use super::value::{Form, Value};
 use super::zone::zone_name;
 use super::{
     Check, Closing, Connect, ConsulSource, DnsSource, EtcdSource, FileSource, Hashing, HostPort, HttpSource, Listener,
-    Queue, Rebalance, Resilience, SendProxy, TIERS, TcpOptions, Timeouts, address, connect,
+    Queue, Rebalance, Resilience, SendProxy, Sticky, TIERS, TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`
@@ -32,6 +32,8 @@ pub struct Pool {
     /// By what, where the policy hashes.
     #[serde(flatten)]
     pub hashing: Hashing,
+    /// Whether clients come back to the backend that they had last; `None` = they do not.
+    pub sticky: Option<Sticky>,
     /// Where the backends come from.
     #[serde(flatten)]
     pub source: Source,
@@ -85,10 +87,14 @@ words! {
         RoundRobin = "round_robin",
         /// The backend with the lowest (sessions + 1) / weight.
         LeastConnections = "least_connections",
+        /// The backend with the lowest time × (sessions + 1) / weight, by what connects and first bytes take.
+        LeastTime = "least_time",
         /// One that is drawn, in proportion to its weight.
         Random = "random",
         /// Of two that are drawn, the one with the lower (sessions + 1) / weight.
         PowerOfTwo = "power_of_two",
+        /// The first in order that is under its cap.
+        First = "first",
         /// The one that the client's hash leads to, with even shares.
         Maglev = "maglev",
         /// The one that the client's hash leads to; when a backend leaves, only its clients move.
@@ -170,6 +176,8 @@ pub struct StaticBackend {
     pub zone: Option<String>,
     /// Sessions at once.
     pub max_sessions: Option<u32>,
+    /// Its place in the list, where the policy goes by that: a difference, then, although the entries are the same.
+    pub position: Option<u32>,
 }
 
 /// `resolve = { … }`
@@ -187,15 +195,19 @@ impl Pool {
         checks: &Checks,
         registries: &mut Registries<'_, '_>,
     ) -> Self {
-        let source = Source::read(name, table, listeners, registries);
+        let mut source = Source::read(name, table, listeners, registries);
         let sources = table.all_different("source", address::source).unwrap_or_default();
         let send_proxy = SendProxy::read(table);
         let check = checks.of_pool(table, send_proxy.as_ref().map(SendProxy::version), &sources);
         let balance = table.word("balance").unwrap_or(Balance::RoundRobin);
+        if let (Balance::First, Source::Static(backends)) = (balance, &mut source) {
+            (0..).zip(backends).for_each(|(position, backend)| backend.position = Some(position));
+        }
         Self {
             name: name.to_owned(),
             balance,
             hashing: Hashing::read(table, balance),
+            sticky: Sticky::read(table, balance),
             source,
             resolve: Resolve::read(&table.table("resolve")),
             resilience: Resilience::read(table, check.fall),
@@ -225,7 +237,12 @@ impl Balance {
     pub fn hashes(self) -> bool {
         match self {
             Self::Maglev | Self::RingHash => true,
-            Self::RoundRobin | Self::LeastConnections | Self::Random | Self::PowerOfTwo => false,
+            Self::RoundRobin
+            | Self::LeastConnections
+            | Self::LeastTime
+            | Self::Random
+            | Self::PowerOfTwo
+            | Self::First => false,
         }
     }
 }
@@ -328,7 +345,9 @@ impl StaticBackend {
         match entry.form() {
             Form::Text => {
                 let (id, address) = entry.parsed(parse)?;
-                Some((Self { id, address, weight: 1, priority: 0, zone: None, max_sessions: None }, *entry))
+                let backend =
+                    Self { id, address, weight: 1, priority: 0, zone: None, max_sessions: None, position: None };
+                Some((backend, *entry))
             }
             Form::Table => {
                 let table = entry.table()?;
@@ -342,7 +361,8 @@ impl StaticBackend {
                 let (priority, zone) = (priority(&table), table.parsed("zone", zone_name));
                 let (text, address) = address?;
                 let id_from = table.value("id").or_else(|| table.value("address"))?;
-                Some((Self { id: id.unwrap_or(text), address, weight, priority, zone, max_sessions }, id_from))
+                let id = id.unwrap_or(text);
+                Some((Self { id, address, weight, priority, zone, max_sessions, position: None }, id_from))
             }
             _ => entry.wrong("a string \"host:port\" or a table { address = \"host:port\" }"),
         }

@@ -37,16 +37,25 @@ impl Rebalance {
     pub const DEFAULT: Self =
         Self { threshold: 10, max_per_second: 5, min_age: Duration::from_secs(60), prefer: Prefer::Idle };
 
-    /// Why it is of no use with a policy; `None` = it is.
-    pub fn useless_with(balance: Balance) -> Option<&'static str> {
-        balance.hashes().then_some("a client that is closed comes back to the same backend")
+    /// Why it is of no use with a policy, in a pool that is sticky or not; `None` = it is.
+    pub fn useless_with(balance: Balance, is_sticky: bool) -> Option<&'static str> {
+        if balance.hashes() || is_sticky {
+            return Some("a client that is closed comes back to the same backend");
+        }
+        match balance {
+            Balance::First => Some("the first backends are to have more than the others"),
+            Balance::LeastTime => Some("fast backends are to have more than the others"),
+            _ => None,
+        }
     }
 
     pub(super) fn read(pool: &Table<'_>, balance: Balance) -> Option<Self> {
         let value = pool.value("rebalance")?;
-        if let Some(why) = Self::useless_with(balance) {
+        if let Some(why) = Self::useless_with(balance, false) {
             let message = format!("`rebalance` has no effect with balance \"{}\": {why}", balance.name());
             value.fault(message, "remove it, or write balance = \"least_connections\"");
+        } else if let Some(why) = Self::useless_with(balance, pool.has("sticky")) {
+            value.fault(format!("`rebalance` has no effect next to `sticky`: {why}"), "keep one of the two");
         }
         let table = value.table()?;
         let default = Self::DEFAULT;

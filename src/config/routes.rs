@@ -87,17 +87,19 @@ impl Route {
         target: Target::Pool { pool: String::new() },
     };
 
-    /// All of a listener, and how its clients are read; `None` where no route needs their bytes.
-    pub(super) fn read_all(listener: &Table<'_>, pools: &[&str]) -> (Vec<Self>, Option<Sniff>) {
+    /// All of a listener, and how its clients are read; `None` where no route or pool needs their bytes.
+    /// `hash_sni`: some pool hashes by server name, and may be reached from here.
+    pub(super) fn read_all(listener: &Table<'_>, pools: &[&str], hash_sni: bool) -> (Vec<Self>, Option<Sniff>) {
         let hint = "add a route, such as { sni = [\"db.example.com\"], pool = \"db\" }, or remove the key";
         let written = listener.value("routes");
         let items = written.map_or_else(Vec::new, |routes| routes.at_least_one(routes.items(), hint));
         let tables: Vec<_> = items.iter().filter_map(Value::table).collect();
         let needs_bytes = |table: &Table<'_>| {
             table.know(&Self::KEYS);
-            ["sni", "alpn", "starts_with", "starts_with_hex", "tls"].into_iter().any(|key| table.has(key))
+            HashBy::is_sni(table)
+                || ["sni", "alpn", "starts_with", "starts_with_hex", "tls"].into_iter().any(|key| table.has(key))
         };
-        let sniff = Sniff::read(listener, tables.iter().any(needs_bytes));
+        let sniff = Sniff::read(listener, hash_sni || tables.iter().any(needs_bytes));
         let most = sniff.as_ref().map_or(0, |sniff| sniff.max);
         (tables.iter().filter_map(|table| Self::read(table, pools, most)).collect(), sniff)
     }
@@ -280,16 +282,19 @@ impl Sniff {
     /// What a listener reads of its clients whose routes need none of their bytes.
     pub const NOTHING: Self = Self { timeout: Duration::ZERO, max: 0 };
 
+    /// What is read where the file says nothing.
+    pub const USUAL: Self = Self { timeout: Duration::from_secs(3), max: 16 * 1_024 };
+
     /// `is_needed`: some route needs bytes.
     fn read(listener: &Table<'_>, is_needed: bool) -> Option<Self> {
         if let Some(value) = listener.value("sniff").filter(|_| !is_needed) {
-            let hint = "remove it, or add a route with sni, alpn, starts_with, starts_with_hex or tls";
-            value.fault("`sniff` has no effect: no route needs the client's first bytes", hint);
+            let hint = "remove it, or add a route with sni, alpn, starts_with, starts_with_hex or tls, or hash = \"sni\" in a pool";
+            value.fault("`sniff` has no effect: no route and no pool needs the client's first bytes", hint);
         }
         let table = listener.table("sniff");
         let max = table.parsed("max", |text| size::between(text, 512, 1 << 20));
-        let timeout = table.time("timeout").unwrap_or(Duration::from_secs(3));
-        is_needed.then(|| Self { timeout, max: max.unwrap_or(16 * 1_024) })
+        let timeout = table.time("timeout").unwrap_or(Self::USUAL.timeout);
+        is_needed.then(|| Self { timeout, max: max.unwrap_or(Self::USUAL.max) })
     }
 }
 

@@ -120,6 +120,12 @@ impl Config {
                 "when_all_down \"any\": with no backend up, sessions go to backends whose checks fail".to_owned(),
             );
         }
+        if pool.balance == Balance::First && !has_caps(pool) {
+            warnings.push(
+                "balance \"first\" without a limit of sessions: the first backend that is up gets every session"
+                    .to_owned(),
+            );
+        }
         if pool.queue.is_some() && !may_wait(pool) {
             warnings.push("queue is never used: no backend has a limit of sessions".to_owned());
         }
@@ -166,17 +172,19 @@ impl Config {
     }
 }
 
-/// Whether there can be anything to wait for in its queue. An agent, and what a source says of an instance, may limit sessions.
+/// Whether there can be anything to wait for in its queue.
 fn may_wait(pool: &Pool) -> bool {
+    has_caps(pool) || pool.when_all_down == WhenAllDown::Wait
+}
+
+/// Whether a backend may have a limit of sessions. An agent, and what a source says of an instance, may set one.
+fn has_caps(pool: &Pool) -> bool {
     let by_backend = match &pool.source {
         Source::Static(backends) => backends.iter().any(|backend| backend.max_sessions.is_some()),
         Source::Consul(_) | Source::Etcd(_) | Source::File(_) | Source::Http(_) => true,
         Source::Dns(_) => false,
     };
-    by_backend
-        || pool.resilience.backend_max_sessions.is_some()
-        || pool.agent.is_some()
-        || pool.when_all_down == WhenAllDown::Wait
+    by_backend || pool.resilience.backend_max_sessions.is_some() || pool.agent.is_some()
 }
 
 fn judge_rebalance(pool: &Pool, rebalance: &Rebalance, warnings: &mut Vec<String>) {

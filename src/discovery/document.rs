@@ -101,7 +101,8 @@ impl Listed {
             }
             Ok(instance) => {
                 self.ids.insert(Arc::clone(&instance.id));
-                self.instances.push(instance);
+                let position = self.instances.len() as u32;
+                self.instances.push(Instance { position, ..instance });
             }
             Err(why) => self.refuse(bounded(id.unwrap_or(address)), why),
         }
@@ -196,6 +197,7 @@ fn instance(address: &str, id: Option<&str>, said: &Said) -> Result<Instance, St
         weight: said.weight.unwrap_or(1),
         priority: said.priority.unwrap_or(0),
         zone: said.zone.clone(),
+        position: 0,
         max_sessions: said.max_sessions,
         registry: Registry::Passing,
         note: None,

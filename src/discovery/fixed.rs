@@ -16,7 +16,8 @@ const CONFIRM: Duration = Duration::from_secs(30);
 pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Result<(), Closed> {
     let instances = backends
         .iter()
-        .map(|backend| Instance {
+        .zip(0..)
+        .map(|(backend, position)| Instance {
             id: Arc::from(backend.id.as_str()),
             host: backend.address.host.clone(),
             candidates: Vec::new(),
@@ -24,6 +25,7 @@ pub(super) async fn follow(backends: &[StaticBackend], feed: &mut Feed) -> Resul
             weight: backend.weight,
             priority: backend.priority,
             zone: backend.zone.as_deref().map(Arc::from),
+            position,
             max_sessions: backend.max_sessions,
             registry: Registry::Passing,
             note: None,

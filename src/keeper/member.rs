@@ -83,6 +83,7 @@ impl Member {
             ramp: slow_start::FULL,
             priority: endpoint.priority,
             zone: endpoint.zone.clone(),
+            position: endpoint.position,
             max_sessions: None,
             facts,
             standing: Standing::Unproven,
@@ -279,6 +280,7 @@ impl Member {
             ramp: self.ramp,
             priority: self.endpoint.priority,
             zone: self.endpoint.zone.clone(),
+            position: self.endpoint.position,
             max_sessions: self.cap(resilience),
             facts: self.facts,
             standing,
@@ -308,11 +310,14 @@ impl Member {
         u32::from(weight) * u32::from(percent) * self.ramp
     }
 
-    /// The strictest of what is written and what its agent asks for.
+    /// The strictest of what is written and what its agent asks for; while it is new, a part of it by its age, at least 1.
     fn cap(&self, resilience: &Resilience) -> Option<u32> {
         let written = self.endpoint.max_sessions.or(resilience.backend_max_sessions);
         let advised = self.advice.and_then(|advice| advice.max_sessions);
-        written.into_iter().chain(advised).min()
+        let cap = written.into_iter().chain(advised).min()?;
+        let part = u64::from(cap) * u64::from(self.ramp) / u64::from(slow_start::FULL);
+        // No more than the cap itself, so it fits.
+        Some(u32::try_from(part).unwrap_or(cap).max(cap.min(1)))
     }
 }
 

@@ -53,6 +53,8 @@ pub struct BackendView {
     pub priority: u8,
     /// Where it is; `None` = nothing says so.
     pub zone: Option<Arc<str>>,
+    /// Its place in the written list.
+    pub position: u32,
     /// The most sessions at once; `None` = no limit.
     pub max_sessions: Option<u32>,
     /// The facts, one for each source.

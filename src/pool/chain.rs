@@ -78,6 +78,12 @@ impl Pool {
         self.fallback_sessions.load(Relaxed)
     }
 
+    /// Whether sessions need the server name that their client asks for, here or in a fallback.
+    pub fn hashes_by_name(&self) -> bool {
+        let hashes = |pool: &Self| pool.settings.load().hashing.by == config::HashBy::Sni;
+        hashes(self) || self.fallback.load().is_some() && self.fallbacks().iter().any(|pool| hashes(pool))
+    }
+
     /// Counts such a session.
     pub fn fell_back(&self) {
         self.fallback_sessions.fetch_add(1, Relaxed);

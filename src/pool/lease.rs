@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::stats::SourceCount;
 use super::{Backend, Pool, SessionReport};
+use crate::balance::Timed;
 use crate::config::OutlierMode;
 use crate::health::{Failing, Observation};
 use crate::metrics::{ConnectFailure, EarlyEnd};
@@ -108,12 +109,20 @@ impl Lease {
     pub fn connected(&self, took: Duration) {
         if self.is_current() {
             self.backend.record.connected();
+            self.pool.timed(&self.backend, Timed::Connect, took);
             if self.trial().is_some_and(|trial| trial.failing == Failing::Connect) {
                 self.report(Observation::Succeeded);
             }
         }
         self.backend.stats.times.connect.observe(took);
         self.pool.times.connect.observe(took);
+    }
+
+    /// Reports that nothing answered the connect for so long. [`Self::failed`] follows.
+    pub fn waited(&self, took: Duration) {
+        if self.is_current() {
+            self.pool.timed(&self.backend, Timed::Connect, took);
+        }
     }
 
     /// Reports that the connect failed. The keeper learns of it if it is the backend's fault.
@@ -138,12 +147,14 @@ impl Lease {
         }
     }
 
-    /// Reports the first byte of the backend.
-    pub fn answered(&self) {
+    /// Reports the first byte of the backend, and what it took since the first byte to it, or since the connect if it spoke
+    /// first.
+    pub fn answered(&self, took: Duration) {
         if !self.is_current() {
             return;
         }
         self.backend.record.answered();
+        self.pool.timed(&self.backend, Timed::FirstByte, took);
         if self.trial().is_some() {
             self.report(Observation::Succeeded);
         }

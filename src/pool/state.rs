@@ -4,13 +4,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use super::lease::{Claim, Trial};
 use super::queue::{Queue, Served};
-use super::tables::TableMembers;
+use super::tables::{InTable, TableMembers};
 use super::{Backend, BackendView, NoneLeft, PickContext};
 use crate::balance::{
-    self, LastResort, LoadedBackend, PICK_TIERS, Picker, Prospect, TierHealth, Worth, first_alone, loads, pick_tier,
+    self, LastResort, LoadedBackend, PICK_TIERS, Picker, Prospect, StickyTable, TierHealth, Timed, Worth, first_alone,
+    loads, pick_tier,
 };
 use crate::config::{self, Spill};
 use crate::health::Failing;
@@ -26,6 +28,8 @@ pub(super) struct PoolState {
     pub(super) sessions: usize,
     /// While a session waits, no backend is eligible: what frees a place serves the queue first.
     pub(super) queue: Queue,
+    /// Which backend clients had last; `None` = the pool is not sticky.
+    pub(super) sticky: Option<StickyTable>,
     counts: MemberCounts,
     tiers: [TierHealth; PICK_TIERS],
     /// The balancer's own zone.
@@ -36,7 +40,7 @@ pub(super) struct PoolState {
     pub(super) panicking: bool,
     /// Whether last resorts may be picked.
     open: bool,
-    /// How often what the tables of a policy that hashes follow from has changed.
+    /// How often what the policies' tables follow from has changed.
     table_changes: u64,
     /// Slots with an offered trial.
     trials: Vec<usize>,
@@ -75,6 +79,7 @@ struct MemberSlot {
     address: SocketAddr,
     share: u32,
     weight: u16,
+    position: u32,
     priority: u8,
     zone: Option<Arc<str>>,
     /// What follows from priority and zone.
@@ -86,11 +91,11 @@ struct MemberSlot {
 }
 
 impl MemberSlot {
-    /// Its weight and tier in the tables of a policy that hashes: the written ones, whatever its probes say, so that balancers
-    /// agree. `None` = it is in none.
-    fn in_table(&self) -> Option<(u16, usize)> {
+    /// What it is in the tables: as written, whatever its probes say, so that balancers agree. `None` = it is in none.
+    fn in_table(&self) -> Option<InTable> {
         let is_in = self.standing != Standing::Removed && self.weight > 0;
-        is_in.then(|| (self.weight, usize::from(self.tier).min(PICK_TIERS - 1)))
+        let (weight, position) = (self.weight, self.position);
+        is_in.then(|| InTable { weight, position, tier: usize::from(self.tier).min(PICK_TIERS - 1) })
     }
 }
 
@@ -133,6 +138,7 @@ impl PoolState {
             free: Vec::new(),
             sessions: 0,
             queue: Queue::default(),
+            sticky: settings.sticky.map(StickyTable::new),
             counts: MemberCounts::default(),
             tiers: [TierHealth::default(); PICK_TIERS],
             zone: None,
@@ -175,6 +181,13 @@ impl PoolState {
     pub(super) fn change(&mut self, settings: &config::Pool) {
         self.rules = Rules::of(settings, self.rules.picks.seed);
         self.picker.switch(self.rules.picks);
+        self.sticky = match (self.sticky.take(), settings.sticky) {
+            (Some(mut table), Some(rules)) => {
+                table.change(rules);
+                Some(table)
+            }
+            (_, rules) => rules.map(StickyTable::new),
+        };
         self.spread();
     }
 
@@ -211,8 +224,22 @@ impl PoolState {
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
         let PickContext { affinity, waits, .. } = *context;
         let context = balance::PickContext { affinity, tried: &tried, dialling: &dialling, waits };
-        let slot = self.picker.pick(&context).ok_or(NoneLeft)?;
+        let slot = self.pick_slot(&context).ok_or(NoneLeft)?;
         self.claimed(slot, None)
+    }
+
+    /// The backend that the client had last, if the session may have it; else the policy's choice.
+    fn pick_slot(&mut self, context: &balance::PickContext<'_, usize>) -> Option<usize> {
+        let Some((table, client)) = self.sticky.as_mut().zip(context.affinity.client) else {
+            return self.picker.pick(context);
+        };
+        let now = Instant::now();
+        let own = table.slot_of(client, now);
+        let got = own.filter(|own| self.picker.pick_this(*own, context)).or_else(|| self.picker.pick(context))?;
+        // One that is full or slow is not given up: the next session may find it better.
+        let is_kept = |own: &usize| self.picker.is_only_full(*own) || context.dialling.contains(own);
+        table.put(client, own.filter(is_kept).unwrap_or(got), now);
+        Some(got)
     }
 
     /// Whether [`Self::pick`] would return a backend; trials are not counted.
@@ -232,6 +259,11 @@ impl PoolState {
         }
     }
 
+    /// The identity of a slot's backend.
+    pub(super) fn id_of(&self, slot: usize) -> Option<Arc<str>> {
+        Some(Arc::clone(&self.slots.get(slot)?.as_ref()?.backend.id))
+    }
+
     /// Without those that are forgotten, or another pool's.
     fn slots_of(&self, backends: &[Arc<Backend>]) -> Vec<usize> {
         backends.iter().filter(|backend| self.knows(backend)).map(|backend| backend.slot).collect()
@@ -247,6 +279,12 @@ impl PoolState {
             queue.serve(|affinity| self.pick(&PickContext { affinity, waits: true, ..PickContext::FIRST }).ok());
         self.queue = queue;
         served
+    }
+
+    pub(super) fn timed(&mut self, backend: &Backend, what: Timed, took: Duration, now: Instant) {
+        if self.knows(backend) {
+            self.picker.timed(backend.slot, what, took, now);
+        }
     }
 
     /// Whether the end of a session would free a place.
@@ -324,6 +362,7 @@ impl PoolState {
             address: view.address,
             share: view.share,
             weight: view.weight,
+            position: view.position,
             priority: view.priority,
             tier: self.tier_of(view.priority, view.zone.as_ref()),
             zone: view.zone.clone(),
@@ -355,7 +394,13 @@ impl PoolState {
         (slot.weight, slot.cap) = (view.weight, view.max_sessions);
         (slot.priority, slot.zone) = (view.priority, view.zone.clone());
         slot.tier = self.tier_of(slot.priority, slot.zone.as_ref());
+        slot.position = view.position;
         self.table_changes += u64::from(slot.in_table() != before);
+        if slot.standing == Standing::Removed
+            && let Some(table) = &mut self.sticky
+        {
+            table.drop_slot(number);
+        }
         if slot.standing != Standing::Ejected {
             slot.trial = TrialState::None;
             self.trials.retain(|&offered| offered != number);
@@ -379,6 +424,9 @@ impl PoolState {
             self.table_changes += u64::from(slot.in_table().is_some());
             self.trials.retain(|&offered| offered != backend.slot);
             self.picker.clear(backend.slot);
+            if let Some(table) = &mut self.sticky {
+                table.drop_slot(backend.slot);
+            }
             self.free.push(backend.slot);
             self.spread();
         }
@@ -391,10 +439,8 @@ impl PoolState {
     /// What is to be in the tables; `None` = they are as they should be, or the policy needs none.
     pub(super) fn wanted_tables(&self) -> Option<TableMembers> {
         let version = (self.picker.wanted_tables(self.table_changes)?, self.table_changes);
-        let members = self.slots.iter().flatten().filter_map(|slot| {
-            let (weight, tier) = slot.in_table()?;
-            Some((Arc::clone(&slot.backend), weight, tier))
-        });
+        let members =
+            self.slots.iter().flatten().filter_map(|slot| Some((Arc::clone(&slot.backend), slot.in_table()?)));
         Some(TableMembers { version, members: members.collect() })
     }
 

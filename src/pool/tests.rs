@@ -1,3 +1,4 @@
+mod affinity;
 mod chain;
 mod rule;
 
@@ -5,16 +6,20 @@ use std::time::SystemTime;
 
 use super::*;
 use crate::endpoint::Registry;
-use crate::health::AgentWish;
+use crate::health::{AgentWish, Failing};
 use crate::seeds::seeds;
 use crate::standing::{Facts, Guard, Operator, Passive, Standing};
 
 pub(crate) fn pool(more: &str) -> Arc<Pool> {
+    Pool::new(settings(more), 2).0
+}
+
+fn settings(more: &str) -> config::Pool {
     let text = format!(
         "[listeners.l]\nbind = \"127.0.0.1:0\"\npool = \"p\"\n[pools.p]\nbackends = [\"127.0.0.1:1\"]\n{more}\n"
     );
     let config = config::parse(&text, "test", &|_| None).unwrap();
-    Pool::new(config.pools[0].clone(), 2).0
+    config.pools[0].clone()
 }
 
 pub(crate) fn view(standing: Standing, weight: u16) -> BackendView {
@@ -36,6 +41,7 @@ pub(crate) fn view(standing: Standing, weight: u16) -> BackendView {
         ramp: 100,
         priority: 0,
         zone: None,
+        position: 0,
         max_sessions: None,
         facts,
         standing,

@@ -215,6 +215,7 @@ async fn dial_from(
         }
         Ok(Err(error)) => (connect_failure(&error), error),
         Err(_) => {
+            attempt.lease.waited(limit);
             let text = format!("no answer within {limit:?}");
             (ConnectFailure::Timeout, io::Error::new(io::ErrorKind::TimedOut, text))
         }

@@ -32,7 +32,7 @@ pub(super) async fn route<'a>(
     client: &mut Client,
     (socket, worker, live): (&'a Socket, &'a Worker, &Arc<Live>),
 ) -> Result<SessionContext<'a>, Ended> {
-    let pool = match front.routes.only() {
+    let pool = match front.routes.only().filter(|pool| !pool.hashes_by_name()) {
         Some(pool) => {
             live.routed(pool, None);
             Arc::clone(pool)
@@ -44,7 +44,7 @@ pub(super) async fn route<'a>(
     let chain = Chain::new(&pool, |settings| {
         let by = settings.hashing.by;
         let destination = if by == HashBy::Destination { client.destination(socket) } else { None };
-        affinity(by, &ClientFacts { destination, ..facts })
+        affinity(by, settings.sticky, &ClientFacts { destination, ..facts })
     });
     Ok(SessionContext { socket, worker, live: Arc::clone(live), chain })
 }
@@ -60,7 +60,10 @@ async fn by_rules(
     client: &mut Client,
     (socket, worker, live): (&Socket, &Worker, &Arc<Live>),
 ) -> Result<Arc<Pool>, Ended> {
-    let limits = front.file.sniff.as_ref().unwrap_or(&Sniff::NOTHING);
+    // A pool that needs the name may have become one after the listener was read.
+    let is_named = || front.routes.pools().any(|pool| pool.hashes_by_name());
+    let unwritten = || if is_named() { &Sniff::USUAL } else { &Sniff::NOTHING };
+    let limits = front.file.sniff.as_ref().unwrap_or_else(unwritten);
     let early = mem::take(&mut client.early);
     let mut known = client.facts();
     if front.routes.hashes_destination() {
@@ -70,6 +73,8 @@ async fn by_rules(
     let mut handshake = None;
     let (pool, route) = loop {
         match front.routes.decide(&sniffed.facts(known)) {
+            // Its backends are told apart by the name, although its routes did not ask.
+            Decision::Pool(pool, _) if pool.hashes_by_name() && sniffed.is_open() => {}
             Decision::Pool(pool, route) => break (pool, route),
             Decision::Refused(why) => return Err(refused(socket, why)),
             Decision::NeedsBytes => {}

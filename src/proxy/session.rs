@@ -61,7 +61,7 @@ pub(super) fn run(accepted: Accepted, worker: Rc<Worker>, load: Load) -> impl Fu
         #[cfg(test)]
         tests::panic_if_asked();
         let (Some(lease), Some(backend)) = (&session.lease, &mut session.backend) else { return };
-        let answered = || lease.answered();
+        let answered = |took| lease.answered(took);
         let relay_context = &session.session_guard.worker().relay_context;
         let cut = session.record.live.cut();
         let done = relay([&mut session.client, backend], relay_context, terms, bytes, &answered, cut).await;

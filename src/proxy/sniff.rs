@@ -69,6 +69,11 @@ impl<'a> Sniffed<'a> {
         ClientFacts { first_bytes: &self.bytes, hello, is_all: self.is_all, lot: self.lot, ..client }
     }
 
+    /// Whether it can't be told yet if there is a hello.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.hello, HelloState::Open) && !self.is_all
+    }
+
     pub(super) fn hello(&self) -> Option<&Arc<ClientHello>> {
         match &self.hello {
             HelloState::Read(hello) => Some(hello),

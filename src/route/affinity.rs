@@ -2,24 +2,35 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::ClientFacts;
+use super::{ClientFacts, Hello};
 use crate::balance::{Affinity, hash_of};
-use crate::config::{HashBy, Prefix};
+use crate::config::{HashBy, Prefix, Sticky, StickyBy};
 
-/// What `hash` of a pool makes of a client. A client without what is to be hashed counts by its address, so that it meets the
-/// same backend each time.
-pub fn affinity(by: HashBy, client: &ClientFacts<'_>) -> Affinity {
+/// What a pool makes of a client.
+pub fn affinity(by: HashBy, sticky: Option<Sticky>, client: &ClientFacts<'_>) -> Affinity {
+    let known_as = sticky.map(|Sticky { by: StickyBy::ClientAddress, prefix, .. }| prefix.network(client.address.ip()));
+    Affinity { hash: hash(by, client), client: known_as }
+}
+
+/// A client without what is to be hashed counts by its address, so that it meets the same backend each time.
+pub(super) fn hash(by: HashBy, client: &ClientFacts<'_>) -> u64 {
     let whole = || hash_of_ip(Prefix::WHOLE.network(client.address.ip()));
-    let hash = match by {
+    match by {
         HashBy::ClientAddress(prefix) => hash_of_ip(prefix.network(client.address.ip())),
         HashBy::ClientAndPort => hash_of_socket(client.address),
+        HashBy::Sni => {
+            let name = match client.hello {
+                Hello::Read(hello) => hello.server_name.as_deref(),
+                Hello::Open | Hello::None => None,
+            };
+            name.map_or_else(whole, |name| hash_of(name.as_bytes(), 0))
+        }
         HashBy::Destination => client.destination.map_or_else(whole, hash_of_socket),
         HashBy::ProxyTlv(kind) => {
             let value = client.tlvs.iter().find(|tlv| tlv.kind == kind);
             value.map_or_else(whole, |tlv| hash_of(&tlv.value, 0))
         }
-    };
-    Affinity { hash }
+    }
 }
 
 fn hash_of_ip(address: IpAddr) -> u64 {
@@ -41,6 +52,7 @@ fn hash_of_socket(address: SocketAddr) -> u64 {
 mod tests {
     use super::*;
     use crate::proxy_protocol::Tlv;
+    use crate::route::hello::ClientHello;
 
     const WHOLE: HashBy = HashBy::ClientAddress(Prefix::WHOLE);
 
@@ -55,7 +67,7 @@ mod tests {
     }
 
     fn same(by: HashBy, a: ClientFacts<'_>, b: ClientFacts<'_>) -> bool {
-        affinity(by, &a) == affinity(by, &b)
+        hash(by, &a) == hash(by, &b)
     }
 
     #[test]
@@ -77,7 +89,7 @@ mod tests {
     /// These values may never change: balancers of two versions serve the same clients during an upgrade.
     #[test]
     fn the_hash_of_a_client_is_the_same_for_ever() {
-        assert_eq!(affinity(WHOLE, &at("10.0.0.1")).hash, 15_297_873_098_484_991_757);
+        assert_eq!(hash(WHOLE, &at("10.0.0.1")), 15_297_873_098_484_991_757);
     }
 
     #[test]
@@ -88,7 +100,7 @@ mod tests {
         assert!(same(by, to("10.0.0.1", "192.0.2.7:443"), to("10.0.0.2", "[::ffff:192.0.2.7]:443")));
         assert!(!same(by, to("10.0.0.1", "192.0.2.7:443"), to("10.0.0.1", "192.0.2.7:444")));
         assert!(!same(by, to("10.0.0.1", "192.0.2.7:443"), to("10.0.0.1", "192.0.2.8:443")));
-        assert_eq!(affinity(by, &at("10.0.0.1")), affinity(WHOLE, &at("10.0.0.1")), "unknown: by its address");
+        assert_eq!(hash(by, &at("10.0.0.1")), hash(WHOLE, &at("10.0.0.1")), "unknown: by its address");
     }
 
     #[test]
@@ -99,6 +111,33 @@ mod tests {
         let by = HashBy::ProxyTlv(0xE4);
         assert!(same(by, said("10.0.0.1", &one), said("10.0.0.2", &one)));
         assert!(!same(by, said("10.0.0.1", &one), said("10.0.0.1", &other)));
-        assert_eq!(affinity(by, &said("10.0.0.1", &one[..1])), affinity(WHOLE, &at("10.0.0.1")), "by its address");
+        assert_eq!(hash(by, &said("10.0.0.1", &one[..1])), hash(WHOLE, &at("10.0.0.1")), "by its address");
+    }
+
+    #[test]
+    fn a_server_name_counts_whoever_asks_for_it() {
+        let hello = |name: Option<&str>| ClientHello { server_name: name.map(Into::into), alpn: Vec::new() };
+        let (one, other, nameless) = (hello(Some("db.example.com")), hello(Some("web.example.com")), hello(None));
+        let asks = |client, hello| ClientFacts { hello, ..at(client) };
+        let by = HashBy::Sni;
+        assert!(same(by, asks("10.0.0.1", Hello::Read(&one)), asks("10.0.0.2", Hello::Read(&one))));
+        assert!(!same(by, asks("10.0.0.1", Hello::Read(&one)), asks("10.0.0.1", Hello::Read(&other))));
+        for unnamed in [Hello::Read(&nameless), Hello::None, Hello::Open] {
+            assert_eq!(hash(by, &asks("10.0.0.1", unnamed)), hash(WHOLE, &at("10.0.0.1")), "by its address");
+        }
+    }
+
+    #[test]
+    fn what_is_sticky_is_the_network_of_the_client() {
+        let sticky = Sticky {
+            by: StickyBy::ClientAddress,
+            prefix: Prefix { v4: 24, v6: 56 },
+            ttl: std::time::Duration::from_secs(1),
+            max: 1,
+        };
+        let known_as = |client| affinity(WHOLE, Some(sticky), &at(client)).client.unwrap().to_string();
+        assert_eq!([known_as("10.0.0.9"), known_as("::ffff:10.0.0.9")], ["10.0.0.0", "10.0.0.0"]);
+        assert_eq!(known_as("2001:db8:0:134::9"), "2001:db8:0:100::");
+        assert_eq!(affinity(WHOLE, None, &at("10.0.0.9")).client, None);
     }
 }

@@ -172,7 +172,9 @@ impl Rule {
         if self.has_networks && !matches.has_network(number) {
             return Holds::No;
         }
-        self.holds_for_hello(number, client, matches).and(self.holds_for_bytes(client))
+        let is_open = self.split.hash == Some(HashBy::Sni) && client.hello() == Hello::Open;
+        let split = if is_open { Holds::Open } else { Holds::Yes };
+        self.holds_for_hello(number, client, matches).and(self.holds_for_bytes(client)).and(split)
     }
 
     fn holds_for_hello(&self, number: usize, client: &ClientFacts<'_>, matches: &Matches<'_>) -> Holds {

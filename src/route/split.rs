@@ -1,6 +1,7 @@
 //! The parts of several pools in the sessions of one rule.
 
-use super::{ClientFacts, affinity};
+use super::ClientFacts;
+use super::affinity::hash;
 use crate::balance::hash_of;
 use crate::config::HashBy;
 
@@ -39,5 +40,5 @@ impl Split {
 /// The same for the same client in every process. It is another one than the hash that picks a backend: else the clients of
 /// one pool would lie together in the hash table of its backends.
 fn hash_for_split(by: HashBy, client: &ClientFacts<'_>) -> u64 {
-    hash_of(&affinity(by, client).hash.to_be_bytes(), SEED)
+    hash_of(&hash(by, client).to_be_bytes(), SEED)
 }

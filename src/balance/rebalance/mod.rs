@@ -151,7 +151,7 @@ fn returning(rules: &PartRules, backends: &[LoadedBackend], excess: &[u32]) -> f
         Balance::PowerOfTwo => likely * likely,
         Balance::LeastConnections => 0.0,
         // Nobody moves at all: the configuration refuses it.
-        Balance::Maglev | Balance::RingHash => 0.0,
+        Balance::LeastTime | Balance::First | Balance::Maglev | Balance::RingHash => 0.0,
     }
 }
 

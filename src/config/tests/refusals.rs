@@ -56,6 +56,17 @@ fn policies() {
         "tlv_without_its_type_in_a_table": with_more("balance = \"maglev\"\nhash = { by = \"proxy_tlv\" }"),
         "tlv_too_large": with_more("balance = \"maglev\"\nhash = { by = \"proxy_tlv\", tlv = 256 }"),
         "tlv_as_text": with_more("balance = \"maglev\"\nhash = { by = \"proxy_tlv\", tlv = \"0xE4\" }"),
+        "prefix_of_a_name": with_more("balance = \"maglev\"\nhash = { by = \"sni\", prefix = { v4 = 24 } }"),
+        "sticky_next_to_a_hash": with_more("balance = \"ring_hash\"\nsticky = { ttl = \"30m\" }"),
+        "sticky_as_a_switch": with_more("sticky = true"),
+        "sticky_by_unknown": with_more("sticky = { by = \"cookie\" }"),
+        "sticky_unknown_key": with_more("sticky = { time = \"30m\" }"),
+        "sticky_for_no_time": with_more("sticky = { ttl = \"0s\" }"),
+        "sticky_ttl_as_a_number": with_more("sticky = { ttl = 30 }"),
+        "sticky_for_nobody": with_more("sticky = { max = 0 }"),
+        "sticky_for_too_many": with_more("sticky = { max = 10000001 }"),
+        "sticky_prefix_too_long": with_more("sticky = { prefix = { v6 = 129 } }"),
+        "unknown_policy": with_more("balance = \"least_conn\""),
         "factor_below_the_mean": with_more("balance = \"maglev\"\nbalance_factor = 99"),
         "factor_as_text": with_more("balance = \"maglev\"\nbalance_factor = \"125%\""),
     }
@@ -291,6 +302,9 @@ fn closing() {
         "rebalance_age": with_more("rebalance = { min_age = 60 }"),
         "rebalance_prefer": with_more("rebalance = { prefer = \"idel\" }"),
         "rebalance_unknown_key": with_more("rebalance = { treshold = 10 }"),
+        "rebalance_of_one_after_the_other": with_more("balance = \"first\"\nrebalance = {}"),
+        "rebalance_by_time": with_more("balance = \"least_time\"\nrebalance = {}"),
+        "rebalance_and_sticky": with_more("sticky = {}\nrebalance = {}"),
         "rebalance_of_a_hash": with_more("balance = \"ring_hash\"\nrebalance = {}"),
     }
 }

@@ -67,6 +67,7 @@ fn one(entry: &ServiceEntry, warning: Warning) -> Result<Instance, String> {
         port: entry.service.port,
         // 0 is not "default" but "nothing new", and so is what is below.
         weight: u16::try_from(weight.max(0)).unwrap_or(u16::MAX),
+        position: 0,
         priority: meta(entry, "evenkeel_priority", 0..TIERS as u64).unwrap_or(0),
         zone: zone_of(entry),
         max_sessions: meta(entry, "evenkeel_max_sessions", 1..1 << 32),

@@ -116,6 +116,7 @@ fn of_address(id: std::sync::Arc<str>, ip: IpAddr, candidates: &[IpAddr], port: 
         candidates: candidates.to_vec(),
         port,
         weight: 1,
+        position: 0,
         priority: 0,
         zone: None,
         max_sessions: None,

@@ -87,9 +87,9 @@ fn instance(id: Arc<str>, address: &str) -> Result<Instance, String> {
     if let Host::Ip(ip) = host {
         usable(ip)?;
     }
-    let (weight, priority, zone, max_sessions) = (1, 0, None, None);
+    let (weight, priority, zone, position, max_sessions) = (1, 0, None, 0, None);
     let (candidates, registry) = (Vec::new(), Registry::Passing);
-    Ok(Instance { id, host, candidates, port, weight, priority, zone, max_sessions, registry, note: None })
+    Ok(Instance { id, host, candidates, port, weight, priority, zone, position, max_sessions, registry, note: None })
 }
 
 #[cfg(test)]

@@ -6,7 +6,15 @@ use crate::config::{Host, HostPort, StaticBackend};
 fn backend(host: &str, weight: u16) -> StaticBackend {
     let host = host.parse().map_or_else(|_| Host::Name(host.to_owned()), Host::Ip);
     let address = HostPort { host, port: 80 };
-    StaticBackend { id: address.to_string(), address, weight, priority: 0, zone: None, max_sessions: None }
+    StaticBackend {
+        id: address.to_string(),
+        address,
+        weight,
+        priority: 0,
+        zone: None,
+        max_sessions: None,
+        position: None,
+    }
 }
 
 fn follow(names: Resolver, backends: Vec<StaticBackend>) -> Running {

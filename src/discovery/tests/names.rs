@@ -14,8 +14,15 @@ struct Zone {
 
 fn db() -> Source {
     let address = HostPort { host: Host::Name("db".to_owned()), port: 80 };
-    let backend =
-        StaticBackend { id: "db".to_owned(), address, weight: 1, priority: 0, zone: None, max_sessions: None };
+    let backend = StaticBackend {
+        id: "db".to_owned(),
+        address,
+        weight: 1,
+        priority: 0,
+        zone: None,
+        max_sessions: None,
+        position: None,
+    };
     Source::Static(vec![backend])
 }
 

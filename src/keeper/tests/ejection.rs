@@ -209,7 +209,7 @@ fn failures_at_an_old_address_say_nothing_about_the_new_one() {
     assert_eq!(bench.standing("a"), Standing::Up);
     // And a success at the old one does not excuse the new one.
     dialling[0].connected(Duration::from_millis(1));
-    dialling[0].answered();
+    dialling[0].answered(Duration::from_millis(5));
     bench.fail("a", 1);
     assert_eq!(bench.standing("a"), Standing::Ejected);
 }

@@ -178,7 +178,7 @@ impl Bench {
     fn succeed(&mut self, id: &str) {
         let lease = self.lease(id);
         lease.connected(Duration::from_millis(1));
-        lease.answered();
+        lease.answered(Duration::from_millis(5));
         self.hear();
     }
 
@@ -265,6 +265,7 @@ fn endpoint(id: &str) -> Endpoint {
         candidates: [].into(),
         weight: 1,
         priority: 0,
+        position: 0,
         max_sessions: None,
         zone: None,
         registry: Registry::Passing,

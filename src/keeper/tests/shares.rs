@@ -78,3 +78,31 @@ fn a_recovered_backend_starts_slowly_and_alone_it_does_not() {
     bench.advance(seconds(1));
     assert_eq!(share(&bench, "a"), 100);
 }
+
+/// The caps of a backend and of the pool grow with its share, are never below 1, and are never exceeded.
+#[test]
+fn a_newcomers_cap_grows_with_its_age() {
+    let with_cap = |id: &str, cap| Endpoint { max_sessions: cap, ..endpoint(id) };
+    let mut bench = Bench::up(&format!("{TCP}\nslow_start = \"100s\"\nbackend_max_sessions = 40"), &["old"]);
+    bench.advance(seconds(1_000));
+    bench.set_of(vec![endpoint("old"), with_cap("own", Some(10)), with_cap("one", Some(1)), endpoint("pools")]);
+    for id in ["own", "one", "pools"] {
+        bench.probe(id, true);
+    }
+    let mut leases = Vec::new();
+    for (later, wanted) in [(0, [1, 1, 4]), (25, [2, 1, 10]), (25, [5, 1, 20]), (51, [10, 1, 40])] {
+        bench.advance(seconds(later));
+        let caps = ["own", "one", "pools"].map(|id| bench.view(id).max_sessions.unwrap());
+        // It grows in steps.
+        assert!(
+            caps.into_iter().zip(wanted).all(|(cap, wanted)| (wanted - wanted / 10..=wanted).contains(&cap)),
+            "{caps:?}"
+        );
+        assert_eq!(bench.view("old").max_sessions, Some(40));
+        leases.extend(std::iter::from_fn(|| bench.pool.pick(&PickContext::FIRST).ok()));
+        for (id, cap) in ["own", "one", "pools"].into_iter().zip(caps) {
+            let sessions = leases.iter().filter(|lease| &*lease.backend().id == id).count();
+            assert_eq!(sessions, cap as usize, "{id}");
+        }
+    }
+}

@@ -25,7 +25,7 @@ fn a_trial_is_one_session_and_its_success_ends_the_ejection() {
     trial.connected(Duration::from_millis(1));
     bench.hear();
     assert_eq!(bench.standing("a"), Standing::Ejected, "that a connect succeeds was known");
-    trial.answered();
+    trial.answered(Duration::from_millis(5));
     bench.hear();
     assert_eq!(bench.standing("a"), Standing::Up);
     bench.end_early("a", 2);
@@ -134,7 +134,7 @@ fn a_trial_of_an_earlier_ejection_has_no_say() {
     bench.hear();
     drop(old);
     assert!(bench.trial().is_none(), "the new one is on its way");
-    new.answered();
+    new.answered(Duration::from_millis(5));
     bench.hear();
     assert_eq!(bench.view("a").facts.passive, Passive::Ok);
 }

@@ -227,7 +227,7 @@ fn a_crowd_gets_through() {
 #[test]
 fn a_waiter_is_picked_for_as_the_client_that_it_is() {
     let mut queue = Queue::default();
-    let clients: Vec<Affinity> = (1..=3).map(|hash| Affinity { hash }).collect();
+    let clients: Vec<Affinity> = (1..=3).map(|hash| Affinity { hash, ..Affinity::NONE }).collect();
     for client in &clients {
         drop(queue.enter(*client));
     }

@@ -1,6 +1,8 @@
 //! The rule: a session is refused only if no backend that it may use is left untried. Pools, and what sessions have behind
 //! them, are drawn at random; which backends may be used is said here a second time, backend by backend. `SEED=…` replays a failure.
 
+use std::time::Duration;
+
 use super::*;
 use crate::balance::Affinity;
 use crate::balance::PICK_TIERS;
@@ -17,6 +19,13 @@ fn refused_only_if_none_that_it_may_use_is_untried() {
         }
     }
     assert!(std::env::var("SEED").is_ok() || [served, refused, crossed].iter().all(|&count| count > 1_000));
+}
+
+/// A policy, sticky where that may be.
+fn policy(random: &mut fastrand::Rng) -> String {
+    let balance = config::Balance::ALL[random.usize(..config::Balance::ALL.len())];
+    let sticky = if balance.hashes() || random.bool() { "" } else { "\nsticky = { max = 20 }" };
+    format!("balance = \"{}\"{sticky}", balance.name())
 }
 
 pub(super) struct World {
@@ -42,7 +51,7 @@ impl World {
         let spill: Vec<_> = words.into_iter().filter(|_| random.bool()).collect();
         let keys = [
             format!("spill = {spill:?}"),
-            format!("balance = \"{}\"", config::Balance::ALL[random.usize(..config::Balance::ALL.len())].name()),
+            policy(&mut random),
             format!("when_all_down = \"{}\"", ["refuse", "any"][random.usize(..2)]),
             format!("panic_threshold = {}", random.u8(..2) * 50),
             format!("overprovisioning = {}", [1.0, 1.4, 1_000.0][random.usize(..3)]),
@@ -115,7 +124,10 @@ impl World {
                 met.map(|(_, backend)| Arc::clone(backend)).collect()
             };
             let (tried, dialling) = (those(|met| met != Met::Nothing), those(|met| met == Met::Silence));
-            let affinity = Affinity { hash: self.random.u64(..) };
+            let affinity = Affinity {
+                hash: self.random.u64(..),
+                client: Some(std::net::Ipv4Addr::from_bits(self.random.u32(..30)).into()),
+            };
             let context = PickContext { affinity, tried: &tried, dialling: &dialling, waits };
             let may: Vec<_> = (0..met.len()).filter(|&number| self.may(number, &met, waits)).collect();
             assert_eq!(self.pool.has_left(&context), !may.is_empty());
@@ -130,6 +142,7 @@ impl World {
             let number = self.backends.iter().position(|it| Arc::ptr_eq(it, lease.backend())).unwrap();
             assert!(may.contains(&number), "{number} of {may:?}");
             crossed += u32::from(self.pool.pick_loads()[self.tier(&lease.backend().view())] == 0);
+            lease.connected(Duration::from_millis(self.random.u64(..50)));
             met[number] = match self.random.u8(..4) {
                 0 => {
                     self.leases.push(lease);

@@ -39,7 +39,7 @@ async fn session(mode: Mode, relay_context: &Rc<RelayContext>, first_byte: Optio
     let relaying = spawn_local(async move {
         let limits = Rc::new(Cell::new(Limits::new(None, None, first_byte)));
         let terms = Terms { mode, limits, early: Vec::new(), before: None };
-        let answered = || counted.set(counted.get() + 1);
+        let answered = |_| counted.set(counted.get() + 1);
         let never = std::future::pending();
         relay([&mut client_side, &mut backend_side], &relay_context, terms, Bytes::new(1).cell(0), &answered, never)
             .await

@@ -60,8 +60,12 @@ impl FirstByte {
 
     /// By when it has to be here.
     pub(super) fn due(&self) -> Option<Instant> {
-        let asked = self.at.filter(|_| !self.is_here)?;
-        Some(asked + Duration::from_millis(self.limit?.get().into()))
+        Some(self.asked()? + Duration::from_millis(self.limit?.get().into()))
+    }
+
+    /// When it was asked for, while it is not here.
+    pub(super) fn asked(&self) -> Option<Instant> {
+        self.at.filter(|_| !self.is_here)
     }
 
     /// When it came.

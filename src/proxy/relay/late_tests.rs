@@ -36,7 +36,7 @@ async fn sessions(limits: Limits, context: &Rc<RelayContext>) -> Vec<Session> {
         let relaying = spawn_local(async move {
             let terms = Terms { mode, limits, early: Vec::new(), before: None };
             let cut = std::future::pending::<()>();
-            relay([&mut ours, &mut other], &context, terms, cell, &|| (), cut).await
+            relay([&mut ours, &mut other], &context, terms, cell, &|_| (), cut).await
         });
         Session { client, backend, relaying, name: format!("{mode:?}") }
     };

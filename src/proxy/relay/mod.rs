@@ -26,7 +26,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
@@ -158,7 +158,8 @@ pub(crate) struct Done<C> {
     pub(crate) finished_backend: bool,
 }
 
-/// Relays until an end. `answered` is called at the backend's first byte. `cut` resolves when the session is to
+/// Relays until an end. `answered` is called at the backend's first byte, with the time
+/// since the first byte to it, or since the connect if it speaks first. `cut` resolves when the session is to
 /// end. The sockets are the caller's, to be closed or reset.
 ///
 /// Not cancel safe: dropping it loses what was read and not yet written.
@@ -167,7 +168,7 @@ pub(crate) fn relay<'a, C: 'a>(
     relay_context: &'a RelayContext,
     terms: Terms,
     bytes: ByteCell,
-    answered: &'a dyn Fn(),
+    answered: &'a dyn Fn(Duration),
     mut cut: impl Future<Output = C> + Unpin + 'a,
 ) -> impl Future<Output = Done<C>> + 'a {
     let mode = terms.mode;
@@ -220,7 +221,7 @@ struct RelayTask<'a> {
     /// Counts what the receiving sockets took; begins with what was sent before.
     bytes: ByteCell,
     answer: FirstByte,
-    answered: &'a dyn Fn(),
+    answered: &'a dyn Fn(Duration),
     broken: Option<(Side, io::Error)>,
     last_progress: Instant,
     calm: Calm,
@@ -230,7 +231,7 @@ struct RelayTask<'a> {
 }
 
 impl<'a> RelayTask<'a> {
-    fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn(), relay_context: &RelayContext) -> Self {
+    fn new(terms: Terms, bytes: ByteCell, answered: &'a dyn Fn(Duration), relay_context: &RelayContext) -> Self {
         let before = terms.before.map_or_else(Before::default, |before| *before);
         let mut upward = DirectionState::new(terms.mode);
         if before.has_finished {
@@ -362,8 +363,9 @@ impl<'a> RelayTask<'a> {
 
     /// The backend has sent something.
     fn arrived(&mut self, at: Instant) {
+        let asked = self.answer.asked().unwrap_or_else(|| self.bytes.since());
         if self.answer.arrive(at) {
-            (self.answered)();
+            (self.answered)(at.saturating_duration_since(asked));
         }
     }
 

@@ -109,7 +109,7 @@ async fn a_cut_while_bytes_wait() {
     let (relay_context, bytes, told) = (relay_context(), Bytes::new(1).cell(0), Notify::new());
     backend_peer.shutdown(std::net::Shutdown::Write).unwrap();
     let cell = bytes.clone();
-    let running = relay([&mut client, &mut backend], &relay_context, terms(), cell, &|| (), Box::pin(told.notified()));
+    let running = relay([&mut client, &mut backend], &relay_context, terms(), cell, &|_| (), Box::pin(told.notified()));
     let tell = async {
         for _ in 0..50 {
             fill(&mut client_peer);
@@ -129,7 +129,7 @@ async fn both_sides_break_while_bytes_wait() {
     let ((mut client, mut client_peer), (mut backend, mut backend_peer)) = (pair(), pair());
     let (relay_context, bytes) = (relay_context(), Bytes::new(1).cell(0));
     let running =
-        relay([&mut client, &mut backend], &relay_context, terms(), bytes, &|| (), std::future::pending::<()>());
+        relay([&mut client, &mut backend], &relay_context, terms(), bytes, &|_| (), std::future::pending::<()>());
     let act = async {
         for _ in 0..50 {
             fill(&mut client_peer);

@@ -337,7 +337,7 @@ impl Simulation {
                 lease.backend().stats.bytes.cell(0).add(Direction::ToClient, bytes);
                 self.bytes += bytes;
             }
-            1 => lease.answered(),
+            1 => lease.answered(Duration::from_millis(self.random.u64(..50))),
             2 | 3 => lease.ended_early(EarlyEnd::ALL[self.random.usize(..EarlyEnd::ALL.len())]),
             _ => {
                 let all = ConnectFailure::ALL;

@@ -49,7 +49,7 @@ fn live(seed: u64) -> usize {
                 if bad && random.f64() < sessions {
                     lease.ended_early(EarlyEnd::Reset);
                 } else {
-                    lease.answered();
+                    lease.answered(Duration::from_millis(5));
                 }
             }
             drop(lease);
