@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use registry_client::base64;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
 use crate::login::Login;
@@ -77,7 +78,7 @@ impl Client {
     pub async fn range(&self, prefix: &[u8]) -> Result<Range, Error> {
         let (key, end) = bounds(prefix);
         let body = json!({ "key": key, "range_end": end, "limit": MOST_KEYS });
-        let RangeAnswer { header, kvs, more } = decoded("a range", &self.ask("/v3/kv/range", &body).await?)?;
+        let RangeAnswer { header, kvs, more } = self.ask("/v3/kv/range", &body, "a range").await?;
         if more {
             return Err(Error::TooLarge { limit: "100,000 keys" });
         }
@@ -116,14 +117,14 @@ impl Client {
 
     /// A lease of that many seconds; its id.
     pub async fn grant(&self, seconds: i64) -> Result<i64, Error> {
-        let answer: LeaseAnswer = decoded("a lease", &self.ask("/v3/lease/grant", &json!({ "TTL": seconds })).await?)?;
+        let answer: LeaseAnswer = self.ask("/v3/lease/grant", &json!({ "TTL": seconds }), "a lease").await?;
         Ok(answer.id)
     }
 
     /// Begins the time of a lease again. One that is not there (any more) is [`Error::is_not_found`].
     pub async fn keep_alive(&self, lease: i64) -> Result<(), Error> {
-        let body = self.ask("/v3/lease/keepalive", &json!({ "ID": lease.to_string() })).await?;
-        let answer: Streamed<LeaseAnswer> = decoded("a kept lease", &body)?;
+        let body = json!({ "ID": lease.to_string() });
+        let answer: Streamed<LeaseAnswer> = self.ask("/v3/lease/keepalive", &body, "a kept lease").await?;
         match (answer.result, answer.error) {
             (_, Some(error)) => Err(Error::ended(error.code, &error.message)),
             (Some(LeaseAnswer { ttl: 1.., .. }), None) => Ok(()),
@@ -133,29 +134,36 @@ impl Client {
 
     /// Ends a lease, and the keys that hang on it.
     pub async fn revoke(&self, lease: i64) -> Result<(), Error> {
-        self.ask("/v3/lease/revoke", &json!({ "ID": lease.to_string() })).await.map(drop)
+        self.write("/v3/lease/revoke", &json!({ "ID": lease.to_string() })).await
     }
 
     /// Sets a key; it lives as long as its lease, if it has one.
     pub async fn put(&self, key: &[u8], value: &[u8], lease: Option<i64>) -> Result<(), Error> {
         let lease = lease.unwrap_or_default().to_string();
         let body = json!({ "key": base64::encode(key), "value": base64::encode(value), "lease": lease });
-        self.ask("/v3/kv/put", &body).await.map(drop)
+        self.write("/v3/kv/put", &body).await
     }
 
     /// Takes a key away. That there is none is no error.
     pub async fn delete(&self, key: &[u8]) -> Result<(), Error> {
-        self.ask("/v3/kv/deleterange", &json!({ "key": base64::encode(key) })).await.map(drop)
+        self.write("/v3/kv/deleterange", &json!({ "key": base64::encode(key) })).await
     }
 
-    async fn ask(&self, path: &str, body: &Value) -> Result<Vec<u8>, Error> {
+    /// Of the answer nothing but that it is one matters.
+    async fn write(&self, path: &str, body: &Value) -> Result<(), Error> {
+        self.ask::<IgnoredAny>(path, body, "an answer").await.map(drop)
+    }
+
+    /// One that is no answer of etcd is none, and the next endpoint is asked.
+    async fn ask<T: DeserializeOwned>(&self, path: &str, body: &Value, what: &'static str) -> Result<T, Error> {
         let body = body.to_string();
         let question = Question { path, body: body.as_bytes(), wants_leader: false };
         let mut turns = self.0.endpoints.len();
         loop {
             let at = self.endpoint();
             turns -= 1;
-            match self.ask_at(at, question, self.0.patience).await {
+            let answer = self.ask_at(at, question, self.0.patience).await;
+            match answer.and_then(|body| decoded(what, &body)) {
                 Err(error) if error.is_of_endpoint() => {
                     self.leave(at);
                     if turns == 0 {

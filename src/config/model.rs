@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::access::path;
 use super::agents::{self, ConsulAgents};
 use super::checks::Checks;
+use super::clusters::{self, EtcdClusters};
 use super::effective::by_name;
-use super::etcd::{self, EtcdClusters};
 use super::fallback;
 use super::faults::shown;
 use super::listeners::{TakenAddresses, max_connections};
@@ -104,7 +104,7 @@ impl Config {
             shutdown: Shutdown::read(&file.table("shutdown")),
             reload: Reload::read(&file.table("reload")),
             listeners,
-            ignored_variables: [agents::unsupported(&pools, file.reading), etcd::unsupported(&pools, file.reading)]
+            ignored_variables: [agents::unsupported(&pools, file.reading), clusters::unsupported(&pools, file.reading)]
                 .concat(),
             pools,
         }

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::agents::ConsulAgents;
 use super::checks::Checks;
+use super::clusters::EtcdClusters;
 use super::effective::{Named, by_name};
-use super::etcd::EtcdClusters;
 use super::faults::{Complaint, shown};
 use super::listeners::refuse_loop;
 use super::table::{Table, longer_than_zero};

@@ -1,6 +1,7 @@
 //! The module from outside: what a file means, what is refused and in which words.
 
 mod difference;
+mod etcd;
 mod meaning;
 mod refusals;
 mod robustness;

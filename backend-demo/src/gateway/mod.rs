@@ -137,6 +137,16 @@ impl Gateway {
         self.lock().asked.iter().filter(|asked| *asked == path).count()
     }
 
+    /// How often all keys of a prefix were asked for, and not just whether it answers.
+    pub fn full_ranges(&self) -> usize {
+        self.lock().full_ranges
+    }
+
+    /// The most connections that there were at once.
+    pub fn connections(&self) -> usize {
+        self.lock().most_connections
+    }
+
     /// The value of a key.
     pub fn value(&self, key: &str) -> Option<String> {
         let store = self.lock();

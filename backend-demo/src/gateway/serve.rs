@@ -45,12 +45,18 @@ pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 /// Until it is cut.
 async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     let mut changed = shared.changed.subscribe();
-    let cuts = shared.lock().cuts;
+    let cuts = {
+        let mut store = shared.lock();
+        store.connections += 1;
+        store.most_connections = store.most_connections.max(store.connections);
+        store.cuts
+    };
     let is_cut = async { while shared.lock().cuts == cuts && changed.changed().await.is_ok() {} };
     tokio::select! {
         _ended = converse(BufStream::new(stream), &shared) => {}
         () = is_cut => {}
     }
+    shared.lock().connections -= 1;
 }
 
 async fn converse(mut stream: Stream, shared: &Shared) -> io::Result<()> {

@@ -27,6 +27,9 @@ pub(super) struct Store {
     pub(super) cuts: u64,
     /// The paths of all requests.
     pub(super) asked: Vec<String>,
+    pub(super) full_ranges: usize,
+    pub(super) connections: usize,
+    pub(super) most_connections: usize,
     next_lease: i64,
 }
 
@@ -62,6 +65,9 @@ impl Store {
             fault: None,
             cuts: 0,
             asked: Vec::new(),
+            full_ranges: 0,
+            connections: 0,
+            most_connections: 0,
             next_lease: 100,
         }
     }
@@ -140,7 +146,11 @@ impl Store {
             value => value.as_i64().unwrap_or_default(),
         };
         match path {
-            "/v3/kv/range" => Ok(self.range(&bytes("key"), &bytes("range_end"), body["count_only"] == true)),
+            "/v3/kv/range" => {
+                let count_only = body["count_only"] == true;
+                self.full_ranges += usize::from(!count_only);
+                Ok(self.range(&bytes("key"), &bytes("range_end"), count_only))
+            }
             "/v3/kv/put" => {
                 let lease = number("lease");
                 if lease != 0 && !self.leases.contains_key(&lease) {

@@ -6,7 +6,7 @@ pub(super) fn refused(text: &str) -> String {
     refused_with(text, &[])
 }
 
-fn refused_with(text: &str, env: &[(&str, &str)]) -> String {
+pub(super) fn refused_with(text: &str, env: &[(&str, &str)]) -> String {
     read_with(text, env).expect_err("it is refused").to_string()
 }
 

@@ -63,7 +63,7 @@ fn go_naming(name: &str, address: &Value, table: &Map<String, Value>) -> Result<
 fn go_micro(nodes: &Value) -> Result<Vec<Instance>, String> {
     let nodes = nodes.as_array().ok_or("`nodes` must be a list")?;
     let node = |node: &Value| {
-        let text = |key: &str| node.get(key).and_then(Value::as_str).ok_or(format!("a node without `{key}`"));
+        let text = |key: &str| node.get(key).and_then(Value::as_str).ok_or_else(|| format!("a node without `{key}`"));
         let (id, address) = (text("id")?, text("address")?);
         // Older versions wrote the port beside the address.
         let port = node.get("port").and_then(Value::as_u64).filter(|port| *port > 0);

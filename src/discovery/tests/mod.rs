@@ -3,6 +3,7 @@
 mod agent;
 mod consul;
 mod dns;
+mod etcd;
 mod faults;
 mod files;
 mod fixed;
