@@ -86,6 +86,7 @@ metrics! {
     POOL_FORCED_CLOSES = "evenkeel_pool_forced_closes_total", Counter, ["pool", "cause"], "Sessions closed although both their sides lived.";
     POOL_REBALANCING = "evenkeel_pool_rebalancing_sessions", Gauge, ["pool"], "Sessions that the rebalance that goes on may still close; 0 = none goes on.";
     POOL_BYTES = "evenkeel_pool_bytes_total", Counter, ["pool", "direction"], "Bytes that the receiving socket accepted, removed backends included.";
+    POOL_THROTTLED = "evenkeel_pool_throttled_seconds_total", Counter, ["pool", "direction"], "Time for which sessions waited for their limit of bandwidth, of all sessions together.";
     POOL_QUEUE_SECONDS = "evenkeel_pool_queue_seconds", Histogram, ["pool"], "Time in the pool's queue, of sessions that had to wait, served or not.";
     POOL_CONNECT_SECONDS = "evenkeel_pool_connect_seconds", Histogram, ["pool"], "Time of successful connects to backends.";
     POOL_FIRST_BYTE_SECONDS = "evenkeel_pool_first_byte_seconds", Histogram, ["pool"], "From the connect to the backend's first byte.";

@@ -12,6 +12,7 @@ mod addresses;
 mod admin;
 mod architecture;
 mod balancing;
+mod bandwidth;
 mod binds;
 mod checks;
 mod cli;

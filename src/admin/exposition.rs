@@ -188,6 +188,8 @@ fn add_pool(families: &mut Families, pool: &Pool) {
     }
     for direction in Direction::ALL {
         families.value(&names::POOL_BYTES, &[name, direction.name()], pool.bytes(direction) as f64);
+        let waited = pool.bandwidth.waited(direction).as_secs_f64();
+        families.value(&names::POOL_THROTTLED, &[name, direction.name()], waited);
     }
     families.histogram(&names::POOL_QUEUE_SECONDS, &[name], &pool.queue_time);
     families.histogram(&names::POOL_CONNECT_SECONDS, &[name], &pool.times.connect);

@@ -21,7 +21,7 @@ use super::operate::{Who, duration, parsed};
 use super::refusal::Refusal;
 use super::slots::ConnectionSlot;
 use crate::config::{Network, parse_network};
-use crate::metrics::CloseCause;
+use crate::metrics::{CloseCause, Direction};
 use crate::pool::Happened;
 use crate::proxy::{Phase, RoutedBy, SessionView, TcpView};
 use crate::server::ServerState;
@@ -113,6 +113,9 @@ pub(crate) struct SessionBody {
     /// Which sides have finished.
     #[serde(default)]
     pub(crate) finished: Vec<Cow<'static, str>>,
+    /// The directions that a limit of bandwidth has held up.
+    #[serde(default)]
+    pub(crate) throttled: Vec<Cow<'static, str>>,
     pub(crate) is_ending: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tcp: Option<TcpBody>,
@@ -324,6 +327,10 @@ fn session_body(session: &SessionView, now: Instant, tcp: Option<[TcpView; 2]>) 
         finished: leg.map_or_else(Vec::new, |leg| {
             let sides = ["client", "backend"].into_iter().zip(leg.finished);
             sides.filter(|(_, has)| *has).map(|(side, _)| side.into()).collect()
+        }),
+        throttled: leg.map_or_else(Vec::new, |leg| {
+            let directions = Direction::ALL.into_iter().zip(leg.throttled);
+            directions.filter(|(_, was)| *was).map(|(direction, _)| direction.name().into()).collect()
         }),
         is_ending: session.cut.is_some(),
         tcp: tcp.map(|[client, backend]| TcpBody { client: side_body(client), backend: side_body(backend) }),

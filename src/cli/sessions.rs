@@ -182,9 +182,13 @@ pub(super) async fn explain(client: &AdminClient, id: u64, json: bool) -> Result
         [] => String::new(),
         sides => format!(", the {} has finished", sides.join(" and the ")),
     };
+    let throttled = match &session.throttled[..] {
+        [] => String::new(),
+        directions => format!(", held up by its bandwidth {}", directions.join(" and ").replace('_', " the ")),
+    };
     let ending = if session.is_ending { ", told to end" } else { "" };
     let mut text = format!(
-        "session {} from {}{by}, by listener {} to {}\n{} for {}, quiet for {}{finished}{ending}\n{} bytes to the backend, {} to the client\n",
+        "session {} from {}{by}, by listener {} to {}\n{} for {}, quiet for {}{finished}{throttled}{ending}\n{} bytes to the backend, {} to the client\n",
         session.id,
         session.client,
         session.listener,

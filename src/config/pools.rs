@@ -17,8 +17,8 @@ use super::table::{Table, longer_than_zero};
 use super::value::{Form, Value};
 use super::zone::zone_name;
 use super::{
-    Check, Closing, Connect, ConsulSource, DnsSource, EtcdSource, FileSource, Hashing, HostPort, HttpSource, Listener,
-    Queue, Rebalance, Resilience, SendProxy, Sticky, TIERS, TcpOptions, Timeouts, address, connect,
+    Bandwidth, Check, Closing, Connect, ConsulSource, DnsSource, EtcdSource, FileSource, Hashing, HostPort, HttpSource,
+    Listener, Queue, Rebalance, Resilience, SendProxy, Sticky, TIERS, TcpOptions, Timeouts, address, connect,
 };
 
 /// `[pools.NAME]`
@@ -54,6 +54,8 @@ pub struct Pool {
     pub closing: Closing,
     /// When sessions leave backends that have more than their part; `None` = never.
     pub rebalance: Option<Rebalance>,
+    /// How many bytes a second may be moved; `None` = any number.
+    pub bandwidth: Option<Bandwidth>,
     /// How many of a client's bytes are kept, until the backend answers, to be sent to another one if it fails before;
     /// `None` = none.
     #[serde(rename = "replay_buffer")]
@@ -219,6 +221,7 @@ impl Pool {
             replay: connect::replay(table),
             closing: Closing::read(table),
             rebalance: Rebalance::read(table, balance),
+            bandwidth: Bandwidth::read(table),
             // A few: what is kept is taken from the sessions.
             preconnect: table.number("preconnect", 0..=1_000).unwrap_or(0),
             sources,

@@ -26,15 +26,17 @@ pub(super) fn parse(text: &str) -> Result<u64, Complaint> {
     digits.parse::<u64>().ok().and_then(|number| number.checked_mul(*scale)).ok_or_else(unreadable)
 }
 
+/// A size with the largest unit that it is a whole number of.
+pub(super) fn written(bytes: u64) -> String {
+    let (unit, scale) = UNITS.iter().find(|(_, scale)| bytes.is_multiple_of(*scale)).unwrap_or(&("B", 1));
+    format!("{}{unit}", bytes / scale)
+}
+
 /// A size within limits, which are whole numbers of their units.
 pub(super) fn between<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Result<T, Complaint> {
-    let written = |bytes: u64| {
-        let (unit, scale) = UNITS.iter().find(|(_, scale)| bytes.is_multiple_of(*scale)).unwrap_or(&("B", 1));
-        format!("\"{}{unit}\"", bytes / scale)
-    };
     let fitting = Some(parse(text)?).filter(|bytes| (least..=most).contains(bytes));
     fitting.and_then(|bytes| T::try_from(bytes).ok()).ok_or_else(|| {
-        Complaint::new("out of range", format!("write a size from {} to {}", written(least), written(most)))
+        Complaint::new("out of range", format!("write a size from \"{}\" to \"{}\"", written(least), written(most)))
     })
 }
 

@@ -163,6 +163,7 @@ impl<'a> Value<'a> {
             (_, "a table") => format!("write {key} = {{ … }}, with its keys in braces"),
             _ if self.is_secret => "write it in quotes".to_owned(),
             ("an integer", "a duration in quotes") => format!("write it with its unit: \"{value}s\" or \"{value}ms\""),
+            (_, "a bandwidth in quotes") => "write it like \"10MiB/s\" or \"500kB/s\"".to_owned(),
             (_, "a duration in quotes") => "write it like \"500ms\", \"5s\", \"1m30s\" or \"1h\"".to_owned(),
             ("an integer" | "a boolean" | "a fraction", _) if wanted.starts_with("a string") => {
                 format!("write it in quotes: \"{value}\"")

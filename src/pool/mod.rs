@@ -3,12 +3,14 @@
 //! Picks, releases and eligibility are one state machine behind one short mutex: nothing in here awaits, does I/O or logs.
 
 mod backend;
+mod bandwidth;
 mod budget;
 mod by_address;
 mod chain;
 mod events;
 mod history;
 mod lease;
+mod membership;
 mod overrides;
 mod preconnected;
 mod queue;
@@ -38,6 +40,7 @@ use crate::config;
 use crate::health::Observation;
 use crate::metrics::Direction;
 pub use backend::{Backend, BackendStats, BackendView, SHARE_OF_WEIGHT};
+pub use bandwidth::{Draw, PoolBandwidth, Throttle};
 pub use budget::{Allowance, Permit, RetryBudget};
 pub use chain::{Chain, ChainPool};
 pub use events::{Event, Events, Happened};
@@ -87,6 +90,8 @@ pub struct Pool {
     pub second: Second,
     /// Sessions that are closed although both sides live.
     pub closes: Closes,
+    /// What its sessions may move.
+    pub bandwidth: PoolBandwidth,
     /// Backends that left and were forgotten early, because too many had left.
     pub forgotten_early: AtomicU64,
     /// Where its sessions go while it has nothing for them. The configuration has no circle.
@@ -163,6 +168,7 @@ impl Pool {
             hedges: Allowance::new(Instant::now()),
             second: Second::default(),
             closes: Closes::default(),
+            bandwidth: PoolBandwidth::new(settings.bandwidth.as_ref()),
             forgotten_early: AtomicU64::new(0),
             fallback: ArcSwapOption::empty(),
             fallback_sessions: AtomicU64::new(0),
@@ -195,6 +201,7 @@ impl Pool {
     pub fn change(&self, settings: config::Pool) {
         self.alter(|inner| {
             inner.change(&settings);
+            self.bandwidth.change(settings.bandwidth.as_ref());
             self.settings.store(Arc::new(settings));
         });
         self.rebuild_tables();

@@ -119,6 +119,9 @@ pub struct Bytes(Arc<[DirectionBytes]>);
 #[repr(align(64))]
 struct DirectionBytes([AtomicU64; Direction::ALL.len()]);
 
+/// The first of the marks of directions that were held up.
+const THROTTLED: u8 = 1 << Direction::ALL.len();
+
 /// The bytes of one session with a backend, and when the last of them moved. They are added to its worker's cell of the
 /// backend, too. Only that worker's thread writes.
 #[derive(Clone, Debug)]
@@ -132,8 +135,8 @@ struct ByteTally {
     since: Instant,
     /// Milliseconds since `since`.
     last_activity: AtomicU64,
-    /// A bit for each direction whose source has finished.
-    finished: AtomicU8,
+    /// A bit for each direction whose source has finished; and from [`THROTTLED`] on for each that was held up.
+    marks: AtomicU8,
 }
 
 impl Bytes {
@@ -150,7 +153,7 @@ impl Bytes {
             session: Default::default(),
             since: Instant::now(),
             last_activity: AtomicU64::new(0),
-            finished: AtomicU8::new(0),
+            marks: AtomicU8::new(0),
         }))
     }
 
@@ -178,13 +181,24 @@ impl ByteCell {
 
     /// Notes that the source of this direction has finished: no more bytes come.
     pub fn finish(&self, direction: Direction) {
-        let finished = &self.0.finished;
-        finished.store(finished.load(Relaxed) | 1 << direction as u8, Relaxed);
+        let marks = &self.0.marks;
+        marks.store(marks.load(Relaxed) | 1 << direction as u8, Relaxed);
+    }
+
+    /// Notes that this direction has been held up by its limit of bandwidth.
+    pub fn throttle(&self, direction: Direction) {
+        let marks = &self.0.marks;
+        marks.store(marks.load(Relaxed) | THROTTLED << direction as u8, Relaxed);
+    }
+
+    /// Whether it ever was.
+    pub fn was_throttled(&self, direction: Direction) -> bool {
+        self.0.marks.load(Relaxed) & THROTTLED << direction as u8 != 0
     }
 
     /// Whether the source of this direction has finished.
     pub fn has_finished(&self, direction: Direction) -> bool {
-        self.0.finished.load(Relaxed) >> direction as u8 & 1 == 1
+        self.0.marks.load(Relaxed) >> direction as u8 & 1 == 1
     }
 
     /// When the backend was reached.

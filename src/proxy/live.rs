@@ -120,7 +120,8 @@ impl Leg {
             last_activity: self.bytes.last_activity(),
             to_backend: self.bytes.of_session(Direction::ToBackend),
             to_client: self.bytes.of_session(Direction::ToClient),
-            finished: [Direction::ToBackend, Direction::ToClient].map(|direction| self.bytes.has_finished(direction)),
+            finished: Direction::ALL.map(|direction| self.bytes.has_finished(direction)),
+            throttled: Direction::ALL.map(|direction| self.bytes.was_throttled(direction)),
         }
     }
 }

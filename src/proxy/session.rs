@@ -103,7 +103,11 @@ impl Session {
             config::Relay::Auto if !worker.relay_context.has_ring() => Mode::Auto,
             config::Relay::Auto | config::Relay::IoUring => Mode::Ring,
         };
-        let terms = Terms { mode, limits: worker.idle_limits.limits(lease.pool()), early, before };
+        let throttles = settings
+            .bandwidth
+            .as_ref()
+            .map(|bandwidth| Box::new(lease.pool().bandwidth.throttles(bandwidth, record.live.client().ip())));
+        let terms = Terms { mode, limits: worker.idle_limits.limits(lease.pool()), early, before, throttles };
         record.live.show_ends(Some([socket.tcp_fd(), backend.tcp_fd()]));
         (self.lease, self.backend) = (Some(lease), Some(backend));
         Ok((terms, bytes))

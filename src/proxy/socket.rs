@@ -236,6 +236,11 @@ impl Socket {
         }
     }
 
+    /// Whether there may be something to read.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.watch()?.poll_read_ready(cx).map_ok(|_| ())
+    }
+
     /// Writes what fits.
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         loop {

@@ -310,6 +310,26 @@ fn closing() {
 }
 
 #[test]
+fn bandwidth() {
+    page! {
+        "refused_bandwidth";
+        "number": with_more("bandwidth = 10"),
+        "rate_as_number": with_more("bandwidth = { to_client = 10 }"),
+        "size_alone": with_more("bandwidth = { to_client = \"10MiB\" }"),
+        "number_alone": with_more("bandwidth = { to_client = \"10\" }"),
+        "no_unit": with_more("bandwidth = { to_client = \"10/s\" }"),
+        "bits": with_more("bandwidth = { to_client = \"10Mbit/s\" }"),
+        "a_minute": with_more("bandwidth = { to_client = \"10MiB/min\" }"),
+        "nothing_a_second": with_more("bandwidth = { to_backend = \"0B/s\" }"),
+        "too_small": with_more("bandwidth = { to_backend = \"1000B/s\" }"),
+        "too_large": with_more("bandwidth = { to_backend = \"1001GiB/s\" }"),
+        "no_direction": with_more("bandwidth = { scope = \"pool\" }"),
+        "wrong_scope": with_more("bandwidth = { to_client = \"1MiB/s\", scope = \"clients\" }"),
+        "wrong_key": with_more("bandwidth = { to_server = \"1MiB/s\" }"),
+    }
+}
+
+#[test]
 fn checks() {
     page! {
         "refused_checks";

@@ -92,6 +92,8 @@ pub struct LegView {
     pub to_client: u64,
     /// Whether the client has finished, and whether the backend has: then no more bytes come from there.
     pub finished: [bool; 2],
+    /// Whether its limit of bandwidth has held up bytes to the backend, and bytes to the client.
+    pub throttled: [bool; 2],
 }
 
 /// What is needed to choose sessions. Borrowed, so that visiting many does not contend for reference counts that workers

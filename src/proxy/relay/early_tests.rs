@@ -38,7 +38,7 @@ async fn session(mode: Mode, relay_context: &Rc<RelayContext>, first_byte: Optio
     let counted = Rc::clone(&heard);
     let relaying = spawn_local(async move {
         let limits = Rc::new(Cell::new(Limits::new(None, None, first_byte)));
-        let terms = Terms { mode, limits, early: Vec::new(), before: None };
+        let terms = Terms { mode, limits, early: Vec::new(), before: None, throttles: None };
         let answered = |_| counted.set(counted.get() + 1);
         let never = std::future::pending();
         relay([&mut client_side, &mut backend_side], &relay_context, terms, Bytes::new(1).cell(0), &answered, never)

@@ -35,6 +35,13 @@ impl FirstByte {
         self.at.get_or_insert(now);
     }
 
+    /// It could not come by now, or what it answers could not: its time begins again.
+    pub(super) fn postpone(&mut self, now: Instant) {
+        if self.at.is_some() && !self.is_here() {
+            self.at = Some(now);
+        }
+    }
+
     /// The backend has sent something. Returns whether that was the first.
     pub(super) fn arrive(&mut self, now: Instant) -> bool {
         let is_first = !self.is_here();

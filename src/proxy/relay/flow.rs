@@ -7,9 +7,11 @@ use std::task::{Context, Poll};
 
 use super::copy::{SCRATCH, Unwritten};
 use super::direction::{DirectionState, LARGE, Step};
+use super::pacing::Pacing;
 use super::splice::Pipe;
 use super::window::Window;
 use super::{RelayContext, Side};
+use crate::pool::Throttle;
 use crate::proxy::socket::Socket;
 
 /// Moves in a row before other sessions of the worker get a turn.
@@ -23,15 +25,16 @@ pub(super) struct Flow {
     direction: DirectionState,
     /// Read by copying and not yet written.
     kept: Option<Box<Unwritten>>,
-    /// From its first large read on, or if it is always spliced.
+    /// From its first large read on, or if it is always spliced or has a limit of bandwidth.
     large: Option<Box<Large>>,
     /// Something in the latest turn was not the way of small messages.
     is_rough: bool,
 }
 
-/// What a direction of large moves has.
+/// What a direction of large moves has, and one with a limit.
 #[derive(Debug, Default)]
 struct Large {
+    pacing: Option<Pacing>,
     /// Held only while bytes are in it, or within a turn.
     pipe: Option<Box<Pipe>>,
     /// `None` = there was no large move yet.
@@ -58,6 +61,15 @@ impl Flow {
         Self { direction, kept: Unwritten::of(unwritten), large: None, is_rough: false }
     }
 
+    /// With a limit of bandwidth; `before` bytes were written before the flow began.
+    pub(super) fn paced(mut self, throttle: Option<Throttle>, before: u64) -> Self {
+        if let Some(throttle) = throttle {
+            let unwritten = self.kept.as_ref().map_or(0, |kept| kept.rest().len()) as u64;
+            self.large.get_or_insert_default().pacing = Some(Pacing::new(throttle, before + unwritten));
+        }
+        self
+    }
+
     /// How far it has come.
     pub(super) fn direction(&self) -> DirectionState {
         self.direction
@@ -73,9 +85,15 @@ impl Flow {
         (self.direction, self.kept) = (direction, Unwritten::of(unwritten));
     }
 
-    /// Whether the ring could drive it.
+    /// Whether the ring could drive it. There nothing waits for turns.
     pub(super) fn is_at_rest(&self) -> bool {
-        self.direction.is_at_rest() && self.is_flushed()
+        let is_paced = self.large.as_ref().is_some_and(|large| large.pacing.is_some());
+        self.direction.is_at_rest() && self.is_flushed() && !is_paced
+    }
+
+    /// Whether it has to wait before it may read what the source has.
+    pub(super) fn is_throttled(&self) -> bool {
+        self.large.as_ref().and_then(|large| large.pacing.as_ref()).is_some_and(Pacing::waits)
     }
 
     /// Whether the latest turn was not the way of small messages.
@@ -115,16 +133,18 @@ impl Flow {
                 }
                 Step::Write | Step::Rest => return Turn::Waiting,
             }
+            let Poll::Ready(most) = self.may_read(cx, way.1) else { return Turn::Waiting };
             if self.direction.is_bulk() {
                 let pipe = &mut self.large.get_or_insert_default().pipe;
                 *pipe = pipe.take().or_else(|| relay_context.pipes.take());
             }
-            let mut read = self.fill(cx, way);
+            let mut read = self.fill(cx, way, most);
             let is_spliced = !matches!(read, Poll::Ready(Ok(0)));
             // No pipe; or FIN, or urgent data, and splice(2) can't tell one from the other.
             if !is_spliced {
-                read = self.copy(cx, way, relay_context, moved);
+                read = self.copy(cx, way, relay_context, (most, moved));
             }
+            self.was_read(&read);
             match read {
                 Poll::Ready(Ok(0)) => self.direction.read_end(),
                 Poll::Ready(Ok(read)) => {
@@ -172,10 +192,11 @@ impl Flow {
         cx: &mut Context<'_>,
         (side, source, target): Way<'_>,
         relay_context: &RelayContext,
-        moved: &mut u64,
+        (most, moved): (usize, &mut u64),
     ) -> Poll<Result<usize, (Side, io::Error)>> {
         let mut buffer = relay_context.scratch.buffer();
-        let Poll::Ready(read) = source.poll_read(cx, &mut buffer).map_err(|error| (side, error))? else {
+        let most = most.min(buffer.len());
+        let Poll::Ready(read) = source.poll_read(cx, &mut buffer[..most]).map_err(|error| (side, error))? else {
             return Poll::Pending;
         };
         if read == 0 {
@@ -194,9 +215,26 @@ impl Flow {
     }
 
     /// One fill of the empty pipe, if there is one. Returns how much was read; 0: it is to be copied.
-    fn fill(&mut self, cx: &mut Context<'_>, (side, source, _): Way<'_>) -> Poll<Result<usize, (Side, io::Error)>> {
+    fn fill(
+        &mut self,
+        cx: &mut Context<'_>,
+        (side, source, _): Way<'_>,
+        most: usize,
+    ) -> Poll<Result<usize, (Side, io::Error)>> {
         let Some(pipe) = self.pipe() else { return Poll::Ready(Ok(0)) };
-        pipe.poll_fill(cx, source).map_err(|error| (side, error))
+        pipe.poll_fill(cx, source, most).map_err(|error| (side, error))
+    }
+
+    /// How much may be read now, as far as a limit says.
+    fn may_read(&mut self, cx: &mut Context<'_>, source: &Socket) -> Poll<usize> {
+        let pacing = self.large.as_mut().and_then(|large| large.pacing.as_mut());
+        pacing.map_or(Poll::Ready(usize::MAX), |pacing| pacing.poll(cx, source))
+    }
+
+    fn was_read(&mut self, read: &Poll<Result<usize, (Side, io::Error)>>) {
+        if let Some(pacing) = self.large.as_mut().and_then(|large| large.pacing.as_mut()) {
+            pacing.read(if let Poll::Ready(Ok(read)) = read { *read } else { 0 });
+        }
     }
 
     fn window(&mut self) -> Option<&mut Window> {
@@ -222,7 +260,7 @@ impl Flow {
 
     /// Whether an error of the source would not show by itself.
     pub(super) fn is_blind(&self) -> bool {
-        self.direction.is_blind(self.holds_bytes())
+        self.direction.is_blind(self.holds_bytes() || self.is_throttled())
     }
 
     /// Whether it waits for the source, and for the target.

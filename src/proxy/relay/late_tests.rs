@@ -34,7 +34,7 @@ async fn sessions(limits: Limits, context: &Rc<RelayContext>) -> Vec<Session> {
         let ((mut ours, client), (mut other, backend)) = (pair(), pair());
         let (context, cell, limits) = (Rc::clone(context), bytes.cell(0), Rc::new(Cell::new(limits)));
         let relaying = spawn_local(async move {
-            let terms = Terms { mode, limits, early: Vec::new(), before: None };
+            let terms = Terms { mode, limits, early: Vec::new(), before: None, throttles: None };
             let cut = std::future::pending::<()>();
             relay([&mut ours, &mut other], &context, terms, cell, &|_| (), cut).await
         });

@@ -11,6 +11,7 @@ mod first_byte;
 mod flow;
 #[cfg(test)]
 mod late_tests;
+mod pacing;
 mod ring;
 mod ringed;
 mod splice;
@@ -32,7 +33,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::socket::Socket;
 use crate::metrics::{Direction, EarlyEnd};
-use crate::pool::ByteCell;
+use crate::pool::{ByteCell, Throttle};
 use copy::Scratch;
 use direction::DirectionState;
 use first_byte::FirstByte;
@@ -109,6 +110,8 @@ pub(crate) struct Terms {
     pub(crate) early: Vec<u8>,
     /// What else was before.
     pub(crate) before: Option<Box<Before>>,
+    /// The limits of bandwidth: to the backend, and to the client.
+    pub(crate) throttles: Option<Box<[Option<Throttle>; 2]>>,
 }
 
 /// What happened between the two sockets before their relay began.
@@ -238,9 +241,11 @@ impl<'a> RelayTask<'a> {
             upward.read_end();
             upward.finished();
         }
+        let [to_backend, to_client] = terms.throttles.map_or([None, None], |throttles| *throttles);
+        let sent = bytes.of_session(Direction::ToBackend);
         let mut relay = Self {
-            upward: Flow::new(upward, terms.early),
-            downward: Flow::new(DirectionState::new(terms.mode), Vec::new()),
+            upward: Flow::new(upward, terms.early).paced(to_backend, sent),
+            downward: Flow::new(DirectionState::new(terms.mode), Vec::new()).paced(to_client, 0),
             bytes,
             answer: FirstByte::new(terms.limits.get().first_byte, before.asked, before.is_judged),
             answered,
@@ -354,6 +359,12 @@ impl<'a> RelayTask<'a> {
         }
         if asked {
             self.answer.ask(self.last_progress);
+        }
+        for (flow, direction) in [(&self.upward, Direction::ToBackend), (&self.downward, Direction::ToClient)] {
+            if flow.is_throttled() {
+                self.bytes.throttle(direction);
+                self.answer.postpone(self.last_progress);
+            }
         }
         if !self.answer.is_here() && (self.bytes.of_session(Direction::ToClient) > 0 || self.downward.holds_bytes()) {
             self.arrived(Instant::now());

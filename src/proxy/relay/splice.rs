@@ -129,10 +129,10 @@ impl Pipe {
         self.holds == 0
     }
 
-    /// Fills it, empty, with what the source has; 0 = FIN or urgent data.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, source: &Socket) -> Poll<io::Result<usize>> {
+    /// Fills it, empty, with what the source has, `most` at most; 0 = FIN or urgent data.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, source: &Socket, most: usize) -> Poll<io::Result<usize>> {
         debug_assert!(self.is_empty());
-        let result = source.poll_splice_to(cx, &self.into, SIZE);
+        let result = source.poll_splice_to(cx, &self.into, most.min(SIZE));
         if let Poll::Ready(Ok(read)) = &result {
             self.holds += read;
         }

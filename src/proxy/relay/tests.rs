@@ -42,7 +42,7 @@ fn relay_context() -> RelayContext {
 
 fn terms() -> Terms {
     let limits = Rc::new(Cell::new(Limits::new(None, None, None)));
-    Terms { mode: Mode::Copy, limits, early: Vec::new(), before: None }
+    Terms { mode: Mode::Copy, limits, early: Vec::new(), before: None, throttles: None }
 }
 
 pub(super) async fn a_moment() {

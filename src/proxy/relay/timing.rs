@@ -94,6 +94,12 @@ impl RelayTask<'_> {
     ) -> Option<End<C>> {
         while self.is_over(cx, timer.as_mut()) {
             let now = Instant::now();
+            if self.upward.is_throttled() || self.downward.is_throttled() {
+                // Bytes are there, and it is we who let them wait.
+                self.progress(now);
+                self.answer.postpone(now);
+                continue;
+            }
             let is_unanswered = self.due().is_some_and(|due| now >= due);
             if self.looks < LOOKS && self.is_ready(ends, is_unanswered) {
                 self.looks += 1;

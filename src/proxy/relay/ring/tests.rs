@@ -75,7 +75,7 @@ impl Bench {
                 }
             });
             let limits = Rc::new(Cell::new(Limits::new(Some(PATIENCE), Some(PATIENCE), None)));
-            let terms = Terms { mode: Mode::Ring, limits, early: Vec::new(), before: None };
+            let terms = Terms { mode: Mode::Ring, limits, early: Vec::new(), before: None, throttles: None };
             let done = relay([&mut client_side, &mut backend_side], &relay_context, terms, bytes, &|_| (), cut).await;
             let [client, backend] = ends;
             if done.finished_client {
