@@ -143,9 +143,16 @@ fn the_relay_knows_sockets_counters_and_limits_only() {
             let named = crate_paths(line);
             let fine = named.iter().all(|name| {
                 name == "metrics"
-                    || ["crate::pool::ByteCell", "crate::proxy::socket", "crate::proxy::relay"]
-                        .iter()
-                        .any(|p| line.contains(p))
+                    || [
+                        "crate::pool::ByteCell",
+                        "crate::pool::Throttle",
+                        "crate::pool::{ByteCell, Throttle}",
+                        "crate::pool::{Draw, Throttle}",
+                        "crate::proxy::socket",
+                        "crate::proxy::relay",
+                    ]
+                    .iter()
+                    .any(|p| line.contains(p))
             });
             assert!(fine, "{path}: {line}");
             // Counts are cells of the worker's own: no message, no lock, whatever is moved.
