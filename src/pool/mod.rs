@@ -10,7 +10,6 @@ mod chain;
 mod events;
 mod history;
 mod lease;
-mod membership;
 mod overrides;
 mod preconnected;
 mod queue;

@@ -6,8 +6,6 @@ use std::time::Duration;
 use super::*;
 use crate::balance::Affinity;
 use crate::balance::PICK_TIERS;
-use crate::config::TIERS;
-use crate::health::Failing;
 
 #[test]
 fn refused_only_if_none_that_it_may_use_is_untried() {
