@@ -165,6 +165,8 @@ words! {
         QueueTimeout = "queue_timeout",
         /// No attempt to connect succeeded.
         ConnectFailed = "connect_failed",
+        /// The backend did not begin TLS as PostgreSQL does (`sniff.starttls`).
+        StarttlsFailed = "starttls_failed",
         /// The client left before a backend was reached.
         ClientGone = "client_gone",
         /// Closed at the end of a drain.
@@ -199,6 +201,8 @@ words! {
         ClientRate = "client_rate",
         /// Others came to say a header or first bytes, and it was the oldest that had not: `accept.handshakes`.
         Handshakes = "handshakes",
+        /// It sent bytes with its request for TLS, before that was answered (`sniff.starttls`).
+        Starttls = "starttls",
         /// No route applies, and the listener has no pool for the rest.
         NoRoute = "no_route",
     }
@@ -237,6 +241,8 @@ words! {
         Reset = "reset",
         /// Closed before it was sent anything, although the client had sent something.
         Closed = "closed",
+        /// It does not begin TLS as PostgreSQL does, although its clients were told that it would (`sniff.starttls`).
+        Starttls = "starttls",
         /// Not the backend's fault: no free local port or address (EADDRNOTAVAIL).
         AddressNotAvailable = "address_not_available",
         /// Not the backend's fault: no fd or no memory (EMFILE, ENFILE, ENOBUFS, ENOMEM).
@@ -252,7 +258,7 @@ impl ConnectFailure {
     /// Whether it is the backend's fault.
     pub fn blames_backend(self) -> bool {
         match self {
-            Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset | Self::Closed => true,
+            Self::Refused | Self::Timeout | Self::Unreachable | Self::Reset | Self::Closed | Self::Starttls => true,
             Self::AddressNotAvailable | Self::NoResources | Self::Abandoned | Self::Other => false,
         }
     }

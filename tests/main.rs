@@ -47,6 +47,7 @@ mod routing;
 mod secrets;
 mod smoke;
 mod stalled;
+mod starttls;
 mod support;
 mod survive;
 mod systemd;

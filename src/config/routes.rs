@@ -73,6 +73,17 @@ pub struct Sniff {
     pub timeout: Duration,
     /// The most that is read, in bytes.
     pub max: usize,
+    /// Clients of this protocol ask for TLS in the clear, and are answered, so that they send their ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub starttls: Option<Starttls>,
+}
+
+words! {
+    /// `sniff.starttls`
+    pub enum Starttls {
+        /// SSLRequest, and GSSENCRequest before it.
+        Postgres = "postgres",
+    }
 }
 
 impl Route {
@@ -99,7 +110,10 @@ impl Route {
             HashBy::is_sni(table)
                 || ["sni", "alpn", "starts_with", "starts_with_hex", "tls"].into_iter().any(|key| table.has(key))
         };
-        let sniff = Sniff::read(listener, hash_sni || tables.iter().any(needs_bytes));
+        let needs_hello =
+            |table: &Table<'_>| HashBy::is_sni(table) || ["sni", "alpn", "tls"].into_iter().any(|key| table.has(key));
+        let (needs_bytes, needs_hello) = (tables.iter().any(needs_bytes), tables.iter().any(needs_hello));
+        let sniff = Sniff::read(listener, hash_sni || needs_bytes, hash_sni || needs_hello);
         let most = sniff.as_ref().map_or(0, |sniff| sniff.max);
         (tables.iter().filter_map(|table| Self::read(table, pools, most)).collect(), sniff)
     }
@@ -280,13 +294,13 @@ fn protocol(text: &str) -> Result<String, Complaint> {
 
 impl Sniff {
     /// What a listener reads of its clients whose routes need none of their bytes.
-    pub const NOTHING: Self = Self { timeout: Duration::ZERO, max: 0 };
+    pub const NOTHING: Self = Self { timeout: Duration::ZERO, max: 0, starttls: None };
 
     /// What is read where the file says nothing.
-    pub const USUAL: Self = Self { timeout: Duration::from_secs(3), max: 16 * 1_024 };
+    pub const USUAL: Self = Self { timeout: Duration::from_secs(3), max: 16 * 1_024, starttls: None };
 
-    /// `is_needed`: some route needs bytes.
-    fn read(listener: &Table<'_>, is_needed: bool) -> Option<Self> {
+    /// `is_needed`: some route or pool needs bytes; `needs_hello`: a ClientHello of them.
+    fn read(listener: &Table<'_>, is_needed: bool, needs_hello: bool) -> Option<Self> {
         if let Some(value) = listener.value("sniff").filter(|_| !is_needed) {
             let hint = "remove it, or add a route with sni, alpn, starts_with, starts_with_hex or tls, or hash = \"sni\" in a pool";
             value.fault("`sniff` has no effect: no route and no pool needs the client's first bytes", hint);
@@ -294,7 +308,12 @@ impl Sniff {
         let table = listener.table("sniff");
         let max = table.parsed("max", |text| size::between(text, 512, 1 << 20));
         let timeout = table.time("timeout").unwrap_or(Self::USUAL.timeout);
-        is_needed.then(|| Self { timeout, max: max.unwrap_or(Self::USUAL.max) })
+        let starttls = table.word("starttls");
+        if let Some(value) = table.value("starttls").filter(|_| is_needed && !needs_hello) {
+            let hint = "remove it, or add a route with sni, alpn or tls";
+            value.fault("`starttls` has no effect: no route needs the client's ClientHello", hint);
+        }
+        is_needed.then(|| Self { timeout, max: max.unwrap_or(Self::USUAL.max), starttls })
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Client {
     pub(super) early: Vec<u8>,
     /// Its TLS ClientHello, if that was read.
     pub(super) hello: Option<Arc<ClientHello>>,
+    /// It asked for TLS in the clear, and was told to begin.
+    pub(super) starttls: bool,
     /// What the client connected to, if a header says so.
     destination: Option<SocketAddr>,
     tlvs: Vec<Tlv>,
@@ -51,7 +53,7 @@ pub(super) enum IdentifyError {
 impl Client {
     /// The peer that connected.
     pub(super) fn is(peer: SocketAddr) -> Self {
-        Self { address: peer, early: Vec::new(), hello: None, destination: None, tlvs: Vec::new() }
+        Self { address: peer, early: Vec::new(), hello: None, starttls: false, destination: None, tlvs: Vec::new() }
     }
 
     /// The id that the session was given by a proxy in front; one that no proxy may give counts as none.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::shares::Spare;
 use super::socket::{Socket, connect_failure};
+use super::starttls::Starttls;
 use crate::config;
 use crate::deadline::within;
 use crate::metrics::{ConnectFailure, Hedge};
@@ -34,8 +35,20 @@ pub(super) struct Connected {
     pub(super) settings: Arc<config::Pool>,
 }
 
-/// The pool with its settings, and whether the backend is sent bytes at once.
-type DialTarget<'a> = (&'a ChainPool, bool);
+/// What a backend is sent at once.
+#[derive(Debug)]
+pub(super) struct FirstBytes {
+    /// There is some.
+    pub(super) any: bool,
+    /// What it has to answer before it gets the client's.
+    pub(super) starttls: Option<Starttls>,
+}
+
+/// The pool with its settings, and what its backend is sent at once.
+type DialTarget<'a> = (&'a ChainPool, FirstBytes);
+
+/// A backend, and perhaps a connection to it that was kept ready.
+type Begun = (Lease, Option<Socket>);
 
 /// A failed attempt: its backend and the reason.
 pub(super) type Failed = (Arc<Backend>, ConnectFailure, io::Error);
@@ -58,25 +71,26 @@ impl Dials {
     }
 
     /// Begins an attempt, when no other is under way.
-    pub(super) fn begin(&mut self, lease: Lease, of: DialTarget<'_>, limit: Duration) {
-        self.push(lease, of, limit, None, None);
+    pub(super) fn begin(&mut self, begun: Begun, of: DialTarget<'_>, limit: Duration) {
+        self.push(begun, of, limit, None, None);
     }
 
     /// Begins one more beside the others.
-    pub(super) fn hedge(&mut self, lease: Lease, of: DialTarget<'_>, limit: Duration, place: Spare) {
-        self.push(lease, of, limit, Some(HedgeCount::new(&of.0.pool)), Some(place));
+    pub(super) fn hedge(&mut self, begun: Begun, of: DialTarget<'_>, limit: Duration, place: Spare) {
+        let count = HedgeCount::new(&of.0.pool);
+        self.push(begun, of, limit, Some(count), Some(place));
     }
 
     fn push(
         &mut self,
-        lease: Lease,
-        (of, has_bytes): DialTarget<'_>,
+        begun: Begun,
+        (of, first): DialTarget<'_>,
         limit: Duration,
         hedge: Option<HedgeCount>,
         place: Option<Spare>,
     ) {
         // Boxed, so that it can go on without the session.
-        let attempt = Box::pin(dial(lease, (of.clone(), has_bytes), limit));
+        let attempt = Box::pin(dial(begun, (of.clone(), first), limit));
         self.0.push(Dial { attempt, hedge, place });
     }
 
@@ -147,15 +161,26 @@ impl Drop for HedgeCount {
 }
 
 async fn dial(
-    mut lease: Lease,
-    (ChainPool { pool, settings, .. }, has_bytes): (ChainPool, bool),
+    (mut lease, kept): Begun,
+    (ChainPool { pool, settings, .. }, first): (ChainPool, FirstBytes),
     limit: Duration,
 ) -> Result<Connected, Failed> {
     let backend = Arc::clone(lease.backend());
+    if let Some(socket) = kept {
+        match first.answered(&socket, limit).await {
+            Ok(()) => return Ok(Connected { socket, lease, settings }),
+            Err((reason @ ConnectFailure::Starttls, error)) => {
+                lease.failed(reason);
+                return Err((backend, reason, error));
+            }
+            // It was kept for a while, and the backend may have got tired of it.
+            Err(_) => {}
+        }
+    }
     let result = if settings.sources.is_empty() {
-        dial_from(&mut lease, (&settings, has_bytes), None, limit).await
+        dial_from(&mut lease, (&settings, &first), None, limit).await
     } else {
-        dial_from_any(&mut lease, (&pool, &settings, has_bytes), limit).await
+        dial_from_any(&mut lease, (&pool, &settings, &first), limit).await
     };
     match result {
         Ok(socket) => Ok(Connected { socket, lease, settings }),
@@ -165,14 +190,14 @@ async fn dial(
 
 async fn dial_from_any(
     lease: &mut Lease,
-    (pool, settings, has_bytes): (&Pool, &config::Pool, bool),
+    (pool, settings, first): (&Pool, &config::Pool, &FirstBytes),
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
     let began = Instant::now();
     let mut last = io::Error::new(io::ErrorKind::AddrNotAvailable, "no `source` of the backend's address family");
     for source in pool.sources_for(settings, lease.address()) {
         let left = limit.saturating_sub(began.elapsed());
-        match dial_from(lease, (settings, has_bytes), Some(source), left).await {
+        match dial_from(lease, (settings, first), Some(source), left).await {
             // This local address has no free port towards that backend; another may have.
             Err((ConnectFailure::AddressNotAvailable, error)) => last = error,
             result => return result,
@@ -183,7 +208,7 @@ async fn dial_from_any(
 
 async fn dial_from(
     lease: &mut Lease,
-    (settings, has_bytes): (&config::Pool, bool),
+    (settings, first): (&config::Pool, &FirstBytes),
     source: Option<IpAddr>,
     limit: Duration,
 ) -> Result<Socket, (ConnectFailure, io::Error)> {
@@ -195,7 +220,7 @@ async fn dial_from(
     let is_doubtful = attempt.lease.is_doubtful();
     let began = Instant::now();
     // With fast open the backend has the bytes before it could end the connection without them.
-    let connecting = Socket::connect(attempt.lease.address(), source, &settings.tcp, has_bytes && !is_doubtful);
+    let connecting = Socket::connect(attempt.lease.address(), source, &settings.tcp, first.any && !is_doubtful);
     let result = within(limit, connecting).await;
     let (reason, error) = match result {
         Ok(Ok(socket)) => {
@@ -203,14 +228,17 @@ async fn dial_from(
             let ended = if is_doubtful { early_end(&socket, took).await } else { None };
             match ended {
                 Some(BackendEnd::Broken(error)) => (connect_failure(&error), error),
-                Some(BackendEnd::Closed) if has_bytes => {
+                Some(BackendEnd::Closed) if first.any => {
                     (ConnectFailure::Closed, io::Error::new(io::ErrorKind::UnexpectedEof, "it said and heard nothing"))
                 }
                 // The client has sent nothing, so a close is no failure.
-                Some(BackendEnd::Closed) | None => {
-                    attempt.succeeded(took);
-                    return Ok(socket);
-                }
+                Some(BackendEnd::Closed) | None => match first.answered(&socket, limit).await {
+                    Ok(()) => {
+                        attempt.succeeded(took);
+                        return Ok(socket);
+                    }
+                    Err(failure) => failure,
+                },
             }
         }
         Ok(Err(error)) => (connect_failure(&error), error),
@@ -222,6 +250,16 @@ async fn dial_from(
     };
     attempt.failed(reason);
     Err((reason, error))
+}
+
+impl FirstBytes {
+    /// Waits for the answer of a backend that has to give one.
+    async fn answered(&self, backend: &Socket, limit: Duration) -> Result<(), (ConnectFailure, io::Error)> {
+        match &self.starttls {
+            Some(starttls) => starttls.ask(backend, limit).await,
+            None => Ok(()),
+        }
+    }
 }
 
 /// How a backend ended a connection without being sent anything.

@@ -39,6 +39,7 @@ mod session;
 mod shares;
 mod sniff;
 mod socket;
+mod starttls;
 mod stock;
 mod threads;
 mod tries;

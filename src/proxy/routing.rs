@@ -17,7 +17,7 @@ use super::sniff::Sniffed;
 use super::socket::Socket;
 use super::worker::Worker;
 use crate::config::{HashBy, Sniff};
-use crate::metrics::{Outcome, Refusal};
+use crate::metrics::Refusal;
 use crate::pool::{Chain, Pool};
 use crate::route::{ClientFacts, Decision, affinity};
 
@@ -83,7 +83,7 @@ async fn by_rules(
         let handshake = handshake.get_or_insert_with(|| live.listener.handshake(front));
         tokio::select! {
             biased;
-            read = sniffed.read_more() => read.map_err(|error| Ended::because(Outcome::ClientGone, error))?,
+            read = sniffed.read_more() => read?,
             () = pushed_out(handshake.as_ref()) => return Err(refused(socket, Refusal::Handshakes)),
             cut = live.cut() => return Err(cut.into()),
         }
@@ -93,7 +93,7 @@ async fn by_rules(
     let first_bytes = sniffed.bytes[..sniffed.bytes.len().min(KEPT)].into();
     let (hello, is_all, lot) = (sniffed.hello().cloned(), sniffed.is_all, sniffed.lot);
     live.routed(pool, Some(RoutedBy { route, hello: hello.clone(), first_bytes, is_all, lot }));
-    (client.early, client.hello) = (sniffed.bytes, hello);
+    (client.early, client.hello, client.starttls) = (sniffed.bytes, hello, sniffed.is_starttls);
     live.listener.routed.count(&pool.name);
     until_probed(front, live, pool).await?;
     Ok(Arc::clone(pool))

@@ -1,6 +1,7 @@
 //! The life of a connection, top to bottom: identify the client, route, pick and dial a backend, relay, one outcome. A
 //! session lives and dies on one worker.
 
+use std::mem;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,6 +22,7 @@ use super::relay::{Done, End, Mode, Side, Terms, relay};
 use super::replay::{Request, Settled};
 use super::routing::{refused, route};
 use super::socket::{Socket, broken};
+use super::starttls::Opening;
 use super::upstream::{GivenUp, NoConnection, Search};
 use super::worker::{Load, SessionGuard, Worker};
 use crate::config::{self, LimitAction};
@@ -188,30 +190,32 @@ async fn admit(socket: &Socket, front: &Settings, client: IpAddr, record: &mut S
 
 /// Finds a backend, and one that answers where requests are replayed.
 async fn reach(context: &SessionContext<'_>, mut client: Client, record: &mut SessionRecord) -> Result<Settled, Ended> {
-    let mut early_data = EarlyData::default();
-    if client.early.is_empty() && context.chain.first().settings.replay.is_none() {
+    let (mut early_data, early) = (EarlyData::default(), mem::take(&mut client.early));
+    if early.is_empty() && context.chain.first().settings.replay.is_none() {
         early_data = EarlyData::of(context.socket).map_err(|error| Ended::because(Outcome::ClientGone, error))?;
     }
-    let mut search = Search::new(context, !early_data.is_empty() || !client.early.is_empty());
-    let connected = connect(context, &mut search, early_data.is_empty(), record).await?;
+    let opening = client.starttls.then(|| Opening::new(&client, context.socket, own_id(context)));
+    let mut search = Search::new(context, !early_data.is_empty() || !early.is_empty(), opening.as_ref());
+    let is_silent = early_data.is_empty() && opening.is_none();
+    let connected = connect(context, &mut search, is_silent, record).await?;
     let Some(most) = connected.settings.replay else {
         let header = greeting(&client, context, &connected.settings, record);
         let bytes = record.reached(&connected, context.worker.index);
         announce(header, &connected, context).await?;
         if early_data.is_empty() {
-            return Ok(Settled { connected, bytes, early: client.early, before: None });
+            return Ok(Settled { connected, bytes, early, before: None });
         }
         let (early, before) = early_data.say(&connected.socket, &bytes);
         return Ok(Settled { connected, bytes, early, before: Some(Box::new(before)) });
     };
     // A pool may keep what its fallback does not, and the other way round.
-    let early = if early_data.is_empty() { std::mem::take(&mut client.early) } else { early_data.into_bytes() };
+    let early = if early_data.is_empty() { early } else { early_data.into_bytes() };
     let header = |settings: &config::Pool, record: &mut SessionRecord| greeting(&client, context, settings, record);
     // In a box of its own: most pools never need it.
     Box::pin(Request::new(early, most).settle(connected, &header, context, &mut search, record)).await
 }
 
-/// What the backend is told about the client before all else, if it is to be told.
+/// What the backend is told about the client before all else, if it is to be told, and was not yet.
 fn greeting(
     client: &Client,
     context: &SessionContext<'_>,
@@ -219,15 +223,19 @@ fn greeting(
     record: &mut SessionRecord,
 ) -> Option<Vec<u8>> {
     let send = settings.send_proxy.as_ref()?;
-    let id = format!("{:016x}-{:x}", *RUN, record.live.id());
-    let Greeting { bytes, unique_id, left_out } = client.header(send, context.socket, &id);
+    let Greeting { bytes, unique_id, left_out } = client.header(send, context.socket, &own_id(context));
     if !left_out.is_empty() {
         warn_left_out(&left_out, context);
     }
     if let Some(unique_id) = unique_id {
         record.rare().unique_id = Some(unique_id.escape_ascii().to_string().into());
     }
-    Some(bytes)
+    (!client.starttls).then_some(bytes)
+}
+
+/// The id of the session, for backends.
+fn own_id(context: &SessionContext<'_>) -> String {
+    format!("{:016x}-{:x}", *RUN, context.live.id())
 }
 
 /// A client in front that says too much does so in every session: a line in a while.
@@ -300,6 +308,9 @@ impl From<NoConnection> for Ended {
             (GivenUp::QueueFull, _) => Outcome::QueueFull.into(),
             (GivenUp::QueueTimeout, _) => Outcome::QueueTimeout.into(),
             (_, None) => Outcome::NoBackend.into(),
+            (GivenUp::Starttls, Some((backend, _, error))) => {
+                Self::because(Outcome::StarttlsFailed, format!("{}: {error}", backend.id))
+            }
             (given_up, Some((backend, reason, error))) => {
                 let outcome = if reason.blames_backend() { Outcome::ConnectFailed } else { Outcome::LocalError };
                 Self::because(outcome, format!("{}: {}: {error}; {}", backend.id, reason.name(), given_up.says()))

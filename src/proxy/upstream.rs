@@ -10,12 +10,13 @@ use tokio::time::{sleep, sleep_until};
 use tracing::info;
 
 use super::context::SessionContext;
-use super::dial::{Connected, Dials, Failed};
+use super::dial::{Connected, Dials, Failed, FirstBytes};
 use super::live::Phase;
+use super::starttls::Opening;
 use super::tries::Tries;
 use crate::config::{Queue, Spill, WhenAllDown};
 use crate::deadline::within;
-use crate::metrics::Hedge;
+use crate::metrics::{ConnectFailure, Hedge};
 use crate::pool::{Backend, ChainPool, Course, Lease, NoneLeft, Permit, PickContext, PickOrWait, Prospect, course};
 
 /// The least time between two questions for the retry budget.
@@ -54,6 +55,8 @@ pub(super) enum GivenUp {
     QueueFull,
     /// Nothing had room for too long.
     QueueTimeout,
+    /// The backend does not begin TLS, although the client was told that it would.
+    Starttls,
 }
 
 /// One session's search for a backend that serves it. It may be gone on with when the one that was found fails.
@@ -63,6 +66,8 @@ pub(super) struct Search<'a> {
     random: fastrand::Rng,
     /// The client has said something already.
     has_bytes: bool,
+    /// What every backend has to answer first.
+    opening: Option<&'a Opening<'a>>,
     tries: Tries,
     found: bool,
     /// So many pools of the chain have it no longer wait for room.
@@ -76,10 +81,10 @@ pub(super) struct Search<'a> {
 type Choice = (usize, Lease);
 
 impl<'a> Search<'a> {
-    pub(super) fn new(context: &'a SessionContext<'a>, has_bytes: bool) -> Self {
+    pub(super) fn new(context: &'a SessionContext<'a>, has_bytes: bool, opening: Option<&'a Opening<'a>>) -> Self {
         let (random, tries) = (context.worker.random(), Tries::new());
         let (found, waited, queued) = (false, 0, Duration::ZERO);
-        Self { context, random, has_bytes, tries, found, waited, queued, in_queue_since: None }
+        Self { context, random, has_bytes, opening, tries, found, waited, queued, in_queue_since: None }
     }
 
     /// How long it has waited in a queue, if it had to.
@@ -106,7 +111,10 @@ impl<'a> Search<'a> {
                     Err(given_up) => return Err(NoConnection { given_up, last }),
                 };
                 let of = self.context.chain.at(place);
-                if let Some(socket) = self.context.worker.stock.take(&mut lease) {
+                let mut kept = self.context.worker.stock.take(&mut lease);
+                if self.opening.is_none()
+                    && let Some(socket) = kept.take()
+                {
                     *attempts += u32::from(self.found);
                     let settings = Arc::clone(&of.settings);
                     return Ok(self.found(Connected { socket, lease, settings }));
@@ -118,7 +126,7 @@ impl<'a> Search<'a> {
                 *attempts += 1;
                 self.tries.dials(lease.backend());
                 let policy = &of.settings.connect;
-                dials.begin(lease, (of, self.says_at_once(of)), policy.timeout.min(left));
+                dials.begin((lease, kept), (of, self.first_bytes(of)), policy.timeout.min(left));
                 // An attempt that ends before it could be hedged needs no timer.
                 pause = policy.hedge.filter(|hedge| *hedge < policy.timeout);
                 hedge_at = pause.map(|pause| Instant::now() + pause);
@@ -129,6 +137,9 @@ impl<'a> Search<'a> {
                     Ok(connected) => return Ok(self.found(connected)),
                     Err(failed) => {
                         self.tries.failed(&failed.0, failed.1.name());
+                        if failed.1 == ConnectFailure::Starttls {
+                            return Err(NoConnection { given_up: GivenUp::Starttls, last: Some(failed) });
+                        }
                         last = Some(failed);
                         // The others are slow: there is nothing to wait for before one more is tried.
                         hedge_at = hedge_at.map(|_| Instant::now());
@@ -313,7 +324,10 @@ impl<'a> Search<'a> {
         }
         let (place, mut lease) = self.pick().ok()?;
         let of = self.context.chain.at(place);
-        if let Some(socket) = self.context.worker.stock.take(&mut lease) {
+        let mut kept = self.context.worker.stock.take(&mut lease);
+        if self.opening.is_none()
+            && let Some(socket) = kept.take()
+        {
             dials.outrun();
             of.pool.second.hedges.count(Hedge::Won);
             return Some(Connected { socket, lease, settings: Arc::clone(&of.settings) });
@@ -325,13 +339,14 @@ impl<'a> Search<'a> {
         };
         *attempts += 1;
         self.tries.dials(lease.backend());
-        dials.hedge(lease, (of, self.says_at_once(of)), of.settings.connect.timeout.min(left), spare);
+        dials.hedge((lease, kept), (of, self.first_bytes(of)), of.settings.connect.timeout.min(left), spare);
         None
     }
 
-    /// Whether the backend is sent some bytes as soon as it is connected.
-    fn says_at_once(&self, of: &ChainPool) -> bool {
-        self.has_bytes || of.settings.send_proxy.is_some()
+    /// What the backend is sent as soon as it is connected.
+    fn first_bytes(&self, of: &ChainPool) -> FirstBytes {
+        let starttls = self.opening.map(|opening| opening.for_pool(&of.settings));
+        FirstBytes { any: self.has_bytes || of.settings.send_proxy.is_some() || starttls.is_some(), starttls }
     }
 
     /// The one that was found failed before it had answered.
@@ -404,6 +419,7 @@ impl GivenUp {
             Self::RetryBudget => "connect.deadline ended the wait for connect.retry_budget",
             Self::QueueFull => "the queue is full",
             Self::QueueTimeout => "queue.timeout is over",
+            Self::Starttls => "it does not begin TLS",
         }
     }
 }

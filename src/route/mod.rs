@@ -10,6 +10,7 @@ mod clients;
 pub mod hello;
 mod index;
 mod networks;
+pub mod postgres;
 mod rate;
 mod split;
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod load;
 mod nginx;
 mod postfix;
 mod postgres;
+mod postgres_tls;
 mod promtool;
 mod redis;
 mod tls;

@@ -1,6 +1,7 @@
 //! PostgreSQL: two servers that know nothing of each other behind one pool.
 
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -22,17 +23,26 @@ check = { kind = "script", interval = "200ms", fast_interval = "50ms", timeout =
 "#;
 
 /// The user `nobody`, because PostgreSQL refuses to run as root.
-const UNPRIVILEGED: u32 = 65534;
+pub(super) const UNPRIVILEGED: u32 = 65534;
 
-struct Server {
+pub(super) struct Server {
     process: Process,
-    port: HeldPort,
+    pub(super) port: HeldPort,
     postgres: PathBuf,
-    directory: tempfile::TempDir,
+    pub(super) directory: tempfile::TempDir,
 }
 
 impl Server {
-    async fn start(initdb: &Path, postgres: &Path) -> Self {
+    pub(super) async fn start(initdb: &Path, postgres: &Path) -> Self {
+        Self::start_with(initdb, postgres, async |_| String::new()).await
+    }
+
+    /// `prepare` is given the directory of its data, and says what is added to its settings.
+    pub(super) async fn start_with(
+        initdb: &Path,
+        postgres: &Path,
+        prepare: impl AsyncFnOnce(PathBuf) -> String,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         if rustix::process::geteuid().is_root() {
             fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -42,6 +52,10 @@ impl Server {
         init.args(["--no-sync", "--auth=trust", "--username=test", "--encoding=UTF8", "--no-locale", "-D", "data"]);
         let init = tokio::process::Command::from(init).kill_on_drop(true).output().await.unwrap();
         CommandOutput::from(init).good();
+        let data = directory.path().join("data");
+        let settings = prepare(data.clone()).await;
+        let mut file = fs::File::options().append(true).open(data.join("postgresql.conf")).unwrap();
+        file.write_all(settings.as_bytes()).unwrap();
         let port = HeldPort::new();
         let process = Self::spawn(postgres, directory.path(), port.address());
         let mut this = Self { process, port, postgres: postgres.to_owned(), directory };
@@ -226,7 +240,7 @@ async fn bytes(rig: &Rig, id: &str) -> u64 {
     backend["bytes_to_backend"].as_u64().unwrap() + backend["bytes_to_client"].as_u64().unwrap()
 }
 
-fn processed(report: &str) -> u64 {
+pub(super) fn processed(report: &str) -> u64 {
     let line = report.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
     line.and_then(|line| line.split('/').next()?.trim().parse().ok()).unwrap_or_default()
 }

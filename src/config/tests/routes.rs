@@ -58,6 +58,9 @@ fn routes() {
         "sniff_max_large": with("sniff = { max = \"1GiB\" }\nroutes = [{ tls = true, pool = \"web\" }]"),
         "sniff_max_number": with("sniff = { max = 16384 }\nroutes = [{ tls = true, pool = \"web\" }]"),
         "sniff_timeout_zero": with("sniff = { timeout = \"0s\" }\nroutes = [{ tls = true, pool = \"web\" }]"),
+        "sniff_starttls_unknown": with("sniff = { starttls = \"mysql\" }\nroutes = [{ tls = true, pool = \"web\" }]"),
+        "sniff_starttls_switch": with("sniff = { starttls = true }\nroutes = [{ tls = true, pool = \"web\" }]"),
+        "sniff_starttls_without_a_need": with("sniff = { starttls = \"postgres\" }\nroutes = [{ starts_with = \"SSH-\", pool = \"web\" }]"),
         "sniff_timeout_number": with("sniff = { timeout = 3 }\nroutes = [{ tls = true, pool = \"web\" }]"),
     }
 }

@@ -386,5 +386,5 @@ fn the_fuzzers_corpus() {
         properties::holds(&std::fs::read(entry.unwrap().path()).unwrap());
         inputs += 1;
     }
-    assert!(inputs > 5, "{inputs} inputs in {corpus}");
+    assert!(inputs > 20, "{inputs} inputs in {corpus}");
 }
