@@ -52,7 +52,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("balancer", &["config", "admin", "pool", "proxy", "server"]),
-    ("cli", &["clean", "config", "balance", "pace", "standing", "operator", "balancer", "server", "admin", "watch"]),
+    (
+        "cli",
+        &[
+            "clean", "config", "balance", "route", "pace", "standing", "operator", "balancer", "server", "admin",
+            "watch",
+        ],
+    ),
 ];
 
 /// Third-party crates that have an equivalent somewhere, and the only files that may name them.

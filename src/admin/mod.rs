@@ -20,6 +20,7 @@ mod rate;
 mod ready;
 mod rebalance;
 mod refusal;
+mod routing;
 mod serve;
 mod sessions;
 mod slots;
@@ -62,6 +63,7 @@ pub(crate) use pools::{ExplainedBody, PoolsBody};
 use rate::Rate;
 pub(crate) use rebalance::RebalanceBody;
 use refusal::Refusal;
+pub(crate) use routing::{RouteBody, RoutedSessionBody, RoutedSessionsBody};
 use serve::AdminFront;
 pub(crate) use sessions::{SessionBody, SessionSort, SessionsBody, SessionsQuery};
 use slots::ConnectionSlot;
@@ -199,6 +201,8 @@ fn routes(listener: &AdminListener) -> Router {
         .route("/version", get(status::version))
         .route("/status", get(status::status))
         .route("/listeners", get(status::listeners))
+        .route("/listeners/{listener}/route", get(routing::route))
+        .route("/listeners/{listener}/routed", get(routing::sessions))
         .route("/config", get(config::config))
         .route("/config/reload", post(config::reload))
         .route("/pools", get(pools::all))

@@ -312,6 +312,24 @@ impl Picker {
         by_load.any(|tier| self.dead_end(tier, context).is_none()) || self.next_tier(context).is_some()
     }
 
+    /// The slots of which a new session gets one, without picking any. The affinity is for policies that hash alone: then it is
+    /// the one that the hash leads to.
+    pub fn foreseen(&mut self, affinity: Option<Affinity>) -> Vec<usize> {
+        let context = PickContext { affinity: affinity.unwrap_or(Affinity::NONE), ..PickContext::FIRST };
+        let by_load =
+            (0..PICK_TIERS).filter(|&tier| self.tiers[tier].load > 0 && self.dead_end(tier, &context).is_none());
+        let mut tiers: Vec<_> = by_load.collect();
+        if tiers.is_empty() {
+            tiers.extend(self.next_tier(&context));
+        }
+        if affinity.is_some() {
+            // A policy that hashes does not change by a pick; only what is counted does.
+            return tiers.iter().filter_map(|&tier| self.tiers[tier].policy.order_mut().pick(&context)).collect();
+        }
+        let runs = |slot: &usize| tiers.contains(&self.slots[*slot].tier()) && self.slots[*slot].runs();
+        (0..self.slots.len()).filter(runs).collect()
+    }
+
     /// What there is for the session; last resorts count as any other slot.
     pub fn prospect(&self, context: &PickContext<'_, usize>) -> Prospect {
         if self.has_left(context) {

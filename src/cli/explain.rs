@@ -8,20 +8,50 @@ use super::api::{Meant, find_meant};
 use super::client::{AdminClient, escaped, known};
 use super::table::{Table, ago, cell, coloured, standing, standing_word};
 use super::{CommandError, say, say_json, sessions};
-use crate::admin::{ExplainedBody, PoolBody, RejectedBody};
+use crate::admin::{ExplainedBody, PoolBody, RejectedBody, RouteBody};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ExplainOptions {
     /// A backend, or an instance that was rejected: ID, POOL/ID, or a beginning of it that no other has; a pool; or the number
     /// of a session
-    whom: String,
+    #[arg(required_unless_present = "listener", conflicts_with = "listener")]
+    whom: Option<String>,
+    #[command(flatten)]
+    thought: ThoughtClient,
+}
+
+/// A client that is thought of, and where it would get.
+#[derive(Debug, clap::Args)]
+struct ThoughtClient {
+    /// Say which route, pool and backend a client of this listener would get, without a client
+    #[arg(long, value_name = "NAME", requires = "from")]
+    listener: Option<String>,
+    /// The client's address, or address and port
+    #[arg(long, value_name = "ADDRESS", requires = "listener")]
+    from: Option<String>,
+    /// The server name that it asks for
+    #[arg(long, value_name = "NAME", requires = "listener")]
+    sni: Option<String>,
+    /// A protocol that it offers; may be given several times
+    #[arg(long, value_name = "PROTOCOL", requires = "listener")]
+    alpn: Vec<String>,
+    /// It begins with a TLS ClientHello, also without a server name
+    #[arg(long, requires = "listener")]
+    tls: bool,
+    /// What it sends first, if it is no TLS client
+    #[arg(long, value_name = "TEXT", requires = "listener")]
+    starts_with: Option<String>,
 }
 
 pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json: bool) -> Result<(), CommandError> {
-    if let Ok(id) = options.whom.parse() {
+    if let Some(listener) = &options.thought.listener {
+        return explain_client(client, listener, &options.thought, json).await;
+    }
+    let whom = options.whom.as_deref().unwrap_or_default();
+    if let Ok(id) = whom.parse() {
         return sessions::explain(client, id, json).await;
     }
-    let named = match find_meant(client, &options.whom).await? {
+    let named = match find_meant(client, whom).await? {
         Meant::Backend(named) => named,
         Meant::Rejected { pool, rejected } => return explain_rejected(pool, rejected, json),
         Meant::Pool(pool) => return explain_pool(client, *pool, json).await,
@@ -62,6 +92,52 @@ pub(super) async fn explain(client: &AdminClient, options: &ExplainOptions, json
     }
     text += &format!("\n{}", changes.text(ink));
     Ok(say(&text)?)
+}
+
+async fn explain_client(
+    client: &AdminClient,
+    listener: &str,
+    thought: &ThoughtClient,
+    json: bool,
+) -> Result<(), CommandError> {
+    let alpn = (!thought.alpn.is_empty()).then(|| thought.alpn.join(","));
+    let said = [("from", &thought.from), ("sni", &thought.sni), ("alpn", &alpn), ("starts_with", &thought.starts_with)];
+    let said = said.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", escaped(value.as_deref()?))));
+    let query: Vec<_> = said.chain(thought.tls.then(|| "tls=true".to_owned())).collect();
+    let answer = client.get(&format!("/api/v1/listeners/{}/route?{}", escaped(listener), query.join("&"))).await?;
+    if json {
+        return say_json(&answer);
+    }
+    let body: RouteBody = known(answer)?;
+    let mut text = format!("listener {}: {}\n", body.listener, body.why);
+    if body.is_read {
+        text += "its first bytes are waited for before that is known\n";
+    }
+    if let Some(reason) = &body.refused {
+        text += &format!("it is refused: {reason}\n");
+    }
+    for routed in &body.pools {
+        let part =
+            if routed.percent < 100.0 { format!(" ({} % of such sessions)", routed.percent) } else { String::new() };
+        let served = match &routed.served_by {
+            Some(pool) if *pool != routed.pool => format!(", served by its fallback {pool}"),
+            _ => String::new(),
+        };
+        text += &format!("pool {}{part}{served}\n", routed.pool);
+        let backends = match &routed.backends[..] {
+            [] => "no backend".to_owned(),
+            [one] => format!("backend {one}"),
+            several => format!("one of {} backends: {}", several.len(), listed(several)),
+        };
+        text += &format!("  {backends}; {}\n", routed.why);
+    }
+    Ok(say(&text)?)
+}
+
+fn listed(names: &[String]) -> String {
+    const MOST: usize = 10;
+    let more = if names.len() > MOST { ", …" } else { "" };
+    names[..names.len().min(MOST)].join(", ") + more
 }
 
 #[derive(Serialize)]

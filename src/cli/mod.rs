@@ -17,6 +17,7 @@ mod pages;
 mod plan;
 mod reader;
 mod rebalance;
+mod rerouted;
 mod run;
 mod sessions;
 mod status;

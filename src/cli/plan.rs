@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::addresses::{foreign, written};
 use super::client::AdminClient;
-use super::{CommandError, say, say_json};
+use super::{CommandError, rerouted, say, say_json};
 use crate::balance::LastResort;
 use crate::balancer::{StartError, permit};
 use crate::clean;
@@ -39,6 +39,10 @@ struct Item {
     #[serde(flatten)]
     named: NamedDifference,
     sessions: Sessions,
+    /// Of a listener whose routes change: live sessions that would go to another pool, or be refused, if they came now. They
+    /// stay where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    elsewhere: Option<u64>,
     /// What else is to be known.
     notes: Vec<String>,
 }
@@ -105,18 +109,27 @@ async fn make(client: &AdminClient, config: &Config) -> Result<Plan, CommandErro
     let diff = Diff::between(&running["config"], &new);
     let (needs_restart, not_compared) = (diff.needs_restart(), diff.not_compared.clone());
     let listeners_live = |name: &str| live(&listeners_now["listeners"], name);
-    let items = diff.listeners.into_iter().map(|named| {
+    let gone: Vec<String> =
+        diff.pools.iter().filter(|pool| pool.what == Difference::Removed).map(|pool| pool.name.clone()).collect();
+    let mut listeners = Vec::new();
+    for named in diff.listeners {
         let all = listeners_live(&named.name);
-        let (sessions, notes) = match &named.what {
+        let mut elsewhere = None;
+        let (sessions, mut notes) = match &named.what {
             Difference::Removed => drained(all, config),
             // One that is new may be one that has not yet left.
             Difference::Added | Difference::Changed(_) => {
                 (Sessions { kept: all, ..Sessions::default() }, moved(&named))
             }
         };
-        Item { named, sessions, notes }
-    });
-    let listeners: Vec<_> = items.collect();
+        let written = config.listeners.iter().find(|listener| listener.name == named.name);
+        if let Some(listener) = written.filter(|_| all > 0 && reroutes(&named)) {
+            let moved = rerouted::ask(client, listener).await?;
+            elsewhere = Some(moved.elsewhere());
+            notes.extend(moved.notes());
+        }
+        listeners.push(Item { named, sessions, elsewhere, notes });
+    }
     let items = diff.pools.into_iter().map(|named| {
         let all = live(&pools["pools"], &named.name);
         let (sessions, notes) = match &named.what {
@@ -124,7 +137,7 @@ async fn make(client: &AdminClient, config: &Config) -> Result<Plan, CommandErro
             // One that is new may be one that has not yet left.
             Difference::Added | Difference::Changed(_) => changed(&named, find(&pools["pools"], &named.name), config),
         };
-        Item { named, sessions, notes }
+        Item { named, sessions, elsewhere: None, notes }
     });
     let pools_planned: Vec<_> = items.collect();
     let mut sessions = Sessions { kept: total(&pools["pools"]), ..Sessions::default() };
@@ -135,15 +148,17 @@ async fn make(client: &AdminClient, config: &Config) -> Result<Plan, CommandErro
         sessions.closed += item.sessions.closed;
     }
     for item in &listeners {
-        let its_pool = find(&listeners_now["listeners"], &item.named.name).map(|listener| &listener["pool"]);
-        let removed = |pool: &&Item| {
-            pool.named.what == Difference::Removed && its_pool.is_some_and(|its| *its == pool.named.name)
+        // Those of pools that go are counted there.
+        let its = find(&listeners_now["listeners"], &item.named.name);
+        let pools: Vec<&Value> = its.map_or_else(Vec::new, |listener| array(&listener["pools"]).iter().collect());
+        let counted = match pools[..] {
+            [pool] if gone.iter().any(|name| pool == name) => item.sessions.drained,
+            _ if item.sessions.drained > 0 && pools.iter().any(|pool| gone.iter().any(|name| *pool == name)) => {
+                rerouted::in_pools(client, &item.named.name, &gone).await?
+            }
+            _ => 0,
         };
-        if pools_planned.iter().any(|pool| removed(&pool)) {
-            // They are counted there.
-            continue;
-        }
-        let more = item.sessions.drained.min(sessions.kept);
+        let more = item.sessions.drained.saturating_sub(counted).min(sessions.kept);
         sessions.kept -= more;
         sessions.drained += more;
     }
@@ -174,9 +189,14 @@ fn drained(all: u64, config: &Config) -> (Sessions, Vec<String>) {
     (Sessions { drained: all, ..Sessions::default() }, vec![note])
 }
 
+/// Whether new sessions may go to other pools.
+fn reroutes(named: &NamedDifference) -> bool {
+    named.changes("pool") || named.changes("routes")
+}
+
 fn moved(named: &NamedDifference) -> Vec<String> {
     let mut notes = Vec::new();
-    if named.changes("pool") {
+    if reroutes(named) {
         notes.push("sessions stay in the pool that they are in".to_owned());
     }
     if named.changes("bind") {
@@ -302,7 +322,7 @@ fn table(plan: &Plan, differs: bool) -> String {
         keys(&mut text, &plan.process);
     }
     for (kind, items) in [("listener", &plan.listeners), ("pool", &plan.pools)] {
-        for Item { named, sessions, notes } in items {
+        for Item { named, sessions, notes, .. } in items {
             let Sessions { kept, drained, closed } = sessions;
             let sign = match named.what {
                 Difference::Added => "+",

@@ -161,7 +161,7 @@ impl Known<'_> {
 
 /// The values of each condition of a route, by its key. TLS or not are those of a route that says nothing of it.
 fn parts(route: &Route) -> Vec<(&'static str, Vec<Part<'_>>)> {
-    let tls = route.wants_tls().map_or(vec![true, false], |tls| vec![tls]);
+    let tls = route.wants_tls().map_or_else(|| vec![true, false], |tls| vec![tls]);
     let begins = if route.starts_with.is_empty() { "starts_with_hex" } else { "starts_with" };
     let all = vec![
         ("sni", route.sni.iter().map(Part::Name).collect::<Vec<_>>()),

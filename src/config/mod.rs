@@ -166,6 +166,17 @@ pub fn written_duration(duration: Duration) -> String {
     duration::written(duration)
 }
 
+/// The name of a server as a TLS client sends it: in lower case, encoded if it has letters beyond ASCII.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn parse_server_name(text: &str) -> Result<String, String> {
+    match names::server_name(text).map_err(Complaint::in_a_line)? {
+        ServerName::Exact(name) => Ok(name),
+        ServerName::Wildcard(_) => Err("a client asks for one name; write it without `*`".to_owned()),
+    }
+}
+
 /// `10.0.0.0/8`, or an address alone.
 pub fn parse_network(text: &str) -> Option<Network> {
     network::parse(text).ok()

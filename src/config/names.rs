@@ -16,6 +16,14 @@ pub enum ServerName {
 }
 
 impl ServerName {
+    /// Whether a client that asks for this name, in lower case, is meant.
+    pub fn holds(&self, name: &str) -> bool {
+        match self {
+            Self::Exact(exact) => exact == name,
+            Self::Wildcard(parent) => name.split_once('.').is_some_and(|(_, rest)| rest == parent),
+        }
+    }
+
     /// The wildcard that covers a name, besides itself.
     pub(super) fn wildcard_above(&self) -> Option<Self> {
         let Self::Exact(name) = self else { return None };

@@ -184,7 +184,7 @@ impl Route {
             return Some(true);
         }
         let begins_otherwise = self.prefixes().next().is_some() && self.prefixes().all(is_other);
-        self.tls.or(begins_otherwise.then_some(false))
+        self.tls.or_else(|| begins_otherwise.then_some(false))
     }
 
     fn needs_hello_content(&self) -> bool {

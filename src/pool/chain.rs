@@ -5,7 +5,7 @@ use std::iter;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Affinity, Pool};
+use super::{Affinity, Backend, PickContext, Pool, Prospect};
 use crate::config;
 
 /// The pools that may serve a session, in their order.
@@ -95,6 +95,17 @@ impl Pool {
             return None;
         }
         self.fallbacks().into_iter().find(|pool| pool.counts().up > 0)
+    }
+
+    /// What there is for the session now; trials are not counted.
+    pub fn prospect(&self, context: &PickContext<'_>) -> Prospect {
+        self.inner().prospect(context)
+    }
+
+    /// The backends of which a new session would get one now, without picking any; with an affinity, the one that its hash
+    /// leads to.
+    pub fn foreseen(&self, affinity: Option<Affinity>) -> Vec<Arc<Backend>> {
+        self.inner().foreseen(affinity)
     }
 
     /// Whether a client that comes now should wait: what serves it is not known yet.

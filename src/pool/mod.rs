@@ -229,11 +229,6 @@ impl Pool {
         self.inner().has_left(context)
     }
 
-    /// What there is for the session now; trials are not counted.
-    pub fn prospect(&self, context: &PickContext<'_>) -> Prospect {
-        self.inner().prospect(context)
-    }
-
     /// As the first [`Self::pick`] of a session. If all backends that it could get are at their cap, or the pool lets
     /// sessions wait until one is up, the session gets a place in the queue.
     ///

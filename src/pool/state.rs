@@ -11,8 +11,8 @@ use super::queue::{Queue, Served};
 use super::tables::{InTable, TableMembers};
 use super::{Backend, BackendView, NoneLeft, PickContext};
 use crate::balance::{
-    self, LastResort, LoadedBackend, PICK_TIERS, Picker, Prospect, StickyTable, TierHealth, Timed, Worth, first_alone,
-    loads, pick_tier,
+    self, Affinity, LastResort, LoadedBackend, PICK_TIERS, Picker, Prospect, StickyTable, TierHealth, Timed, Worth,
+    first_alone, loads, pick_tier,
 };
 use crate::config::{self, Spill};
 use crate::health::Failing;
@@ -247,6 +247,12 @@ impl PoolState {
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));
         let PickContext { affinity, waits, .. } = *context;
         self.picker.has_left(&balance::PickContext { affinity, tried: &tried, dialling: &dialling, waits })
+    }
+
+    /// The backends of which a new session gets one; trials are not counted.
+    pub(super) fn foreseen(&mut self, affinity: Option<Affinity>) -> Vec<Arc<Backend>> {
+        let slots = self.picker.foreseen(affinity).into_iter();
+        slots.filter_map(|slot| self.slots.get(slot)?.as_ref().map(|member| Arc::clone(&member.backend))).collect()
     }
 
     /// What there is for the session; trials are not counted.

@@ -91,7 +91,8 @@ async fn by_rules(
     drop(handshake);
     live.phase(Phase::Connecting);
     let first_bytes = sniffed.bytes[..sniffed.bytes.len().min(KEPT)].into();
-    let (hello, is_all, lot) = (sniffed.hello().cloned(), sniffed.is_all, sniffed.lot);
+    let (hello, lot) = (sniffed.hello().cloned(), sniffed.lot);
+    let is_all = front.file.sniff.is_some() && sniffed.is_all && sniffed.bytes.len() <= KEPT;
     live.routed(pool, Some(RoutedBy { route, hello: hello.clone(), first_bytes, is_all, lot }));
     (client.early, client.hello, client.starttls) = (sniffed.bytes, hello, sniffed.is_starttls);
     live.listener.routed.count(&pool.name);

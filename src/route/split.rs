@@ -33,7 +33,7 @@ impl Split {
         let point = ((u128::from(lot) * u128::from(sum)) >> 64) as u32;
         let place = self.up_to.partition_point(|(_, up_to)| *up_to <= point);
         // There is one above every point, unless all shares are 0, which no configuration has.
-        self.up_to.get(place).or(self.up_to.first()).map_or(0, |(pool, _)| *pool)
+        self.up_to.get(place).or_else(|| self.up_to.first()).map_or(0, |(pool, _)| *pool)
     }
 }
 

@@ -13,7 +13,8 @@ async fn every_path_of_the_api_document_exists_and_answers_as_documented() {
     let console = Console::start(&config(&[("a/b c", &backend)], "", "", "")).await;
     let document: Value = serde_json::from_str(&console.get("/api/v1/openapi.json").await.unwrap().1).unwrap();
     for (path, methods) in document["paths"].as_object().unwrap() {
-        let real = path.replace("{pool}", "web").replace("{backend}", "a/b%20c");
+        let real = path.replace("{pool}", "web").replace("{backend}", "a/b%20c").replace("{listener}", "front");
+        let real = if real.ends_with("/route") { real + "?from=10.0.0.1" } else { real };
         for method in methods.as_object().unwrap().keys() {
             if path.ends_with("/events") || path.contains("{id}") {
                 continue;

@@ -2,6 +2,7 @@
 //! was read of a client reaches the backend byte for byte.
 
 mod bytes;
+mod changes;
 mod decisions;
 
 #[path = "../../src/route/hello/shape.rs"]

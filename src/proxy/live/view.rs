@@ -127,7 +127,7 @@ pub struct RoutedBy {
     pub hello: Option<Arc<ClientHello>>,
     /// What the client sent first, as far as it is kept.
     pub first_bytes: Box<[u8]>,
-    /// Whether that is all that was known of the client's bytes when the route was decided.
+    /// Whether that is all that the client had to say, and nothing more was read.
     pub is_all: bool,
     /// The random number of the session.
     pub lot: u64,
