@@ -217,6 +217,8 @@ words! {
         BackendRemoved = "backend_removed",
         /// Its backend is in maintenance: the pool's `on_maintenance`.
         Maintenance = "maintenance",
+        /// Its backend is a backup, and the tiers before it serve again: the pool's `failback`.
+        Failback = "failback",
         /// It has lasted for the pool's `max_lifetime`.
         MaxLifetime = "max_lifetime",
         /// Its backend has more than its part: the pool's `rebalance`, or an operator's.

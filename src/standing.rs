@@ -86,6 +86,15 @@ words! {
     }
 }
 
+/// What the rest of a pool means for the running sessions of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// Sessions may try backends that are not up, because none is (`when_all_down`) or too few are (`panic_threshold`).
+    pub is_open: bool,
+    /// All new sessions go to tiers before this backend's, and nothing there is in its slow start.
+    pub is_relieved: bool,
+}
+
 impl Standing {
     /// Whether a session may try it when nothing is up and the pool says `when_all_down = "any"`: its health took it out,
     /// not a person.
@@ -96,9 +105,16 @@ impl Standing {
         }
     }
 
-    /// What happens to the running sessions of a backend, and for what cause; `None` = nothing. `is_open`: sessions of the
-    /// pool may try backends that are not up, because none is (`when_all_down`) or too few are (`panic_threshold`).
-    pub fn fate(self, is_open: bool, closing: &Closing) -> Option<(CloseCause, ClosePolicy)> {
+    /// What happens to the running sessions of a backend, and for what cause; `None` = nothing. What its own standing asks for
+    /// goes before `failback`.
+    pub fn fate(self, around: Surroundings, closing: &Closing) -> Option<(CloseCause, ClosePolicy)> {
+        let acts = |(_, policy): &(CloseCause, ClosePolicy)| *policy != ClosePolicy::Keep;
+        let failback = around.is_relieved.then_some((CloseCause::Failback, closing.failback)).filter(acts);
+        let own = self.own_fate(around.is_open, closing);
+        own.filter(acts).or(failback).or(own)
+    }
+
+    fn own_fate(self, is_open: bool, closing: &Closing) -> Option<(CloseCause, ClosePolicy)> {
         match self {
             // Sessions go there on purpose, because there is nothing better.
             Self::Down if is_open => None,
@@ -278,6 +294,7 @@ mod tests {
                     on_down,
                     on_removed,
                     on_maintenance,
+                    failback: ClosePolicy::Keep,
                     rate: None,
                     deadline: std::time::Duration::ZERO,
                     max_lifetime: None,
@@ -289,7 +306,18 @@ mod tests {
                     "maintenance" => Some((CloseCause::Maintenance, on_maintenance)),
                     _ => None,
                 };
-                assert_eq!(standing.fate(opens, &closing), wanted, "{standing:?} {opens}");
+                let around = Surroundings { is_open: opens, is_relieved: false };
+                assert_eq!(standing.fate(around, &closing), wanted, "{standing:?} {opens}");
+                // Whatever it is, a backup that is relieved gives up its sessions, unless they are closed for itself already.
+                let relieved = Surroundings { is_relieved: true, ..around };
+                assert_eq!(standing.fate(relieved, &closing), wanted, "{standing:?}: kept");
+                for failback in [ClosePolicy::Close, ClosePolicy::Drain(std::time::Duration::from_secs(2))] {
+                    let closing = Closing { failback, ..closing };
+                    let own = wanted.filter(|(_, policy)| *policy != ClosePolicy::Keep);
+                    let wanted_now = own.or(Some((CloseCause::Failback, failback)));
+                    assert_eq!(standing.fate(relieved, &closing), wanted_now, "{standing:?} {opens}");
+                    assert_eq!(standing.fate(around, &closing), wanted, "{standing:?} {opens}");
+                }
             }
         }
     }

@@ -21,6 +21,7 @@ mod console;
 mod discovery;
 mod embedded;
 mod ends;
+mod failback;
 mod fallback;
 mod health;
 mod interop;

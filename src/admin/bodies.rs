@@ -117,6 +117,8 @@ pub(crate) struct BackendBody {
     pub(crate) priority: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) zone: Option<String>,
+    /// All new sessions go to tiers before its own: `failback` counts for its sessions.
+    pub(crate) relieved: bool,
     pub(crate) max_sessions: Option<u32>,
     pub(crate) standing: Cow<'static, str>,
     pub(crate) reason: String,
@@ -293,6 +295,7 @@ pub(super) fn backend_body(pool: &Pool, backend: &Backend, overrides: &Overrides
         effective_weight: f64::from(view.share) / f64::from(SHARE_OF_WEIGHT),
         priority: view.priority,
         zone: view.zone.as_ref().map(ToString::to_string),
+        relieved: pool.is_relieved(backend),
         max_sessions: view.max_sessions,
         standing: view.standing.name().into(),
         reason: backend.reason().to_string(),

@@ -16,7 +16,7 @@ use crate::balancer::{StartError, permit};
 use crate::clean;
 use crate::config::{self, ClosePolicy, Config, Diff, Difference, Host, KeyChange, NamedDifference, Pool, Source};
 use crate::server;
-use crate::standing::Standing;
+use crate::standing::{Standing, Surroundings};
 
 /// What would happen.
 #[derive(Serialize)]
@@ -294,7 +294,8 @@ fn policy(pool: &Pool, id: &str, backend: &Value, said: &Value, is_open: bool) -
     if moves && pool.closing.on_removed != ClosePolicy::Keep {
         return Some(pool.closing.on_removed);
     }
-    standing.fate(is_open, &pool.closing).map(|(_, policy)| policy)
+    let around = Surroundings { is_open, is_relieved: backend["relieved"] == true };
+    standing.fate(around, &pool.closing).map(|(_, policy)| policy)
 }
 
 fn table(plan: &Plan, differs: bool) -> String {

@@ -20,6 +20,8 @@ pub struct Closing {
     pub on_removed: ClosePolicy,
     /// The same for `maintenance`.
     pub on_maintenance: ClosePolicy,
+    /// What becomes of the sessions of a backup when new sessions go to the tiers before it again.
+    pub failback: ClosePolicy,
     /// Sessions that are closed in a second, of the whole pool and for whatever cause; `None` (written 0) = all at once.
     #[serde(rename = "close_rate")]
     pub rate: Option<u32>,
@@ -49,6 +51,7 @@ impl Closing {
             on_down: ClosePolicy::read(pool, "on_down"),
             on_removed: ClosePolicy::read(pool, "on_removed"),
             on_maintenance: ClosePolicy::read(pool, "on_maintenance"),
+            failback: ClosePolicy::read(pool, "failback"),
             rate: Some(pool.number("close_rate", 0..=1_000_000).unwrap_or(100)).filter(|rate| *rate > 0),
             deadline: pool.time_or_zero("close_deadline").unwrap_or(Duration::from_secs(60)),
             max_lifetime: pool.limit("max_lifetime", None),

@@ -1,6 +1,8 @@
 //! The state behind a pool's lock: slots, what the picker knows of them, trials, and the counts that follow.
 //! Called by the pool only.
 
+mod places;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,7 +17,7 @@ use crate::balance::{
     first_alone, loads, pick_tier,
 };
 use crate::config::{self, Spill};
-use crate::health::Failing;
+use crate::health::{Failing, slow_start};
 use crate::metrics::Direction;
 use crate::standing::Standing;
 
@@ -32,6 +34,8 @@ pub(super) struct PoolState {
     pub(super) sticky: Option<StickyTable>,
     counts: MemberCounts,
     tiers: [TierHealth; PICK_TIERS],
+    /// Priorities from this one on are relieved: all new sessions go to those before it. `None` = no priority is.
+    relieved_from: Option<u8>,
     /// The balancer's own zone.
     zone: Option<Arc<str>>,
     /// By tier: backends that sessions may try while the pool is open.
@@ -82,6 +86,8 @@ struct MemberSlot {
     position: u32,
     priority: u8,
     zone: Option<Arc<str>>,
+    /// In its slow start.
+    grows: bool,
     /// What follows from priority and zone.
     tier: u8,
     cap: Option<u32>,
@@ -141,6 +147,7 @@ impl PoolState {
             sticky: settings.sticky.map(StickyTable::new),
             counts: MemberCounts::default(),
             tiers: [TierHealth::default(); PICK_TIERS],
+            relieved_from: None,
             zone: None,
             any: [0; PICK_TIERS],
             rules,
@@ -151,30 +158,6 @@ impl PoolState {
             begun: 0,
             retired: Default::default(),
         }
-    }
-
-    /// A backend without a zone is elsewhere: what is not known to be near is not near. Without a zone of our own, all are near.
-    fn tier_of(&self, priority: u8, zone: Option<&Arc<str>>) -> u8 {
-        pick_tier(priority, self.zone.is_some() && zone != self.zone.as_ref())
-    }
-
-    /// The balancer is in this zone from now on.
-    pub(super) fn set_zone(&mut self, zone: Option<Arc<str>>) {
-        self.zone = zone;
-        for number in 0..self.slots.len() {
-            let Some(mut slot) = self.slots[number].take() else { continue };
-            self.count(&slot, false);
-            slot.tier = self.tier_of(slot.priority, slot.zone.as_ref());
-            self.count(&slot, true);
-            self.slots[number] = Some(slot);
-            self.apply(number);
-        }
-        self.table_changes += 1;
-        self.spread();
-    }
-
-    pub(super) fn zone(&self) -> Option<Arc<str>> {
-        self.zone.clone()
     }
 
     /// Applies other settings.
@@ -370,6 +353,7 @@ impl PoolState {
             weight: view.weight,
             position: view.position,
             priority: view.priority,
+            grows: view.ramp < slow_start::FULL,
             tier: self.tier_of(view.priority, view.zone.as_ref()),
             zone: view.zone.clone(),
             cap: view.max_sessions,
@@ -392,7 +376,8 @@ impl PoolState {
         if !self.knows(backend) {
             return false;
         }
-        let (number, was_open) = (backend.slot, self.open);
+        let number = backend.slot;
+        let before_all = (self.open, self.relieved_from);
         let Some(mut slot) = self.slots[number].take() else { return false };
         self.count(&slot, false);
         let before = slot.in_table();
@@ -401,6 +386,7 @@ impl PoolState {
         (slot.priority, slot.zone) = (view.priority, view.zone.clone());
         slot.tier = self.tier_of(slot.priority, slot.zone.as_ref());
         slot.position = view.position;
+        slot.grows = view.ramp < slow_start::FULL;
         self.table_changes += u64::from(slot.in_table() != before);
         if slot.standing == Standing::Removed
             && let Some(table) = &mut self.sticky
@@ -415,7 +401,7 @@ impl PoolState {
         self.slots[number] = Some(slot);
         self.apply(number);
         self.spread();
-        self.open != was_open
+        (self.open, self.relieved_from) != before_all
     }
 
     pub(super) fn forget(&mut self, backend: &Backend) -> bool {
@@ -486,6 +472,7 @@ impl PoolState {
             _ => loads(tiers, self.rules.overprovisioning),
         };
         self.picker.set_loads(loads);
+        self.relieved_from = self.relieved_by(&loads);
         self.picker.set_binding(self.tiers.map(|tier| tier.working > 0));
     }
 

@@ -53,6 +53,16 @@ impl Pool {
         self.inner().loaded()
     }
 
+    /// Whether all new sessions go to tiers before this backend's, and nothing there is in its slow start.
+    pub fn is_relieved(&self, backend: &Backend) -> bool {
+        self.inner().relieves(backend.view().priority)
+    }
+
+    /// How many sessions the tiers before such backends can take; `None` = any number.
+    pub fn room_before_backups(&self) -> Option<u64> {
+        self.inner().room_before_backups()
+    }
+
     /// The zone of this balancer, as far as the pool goes by it.
     pub fn zone(&self) -> Option<Arc<str>> {
         self.inner().zone()

@@ -451,6 +451,7 @@ fn undecided(before: &config::Pool, after: &config::Pool) -> config::Pool {
         (old.on_down, &mut new.on_down),
         (old.on_removed, &mut new.on_removed),
         (old.on_maintenance, &mut new.on_maintenance),
+        (old.failback, &mut new.failback),
     ];
     for (old, new) in pairs {
         if old != *new {

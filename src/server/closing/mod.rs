@@ -24,6 +24,7 @@ use crate::config::{ClosePolicy, Closing};
 use crate::metrics::CloseCause;
 use crate::pool::{Backend, Pool};
 use crate::proxy::{ForcedEnd, SessionKey, SessionRef, Workers};
+use crate::standing::Surroundings;
 use batch::{BatchTarget, CloseBatch, Place};
 use moved::{MovedSearch, MovedSessions};
 use pacer::{Candidate, Pacer, latest_start};
@@ -308,6 +309,18 @@ impl CloseTask {
         (at <= now + LOOK.min(most / 10)).then_some(at)
     }
 
+    /// Closes no more of a batch. What was closed of it stays closed; the next change of a standing may begin it anew.
+    fn call_off(&mut self, name: Option<u64>) {
+        self.batches.retain_mut(|batch| {
+            let stays = Some(batch.name) != name;
+            if !stays {
+                batch.call_off(&self.pool);
+            }
+            stays
+        });
+        self.pacer.retain(|claim| claim.batch.is_none() || claim.batch != name);
+    }
+
     fn close_due(&mut self) {
         // What the last look saw may be a second old. With several at once, one that still waits for a backend goes before the
         // one whose place it would get.
@@ -316,7 +329,16 @@ impl CloseTask {
             self.workers.visit_session(claim.session, |session| due.push((session.idle_since, claim)));
         }
         due.sort_by_key(|(idle_since, _)| *idle_since);
+        // What is closed together has to find room together.
+        let mut closed_for_failback = 0;
         for (_, claim) in due {
+            if claim.cause == CloseCause::Failback {
+                if self.pool.room_before_backups().is_some_and(|room| room <= closed_for_failback) {
+                    self.call_off(claim.batch);
+                    continue;
+                }
+                closed_for_failback += 1;
+            }
             if !self.workers.cut(claim.session, cut(claim.cause), |pool| count_close(pool, claim.cause)) {
                 // It has ended by itself.
                 continue;
@@ -335,7 +357,10 @@ impl CloseTask {
 
 /// What the pool wants done with the sessions of a backend at that address, and after how long; `None` = nothing.
 fn fate(pool: &Pool, backend: &Backend, address: SocketAddr) -> Option<(CloseCause, Duration)> {
-    match backend.standing_at(address).fate(pool.is_open(), &pool.settings().closing)? {
+    let around = Surroundings { is_open: pool.is_open(), is_relieved: pool.is_relieved(backend) };
+    match backend.standing_at(address).fate(around, &pool.settings().closing)? {
+        // A session that is closed must find a place before the backup.
+        (CloseCause::Failback, _) if pool.room_before_backups() == Some(0) => None,
         (_, ClosePolicy::Keep) => None,
         (cause, ClosePolicy::Drain(wait)) => Some((cause, wait)),
         (cause, ClosePolicy::Close) => Some((cause, Duration::ZERO)),
@@ -356,7 +381,7 @@ pub(super) fn cut(cause: CloseCause) -> ForcedEnd {
         CloseCause::BackendRemoved => ForcedEnd::BackendRemoved,
         CloseCause::Maintenance | CloseCause::Shutdown => ForcedEnd::Drained,
         CloseCause::MaxLifetime => ForcedEnd::MaxLifetime,
-        CloseCause::Rebalance => ForcedEnd::Rebalanced,
+        CloseCause::Rebalance | CloseCause::Failback => ForcedEnd::Rebalanced,
         CloseCause::Operator => ForcedEnd::Killed,
     }
 }
