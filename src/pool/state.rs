@@ -211,20 +211,6 @@ impl PoolState {
         self.claimed(slot, None)
     }
 
-    /// The backend that the client had last, if the session may have it; else the policy's choice.
-    fn pick_slot(&mut self, context: &balance::PickContext<'_, usize>) -> Option<usize> {
-        let Some((table, client)) = self.sticky.as_mut().zip(context.affinity.client) else {
-            return self.picker.pick(context);
-        };
-        let now = Instant::now();
-        let own = table.slot_of(client, now);
-        let got = own.filter(|own| self.picker.pick_this(*own, context)).or_else(|| self.picker.pick(context))?;
-        // One that is full or slow is not given up: the next session may find it better.
-        let is_kept = |own: &usize| self.picker.is_only_full(*own) || context.dialling.contains(own);
-        table.put(client, own.filter(is_kept).unwrap_or(got), now);
-        Some(got)
-    }
-
     /// Whether [`Self::pick`] would return a backend; trials are not counted.
     pub(super) fn has_left(&self, context: &PickContext<'_>) -> bool {
         let (tried, dialling) = (self.slots_of(context.tried), self.slots_of(context.dialling));

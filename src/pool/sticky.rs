@@ -1,10 +1,12 @@
-//! Who comes back to which backend, for operators: the table of a pool that is `sticky`. It is behind the pool's lock.
+//! The table of a pool that is `sticky`: how picks go by it, and what operators see of it. It is behind the pool's lock.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Pool;
+use super::state::PoolState;
+use crate::balance;
 
 /// What the table of a pool holds.
 #[derive(Debug, Default)]
@@ -39,5 +41,21 @@ impl Pool {
         };
         let network = table.rules().prefix.network(client);
         Some(usize::from(table.remove(network, Instant::now())))
+    }
+}
+
+impl PoolState {
+    /// The backend that the client had last, if the session may have it; else the policy's choice.
+    pub(super) fn pick_slot(&mut self, context: &balance::PickContext<'_, usize>) -> Option<usize> {
+        let Some((table, client)) = self.sticky.as_mut().zip(context.affinity.client) else {
+            return self.picker.pick(context);
+        };
+        let now = Instant::now();
+        let own = table.slot_of(client, now);
+        let got = own.filter(|own| self.picker.pick_this(*own, context)).or_else(|| self.picker.pick(context))?;
+        // One that is full or slow is not given up: the next session may find it better.
+        let is_kept = |own: &usize| self.picker.is_only_full(*own) || context.dialling.contains(own);
+        table.put(client, own.filter(is_kept).unwrap_or(got), now);
+        Some(got)
     }
 }
