@@ -154,6 +154,19 @@ mod tests {
     }
 
     #[test]
+    fn each_json_may_name_a_zone() {
+        for value in [
+            r#"{"address":"10.0.0.1:80","zone":"east"}"#,
+            r#"{"address":"10.0.0.1:80","meta":{"evenkeel_zone":"east"}}"#,
+            r#"{"Addr":"10.0.0.1:80","Metadata":{"evenkeel_zone":"east"}}"#,
+            r#"{"nodes":[{"id":"n","address":"10.0.0.1:80","metadata":{"evenkeel_zone":"east"}}]}"#,
+        ] {
+            let all = read(b"a", value.as_bytes()).unwrap();
+            assert_eq!(all[0].zone.as_deref(), Some("east"), "{value}");
+        }
+    }
+
+    #[test]
     fn what_is_bad_says_why() {
         for (name, value, why) in [
             ("a", "", "! no port in \"a\""),
