@@ -1,17 +1,14 @@
 //! `sniff.starttls = "postgres"`: SSLRequest is answered for the backend, and asked again of it. `interop/postgres_tls.rs` has the
 //! real programs.
 
-#[path = "../src/route/hello/shape.rs"]
-mod shape;
-
 use std::net::SocketAddr;
 
 use evenkeel::metrics::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::shape::Shape;
 use crate::support::{Backend, Blackhole, Last, MODES, Rig, last, reset, soon, until};
-use shape::Shape;
 
 const SSL_REQUEST: &[u8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 const GSSENC_REQUEST: &[u8] = &[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x30];

@@ -26,7 +26,7 @@ enum Command {
     /// Run everything here: a development registry, three members, the balancer in front of them
     Up(up::Options),
     /// Run a member of a cluster: it answers requests with a greeting, and registers itself in Consul or etcd
-    Serve(serve::Options),
+    Serve(Box<serve::Options>),
     /// Send requests, and show which members answered
     Client(client::Options),
     /// Show the requests that a member has stored
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Up(options) => up::run(options).await?,
-        Command::Serve(options) => serve::run(options).await?,
+        Command::Serve(options) => serve::run(*options).await?,
         Command::Client(options) => {
             let report = client::run(&options).await;
             print(&report.to_string());

@@ -3,6 +3,7 @@
 mod difference;
 mod etcd;
 mod meaning;
+mod messages;
 mod refusals;
 mod robustness;
 mod routes;

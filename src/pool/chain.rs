@@ -52,7 +52,7 @@ impl Chain {
     pub fn at(&self, place: usize) -> &ChainPool {
         match place {
             0 => &self.first,
-            place => self.fallbacks.get(place - 1).or(self.fallbacks.last()).unwrap_or(&self.first),
+            place => self.fallbacks.get(place - 1).or_else(|| self.fallbacks.last()).unwrap_or(&self.first),
         }
     }
 

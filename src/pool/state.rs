@@ -14,7 +14,7 @@ use super::tables::{InTable, TableMembers};
 use super::{Backend, BackendView, NoneLeft, PickContext};
 use crate::balance::{
     self, Affinity, LastResort, LoadedBackend, PICK_TIERS, Picker, Prospect, StickyTable, TierHealth, Timed, Worth,
-    first_alone, loads, pick_tier,
+    first_alone, loads,
 };
 use crate::config::{self, Spill};
 use crate::health::{Failing, slow_start};

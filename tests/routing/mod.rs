@@ -5,14 +5,11 @@ mod bytes;
 mod changes;
 mod decisions;
 
-#[path = "../../src/route/hello/shape.rs"]
-mod shape;
-
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::shape::{self, Shape};
 use crate::support::{Backend, Rig, soon};
-use shape::Shape;
 
 /// Nothing is probed, and what is open at the end of a test is not waited for.
 const STOP: &str = "[shutdown]\ntimeout = \"10ms\"\n";

@@ -13,6 +13,8 @@ mod sealed;
 mod seccomp;
 #[path = "../../src/seeds.rs"]
 mod seeds;
+#[path = "../../src/route/hello/shape.rs"]
+pub mod shape;
 
 use std::future::Future;
 use std::io;

@@ -143,7 +143,7 @@ impl Gateway {
     }
 
     /// The most connections that there were at once.
-    pub fn connections(&self) -> usize {
+    pub fn most_connections(&self) -> usize {
         self.lock().most_connections
     }
 

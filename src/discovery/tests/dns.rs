@@ -370,7 +370,7 @@ async fn additional_records_of_a_large_answer_or_that_can_t_be_read_are_not_used
         let server = Server::start(move |asked| match asked.kind() {
             RecordType::SRV => {
                 let targets = (0..if is_large { 600 } else { 1 }).map(|n| format!("target-{n}.example"));
-                let answers = targets.clone().map(|target| srv(1, 1, &target)).collect();
+                let answers = targets.map(|target| srv(1, 1, &target)).collect();
                 let lies = vec![at("target-0.example", "10.6.6.6")];
                 let mut bytes = asked.reply(answers, lies).to_vec().unwrap();
                 assert_eq!(bytes.len() > 0x3fff, is_large);

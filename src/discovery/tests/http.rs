@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::config::{HttpSource, Secret};
 
-#[allow(dead_code, reason = "other tests use the rest")]
+#[allow(dead_code, clippy::duplicate_mod, reason = "the probes' tests, which these do not import, use the rest")]
 #[path = "../../../tests/support/tls/acceptor.rs"]
 mod acceptor;
 
