@@ -20,6 +20,12 @@ const COMMANDS: &[(&str, &str)] = &[
     ),
     ("alias evenkeel='cargo run -q --profile demo --'", "by hand"),
     ("evenkeel status", "tests/console/commands.rs"),
+    ("evenkeel explain --listener tls --from 10.1.2.3 --sni db.example.com", "tests/routing/changes.rs"),
+    (
+        "evenkeel explain --listener tls --from 10.1.2.3 --sni db.example.com --alpn postgresql",
+        "tests/routing/changes.rs",
+    ),
+    ("evenkeel sticky web", "tests/policies.rs"),
     ("evenkeel backends", "tests/console/commands.rs"),
     ("evenkeel explain web-1", "tests/console/commands.rs"),
     ("evenkeel top", "src/cli/top/tests.rs; in a terminal by hand"),

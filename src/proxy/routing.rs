@@ -49,7 +49,8 @@ pub(super) async fn route<'a>(
     Ok(SessionContext { socket, worker, live: Arc::clone(live), chain })
 }
 
-/// The client may not have a session. An ordinary close: it has seen no byte, so it can't mistake that for the end of an answer.
+/// The client may not have a session, and neither side has said anything that was read: an ordinary close, which can't be
+/// mistaken for the end of an answer.
 pub(super) fn refused(socket: &Socket, why: Refusal) -> Ended {
     socket.tcp_fd().may_close();
     Ended::refused(why, None)
@@ -76,7 +77,7 @@ async fn by_rules(
             // Its backends are told apart by the name, although its routes did not ask.
             Decision::Pool(pool, _) if pool.hashes_by_name() && sniffed.is_open() => {}
             Decision::Pool(pool, route) => break (pool, route),
-            Decision::Refused(why) => return Err(refused(socket, why)),
+            Decision::Refused(why) => return Err(sniffed.refused(why)),
             Decision::NeedsBytes => {}
         }
         live.phase(Phase::Sniffing);
@@ -84,7 +85,7 @@ async fn by_rules(
         tokio::select! {
             biased;
             read = sniffed.read_more() => read?,
-            () = pushed_out(handshake.as_ref()) => return Err(refused(socket, Refusal::Handshakes)),
+            () = pushed_out(handshake.as_ref()) => return Err(sniffed.refused(Refusal::Handshakes)),
             cut = live.cut() => return Err(cut.into()),
         }
     };

@@ -196,7 +196,7 @@ async fn reach(context: &SessionContext<'_>, mut client: Client, record: &mut Se
     }
     let opening = client.starttls.then(|| Opening::new(&client, context.socket, own_id(context)));
     let mut search = Search::new(context, !early_data.is_empty() || !early.is_empty(), opening.as_ref());
-    let is_silent = early_data.is_empty() && opening.is_none();
+    let is_silent = early_data.is_empty() && early.is_empty() && opening.is_none();
     let connected = connect(context, &mut search, is_silent, record).await?;
     let Some(most) = connected.settings.replay else {
         let header = greeting(&client, context, &connected.settings, record);

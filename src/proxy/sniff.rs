@@ -98,8 +98,17 @@ impl<'a> Sniffed<'a> {
         }
     }
 
-    /// Answers a request of the client, or waits for more, until the time is over, counted from the first wait. A client that has finished, or that has sent the
-    /// most that is read, has said all.
+    /// The client may not have a session. If it has spoken it is reset, as the kernel does it where bytes have not been read.
+    pub(super) fn refused(&self, why: Refusal) -> Ended {
+        let has_spoken = !self.bytes.is_empty() || self.is_starttls || matches!(self.in_clear, InClear::WithoutGss);
+        if !has_spoken {
+            self.socket.tcp_fd().may_close();
+        }
+        Ended::refused(why, None)
+    }
+
+    /// Answers a request of the client, or waits for more, until the time is over, counted from the first wait. A client that
+    /// has finished, or that has sent the most that is read, has said all.
     ///
     /// # Errors
     /// The connection is broken, or the client breaks the rules.
