@@ -1,8 +1,8 @@
 //! PURE. Which pool a session goes to, or that it is refused: the rules of one listener, asked for each session after its
 //! client is known, and again with every piece of its first bytes for as long as a rule needs more of them.
 //!
-//! A new kind of condition is a key of [`config::Route`], a part of `index` or a field of [`Rule`], and its line in
-//! [`Rule::holds`]. What it has to know of a client is a field of [`ClientFacts`], which `proxy` fills.
+//! A new kind of condition is a key of [`config::Route`], a part of `index` or a field of `Rule`, and its line in
+//! `Rule::holds`. What it has to know of a client is a field of [`ClientFacts`], which `proxy` fills.
 
 mod access;
 mod affinity;
