@@ -34,7 +34,7 @@ const MOST_SOCKET: usize = 16;
 
 /// Beside these: of those that ask for `/live` and `/ready`, and of those that wait for a slot: as many that have said what they want as others.
 const MOST_VITAL: usize = 8;
-const MOST_WAITING: usize = 16;
+const MOST_WAITING: usize = 12;
 
 /// For the head of a request, and between two requests.
 const HEAD: Duration = Duration::from_secs(10);
