@@ -3,15 +3,10 @@
 
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/up.rs"]
+mod up;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::Write as _,
-    net::SocketAddr,
-    path::Path,
-    process::Stdio,
-    time::Duration,
-};
+use std::{collections::BTreeSet, io::Write as _, net::SocketAddr, process::Stdio, time::Duration};
 
 use backend_demo::{
     gateway::{Gateway, GatewayFault},
@@ -20,9 +15,10 @@ use backend_demo::{
 use http::{LIMIT, get, until};
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
-    process::{Child, ChildStderr, ChildStdout, Command},
+    process::ChildStderr,
     time::timeout,
 };
+use up::{Up, demo, send};
 
 const KEY: &str = "/services/web/web-1";
 
@@ -89,12 +85,6 @@ async fn a_member_on_all_addresses_is_refused() {
     assert!(refused.is_err_and(|error| error.to_string().contains("--listen")));
 }
 
-fn demo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_backend-demo"));
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command
-}
-
 /// What it says on the way: that a keepalive fails, that it is forgotten, that it is registered again.
 #[tokio::test]
 async fn a_member_says_what_becomes_of_its_key() {
@@ -128,11 +118,6 @@ async fn hears(said: &mut Lines<BufReader<ChildStderr>>, wanted: &str) {
     timeout(LIMIT, hears).await.unwrap_or_else(|_| panic!("does not say {wanted:?}"));
 }
 
-async fn send(signal: &str, pid: u32) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await.expect("sh");
-    assert!(sent.success());
-}
-
 /// Whether a real etcd is there. If not, the test has to return, except where all programs have to be there.
 fn is_installed() -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -162,53 +147,10 @@ consul = { service = "web" }
 check = { kind = "http", path = "/health", interval = "200ms", fast_interval = "50ms" }
 "#;
 
-/// The whole demo, and what it printed: the first word of each line, and the rest.
-struct Up {
-    process: Child,
-    _output: Lines<BufReader<ChildStdout>>,
-    said: BTreeMap<String, String>,
-}
-
 impl Up {
-    async fn start(directory: &Path) -> Self {
-        std::fs::write(directory.join("lb.toml"), LB).expect("written");
-        let mut process = demo(&["up", "--data", "data", "--registry", "etcd"]);
-        let mut process = process.current_dir(directory).stdout(Stdio::piped()).spawn().expect("a process");
-        let mut output = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-        let mut said = BTreeMap::new();
-        let read = async {
-            while let Some(line) = output.next_line().await.expect("readable") {
-                if line.starts_with("Ctrl-C") {
-                    return;
-                }
-                if let Some((word, rest)) = line.split_once(' ') {
-                    said.insert(word.to_owned(), rest.trim().to_owned());
-                }
-            }
-            panic!("up has ended");
-        };
-        timeout(LIMIT * 2, read).await.expect("it starts in time");
-        Self { process, _output: output, said }
-    }
-
-    fn pid(&self, word: &str) -> u32 {
-        self.said[word].rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
-    }
-
-    fn address(&self, word: &str) -> SocketAddr {
-        let text = self.said[word].split_whitespace().next().expect("an address");
-        text.trim_start_matches("http://").trim_end_matches('/').parse().expect("an address")
-    }
-
     /// Which members answer 90 requests; none may fail.
     async fn answering(&self) -> BTreeSet<String> {
-        let front = self.address("front").to_string();
-        let asked = timeout(LIMIT, demo(&["client", &front, "--count", "90"]).output()).await.expect("in time");
-        let asked = asked.expect("it runs");
-        let table = String::from_utf8(asked.stdout).expect("UTF-8");
-        assert!(asked.status.success(), "{table}");
-        let id = |row: &str| row.rsplit_once(' ').expect("a row").0.trim().to_owned();
-        table.lines().skip(1).map(id).collect()
+        self.ask(90).await.into_keys().collect()
     }
 
     async fn until_standing(&self, id: &str, standing: &str) {
@@ -238,7 +180,7 @@ async fn the_demo_runs_on_a_real_etcd() {
         return;
     }
     let directory = tempfile::tempdir().expect("a directory");
-    let mut up = Up::start(directory.path()).await;
+    let mut up = Up::start(directory.path(), LB, &["--registry", "etcd"]).await;
     assert_eq!(up.answering().await, ids(&["web-1", "web-2", "web-3"]));
     let rest = &up.said["registry"];
     assert!(rest.contains("etcd"), "{rest}");

@@ -2,6 +2,8 @@
 
 #[path = "support/http.rs"]
 mod http;
+#[path = "support/up.rs"]
+mod up;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +16,12 @@ use std::{
 use backend_demo::{client, serve::RequestDatabase};
 use http::{LIMIT, get, until};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream, UnixStream},
-    process::{Child, ChildStdout, Command},
+    process::Child,
     time::{Instant, timeout},
 };
+use up::{Up, demo, send};
 
 const LB: &str = r#"
 [admin]
@@ -37,67 +40,7 @@ check = { kind = "http", path = "/health", interval = "200ms", fast_interval = "
 /// `interval + fall × (fast_interval + timeout)` of the configuration above.
 const NOTICED: Duration = Duration::from_millis(200 + 3 * (50 + 1000));
 
-struct Up {
-    process: Child,
-    _output: Lines<BufReader<ChildStdout>>,
-    /// The first word of each line, and the rest.
-    said: BTreeMap<String, String>,
-}
-
 impl Up {
-    async fn start(directory: &Path, arguments: &[&str]) -> Self {
-        Self::start_with(directory, LB, arguments).await
-    }
-
-    async fn start_with(directory: &Path, file: &str, arguments: &[&str]) -> Self {
-        std::fs::write(directory.join("lb.toml"), file).expect("written");
-        let mut process = demo(&["up", "--data", "data"])
-            .args(arguments)
-            .current_dir(directory)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a process");
-        let mut output = BufReader::new(process.stdout.take().expect("a pipe")).lines();
-        let mut said = BTreeMap::new();
-        let read = async {
-            while let Some(line) = output.next_line().await.expect("readable") {
-                if line.starts_with("Ctrl-C") {
-                    return;
-                }
-                if let Some((word, rest)) = line.split_once(' ') {
-                    said.insert(word.to_owned(), rest.trim().to_owned());
-                }
-            }
-            panic!("up has ended");
-        };
-        timeout(LIMIT * 2, read).await.expect("it starts in time");
-        Self { process, _output: output, said }
-    }
-
-    fn address(&self, word: &str) -> SocketAddr {
-        let text = self.said[word].split_whitespace().next().expect("an address");
-        let text = text.trim_start_matches("http://").trim_end_matches('/');
-        text.parse().expect("an address")
-    }
-
-    fn pid(&self, id: &str) -> u32 {
-        self.said[id].rsplit(' ').next().and_then(|pid| pid.parse().ok()).expect("a pid")
-    }
-
-    /// Sends 300 requests with the printed command; returns the number of answers of each member. None may fail.
-    async fn ask(&self) -> BTreeMap<String, u64> {
-        let front = self.address("front").to_string();
-        let asked = timeout(LIMIT, demo(&["client", &front, "--count", "300"]).output()).await.expect("in time");
-        let asked = asked.expect("it runs");
-        let table = String::from_utf8(asked.stdout).expect("UTF-8");
-        assert!(asked.status.success(), "{table}");
-        let rows = table.lines().skip(1).map(|row| row.rsplit_once(' ').expect("a row"));
-        let answered: BTreeMap<String, u64> =
-            rows.map(|(id, count)| (id.trim().to_owned(), count.parse().expect("a number"))).collect();
-        assert_eq!(answered.values().sum::<u64>(), 300, "{table}");
-        answered
-    }
-
     /// The member in the API.
     async fn backend(&self, id: &str) -> serde_json::Value {
         let pools = get(self.address("admin"), "/api/v1/pools").await.json();
@@ -125,12 +68,6 @@ impl Up {
     }
 }
 
-fn demo(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_backend-demo"));
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    command
-}
-
 /// A running command of the demo, and the address in its first line.
 async fn start(arguments: &[&str]) -> (Child, SocketAddr) {
     let mut process = demo(arguments).stdout(Stdio::piped()).spawn().expect("a process");
@@ -151,11 +88,6 @@ fn assert_stored(data: &Path, answered: &[&BTreeMap<String, u64>]) {
     }
 }
 
-async fn send(signal: &str, pid: u32) {
-    let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {pid}")]).status().await.expect("sh");
-    assert!(sent.success());
-}
-
 async fn refuses(address: SocketAddr) {
     let refused = async { while TcpStream::connect(address).await.is_ok() {} };
     timeout(LIMIT, refused).await.unwrap_or_else(|_| panic!("{address} still listens"));
@@ -165,8 +97,8 @@ async fn refuses(address: SocketAddr) {
 async fn the_demo_survives_a_killed_member_and_uses_an_added_one() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");
-    let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
-    let first = up.ask().await;
+    let up = Up::start(directory.path(), LB, &["--registry", "127.0.0.1:0"]).await;
+    let first = up.ask(300).await;
     assert_eq!(first.keys().collect::<Vec<_>>(), ["web-1", "web-2", "web-3"]);
     assert!(first.values().all(|count| (99..=101).contains(count)), "{first:?}");
 
@@ -174,7 +106,7 @@ async fn the_demo_survives_a_killed_member_and_uses_an_added_one() {
     send("KILL", up.pid("web-2")).await;
     // Waits until the signal has taken effect.
     refuses(up.address("web-2")).await;
-    let second = up.ask().await;
+    let second = up.ask(300).await;
     assert!(!second.contains_key("web-2"), "{second:?}");
     let mut backend = up.backend("web-2").await;
     let mut states = up.states("web-2").await;
@@ -207,7 +139,7 @@ async fn the_demo_survives_a_killed_member_and_uses_an_added_one() {
     assert_eq!(proven["standing"], "up", "{proven}");
     let since = humantime::parse_rfc3339(proven["since"].as_str().expect("a time")).expect("a time");
     assert!(traffic.duration_since(since).expect("no traffic before it") < Duration::from_secs(1), "{proven}");
-    let fourth = up.ask().await;
+    let fourth = up.ask(300).await;
     assert_eq!(fourth.keys().collect::<Vec<_>>(), ["web-1", "web-3", "web-4"]);
     assert!(fourth.values().all(|count| (99..=101).contains(count)), "{fourth:?}");
 
@@ -247,7 +179,7 @@ async fn reload(directory: &Path) -> String {
 async fn the_reload_command_applies_the_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let unwatched = format!("{LB}[reload]\nwatch = false\n");
-    let up = Up::start_with(directory.path(), &unwatched, &["--registry", "127.0.0.1:0"]).await;
+    let up = Up::start(directory.path(), &unwatched, &["--registry", "127.0.0.1:0"]).await;
     let file = directory.path().join("lb.toml");
     let unchanged = reload(directory.path()).await;
     assert!(unchanged.contains(r#""result":"unchanged""#), "the registry is still the demo's: {unchanged}");
@@ -266,7 +198,7 @@ async fn the_reload_command_applies_the_file() {
 #[tokio::test]
 async fn a_changed_file_is_applied() {
     let directory = tempfile::tempdir().expect("a directory");
-    let up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
+    let up = Up::start(directory.path(), LB, &["--registry", "127.0.0.1:0"]).await;
     let file = directory.path().join("lb.toml");
     let limit = async || get(up.address("admin"), "/api/v1/config").await.json()["config"]["max_connections"].clone();
     let until_limit = async |wanted: u64| {
@@ -281,7 +213,7 @@ async fn a_changed_file_is_applied() {
     std::fs::write(directory.path().join("new"), format!("max_connections = 78\n{LB}")).expect("written");
     std::fs::rename(directory.path().join("new"), &file).expect("renamed");
     until_limit(78).await;
-    let answered = up.ask().await;
+    let answered = up.ask(300).await;
     assert_eq!(answered.keys().collect::<Vec<_>>(), ["web-1", "web-2", "web-3"], "still the demo's own registry");
     up.end(&["front", "admin", "registry"]).await;
 }
@@ -290,10 +222,10 @@ async fn a_changed_file_is_applied() {
 async fn a_registry_that_is_killed_changes_nothing_for_clients() {
     let (mut registry, address) = start(&["registry", "--listen", "127.0.0.1:0"]).await;
     let directory = tempfile::tempdir().expect("a directory");
-    let up = Up::start(directory.path(), &["--consul", &format!("http://{address}")]).await;
-    let before = up.ask().await;
+    let up = Up::start(directory.path(), LB, &["--consul", &format!("http://{address}")]).await;
+    let before = up.ask(300).await;
     registry.kill().await.expect("killed");
-    let during = up.ask().await;
+    let during = up.ask(300).await;
     let deadline = Instant::now() + LIMIT;
     loop {
         let pools = get(up.address("admin"), "/api/v1/pools").await.json();
@@ -303,7 +235,7 @@ async fn a_registry_that_is_killed_changes_nothing_for_clients() {
         assert!(Instant::now() < deadline, "the balancer does not notice: {pools}");
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    let after = up.ask().await;
+    let after = up.ask(300).await;
     for answered in [&before, &during, &after] {
         assert_eq!(answered.keys().collect::<Vec<_>>(), ["web-1", "web-2", "web-3"]);
         assert!(answered.values().all(|count| (99..=101).contains(count)), "{answered:?}");
@@ -321,7 +253,7 @@ async fn a_registry_that_is_killed_changes_nothing_for_clients() {
 #[tokio::test]
 async fn members_end_when_the_demo_is_killed() {
     let directory = tempfile::tempdir().expect("a directory");
-    let mut up = Up::start(directory.path(), &["--registry", "127.0.0.1:0"]).await;
+    let mut up = Up::start(directory.path(), LB, &["--registry", "127.0.0.1:0"]).await;
     assert_eq!(get(up.address("registry"), "/v1/status/leader").await.status, 200);
     up.process.kill().await.expect("killed");
     for id in ["web-1", "web-2", "web-3"] {

@@ -175,13 +175,7 @@ impl FilesReader {
         if !self.eyes {
             return;
         }
-        let mut kept = || {
-            if self.way.is_none() {
-                self.way = Some(PathWatch::new()?);
-            }
-            self.way.as_mut().map_or(Ok(()), |way| way.watch(&self.path))
-        };
-        let kept = kept();
+        let kept = PathWatch::keep(&mut self.way, &self.path);
         self.say_blind(kept.err());
     }
 

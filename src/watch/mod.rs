@@ -260,13 +260,7 @@ impl Reader {
         if !self.eyes {
             return;
         }
-        let mut kept = || {
-            if self.way.is_none() {
-                self.way = Some(PathWatch::new()?);
-            }
-            self.way.as_mut().map_or(Ok(()), |way| way.watch(&self.path))
-        };
-        let kept = kept();
+        let kept = PathWatch::keep(&mut self.way, &self.path);
         self.troubles.blind(kept.err());
     }
 

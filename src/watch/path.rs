@@ -45,10 +45,22 @@ struct Told {
 }
 
 impl PathWatch {
-    pub(super) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
         let buffer = vec![MaybeUninit::uninit(); AT_ONCE].into_boxed_slice();
         Ok(Self { inotify, watched: BTreeMap::new(), buffer })
+    }
+
+    /// Makes the watch of a path where there is none yet, and watches what is on the way now, as [`Self::watch`].
+    ///
+    /// # Errors
+    /// There can be no watch, or something can't be watched.
+    pub(super) fn keep(way: &mut Option<Self>, path: &Path) -> io::Result<()> {
+        let way = match way {
+            Some(way) => way,
+            None => way.insert(Self::new()?),
+        };
+        way.watch(path)
     }
 
     /// Watches what is on the way now, and nothing else any more. To be followed by a look at the file: what happens
